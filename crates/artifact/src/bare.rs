@@ -1,0 +1,259 @@
+//! Inputs that no stage made: plain files and folders, hashed by content.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::error::tree_error;
+use crate::memo::Memo;
+use crate::tree::hash_through_links;
+use crate::{FileHash, Result, Tree, TreeFile, TreeHash, os};
+
+/// What a file looked like: good enough to notice that it was written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    pub(crate) size: u64,
+    pub(crate) modified: (i64, i64),
+    pub(crate) changed: (i64, i64),
+    pub(crate) inode: u64,
+    pub(crate) device: u64,
+}
+
+impl Stamp {
+    /// Looks at a file (through symlinks).
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be looked at.
+    pub fn of(path: &Path) -> Result<Self> {
+        let metadata = fs_err::metadata(path)?;
+        Ok(Self {
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            inode: metadata.ino(),
+            device: metadata.dev(),
+        })
+    }
+}
+
+/// Remembers what files looked like when they were hashed, to notice changes during a run.
+#[derive(Debug, Clone, Default)]
+pub struct Witness(Vec<(PathBuf, Stamp, FileHash)>);
+
+impl Witness {
+    /// Adds a file whose hash is known.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be looked at.
+    pub fn add(&mut self, path: PathBuf, sha256: FileHash) -> Result<()> {
+        let stamp = Stamp::of(&path)?;
+        self.0.push((path, stamp, sha256));
+        Ok(())
+    }
+
+    /// Returns the first file that is not what it was.
+    ///
+    /// Size, modification time and inode must be the same. Where only the change time differs (a mode, a link), the
+    /// bytes decide.
+    pub fn changed(&self) -> Option<&Path> {
+        let differs = |(path, old, hash): &&(PathBuf, Stamp, FileHash)| match Stamp::of(path) {
+            Ok(new) if new == *old => false,
+            Ok(new) if (Stamp { changed: old.changed, ..new }) == *old => {
+                fs_err::File::open(path).and_then(|mut file| FileHash::of_reader(&mut file)).ok()
+                    != Some(*hash)
+            }
+            _ => true,
+        };
+        self.0.iter().find(differs).map(|(path, ..)| path.as_path())
+    }
+}
+
+/// A plain file or folder used as an input.
+///
+/// Its hash is the `tree-v1` hash of its files. Hidden entries (a dot first) do not belong to it. A single file is a
+/// tree of one, with its own name. Other than in artifacts, names may be anything: bytes outside the grammar of
+/// artifact paths are written `%XX` for hashing. Symlinks to files are read through, as model caches are made of
+/// them; symlinks to folders are refused.
+#[derive(Debug, Clone)]
+pub struct Bare {
+    tree: Tree,
+    witness: Witness,
+}
+
+impl Bare {
+    /// Lists and hashes the file or folder `path`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is missing or unreadable, holds no file, or holds anything that is not a file or a folder.
+    pub fn scan(path: &Path) -> Result<Self> {
+        Self::scan_with(path, &Memo::default())
+    }
+
+    /// As [`Bare::scan`], but takes the hashes of large files that did not change since from `memo`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bare::scan`].
+    pub fn scan_with(path: &Path, memo: &Memo) -> Result<Self> {
+        let mut found = Vec::new();
+        let metadata = fs_err::metadata(path)?;
+        if metadata.is_dir() {
+            walk(path, "", 1, &mut found)?;
+        } else if metadata.is_file() {
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            found.push((encode(name), path.to_owned()));
+        } else {
+            return Err(tree_error(path, "it is neither a file nor a folder"));
+        }
+        found.sort();
+        if found.is_empty() {
+            return Err(tree_error(path, "it holds no file"));
+        }
+        let stamps: Vec<Stamp> = found.iter().map(|(_, place)| Stamp::of(place)).collect::<Result<_>>()?;
+        let known: Vec<Option<FileHash>> = stamps.iter().map(|stamp| memo.recall(stamp)).collect();
+        let unknown = found.iter().zip(&stamps).zip(&known).filter(|(_, known)| known.is_none());
+        let jobs: Vec<(PathBuf, u64)> =
+            unknown.map(|(((_, place), stamp), _)| (place.clone(), stamp.size)).collect();
+        let mut hashed = hash_through_links(&jobs)?.into_iter();
+        let (mut files, mut witness) = (Vec::new(), Witness::default());
+        for (((name, place), stamp), known) in found.into_iter().zip(stamps).zip(known) {
+            let sha256 = known.unwrap_or_else(|| {
+                let sha256 = hashed.next().expect("every unknown file was hashed");
+                memo.remember(&stamp, &sha256);
+                sha256
+            });
+            files.push(TreeFile { path: name, size_bytes: stamp.size, sha256 });
+            witness.0.push((place, stamp, sha256));
+        }
+        Ok(Self { tree: Tree::of_sorted(files), witness })
+    }
+
+    /// Returns the files with their hashes.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Returns the hash of all files.
+    pub fn hash(&self) -> TreeHash {
+        self.tree.hash()
+    }
+
+    /// Returns what the files looked like.
+    pub fn witness(&self) -> &Witness {
+        &self.witness
+    }
+}
+
+fn walk(dir: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, PathBuf)>) -> Result<()> {
+    if depth > 16 {
+        return Err(tree_error(dir, "folders are nested deeper than 16"));
+    }
+    for entry in os::retry(|| fs_err::read_dir(dir))? {
+        let entry = entry?;
+        let (name, path) = (entry.file_name(), entry.path());
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let name = format!("{prefix}{}", encode(&name));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            walk(&path, &format!("{name}/"), depth + 1, found)?;
+        } else if kind.is_file() || kind.is_symlink() && fs_err::metadata(&path)?.is_file() {
+            found.push((name, path));
+        } else if kind.is_symlink() {
+            return Err(tree_error(&path, "it is a symlink to something other than a file"));
+        } else {
+            return Err(tree_error(&path, "it is neither a file nor a folder"));
+        }
+    }
+    Ok(())
+}
+
+fn encode(name: &std::ffi::OsStr) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for &byte in name.as_encoded_bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-') {
+            text.push(char::from(byte));
+        } else {
+            write!(text, "%{byte:02X}").expect("a string takes all that is written");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn plain_folder_hashes_as_an_artifact_would() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::create_dir(dir.path().join("a")).unwrap();
+        fs_err::write(dir.path().join("a/b.txt"), "b").unwrap();
+        fs_err::write(dir.path().join("c.txt"), "c").unwrap();
+        assert_eq!(Bare::scan(dir.path()).unwrap().hash(), Tree::scan(dir.path()).unwrap().hash());
+        fs_err::write(dir.path().join(".hidden"), "x").unwrap();
+        let with_hidden = Bare::scan(dir.path()).unwrap();
+        fs_err::remove_file(dir.path().join(".hidden")).unwrap();
+        assert_eq!(with_hidden.hash(), Tree::scan(dir.path()).unwrap().hash());
+    }
+
+    #[test]
+    fn links_to_files_count_by_content_and_links_to_folders_are_refused() {
+        let (real, farm) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs_err::write(real.path().join("blob"), "b").unwrap();
+        symlink(real.path().join("blob"), farm.path().join("config.json")).unwrap();
+        let linked = Bare::scan(farm.path()).unwrap().hash();
+        fs_err::remove_file(farm.path().join("config.json")).unwrap();
+        fs_err::write(farm.path().join("config.json"), "b").unwrap();
+        assert_eq!(Bare::scan(farm.path()).unwrap().hash(), linked);
+        symlink(real.path(), farm.path().join("all")).unwrap();
+        assert!(Bare::scan(farm.path()).unwrap_err().to_string().contains("symlink"));
+    }
+
+    #[test]
+    fn odd_names_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let hash_of = |name: &str| {
+            let path = dir.path().join(name);
+            fs_err::write(&path, "x").unwrap();
+            Bare::scan(&path).unwrap().hash()
+        };
+        let names = ["ʻōlelo.txt", "my data.csv", "my%20data.csv", "a\nb", "plain.csv"];
+        let hashes: std::collections::BTreeSet<_> = names.iter().map(|name| hash_of(name)).collect();
+        assert_eq!(hashes.len(), names.len());
+        assert!(Bare::scan(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn pipe_is_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(Bare::scan(&pipe).is_err());
+        assert!(Bare::scan(dir.path()).is_err());
+        assert!(Tree::scan(dir.path()).is_err());
+    }
+
+    #[test]
+    fn witness_notices_writes_but_not_modes() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs_err::write(&path, "a").unwrap();
+        let bare = Bare::scan(&path).unwrap();
+        assert_eq!(bare.witness().changed(), None);
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
+        assert_eq!(bare.witness().changed(), None);
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs_err::write(&path, "b").unwrap();
+        assert_eq!(bare.witness().changed(), Some(path.as_path()));
+        fs_err::remove_file(&path).unwrap();
+        assert_eq!(bare.witness().changed(), Some(path.as_path()));
+    }
+}

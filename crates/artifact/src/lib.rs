@@ -1,0 +1,80 @@
+//! Content-hashed artifact folders and the store that holds them.
+//!
+//! An artifact is a folder that describes and proves itself: `COMMIT`, `SHA256SUMS`, `manifest.json`,
+//! `provenance.json` and the payload under `data/`. Two hashes matter: the [`Key`] says what was asked (stage,
+//! version, settings, inputs by content) and names the folder; the [`TreeHash`] says what came out and feeds the
+//! keys of later stages. An input that changed but hashes the same therefore reruns nothing.
+//!
+//! Publishing is atomic and survives a crash at any instant; locks only save work. This crate knows nothing of
+//! machine learning, command lines or settings files: that is `stage`'s.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use artifact::{Artifact, Claim, Draft, write_folder};
+//!
+//! let home = tempfile::tempdir()?;
+//! let draft = Draft {
+//!     stage: "count".into(),
+//!     stage_version: 1,
+//!     slug: "words".into(),
+//!     key_material: serde_json::json!({"schema": "key-v1", "stage": "count", "stage_version": 1}),
+//!     inputs: BTreeMap::new(),
+//!     metrics: BTreeMap::from([("words".into(), 3.0)]),
+//!     claim: Claim::BitExact,
+//!     provenance: serde_json::json!({}),
+//!     config_defaults: serde_json::Value::Null,
+//! };
+//! let out = home.path().join("count");
+//! write_folder(&out, &draft, |data| Ok(std::fs::write(data.join("count.json"), "3\n")?))?;
+//!
+//! let artifact = Artifact::open(&out)?; // verifies
+//! assert_eq!(artifact.manifest().metric("words"), Some(3.0));
+//! assert!(artifact.output_dir("count.json").is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod bare;
+mod clock;
+mod diff;
+mod digest;
+mod error;
+mod folder;
+mod key;
+mod lock;
+mod manifest;
+mod memo;
+mod os;
+mod payload;
+mod publish;
+mod reader;
+mod seal;
+mod store;
+mod tree;
+mod workspace;
+
+pub use bare::{Bare, Stamp, Witness};
+pub use clock::{format_utc, now};
+pub use diff::{Change, changes};
+pub use digest::{FileHash, Key, ParseHashError, TreeHash};
+pub use error::{Error, Refused, Result};
+pub use folder::{Folder, write_folder};
+pub use key::canonical;
+pub use lock::{KeyLock, Wait};
+pub use manifest::{Claim, Determinism, File, InputRecord, Manifest, Output};
+pub use memo::Memo;
+pub use payload::verify_safetensors;
+pub use publish::{Published, Staging};
+pub use reader::{Artifact, Level};
+pub use seal::Draft;
+pub use store::{Ref, Store};
+pub use tree::{Tree, TreeFile};
+pub use workspace::Workspace;
+
+/// Fails unless 1.1 × `planned_bytes` + 512 MiB are free at `path` (`ASHLAR_MIN_FREE_BYTES` replaces the 512 MiB).
+///
+/// # Errors
+///
+/// [`Error::NoSpace`] names both numbers.
+pub fn check_space(path: &std::path::Path, planned_bytes: u64) -> Result<()> {
+    store::check_space(path, planned_bytes)
+}

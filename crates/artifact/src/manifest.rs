@@ -1,0 +1,198 @@
+//! `manifest.json`: what an artifact is, deterministic to the byte.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::damaged;
+use crate::{Error, FileHash, Key, Result, Tree, TreeFile, TreeHash, canonical};
+
+pub(crate) const SCHEMA: &str = "manifest-v1";
+
+/// What `manifest.json` says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the format: `manifest-v1`.
+    pub schema: String,
+    /// The stage that made the artifact.
+    pub stage: String,
+    /// Its version: raised whenever its outputs change meaning.
+    pub stage_version: u32,
+    /// Hash of `key_material`.
+    pub key: Key,
+    /// The same without `numerics`.
+    pub recipe_key: Key,
+    /// All that was asked: settings with every default, inputs by content.
+    pub key_material: Value,
+    /// Hash of all data.
+    pub tree: TreeHash,
+    /// Named outputs.
+    pub outputs: BTreeMap<String, Output>,
+    /// Every data file, in byte order of the paths.
+    pub files: Vec<File>,
+    /// Where the inputs came from; the key binds only to their content.
+    pub inputs: BTreeMap<String, InputRecord>,
+    /// Headline numbers, as decimal strings.
+    pub metrics: BTreeMap<String, String>,
+    /// How far the bytes can be had again.
+    pub determinism: Determinism,
+    /// Fields that later versions added: kept, not understood.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+/// A named output: a folder below `data/`, or a file in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Hash of this output alone, its name removed from the paths.
+    pub tree: TreeHash,
+    /// Number of files.
+    pub files: u64,
+    /// Sum of their lengths.
+    pub bytes: u64,
+}
+
+/// One data file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Path below `data/`.
+    pub path: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Hash of the bytes.
+    pub sha256: FileHash,
+    /// The named output it belongs to.
+    pub role: String,
+}
+
+/// Where an input came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRecord {
+    /// The stage that made it; absent for a folder that no stage made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Key of the artifact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// Hash of what was used.
+    pub tree: TreeHash,
+    /// The named output that was used; absent for all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+}
+
+/// How far the bytes of an artifact can be had again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Determinism {
+    /// Where the same key gives the same bytes.
+    pub claim: Claim,
+    /// Whether every interruption was resumed without leaving a trace.
+    pub resumed_exactly: bool,
+}
+
+/// Where the same key gives the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Claim {
+    /// On every machine.
+    BitExact,
+    /// On machines with the same `numerics`.
+    Backend,
+    /// Nowhere.
+    None,
+}
+
+impl Manifest {
+    /// Describes a tree that no stage made.
+    pub fn of_bare_folder(tree: &Tree) -> Self {
+        let zero = Key::from_bytes([0; 32]);
+        Self {
+            schema: SCHEMA.to_owned(),
+            stage: String::new(),
+            stage_version: 0,
+            key: zero,
+            recipe_key: zero,
+            key_material: Value::Object(serde_json::Map::new()),
+            tree: tree.hash(),
+            outputs: outputs(tree),
+            files: files(tree),
+            inputs: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            determinism: Determinism { claim: Claim::None, resumed_exactly: true },
+            other: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the tree that the manifest describes.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the paths break the grammar; `place` is named in the error.
+    pub fn tree(&self, place: &Path) -> Result<Tree> {
+        let files = self.files.iter().map(|file| TreeFile {
+            path: file.path.clone(),
+            size_bytes: file.size,
+            sha256: file.sha256,
+        });
+        Tree::from_files(place, files.collect())
+    }
+
+    /// Returns a metric.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.metrics.get(name)?.parse().ok()
+    }
+
+    /// Returns the bytes of `manifest.json`.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        canonical(&serde_json::to_value(self).expect("a manifest is plain data"))
+    }
+
+    /// Reads the bytes of `manifest.json` found at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Fails on an unknown schema, on bytes that are not canonical JSON (duplicate names among them), and on a key
+    /// that does not belong to its material.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let json = |source| Error::Json { path: path.to_owned(), source };
+        let value: Value = serde_json::from_slice(bytes).map_err(json)?;
+        let schema = value.get("schema").and_then(Value::as_str).unwrap_or_default();
+        if schema != SCHEMA {
+            let found = schema.to_owned();
+            return Err(Error::UnknownSchema { path: path.to_owned(), found, expected: SCHEMA });
+        }
+        if canonical(&value) != bytes {
+            return Err(damaged(path, "it is not canonical JSON"));
+        }
+        let manifest: Self = serde_json::from_value(value).map_err(json)?;
+        if Key::of(&manifest.key_material)? != manifest.key {
+            return Err(damaged(path, "its key does not belong to its key material"));
+        }
+        Ok(manifest)
+    }
+}
+
+pub(crate) fn outputs(tree: &Tree) -> BTreeMap<String, Output> {
+    tree.outputs()
+        .into_iter()
+        .map(|(name, (files, bytes))| {
+            let hash = tree.output(&name).expect("the name was taken from the tree");
+            (name, Output { tree: hash, files, bytes })
+        })
+        .collect()
+}
+
+pub(crate) fn files(tree: &Tree) -> Vec<File> {
+    let role = |path: &str| path.split('/').next().unwrap_or(path).to_owned();
+    tree.files()
+        .iter()
+        .map(|file| File {
+            path: file.path.clone(),
+            size: file.size_bytes,
+            sha256: file.sha256,
+            role: role(&file.path),
+        })
+        .collect()
+}

@@ -1,0 +1,233 @@
+//! Checks of the files themselves before they are published.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+use serde::de::IgnoredAny;
+
+use crate::error::Refused;
+use crate::{Error, Result, Tree, os};
+
+/// Headers beyond this are hostile, not large.
+const MAX_HEADER: u64 = 100_000_000;
+const CHUNK: usize = 1 << 20;
+
+/// Checks every `.safetensors`, `.json` and `.jsonl` file of a tree and names all that must not be published.
+pub(crate) fn check(data: &Path, tree: &Tree) -> Result<()> {
+    let mut refused = Vec::new();
+    for file in tree.files() {
+        let path = data.join(&file.path);
+        let result = match Path::new(&file.path).extension().and_then(|extension| extension.to_str()) {
+            Some("safetensors") => check_safetensors(&path),
+            Some("json") => check_json(&path),
+            Some("jsonl") => check_jsonl(&path),
+            _ => Ok(()),
+        };
+        match result {
+            Ok(()) => {}
+            Err(Problem::Content(reason)) => refused.push((file.path.clone(), reason)),
+            Err(Problem::Io(error)) => return Err(os::named(&error, "read", &path).into()),
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { Err(Error::Payload(Refused(refused))) }
+}
+
+/// Checks that a safetensors file is well-formed (header, no overlap, hole or trailing bytes) and that all its
+/// floats are finite, in constant memory beyond the header.
+///
+/// # Errors
+///
+/// Returns the reason when the file must not be used, naming the tensor.
+pub fn verify_safetensors(path: &Path) -> Result<()> {
+    check_safetensors(path).map_err(|problem| match problem {
+        Problem::Io(error) => os::named(&error, "read", path).into(),
+        Problem::Content(reason) => Error::Payload(Refused(vec![(path.display().to_string(), reason)])),
+    })
+}
+
+enum Problem {
+    Io(std::io::Error),
+    Content(String),
+}
+
+impl From<std::io::Error> for Problem {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn content(reason: impl Into<String>) -> Problem {
+    Problem::Content(reason.into())
+}
+
+fn check_safetensors(path: &Path) -> Result<(), Problem> {
+    let mut file = os::open_file(path)?;
+    let size = file.metadata()?.len();
+    if size < 8 {
+        return Err(content("is too short for a safetensors header"));
+    }
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER || length > size - 8 {
+        return Err(content(format!("has a header of {length} bytes in a file of {size}")));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header)?;
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|error| content(format!("has a bad header: {error}")))?;
+    let data = metadata.data_len() as u64;
+    if data != size - 8 - length {
+        let reason = format!("has {} bytes of tensor data, its header says {data}", size - 8 - length);
+        return Err(content(reason));
+    }
+    let mut buffer = vec![0; CHUNK];
+    for name in metadata.offset_keys() {
+        let info = metadata.info(&name).expect("the name was taken from the header");
+        let mut left = info.data_offsets.1 - info.data_offsets.0;
+        while left > 0 {
+            let chunk = &mut buffer[..left.min(CHUNK)];
+            file.read_exact(chunk)?;
+            if !all_finite(info.dtype, chunk) {
+                return Err(content(format!("has NaN or infinity in tensor `{name}`")));
+            }
+            left -= chunk.len();
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether all floats in `bytes` (whole elements, little endian) are finite; other types always are.
+fn all_finite(dtype: Dtype, bytes: &[u8]) -> bool {
+    fn none16(bytes: &[u8], exponent: u16) -> bool {
+        bytes.chunks_exact(2).all(|b| u16::from_le_bytes([b[0], b[1]]) & exponent != exponent)
+    }
+    match dtype {
+        Dtype::F32 | Dtype::C64 => bytes
+            .chunks_exact(4)
+            .all(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) & 0x7f80_0000 != 0x7f80_0000),
+        Dtype::BF16 => none16(bytes, 0x7f80),
+        Dtype::F16 => none16(bytes, 0x7c00),
+        Dtype::F64 => bytes.chunks_exact(8).all(|b| b[7] & 0x7f != 0x7f || b[6] & 0xf0 != 0xf0),
+        Dtype::F8_E5M2 => bytes.iter().all(|b| b & 0x7c != 0x7c),
+        Dtype::F8_E4M3 => bytes.iter().all(|b| b & 0x7f != 0x7f),
+        _ => true,
+    }
+}
+
+fn check_json(path: &Path) -> Result<(), Problem> {
+    let bytes = read(path)?;
+    serde_json::from_slice::<IgnoredAny>(&bytes)
+        .map(|_| ())
+        .map_err(|error| content(format!("is not JSON: {error}")))
+}
+
+fn check_jsonl(path: &Path) -> Result<(), Problem> {
+    let bytes = read(path)?;
+    for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        if !line.ends_with(b"\n") {
+            return Err(content(format!("ends in the middle of line {}", index + 1)));
+        }
+        serde_json::from_slice::<IgnoredAny>(line)
+            .map_err(|error| content(format!("is not JSON at line {}: {error}", index + 1)))?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::new();
+    os::open_file(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_with(header: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(data);
+        bytes
+    }
+
+    fn reason(bytes: &[u8]) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        fs_err::write(&path, bytes).unwrap();
+        verify_safetensors(&path).err().map(|error| error.to_string())
+    }
+
+    fn header(dtype: &str, shape: &str, begin: usize, end: usize) -> String {
+        format!(r#""{begin}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{begin},{end}]}}"#)
+    }
+
+    #[test]
+    fn well_formed_tensors_pass() {
+        let text = format!("{{{},{}}}", header("F32", "[2]", 0, 8), header("U8", "[3]", 8, 11));
+        assert_eq!(reason(&file_with(&text, &[0, 0, 0, 0, 1, 0, 0x80, 0x3f, 255, 255, 255])), None);
+    }
+
+    #[test]
+    fn non_finite_floats_are_named() {
+        let cases: [(&str, &[u8]); 6] = [
+            ("F32", &[0, 0, 0xc0, 0x7f]),
+            ("F32", &[0, 0, 0x80, 0xff]),
+            ("F16", &[0, 0x7c]),
+            ("BF16", &[0x80, 0x7f]),
+            ("F64", &[0, 0, 0, 0, 0, 0, 0xf0, 0x7f]),
+            ("F8_E4M3", &[0x7f]),
+        ];
+        for (dtype, bytes) in cases {
+            let text = format!("{{{}}}", header(dtype, "[1]", 0, bytes.len()));
+            let reason = reason(&file_with(&text, bytes)).unwrap();
+            assert!(reason.contains("NaN or infinity in tensor `0`"), "{dtype}: {reason}");
+        }
+    }
+
+    #[test]
+    fn hostile_headers_are_refused() {
+        let one = |begin, end| header("U8", "[4]", begin, end);
+        let cases = [
+            ("overlap", file_with(&format!("{{{},{}}}", one(0, 4), header("U8", "[4]", 2, 6)), &[0; 6])),
+            ("hole", file_with(&format!("{{{},{}}}", one(0, 4), header("U8", "[4]", 8, 12)), &[0; 12])),
+            ("trailing bytes", file_with(&format!("{{{}}}", one(0, 4)), &[0; 5])),
+            ("truncated data", file_with(&format!("{{{}}}", one(0, 4)), &[0; 3])),
+            ("wrong length", file_with(&format!("{{{}}}", header("F32", "[4]", 0, 4)), &[0; 4])),
+            ("negative shape", file_with(&format!("{{{}}}", header("U8", "[-4]", 0, 4)), &[0; 4])),
+            (
+                "wrapped product",
+                file_with(&format!("{{{}}}", header("U8", "[4294967296,4294967296]", 0, 0)), &[]),
+            ),
+            ("huge header", u64::MAX.to_le_bytes().to_vec()),
+            ("no header", vec![1, 2, 3]),
+            ("bad UTF-8", file_with("{\"", &[0xff; 4])),
+            ("not JSON", file_with("hello", &[])),
+        ];
+        for (name, bytes) in cases {
+            assert!(reason(&bytes).is_some(), "{name} was accepted");
+        }
+    }
+
+    #[test]
+    fn every_refused_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::write(dir.path().join("a.json"), "{\"x\":}").unwrap();
+        fs_err::write(dir.path().join("b.jsonl"), "{}\n{\"x\"\n").unwrap();
+        fs_err::write(dir.path().join("c.jsonl"), "{}\n{}").unwrap();
+        fs_err::write(dir.path().join("d.jsonl"), "{}\n").unwrap();
+        fs_err::write(dir.path().join("e.safetensors"), "x").unwrap();
+        let error = check(dir.path(), &Tree::scan(dir.path()).unwrap()).unwrap_err().to_string();
+        for part in [
+            "`a.json` is not JSON",
+            "`b.jsonl` is not JSON at line 2",
+            "`c.jsonl` ends in",
+            "`e.safetensors`",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(!error.contains("d.jsonl"));
+    }
+}

@@ -1,0 +1,229 @@
+//! Opening an artifact: nothing is believed that was not checked.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::damaged;
+use crate::tree::hash_files;
+use crate::{Error, FileHash, Manifest, Result, Tree, TreeHash};
+
+pub(crate) const COMMIT: &str = "COMMIT";
+pub(crate) const SUMS: &str = "SHA256SUMS";
+pub(crate) const MANIFEST: &str = "manifest.json";
+pub(crate) const PROVENANCE: &str = "provenance.json";
+pub(crate) const DATA: &str = "data";
+pub(crate) const TELEMETRY: &str = "telemetry";
+
+/// Outputs of at least this size are not hashed on every opening.
+const HASH_BELOW: u64 = 64 << 20;
+
+/// How closely data files are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Level {
+    /// The set of files and their sizes.
+    Size,
+    /// Also the hashes of all outputs smaller than 64 MiB.
+    #[default]
+    Auto,
+    /// Every byte.
+    Hash,
+}
+
+/// A published artifact, opened for reading.
+#[derive(Debug, Clone)]
+pub struct Artifact {
+    path: PathBuf,
+    manifest: Manifest,
+    manifest_hash: FileHash,
+}
+
+impl Artifact {
+    /// Opens and verifies the artifact in the folder `path` ([`Level::Auto`]).
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no artifact, when it was written by an unknown version, and when any file is missing,
+    /// added, replaced by a symlink or changed.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, Level::Auto)
+    }
+
+    /// Opens and verifies an artifact at the given level.
+    ///
+    /// # Errors
+    ///
+    /// As [`Artifact::open`].
+    pub fn open_with(path: &Path, level: Level) -> Result<Self> {
+        let not = |reason: &str| Error::NotAnArtifact { path: path.to_owned(), reason: reason.to_owned() };
+        if !path.is_dir() {
+            return Err(not(if path.exists() { "it is not a folder" } else { "it does not exist" }));
+        }
+        if path.join(COMMIT).symlink_metadata().is_err() {
+            return Err(not("it has no file `COMMIT`"));
+        }
+        let (manifest, manifest_hash) = read_committed(path)?;
+        let artifact = Self { path: path.to_owned(), manifest, manifest_hash };
+        artifact.check_top_level()?;
+        artifact.verify(level)?;
+        Ok(artifact)
+    }
+
+    /// Returns the artifact's folder, as given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Returns the hash of `manifest.json`.
+    pub fn manifest_hash(&self) -> FileHash {
+        self.manifest_hash
+    }
+
+    /// Returns the hash of all data.
+    pub fn tree(&self) -> TreeHash {
+        self.manifest.tree
+    }
+
+    /// Returns the folder with all outputs.
+    pub fn data_dir(&self) -> PathBuf {
+        self.path.join(DATA)
+    }
+
+    /// Returns the folder (or file) of a named output.
+    pub fn output_dir(&self, name: &str) -> Option<PathBuf> {
+        self.manifest.outputs.contains_key(name).then(|| self.path.join(DATA).join(name))
+    }
+
+    /// Reads `provenance.json`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be read.
+    pub fn provenance(&self) -> Result<Value> {
+        let path = self.path.join(PROVENANCE);
+        serde_json::from_slice(&fs_err::read(&path)?).map_err(|source| Error::Json { path, source })
+    }
+
+    /// Checks the data files again, at the given level.
+    ///
+    /// # Errors
+    ///
+    /// Fails at the first file that is missing, added, of another kind, of another size or (where hashed) changed.
+    pub fn verify(&self, level: Level) -> Result<()> {
+        self.verify_sizes()?;
+        let hashed = |role: &str| match level {
+            Level::Size => false,
+            Level::Auto => self.manifest.outputs.get(role).is_none_or(|output| output.bytes < HASH_BELOW),
+            Level::Hash => true,
+        };
+        self.verify_hashes(|file| hashed(&file.role))
+    }
+
+    /// Checks the bytes of one named output (all data when `name` is empty), unless it is large.
+    ///
+    /// # Errors
+    ///
+    /// As [`Artifact::verify`].
+    pub fn verify_output(&self, name: &str) -> Result<()> {
+        let small =
+            |role: &str| self.manifest.outputs.get(role).is_none_or(|output| output.bytes < HASH_BELOW);
+        self.verify_hashes(|file| (name.is_empty() || file.role == name) && small(&file.role))
+    }
+
+    fn verify_hashes(&self, wanted: impl Fn(&crate::File) -> bool) -> Result<()> {
+        let files: Vec<_> = self.manifest.files.iter().filter(|file| wanted(file)).collect();
+        let data = self.data_dir();
+        let jobs: Vec<_> = files.iter().map(|file| (data.join(&file.path), file.size)).collect();
+        for (file, hash) in files.iter().zip(hash_files(&jobs)?) {
+            if file.sha256 != hash {
+                return Err(damaged(&self.path, format!("the bytes of `data/{}` have changed", file.path)));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_sizes(&self) -> Result<()> {
+        let found = Tree::list(&self.data_dir()).map_err(|error| match error {
+            Error::Tree { path, reason } => damaged(&self.path, format!("`{}`: {reason}", path.display())),
+            other => other,
+        })?;
+        let mut found = found.iter().peekable();
+        for file in &self.manifest.files {
+            match found.peek() {
+                Some((path, size)) if *path == file.path => {
+                    if *size != file.size {
+                        let reason =
+                            format!("`data/{path}` has {size} bytes, the manifest says {}", file.size);
+                        return Err(damaged(&self.path, reason));
+                    }
+                    found.next();
+                }
+                Some((path, _)) if *path < file.path => break,
+                _ => return Err(damaged(&self.path, format!("`data/{}` is missing", file.path))),
+            }
+        }
+        match found.next() {
+            Some((path, _)) => Err(damaged(&self.path, format!("`data/{path}` is not in the manifest"))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_top_level(&self) -> Result<()> {
+        for entry in fs_err::read_dir(&self.path)? {
+            let entry = entry?;
+            let (name, kind) = (entry.file_name(), entry.file_type()?);
+            let expected = match name.to_str() {
+                Some(COMMIT | SUMS | MANIFEST | PROVENANCE) => kind.is_file(),
+                Some(DATA | TELEMETRY) => kind.is_dir(),
+                _ => return Err(damaged(&self.path, format!("`{}` does not belong there", name.display()))),
+            };
+            if !expected {
+                return Err(damaged(&self.path, format!("`{}` is of the wrong kind", name.display())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads `COMMIT` and the three files it vouches for.
+fn read_committed(dir: &Path) -> Result<(Manifest, FileHash)> {
+    let read = |name: &str| -> Result<Vec<u8>> {
+        let path = dir.join(name);
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_file() => Ok(fs_err::read(&path)?),
+            Ok(_) => Err(damaged(dir, format!("`{name}` is not a regular file"))),
+            Err(_) => Err(damaged(dir, format!("`{name}` is missing"))),
+        }
+    };
+    let names = [SUMS, MANIFEST, PROVENANCE];
+    let contents = [read(SUMS)?, read(MANIFEST)?, read(PROVENANCE)?];
+    let hashes = [0, 1, 2].map(|index| FileHash::of(&contents[index]));
+    let commit = read(COMMIT)?;
+    for (line, (name, hash)) in commit.split_inclusive(|byte| *byte == b'\n').zip(names.iter().zip(&hashes)) {
+        if line != format!("{hash}  {name}\n").as_bytes() {
+            return Err(damaged(dir, format!("`{name}` does not match `COMMIT`")));
+        }
+    }
+    if commit != commit_text(&hashes).as_bytes() {
+        return Err(damaged(dir, "`COMMIT` does not have its three lines"));
+    }
+    let manifest = Manifest::from_bytes(&dir.join(MANIFEST), &contents[1])?;
+    let tree = manifest.tree(&dir.join(DATA))?;
+    if tree.sums().as_bytes() != contents[0] || tree.hash() != manifest.tree {
+        return Err(damaged(dir, "`manifest.json` and `SHA256SUMS` disagree"));
+    }
+    if crate::manifest::outputs(&tree) != manifest.outputs {
+        return Err(damaged(dir, "the outputs in `manifest.json` do not match its files"));
+    }
+    Ok((manifest, hashes[1]))
+}
+
+/// Returns the text of `COMMIT` for the hashes of `SHA256SUMS`, `manifest.json` and `provenance.json`.
+pub(crate) fn commit_text(hashes: &[FileHash; 3]) -> String {
+    format!("{}  {SUMS}\n{}  {MANIFEST}\n{}  {PROVENANCE}\n", hashes[0], hashes[1], hashes[2])
+}

@@ -1,0 +1,160 @@
+//! Turning a filled folder into an artifact: check, hash, describe, flush, `COMMIT` last.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::manifest::{Claim, Determinism, InputRecord, SCHEMA};
+use crate::reader::{COMMIT, DATA, MANIFEST, PROVENANCE, SUMS, TELEMETRY, commit_text};
+use crate::{Error, FileHash, Key, Manifest, Result, Tree, canonical, manifest, os, payload};
+
+/// All that is known about an artifact besides its data.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// The stage's name.
+    pub stage: String,
+    /// The stage's version.
+    pub stage_version: u32,
+    /// A short readable addition to the folder's name, made from settings: `[a-z0-9.-]{1,40}`.
+    pub slug: String,
+    /// What the key is the hash of.
+    pub key_material: Value,
+    /// Where the inputs came from.
+    pub inputs: BTreeMap<String, InputRecord>,
+    /// Headline numbers.
+    pub metrics: BTreeMap<String, f64>,
+    /// Where the same key gives the same bytes.
+    pub claim: Claim,
+    /// What is worth knowing but differs from run to run; an object.
+    pub provenance: Value,
+    /// The settings as they are by default, so that a reader sees what was changed; `null` where there are none.
+    pub config_defaults: Value,
+}
+
+impl Draft {
+    /// Returns the key of the draft.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the material is outside the domain of keys.
+    pub fn key(&self) -> Result<Key> {
+        Key::of(&self.key_material)
+    }
+
+    fn manifest(&self, tree: &Tree) -> Result<Manifest> {
+        let mut metrics = BTreeMap::new();
+        for (name, value) in &self.metrics {
+            if !value.is_finite() {
+                let reason = "is not finite".to_owned();
+                return Err(Error::Payload(crate::error::Refused(vec![(format!("metric {name}"), reason)])));
+            }
+            metrics.insert(name.clone(), value.to_string());
+        }
+        Ok(Manifest {
+            schema: SCHEMA.to_owned(),
+            stage: self.stage.clone(),
+            stage_version: self.stage_version,
+            key: self.key()?,
+            recipe_key: Key::recipe_of(&self.key_material)?,
+            key_material: self.key_material.clone(),
+            tree: tree.hash(),
+            outputs: manifest::outputs(tree),
+            files: manifest::files(tree),
+            inputs: self.inputs.clone(),
+            metrics,
+            determinism: Determinism { claim: self.claim, resumed_exactly: true },
+            other: [("config_defaults".to_owned(), self.config_defaults.clone())]
+                .into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .collect(),
+        })
+    }
+}
+
+/// Checks and hashes `root/data`, writes the four files beside it, and flushes everything.
+///
+/// `before_commit` runs after the data was checked and hashed; when it fails nothing is sealed.
+pub(crate) fn seal(
+    root: &Path,
+    draft: &Draft,
+    before_commit: &mut dyn FnMut() -> Result<()>,
+) -> Result<Manifest> {
+    let data = root.join(DATA);
+    let tree = Tree::scan(&data)?;
+    payload::check(&data, &tree)?;
+    let manifest = draft.manifest(&tree)?;
+    before_commit()?;
+
+    let telemetry = telemetry_files(root)?;
+    let mut provenance = draft.provenance.clone();
+    if let Value::Object(fields) = &mut provenance {
+        fields.insert("schema".to_owned(), "provenance-v1".into());
+        let names: Vec<_> = telemetry.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+        if !names.is_empty() {
+            fields.insert("telemetry".to_owned(), json!(names));
+        }
+    }
+
+    let files: Vec<PathBuf> = tree.files().iter().map(|file| data.join(&file.path)).collect();
+    for path in files.iter().chain(&telemetry) {
+        os::sync_file(path)?;
+    }
+    let contents = [tree.sums().into_bytes(), manifest.to_bytes(), canonical(&provenance)];
+    let names = [SUMS, MANIFEST, PROVENANCE];
+    for (name, bytes) in names.iter().zip(&contents) {
+        os::write_new(&root.join(name), bytes)?;
+    }
+    let hashes = [0, 1, 2].map(|index| FileHash::of(&contents[index]));
+    os::write_new(&root.join(COMMIT), commit_text(&hashes).as_bytes())?;
+
+    let tops = names.iter().chain(&[COMMIT]).map(|name| root.join(name));
+    for path in files.into_iter().chain(telemetry).chain(tops) {
+        os::chmod(&path, 0o444)?;
+    }
+    for dir in dirs_bottom_up(root)? {
+        os::sync_dir(&dir)?;
+    }
+    Ok(manifest)
+}
+
+/// Lists the files directly in `telemetry/`; removes the folder when it is empty.
+fn telemetry_files(root: &Path) -> Result<Vec<PathBuf>> {
+    let dir = root.join(TELEMETRY);
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(&dir)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            let reason = "telemetry holds plain files only".to_owned();
+            return Err(Error::Tree { path: entry.path(), reason });
+        }
+        files.push(entry.path());
+    }
+    if files.is_empty() {
+        fs_err::remove_dir(&dir)?;
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Lists `root` and all folders below it, the deepest first.
+pub(crate) fn dirs_bottom_up(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut dirs = vec![root.to_owned()];
+    let mut index = 0;
+    while index < dirs.len() {
+        let mut children = Vec::new();
+        for entry in fs_err::read_dir(&dirs[index])? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                children.push(entry.path());
+            }
+        }
+        dirs.append(&mut children);
+        index += 1;
+    }
+    dirs.reverse();
+    Ok(dirs)
+}

@@ -1,0 +1,300 @@
+//! The store: a folder of artifacts, found by name.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::{Artifact, Error, Key, Level, Memo, Result, TreeHash, os, tree};
+
+const STORE: &str = "STORE";
+const SCHEMA: &str = "artifact-store-v1";
+/// Free space wanted beyond 1.1 × the planned bytes.
+const HEADROOM: u64 = 512 << 20;
+
+/// A folder of artifacts. Opening one touches nothing; it is created by the first publish.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// The name of an artifact, with its key and tree, as a ref holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ref {
+    /// The stage.
+    pub stage: String,
+    /// What was asked.
+    pub key: Key,
+    /// What came out.
+    pub tree: TreeHash,
+}
+
+impl Store {
+    /// Opens the store in the folder `root`, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a store of an unknown format is there.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = root.join(STORE);
+        if path.exists() {
+            let bytes = fs_err::read(&path)?;
+            let value: Value = serde_json::from_slice(&bytes)
+                .map_err(|source| Error::Json { path: path.clone(), source })?;
+            let found = value.get("format").and_then(Value::as_str).unwrap_or_default();
+            if found != SCHEMA {
+                return Err(Error::UnknownSchema { path, found: found.to_owned(), expected: SCHEMA });
+            }
+        }
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// Returns the store's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns the memory of hashes of large input files; it may be deleted at any time.
+    pub fn memo(&self) -> Memo {
+        Memo::in_folder(&self.root, ".memo")
+    }
+
+    /// Creates the store's own files where missing, for a process about to publish.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the folder cannot be written.
+    pub fn ensure(&self) -> Result<()> {
+        let path = self.root.join(STORE);
+        if !path.exists() {
+            os::create_dir_all(&self.root)?;
+            let text = format!("{}\n", json!({"format": SCHEMA, "id": os::random_hex()}));
+            let new = self.root.join(format!(".{STORE}-{}-{}", std::process::id(), os::random_hex()));
+            os::write_new(&new, text.as_bytes())?;
+            // Whoever links first gives the store its id.
+            let linked = fs_err::hard_link(&new, &path);
+            if linked.is_err() && !path.exists() {
+                os::rename(&new, &path)?;
+            } else {
+                fs_err::remove_file(&new)?;
+            }
+            os::sync_dir(&self.root)?;
+            if os::is_network(&self.root) {
+                let root = self.root.display();
+                tracing::warn!(
+                    "`{root}` is on a network file system: locks may not work there; results stay safe"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the artifact of a stage with a key and verifies it at [`Level::Auto`].
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is there but damaged.
+    pub fn lookup(&self, stage: &str, key: &Key) -> Result<Option<Artifact>> {
+        self.lookup_with(stage, key, "", Level::Auto)
+    }
+
+    /// Finds an artifact whose slug is known, at the given level; one with another slug is found, too.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is there but damaged.
+    pub fn lookup_with(&self, stage: &str, key: &Key, slug: &str, level: Level) -> Result<Option<Artifact>> {
+        let Some(path) = self.find(stage, key, slug)? else { return Ok(None) };
+        let artifact = Artifact::open_with(&path, level)?;
+        let manifest = artifact.manifest();
+        if manifest.stage == stage && manifest.key == *key {
+            return Ok(Some(artifact));
+        }
+        Err(Error::Damaged { path, reason: "its name does not match its key".to_owned() })
+    }
+
+    /// Returns the folder where the artifact of a key lies, without opening it.
+    ///
+    /// # Errors
+    ///
+    /// Fails on a bad stage name or when the folder of the stage cannot be listed.
+    pub fn find(&self, stage: &str, key: &Key, slug: &str) -> Result<Option<PathBuf>> {
+        let dir = self.stage_dir(stage)?;
+        let short = key.short();
+        let exact = dir.join(format!("{short}-{slug}"));
+        if !slug.is_empty() && exact.symlink_metadata().is_ok() {
+            return Ok(Some(exact));
+        }
+        let mut found: Vec<PathBuf> = self
+            .names(stage)?
+            .into_iter()
+            .filter(|name| name.strip_prefix(&short).is_some_and(|rest| rest.starts_with('-')))
+            .map(|name| dir.join(name))
+            .collect();
+        found.sort();
+        Ok(found.into_iter().next())
+    }
+
+    /// Lists the folder names of a stage's artifacts, in no order.
+    ///
+    /// # Errors
+    ///
+    /// Fails on a bad stage name or when the folder cannot be listed.
+    pub fn names(&self, stage: &str) -> Result<Vec<String>> {
+        let dir = self.stage_dir(stage)?;
+        if !dir.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut names = Vec::new();
+        for entry in os::retry(|| fs_err::read_dir(&dir))? {
+            names.extend(entry?.file_name().into_string().ok().filter(|name| !name.starts_with('.')));
+        }
+        Ok(names)
+    }
+
+    /// Returns the folder of a stage.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the name is not a stage's.
+    pub fn stage_dir(&self, stage: &str) -> Result<PathBuf> {
+        check_stage(stage)?;
+        Ok(self.root.join(stage))
+    }
+
+    /// Fails unless 1.1 × `planned_bytes` + 512 MiB are free (`ASHLAR_MIN_FREE_BYTES` replaces the 512 MiB).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] names both numbers.
+    pub fn check_space(&self, planned_bytes: u64) -> Result<()> {
+        check_space(&self.root, planned_bytes)
+    }
+
+    /// Points the ref `name` at an artifact; refs keep artifacts from being collected.
+    ///
+    /// # Errors
+    ///
+    /// Fails on a bad name and when the file cannot be replaced.
+    pub fn set_ref(&self, name: &str, artifact: &Artifact) -> Result<()> {
+        check_ref(name)?;
+        self.ensure()?;
+        let dir = self.root.join("refs");
+        os::create_dir_all(&dir)?;
+        let manifest = artifact.manifest();
+        let text = format!("{} {} {}\n", manifest.stage, manifest.key, manifest.tree);
+        let new = dir.join(format!(".{name}-{}-{}", std::process::id(), os::random_hex()));
+        let result = os::write_new(&new, text.as_bytes()).and_then(|()| os::rename(&new, &dir.join(name)));
+        if result.is_err() {
+            let _ = fs_err::remove_file(&new);
+        }
+        result?;
+        Ok(os::sync_dir(&dir)?)
+    }
+
+    /// Reads the ref `name` (with or without `refs/` before it); `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the ref is there but malformed.
+    pub fn read_ref(&self, name: &str) -> Result<Option<Ref>> {
+        let name = name.strip_prefix("refs/").unwrap_or(name);
+        let path = self.root.join("refs").join(name);
+        if check_ref(name).is_err() || !path.is_file() {
+            return Ok(None);
+        }
+        let text = fs_err::read_to_string(&path)?;
+        let parsed = (|| {
+            let mut words = text.strip_suffix('\n')?.split(' ');
+            let (stage, key, tree) = (words.next()?, words.next()?, words.next()?);
+            let complete = words.next().is_none();
+            complete.then_some(Ref {
+                stage: stage.to_owned(),
+                key: key.parse().ok()?,
+                tree: tree.parse().ok()?,
+            })
+        })();
+        let malformed = || Error::Ref { name: name.to_owned(), reason: "is malformed".to_owned() };
+        parsed.map(Some).ok_or_else(malformed)
+    }
+
+    /// Opens the artifact that a ref names, at the given level; `None` when there is no such ref.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the artifact is gone or damaged.
+    pub fn open_ref(&self, name: &str, level: Level) -> Result<Option<Artifact>> {
+        let Some(target) = self.read_ref(name)? else { return Ok(None) };
+        let reason = || format!("names {} {}, which is not in the store", target.stage, target.key.short());
+        let artifact = self
+            .lookup_with(&target.stage, &target.key, "", level)?
+            .ok_or_else(|| Error::Ref { name: name.to_owned(), reason: reason() })?;
+        Ok(Some(artifact))
+    }
+
+    /// Moves a folder of this store out of sight, into `.quarantine/`, and returns where it went.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be moved.
+    pub fn quarantine(&self, path: &Path, stage: &str, key: &Key, reason: &str) -> Result<PathBuf> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = self.root.join(".quarantine");
+        os::create_dir_all(&dir)?;
+        let base = format!("{}-{stage}-{}-{reason}", crate::clock::utc_compact(), key.short());
+        // A read-only folder cannot change its parent.
+        let _ = fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o755));
+        for attempt in 0_u32.. {
+            let suffix = if attempt == 0 { String::new() } else { format!("-{attempt}") };
+            let target = dir.join(format!("{base}{suffix}"));
+            if os::rename_exclusive(path, &target)? {
+                os::sync_dir(&dir)?;
+                return Ok(target);
+            }
+        }
+        unreachable!("one of the names is free")
+    }
+}
+
+/// As [`Store::check_space`], for any folder.
+pub(crate) fn check_space(path: &Path, planned_bytes: u64) -> Result<()> {
+    let headroom =
+        std::env::var("ASHLAR_MIN_FREE_BYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(HEADROOM);
+    let needed_bytes = planned_bytes.saturating_add(planned_bytes / 10).saturating_add(headroom);
+    let free_bytes = os::free_bytes(path)?;
+    if free_bytes < needed_bytes {
+        return Err(Error::NoSpace { path: path.to_owned(), needed_bytes, free_bytes });
+    }
+    Ok(())
+}
+
+pub(crate) fn check_stage(name: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if name.is_empty()
+        || name.len() > 40
+        || !name.as_bytes()[0].is_ascii_lowercase()
+        || !name.bytes().all(plain)
+        || name == "refs"
+    {
+        let reason = "expected [a-z][a-z0-9-]{0,39}, not `refs`";
+        return Err(Error::BadName { name: name.to_owned(), what: "stage name", reason });
+    }
+    Ok(())
+}
+
+pub(crate) fn check_slug(slug: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
+    if slug.is_empty() || slug.len() > 40 || !slug.bytes().all(plain) {
+        let reason = "expected [a-z0-9.-]{1,40}";
+        return Err(Error::BadName { name: slug.to_owned(), what: "slug", reason });
+    }
+    Ok(())
+}
+
+fn check_ref(name: &str) -> Result<()> {
+    let reason = "expected letters, digits, `.`, `_` and `-`, not beginning with a dot";
+    tree::check_component(name).map_err(|_| Error::BadName {
+        name: name.to_owned(),
+        what: "ref name",
+        reason,
+    })
+}

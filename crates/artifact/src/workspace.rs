@@ -1,0 +1,95 @@
+//! Resume workspaces: where a run that was killed left its checkpoints.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::{Key, Result, Store, clock, os};
+
+const OWNER: &str = "owner.json";
+const STATE: &str = "ckpt";
+
+/// The folder `.work/<stage>/<key16>/` of a store; the same key always has the same one.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    dir: PathBuf,
+    stage: String,
+    key: Key,
+}
+
+impl Store {
+    /// Returns the workspace of a key; nothing is created.
+    ///
+    /// # Errors
+    ///
+    /// Fails on a bad stage name.
+    pub fn workspace(&self, stage: &str, key: &Key) -> Result<Workspace> {
+        crate::store::check_stage(stage)?;
+        let dir = self.root().join(".work").join(stage).join(key.short());
+        Ok(Workspace { dir, stage: stage.to_owned(), key: *key })
+    }
+}
+
+impl Workspace {
+    /// Returns the folder that survives a killed run.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join(STATE)
+    }
+
+    /// Tells whether a former run left anything to go on from.
+    pub fn has_state(&self) -> bool {
+        self.belongs_here()
+            && fs_err::read_dir(self.state_dir()).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Creates the folder and notes who works there. What another key left there is moved away.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the folder cannot be written.
+    pub fn prepare(&self, store: &Store) -> Result<()> {
+        if self.dir.exists() && !self.belongs_here() {
+            store.quarantine(&self.dir, &self.stage, &self.key, "foreign-workspace")?;
+        }
+        os::create_dir_all(&self.state_dir())?;
+        let owner = json!({
+            "schema": "workspace-v1", "stage": self.stage, "key": self.key, "pid": std::process::id(),
+            "host": host_name(), "start": clock::format_utc(clock::now()),
+        });
+        let new = self.dir.join(format!(".{OWNER}-{}", os::random_hex()));
+        os::write_new(&new, format!("{owner}\n").as_bytes())?;
+        os::rename(&new, &self.dir.join(OWNER))?;
+        Ok(())
+    }
+
+    /// Removes the workspace; its artifact is published.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be removed.
+    pub fn remove(&self) -> Result<()> {
+        Ok(os::remove_tree(&self.dir)?)
+    }
+
+    /// Describes who works or worked here, for messages: ` (process 12 on host, since …)` or nothing.
+    pub(crate) fn owner(&self) -> String {
+        let Some(owner) = read_owner(&self.dir) else { return String::new() };
+        let text = |name: &str| owner.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
+        let pid = owner.get("pid").map(ToString::to_string).unwrap_or_default();
+        format!(" (process {pid} on {}, since {})", text("host"), text("start"))
+    }
+
+    fn belongs_here(&self) -> bool {
+        read_owner(&self.dir)
+            .and_then(|owner| owner.get("key")?.as_str().map(|key| key == self.key.to_string()))
+            .unwrap_or(true)
+    }
+}
+
+fn read_owner(dir: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs_err::read(dir.join(OWNER)).ok()?).ok()
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,316 @@
+//! The format on disk: hashes with known values, and a reader that believes nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use artifact::{Artifact, Claim, Draft, FileHash, Folder, Level, Tree, TreeFile, write_folder};
+use serde_json::json;
+use tempfile::TempDir;
+
+const VECTOR_A_SUMS: &str = "\
+8dc88968b275d53d8c8efe9acd6ab3ee7ba9fdbe755e693e2ef88dd7b44ed0bc  adapters/adapter_config.json
+40aff2e9d2d8922e47afd4648e6967497158785fbd1da870e7110266bf944880  adapters/adapters.safetensors
+e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  empty.bin
+5b74e2b9390fdc99041b907d7f37fc6a214dbbcf14ee254900e910a089ce280f  metrics.jsonl
+";
+
+fn write_vector_a(data: &Path) {
+    let bytes: Vec<u8> = (0..=255).collect();
+    fs_err::create_dir_all(data.join("adapters")).unwrap();
+    fs_err::write(data.join("adapters/adapter_config.json"), "{\"rank\":8}\n").unwrap();
+    fs_err::write(data.join("adapters/adapters.safetensors"), bytes).unwrap();
+    fs_err::write(data.join("empty.bin"), "").unwrap();
+    fs_err::write(data.join("metrics.jsonl"), "{\"step\":1,\"loss\":2.5}\n{\"step\":2,\"loss\":2.25}\n")
+        .unwrap();
+}
+
+fn draft() -> Draft {
+    Draft {
+        stage: "demo".to_owned(),
+        stage_version: 1,
+        slug: "plain".to_owned(),
+        key_material: json!({"schema": "key-v1", "stage": "demo", "stage_version": 1, "config": {"rank": 8}}),
+        inputs: BTreeMap::new(),
+        metrics: BTreeMap::from([("loss".to_owned(), 2.25)]),
+        claim: Claim::BitExact,
+        provenance: json!({"note": "any"}),
+        config_defaults: serde_json::Value::Null,
+    }
+}
+
+/// Makes a small valid artifact.
+fn sample() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("sample");
+    write_folder(&out, &draft(), |data| {
+        fs_err::create_dir(data.join("rows"))?;
+        fs_err::write(data.join("rows/train.jsonl"), "{}\n")?;
+        fs_err::write(data.join("stats.json"), "{\"rows\":1}\n")?;
+        Ok(())
+    })
+    .unwrap();
+    (dir, out)
+}
+
+fn make_writable(path: &Path) {
+    assert!(Command::new("chmod").args(["-R", "u+w"]).arg(path).status().unwrap().success());
+}
+
+/// Opens the sample after `damage` and returns the error.
+fn error_after(damage: impl FnOnce(&Path)) -> String {
+    let (_dir, out) = sample();
+    make_writable(&out);
+    damage(&out);
+    Artifact::open(&out).expect_err("damage was not noticed").to_string()
+}
+
+#[test]
+fn vector_a_has_its_known_hashes() {
+    let dir = tempfile::tempdir().unwrap();
+    write_vector_a(dir.path());
+    let tree = Tree::scan(dir.path()).unwrap();
+    assert_eq!(tree.sums(), VECTOR_A_SUMS);
+    assert_eq!(tree.hash().to_string(), "53416f2131ca93f164c4df3c4bb97edc2f7e46a07f4ffb8eea061156dfec05cc");
+    let adapters = tree.output("adapters").unwrap();
+    assert_eq!(adapters.to_string(), "1dc8da8b666068ae5572edd727e7cac31619b8ad6dfd4652e6fe1cd04e15d7c1");
+    assert_eq!(adapters, Tree::scan(&dir.path().join("adapters")).unwrap().hash());
+    assert_eq!(tree.output("adapter"), None);
+    let metrics = tree.output("metrics.jsonl").unwrap();
+    let line = VECTOR_A_SUMS.lines().last().unwrap().to_owned() + "\n";
+    assert_eq!(metrics.as_bytes(), FileHash::of(line.as_bytes()).as_bytes());
+}
+
+#[test]
+fn coreutils_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    write_vector_a(dir.path());
+    for name in ["a-b", "a.b", "a0", "aa"] {
+        fs_err::write(dir.path().join(name), name).unwrap();
+    }
+    fs_err::create_dir_all(dir.path().join("a/x")).unwrap();
+    fs_err::write(dir.path().join("a/b"), "1").unwrap();
+    fs_err::write(dir.path().join("a/x/c"), "2").unwrap();
+    let script = "find . -type f | cut -c3- | LC_ALL=C sort | xargs sha256sum";
+    let output = Command::new("sh").args(["-c", script]).current_dir(dir.path()).output().unwrap();
+    assert_eq!(Tree::scan(dir.path()).unwrap().sums(), String::from_utf8(output.stdout).unwrap());
+}
+
+#[test]
+fn paths_are_in_byte_order() {
+    let mut paths = ["aa", "a0", "a/b/c", "a.b", "a-b"];
+    paths.reverse();
+    let file = |path: &&str| TreeFile { path: (*path).to_owned(), size_bytes: 0, sha256: FileHash::of(b"") };
+    let tree = Tree::from_files(Path::new("x"), paths.iter().map(file).collect()).unwrap();
+    let order: Vec<_> = tree.files().iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(order, ["a-b", "a.b", "a/b/c", "a0", "aa"]);
+    for clash in [["A", "a"], ["a", "a/b"], ["a/b", "a/B"], ["A/b", "a/c"]] {
+        assert!(Tree::from_files(Path::new("x"), clash.iter().map(file).collect()).is_err(), "{clash:?}");
+    }
+    for bad in ["", "/a", "a//b", "..", "a/../b", ".a", "a.", "a b", "ä", "a\nb", "-a", &"a".repeat(129)] {
+        assert!(Tree::from_files(Path::new("x"), vec![file(&bad)]).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn what_cannot_be_hashed_is_refused() {
+    type Make = fn(&Path);
+    let cases: [(&str, Make); 6] = [
+        ("no file", |_| {}),
+        ("empty folder", |dir| {
+            fs_err::write(dir.join("a"), "a").unwrap();
+            fs_err::create_dir(dir.join("empty")).unwrap();
+        }),
+        ("symlink to a file", |dir| {
+            fs_err::write(dir.join("a"), "a").unwrap();
+            symlink("a", dir.join("b")).unwrap();
+        }),
+        ("symlink to a folder", |dir| symlink("/etc", dir.join("b")).unwrap()),
+        ("hidden file", |dir| fs_err::write(dir.join(".a"), "a").unwrap()),
+        ("too deep", |dir| {
+            let deep = dir.join("a/".repeat(17));
+            fs_err::create_dir_all(&deep).unwrap();
+            fs_err::write(deep.join("a"), "a").unwrap();
+        }),
+    ];
+    for (name, make) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path());
+        assert!(Tree::scan(dir.path()).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn sealed_folder_opens_and_checks_with_coreutils() {
+    let (_dir, out) = sample();
+    let artifact = Artifact::open(&out).unwrap();
+    let manifest = artifact.manifest();
+    assert_eq!((manifest.stage.as_str(), manifest.stage_version), ("demo", 1));
+    assert_eq!(manifest.metric("loss"), Some(2.25));
+    assert_eq!(manifest.outputs.keys().collect::<Vec<_>>(), ["rows", "stats.json"]);
+    assert_eq!(artifact.output_dir("rows"), Some(out.join("data/rows")));
+    assert_eq!(artifact.output_dir("none"), None);
+    assert_eq!(artifact.provenance().unwrap()["note"], "any");
+    let script = "sha256sum -c COMMIT && cd data && sha256sum -c ../SHA256SUMS";
+    let output = Command::new("sh").args(["-c", script]).current_dir(&out).output().unwrap();
+    assert!(output.status.success());
+    let mut names: Vec<_> =
+        fs_err::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["COMMIT", "SHA256SUMS", "data", "manifest.json", "provenance.json"]);
+}
+
+#[test]
+fn flipped_byte_is_noticed_in_every_file() {
+    let (_dir, out) = sample();
+    for name in [
+        "COMMIT",
+        "SHA256SUMS",
+        "manifest.json",
+        "provenance.json",
+        "data/rows/train.jsonl",
+        "data/stats.json",
+    ] {
+        let length = fs_err::metadata(out.join(name)).unwrap().len() as usize;
+        for at in 0..length {
+            let mut bytes = fs_err::read(out.join(name)).unwrap();
+            bytes[at] ^= 1;
+            fs_err::write(out.join(name), &bytes).unwrap();
+            assert!(Artifact::open(&out).is_err(), "byte {at} of `{name}`");
+            bytes[at] ^= 1;
+            fs_err::write(out.join(name), &bytes).unwrap();
+        }
+    }
+    Artifact::open(&out).unwrap();
+}
+
+#[test]
+fn missing_extra_and_linked_files_are_noticed() {
+    let missing = error_after(|out| fs_err::remove_file(out.join("data/stats.json")).unwrap());
+    assert!(missing.contains("`data/stats.json` is missing"), "{missing}");
+    let extra = error_after(|out| fs_err::write(out.join("data/rows/more.jsonl"), "").unwrap());
+    assert!(extra.contains("`data/rows/more.jsonl` is not in the manifest"), "{extra}");
+    let beside = error_after(|out| fs_err::write(out.join("notes.txt"), "").unwrap());
+    assert!(beside.contains("`notes.txt` does not belong there"), "{beside}");
+    let linked = error_after(|out| {
+        let path = out.join("data/stats.json");
+        fs_err::rename(&path, out.join("../stats.json")).unwrap();
+        symlink(out.join("../stats.json"), path).unwrap();
+    });
+    assert!(linked.contains("symlink"), "{linked}");
+    let linked_dir = error_after(|out| {
+        fs_err::rename(out.join("data"), out.join("../data")).unwrap();
+        symlink(out.join("../data"), out.join("data")).unwrap();
+    });
+    assert!(linked_dir.contains("`data` is of the wrong kind"), "{linked_dir}");
+    let grown = error_after(|out| fs_err::write(out.join("data/stats.json"), "{\"rows\":10}\n").unwrap());
+    assert!(grown.contains("12 bytes, the manifest says 11"), "{grown}");
+    let empty_dir = error_after(|out| fs_err::create_dir(out.join("data/new")).unwrap());
+    assert!(empty_dir.contains("empty"), "{empty_dir}");
+    let uncommitted = error_after(|out| fs_err::remove_file(out.join("COMMIT")).unwrap());
+    assert!(uncommitted.contains("no file `COMMIT`"), "{uncommitted}");
+}
+
+#[test]
+fn size_level_does_not_read_data() {
+    let (_dir, out) = sample();
+    make_writable(&out);
+    fs_err::write(out.join("data/stats.json"), "{\"rows\":2}\n").unwrap();
+    let artifact = Artifact::open_with(&out, Level::Size).unwrap();
+    for level in [Level::Auto, Level::Hash] {
+        let error = artifact.verify(level).unwrap_err().to_string();
+        assert!(error.contains("the bytes of `data/stats.json` have changed"), "{error}");
+    }
+    assert!(artifact.verify_output("rows").is_ok());
+    assert!(artifact.verify_output("stats.json").is_err());
+    assert!(artifact.verify_output("").is_err());
+}
+
+/// Recommits a changed manifest, as someone who edits artifacts by hand would.
+fn with_manifest(change: impl FnOnce(String) -> String) -> Result<Artifact, artifact::Error> {
+    let (_dir, out) = sample();
+    make_writable(&out);
+    let manifest = change(fs_err::read_to_string(out.join("manifest.json")).unwrap());
+    fs_err::write(out.join("manifest.json"), manifest).unwrap();
+    let script = "sha256sum SHA256SUMS manifest.json provenance.json > COMMIT";
+    assert!(Command::new("sh").args(["-c", script]).current_dir(&out).status().unwrap().success());
+    Artifact::open(&out)
+}
+
+#[test]
+fn manifest_keeps_unknown_fields_and_refuses_unknown_schemas() {
+    let artifact = with_manifest(|text| text.replacen('{', "{\"a_new_field\":{\"x\":1},", 1)).unwrap();
+    assert_eq!(artifact.manifest().other["a_new_field"], json!({"x": 1}));
+    assert!(String::from_utf8(artifact.manifest().to_bytes()).unwrap().contains("a_new_field"));
+    let error = with_manifest(|text| text.replace("manifest-v1", "manifest-v2")).unwrap_err();
+    assert!(error.to_string().contains("unknown schema `manifest-v2`"), "{error}");
+}
+
+#[test]
+fn manifest_edited_by_hand_is_refused() {
+    type Edit = fn(String) -> String;
+    let cases: [(&str, Edit); 5] = [
+        ("key", |text| text.replace("\"rank\":8", "\"rank\":9")),
+        ("not canonical", |text| text.replace("\":", "\": ")),
+        ("duplicate name", |text| text.replacen('{', "{\"schema\":\"manifest-v1\",", 1)),
+        ("size", |text| text.replace("\"size\":11", "\"size\":12")),
+        ("path outside", |text| text.replace("\"path\":\"stats.json\"", "\"path\":\"../stats.json\"")),
+    ];
+    for (name, change) in cases {
+        assert!(with_manifest(change).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn same_data_gives_the_same_manifest() {
+    let ((_a, first), (_b, second)) = (sample(), sample());
+    for name in ["COMMIT", "SHA256SUMS", "manifest.json", "provenance.json"] {
+        assert_eq!(
+            fs_err::read(first.join(name)).unwrap(),
+            fs_err::read(second.join(name)).unwrap(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn out_folder_in_use_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs_err::write(dir.path().join("mine.txt"), "mine").unwrap();
+    let error = Folder::begin(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("is not empty"), "{error}");
+    assert_eq!(fs_err::read_to_string(dir.path().join("mine.txt")).unwrap(), "mine");
+    let (_dir, out) = sample();
+    assert!(Folder::begin(&out).unwrap_err().to_string().contains("already holds an artifact"));
+}
+
+#[test]
+fn out_folder_left_by_a_killed_run_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let folder = Folder::begin(&out).unwrap();
+    fs_err::write(folder.data().join("half.json"), "{").unwrap();
+    std::mem::forget(folder);
+    assert!(Artifact::open(&out).is_err());
+    let folder = Folder::begin(&out).unwrap();
+    fs_err::write(folder.data().join("whole.json"), "{}").unwrap();
+    let artifact = folder.seal(&draft(), &mut || Ok(())).unwrap();
+    assert_eq!(artifact.manifest().outputs.keys().collect::<Vec<_>>(), ["whole.json"]);
+}
+
+#[test]
+fn failed_seal_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let error =
+        write_folder(&out, &draft(), |data| Ok(fs_err::write(data.join("a.json"), "{")?)).unwrap_err();
+    assert!(error.to_string().contains("refused to publish: `a.json` is not JSON"), "{error}");
+    assert!(!out.exists());
+    let mut nan = draft();
+    nan.metrics.insert("loss".to_owned(), f64::NAN);
+    let error = write_folder(&out, &nan, |data| Ok(fs_err::write(data.join("a.json"), "{}")?)).unwrap_err();
+    assert!(error.to_string().contains("`metric loss` is not finite"), "{error}");
+}

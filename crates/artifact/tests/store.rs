@@ -1,0 +1,254 @@
+//! The store: publishing, races, quarantine, locks, workspaces, refs.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use artifact::{Artifact, Claim, Draft, Error, Key, Level, Published, Store, Wait};
+use serde_json::json;
+
+fn draft(rank: u32) -> Draft {
+    Draft {
+        stage: "demo".to_owned(),
+        stage_version: 1,
+        slug: format!("rank{rank}"),
+        key_material: json!({"schema": "key-v1", "stage": "demo", "stage_version": 1, "config": {"rank": rank}}),
+        inputs: BTreeMap::new(),
+        metrics: BTreeMap::new(),
+        claim: Claim::BitExact,
+        provenance: json!({}),
+        config_defaults: serde_json::Value::Null,
+    }
+}
+
+fn publish(store: &Store, rank: u32, text: &str) -> Result<Published, Error> {
+    let staging = store.stage_new("demo")?;
+    fs_err::write(staging.data().join("a.json"), text)?;
+    staging.publish(&draft(rank), &mut || Ok(()))
+}
+
+fn empty_store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("artifacts")).unwrap();
+    (dir, store)
+}
+
+/// Lists the folder of the stage, staging folders included.
+fn entries(store: &Store) -> Vec<String> {
+    let dir = fs_err::read_dir(store.root().join("demo")).unwrap();
+    let mut names: Vec<_> = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn wait_not() -> Wait {
+    Wait::AtMost(Duration::ZERO)
+}
+
+fn lock(store: &Store, key: &Key) -> Result<artifact::KeyLock, Error> {
+    store.lock("demo", key, wait_not(), &mut |_| {}, &|| false)
+}
+
+#[test]
+fn published_artifact_is_found_by_key_and_read_only() {
+    let (_dir, store) = empty_store();
+    let key = draft(8).key().unwrap();
+    assert!(store.lookup("demo", &key).unwrap().is_none());
+    assert!(!store.root().exists(), "looking up must not create anything");
+    let published = publish(&store, 8, "{}").unwrap();
+    assert!(matches!(published, Published::New(_)));
+    let found = store.lookup("demo", &key).unwrap().unwrap();
+    assert_eq!(found.path(), store.root().join(format!("demo/{}-rank8", key.short())));
+    assert!(store.lookup("demo", &draft(9).key().unwrap()).unwrap().is_none());
+    let mode = |path: &Path| fs_err::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(found.path()), mode(&found.path().join("data/a.json"))), (0o555, 0o444));
+    assert_eq!(entries(&store).len(), 1);
+}
+
+#[test]
+fn artifact_with_another_slug_is_found() {
+    let (_dir, store) = empty_store();
+    publish(&store, 8, "{}").unwrap();
+    let key = draft(8).key().unwrap();
+    assert!(store.lookup_with("demo", &key, "new-slug", Level::Auto).unwrap().is_some());
+}
+
+#[test]
+fn publishing_twice_keeps_the_first() {
+    let (_dir, store) = empty_store();
+    publish(&store, 8, "{}").unwrap();
+    assert!(matches!(publish(&store, 8, "{}").unwrap(), Published::Same(_)));
+    assert_eq!(entries(&store).len(), 1);
+}
+
+#[test]
+fn other_bytes_for_the_same_key_go_to_quarantine() {
+    let (_dir, store) = empty_store();
+    let first = publish(&store, 8, "{}").unwrap().artifact().tree();
+    let Published::Different { artifact, quarantined, tree } = publish(&store, 8, "[]").unwrap() else {
+        panic!("the difference was not noticed")
+    };
+    assert_eq!(artifact.tree(), first);
+    assert_eq!(Artifact::open(&quarantined).unwrap().tree(), tree);
+    assert!(quarantined.to_string_lossy().ends_with("-nondeterministic"));
+    assert_eq!(entries(&store).len(), 1);
+}
+
+#[test]
+fn damaged_winner_is_replaced() {
+    let (_dir, store) = empty_store();
+    let path = publish(&store, 8, "{}").unwrap().artifact().path().to_owned();
+    fs_err::remove_file(path.join("COMMIT")).unwrap();
+    assert!(store.lookup("demo", &draft(8).key().unwrap()).is_err());
+    assert!(matches!(publish(&store, 8, "{}").unwrap(), Published::New(_)));
+    assert!(store.lookup("demo", &draft(8).key().unwrap()).unwrap().is_some());
+    assert_eq!(fs_err::read_dir(store.root().join(".quarantine")).unwrap().count(), 1);
+}
+
+#[test]
+fn refused_data_is_not_published_and_leaves_nothing() {
+    let (_dir, store) = empty_store();
+    assert!(publish(&store, 8, "{").is_err());
+    let staging = store.stage_new("demo").unwrap();
+    assert!(staging.publish(&draft(8), &mut || Ok(())).is_err(), "no data at all");
+    let staging = store.stage_new("demo").unwrap();
+    fs_err::write(staging.data().join("a.json"), "{}").unwrap();
+    let mut refuse = || Err(Error::Precondition("the input changed".into()));
+    assert!(staging.publish(&draft(8), &mut refuse).is_err());
+    assert!(entries(&store).is_empty());
+}
+
+#[test]
+fn telemetry_is_outside_the_tree_hash() {
+    let (_dir, store) = empty_store();
+    let plain = publish(&store, 8, "{}").unwrap().artifact().tree();
+    let (_dir, store) = empty_store();
+    let staging = store.stage_new("demo").unwrap();
+    fs_err::write(staging.data().join("a.json"), "{}").unwrap();
+    fs_err::write(staging.telemetry().join("timing.jsonl"), "{}\n").unwrap();
+    let published = staging.publish(&draft(8), &mut || Ok(())).unwrap();
+    let artifact = Artifact::open(published.artifact().path()).unwrap();
+    assert_eq!(artifact.tree(), plain);
+    assert_eq!(artifact.provenance().unwrap()["telemetry"], json!(["timing.jsonl"]));
+}
+
+#[test]
+fn staging_of_the_dead_is_cleared_and_of_the_living_kept() {
+    let (_dir, store) = empty_store();
+    let living = store.stage_new("demo").unwrap();
+    let stage = store.root().join("demo");
+    for name in [".tmp-00000000-1-abc", ".tmp-ffffffff-999999-abc"] {
+        fs_err::create_dir_all(stage.join(name).join("data")).unwrap();
+        fs_err::write(stage.join(name).join("data/half"), "x").unwrap();
+    }
+    publish(&store, 8, "{}").unwrap();
+    assert!(living.data().is_dir());
+    assert_eq!(entries(&store).iter().filter(|name| name.starts_with(".tmp-")).count(), 1);
+    drop(living);
+    assert_eq!(entries(&store).len(), 1);
+}
+
+#[test]
+fn lock_excludes_others_and_its_file_stays() {
+    let (_dir, store) = empty_store();
+    let (key, other) = (draft(8).key().unwrap(), draft(9).key().unwrap());
+    let held = lock(&store, &key).unwrap();
+    let error = lock(&store, &key).unwrap_err();
+    assert!(matches!(error, Error::Locked { .. }), "{error}");
+    let _second = lock(&store, &other).expect("another key is free");
+    let stopped = store.lock("demo", &key, Wait::Forever, &mut |_| {}, &|| true);
+    assert!(matches!(stopped, Err(Error::Stopped)));
+    drop(held);
+    lock(&store, &key).unwrap();
+    assert!(store.root().join(".locks").join(format!("demo.{}", key.short())).exists());
+}
+
+#[test]
+fn waiting_names_the_holder() {
+    let (_dir, store) = empty_store();
+    let key = draft(8).key().unwrap();
+    let _held = lock(&store, &key).unwrap();
+    store.workspace("demo", &key).unwrap().prepare(&store).unwrap();
+    let error = lock(&store, &key).unwrap_err().to_string();
+    assert!(error.contains(&format!("(process {} on ", std::process::id())), "{error}");
+}
+
+#[test]
+fn workspace_survives_and_belongs_to_its_key() {
+    let (_dir, store) = empty_store();
+    let key = draft(8).key().unwrap();
+    let workspace = store.workspace("demo", &key).unwrap();
+    assert!(!workspace.has_state());
+    workspace.prepare(&store).unwrap();
+    assert!(!workspace.has_state(), "an empty folder is nothing to go on from");
+    fs_err::write(workspace.state_dir().join("step-1"), "1").unwrap();
+    workspace.prepare(&store).unwrap();
+    assert!(store.workspace("demo", &key).unwrap().has_state());
+    // Another key with the same first digits must not go on from it.
+    let mut bytes = *key.as_bytes();
+    bytes[31] ^= 1;
+    let twin = store.workspace("demo", &Key::from_bytes(bytes)).unwrap();
+    assert!(!twin.has_state());
+    twin.prepare(&store).unwrap();
+    assert!(!twin.has_state());
+    twin.remove().unwrap();
+    twin.remove().unwrap();
+}
+
+#[test]
+fn refs_name_artifacts() {
+    let (_dir, store) = empty_store();
+    assert!(store.open_ref("best", Level::Size).unwrap().is_none());
+    let published = publish(&store, 8, "{}").unwrap();
+    store.set_ref("best", published.artifact()).unwrap();
+    store.set_ref("best", published.artifact()).unwrap();
+    for name in ["best", "refs/best"] {
+        assert_eq!(store.open_ref(name, Level::Auto).unwrap().unwrap().path(), published.artifact().path());
+    }
+    let text = fs_err::read_to_string(store.root().join("refs/best")).unwrap();
+    let manifest = published.artifact().manifest();
+    assert_eq!(text, format!("demo {} {}\n", manifest.key, manifest.tree));
+    assert!(store.set_ref("../evil", published.artifact()).is_err());
+    assert!(store.read_ref("../best").unwrap().is_none());
+    fs_err::write(store.root().join("refs/bad"), "demo 12 34\n").unwrap();
+    assert!(store.read_ref("bad").is_err());
+}
+
+#[test]
+fn lookup_does_not_open_other_artifacts() {
+    let (_dir, store) = empty_store();
+    publish(&store, 8, "{}").unwrap();
+    // Thousands of neighbours that could not be opened.
+    for number in 0..3000 {
+        fs_err::create_dir(store.root().join(format!("demo/{number:016x}-x"))).unwrap();
+    }
+    let begin = std::time::Instant::now();
+    for _ in 0..10 {
+        assert!(store.lookup_with("demo", &draft(8).key().unwrap(), "rank8", Level::Auto).unwrap().is_some());
+    }
+    assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn store_of_a_later_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs_err::write(dir.path().join("STORE"), "{\"format\":\"artifact-store-v2\",\"id\":\"x\"}\n").unwrap();
+    assert!(Store::open(dir.path()).unwrap_err().to_string().contains("artifact-store-v2"));
+}
+
+#[test]
+fn names_that_could_leave_the_store_are_refused() {
+    let (_dir, store) = empty_store();
+    let key = draft(8).key().unwrap();
+    for name in ["", "..", "a/b", "refs", ".work", "A", "1a"] {
+        assert!(store.lookup(name, &key).is_err(), "{name}");
+    }
+    let mut bad = draft(8);
+    bad.slug = "../x".to_owned();
+    let staging = store.stage_new("demo").unwrap();
+    fs_err::write(staging.data().join("a.json"), "{}").unwrap();
+    assert!(staging.publish(&bad, &mut || Ok(())).is_err());
+}
