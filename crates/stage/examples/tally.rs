@@ -1,0 +1,146 @@
+//! A tiny real stage, used by the tests: counts the lines of its input, one checkpoint a line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use stage::{CommonArgs, Run, Scratch, bad_input, hint};
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Config {
+    learning_rate: f64,
+    title: String,
+    milliseconds_per_line: u64,
+    padding_bytes: usize,
+    limit: Option<u64>,
+    nested: Nested,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Nested {
+    rank: u64,
+}
+
+impl Default for Nested {
+    fn default() -> Self {
+        Self { rank: 8 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-4,
+            title: "plain".to_owned(),
+            milliseconds_per_line: 0,
+            padding_bytes: 0,
+            limit: None,
+            nested: Nested::default(),
+        }
+    }
+}
+
+impl stage::Config for Config {
+    const STAGE: &'static str = "tally";
+    const VERSION: u32 = 1;
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.learning_rate <= 0.0 {
+            problems.push(format!("`learning_rate` is {}; it must be above 0", self.learning_rate));
+        }
+        if self.nested.rank == 0 {
+            problems.push("`nested.rank` is 0; it must be at least 1".to_owned());
+        }
+        problems
+    }
+
+    fn slug(&self) -> String {
+        format!("rank{}", self.nested.rank)
+    }
+}
+
+/// Count the lines of a file
+#[derive(clap::Parser)]
+struct Args {
+    /// File to count
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Artifact of this very stage to go on counting from
+    #[arg(long, value_name = "ARTIFACT")]
+    before: Option<PathBuf>,
+    /// Write something else on every run
+    #[arg(long)]
+    random: bool,
+    /// Write NaN into the results
+    #[arg(long)]
+    nan: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+fn main() -> ExitCode {
+    stage::main(
+        |args: Args| {
+            let mut run = Run::<Config>::new(&args.common)?;
+            let data = args.data.as_ref().map(|path| run.input_folder("data", path)).transpose()?;
+            let before = args.before.as_ref().map(|path| run.input("before", path, "tally")).transpose()?;
+            run.note("memory: none to speak of".to_owned());
+            run.execute(|scratch, config| {
+                let mut text = String::new();
+                for input in data.iter().chain(&before) {
+                    let path = if input.path().is_dir() {
+                        input.path().join("count.json")
+                    } else {
+                        input.path().to_owned()
+                    };
+                    text += &fs_err::read_to_string(path).map_err(bad_input)?;
+                }
+                count(scratch, config, &text)?;
+                if args.random {
+                    let noise = format!("{:?}\n", std::time::Instant::now());
+                    fs_err::write(scratch.out().join("noise.txt"), noise)?;
+                }
+                scratch.metric("lines", if args.nan { f64::NAN } else { text.lines().count() as f64 });
+                Ok(())
+            })
+        },
+        |args| &args.common,
+    )
+}
+
+/// Counts line by line; every line is a step that is saved and can be resumed from.
+fn count(scratch: &mut Scratch, config: &Config, text: &str) -> anyhow::Result<()> {
+    let saved = scratch.resume_dir().join("done");
+    let mut done: usize = fs_err::read_to_string(&saved).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    if done > 0 {
+        tracing::info!("going on after line {done} in {}", scratch.resume_dir().display());
+    }
+    for (index, line) in text.lines().enumerate().skip(done) {
+        if line == "bad" {
+            let error = anyhow::anyhow!("line {} is bad", index + 1);
+            return Err(bad_input(hint(error, "mend it")));
+        }
+        std::thread::sleep(Duration::from_millis(config.milliseconds_per_line));
+        done = index + 1;
+        let new = scratch.resume_dir().join("done.new");
+        fs_err::write(&new, done.to_string())?;
+        fs_err::rename(&new, &saved)?;
+        tracing::debug!("line {done}");
+        scratch.stop().check()?;
+    }
+    let unit = scratch.unit("tally-unit", 1, serde_json::json!({"lines": done}), |dir| {
+        tracing::info!("computing a unit");
+        Ok(fs_err::write(dir.join("unit.json"), format!("{done}\n"))?)
+    })?;
+    let out = scratch.out().join("tally");
+    fs_err::create_dir(&out)?;
+    fs_err::copy(unit.join("unit.json"), out.join("count.json"))?;
+    fs_err::write(out.join("padding.bin"), vec![0; config.padding_bytes])?;
+    fs_err::write(scratch.out().join("title.json"), format!("{:?}\n", config.title))?;
+    fs_err::write(scratch.telemetry_dir().join("timing.jsonl"), "{}\n")?;
+    Ok(())
+}

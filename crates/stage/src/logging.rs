@@ -1,0 +1,108 @@
+//! What people read: plain lines on stderr, beside a progress bar if there is one.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::Mutex;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, WeakProgressBar};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::CommonArgs;
+
+static BAR: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
+
+/// Starts to print events to stderr: warnings with `-q` only when errors, details with `-v`.
+pub(crate) fn start(common: &CommonArgs) {
+    let level = match (common.quiet, common.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::INFO,
+        (false, 1) => LevelFilter::DEBUG,
+        (false, _) => LevelFilter::TRACE,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .event_format(Plain { colour: colour() })
+        .with_max_level(level)
+        .with_writer(|| Lines)
+        .finish();
+    // A second start, as in tests, keeps the first.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// Tells whether stderr shows colour: a terminal, and `NO_COLOR` not set.
+pub fn colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal()
+}
+
+/// Makes a progress bar on stderr that shares the terminal with log lines. Hidden (not drawn at all) with `-q` and when
+/// stderr is no terminal; print a line now and then instead if [`ProgressBar::is_hidden`].
+pub fn progress_bar(length: u64) -> ProgressBar {
+    let shown = io::stderr().is_terminal() && tracing::enabled!(Level::INFO);
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(length), target);
+    if let Ok(mut slot) = BAR.lock() {
+        *slot = Some(bar.downgrade());
+    }
+    bar
+}
+
+/// Writes one line to stderr, above the progress bar; a closed stderr is no error.
+pub(crate) fn print_error_line(text: &str) {
+    let write = || {
+        let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+    };
+    let bar = BAR.lock().ok().and_then(|slot| slot.as_ref()?.upgrade());
+    match bar {
+        Some(bar) if !bar.is_finished() => bar.suspend(write),
+        _ => write(),
+    }
+}
+
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        print_error_line(String::from_utf8_lossy(bytes).trim_end_matches('\n'));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `warning: text field=value`; plain text for information.
+struct Plain {
+    colour: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let (lead, code) = match *event.metadata().level() {
+            Level::ERROR => ("error: ", "31"),
+            Level::WARN => ("warning: ", "33"),
+            Level::INFO => ("", ""),
+            Level::DEBUG => ("debug: ", "2"),
+            Level::TRACE => ("trace: ", "2"),
+        };
+        if self.colour && !code.is_empty() {
+            write!(writer, "\x1b[{code}m{lead}\x1b[0m")?;
+        } else {
+            writer.write_str(lead)?;
+        }
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}

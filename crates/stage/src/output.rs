@@ -1,0 +1,33 @@
+//! The one line on stdout, and small helpers for messages.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use artifact::Artifact;
+
+/// Prints the path of the artifact, alone, on stdout.
+pub(crate) fn print_path(path: &Path) -> anyhow::Result<()> {
+    print_line(&path.display().to_string())
+}
+
+/// Prints one line on stdout; a reader that has gone away is no error.
+pub(crate) fn print_line(line: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Names the first files in which a rejected artifact differs.
+pub(crate) fn differing_files(kept: &Artifact, rejected: &Path) -> String {
+    let Ok(rejected) = Artifact::open_with(rejected, artifact::Level::Size) else { return String::new() };
+    let (old, new) = (&kept.manifest().files, &rejected.manifest().files);
+    let mut names: Vec<&str> =
+        new.iter().filter(|file| !old.contains(file)).map(|file| file.path.as_str()).collect();
+    names.extend(old.iter().filter(|file| !new.iter().any(|n| n.path == file.path)).map(|f| f.path.as_str()));
+    let more = names.len().saturating_sub(3);
+    let shown: Vec<String> = names.iter().take(3).map(|name| format!("`{name}`")).collect();
+    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("different: {}{tail}", shown.join(", "))
+}

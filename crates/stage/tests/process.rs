@@ -1,0 +1,435 @@
+//! A stage as a user sees it: what it prints, when it runs, how it fails.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::io::Read as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use artifact::{Artifact, Level};
+use common::{Home, Ran};
+
+fn tree(home: &Home, ran: &Ran) -> artifact::TreeHash {
+    Artifact::open_with(&home.path().join(ran.path()), Level::Hash).unwrap().tree()
+}
+
+#[test]
+fn stdout_holds_only_the_path_and_a_second_run_is_a_hit() {
+    let home = Home::new();
+    let first = home.run("");
+    assert!(first.stderr.contains("computing a unit"));
+    assert!(first.path().starts_with("artifacts/tally"));
+    let second = home.run("-v");
+    assert_eq!(second.stdout, first.stdout);
+    assert!(second.stderr.contains("nothing to do"), "{}", second.stderr);
+    assert_eq!(home.artifacts().len(), 1);
+    let artifact = Artifact::open(&home.path().join(first.path())).unwrap();
+    assert_eq!(artifact.manifest().metric("lines"), Some(3.0));
+    assert!(!home.store().join(".work/tally").join(artifact.manifest().key.short()).exists());
+}
+
+#[test]
+fn hit_is_fast() {
+    let home = Home::new();
+    home.run("").path();
+    let begin = Instant::now();
+    for _ in 0..8 {
+        home.run("").path();
+    }
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn changed_setting_gives_another_artifact() {
+    let home = Home::new();
+    let paths = ["", "--set learning_rate=2e-4", "--set tally.nested.rank=4", "--set nested.rank=16"]
+        .map(|arguments| home.run(arguments).path());
+    for (index, path) in paths.iter().enumerate() {
+        assert!(!paths[..index].contains(path), "{path:?}");
+    }
+    // Writing out a default, in whatever form, changes nothing.
+    assert_eq!(home.run("--set learning_rate=1.0e-4 --set nested.rank=8").path(), paths[0]);
+}
+
+#[test]
+fn changed_input_with_the_same_content_is_a_hit() {
+    let home = Home::new();
+    let first = home.run("").path();
+    std::thread::sleep(Duration::from_millis(20));
+    home.write("data.txt", "one\ntwo\nthree\n");
+    assert_eq!(home.run("").path(), first);
+    // `title` changes the artifact but not its output `tally`, the only one that the next stage reads.
+    let other = home.run("--set title=other").path();
+    assert_ne!(other, first);
+    let after = |before: &std::path::Path| home.run(&format!("--before {}", before.display())).path();
+    assert_eq!(after(&first), after(&other));
+    home.write("data.txt", "one\n");
+    assert_ne!(home.run("").path(), first);
+}
+
+#[test]
+fn settings_come_from_files_and_flags_in_order() {
+    let home = Home::new();
+    home.write(
+        "a.toml",
+        "name = 'x'\n[train]\nanything = 1\n[tally]\ntitle = 'a'\n[tally.nested]\nrank = 2\n",
+    );
+    home.write("b.toml", "[tally]\ntitle = 'b'\n");
+    let config = |arguments: &str| {
+        let path = home.run(arguments).path();
+        Artifact::open(&home.path().join(path)).unwrap().manifest().key_material["config"].clone()
+    };
+    let both = config("--config a.toml --config b.toml");
+    assert_eq!((both["title"].as_str(), both["nested"]["rank"].as_u64()), (Some("b"), Some(2)));
+    assert!(both.get("limit").is_none(), "an unset option is not part of the key");
+    let flags = config("--config a.toml --set title=c --set tally.limit=7 --set train.steps=3");
+    assert_eq!((flags["title"].as_str(), flags["limit"].as_u64()), (Some("c"), Some(7)));
+    // A text that looks like a number stays a text where the setting is one.
+    assert_eq!(config("--set title=12")["title"], "12");
+}
+
+#[track_caller]
+fn fails(home: &Home, arguments: &str, code: i32, parts: &[&str]) {
+    let ran = home.run(arguments);
+    assert_eq!(ran.code, code, "{}", ran.stderr);
+    assert_eq!(ran.stdout, "");
+    for part in parts {
+        assert!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
+    }
+    assert!(home.artifacts().is_empty());
+    assert_eq!(home.leftovers(), 0);
+}
+
+#[test]
+fn wrong_settings_name_place_and_nearest_key() {
+    let home = Home::new();
+    home.write("typo.toml", "# settings\n[tally]\ntitle = 'a'\nlearning_rat = 1\n");
+    home.write("type.toml", "[tally]\n\nlearning_rate = 'fast'\n");
+    home.write("syntax.toml", "[tally]\ntitle = \n");
+    home.write("table.toml", "[trian]\nsteps = 1\n");
+    home.write("nan.toml", "[tally]\nlearning_rate = nan\n");
+    let rate = "hint: did you mean `learning_rate`?";
+    fails(&home, "--config typo.toml", 2, &["`typo.toml:4`", "unknown setting `learning_rat`", rate]);
+    fails(&home, "--config type.toml", 2, &["`type.toml:3`", "expected f64"]);
+    fails(&home, "--config syntax.toml", 2, &["`syntax.toml:2`"]);
+    fails(&home, "--config table.toml", 2, &["`table.toml:1`", "`trian`", "hint: did you mean `train`?"]);
+    fails(&home, "--config nan.toml", 2, &["must be finite"]);
+    fails(&home, "--config none.toml", 2, &["none.toml"]);
+    fails(&home, "--set learning_rat=1", 2, &["--set learning_rat=1", rate]);
+    fails(&home, "--set nested.rang=1", 2, &["hint: did you mean `rank`?"]);
+    fails(&home, "--set trian.steps=1", 2, &["unknown stage `trian`", "hint: did you mean `train`?"]);
+    fails(&home, "--set nested.rank=many", 2, &["--set nested.rank=many", "expected u64"]);
+    fails(&home, "--set title.x=1", 2, &["--set title.x=1"]);
+    fails(&home, "--set title", 2, &["expected KEY=VALUE"]);
+    let both = ["2 settings are wrong", "`learning_rate` is 0", "`nested.rank` is 0"];
+    fails(&home, "--set learning_rate=0.0 --set nested.rank=0", 2, &both);
+    fails(&home, "--set title=/etc", 2, &["settings hold no paths"]);
+    fails(&home, "--no-such-flag", 2, &["--no-such-flag"]);
+}
+
+#[test]
+fn bad_input_exits_with_65_and_ends_in_a_hint() {
+    let home = Home::new();
+    home.write("data.txt", "one\nbad\n");
+    fails(&home, "", 65, &["error: line 2 is bad"]);
+    assert!(home.run("").stderr.trim_end().ends_with("hint: mend it"));
+    fails(&home, "--before nowhere", 65, &["there is no artifact `nowhere`", "hint: "]);
+    fails(&home, "--before .", 65, &["is not an artifact"]);
+    fs_err::remove_file(home.path().join("data.txt")).unwrap();
+    fails(&home, "", 65, &["data.txt"]);
+}
+
+#[test]
+fn non_finite_result_is_not_published() {
+    let home = Home::new();
+    fails(&home, "--nan", 1, &["refused to publish", "`metric lines` is not finite"]);
+}
+
+#[test]
+fn damaged_input_is_noticed_before_it_is_used() {
+    let home = Home::new();
+    let first = home.run("").path();
+    let file = home.path().join(&first).join("data/tally/count.json");
+    let mut permissions = fs_err::metadata(&file).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+    fs_err::set_permissions(&file, permissions).unwrap();
+    fs_err::write(&file, "4\n").unwrap();
+    let ran = home.run(&format!("--before {} --set title=next", first.display()));
+    assert_eq!(ran.code, 65, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the bytes of `data/tally/count.json` have changed"), "{}", ran.stderr);
+    // As the stage's own result it is moved away and made again.
+    let again = home.run("");
+    assert!(again.stderr.contains("moved to"), "{}", again.stderr);
+    assert_eq!(again.path(), first);
+    assert_eq!(home.artifacts().len(), 1);
+}
+
+#[test]
+fn input_that_changes_during_the_run_stops_publishing() {
+    let home = Home::new();
+    let child = home.command("--set milliseconds_per_line=300").spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    home.write("data.txt", "one\ntwo\nthree\nfour\n");
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("`data.txt` changed while the stage was running"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("hint: run the same command again"), "{}", ran.stderr);
+    assert!(home.artifacts().is_empty());
+}
+
+#[test]
+fn out_writes_what_the_store_would() {
+    let home = Home::new();
+    let stored = home.path().join(home.run("").path());
+    let ran = home.run("--out result");
+    assert_eq!(ran.stdout, "result\n");
+    let folder = home.path().join("result");
+    for name in ["SHA256SUMS", "manifest.json"] {
+        assert_eq!(
+            fs_err::read(stored.join(name)).unwrap(),
+            fs_err::read(folder.join(name)).unwrap(),
+            "{name}"
+        );
+    }
+    assert_eq!(Artifact::open(&folder).unwrap().tree(), tree(&home, &home.run("")));
+    assert_eq!(home.run("--out result").stdout, "result\n", "the same again is a hit");
+    let other = home.run("--out result --set title=x");
+    assert_eq!(other.code, 2, "{}", other.stderr);
+    // Used as an input, it is as good as one from the store.
+    assert_eq!(
+        home.run("--before result").path(),
+        home.run(&format!("--before {}", stored.display())).path()
+    );
+}
+
+#[test]
+fn out_is_reproducible_to_the_byte_where_asked() {
+    let home = Home::new();
+    for out in ["one", "two"] {
+        let ran = home.run_with(&format!("--out {out}"), "SOURCE_DATE_EPOCH", "1");
+        assert_eq!(ran.stdout, format!("{out}\n"));
+        assert!(!home.path().join(out).join("telemetry").exists());
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    let commit = |out: &str| fs_err::read(home.path().join(out).join("COMMIT")).unwrap();
+    assert_eq!(commit("one"), commit("two"));
+    assert!(!home.store().exists());
+}
+
+#[test]
+fn check_finds_a_stage_that_is_not_deterministic() {
+    let home = Home::new();
+    home.run("").path();
+    let same = home.run("--check");
+    assert!(same.stderr.contains("the same bytes"), "{}", same.stderr);
+    let forced = home.run("--force --random");
+    assert_eq!(forced.code, 0);
+    assert!(forced.stderr.contains("not deterministic"), "{}", forced.stderr);
+    let checked = home.run("--check --random");
+    assert_eq!((checked.code, checked.stdout.as_str()), (70, ""));
+    assert!(checked.stderr.contains("`noise.txt`"), "{}", checked.stderr);
+    assert_eq!(home.artifacts().len(), 1);
+}
+
+#[test]
+fn plan_tells_what_would_be_done_and_why() {
+    let home = Home::new();
+    let fresh = home.run("--plan");
+    assert_eq!((fresh.code, fresh.stdout.as_str()), (10, ""));
+    assert!(fresh.stderr.contains("tally: would run") && fresh.stderr.contains("no artifact of `tally`"));
+    assert!(fresh.stderr.contains("memory: none"), "{}", fresh.stderr);
+    assert!(!home.store().exists(), "planning must not write");
+    let first = home.run("").path();
+    let hit = home.run("--plan");
+    assert_eq!(hit.path(), first);
+    assert!(hit.stderr.contains("tally: hit"));
+    home.run("--set learning_rate=5e-4 --set title=far").path();
+    let changed = home.run("--plan --set learning_rate=2e-4");
+    assert_eq!(changed.code, 10);
+    assert!(changed.stderr.contains("config/learning_rate 0.0001 → 0.0002"), "{}", changed.stderr);
+    assert!(!changed.stderr.contains("title"), "{}", changed.stderr);
+
+    home.run(&format!("--before {}", first.display())).path();
+    home.write("more.txt", "1\n2\n3\n4\n");
+    let longer = home.run("--data more.txt --set nested.rank=9");
+    assert_eq!(longer.code, 2, "--data twice");
+    let mut other = home.command("");
+    other.args(["--before", first.to_str().unwrap(), "--plan", "--json", "--set", "limit=1"]);
+    let ran = Ran::from(other.output().unwrap());
+    assert_eq!(ran.code, 10);
+    let plan: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((plan["stage"].as_str(), plan["action"].as_str()), (Some("tally"), Some("run")));
+    assert_eq!(plan["why"][1], "config/limit (none) → 1");
+}
+
+#[test]
+fn plan_follows_a_changed_input_to_the_stage_that_made_it() {
+    let home = Home::new();
+    let small = home.run("").path();
+    home.run(&format!("--before {}", small.display())).path();
+    let plain = home.write("data2.txt", "x\n");
+    fs_err::rename(plain, home.path().join("data.txt")).unwrap();
+    let large = home.run("--set nested.rank=32").path();
+    home.write("data.txt", "one\ntwo\nthree\n");
+    let plan = home.run(&format!("--plan --before {}", large.display()));
+    assert_eq!(plan.code, 10);
+    let line = plan.stderr.lines().find(|line| line.contains("inputs/before")).unwrap();
+    assert!(line.contains("⟵ tally (") && line.contains("config/nested/rank 8 → 32"), "{line}");
+}
+
+#[test]
+fn killed_run_resumes_in_the_same_folder() {
+    let home = Home::new();
+    let slow = "-v --set milliseconds_per_line=250";
+    let mut child = home.command(slow).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(home.artifacts().is_empty());
+    assert_eq!(home.leftovers(), 1);
+    assert_eq!(home.run(&format!("{slow} --plan")).code, 11);
+    let resumed = home.run(slow);
+    assert!(resumed.stderr.contains("going on after line"), "{}", resumed.stderr);
+    assert!(!resumed.stderr.contains("debug: line 1\n"), "{}", resumed.stderr);
+    let unbroken = Home::new();
+    assert_eq!(tree(&home, &resumed), tree(&unbroken, &unbroken.run(slow)));
+    assert_eq!(home.leftovers(), 0);
+    assert_eq!(home.run(&format!("{slow} --plan")).code, 0);
+}
+
+#[test]
+fn out_resumes_only_from_a_folder_that_was_given() {
+    let home = Home::new();
+    let arguments = "--out o --resume-dir keep --set milliseconds_per_line=250";
+    let mut child = home.command(arguments).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(Artifact::open(&home.path().join("o")).is_err());
+    let resumed = home.run(arguments);
+    assert!(resumed.stderr.contains("going on after line"), "{}", resumed.stderr);
+    Artifact::open(&home.path().join("o")).unwrap();
+    assert_eq!(fs_err::read_dir(home.path().join("keep")).unwrap().count(), 0);
+}
+
+fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+#[test]
+fn first_signal_saves_and_second_ends_at_once() {
+    use rustix::process::Signal;
+    for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let home = Home::new();
+        let child = home.command("--set milliseconds_per_line=200").spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        signal(&child, number);
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        assert_eq!((ran.code, ran.stdout.as_str()), (code, ""), "{}", ran.stderr);
+        assert!(ran.stderr.contains("run the same command again"), "{}", ran.stderr);
+        assert_eq!(home.leftovers(), 0);
+        assert!(home.run("--set milliseconds_per_line=200").stderr.contains("going on after line"));
+    }
+    let home = Home::new();
+    let mut child = home.command("--set milliseconds_per_line=20000").spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    signal(&child, Signal::INT);
+    std::thread::sleep(Duration::from_millis(100));
+    signal(&child, Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(begin.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn eight_processes_publish_once() {
+    let home = Home::new();
+    let children: Vec<_> =
+        (0..8).map(|_| home.command("--set milliseconds_per_line=30").spawn().unwrap()).collect();
+    let ran: Vec<Ran> = children.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
+    for one in &ran {
+        assert_eq!(one.path(), ran[0].path());
+    }
+    let worked = ran.iter().filter(|one| one.stderr.contains("computing a unit")).count();
+    assert_eq!(worked, 1);
+    assert_eq!((home.artifacts().len(), home.leftovers()), (1, 0));
+}
+
+#[test]
+fn locked_key_exits_with_75() {
+    let home = Home::new();
+    let slow = "--set milliseconds_per_line=500";
+    let mut child = home.command(slow).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let ran = home.run(&format!("{slow} --lock-wait 0"));
+    assert_eq!(ran.code, 75, "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("(process {} on", child.id())), "{}", ran.stderr);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn label_makes_a_ref_that_serves_as_input() {
+    let home = Home::new();
+    let path = home.run("--label best").path();
+    let direct = home.run(&format!("--before {}", path.display())).path();
+    assert_eq!(home.run("--before refs/best").path(), direct);
+    assert_eq!(home.run("--before best").path(), direct);
+}
+
+#[test]
+fn unit_is_shared_between_runs() {
+    let home = Home::new();
+    assert!(home.run("").stderr.contains("computing a unit"));
+    let second = home.run("--set title=x");
+    assert!(!second.stderr.contains("computing a unit"), "{}", second.stderr);
+    assert!(home.run("--out o").stderr.contains("computing a unit"), "--out does not use the store");
+}
+
+#[test]
+fn closed_pipes_do_no_harm() {
+    let home = Home::new();
+    let mut child = home.command("").spawn().unwrap();
+    drop(child.stdout.take());
+    drop(child.stderr.take());
+    let status = child.wait().unwrap();
+    assert_eq!((status.code(), status.signal()), (Some(0), None));
+    assert_eq!(home.artifacts().len(), 1);
+}
+
+#[test]
+fn quiet_prints_no_progress_and_help_lists_flags() {
+    let home = Home::new();
+    assert_eq!(home.run("-q").stderr, "");
+    let mut help = Command::new(common::program()).arg("--help").stdout(Stdio::piped()).spawn().unwrap();
+    let mut text = String::new();
+    help.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(help.wait().unwrap().success());
+    for flag in [
+        "--config",
+        "--set",
+        "--store",
+        "--out",
+        "--plan",
+        "--force",
+        "--check",
+        "--json",
+        "--lock-wait",
+        "--label",
+    ] {
+        assert!(text.contains(flag), "{flag}");
+    }
+    assert!(!home.run("").stderr.contains('\u{1b}'), "no colour outside a terminal");
+}
+
+#[test]
+fn read_only_store_still_serves_hits() {
+    let home = Home::new();
+    let path = home.run("").path();
+    assert!(Command::new("chmod").args(["-R", "a-w"]).arg(home.store()).status().unwrap().success());
+    assert_eq!(home.run("").path(), path);
+    assert!(Command::new("chmod").args(["-R", "u+w"]).arg(home.store()).status().unwrap().success());
+}
