@@ -1,0 +1,95 @@
+//! What can go wrong in MLX, with its own words.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::Once;
+
+/// An error of MLX or of a closure that MLX called.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// MLX refused an operation.
+    #[error("mlx: {message}")]
+    Mlx {
+        /// MLX's own message.
+        message: String,
+    },
+    /// A closure handed to MLX panicked; the panic was caught at the border.
+    #[error("a closure called by mlx panicked: {message}")]
+    Panic {
+        /// The panic's message.
+        message: String,
+    },
+    /// Bytes do not fill the shape they were given.
+    #[error("{bytes} bytes cannot be a tensor of shape {shape:?} and type {dtype:?}")]
+    ByteCount {
+        /// How many bytes there were.
+        bytes: usize,
+        /// The shape asked for.
+        shape: Vec<i32>,
+        /// The element type asked for.
+        dtype: mlx_rs::Dtype,
+    },
+    /// The backend asked for cannot run here.
+    #[error("backend `{backend}` was built, but no such device is available here\nhint: use BACKEND=cpu")]
+    NoDevice {
+        /// The backend that this build links.
+        backend: &'static str,
+    },
+}
+
+/// The result of an operation on MLX.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<mlx_rs::error::Exception> for Error {
+    fn from(exception: mlx_rs::error::Exception) -> Self {
+        pending().unwrap_or_else(|| Self::Mlx { message: exception.what().to_owned() })
+    }
+}
+
+thread_local! {
+    static LAST_MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
+    static CLOSURE_ERROR: RefCell<Option<Error>> = const { RefCell::new(None) };
+}
+
+unsafe extern "C" {
+    /// mlx-rs's own handler: it keeps the message for the failing mlx-rs call.
+    fn default_mlx_error_handler(message: *const c_char, data: *mut c_void);
+}
+
+extern "C" fn remember(message: *const c_char, data: *mut c_void) {
+    // SAFETY: MLX hands over a NUL-terminated message that lives for the length of this call.
+    let text = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
+    LAST_MESSAGE.with(|last| *last.borrow_mut() = Some(text));
+    // SAFETY: same arguments, same contract.
+    unsafe { default_mlx_error_handler(message, data) }
+}
+
+/// Makes MLX report errors to us instead of ending the process. mlx-rs installs its own handler on its first
+/// operation, so that happens first.
+pub(crate) fn install_handler() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        drop(mlx_rs::ops::zeros::<f32>(&[1]));
+        // SAFETY: `remember` has the handler's signature and needs no data.
+        unsafe { mlx_sys::mlx_set_error_handler(Some(remember), std::ptr::null_mut(), None) };
+    });
+}
+
+/// Keeps the error of a closure until the call that ran it returns.
+pub(crate) fn set_closure_error(error: Error) {
+    CLOSURE_ERROR.with(|slot| *slot.borrow_mut() = Some(error));
+}
+
+fn pending() -> Option<Error> {
+    CLOSURE_ERROR.with(|slot| slot.borrow_mut().take())
+}
+
+/// Turns a status of the C interface into a result.
+pub(crate) fn check(status: i32) -> Result<()> {
+    if status == 0 {
+        return Ok(());
+    }
+    let message = LAST_MESSAGE.with(|last| last.borrow_mut().take());
+    Err(pending()
+        .unwrap_or_else(|| Error::Mlx { message: message.unwrap_or_else(|| "unknown error".to_owned()) }))
+}

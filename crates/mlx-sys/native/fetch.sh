@@ -1,0 +1,38 @@
+#!/bin/sh
+# Fetches what the build of `mlx-sys` links, into DIR (default: .native at the workspace root):
+#   DIR/mlx-c          the C interface's sources, from the published mlx-sys 0.7.0 crate
+#   DIR/mlx-BACKEND    a prebuilt MLX 0.32.2 (headers and libmlx), from its pinned wheel
+# Both are pinned by checksum (`Cargo.lock`, `requirements-*.txt`). A second call does nothing.
+#
+# usage: fetch.sh [cpu|metal|cuda] [DIR]
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+backend=${1:-cpu}
+dir=${2:-$here/../../../.native}
+requirements=$here/requirements-$backend.txt
+[ -f "$requirements" ] || { echo "error: unknown backend \`$backend\`: use cpu, metal or cuda" >&2; exit 2; }
+mkdir -p "$dir"
+
+# Cuts everything half-made away, whatever stops us.
+scratch=$(mktemp -d "$dir/.fetch-XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 130' INT TERM
+
+if [ ! -d "$dir/mlx-c" ]; then
+    echo "fetching mlx-c 0.7.0" >&2
+    cp -r "$here/../mlx-c-source" "$scratch/mlx-c-source"
+    (cd "$scratch/mlx-c-source" && cargo vendor --quiet --locked --versioned-dirs vendor >/dev/null)
+    mv "$scratch/mlx-c-source/vendor/mlx-sys-0.7.0/src/mlx-c" "$dir/mlx-c"
+fi
+
+if [ ! -d "$dir/mlx-$backend" ]; then
+    echo "fetching MLX 0.32.2 ($backend)" >&2
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --require-hashes --requirement "$requirements" --dest "$scratch" >&2 || {
+        echo "error: the MLX wheel could not be downloaded" >&2
+        echo "hint: put one named in $requirements into a folder and set PIP_FIND_LINKS to it" >&2
+        exit 1
+    }
+    python3 -m zipfile -e "$scratch"/mlx_*.whl "$scratch/mlx"
+    mv "$scratch/mlx" "$dir/mlx-$backend"
+fi
