@@ -1,0 +1,132 @@
+//! Rows as stored in a dataset: one JSON object a line.
+
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use fs_err::File;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, Place, Result};
+
+/// A stored row. Fields are written in the order of their names, those without a value not at all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoredRow {
+    /// Trust in the row's source, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_weight: Option<f64>,
+    /// Rows of one group are in one split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The row's name.
+    pub id: String,
+    /// The conversation, unless the row is plain text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Value>>,
+    /// Text with which a model is asked for the last turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Spread of the row's sources in bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prov_entropy: Option<f64>,
+    /// The last turn as it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// File and line it came from.
+    pub source: String,
+    /// The text, unless the row is a conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Functions that the model may call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Value>,
+    /// Factor of the row's loss, 1 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f32>,
+}
+
+/// Writes rows, one a line.
+#[derive(Debug)]
+pub struct RowWriter {
+    file: BufWriter<File>,
+}
+
+impl RowWriter {
+    /// Creates `path`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the file cannot be written.
+    pub fn create(path: &Path) -> Result<Self> {
+        Ok(Self { file: BufWriter::new(File::create(path)?) })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the file cannot be written.
+    pub fn push(&mut self, row: &StoredRow) -> Result<()> {
+        serde_json::to_writer(&mut self.file, row).map_err(std::io::Error::from)?;
+        Ok(self.file.write_all(b"\n")?)
+    }
+
+    /// Writes what is left.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the file cannot be written.
+    pub fn finish(mut self) -> Result<()> {
+        Ok(self.file.flush()?)
+    }
+}
+
+/// Reads the rows of a dataset one by one.
+///
+/// # Errors
+///
+/// Fails when the file cannot be opened; each row fails by itself when it is not as [`RowWriter`] writes it.
+pub fn read_rows(path: &Path) -> Result<impl Iterator<Item = Result<StoredRow>> + use<>> {
+    let unreadable = |path: PathBuf| move |cause| Error::Unreadable { path, cause };
+    let file = File::open(path).map_err(unreadable(path.to_owned()))?;
+    let path = path.to_owned();
+    let lines = BufReader::new(file).lines();
+    Ok(lines.zip(1..).map(move |(text, line)| {
+        let text = text.map_err(unreadable(path.clone()))?;
+        serde_json::from_str(&text).map_err(|error| Error::Row {
+            place: Place { file: path.clone(), line, column: Some(error.column() as u64) },
+            reason: format!("not a stored row: {error}"),
+            hint: "make the dataset again with `prepare-data`".into(),
+        })
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_back_and_keys_are_sorted() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("rows.jsonl");
+        let row = StoredRow {
+            id: "a".into(),
+            source: "x.jsonl:1".into(),
+            text: Some("kāne\n".into()),
+            weight: Some(0.5),
+            ..StoredRow::default()
+        };
+        let mut writer = RowWriter::create(&path)?;
+        writer.push(&row)?;
+        writer.push(&row)?;
+        writer.finish()?;
+        let text = fs_err::read_to_string(&path)?;
+        let line = r#"{"id":"a","source":"x.jsonl:1","text":"kāne\n","weight":0.5}"#;
+        assert_eq!(text, format!("{line}\n{line}\n"));
+        assert_eq!(read_rows(&path)?.collect::<Result<Vec<_>>>()?, [row.clone(), row]);
+        fs_err::write(&path, "{\"id\":\"a\"\n")?;
+        assert!(read_rows(&path)?.next().unwrap().unwrap_err().to_string().contains("rows.jsonl:1"));
+        Ok(())
+    }
+}

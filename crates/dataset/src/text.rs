@@ -1,0 +1,75 @@
+//! The one place that normalizes text.
+
+use serde_json::Value;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+
+/// Returns `text` in Unicode normalization form C.
+///
+/// That composes a vowel and a combining macron into one letter with kahakō and leaves the ʻokina (U+02BB) alone;
+/// quotation marks that old print uses for the ʻokina are kept too, since guessing would change the source.
+///
+/// ```
+/// assert_eq!(dataset::text::normalize("Ha\u{304}ʻena"), "Hāʻena");
+/// ```
+pub fn normalize(text: &str) -> String {
+    if is_nfc_quick(text.chars()) == IsNormalized::Yes { text.to_owned() } else { text.nfc().collect() }
+}
+
+/// Normalizes every string inside `value`, but not the keys of objects.
+pub(crate) fn normalize_value(value: &mut Value) {
+    match value {
+        Value::String(text) if is_nfc_quick(text.chars()) != IsNormalized::Yes => *text = normalize(text),
+        Value::Array(items) => items.iter_mut().for_each(normalize_value),
+        Value::Object(fields) => fields.values_mut().for_each(normalize_value),
+        _ => {}
+    }
+}
+
+/// Splits `text` into words for comparing: lower case, without punctuation.
+///
+/// An ʻokina or apostrophe inside a word is dropped, so that `Na’u`, `Na'u` and `Naʻu` are the same word.
+pub fn words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    for letter in text.nfc() {
+        if letter.is_alphanumeric() && !is_apostrophe(letter) {
+            word.extend(letter.to_lowercase());
+        } else if !is_apostrophe(letter) && !word.is_empty() {
+            words.push(std::mem::take(&mut word));
+        }
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+fn is_apostrophe(letter: char) -> bool {
+    matches!(letter, '\'' | '`' | '\u{2018}' | '\u{2019}' | '\u{02BB}' | '\u{02BC}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn okina_and_kahako_survive() {
+        assert_eq!(normalize("ʻO ke kāne o Keōua"), "ʻO ke kāne o Keōua");
+        assert_eq!(normalize("o\u{304} u\u{304}"), "ō ū");
+        assert_eq!(normalize("ko’u ‘okina"), "ko’u ‘okina");
+    }
+
+    #[test]
+    fn normalizing_twice_changes_nothing_more() {
+        let once = normalize("e\u{301}\u{304} \u{212B}");
+        assert_eq!(normalize(&once), once);
+    }
+
+    #[test]
+    fn words_ignore_case_punctuation_and_the_kind_of_apostrophe() {
+        let expected = ["nau", "i", "helu", "7", "hau"];
+        assert_eq!(words("Na’u i helu, 7 hau."), expected);
+        assert_eq!(words("NAʻU\n\ni helu [ ] 7 (hau)"), expected);
+        assert!(words(" — … ").is_empty());
+    }
+}

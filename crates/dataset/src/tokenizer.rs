@@ -1,0 +1,255 @@
+//! A tokenizer folder: `tokenizer.json` with its special tokens and chat templates.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::error::{Error, Result};
+use crate::python::Date;
+use crate::template::{ChatTemplate, Conversation};
+
+/// Turns text into tokens and back, as transformers does with the same folder.
+#[derive(Clone, Debug)]
+pub struct TextTokenizer {
+    path: PathBuf,
+    inner: Tokenizer,
+    bos: Option<u32>,
+    eos: Vec<u32>,
+    special: BTreeSet<u32>,
+    templates: BTreeMap<String, ChatTemplate>,
+}
+
+/// Tokens of a text, each with the byte range that it stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Byte range in the text; empty for tokens that stand for no text.
+    pub offsets: Vec<(usize, usize)>,
+}
+
+impl TextTokenizer {
+    /// Opens the folder `path`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when `tokenizer.json` is missing or broken, or a chat template does not parse.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with_date(path, None)
+    }
+
+    /// Opens the folder `path`, with a fixed day for templates that print today's date.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextTokenizer::open`].
+    pub fn open_with_date(path: &Path, date: Option<Date>) -> Result<Self> {
+        let file = path.join("tokenizer.json");
+        let bytes = fs_err::read(&file).map_err(|cause| Error::Unreadable { path: file.clone(), cause })?;
+        let broken = |reason: String| Error::Tokenizer { path: file.clone(), reason };
+        let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
+        // Rows are cut and padded where batches are made, never here.
+        inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
+        inner.with_padding(None);
+        let config = read_json(&path.join("tokenizer_config.json"))?.unwrap_or_default();
+        let special_tokens =
+            special_tokens(&config, read_json(&path.join("special_tokens_map.json"))?.as_ref());
+        let (bos, eos) = end_tokens(path, &inner, &special_tokens)?;
+        let mut special: BTreeSet<u32> = inner
+            .get_added_tokens_decoder()
+            .iter()
+            .filter(|(_, token)| token.special)
+            .map(|(&id, _)| id)
+            .collect();
+        special.extend(&eos);
+        let mut templates = BTreeMap::new();
+        for (name, label, source) in template_sources(path, &config)? {
+            templates.insert(name, ChatTemplate::new(&source, &label, special_tokens.clone(), date)?);
+        }
+        Ok(Self { path: path.to_owned(), inner, bos, eos, special, templates })
+    }
+
+    /// Returns the tokens of `text`, with those that the tokenizer puts around every text if `add_special`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the tokenizer's model has no token for a part of the text.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        Ok(self.encode_with_offsets(text, add_special)?.ids)
+    }
+
+    /// As [`TextTokenizer::encode`], with the byte range of each token.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextTokenizer::encode`].
+    pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Tokens> {
+        let encoding =
+            self.inner.encode(text, add_special).map_err(|error| self.error(&error.to_string()))?;
+        Ok(Tokens { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+    }
+
+    /// Returns the text of `tokens`, without special tokens if `skip_special`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the decoder does.
+    pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.decode(tokens, skip_special).map_err(|error| self.error(&error.to_string()))
+    }
+
+    /// Returns the tokens that end a text or a turn; the first one is appended to plain text.
+    pub fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// Returns the token that begins a text, if the model has one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Tells whether `token` is a control token rather than text.
+    pub fn is_special(&self, token: u32) -> bool {
+        self.special.contains(&token)
+    }
+
+    /// Returns the number of tokens, added ones included.
+    pub fn vocabulary_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Returns the chat template used for conversations without tools.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.templates.get("default")
+    }
+
+    /// Returns the chat template for a conversation with or without tools.
+    pub fn chat_template_for(&self, tools: Option<&Value>) -> Option<&ChatTemplate> {
+        tools.and_then(|_| self.templates.get("tool_use")).or_else(|| self.chat_template())
+    }
+
+    /// Returns the tokens of a rendered conversation; the template alone places special tokens.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no template, or it refuses the conversation.
+    pub fn apply(&self, messages: &[Value], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        let template = self.chat_template().ok_or_else(|| self.no_template())?;
+        let text = template.render_full(&Conversation { messages, tools: None, add_generation_prompt })?.text;
+        self.encode(&text, false)
+    }
+
+    pub(crate) fn no_template(&self) -> Error {
+        Error::File {
+            path: self.path.clone(),
+            reason: "the tokenizer has no chat template".into(),
+            hint: "use an instruction-tuned model, put a `chat_template.jinja` into the tokenizer folder, \
+                or give `prompt`+`completion` or `text` rows"
+                .into(),
+        }
+    }
+
+    fn error(&self, reason: &str) -> Error {
+        Error::Tokenizer { path: self.path.clone(), reason: reason.to_owned() }
+    }
+}
+
+fn read_text(path: &Path) -> Result<Option<String>> {
+    match fs_err::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::Unreadable { path: path.to_owned(), cause }),
+    }
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| Error::Tokenizer { path: path.to_owned(), reason: format!("not JSON: {error}") })
+}
+
+/// Collects the named special tokens, which templates see as variables; a token is a string or an object.
+fn special_tokens(config: &Value, map: Option<&Value>) -> BTreeMap<String, String> {
+    let mut tokens = BTreeMap::new();
+    for source in [map, Some(config)].into_iter().flatten() {
+        for (name, value) in source.as_object().into_iter().flatten() {
+            let content = value.as_str().or_else(|| value.get("content").and_then(Value::as_str));
+            if let (true, Some(content)) = (name.ends_with("_token"), content) {
+                tokens.insert(name.clone(), content.to_owned());
+            }
+        }
+    }
+    tokens
+}
+
+/// Finds the beginning and ending tokens: `ids.json` if the folder has one, else what the Hugging Face files say.
+fn end_tokens(
+    path: &Path,
+    inner: &Tokenizer,
+    special_tokens: &BTreeMap<String, String>,
+) -> Result<(Option<u32>, Vec<u32>)> {
+    let id_list = |value: Option<&Value>| -> Vec<u32> {
+        let items = value.map(|value| value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice));
+        let numbers = items.unwrap_or_default().iter().filter_map(Value::as_u64);
+        numbers.filter_map(|id| u32::try_from(id).ok()).collect()
+    };
+    if let Some(ids) = read_json(&path.join("ids.json"))? {
+        return Ok((id_list(ids.get("bos")).first().copied(), id_list(ids.get("eos"))));
+    }
+    let named = |name: &str| special_tokens.get(name).and_then(|token| inner.token_to_id(token));
+    let mut eos: Vec<u32> = named("eos_token").into_iter().collect();
+    let mut bos = named("bos_token");
+    for file in ["generation_config.json", "config.json"] {
+        let config = read_json(&path.join(file))?.unwrap_or_default();
+        for id in id_list(config.get("eos_token_id")) {
+            if !eos.contains(&id) {
+                eos.push(id);
+            }
+        }
+        bos = bos.or_else(|| id_list(config.get("bos_token_id")).first().copied());
+    }
+    Ok((bos, eos))
+}
+
+/// Lists chat templates as (name, label for messages, source). A file of its own wins over the configuration.
+fn template_sources(path: &Path, config: &Value) -> Result<Vec<(String, String, String)>> {
+    let mut sources = Vec::new();
+    match config.get("chat_template") {
+        Some(Value::String(source)) => {
+            sources.push(("default".to_owned(), "tokenizer_config.json".to_owned(), source.clone()));
+        }
+        Some(Value::Array(list)) => {
+            for entry in list {
+                let field = |name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
+                let (Some(name), Some(source)) = (field("name"), field("template")) else {
+                    let reason =
+                        "`chat_template` is a list, but an entry has no `name` or `template`".to_owned();
+                    return Err(Error::Tokenizer { path: path.join("tokenizer_config.json"), reason });
+                };
+                let label = format!("tokenizer_config.json: {name}");
+                sources.push((name, label, source));
+            }
+        }
+        _ => {}
+    }
+    if let Some(source) = read_text(&path.join("chat_template.jinja"))? {
+        sources.push(("default".to_owned(), "chat_template.jinja".to_owned(), source));
+    }
+    let folder = path.join("additional_chat_templates");
+    if folder.is_dir() {
+        let unreadable = |cause| Error::Unreadable { path: folder.clone(), cause };
+        for entry in fs_err::read_dir(&folder).map_err(unreadable)? {
+            let file = entry.map_err(unreadable)?.path();
+            let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+            if file.extension().is_some_and(|extension| extension == "jinja")
+                && let Some(source) = read_text(&file)?
+            {
+                sources.push((stem.clone(), format!("additional_chat_templates/{stem}.jinja"), source));
+            }
+        }
+    }
+    Ok(sources)
+}

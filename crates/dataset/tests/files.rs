@@ -1,0 +1,138 @@
+//! Files as people have them: each defect has a defined result with its place, and nothing panics.
+
+#![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
+
+use std::path::Path;
+
+use dataset::leak::{Check, Kind, Settings};
+use dataset::source::RowReader;
+use dataset::{MAX_ROW_BYTES, Record, Shape, TextTokenizer};
+use dataset::{Result, StoredRow, as_messages};
+
+/// Reads a file: texts of rows, and problems as `line:column reason`.
+fn read(bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("named.txt");
+    fs_err::write(&path, bytes).unwrap();
+    let shown = |text: String| text.replace(&format!("{}/", folder.path().display()), "");
+    let mut reader = RowReader::open(&path).map_err(|error| shown(error.to_string()))?;
+    let mut rows = Vec::new();
+    while let Some(row) = reader.next_row().map_err(|error| shown(error.to_string()))? {
+        let record = row.and_then(|row| Record::from_row(row, &path));
+        rows.push(match record.map(|record| record.shape) {
+            Ok(Shape::Text(text)) => text,
+            Ok(Shape::Completion { prompt, completion }) => format!("{prompt}→{completion}"),
+            Ok(Shape::Chat { messages, .. }) => format!("{} messages", messages.len()),
+            Err(problem) => shown(problem.in_file(&path).to_string().lines().next().unwrap().to_owned()),
+        });
+    }
+    Ok(rows)
+}
+
+#[test]
+fn formats_are_told_from_the_content_row_by_row() {
+    let mixed = "\u{FEFF}{\"text\":\"a\"}\r\n\r\n{\"prompt\":\"b\",\"completion\":\"c\"}\r\n  {\"messages\":[{\"role\":\"user\",\"content\":\"d\"}]}";
+    assert_eq!(read(mixed.as_bytes()).unwrap(), ["a", "b→c", "1 messages"]);
+    assert_eq!(read("\u{FEFF}prompt,completion\r\n\"x, y\",\"z\"\r\n".as_bytes()).unwrap(), ["x, y→z"]);
+    assert_eq!(read(b"id\ttext\n1\thello, you\n").unwrap(), ["hello, you"]);
+    assert_eq!(read(b"text\nonly one column\n").unwrap(), ["only one column"]);
+}
+
+#[test]
+fn bad_rows_have_a_place_and_the_rows_around_them_are_read() {
+    let bytes = b"{\"text\":\"a\"}\n{\"text\":\n{\"text\":\"\xFF\"}\n{\"text\":\"\\ud800\"}\n{\"text\":1e400}\n{\"text\":\"a\",\"text\":\"b\"}\n\
+        {\"text\":\"a\\u0000\"}\n[1]\n{\"x\":1}\n{\"text\":\"last\"}";
+    let expected = [
+        "a",
+        "named.txt:2:8: not JSON: EOF while parsing a value",
+        "named.txt:3:10: not valid UTF-8",
+        "named.txt:4:16: not JSON: unexpected end of hex escape",
+        "named.txt:5:13: not JSON: number out of range",
+        "named.txt:6:18: not JSON: the key `text` is given twice",
+        "named.txt:7: `text` holds a NUL character",
+        "named.txt:8: the row is not a JSON object",
+        "named.txt:9: no known shape; the fields are `x`",
+        "last",
+    ];
+    assert_eq!(read(bytes).unwrap(), expected);
+}
+
+#[test]
+fn deep_huge_and_carriage_return_lines_are_problems_of_their_line() {
+    let deep = format!("{{\"text\":{}\n{{\"text\":\"ok\"}}\n", "[".repeat(10_000));
+    let rows = read(deep.as_bytes()).unwrap();
+    assert!(rows[0].contains("recursion limit exceeded"), "{}", rows[0]);
+    assert_eq!(rows[1], "ok");
+    let huge = format!("{{\"text\":\"{}\"}}\n{{\"text\":\"ok\"}}\n", "x".repeat(MAX_ROW_BYTES));
+    assert_eq!(read(huge.as_bytes()).unwrap(), ["named.txt:1: the line is longer than 16 MiB", "ok"]);
+    let rows = read(b"{\"text\":\"a\"}\r{\"text\":\"b\"}\r").unwrap();
+    assert_eq!(rows.len(), 1);
+    assert!(rows[0].contains("named.txt:1:14: not JSON: trailing characters"), "{}", rows[0]);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), cut in 0usize..120) {
+        let _ = read(&bytes);
+        let mut row = b"{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"prompt\":\"\",\"weight\":\"1\",\"text\":\"x\"}\ntext,\"\n".to_vec();
+        row.truncate(cut);
+        row.extend(bytes);
+        let _ = read(&row);
+    }
+}
+
+#[test]
+fn files_that_hold_no_rows_say_what_they_are() {
+    for (bytes, reason) in [
+        (&b""[..], "holds no rows"),
+        (b"\xEF\xBB\xBF \r\n\n", "holds no rows"),
+        (b"\x1F\x8B\x08\x00", "is gzip-compressed"),
+        (b"\xFF\xFE{\0", "is UTF-16 text"),
+        (b"PAR1", "is a Parquet file"),
+        (b"\0\0\0\0", "begins with a NUL byte"),
+        (b"[{\"text\":\"a\"}]", "a JSON array, not JSON lines"),
+        (b"a,,b\n1,2,3\n", "column 2 is named ``"),
+        (b"\xFF\xFFtext\n", "not valid UTF-8"),
+        (b"text\n\"open\n", "a quote that opens in line 2 is not closed"),
+    ] {
+        let error = read(bytes).unwrap_err();
+        assert!(
+            error.contains("named.txt") && error.contains(reason) && error.contains("\nhint: "),
+            "{error}"
+        );
+    }
+    let missing = RowReader::open(Path::new("/nowhere/x.jsonl")).err().unwrap().to_string();
+    assert!(missing.contains("/nowhere/x.jsonl") && missing.contains("hint: "), "{missing}");
+    assert!(TextTokenizer::open(Path::new("/nowhere")).is_err());
+}
+
+#[test]
+fn benchmark_passage_7_lies_inside_training_row_657() -> Result<()> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pair = |file: &Path, line: usize, source: &str, target: &str| -> Result<StoredRow> {
+        let mut reader = RowReader::open(file)?;
+        let mut rows = Vec::new();
+        while let Some(row) = reader.next_row()? {
+            rows.push(row.unwrap());
+        }
+        let text = |name: &str| rows[line].fields[name].as_str().unwrap().to_owned();
+        let messages = Some(as_messages(&text(source), &text(target)));
+        Ok(StoredRow { id: format!("row {line}"), messages, ..StoredRow::default() })
+    };
+    let passage = pair(&here.join("../../data/haw-eng/kumubot_eval10.jsonl"), 7, "haw", "eng")?;
+    let other = pair(&here.join("../../data/haw-eng/kumubot_eval10.jsonl"), 6, "haw", "eng")?;
+    let train = pair(
+        &here.join("tests/fixtures/kumubot_row_657.csv"),
+        0,
+        "L1 Hawaiian_Text",
+        "Reference_Translation",
+    )?;
+    let mut check = Check::new(Settings::default());
+    check.add("test", &other);
+    check.add("test", &passage);
+    let report = check.run(|| Ok([Ok(train.clone())].into_iter()))?;
+    assert_eq!(report.leaks.len(), 1);
+    assert_eq!((report.leaks[0].kind, report.leaks[0].row.as_str()), (Kind::Contained, "row 7"));
+    assert_eq!(report.train_rows.into_iter().collect::<Vec<_>>(), [0]);
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Token files: what is written comes back, damage is refused, memory does not grow.
+
+use std::path::Path;
+
+use dataset::{Error, Result, Split, SplitWriter};
+use safetensors::{Dtype, SafeTensors};
+
+fn write_small(path: &Path) -> Result<()> {
+    let mut writer = SplitWriter::create(path)?;
+    writer.push(&[5, 6, 7], &[0, 1, 1], 1.0, 1)?;
+    writer.push(&[8], &[0], 0.5, 1)?;
+    writer.push(&[9, 70_000], &[0, 1], 2.0, 0)?;
+    writer.finish()
+}
+
+#[test]
+fn rows_come_back() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("train.safetensors");
+    write_small(&path)?;
+    let split = Split::open(&path)?;
+    assert_eq!((split.len(), split.total_tokens(), split.total_trained()), (3, 6, 3));
+    let row = split.row(2);
+    assert_eq!(
+        (row.tokens, row.trained, row.weight, row.prompt_length),
+        (&[9, 70_000][..], &[0, 1][..], 2.0, 0)
+    );
+    assert_eq!((split.row(1).weight, split.row_length(0)), (0.5, 3));
+    assert_eq!(fs_err::read_dir(folder.path())?.count(), 1, "no temporary file is left");
+    Ok(())
+}
+
+#[test]
+fn any_safetensors_reader_understands_the_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("x.safetensors");
+    write_small(&path)?;
+    let bytes = fs_err::read(&path)?;
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tokens = file.tensor("tokens").unwrap();
+    assert_eq!((tokens.dtype(), tokens.shape()), (Dtype::U32, &[6][..]));
+    assert_eq!(file.tensor("trained").unwrap().data(), [0, 1, 1, 0, 0, 1]);
+    assert_eq!(file.tensor("offsets").unwrap().data()[8..16], 3u64.to_le_bytes());
+    Ok(())
+}
+
+#[test]
+fn an_empty_split_is_a_file_too() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("x.safetensors");
+    SplitWriter::create(&path)?.finish()?;
+    let split = Split::open(&path)?;
+    assert!(split.is_empty() && split.total_trained() == 0);
+    Ok(())
+}
+
+#[test]
+fn truncated_and_hostile_files_are_refused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("x.safetensors");
+    write_small(&path)?;
+    let good = fs_err::read(&path)?;
+    let refused = |bytes: &[u8], what: &str| {
+        fs_err::write(&path, bytes).unwrap();
+        match Split::open(&path) {
+            Err(Error::Tokens { reason, .. }) => reason,
+            other => panic!("{what}: {other:?}"),
+        }
+    };
+    for length in 0..good.len() {
+        refused(&good[..length], &format!("cut to {length}"));
+    }
+    refused(&[&good[..], b"\0"].concat(), "a byte too many");
+    let length = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&good[8..8 + length]).unwrap();
+    let with = |from: &str, to: &str| {
+        assert!(header.contains(from), "{from} in {header}");
+        let header = header.replacen(from, to, 1);
+        let header =
+            format!("{:width$}", header.trim_end(), width = header.trim_end().len().next_multiple_of(8));
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &good[8 + length..]].concat()
+    };
+    let max = u64::MAX.to_string();
+    for (from, to) in [
+        ("\"U32\"", "\"I32\""),
+        ("\"shape\":[6]", "\"shape\":[7]"),
+        ("\"shape\":[6]", "\"shape\":[6,1]"),
+        ("\"shape\":[6]", &*format!("\"shape\":[{max}]")),
+        ("\"shape\":[6]", "\"shape\":[-6]"),
+        ("[0,32]", "[0,40]"),
+        ("[32,56]", "[24,48]"),
+        ("\"trained\"", "\"tokens\""),
+        ("\"trained\"", "\"extra\""),
+        ("{\"offsets\"", "{\"__metadata__\":{},\"offsets\""),
+        ("{\"offsets\"", "[\"offsets\""),
+    ] {
+        refused(&with(from, to), to);
+    }
+    let mut claims = good.clone();
+    claims[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(refused(&claims, "header length").contains("claims"));
+    let start = 8 + length;
+    for (at, what) in [
+        (start, "first offset"),
+        (start + 8, "an offset too far"),
+        (start + 24, "last offset"),
+        (start + 32 + 24 + 3, "weight"),
+    ] {
+        let mut bytes = good.clone();
+        bytes[at] = 0xFF;
+        refused(&bytes, what);
+    }
+    Ok(())
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_byte_of_the_file_makes_it_panic(at in 0usize..480, byte: u8) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        write_small(&path).unwrap();
+        let mut bytes = fs_err::read(&path).unwrap();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        fs_err::write(&path, bytes).unwrap();
+        if let Ok(split) = Split::open(&path) {
+            assert!((0..split.len()).all(|row| split.row(row).tokens.len() <= 6));
+        }
+    }
+}
+
+#[test]
+fn a_split_is_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Split>();
+    shared::<dataset::TextTokenizer>();
+}

@@ -1,0 +1,190 @@
+//! Which tokens count, under templates that do what templates in use do.
+
+#![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
+
+use std::path::Path;
+
+use dataset::source::RawRow;
+use dataset::{Encoded, LossOn, Record, TextTokenizer, encode};
+use serde_json::{Value, json};
+
+/// The byte-level tokenizer of a golden case (end of text 1, beginning 2, `<|start|>` 3, `<|end|>` 4) with another template.
+fn tokenizer(template: Option<&str>) -> TextTokenizer {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama/tokenizer.json");
+    let folder = tempfile::tempdir().unwrap();
+    fs_err::copy(golden, folder.path().join("tokenizer.json")).unwrap();
+    let config = json!({"bos_token": "<bos>", "eos_token": {"content": "<eos>"}, "chat_template": template});
+    fs_err::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    TextTokenizer::open(folder.path()).unwrap()
+}
+
+fn record(fields: &Value) -> Record {
+    let row = RawRow { line: 1, fields: fields.as_object().unwrap().clone() };
+    Record::from_row(row, Path::new("x.jsonl")).unwrap()
+}
+
+/// The text of each run of targets.
+fn trained(tokenizer: &TextTokenizer, encoded: &Encoded) -> Vec<String> {
+    let flags = encoded.trained.iter().copied().zip(encoded.tokens.iter().copied()).collect::<Vec<_>>();
+    let runs = flags.chunk_by(|left, right| left.0 == right.0).filter(|run| run[0].0 == 1);
+    runs.map(|run| tokenizer.decode(&run.iter().map(|&(_, token)| token).collect::<Vec<_>>(), false).unwrap())
+        .collect()
+}
+
+fn chat(template: &str, messages: &Value) -> (TextTokenizer, Encoded) {
+    let tokenizer = tokenizer(Some(template));
+    let encoded = encode(&tokenizer, &record(&json!({"messages": messages})), LossOn::Completions).unwrap();
+    (tokenizer, encoded)
+}
+
+fn two_turns() -> Value {
+    json!([
+        {"role": "user", "content": "aloha"}, {"role": "assistant", "content": " hello "},
+        {"role": "user", "content": "aloha"}, {"role": "assistant", "content": "hello"},
+    ])
+}
+
+const CHATML: &str = "{% for m in messages %}{{ '<|start|>' + m.role + '\n' + m.content + '<|end|>\n' }}{% endfor %}\
+    {% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}";
+
+#[test]
+fn every_turn_counts_even_when_turns_are_equal() {
+    let (tokenizer, encoded) = chat(CHATML, &two_turns());
+    assert_eq!(trained(&tokenizer, &encoded), [" hello <|end|>", "hello<|end|>"]);
+    assert!(encoded.prompt_is_prefix);
+    let prompt = tokenizer.decode(&encoded.tokens[..encoded.prompt_length], false).unwrap();
+    assert_eq!(Some(prompt), encoded.prompt);
+    assert_eq!(encoded.reference.as_deref(), Some("hello"));
+}
+
+#[test]
+fn a_template_without_generation_header_trains_what_it_writes_before_the_answer() {
+    let template = "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}\
+        {% else %}{{ ' ' + m.content.strip() + eos_token }}{% endif %}{% endfor %}";
+    let (tokenizer, encoded) = chat(template, &two_turns());
+    assert_eq!(trained(&tokenizer, &encoded), [" hello<eos>", " hello<eos>"]);
+}
+
+/// Keeps reasoning in the last turn only, so that the text of a beginning is not the beginning of the text.
+#[test]
+fn turns_are_found_when_the_template_rewrites_history() {
+    let template = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and not loop.last %}\
+        {% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}{{ '<|start|>' + m.role + '\n' + c + '<|end|>\n' }}{% endfor %}\
+        {% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}";
+    let messages = json!([
+        {"role": "user", "content": "1?"}, {"role": "assistant", "content": "<think>\na\n</think>\n\none"},
+        {"role": "user", "content": "2?"}, {"role": "assistant", "content": "<think>\nb\n</think>\n\ntwo"},
+    ]);
+    let (tokenizer, encoded) = chat(template, &messages);
+    assert_eq!(trained(&tokenizer, &encoded), ["one<|end|>", "<think>\nb\n</think>\n\ntwo<|end|>"]);
+    assert!(encoded.prompt_is_prefix);
+}
+
+#[test]
+fn a_prompt_that_opens_what_the_full_text_leaves_out_is_noticed() {
+    let template = "{% for m in messages %}{{ '<|start|>' + m.role + '\n' + m.content + '<|end|>' }}{% endfor %}\
+        {% if add_generation_prompt %}{{ '<|start|>assistant\n<think>\n' }}{% endif %}";
+    let (tokenizer, encoded) = chat(template, &two_turns());
+    assert_eq!(trained(&tokenizer, &encoded), [" hello <|end|>", "hello<|end|>"]);
+    assert!(!encoded.prompt_is_prefix);
+    let prompt = tokenizer.decode(&encoded.tokens[..encoded.prompt_length], false).unwrap();
+    assert!(prompt.ends_with("<|start|>assistant\n"), "{prompt}");
+}
+
+#[test]
+fn tool_calls_count_and_tool_results_do_not() {
+    let template = "{% for m in messages %}<|start|>{{ m.role }}\n{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}{{ m.content }}{% endif %}<|end|>\n{% endfor %}\
+        {% if add_generation_prompt %}<|start|>assistant\n{% endif %}";
+    let messages = json!([
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": null, "tool_calls": [{"name": "f"}]},
+        {"role": "tool", "content": "25"}, {"role": "assistant", "content": "warm"},
+    ]);
+    let (tokenizer, encoded) = chat(template, &messages);
+    assert_eq!(trained(&tokenizer, &encoded), ["[{\"name\": \"f\"}]<|end|>", "warm<|end|>"]);
+}
+
+#[test]
+fn generation_blocks_are_taken_at_their_word_with_the_end_token_behind_them() {
+    let template = "{% for m in messages %}<|start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}<|end|>\n\
+        {%- else %}{{ m.content }}<|end|>{% endif %}{% endfor %}";
+    let (tokenizer, encoded) = chat(template, &two_turns());
+    assert_eq!(trained(&tokenizer, &encoded), [" hello <|end|>", "hello<|end|>"]);
+}
+
+#[test]
+fn without_special_tokens_the_text_up_to_the_next_message_ends_a_turn() {
+    let template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+    let messages = json!([
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "bcd"},
+        {"role": "user", "content": "e"}, {"role": "assistant", "content": "fgh"},
+    ]);
+    let (tokenizer, encoded) = chat(template, &messages);
+    let runs = trained(&tokenizer, &encoded);
+    assert_eq!(runs.iter().map(|run| run.trim_start()).collect::<Vec<_>>(), ["bcd\n\n", "fgh\n\n"]);
+}
+
+#[test]
+fn loss_on_all_counts_all_but_the_first_token() {
+    let tokenizer = tokenizer(Some(CHATML));
+    let encoded = encode(&tokenizer, &record(&json!({"messages": two_turns()})), LossOn::All).unwrap();
+    assert_eq!(encoded.trained_tokens(), encoded.tokens.len() - 1);
+    assert_eq!(encoded.trained[0], 0);
+}
+
+#[test]
+fn plain_text_is_ended_once() {
+    let tokenizer = tokenizer(None);
+    let text = |text: &str| encode(&tokenizer, &record(&json!({"text": text})), LossOn::Completions).unwrap();
+    let encoded = text("aloha");
+    assert_eq!(encoded.tokens.last(), Some(&1));
+    assert_eq!(encoded, text("aloha<eos>"));
+    assert_eq!(encoded.trained_tokens(), encoded.tokens.len() - 1);
+}
+
+#[test]
+fn pairs_without_a_template_follow_each_other() {
+    let tokenizer = tokenizer(None);
+    let encoded = encode(
+        &tokenizer,
+        &record(&json!({"prompt": "aloha => ", "completion": "hello"})),
+        LossOn::Completions,
+    )
+    .unwrap();
+    let runs = trained(&tokenizer, &encoded);
+    assert_eq!(runs.len(), 1);
+    assert!(runs[0].ends_with("hello<eos>"), "{runs:?}");
+    assert_eq!(tokenizer.decode(&encoded.tokens, false).unwrap(), "aloha => hello<eos>");
+    let error =
+        encode(&tokenizer, &record(&json!({"messages": two_turns()})), LossOn::Completions).unwrap_err();
+    assert!(error.to_string().contains("has no chat template"), "{error}");
+}
+
+#[test]
+fn a_chat_without_an_answer_has_no_target() {
+    let (_, encoded) = chat(CHATML, &json!([{"role": "user", "content": "aloha"}]));
+    assert_eq!(encoded.trained_tokens(), 0);
+    assert_eq!(encoded.prompt, None);
+}
+
+#[test]
+fn named_templates_and_template_files_are_found() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama/tokenizer.json");
+    let folder = tempfile::tempdir().unwrap();
+    fs_err::copy(golden, folder.path().join("tokenizer.json")).unwrap();
+    let list = json!({"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]});
+    fs_err::write(folder.path().join("tokenizer_config.json"), list.to_string()).unwrap();
+    let shown = |tools: Option<&Value>| {
+        let tokenizer = TextTokenizer::open(folder.path()).unwrap();
+        tokenizer.chat_template_for(tools).unwrap().render(&[], false).unwrap()
+    };
+    let tools = json!([]);
+    assert_eq!((shown(None), shown(Some(&tools))), ("d".to_owned(), "t".to_owned()));
+    fs_err::write(folder.path().join("chat_template.jinja"), "file").unwrap();
+    assert_eq!(shown(None), "file");
+    fs_err::write(folder.path().join("ids.json"), r#"{"bos":null,"eos":[4,1],"pad":0}"#).unwrap();
+    let tokenizer = TextTokenizer::open(folder.path()).unwrap();
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (None, &[4, 1][..]));
+    fs_err::write(folder.path().join("chat_template.jinja"), "a\n{% for %}").unwrap();
+    let error = TextTokenizer::open(folder.path()).unwrap_err().to_string();
+    assert!(error.starts_with("chat template `chat_template.jinja` line 2: "), "{error}");
+}
