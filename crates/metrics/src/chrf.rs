@@ -1,0 +1,161 @@
+//! chrF and chrF++: F-score of character (and word) n-grams.
+//!
+//! Popović 2015 (chrF) and 2017 (chrF++). Precision and recall are averaged over the orders that occur on both
+//! sides, then combined with recall weighing `beta`² times as much. Case matters and white space does not. One
+//! reference a row.
+
+use crate::ngrams::{Characters, matches, of_words};
+use crate::text;
+
+/// Which n-grams a chrF score looks at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Chrf {
+    /// Longest character n-gram.
+    pub character_order: usize,
+    /// Longest word n-gram; 0 looks at characters alone.
+    pub word_order: usize,
+    /// How much more recall weighs than precision.
+    pub beta: f64,
+}
+
+/// Counts of one or more rows; counts of rows add up to those of the corpus.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChrfStatistics {
+    orders: Vec<OrderCounts>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct OrderCounts {
+    hypothesis: u64,
+    reference: u64,
+    matched: u64,
+}
+
+impl Chrf {
+    /// chrF: characters up to 6, beta 2.
+    pub const CHRF: Self = Self { character_order: 6, word_order: 0, beta: 2.0 };
+    /// chrF++: chrF with words up to 2.
+    pub const CHRF_PLUS_PLUS: Self = Self { character_order: 6, word_order: 2, beta: 2.0 };
+
+    /// Counts the n-grams of one row.
+    pub fn statistics(&self, hypothesis: &str, reference: &str) -> ChrfStatistics {
+        let mut orders = Vec::with_capacity(self.character_order + self.word_order);
+        let left = Characters::new(hypothesis);
+        let right = Characters::new(reference);
+        for order in 1..=self.character_order {
+            orders.push(OrderCounts::of(&mut left.ngrams(order), &mut right.ngrams(order)));
+        }
+        if self.word_order > 0 {
+            let left = words(hypothesis);
+            let right = words(reference);
+            for order in 1..=self.word_order {
+                orders.push(OrderCounts::of(&mut of_words(&left, order), &mut of_words(&right, order)));
+            }
+        }
+        ChrfStatistics { orders }
+    }
+
+    /// Turns counts into a score from 0 to 100.
+    pub fn score(&self, statistics: &ChrfStatistics) -> f64 {
+        let (mut precision, mut recall, mut counted) = (0.0, 0.0, 0u32);
+        for order in &statistics.orders {
+            if order.hypothesis > 0 && order.reference > 0 {
+                precision += order.matched as f64 / order.hypothesis as f64;
+                recall += order.matched as f64 / order.reference as f64;
+                counted += 1;
+            }
+        }
+        if counted == 0 || precision + recall == 0.0 {
+            return 0.0;
+        }
+        precision /= f64::from(counted);
+        recall /= f64::from(counted);
+        let factor = self.beta * self.beta;
+        100.0 * ((1.0 + factor) * precision * recall / (factor * precision + recall))
+    }
+
+    /// Scores one row, from 0 to 100.
+    pub fn sentence(&self, hypothesis: &str, reference: &str) -> f64 {
+        self.score(&self.statistics(hypothesis, reference))
+    }
+
+    /// Scores a corpus of (hypothesis, reference) rows, from 0 to 100; an empty one scores 0.
+    ///
+    /// Counts are added over the rows before the score is taken, so this is not the mean of the rows' scores.
+    pub fn corpus<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> f64 {
+        let mut total = ChrfStatistics::default();
+        for (hypothesis, reference) in pairs {
+            total.add(&self.statistics(hypothesis, reference));
+        }
+        self.score(&total)
+    }
+}
+
+impl ChrfStatistics {
+    /// Adds the counts of `other`; both must come from the same [`Chrf`].
+    pub fn add(&mut self, other: &Self) {
+        if self.orders.len() < other.orders.len() {
+            self.orders.resize(other.orders.len(), OrderCounts::default());
+        }
+        for (sum, part) in self.orders.iter_mut().zip(&other.orders) {
+            sum.hypothesis += part.hypothesis;
+            sum.reference += part.reference;
+            sum.matched += part.matched;
+        }
+    }
+}
+
+impl OrderCounts {
+    /// n-grams the reference has none of are not held against the hypothesis.
+    fn of<T: Ord>(hypothesis: &mut [T], reference: &mut [T]) -> Self {
+        Self {
+            hypothesis: if reference.is_empty() { 0 } else { hypothesis.len() as u64 },
+            reference: reference.len() as u64,
+            matched: matches(hypothesis, reference),
+        }
+    }
+}
+
+/// Splits into words and takes one punctuation mark off each: the last character if it is one, else the first.
+fn words(text: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    for word in text::words(text) {
+        let first = word.chars().next().map_or(0, char::len_utf8);
+        let last = word.len() - word.chars().next_back().map_or(0, char::len_utf8);
+        if first == word.len() {
+            words.push(word);
+        } else if is_punctuation(&word[last..]) {
+            words.extend([&word[..last], &word[last..]]);
+        } else if is_punctuation(&word[..first]) {
+            words.extend([&word[..first], &word[first..]]);
+        } else {
+            words.push(word);
+        }
+    }
+    words
+}
+
+fn is_punctuation(character: &str) -> bool {
+    character.len() == 1 && character.as_bytes()[0].is_ascii_punctuation()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bracketed_word_loses_only_its_last_mark() {
+        assert_eq!(words("(hi) «e» ! 'a ʻae."), ["(hi", ")", "«e»", "!", "'", "a", "ʻae", "."]);
+    }
+
+    #[test]
+    fn white_space_does_not_change_chrf() {
+        assert!((Chrf::CHRF.sentence("Ua hele\u{a0}ia", "Uahele ia") - 100.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn nothing_against_nothing_is_zero() {
+        assert!(Chrf::CHRF.sentence("", "").abs() < f64::EPSILON);
+        assert!(Chrf::CHRF_PLUS_PLUS.corpus([]).abs() < f64::EPSILON);
+    }
+}
