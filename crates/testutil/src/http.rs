@@ -1,0 +1,88 @@
+//! Just enough HTTP/1.1 for one request a connection.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+/// A request as it arrived; header names in lower case.
+pub(crate) struct Incoming {
+    pub(crate) method: String,
+    /// Path and query.
+    pub(crate) target: String,
+    pub(crate) headers: BTreeMap<String, String>,
+}
+
+/// A response to be written; `body` may be cut short on purpose.
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Response {
+    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: vec![], body: body.into() }
+    }
+
+    pub(crate) fn json(value: &serde_json::Value) -> Self {
+        Self::new(200, value.to_string()).header("content-type", "application/json; charset=utf-8")
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Writes the response, of the body only the first `body_limit` bytes, then closes.
+    pub(crate) fn write(
+        &self,
+        stream: &mut TcpStream,
+        head_only: bool,
+        body_limit: usize,
+    ) -> std::io::Result<()> {
+        let mut head = vec![format!("HTTP/1.1 {} Whatever", self.status), "connection: close".into()];
+        head.push(format!("content-length: {}", self.body.len()));
+        head.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+        let head = head.join("\r\n") + "\r\n\r\n";
+        stream.write_all(head.as_bytes())?;
+        if !head_only {
+            stream.write_all(&self.body[..self.body.len().min(body_limit)])?;
+        }
+        stream.flush()
+    }
+}
+
+/// Reads one request; `None` when the peer sent nothing that looks like one.
+pub(crate) fn read(stream: &TcpStream) -> Option<Incoming> {
+    let mut reader = BufReader::new(stream.take(1 << 20));
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let mut words = line.split_whitespace();
+    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = BTreeMap::new();
+    loop {
+        line.clear();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    Some(Incoming { method, target, headers })
+}
+
+/// Undoes percent-encoding.
+pub(crate) fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = (bytes[i] == b'%').then(|| text.get(i + 1..i + 3)).flatten();
+        if let Some(byte) = hex.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            out.push(byte);
+            i += 3;
+        } else {
+            out.push(bytes[i]);
+            i += 1;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
