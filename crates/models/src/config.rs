@@ -1,0 +1,107 @@
+//! One reading of `config.json`, whichever version of transformers wrote it.
+
+use serde_json::{Map, Value};
+
+/// Brings the table that describes a text model to one form: values that are null are left out, and what
+/// transformers 5 keeps in `rope_parameters` is found where transformers 4 had it.
+///
+/// `rope_parameters` stays where it holds a table for each kind of layer. `rope_scaling` is also told the lengths of
+/// the context, which stand beside it.
+pub(crate) fn normalized(config: &Value) -> Value {
+    let Value::Object(mut table) = without_nulls(config) else { return config.clone() };
+    if let Some(Value::Object(rope)) = table.remove("rope_parameters") {
+        if rope.values().any(Value::is_object) {
+            table.insert("rope_parameters".to_owned(), Value::Object(rope));
+        } else {
+            fill(&mut table, &rope, &["rope_theta", "partial_rotary_factor"]);
+            table.entry("rope_scaling").or_insert(Value::Object(rope));
+        }
+    }
+    if let Some(Value::Object(mut rope)) = table.remove("rope_scaling") {
+        fill(&mut rope, &table, &["original_max_position_embeddings", "max_position_embeddings"]);
+        table.insert("rope_scaling".to_owned(), Value::Object(rope));
+    }
+    Value::Object(table)
+}
+
+/// Copies what `table` lacks.
+fn fill(table: &mut Map<String, Value>, from: &Map<String, Value>, names: &[&str]) {
+    for &name in names {
+        if let (false, Some(value)) = (table.contains_key(name), from.get(name)) {
+            table.insert(name.to_owned(), value.clone());
+        }
+    }
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(table) => Value::Object(
+            table
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(name, value)| (name.clone(), without_nulls(value)))
+                .collect(),
+        ),
+        other => other.clone(),
+    }
+}
+
+/// Tells for each layer whether it sees only a window: as `layer_types` lists it, or else as `otherwise` says.
+///
+/// # Errors
+///
+/// Refuses a list of another length and kinds of attention that are not known.
+pub(crate) fn local_layers(
+    layers: usize,
+    types: Option<&[String]>,
+    otherwise: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>, String> {
+    let Some(types) = types else { return Ok((0..layers).map(otherwise).collect()) };
+    if types.len() != layers {
+        return Err(format!("`layer_types` lists {} layers, `num_hidden_layers` is {layers}", types.len()));
+    }
+    let is_local = |kind: &String| match kind.as_str() {
+        "full_attention" => Ok(false),
+        "sliding_attention" => Ok(true),
+        other => Err(format!("layer type `{other}` is not supported")),
+    };
+    types.iter().map(is_local).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_null_is_absent() {
+        assert_eq!(normalized(&json!({"a": null, "b": {"c": null, "d": 1}})), json!({"b": {"d": 1}}));
+    }
+
+    #[test]
+    fn rope_parameters_are_read_as_rope_theta_and_rope_scaling() {
+        let new = json!({"max_position_embeddings": 9, "rope_parameters": {
+            "rope_type": "linear", "factor": 2.0, "rope_theta": 5.0, "partial_rotary_factor": 0.5,
+        }});
+        let table = normalized(&new);
+        assert_eq!(table["rope_theta"], 5.0);
+        assert_eq!(table["partial_rotary_factor"], 0.5);
+        assert_eq!(table["rope_scaling"]["factor"], 2.0);
+        assert_eq!(table["rope_scaling"]["max_position_embeddings"], 9);
+    }
+
+    #[test]
+    fn what_stands_outside_of_rope_parameters_counts_more() {
+        let both = json!({"rope_theta": 3.0, "rope_parameters": {"rope_theta": 5.0}});
+        assert_eq!(normalized(&both)["rope_theta"], 3.0);
+    }
+
+    #[test]
+    fn kinds_of_layers_are_those_listed() {
+        let types = ["sliding_attention", "full_attention"].map(str::to_owned);
+        assert_eq!(local_layers(2, Some(&types), |_| true), Ok(vec![true, false]));
+        assert_eq!(local_layers(2, None, |layer| layer > 0), Ok(vec![false, true]));
+        assert!(local_layers(3, Some(&types), |_| true).is_err());
+        assert!(local_layers(1, Some(&["linear_attention".to_owned()]), |_| true).is_err());
+    }
+}

@@ -1,0 +1,363 @@
+//! Generation with a key-value cache, many prompts at a time or turn by turn.
+
+use crate::attention::{Cache, Input};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::sampling::Sampling;
+use mlx_rs::{Array, Dtype, ops};
+use std::collections::BTreeSet;
+
+/// When to stop, and how many prompts to run together.
+#[derive(Debug, Clone)]
+pub struct GenerationOptions {
+    /// The most tokens to generate for a prompt.
+    pub max_tokens: usize,
+    /// Tokens that end a row; they are not part of its result.
+    pub stop: Vec<u32>,
+    /// Prompts in one batch.
+    pub batch_size: usize,
+}
+
+/// What was generated for one prompt.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Generation {
+    /// The new tokens, without the one that stopped it.
+    pub tokens: Vec<u32>,
+    /// Whether a stop token or the listener ended it, and not the limit.
+    pub stopped: bool,
+}
+
+/// What a listener wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// More tokens.
+    Continue,
+    /// No more for this row.
+    EndRow,
+    /// No more at all.
+    EndAll,
+}
+
+/// Hears of every token as it is made: the prompt's index, and the token.
+type Listener<'a> = dyn FnMut(usize, u32) -> Flow + 'a;
+
+/// Prompts are read this many tokens at a time, which bounds the memory of a long one.
+const PREFILL_TOKENS: usize = 512;
+
+/// Continues every prompt greedily: the most likely token, the first of equals.
+///
+/// As [`generate_with`].
+///
+/// # Errors
+///
+/// Fails when MLX does.
+pub fn generate(model: &Model, prompts: &[Vec<u32>], options: &GenerationOptions) -> Result<Vec<Generation>> {
+    generate_with(model, prompts, options, &Sampling::default(), &mut |_, _| Flow::Continue)
+}
+
+/// Continues every prompt; `listener` hears of each token but those that stop a row.
+///
+/// Rows of like length run together, padded on the left; padding is masked, so a row's result is the one that it
+/// would have alone, up to rounding. The order of the results is that of the prompts.
+///
+/// # Errors
+///
+/// Fails when MLX does, and when the logits are not numbers.
+pub fn generate_with(
+    model: &Model,
+    prompts: &[Vec<u32>],
+    options: &GenerationOptions,
+    sampling: &Sampling,
+    listener: &mut Listener<'_>,
+) -> Result<Vec<Generation>> {
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|&index| (prompts[index].len(), index));
+    let mut results = vec![Generation::default(); prompts.len()];
+    for indices in order.chunks(options.batch_size.max(1)) {
+        let batch: Vec<&[u32]> = indices.iter().map(|&index| prompts[index].as_slice()).collect();
+        let width = batch.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+        if width == 0 || options.max_tokens == 0 {
+            continue;
+        }
+        let padding: Vec<i32> = batch.iter().map(|prompt| (width - prompt.len()) as i32).collect();
+        let mut cache = Cache::new(model.layer_count(), Some(&padding));
+        let logits = read(model, &padded(&batch, width), &mut cache)?;
+        let mut rows = Rows::new(indices, &batch, sampling);
+        rows.decode(model, &mut cache, logits, options, listener)?;
+        let ended = rows.ended;
+        for row in rows.rows {
+            results[row.index] = row.generation;
+        }
+        if ended {
+            break;
+        }
+    }
+    Ok(results)
+}
+
+/// One row that is continued turn by turn: what a prompt shares with the turns before is not read again.
+pub struct Conversation<'a> {
+    model: &'a Model,
+    cache: Cache,
+    /// What the cache holds.
+    tokens: Vec<u32>,
+}
+
+impl<'a> Conversation<'a> {
+    /// Starts an empty one.
+    pub fn new(model: &'a Model) -> Self {
+        Self { model, cache: Cache::new(model.layer_count(), None), tokens: Vec::new() }
+    }
+
+    /// How many tokens of `prompt` are known from before.
+    pub fn known(&self, prompt: &[u32]) -> usize {
+        let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        // The last token is read again: its logits are not kept.
+        shared.min(prompt.len().saturating_sub(1))
+    }
+
+    /// Continues `prompt`, which holds all turns before.
+    ///
+    /// # Errors
+    ///
+    /// As [`generate_with`].
+    pub fn answer(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerationOptions,
+        sampling: &Sampling,
+        listener: &mut dyn FnMut(u32) -> Flow,
+    ) -> Result<Generation> {
+        if prompt.is_empty() || options.max_tokens == 0 {
+            return Ok(Generation::default());
+        }
+        let known = self.known(prompt);
+        self.cache.truncate(known as i32);
+        self.tokens.truncate(known);
+        let logits = read(self.model, &padded(&[&prompt[known..]], prompt.len() - known), &mut self.cache)?;
+        let mut rows = Rows::new(&[0], &[prompt], sampling);
+        rows.decode(self.model, &mut self.cache, logits, options, &mut |_, token| listener(token))?;
+        let generation = rows.rows.swap_remove(0).generation;
+        self.tokens.extend(&prompt[known..]);
+        self.tokens.extend(&generation.tokens);
+        // The last token may have been chosen but not yet read.
+        self.tokens.truncate(self.cache.length() as usize);
+        Ok(generation)
+    }
+}
+
+/// One row while it is decoded.
+struct Row {
+    /// Its place among the prompts.
+    index: usize,
+    prompt_tokens: usize,
+    /// What it holds, for the repetition penalty.
+    seen: BTreeSet<u32>,
+    generation: Generation,
+    done: bool,
+}
+
+/// The rows of one batch.
+struct Rows<'a> {
+    rows: Vec<Row>,
+    sampling: &'a Sampling,
+    /// The listener wants nothing more.
+    ended: bool,
+}
+
+impl<'a> Rows<'a> {
+    fn new(indices: &[usize], prompts: &[&[u32]], sampling: &'a Sampling) -> Self {
+        let rows = indices.iter().zip(prompts).map(|(&index, prompt)| Row {
+            index,
+            prompt_tokens: prompt.len(),
+            seen: prompt.iter().copied().collect(),
+            generation: Generation::default(),
+            done: false,
+        });
+        Self { rows: rows.collect(), sampling, ended: false }
+    }
+
+    /// Takes token after token, from the logits `[B, V]` after the prompts, until all rows are done.
+    fn decode(
+        &mut self,
+        model: &Model,
+        cache: &mut Cache,
+        mut logits: Array,
+        options: &GenerationOptions,
+        listener: &mut Listener<'_>,
+    ) -> Result<()> {
+        loop {
+            let next = self.choose(&logits)?;
+            for (row, &token) in self.rows.iter_mut().zip(&next).filter(|(row, _)| !row.done) {
+                match row.take(token as u32, options, listener) {
+                    Flow::Continue => {}
+                    Flow::EndRow => row.done = true,
+                    Flow::EndAll => self.ended = true,
+                }
+            }
+            if self.ended || self.rows.iter().all(|row| row.done) {
+                return Ok(());
+            }
+            let next = Array::from_slice(&next, &[next.len() as i32, 1]);
+            logits = last_logits(model, &next, cache)?;
+        }
+    }
+
+    /// The next token of every row.
+    fn choose(&self, logits: &Array) -> Result<Vec<i32>> {
+        if self.sampling.is_argmax() {
+            let next = ops::indexing::argmax_axis(logits, -1, None)?.as_type::<i32>()?;
+            next.eval()?;
+            return Ok(next.as_slice::<i32>().to_vec());
+        }
+        let logits = logits.as_dtype(Dtype::Float32)?.contiguous()?;
+        logits.eval()?;
+        let width = logits.dim(-1) as usize;
+        let choose = |(row, logits): (&Row, &[f32])| {
+            if row.done {
+                return Ok(0);
+            }
+            let position = row.generation.tokens.len();
+            let token =
+                self.sampling.choose(&mut logits.to_vec(), &row.seen, row.index as u64, position as u64);
+            let tokens = row.prompt_tokens + position;
+            token.map(|token| token as i32).ok_or(Error::NoProbabilities { tokens })
+        };
+        self.rows.iter().zip(logits.as_slice::<f32>().chunks(width)).map(choose).collect()
+    }
+}
+
+impl Row {
+    /// Takes a token over, unless it stops the row.
+    fn take(&mut self, token: u32, options: &GenerationOptions, listener: &mut Listener<'_>) -> Flow {
+        if options.stop.contains(&token) {
+            self.generation.stopped = true;
+            return Flow::EndRow;
+        }
+        self.generation.tokens.push(token);
+        self.seen.insert(token);
+        let flow = listener(self.index, token);
+        self.generation.stopped = flow == Flow::EndRow;
+        let full = self.generation.tokens.len() == options.max_tokens;
+        if full && flow == Flow::Continue { Flow::EndRow } else { flow }
+    }
+}
+
+/// Token ids `[B, width]`, padded on the left.
+fn padded(prompts: &[&[u32]], width: usize) -> Array {
+    let mut flat = vec![0_i32; prompts.len() * width];
+    for (row, prompt) in flat.chunks_mut(width).zip(prompts) {
+        let start = width - prompt.len();
+        row[start..].iter_mut().zip(*prompt).for_each(|(slot, &token)| *slot = token as i32);
+    }
+    Array::from_slice(&flat, &[prompts.len() as i32, width as i32])
+}
+
+/// Reads tokens `[B, L]` into the cache and returns the logits after the last ones, `[B, V]`.
+fn read(model: &Model, tokens: &Array, cache: &mut Cache) -> Result<Array> {
+    let width = tokens.dim(1) as usize;
+    let mut start = 0;
+    loop {
+        let end = (start + PREFILL_TOKENS).min(width);
+        let chunk = ops::indexing::TryIndexOp::try_index(tokens, (.., start as i32..end as i32))?;
+        if end == width {
+            return last_logits(model, &chunk, cache);
+        }
+        let hidden = model.hidden(Input::cached(&chunk, cache))?;
+        mlx_rs::transforms::eval(cache.arrays().chain([&hidden]))?;
+        start = end;
+    }
+}
+
+fn last_logits(model: &Model, tokens: &Array, cache: &mut Cache) -> Result<Array> {
+    let hidden = model.hidden(Input::cached(tokens, cache))?;
+    let last = ops::indexing::TryIndexOp::try_index(&hidden, (.., -1, ..))?;
+    let logits = model.logits(&last)?;
+    mlx_rs::transforms::eval(cache.arrays().chain([&logits]))?;
+    Ok(logits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> Model {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.json");
+        let config = r#"{"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0, "tie_word_embeddings": true}"#;
+        fs_err::write(&path, config).expect("written");
+        mlx_ext::init(&mlx_ext::Options::default()).expect("MLX starts");
+        Model::random(&path, 3).expect("a model")
+    }
+
+    fn options(max_tokens: usize, batch_size: usize) -> GenerationOptions {
+        GenerationOptions { max_tokens, stop: Vec::new(), batch_size }
+    }
+
+    fn warm() -> Sampling {
+        Sampling { temperature: 0.8, top_p: 0.95, repetition_penalty: 1.1, seed: 7, ..Sampling::default() }
+    }
+
+    fn prompts() -> Vec<Vec<u32>> {
+        vec![vec![5, 6, 7, 8, 9], vec![11], vec![3, 4, 5], vec![5, 6, 7, 8, 9]]
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_tokens_whatever_the_batch() -> Result<()> {
+        let model = tiny();
+        let with = |batch_size| {
+            generate_with(&model, &prompts(), &options(12, batch_size), &warm(), &mut |_, _| Flow::Continue)
+        };
+        let alone = with(1)?;
+        assert_eq!(alone, with(4)?);
+        assert_eq!(alone, with(3)?);
+        assert_ne!(alone[0], alone[3], "rows draw their own numbers");
+        let last = Sampling { first_row: 3, ..warm() };
+        let last =
+            generate_with(&model, &prompts()[3..], &options(12, 1), &last, &mut |_, _| Flow::Continue)?;
+        assert_eq!(last[0], alone[3]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_listener_hears_every_token_and_ends_rows_or_all() -> Result<()> {
+        let model = tiny();
+        let mut heard = vec![Vec::new(); 4];
+        let mut listen = |row: usize, token: u32| {
+            heard[row].push(token);
+            if row == 1 && heard[row].len() == 2 { Flow::EndRow } else { Flow::Continue }
+        };
+        let made = generate_with(&model, &prompts(), &options(5, 4), &warm(), &mut listen)?;
+        let tokens: Vec<_> = made.iter().map(|row| row.tokens.clone()).collect();
+        assert_eq!(tokens, heard);
+        assert_eq!(tokens.iter().map(Vec::len).collect::<Vec<_>>(), [5, 2, 5, 5]);
+        assert_eq!(made.iter().map(|row| row.stopped).collect::<Vec<_>>(), [false, true, false, false]);
+        let one = generate_with(&model, &prompts(), &options(5, 1), &warm(), &mut |_, _| Flow::EndAll)?;
+        assert_eq!(one.iter().map(|row| row.tokens.len()).sum::<usize>(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_conversation_goes_on_as_if_read_from_the_start() -> Result<()> {
+        let model = tiny();
+        let mut talk = Conversation::new(&model);
+        let mut prompt = vec![1, 2, 3];
+        for (turn, known) in [(vec![20, 21], 0), (vec![30], 7), (vec![31, 32, 33], 10)] {
+            prompt.extend(turn);
+            assert_eq!(talk.known(&prompt), known);
+            let answer = talk.answer(&prompt, &options(3, 1), &warm(), &mut |_| Flow::Continue)?;
+            let fresh = [prompt.clone()];
+            let fresh = generate_with(&model, &fresh, &options(3, 1), &warm(), &mut |_, _| Flow::Continue)?;
+            assert_eq!(answer, fresh[0]);
+            prompt.extend(&answer.tokens);
+            // A template may write a turn otherwise than it was generated.
+            if known == 7 {
+                let place = prompt.len() - 2;
+                prompt[place] ^= 1;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,248 @@
+//! Rotary positions and the ways in which models stretch them to longer contexts.
+//!
+//! Papers: arXiv:2104.09864 (rotation), arXiv:2309.00071 (yarn), arXiv:2402.13753 (longrope). Checked against
+//! `mlx_lm/models/rope_utils.py`: like it, longrope takes its long factors whatever the length of a row.
+
+use crate::attention::Offset;
+use mlx_ext::Result;
+use mlx_rs::{Array, fast};
+use serde::Deserialize;
+
+/// `rope_scaling` of a `config.json`; [`crate::config`] brings the `rope_parameters` of transformers 5 to this form.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RopeScaling {
+    /// Older files say `type`; where both are given it is the one that counts.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    rope_type: Option<String>,
+    /// How much longer the context is than the one trained on.
+    factor: Option<f32>,
+    /// llama3: wavelengths above this share of the trained context are stretched by `factor`.
+    low_freq_factor: Option<f32>,
+    /// llama3: wavelengths below this share are left alone.
+    high_freq_factor: Option<f32>,
+    /// The trained context, in tokens.
+    original_max_position_embeddings: Option<f32>,
+    /// The context after stretching, in tokens.
+    max_position_embeddings: Option<f32>,
+    /// yarn: pairs that turn more often than this in the trained context are left alone.
+    beta_fast: Option<f32>,
+    /// yarn: pairs that turn less often than this are stretched by `factor`.
+    beta_slow: Option<f32>,
+    /// yarn: how much longer contexts raise queries and keys.
+    mscale: Option<f32>,
+    /// yarn: the same for what is not rotated, which lowers them again.
+    mscale_all_dim: Option<f32>,
+    /// longrope: what every wavelength is multiplied by.
+    long_factor: Option<Vec<f32>>,
+    /// yarn and longrope: what queries and keys are multiplied by, where the usual formula does not hold.
+    attention_factor: Option<f32>,
+    /// The base, where it is not given beside the scaling.
+    pub(crate) rope_theta: Option<f32>,
+}
+
+impl RopeScaling {
+    fn kind(&self) -> &str {
+        self.kind.as_deref().or(self.rope_type.as_deref()).unwrap_or("default")
+    }
+
+    fn need<T>(&self, value: Option<T>, name: &str) -> Result<T, String> {
+        value.ok_or_else(|| format!("rope scaling `{}` lacks `{name}`", self.kind()))
+    }
+}
+
+/// Rotates the first `dimensions` of a head, in pairs, by angles that grow with the position.
+#[derive(Clone)]
+pub(crate) struct Rope {
+    dimensions: i32,
+    base: f32,
+    /// What positions are multiplied by.
+    scale: f32,
+    /// Whether a pair is two neighbours, and not one dimension of each half.
+    interleaved: bool,
+    /// Wavelengths / 2π, one a pair, where `base` alone does not give them.
+    wavelengths: Option<Array>,
+    /// What the rotated dimensions are multiplied by.
+    magnitude: Option<f32>,
+}
+
+impl Rope {
+    /// Makes the rotation of the first `dimensions` of a head.
+    ///
+    /// # Errors
+    ///
+    /// Says which scaling is not known or what it lacks.
+    pub(crate) fn new(dimensions: i32, base: f32, scaling: Option<&RopeScaling>) -> Result<Self, String> {
+        let plain =
+            Self { dimensions, base, scale: 1.0, interleaved: false, wavelengths: None, magnitude: None };
+        let Some(scaling) = scaling else { return Ok(plain) };
+        let (wavelengths, magnitude) = match scaling.kind() {
+            // mrope differs only for tokens of images.
+            "default" | "mrope" => return Ok(plain),
+            "linear" => {
+                return Ok(Self { scale: 1.0 / scaling.need(scaling.factor, "factor")?, ..plain });
+            }
+            "llama3" => (llama3_wavelengths(dimensions, base, scaling)?, None),
+            "yarn" => (yarn_wavelengths(dimensions, base, scaling)?, Some(yarn_magnitude(scaling)?)),
+            "longrope" | "su" => {
+                (longrope_wavelengths(dimensions, base, scaling)?, Some(longrope_magnitude(scaling)?))
+            }
+            other => {
+                let known = "default, linear, llama3, longrope, su, yarn";
+                return Err(format!("rope scaling `{other}` is not supported (supported are {known})"));
+            }
+        };
+        let wavelengths = Array::from_slice(&wavelengths, &[dimensions / 2]);
+        Ok(Self { wavelengths: Some(wavelengths), magnitude, ..plain })
+    }
+
+    /// Pairs neighbours.
+    pub(crate) fn interleaved(self) -> Self {
+        Self { interleaved: true, ..self }
+    }
+
+    /// Rotates `x [B, H, L, D]`, whose first position is `offset`.
+    pub(crate) fn forward(&self, x: &Array, offset: &Offset) -> Result<Array> {
+        let base = self.wavelengths.is_none().then_some(self.base);
+        let wavelengths = self.wavelengths.as_ref();
+        let x = match self.magnitude {
+            Some(magnitude) => x.multiply(self.magnitudes(magnitude, x)?)?,
+            None => x.clone(),
+        };
+        let (dimensions, interleaved, scale) = (self.dimensions, self.interleaved, self.scale);
+        Ok(match offset {
+            Offset::Same(offset) => {
+                fast::rope(x, dimensions, interleaved, base, scale, *offset, wavelengths)?
+            }
+            Offset::PerRow(offsets) => {
+                fast::rope_dynamic(x, dimensions, interleaved, base, scale, offsets, wavelengths)?
+            }
+        })
+    }
+
+    /// `[D]`, in the type of `x`: the magnitude for what is rotated, 1 for what is not.
+    fn magnitudes(&self, magnitude: f32, x: &Array) -> Result<Array> {
+        let magnitudes: Vec<f32> = (0..x.dim(-1))
+            .map(|dimension| if dimension < self.dimensions { magnitude } else { 1.0 })
+            .collect();
+        Ok(Array::from_slice(&magnitudes, &[x.dim(-1)]).as_dtype(x.dtype())?)
+    }
+}
+
+fn plain_wavelengths(dimensions: i32, base: f32) -> impl Iterator<Item = f32> {
+    (0..dimensions / 2).map(move |pair| base.powf(2.0 * pair as f32 / dimensions as f32))
+}
+
+/// Long wavelengths grow by `factor`, short ones stay, those between are blended (Llama 3.1).
+fn llama3_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
+    let factor = scaling.need(scaling.factor, "factor")?;
+    let low = scaling.low_freq_factor.unwrap_or(1.0);
+    let high = scaling.high_freq_factor.unwrap_or(4.0);
+    let context = scaling.original_max_position_embeddings.unwrap_or(8192.0);
+    let stretch = |wavelength: f32| {
+        let turns = context / (std::f32::consts::TAU * wavelength);
+        if turns < low {
+            wavelength * factor
+        } else if turns > high {
+            wavelength
+        } else {
+            let blend = (turns - low) / (high - low);
+            wavelength / ((1.0 - blend) / factor + blend)
+        }
+    };
+    Ok(plain_wavelengths(dimensions, base).map(stretch).collect())
+}
+
+/// The pairs that turn `beta_slow` times or less are stretched, those that turn `beta_fast` times or more are not,
+/// and from the one to the other it goes in a straight line over the pairs.
+fn yarn_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
+    let factor = scaling.need(scaling.factor, "factor")?;
+    let context = scaling.original_max_position_embeddings.unwrap_or(4096.0);
+    let pair_that_turns =
+        |times: f32| dimensions as f32 * (context / (times * std::f32::consts::TAU)).ln() / (2.0 * base.ln());
+    let first = pair_that_turns(scaling.beta_fast.unwrap_or(32.0)).floor().max(0.0);
+    let last = pair_that_turns(scaling.beta_slow.unwrap_or(1.0)).ceil().min(dimensions as f32 - 1.0);
+    // Both are whole numbers.
+    let width = if (last - first).abs() < 0.5 { 0.001 } else { last - first };
+    let stretch = |(pair, wavelength): (usize, f32)| {
+        let stretched = ((pair as f32 - first) / width).clamp(0.0, 1.0);
+        // Frequencies are blended, not wavelengths.
+        wavelength * factor / (factor * (1.0 - stretched) + stretched)
+    };
+    Ok(plain_wavelengths(dimensions, base).enumerate().map(stretch).collect())
+}
+
+fn yarn_magnitude(scaling: &RopeScaling) -> Result<f32, String> {
+    if let Some(magnitude) = scaling.attention_factor {
+        return Ok(magnitude);
+    }
+    let factor = scaling.need(scaling.factor, "factor")?;
+    let raised = |by: f32| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+    Ok(raised(scaling.mscale.unwrap_or(1.0)) / raised(scaling.mscale_all_dim.unwrap_or(0.0)))
+}
+
+fn longrope_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
+    let factors = scaling.need(scaling.long_factor.as_ref(), "long_factor")?;
+    let pairs = (dimensions / 2) as usize;
+    if factors.len() != pairs {
+        return Err(format!("rope scaling: `long_factor` has {} numbers, expected {pairs}", factors.len()));
+    }
+    Ok(plain_wavelengths(dimensions, base)
+        .zip(factors)
+        .map(|(wavelength, factor)| wavelength * factor)
+        .collect())
+}
+
+fn longrope_magnitude(scaling: &RopeScaling) -> Result<f32, String> {
+    if let Some(magnitude) = scaling.attention_factor {
+        return Ok(magnitude);
+    }
+    let trained = scaling.original_max_position_embeddings.unwrap_or(4096.0);
+    let longer = scaling.need(scaling.max_position_embeddings, "max_position_embeddings")? / trained;
+    Ok(if longer <= 1.0 { 1.0 } else { (1.0 + longer.ln() / trained.ln()).sqrt() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scaling(json: &str) -> RopeScaling {
+        serde_json::from_str(json).expect("valid settings")
+    }
+
+    #[test]
+    fn yarn_leaves_fast_pairs_and_stretches_slow_ones() -> Result<(), String> {
+        let scaling = scaling(r#"{"rope_type":"yarn","factor":8.0,"original_max_position_embeddings":64}"#);
+        let plain: Vec<f32> = plain_wavelengths(16, 10_000.0).collect();
+        let stretched = yarn_wavelengths(16, 10_000.0, &scaling)?;
+        assert!((stretched[0] - plain[0]).abs() < 1e-6);
+        assert!((stretched[7] / plain[7] - 8.0).abs() < 1e-6);
+        assert!(stretched.windows(2).all(|pair| pair[0] < pair[1]));
+        Ok(())
+    }
+
+    #[test]
+    fn type_counts_where_rope_type_is_given_too() {
+        let scaling = scaling(r#"{"type":"mrope","rope_type":"default"}"#);
+        assert_eq!(scaling.kind(), "mrope");
+    }
+
+    #[test]
+    fn a_scaling_that_is_not_known_or_not_complete_is_refused() {
+        let refused = |json: &str| Rope::new(8, 10_000.0, Some(&scaling(json))).err().unwrap_or_default();
+        insta::assert_snapshot!(refused(r#"{"type":"dynamic","factor":2.0}"#), @"rope scaling `dynamic` is not supported (supported are default, linear, llama3, longrope, su, yarn)");
+        insta::assert_snapshot!(refused(r#"{"type":"linear"}"#), @"rope scaling `linear` lacks `factor`");
+        insta::assert_snapshot!(refused(r#"{"type":"longrope","long_factor":[1.0]}"#), @"rope scaling: `long_factor` has 1 numbers, expected 4");
+    }
+
+    #[test]
+    fn longrope_magnitude_only_grows_beyond_the_trained_context() -> Result<(), String> {
+        let mut settings =
+            scaling(r#"{"original_max_position_embeddings":4096,"max_position_embeddings":4096}"#);
+        assert!((longrope_magnitude(&settings)? - 1.0).abs() < 1e-6);
+        settings.max_position_embeddings = Some(131_072.0);
+        assert!((longrope_magnitude(&settings)? - 1.190_238).abs() < 1e-5);
+        Ok(())
+    }
+}

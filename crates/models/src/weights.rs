@@ -1,0 +1,300 @@
+//! The tensors of a model folder, checked before MLX sees a byte, and the strict loader that hands them out.
+
+use crate::error::{Error, Result};
+use mlx_rs::{Array, Dtype};
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// Tensors of one or more safetensors files, read one at a time.
+pub struct TensorFiles {
+    folder: PathBuf,
+    files: Vec<TensorFile>,
+    /// Name → (file, description).
+    tensors: BTreeMap<String, (usize, TensorInfo)>,
+}
+
+struct TensorFile {
+    path: PathBuf,
+    data_start: u64,
+}
+
+impl TensorFiles {
+    /// Opens the weights of a model folder: the shards that `model.safetensors.index.json` names, or else every
+    /// `model*.safetensors` file in it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there are none, when a header is not valid, or when two files hold the same tensor.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let paths = weight_files(folder)?;
+        if paths.is_empty() {
+            return Err(Error::File {
+                path: folder.to_owned(),
+                reason: "holds no model*.safetensors file".to_owned(),
+            });
+        }
+        let mut all = Self { folder: folder.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        for path in paths {
+            all.add(path)?;
+        }
+        Ok(all)
+    }
+
+    /// Opens a single file, such as an adapter.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let mut all = Self { folder: path.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        all.add(path.to_owned())?;
+        Ok(all)
+    }
+
+    fn add(&mut self, path: PathBuf) -> Result<()> {
+        let (header_bytes, metadata) = read_header(&path)?;
+        for name in metadata.offset_keys() {
+            let Some(info) = metadata.info(&name) else { continue };
+            if self.tensors.insert(name.clone(), (self.files.len(), info.clone())).is_some() {
+                return Err(Error::File {
+                    path,
+                    reason: format!("tensor `{name}` is in another file as well"),
+                });
+            }
+        }
+        self.files.push(TensorFile { path, data_start: 8 + header_bytes });
+        Ok(())
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The element type and shape of a tensor.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name).map(|(_, info)| info)
+    }
+
+    /// The element type of a tensor, if MLX knows it.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.info(name).and_then(|info| mlx_dtype(info.dtype))
+    }
+
+    /// Reads the bytes of a tensor.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let (file, info) = self.tensors.get(name).ok_or_else(|| Error::Weights {
+            path: self.folder.clone(),
+            problems: vec![format!("missing tensor `{name}`")],
+        })?;
+        let file = &self.files[*file];
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        let mut reader = fs_err::File::open(&file.path)?;
+        reader.seek(SeekFrom::Start(file.data_start + start as u64))?;
+        reader.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads a tensor.
+    pub fn array(&self, name: &str) -> Result<Array> {
+        let bytes = self.bytes(name)?;
+        let info = self.info(name).expect("`bytes` found it");
+        let dtype = mlx_dtype(info.dtype).ok_or_else(|| Error::Weights {
+            path: self.folder.clone(),
+            problems: vec![format!("tensor `{name}` has type {:?}, which is not supported", info.dtype)],
+        })?;
+        let shape: Vec<i32> = info.shape.iter().map(|&extent| extent as i32).collect();
+        Ok(mlx_ext::array_from_bytes(&bytes, &shape, dtype)?)
+    }
+
+    /// Reads every tensor.
+    pub fn arrays(&self) -> Result<BTreeMap<String, Array>> {
+        self.names().map(|name| Ok((name.to_owned(), self.array(name)?))).collect()
+    }
+}
+
+/// The safetensors files of a model folder, sorted.
+pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let index = folder.join("model.safetensors.index.json");
+    if index.is_file() {
+        let text = fs_err::read_to_string(&index)?;
+        let bad = |reason: String| Error::Config { path: index.clone(), reason };
+        let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+        let map = json.get("weight_map").and_then(|map| map.as_object());
+        let map = map.ok_or_else(|| bad("has no `weight_map`".to_owned()))?;
+        let files: BTreeSet<&str> = map.values().filter_map(|file| file.as_str()).collect();
+        return Ok(files.into_iter().map(|file| folder.join(file)).collect());
+    }
+    let mut paths: Vec<PathBuf> =
+        fs_err::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    paths.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("model") && name.ends_with(".safetensors")
+    });
+    paths.sort();
+    Ok(paths)
+}
+
+/// Reads and checks the header of a safetensors file: no hole, no overlap, nothing after the last tensor.
+fn read_header(path: &Path) -> Result<(u64, Metadata)> {
+    let bad = |reason: String| Error::File { path: path.to_owned(), reason };
+    let mut file = fs_err::File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut prefix = [0; 8];
+    file.read_exact(&mut prefix).map_err(|_| bad("too short for a safetensors file".to_owned()))?;
+    let header_bytes = u64::from_le_bytes(prefix);
+    if header_bytes > length.saturating_sub(8) || header_bytes > 100_000_000 {
+        return Err(bad(format!("header of {header_bytes} bytes in a file of {length}")));
+    }
+    let mut header = Vec::new();
+    file.take(header_bytes).read_to_end(&mut header)?;
+    // Reading it also checks that the tensors follow one another without hole or overlap.
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|error| bad(format!("invalid header: {error}")))?;
+    let expected = 8 + header_bytes + metadata.data_len() as u64;
+    if expected != length {
+        return Err(bad(format!("its header describes {expected} bytes, the file has {length}")));
+    }
+    Ok((header_bytes, metadata))
+}
+
+fn mlx_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
+    use safetensors::Dtype as Stored;
+    Some(match dtype {
+        Stored::BOOL => Dtype::Bool,
+        Stored::U8 => Dtype::Uint8,
+        Stored::I8 => Dtype::Int8,
+        Stored::U16 => Dtype::Uint16,
+        Stored::I16 => Dtype::Int16,
+        Stored::U32 => Dtype::Uint32,
+        Stored::I32 => Dtype::Int32,
+        Stored::U64 => Dtype::Uint64,
+        Stored::I64 => Dtype::Int64,
+        Stored::F16 => Dtype::Float16,
+        Stored::BF16 => Dtype::Bfloat16,
+        Stored::F32 => Dtype::Float32,
+        _ => return None,
+    })
+}
+
+/// The safetensors name of an MLX element type.
+pub(crate) fn stored_dtype(dtype: Dtype) -> safetensors::Dtype {
+    use safetensors::Dtype as Stored;
+    match dtype {
+        Dtype::Bool => Stored::BOOL,
+        Dtype::Uint8 => Stored::U8,
+        Dtype::Int8 => Stored::I8,
+        Dtype::Uint16 => Stored::U16,
+        Dtype::Int16 => Stored::I16,
+        Dtype::Uint32 => Stored::U32,
+        Dtype::Int32 => Stored::I32,
+        Dtype::Uint64 => Stored::U64,
+        Dtype::Int64 => Stored::I64,
+        Dtype::Float16 => Stored::F16,
+        Dtype::Bfloat16 => Stored::BF16,
+        Dtype::Float32 => Stored::F32,
+        Dtype::Float64 => Stored::F64,
+        Dtype::Complex64 => Stored::C64,
+    }
+}
+
+/// Writes tensors as one safetensors file with the same bytes every time: names sorted, one metadata key at most.
+pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Array>) -> Result<()> {
+    let bytes: Vec<(String, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, array)| Ok((name.clone(), mlx_ext::bytes_of(array)?)))
+        .collect::<Result<_>>()?;
+    let views: Vec<(&str, safetensors::tensor::TensorView<'_>)> = bytes
+        .iter()
+        .map(|(name, bytes)| {
+            let array = &tensors[name];
+            let shape = array.shape().iter().map(|&extent| extent as usize).collect();
+            let view = safetensors::tensor::TensorView::new(stored_dtype(array.dtype()), shape, bytes);
+            (name.as_str(), view.expect("the bytes are those of the array"))
+        })
+        .collect();
+    let metadata = std::collections::HashMap::from([("format".to_owned(), "mlx".to_owned())]);
+    let file = safetensors::serialize(views, Some(metadata))
+        .map_err(|error| Error::File { path: path.to_owned(), reason: error.to_string() })?;
+    Ok(fs_err::write(path, file)?)
+}
+
+/// Hands out tensors by name and keeps a list of all that is wrong, so that one error names everything.
+///
+/// Constructors of layers take from it and cannot fail; [`Loader::finish`] does.
+pub struct Loader {
+    tensors: BTreeMap<String, Array>,
+    taken: RefCell<BTreeSet<String>>,
+    problems: RefCell<Vec<String>>,
+    dtype: Option<Dtype>,
+}
+
+impl Loader {
+    /// Starts on a set of tensors; floats are cast to `dtype` when given.
+    pub fn new(tensors: BTreeMap<String, Array>, dtype: Option<Dtype>) -> Self {
+        Self { tensors, taken: RefCell::default(), problems: RefCell::default(), dtype }
+    }
+
+    /// Tells whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Takes a float tensor of a known shape. A problem is noted and a stand-in returned.
+    pub fn take(&self, name: &str, shape: &[i32]) -> Array {
+        let stand_in = || mlx_rs::ops::zeros::<f32>(shape).expect("allocating zeros cannot fail lazily");
+        let Some(array) = self.take_raw(name) else { return stand_in() };
+        if array.shape() != shape {
+            self.problem(format!("tensor `{name}` has shape {:?}, expected {shape:?}", array.shape()));
+            return stand_in();
+        }
+        self.cast(array)
+    }
+
+    /// Takes a tensor as it is, whatever its shape and type. A missing one is noted.
+    pub fn take_raw(&self, name: &str) -> Option<Array> {
+        self.taken.borrow_mut().insert(name.to_owned());
+        let array = self.tensors.get(name).cloned();
+        if array.is_none() {
+            self.problem(format!("missing tensor `{name}`"));
+        }
+        array
+    }
+
+    /// Casts floats to the compute type; leaves other types alone.
+    pub fn cast(&self, array: Array) -> Array {
+        match self.dtype {
+            Some(dtype) if array.dtype().is_float() && array.dtype() != dtype => {
+                array.as_dtype(dtype).expect("a cast between floats is always possible")
+            }
+            _ => array,
+        }
+    }
+
+    /// The type that floats have: as asked for, or that of the stored ones.
+    pub fn float_dtype(&self) -> Dtype {
+        let stored = || self.tensors.values().map(Array::dtype).find(Dtype::is_float);
+        self.dtype.or_else(stored).unwrap_or(Dtype::Float32)
+    }
+
+    /// Notes something wrong.
+    pub fn problem(&self, problem: String) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// Ends loading: everything must have been found, of its shape, and used.
+    ///
+    /// # Errors
+    ///
+    /// Names every missing, mis-shaped and unknown tensor.
+    pub fn finish(self, folder: &Path) -> Result<()> {
+        let taken = self.taken.into_inner();
+        let mut problems = self.problems.into_inner();
+        for name in self.tensors.keys().filter(|name| !taken.contains(*name)) {
+            problems.push(format!("unknown tensor `{name}`"));
+        }
+        problems.sort();
+        problems.dedup();
+        if problems.is_empty() { Ok(()) } else { Err(Error::Weights { path: folder.to_owned(), problems }) }
+    }
+}
