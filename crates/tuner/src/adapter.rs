@@ -1,0 +1,289 @@
+//! What trains: adapters on chosen layers, or layers themselves.
+
+mod files;
+mod peft;
+
+pub use files::{load_adapters, save_adapters};
+pub use peft::save_peft;
+
+use crate::error::{Error, Result};
+use crate::seed;
+use mlx_rs::ops;
+use models::{Adapter, Layer, Linear, Model, Weight, join};
+use serde::{Deserialize, Serialize};
+
+/// How a model is tuned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FineTuneType {
+    /// Low-rank updates (arXiv:2106.09685).
+    Lora,
+    /// Low-rank updates of the direction, and the magnitude beside them (arXiv:2402.09353).
+    Dora,
+    /// The weights themselves.
+    Full,
+}
+
+/// Which parameters train, and how adapters are shaped.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+pub struct AdapterSettings {
+    /// How the model is tuned.
+    pub fine_tune_type: FineTuneType,
+    /// The last so many blocks; `None` for all.
+    pub num_layers: Option<usize>,
+    /// Linear maps to adapt, by their name inside a block (`self_attn.q_proj`) or in the whole model (`lm_head`); empty
+    /// for all of the blocks'.
+    pub keys: Vec<String>,
+    /// Size of an adapter.
+    pub rank: i32,
+    /// Strength; scale = alpha / rank, or alpha / √rank.
+    pub alpha: f32,
+    /// scale = alpha / √rank (arXiv:2312.03732).
+    pub rank_stabilized: bool,
+    /// Share of an adapter's inputs that is dropped in training.
+    pub dropout: f32,
+    /// Also the head (a tied head trains with the embedding, and only under `full`).
+    pub lm_head: bool,
+    /// Also the token embedding; only under `full`.
+    pub embeddings: bool,
+    /// Also the norms; `full` trains those of its blocks anyway.
+    pub norms: bool,
+}
+
+impl Default for AdapterSettings {
+    fn default() -> Self {
+        Self {
+            fine_tune_type: FineTuneType::Lora,
+            num_layers: None,
+            keys: Vec::new(),
+            rank: 8,
+            alpha: 16.0,
+            rank_stabilized: false,
+            dropout: 0.0,
+            lm_head: false,
+            embeddings: false,
+            norms: false,
+        }
+    }
+}
+
+impl AdapterSettings {
+    /// alpha / rank, or alpha / √rank: the one place where the scale is made.
+    pub fn scale(&self) -> f32 {
+        let rank = self.rank as f32;
+        self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
+    }
+}
+
+/// The parameters that train: their names, in order, and how many numbers there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trainable {
+    /// Sorted names.
+    pub names: Vec<String>,
+    /// Numbers that train.
+    pub trainable: usize,
+    /// Numbers that do not.
+    pub frozen: usize,
+}
+
+/// Puts fresh adapters into `model`, or picks the weights that train, and names all that trains.
+///
+/// A fresh adapter changes nothing: `a` is uniform within 1/√in, `b` is zero, DoRA's magnitudes are the row norms.
+///
+/// # Errors
+///
+/// Fails when a setting names something that the model does not have, or that cannot train.
+pub fn attach(model: &mut Model, settings: &AdapterSettings, seed: u64) -> Result<Trainable> {
+    let layers = model.layer_count();
+    if let Some(wanted) = settings.num_layers.filter(|&wanted| wanted > layers) {
+        return Err(Error::Settings(format!(
+            "`num_layers` is {wanted}, but the model has {layers} layers\nhint: 0 trains all of them"
+        )));
+    }
+    let (names, unused) = place(model, settings, seed)?;
+    if let Some(key) = unused.first() {
+        return Err(Error::Settings(format!(
+            "`keys` names `{key}`, which no layer has\nhint: names are relative to a block, such as `self_attn.q_proj`"
+        )));
+    }
+    let covered = settings.embeddings && settings.fine_tune_type == FineTuneType::Full;
+    if settings.lm_head && !covered && !names.iter().any(|name| name.contains("lm_head.")) {
+        return Err(Error::Settings(
+            "`lm_head` is to train, but this model's head is its token embedding\n\
+             hint: leave it out, or set fine_tune_type = \"full\" and embeddings = true"
+                .to_owned(),
+        ));
+    }
+    Ok(count(model, names))
+}
+
+/// Places adapters, or picks the weights that train; returns the sorted names of all that trains, and the keys that
+/// name nothing.
+fn place(model: &mut Model, settings: &AdapterSettings, seed: u64) -> Result<(Vec<String>, Vec<String>)> {
+    let layers = model.layer_count();
+    let first = layers.saturating_sub(settings.num_layers.unwrap_or(layers));
+    let mut names = Vec::new();
+    let mut problem = None;
+    let mut used = vec![false; settings.keys.len()];
+    model.visit(&mut |path, layer| {
+        let place = Place::of(path, first);
+        let outcome = match layer {
+            Layer::Linear(linear) if settings.fine_tune_type == FineTuneType::Full => {
+                full_linear(path, &place, linear, settings, &mut names)
+            }
+            Layer::Linear(linear) if place.adapts(path, settings, &mut used) => {
+                adapt(path, linear, settings, seed, &mut names)
+            }
+            Layer::Linear(_) => Ok(()),
+            Layer::Embedding(embedding) => full_embedding(path, &embedding.weight, settings, &mut names),
+            Layer::Norm(_) => {
+                let in_blocks = settings.fine_tune_type == FineTuneType::Full && place.in_trained_block();
+                if settings.norms || in_blocks {
+                    names.push(join(path, "weight"));
+                }
+                Ok(())
+            }
+        };
+        if let Err(error) = outcome {
+            problem.get_or_insert(error);
+        }
+    });
+    if let Some(error) = problem {
+        return Err(error);
+    }
+    names.sort();
+    let unused = settings.keys.iter().zip(used).filter(|(_, used)| !used);
+    Ok((names, unused.map(|(key, _)| key.clone()).collect()))
+}
+
+fn count(model: &mut Model, names: Vec<String>) -> Trainable {
+    let (mut trainable, mut frozen) = (0, 0);
+    model.visit_parameters(&mut |name, array| {
+        let trains = names.binary_search_by(|known| known.as_str().cmp(name)).is_ok();
+        *(if trains { &mut trainable } else { &mut frozen }) += array.size();
+    });
+    Trainable { names, trainable, frozen }
+}
+
+/// Where a layer stands.
+enum Place<'a> {
+    /// In a block that trains; its name there.
+    Trained(&'a str),
+    /// In a block that does not.
+    Frozen,
+    Head,
+    Outside,
+}
+
+impl<'a> Place<'a> {
+    fn of(path: &'a str, first: usize) -> Self {
+        if path.ends_with("lm_head") {
+            return Self::Head;
+        }
+        match split_block(path) {
+            None => Self::Outside,
+            Some((index, name)) if index >= first => Self::Trained(name),
+            Some(_) => Self::Frozen,
+        }
+    }
+
+    fn in_trained_block(&self) -> bool {
+        matches!(self, Self::Trained(_))
+    }
+
+    /// Whether the layer at `path` gets an adapter: a key is a name inside a block that trains, or a whole path.
+    fn adapts(&self, path: &str, settings: &AdapterSettings, used: &mut [bool]) -> bool {
+        let in_block = match self {
+            Self::Trained(name) => Some(*name),
+            Self::Frozen | Self::Head | Self::Outside => None,
+        };
+        let key = settings.keys.iter().position(|key| key == path || Some(key.as_str()) == in_block);
+        if let Some(index) = key {
+            used[index] = true;
+        }
+        match self {
+            Self::Trained(_) if settings.keys.is_empty() => true,
+            Self::Head if settings.lm_head => true,
+            _ => key.is_some(),
+        }
+    }
+}
+
+/// Number of the block that a layer stands in, and its name there.
+fn split_block(path: &str) -> Option<(usize, &str)> {
+    let (_, rest) = path.split_once("layers.")?;
+    let (index, name) = rest.split_once('.').unwrap_or((rest, ""));
+    Some((index.parse().ok()?, name))
+}
+
+fn adapt(
+    path: &str,
+    linear: &mut Linear,
+    settings: &AdapterSettings,
+    seed: u64,
+    names: &mut Vec<String>,
+) -> Result<()> {
+    let limit = (linear.inputs as f32).powf(-0.5);
+    let key = seed::key(seed, path, &[])?;
+    let a = mlx_rs::random::uniform::<_, f32>(-limit, limit, &[linear.inputs, settings.rank], &key)?;
+    let b = ops::zeros::<f32>(&[settings.rank, linear.outputs])?;
+    names.extend([join(path, "lora_a"), join(path, "lora_b")]);
+    let magnitude = if settings.fine_tune_type == FineTuneType::Dora {
+        names.push(join(path, "m"));
+        Some(linear.row_norms()?)
+    } else {
+        None
+    };
+    linear.adapter = Some(Adapter { a, b, scale: settings.scale(), magnitude, dropout: None });
+    Ok(())
+}
+
+fn full_linear(
+    path: &str,
+    place: &Place<'_>,
+    linear: &Linear,
+    settings: &AdapterSettings,
+    names: &mut Vec<String>,
+) -> Result<()> {
+    let wanted = match place {
+        Place::Trained(_) => true,
+        Place::Head => settings.lm_head,
+        Place::Frozen | Place::Outside => false,
+    };
+    if !wanted {
+        return Ok(());
+    }
+    needs_plain_weight(path, &linear.weight)?;
+    names.push(join(path, "weight"));
+    if linear.bias.is_some() {
+        names.push(join(path, "bias"));
+    }
+    Ok(())
+}
+
+fn full_embedding(
+    path: &str,
+    weight: &Weight,
+    settings: &AdapterSettings,
+    names: &mut Vec<String>,
+) -> Result<()> {
+    if !settings.embeddings {
+        return Ok(());
+    }
+    if settings.fine_tune_type != FineTuneType::Full {
+        return Err(Error::Settings("`embeddings` trains only with fine_tune_type = \"full\"".to_owned()));
+    }
+    needs_plain_weight(path, weight)?;
+    names.push(join(path, "weight"));
+    Ok(())
+}
+
+fn needs_plain_weight(path: &str, weight: &Weight) -> Result<()> {
+    match weight {
+        Weight::Dense(_) => Ok(()),
+        Weight::Quantized(_) => Err(Error::Settings(format!(
+            "`{path}` is quantized, so its weights cannot train\nhint: use fine_tune_type = \"lora\", or import the model dequantized"
+        ))),
+    }
+}

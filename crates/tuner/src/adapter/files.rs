@@ -1,0 +1,224 @@
+//! Adapters' files, in mlx-lm's format: `adapters.safetensors` and `adapter_config.json`.
+
+use super::{AdapterSettings, Trainable, count, peft, place, split_block};
+use crate::error::{Error, Result};
+use mlx_rs::{Array, Dtype};
+use models::{Model, TensorFiles, write_safetensors};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+impl AdapterSettings {
+    /// `adapter_config.json`: what mlx-lm reads, and our own settings beside it. `names` are those of the adapters'
+    /// tensors.
+    fn to_json(&self, layer_count: usize, names: &[String]) -> Value {
+        let name = serde_json::to_value(self.fine_tune_type).expect("a unit variant");
+        let mut lora = json!({"rank": self.rank, "scale": self.scale(), "dropout": self.dropout});
+        // Without keys mlx-lm adapts what is in the blocks and nothing else; with keys, only what they name.
+        if self.lm_head || !self.keys.is_empty() {
+            let adapted = names.iter().filter_map(|name| name.strip_suffix(".lora_a"));
+            let keys: BTreeSet<&str> =
+                adapted.map(|path| split_block(path).map_or(path, |(_, name)| name)).collect();
+            lora["keys"] = json!(keys);
+        }
+        json!({
+            "alpha": self.alpha,
+            "embeddings": self.embeddings,
+            "fine_tune_type": name,
+            "lm_head": self.lm_head,
+            "lora_parameters": lora,
+            "norms": self.norms,
+            "num_layers": self.num_layers.unwrap_or(layer_count),
+            "rank_stabilized": self.rank_stabilized,
+        })
+    }
+
+    fn from_json(path: &Path, config: &Value) -> Result<Self> {
+        let bad = |reason: &str| Error::Adapter { path: path.to_owned(), reason: reason.to_owned() };
+        let kind = config.get("fine_tune_type").cloned().unwrap_or(json!("lora"));
+        let fine_tune_type =
+            serde_json::from_value(kind).map_err(|_| bad("`fine_tune_type` is not known"))?;
+        let layers =
+            config.get("num_layers").and_then(Value::as_i64).ok_or_else(|| bad("`num_layers` is missing"))?;
+        let lora = config.get("lora_parameters").unwrap_or(&Value::Null);
+        let flag = |name: &str| config.get(name).and_then(Value::as_bool).unwrap_or(false);
+        let rank = lora.get("rank").and_then(Value::as_i64).unwrap_or(8) as i32;
+        let scale = lora.get("scale").and_then(Value::as_f64).unwrap_or(20.0) as f32;
+        let keys = lora.get("keys").and_then(Value::as_array);
+        let keys: Vec<String> =
+            keys.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        Ok(Self {
+            fine_tune_type,
+            // mlx-lm counts zero and below as all.
+            num_layers: usize::try_from(layers).ok().filter(|&layers| layers > 0),
+            keys,
+            rank,
+            alpha: scale * rank as f32,
+            rank_stabilized: false,
+            dropout: 0.0,
+            lm_head: flag("lm_head"),
+            embeddings: flag("embeddings"),
+            norms: flag("norms"),
+        })
+    }
+}
+
+/// Writes a folder that mlx-lm loads: `adapters.safetensors` and `adapter_config.json`.
+pub fn save_adapters(
+    folder: &Path,
+    settings: &AdapterSettings,
+    layer_count: usize,
+    names: &[String],
+    values: &[Array],
+) -> Result<()> {
+    fs_err::create_dir_all(folder)?;
+    let tensors: BTreeMap<String, Array> = names.iter().cloned().zip(values.iter().cloned()).collect();
+    write_safetensors(&folder.join("adapters.safetensors"), &tensors)?;
+    let mut text = serde_json::to_string_pretty(&settings.to_json(layer_count, names)).expect("plain JSON");
+    text.push('\n');
+    Ok(fs_err::write(folder.join("adapter_config.json"), text)?)
+}
+
+/// Reads such a folder, ours or mlx-lm's, or one in PEFT's format, into `model`.
+///
+/// Keys that name nothing and more layers than there are do no harm here, as in mlx-lm: the tensors tell whether the
+/// adapters fit.
+///
+/// # Errors
+///
+/// Fails when a tensor is missing, unknown or of another shape than the model and the config ask for.
+pub fn load_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
+    let config_path = folder.join("adapter_config.json");
+    let bad = |path: &Path, reason: String| Error::Adapter { path: path.to_owned(), reason };
+    let config: Value = serde_json::from_str(&fs_err::read_to_string(&config_path)?)
+        .map_err(|error| bad(&config_path, error.to_string()))?;
+    if peft::is_peft(&config) {
+        return peft::load(model, folder, &config);
+    }
+    let settings = AdapterSettings::from_json(&config_path, &config)?;
+    let (names, _) = place(model, &settings, 0)?;
+    let trainable = count(model, names);
+    let weights_path = folder.join("adapters.safetensors");
+    let mut tensors = TensorFiles::open_file(&weights_path)?.arrays()?;
+    let mut problems = Vec::new();
+    model.visit_parameters(&mut |name, array| {
+        if trainable.names.binary_search_by(|known| known.as_str().cmp(name)).is_err() {
+            return;
+        }
+        match tensors.remove(name) {
+            None => problems.push(format!("missing tensor `{name}`")),
+            Some(value) if value.shape() != array.shape() => problems.push(format!(
+                "tensor `{name}` has shape {:?}, expected {:?}",
+                value.shape(),
+                array.shape()
+            )),
+            Some(value) => {
+                // Adapters stay masters in `f32`; weights take the type of those they replace.
+                let dtype = match name.rsplit('.').next() {
+                    Some("weight" | "bias") => array.dtype(),
+                    _ => Dtype::Float32,
+                };
+                *array = value.as_dtype(dtype).expect("a cast between floats is always possible");
+            }
+        }
+    });
+    problems.extend(tensors.keys().map(|name| format!("unknown tensor `{name}`")));
+    if problems.is_empty() { Ok(trainable) } else { Err(bad(&weights_path, problems.join("\n"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach;
+    use models::LoadOptions;
+    use std::path::PathBuf;
+
+    fn model(case: &str) -> Result<Model> {
+        mlx_ext::init(&mlx_ext::Options::default())?;
+        let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+        Ok(Model::load(&golden.join(case), &LoadOptions { dtype: Some(Dtype::Float32), unpack: true })?)
+    }
+
+    /// Saves fresh adapters of `settings` and returns `adapter_config.json` and the names of the tensors.
+    fn saved(case: &str, settings: &AdapterSettings, folder: &Path) -> Result<(Value, Vec<String>)> {
+        let mut model = model(case)?;
+        let trainable = attach(&mut model, settings, 1)?;
+        let parameters = model.parameters();
+        let values: Vec<Array> = trainable.names.iter().map(|name| parameters[name].clone()).collect();
+        save_adapters(folder, settings, model.layer_count(), &trainable.names, &values)?;
+        let text = fs_err::read_to_string(folder.join("adapter_config.json"))?;
+        Ok((serde_json::from_str(&text).unwrap(), trainable.names))
+    }
+
+    /// Writes a folder as mlx-lm does: the config it was called with, and tensors of other names than ours if any.
+    fn foreign(folder: &Path, config: &Value, tensors: &BTreeMap<String, Array>) -> Result<()> {
+        fs_err::write(folder.join("adapter_config.json"), config.to_string())?;
+        Ok(write_safetensors(&folder.join("adapters.safetensors"), tensors)?)
+    }
+
+    #[test]
+    fn adapters_of_all_layers_name_no_keys() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (config, names) = saved("llama", &AdapterSettings::default(), folder.path())?;
+        assert_eq!(config["lora_parameters"].get("keys"), None);
+        assert_eq!(load_adapters(&mut model("llama")?, folder.path())?.names, names);
+        Ok(())
+    }
+
+    #[test]
+    fn an_adapted_head_lists_every_key_because_mlx_lm_adapts_only_blocks_without() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let settings = AdapterSettings { lm_head: true, ..AdapterSettings::default() };
+        let (config, names) = saved("llama", &settings, folder.path())?;
+        let keys = config["lora_parameters"]["keys"].as_array().unwrap();
+        let expected = [
+            "lm_head",
+            "mlp.down_proj",
+            "mlp.gate_proj",
+            "mlp.up_proj",
+            "self_attn.k_proj",
+            "self_attn.o_proj",
+            "self_attn.q_proj",
+            "self_attn.v_proj",
+        ];
+        assert_eq!(keys, &expected);
+        assert_eq!(load_adapters(&mut model("llama")?, folder.path())?.names, names);
+        Ok(())
+    }
+
+    #[test]
+    fn keys_of_mlx_lm_may_be_whole_paths_or_name_nothing() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut tensors = BTreeMap::new();
+        for path in ["lm_head", "model.layers.0.mlp.up_proj"] {
+            let outputs = if path == "lm_head" { 384 } else { 80 };
+            tensors.insert(format!("{path}.lora_a"), mlx_rs::ops::zeros::<f32>(&[48, 2])?);
+            tensors.insert(format!("{path}.lora_b"), mlx_rs::ops::zeros::<f32>(&[2, outputs])?);
+        }
+        let keys = ["lm_head", "model.layers.0.mlp.up_proj", "self_attn.qkv_proj"];
+        let config = json!({"num_layers": 1, "lora_parameters": {"rank": 2, "scale": 4.0, "keys": keys}});
+        foreign(folder.path(), &config, &tensors)?;
+        let trainable = load_adapters(&mut model("llama")?, folder.path())?;
+        assert_eq!(trainable.names, tensors.into_keys().collect::<Vec<_>>());
+        Ok(())
+    }
+
+    #[test]
+    fn a_tensor_without_a_place_is_named() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        saved("llama", &AdapterSettings::default(), folder.path())?;
+        let config = json!({"num_layers": 1, "lora_parameters": {"rank": 8, "scale": 2.0}});
+        fs_err::write(folder.path().join("adapter_config.json"), config.to_string())?;
+        let error = load_adapters(&mut model("llama")?, folder.path()).unwrap_err().to_string();
+        assert!(error.contains("unknown tensor `model.layers.0.mlp.down_proj.lora_a`"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_tied_head_cannot_carry_an_adapter() -> Result<()> {
+        let settings = AdapterSettings { lm_head: true, ..AdapterSettings::default() };
+        let error = attach(&mut model("gemma3_text")?, &settings, 1).unwrap_err().to_string();
+        assert!(error.contains("hint: leave it out"), "{error}");
+        Ok(())
+    }
+}

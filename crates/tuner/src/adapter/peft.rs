@@ -1,0 +1,453 @@
+//! Adapters in PEFT's format: `adapter_model.safetensors` and an `adapter_config.json` with `peft_type`.
+//!
+//! The tensors tell which layers are adapted, and of which rank; the config tells the strength. PEFT keeps `A` as
+//! `[rank, in]` and `B` as `[out, rank]`, the transposes of ours. What would change the result and is not read here
+//! is refused by name.
+
+use super::{Trainable, count, split_block};
+use crate::error::{Error, Result};
+use mlx_rs::{Array, Dtype};
+use models::{Adapter, Layer, Model, TensorFiles, canonical_name, join, write_safetensors};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+const WEIGHTS: &str = "adapter_model.safetensors";
+const PREFIX: &str = "base_model.model.";
+
+/// Settings that change what an adapter computes and that are not supported, unless they are as here or absent.
+const UNSUPPORTED: [&str; 11] = [
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "fan_in_fan_out",
+    "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+];
+
+/// Tells whether an `adapter_config.json` is PEFT's.
+pub(super) fn is_peft(config: &Value) -> bool {
+    config.get("peft_type").is_some()
+}
+
+/// The three tensors of one adapted layer.
+#[derive(Default)]
+struct Parts {
+    a: Option<Array>,
+    b: Option<Array>,
+    magnitude: Option<Array>,
+}
+
+/// Reads PEFT's adapters in `folder` into `model`; `config` is its `adapter_config.json`.
+pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<Trainable> {
+    let config_path = folder.join("adapter_config.json");
+    check_config(config).map_err(|reason| Error::Adapter { path: config_path, reason })?;
+    let path = folder.join(WEIGHTS);
+    if !path.is_file() {
+        let reason = format!(
+            "has no `{WEIGHTS}`\nhint: older versions of PEFT wrote `adapter_model.bin`, a pickle file; \
+             save it anew with `save_pretrained(folder, safe_serialization=True)`"
+        );
+        return Err(Error::Adapter { path: folder.to_owned(), reason });
+    }
+    let mut problems = Vec::new();
+    let mut layers: BTreeMap<String, Parts> = BTreeMap::new();
+    for (name, array) in TensorFiles::open_file(&path)?.arrays()? {
+        let array = array.as_dtype(Dtype::Float32)?;
+        match part_of(&name) {
+            Some((layer, "lora_A.weight")) => layers.entry(layer).or_default().a = Some(array),
+            Some((layer, "lora_B.weight")) => layers.entry(layer).or_default().b = Some(array),
+            Some((layer, _)) => layers.entry(layer).or_default().magnitude = Some(array),
+            None => problems.push(format!("tensor `{name}` is no part of a linear map's adapter")),
+        }
+    }
+    let expected = Expected::of(config);
+    let mut names = Vec::new();
+    let mut outcome = Ok(());
+    model.visit(&mut |layer_path, layer| {
+        let Layer::Linear(linear) = layer else { return };
+        let Some(parts) = take(&mut layers, layer_path) else {
+            if expected.covers(layer_path) {
+                problems.push(format!("`target_modules` names `{layer_path}`, but no tensor is for it"));
+            }
+            return;
+        };
+        match adapter(config, parts, linear.inputs, linear.outputs) {
+            Ok(adapter) => {
+                names.extend(["lora_a", "lora_b"].map(|part| join(layer_path, part)));
+                if adapter.magnitude.is_some() {
+                    names.push(join(layer_path, "m"));
+                }
+                linear.adapter = Some(adapter);
+            }
+            Err(Reason::Text(reason)) => problems.push(format!("the adapter of `{layer_path}` {reason}")),
+            Err(Reason::Error(error)) => outcome = Err(error),
+        }
+    });
+    outcome?;
+    problems.extend(layers.keys().map(|layer| format!("the model has no linear map `{layer}`")));
+    if !problems.is_empty() {
+        return Err(Error::Adapter { path, reason: problems.join("\n") });
+    }
+    names.sort();
+    Ok(count(model, names))
+}
+
+fn check_config(config: &Value) -> Result<(), String> {
+    let kind = config["peft_type"].as_str().unwrap_or_default();
+    if kind != "LORA" {
+        return Err(format!("`peft_type` is `{kind}`, which is not supported\nhint: only `LORA` is"));
+    }
+    let bias = config.get("bias").and_then(Value::as_str).unwrap_or("none");
+    if bias != "none" {
+        return Err(format!("`bias` is `{bias}`, which is not supported\nhint: only `none` is"));
+    }
+    let is_set = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(table) => !table.is_empty(),
+        _ => true,
+    };
+    let set: Vec<String> = UNSUPPORTED
+        .iter()
+        .filter(|name| config.get(**name).is_some_and(is_set))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    if set.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "sets {}, which is not supported\nhint: merge it with `merge_and_unload()` in PEFT and import the merged model",
+        set.join(", ")
+    ))
+}
+
+/// Layer and part that a tensor's name tells.
+fn part_of(name: &str) -> Option<(String, &str)> {
+    let rest = name.strip_prefix(PREFIX)?;
+    let parts = ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"];
+    parts.into_iter().find_map(|part| {
+        // Some versions of PEFT wrote the magnitudes with `.weight` behind.
+        let rest =
+            if part == "lora_magnitude_vector" { rest.strip_suffix(".weight").unwrap_or(rest) } else { rest };
+        let layer = rest.strip_suffix(part)?.strip_suffix('.')?;
+        Some((canonical_name(layer), part))
+    })
+}
+
+/// The tensors for the layer `path`; the head of a multimodal model stands outside of its `language_model` there.
+fn take(layers: &mut BTreeMap<String, Parts>, path: &str) -> Option<Parts> {
+    let outside = path.strip_prefix("language_model.").filter(|name| *name == "lm_head");
+    layers.remove(path).or_else(|| layers.remove(outside?))
+}
+
+enum Reason {
+    Text(String),
+    Error(Error),
+}
+
+impl From<mlx_rs::error::Exception> for Reason {
+    fn from(error: mlx_rs::error::Exception) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+fn adapter(config: &Value, parts: Parts, inputs: i32, outputs: i32) -> Result<Adapter, Reason> {
+    let (Some(a), Some(b)) = (parts.a, parts.b) else {
+        return Err(Reason::Text("has only one of `lora_A` and `lora_B`".to_owned()));
+    };
+    let rank = a.shape().first().copied().unwrap_or(0);
+    if rank == 0 || a.shape() != [rank, inputs] || b.shape() != [outputs, rank] {
+        return Err(Reason::Text(format!(
+            "has shapes {:?} and {:?}, expected [rank, {inputs}] and [{outputs}, rank]",
+            a.shape(),
+            b.shape()
+        )));
+    }
+    let magnitude = parts.magnitude.map(|m| m.reshape(&[-1])).transpose()?;
+    let is_dora = config.get("use_dora").and_then(Value::as_bool).unwrap_or(false);
+    match &magnitude {
+        None if is_dora => return Err(Reason::Text("has no `lora_magnitude_vector`".to_owned())),
+        Some(m) if m.shape() != [outputs] => {
+            return Err(Reason::Text(format!("has {} magnitudes, expected {outputs}", m.size())));
+        }
+        _ => {}
+    }
+    let alpha = config.get("lora_alpha").and_then(Value::as_f64).unwrap_or(8.0);
+    let is_stabilized = config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
+    let rank = f64::from(rank);
+    let scale = (alpha / if is_stabilized { rank.sqrt() } else { rank }) as f32;
+    Ok(Adapter { a: a.t().contiguous()?, b: b.t().contiguous()?, scale, magnitude, dropout: None })
+}
+
+/// The layers that a config says are adapted, as far as it lists them.
+struct Expected<'a> {
+    targets: Vec<&'a str>,
+    layers: Option<Vec<u64>>,
+}
+
+impl<'a> Expected<'a> {
+    fn of(config: &'a Value) -> Self {
+        let texts = |name: &str| -> Vec<&str> {
+            config
+                .get(name)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect()
+        };
+        let numbers = |value: &Value| match value {
+            Value::Array(items) if !items.is_empty() => {
+                Some(items.iter().filter_map(Value::as_u64).collect())
+            }
+            Value::Number(number) => number.as_u64().map(|number| vec![number]),
+            _ => None,
+        };
+        // Exclusions and patterns are for PEFT to read: then the tensors alone tell.
+        let is_plain = ["exclude_modules", "layers_pattern"].iter().all(|name| config[*name].is_null());
+        let targets = if is_plain { texts("target_modules") } else { Vec::new() };
+        Self { targets, layers: config.get("layers_to_transform").and_then(numbers) }
+    }
+
+    fn covers(&self, path: &str) -> bool {
+        let is_target = |target: &&str| {
+            let target = canonical_name(target);
+            path == target || path.ends_with(&format!(".{target}"))
+        };
+        let in_layers = self.layers.as_ref().is_none_or(|layers| {
+            split_block(path).is_some_and(|(index, _)| layers.contains(&(index as u64)))
+        });
+        in_layers && self.targets.iter().any(is_target)
+    }
+}
+
+/// Writes the adapters of `model` as PEFT's `from_pretrained` reads them.
+///
+/// # Errors
+///
+/// Fails when the model carries no adapters, or adapters of different strengths.
+pub fn save_peft(model: &mut Model, folder: &Path) -> Result<()> {
+    let mut tensors = BTreeMap::new();
+    let mut paths = Vec::new();
+    let (mut scales, mut ranks, mut is_dora) = (BTreeSet::new(), BTreeSet::new(), false);
+    let mut all = Vec::new();
+    model.visit(&mut |path, layer| {
+        let Layer::Linear(linear) = layer else { return };
+        all.push(foreign_name(path));
+        let Some(adapter) = &linear.adapter else { return };
+        let name = foreign_name(path);
+        tensors.insert(format!("{PREFIX}{name}.lora_A.weight"), adapter.a.t());
+        tensors.insert(format!("{PREFIX}{name}.lora_B.weight"), adapter.b.t());
+        if let Some(magnitude) = &adapter.magnitude {
+            is_dora = true;
+            tensors.insert(format!("{PREFIX}{name}.lora_magnitude_vector"), magnitude.clone());
+        }
+        scales.insert(adapter.scale.to_bits());
+        ranks.insert(adapter.a.dim(-1));
+        paths.push(name);
+    });
+    let (Some(&scale), Some(&rank)) = (scales.first(), ranks.first()) else {
+        return Err(Error::Settings(
+            "there are no adapters to write for PEFT\nhint: fine_tune_type = \"full\" has none".to_owned(),
+        ));
+    };
+    if scales.len() > 1 || ranks.len() > 1 {
+        return Err(Error::Settings(
+            "adapters of different ranks or strengths cannot be written for PEFT".to_owned(),
+        ));
+    }
+    // The product of two short floats is exact, so reading it back gives the same scale.
+    let alpha = f64::from(f32::from_bits(scale)) * f64::from(rank);
+    let alpha = if alpha.fract() == 0.0 { json!(alpha as i64) } else { json!(alpha) };
+    let (targets, layers) = targets(&paths, &all);
+    let config = json!({
+        "base_model_name_or_path": null,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "layers_to_transform": layers,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": null,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": targets,
+        "task_type": "CAUSAL_LM",
+        "use_dora": is_dora,
+        "use_rslora": false,
+    });
+    fs_err::create_dir_all(folder)?;
+    write_safetensors(&folder.join(WEIGHTS), &tensors)?;
+    let text = serde_json::to_string_pretty(&config).expect("plain JSON");
+    Ok(fs_err::write(folder.join("adapter_config.json"), text + "\n")?)
+}
+
+/// Our name as transformers has it: the opposite of [`canonical_name`], and the head outside of `language_model`.
+fn foreign_name(path: &str) -> String {
+    match path.strip_prefix("language_model.") {
+        Some(rest) => {
+            rest.strip_prefix("model.").map_or(rest.to_owned(), |rest| format!("model.language_model.{rest}"))
+        }
+        None => path.to_owned(),
+    }
+}
+
+/// What `target_modules` and `layers_to_transform` say: short names and blocks, as most tools expect them, where these
+/// give exactly `adapted` out of `all`, or else whole names.
+fn targets(adapted: &[String], all: &[String]) -> (BTreeSet<String>, Option<BTreeSet<usize>>) {
+    let short = |path: &String| path.rsplit('.').next().unwrap_or(path).to_owned();
+    let block = |path: &String| split_block(path).map(|(index, _)| index);
+    let names: BTreeSet<String> = adapted.iter().map(short).collect();
+    let blocks: Option<BTreeSet<usize>> = adapted.iter().map(block).collect();
+    let count = |blocks: Option<&BTreeSet<usize>>| {
+        let fits =
+            |path: &&String| blocks.is_none_or(|known| block(path).is_some_and(|it| known.contains(&it)));
+        all.iter().filter(|path| names.contains(&short(path))).filter(fits).count()
+    };
+    if count(None) == adapted.len() {
+        return (names, None);
+    }
+    match blocks {
+        Some(blocks) if count(Some(&blocks)) == adapted.len() => (names, Some(blocks)),
+        _ => (adapted.iter().cloned().collect(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AdapterSettings, FineTuneType, attach, load_adapters};
+    use models::LoadOptions;
+    use std::path::PathBuf;
+
+    fn model(case: &str) -> Result<Model> {
+        mlx_ext::init(&mlx_ext::Options::default())?;
+        let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+        Ok(Model::load(&golden.join(case), &LoadOptions { dtype: Some(Dtype::Float32), unpack: true })?)
+    }
+
+    /// A model whose adapters are not zero anywhere.
+    fn adapted(case: &str, settings: &AdapterSettings) -> Result<Model> {
+        let mut model = model(case)?;
+        attach(&mut model, settings, 3)?;
+        model.visit(&mut |path, layer| {
+            if let Layer::Linear(linear) = layer
+                && let Some(adapter) = &mut linear.adapter
+            {
+                let key = mlx_rs::random::key(path.len() as u64).unwrap();
+                adapter.b = mlx_rs::random::normal::<f32>(adapter.b.shape(), None, None, &key).unwrap();
+            }
+        });
+        Ok(model)
+    }
+
+    type Stored = BTreeMap<String, (Vec<u8>, Option<u32>)>;
+
+    fn stored(model: &mut Model) -> Result<Stored> {
+        let mut all = Stored::new();
+        let mut scales = BTreeMap::new();
+        model.visit(&mut |path, layer| {
+            if let Layer::Linear(linear) = layer
+                && let Some(adapter) = &linear.adapter
+            {
+                scales.insert(join(path, "lora_a"), adapter.scale.to_bits());
+            }
+        });
+        for (name, array) in model.parameters() {
+            let scale = scales.get(&name).copied();
+            all.insert(name, (mlx_ext::bytes_of(&array)?, scale));
+        }
+        Ok(all)
+    }
+
+    fn config_of(folder: &Path) -> Value {
+        let text = fs_err::read_to_string(folder.join("adapter_config.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn adapters_make_the_round_trip_to_the_last_bit() -> Result<()> {
+        let lora = AdapterSettings { rank: 3, alpha: 5.0, ..AdapterSettings::default() };
+        let all = [
+            ("llama", lora.clone()),
+            ("llama", AdapterSettings { num_layers: Some(1), rank_stabilized: true, ..lora.clone() }),
+            ("llama", AdapterSettings { lm_head: true, num_layers: Some(2), ..lora.clone() }),
+            ("qwen3", AdapterSettings { fine_tune_type: FineTuneType::Dora, ..lora.clone() }),
+            ("gemma3_text-q4", AdapterSettings { keys: vec!["mlp.up_proj".to_owned()], ..lora }),
+        ];
+        for (case, settings) in all {
+            let folder = tempfile::tempdir()?;
+            let mut before = adapted(case, &settings)?;
+            save_peft(&mut before, folder.path())?;
+            let mut after = model(case)?;
+            let names = load_adapters(&mut after, folder.path())?.names;
+            assert!(!names.is_empty() && names.is_sorted());
+            assert!(stored(&mut before)? == stored(&mut after)?, "{case} {settings:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn target_modules_are_short_where_that_says_all() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let keys = vec!["self_attn.q_proj".to_owned(), "self_attn.v_proj".to_owned()];
+        let settings = AdapterSettings { keys, ..AdapterSettings::default() };
+        save_peft(&mut adapted("llama", &settings)?, folder.path())?;
+        let config = config_of(folder.path());
+        assert_eq!(config["target_modules"], json!(["q_proj", "v_proj"]));
+        assert_eq!((&config["layers_to_transform"], &config["lora_alpha"]), (&Value::Null, &json!(16)));
+        let settings = AdapterSettings { num_layers: Some(1), ..settings };
+        save_peft(&mut adapted("llama", &settings)?, folder.path())?;
+        assert_eq!(config_of(folder.path())["layers_to_transform"], json!([2]));
+        let settings = AdapterSettings { lm_head: true, ..settings };
+        save_peft(&mut adapted("llama", &settings)?, folder.path())?;
+        let whole = ["lm_head", "model.layers.2.self_attn.q_proj", "model.layers.2.self_attn.v_proj"];
+        assert_eq!(config_of(folder.path())["target_modules"], json!(whole));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        save_peft(&mut adapted("llama", &AdapterSettings::default())?, folder.path())?;
+        let plain = config_of(folder.path());
+        let refusal = |change: Value| -> Result<String> {
+            let mut config = plain.clone();
+            for (name, value) in change.as_object().unwrap() {
+                config[name] = value.clone();
+            }
+            fs_err::write(folder.path().join("adapter_config.json"), config.to_string())?;
+            Ok(load_adapters(&mut model("llama")?, folder.path()).unwrap_err().to_string())
+        };
+        let cases = [
+            (json!({"modules_to_save": ["lm_head"]}), "sets `modules_to_save`"),
+            (json!({"alpha_pattern": {"q_proj": 3}, "lora_bias": true}), "sets `alpha_pattern`, `lora_bias`"),
+            (json!({"peft_type": "IA3"}), "`peft_type` is `IA3`"),
+            (json!({"bias": "all"}), "`bias` is `all`"),
+            (json!({"use_dora": true}), "`model.layers.0.self_attn.q_proj` has no `lora_magnitude_vector`"),
+            (json!({"target_modules": ["lm_head"]}), "names `lm_head`, but no tensor is for it"),
+        ];
+        for (change, message) in cases {
+            let error = refusal(change)?;
+            assert!(error.contains(message), "{error}");
+        }
+        fs_err::remove_file(folder.path().join(WEIGHTS))?;
+        let error = refusal(json!({}))?;
+        assert!(error.contains("adapter_model.bin") && error.contains("hint: "), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_model_has_no_adapters_to_write() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let error = save_peft(&mut model("llama")?, folder.path()).unwrap_err().to_string();
+        assert!(error.contains("no adapters"), "{error}");
+        Ok(())
+    }
+}

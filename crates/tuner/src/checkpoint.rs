@@ -1,0 +1,287 @@
+//! Everything a run needs to go on, saved so that a kill at any moment leaves the newest whole one behind.
+//!
+//! A saved state is a folder `state/<step>` with the parameters, the optimizer's moments, the counters and a
+//! `SHA256SUMS` over them. It is written under another name, flushed, and renamed. On loading, a folder that does not
+//! check out is set aside and the next older one is used.
+
+use crate::error::{Error, Result};
+use mlx_rs::Array;
+use models::{TensorFiles, write_safetensors};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+const WEIGHTS: &str = "weights.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const COUNTERS: &str = "counters.json";
+const SUMS: &str = "SHA256SUMS";
+
+/// The numbers of a run between two steps.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Steps taken.
+    pub step: usize,
+    /// Targets trained on.
+    pub trained_tokens: u64,
+    /// Sum of weighted losses since the last report, in nats.
+    pub window_loss: f64,
+    /// Sum of the distrust losses times those weights, where they are added.
+    #[serde(default)]
+    pub window_distrust: f64,
+    /// Sum of weights since the last report.
+    pub window_weight: f64,
+    /// What early stopping has counted.
+    pub early_stopping: crate::early_stopping::Counters,
+    /// Length of `metrics.jsonl` in bytes.
+    pub metrics_bytes: u64,
+    /// SHA-256 of that much of it.
+    pub metrics_sha256: String,
+    /// Published checkpoints: step → SHA-256 of the adapter file.
+    pub checkpoints: BTreeMap<usize, String>,
+}
+
+/// A state as it was saved.
+pub struct Checkpoint {
+    /// Parameters, in the order of their names.
+    pub parameters: Vec<Array>,
+    /// Moments of the optimizer, each in the same order.
+    pub moments: Vec<Vec<Array>>,
+    /// Steps the optimizer has taken.
+    pub optimizer_steps: usize,
+    /// The counters.
+    pub state: RunState,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Counters {
+    optimizer_steps: usize,
+    /// Not flattened: serde would then read the steps of `checkpoints` as text.
+    run: RunState,
+}
+
+impl Checkpoint {
+    /// Saves under `folder/<step>` and drops all but the newest `keep`.
+    pub fn save(&self, folder: &Path, names: &[String], keep: usize) -> Result<()> {
+        fs_err::create_dir_all(folder)?;
+        let name = step_name(self.state.step);
+        let unfinished = folder.join(format!(".{name}"));
+        if unfinished.exists() {
+            fs_err::remove_dir_all(&unfinished)?;
+        }
+        fs_err::create_dir(&unfinished)?;
+        self.write(&unfinished, names)?;
+        let target = folder.join(&name);
+        if target.exists() {
+            fs_err::remove_dir_all(&target)?;
+        }
+        fs_err::rename(&unfinished, &target)?;
+        sync(folder)?;
+        for old in states(folder)?.into_iter().rev().skip(keep.max(1)) {
+            fs_err::remove_dir_all(old)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the files of a state into `folder`.
+    pub fn write(&self, folder: &Path, names: &[String]) -> Result<()> {
+        let weights = names.iter().cloned().zip(self.parameters.iter().cloned()).collect();
+        write_safetensors(&folder.join(WEIGHTS), &weights)?;
+        let mut moments = BTreeMap::new();
+        for (index, list) in self.moments.iter().enumerate() {
+            for (name, array) in names.iter().zip(list) {
+                moments.insert(format!("moment.{index}.{name}"), array.clone());
+            }
+        }
+        write_safetensors(&folder.join(OPTIMIZER), &moments)?;
+        let counters = Counters { optimizer_steps: self.optimizer_steps, run: self.state.clone() };
+        let mut text = serde_json::to_string_pretty(&counters).expect("plain numbers and strings");
+        text.push('\n');
+        fs_err::write(folder.join(COUNTERS), text)?;
+        let mut sums = String::new();
+        for file in [COUNTERS, OPTIMIZER, WEIGHTS] {
+            let path = folder.join(file);
+            writeln!(sums, "{}  {file}", sha256_of(&path)?).expect("a string takes anything");
+            sync(&path)?;
+        }
+        fs_err::write(folder.join(SUMS), sums)?;
+        sync(&folder.join(SUMS))?;
+        sync(folder)
+    }
+
+    /// Loads the newest state under `folder` that checks out and that `accept` takes; sets bad ones aside.
+    ///
+    /// Returns `None` where there is none.
+    pub fn load_newest(
+        folder: &Path,
+        names: &[String],
+        accept: impl Fn(&RunState) -> Result<()>,
+    ) -> Result<Option<Self>> {
+        if !folder.is_dir() {
+            return Ok(None);
+        }
+        for path in states(folder)?.into_iter().rev() {
+            let loaded = Self::load(&path, names).and_then(|loaded| accept(&loaded.state).map(|()| loaded));
+            match loaded {
+                Ok(loaded) => return Ok(Some(loaded)),
+                Err(error) => {
+                    let bad = bad_name(&path);
+                    tracing::warn!("saved state set aside as `{}`: {error}", bad.display());
+                    fs_err::rename(&path, &bad)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Loads one state, checking every byte.
+    pub fn load(folder: &Path, names: &[String]) -> Result<Self> {
+        verify(folder)?;
+        let bad = |file: &str, reason: String| Error::Adapter { path: folder.join(file), reason };
+        let counters: Counters = serde_json::from_str(&fs_err::read_to_string(folder.join(COUNTERS))?)
+            .map_err(|error| bad(COUNTERS, error.to_string()))?;
+        let weights = TensorFiles::open_file(&folder.join(WEIGHTS))?;
+        let parameters = names.iter().map(|name| weights.array(name)).collect::<models::Result<_>>()?;
+        let stored = TensorFiles::open_file(&folder.join(OPTIMIZER))?;
+        let count = stored.names().filter_map(|name| name.split('.').nth(1)?.parse::<usize>().ok()).max();
+        let moments = (0..count.map_or(0, |last| last + 1))
+            .map(|index| names.iter().map(|name| stored.array(&format!("moment.{index}.{name}"))).collect())
+            .collect::<models::Result<_>>()?;
+        Ok(Self { parameters, moments, optimizer_steps: counters.optimizer_steps, state: counters.run })
+    }
+}
+
+/// The name of a step's folder: seven digits, so that names sort as steps do.
+pub(crate) fn step_name(step: usize) -> String {
+    format!("{step:07}")
+}
+
+fn states(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths: Vec<PathBuf> =
+        fs_err::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    paths.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    paths.sort();
+    Ok(paths)
+}
+
+fn bad_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let of = |number: usize| path.with_file_name(format!("bad-{name}-{number}"));
+    of((0..usize::MAX).find(|&number| !of(number).exists()).unwrap_or_default())
+}
+
+fn verify(folder: &Path) -> Result<()> {
+    let sums = fs_err::read_to_string(folder.join(SUMS))?;
+    for line in sums.lines() {
+        let (sum, file) = line.split_once("  ").unwrap_or(("", line));
+        let path = folder.join(file);
+        if sha256_of(&path)? != sum {
+            return Err(Error::Adapter { path, reason: "does not match its checksum".to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub(crate) fn sha256_of(path: &Path) -> Result<String> {
+    sha256_of_first(path, u64::MAX)
+}
+
+/// SHA-256 of the first `bytes` bytes of a file, in hexadecimal.
+pub(crate) fn sha256_of_first(path: &Path, bytes: u64) -> Result<String> {
+    let mut reader = fs_err::File::open(path)?.take(bytes);
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = reader.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+    }
+    let mut text = String::new();
+    for byte in hash.finalize() {
+        write!(text, "{byte:02x}").expect("a string takes anything");
+    }
+    Ok(text)
+}
+
+/// Flushes a file or folder to the disk.
+pub(crate) fn sync(path: &Path) -> Result<()> {
+    Ok(fs_err::File::open(path)?.sync_all()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(step: usize) -> Checkpoint {
+        let array = |value: f32| Array::from_slice(&[value, 2.0], &[2]);
+        Checkpoint {
+            parameters: vec![array(step as f32), array(-1.0)],
+            moments: vec![vec![array(0.5), array(0.25)], vec![array(0.125), array(0.0)]],
+            optimizer_steps: step,
+            state: RunState {
+                step,
+                trained_tokens: 10,
+                window_loss: 0.1 + 0.2,
+                checkpoints: BTreeMap::from([(5, "aa".to_owned())]),
+                ..Default::default()
+            },
+        }
+    }
+
+    fn names() -> Vec<String> {
+        vec!["a.weight".to_owned(), "b.weight".to_owned()]
+    }
+
+    #[test]
+    fn the_newest_state_comes_back_as_it_was_and_old_ones_go() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        for step in [5, 10, 15] {
+            checkpoint(step).save(folder.path(), &names(), 2)?;
+        }
+        let loaded = Checkpoint::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("there are states");
+        assert_eq!(loaded.state, checkpoint(15).state);
+        assert_eq!(loaded.parameters[0].as_slice::<f32>(), &[15.0, 2.0]);
+        assert_eq!(loaded.moments[1][0].as_slice::<f32>(), &[0.125, 2.0]);
+        assert_eq!(states(folder.path())?.len(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn a_corrupt_state_is_set_aside_and_the_older_one_used() -> Result<()> {
+        for file in [WEIGHTS, OPTIMIZER, COUNTERS, SUMS] {
+            let folder = tempfile::tempdir()?;
+            for step in [5, 10] {
+                checkpoint(step).save(folder.path(), &names(), 2)?;
+            }
+            let path = folder.path().join("0000010").join(file);
+            let mut bytes = fs_err::read(&path)?;
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs_err::write(&path, bytes)?;
+            let loaded =
+                Checkpoint::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("the older one");
+            assert_eq!(loaded.state.step, 5, "{file}");
+            assert!(folder.path().join("bad-0000010-0").is_dir());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_kill_left_unfinished_is_not_taken_for_a_state() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        checkpoint(5).save(folder.path(), &names(), 2)?;
+        fs_err::create_dir(folder.path().join(".0000010"))?;
+        let loaded = Checkpoint::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("the whole one");
+        assert_eq!(loaded.state.step, 5);
+        checkpoint(10).save(folder.path(), &names(), 2)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Reasons to stop before the last step.
+
+use serde::{Deserialize, Serialize};
+
+/// When to stop early; each rule is off at zero.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct EarlyStopping {
+    /// Validations in a row without a loss lower than the best by `min_delta`.
+    pub patience: usize,
+    /// How much lower counts, in nats.
+    pub min_delta: f64,
+    /// Reports in a row in which the moving average of the training loss made no new low.
+    pub plateau_patience: usize,
+    /// Gradient norm above which a step counts as a spike.
+    pub spike_threshold: f32,
+    /// Spikes in a row, after the warmup, that stop the run.
+    pub spike_patience: usize,
+}
+
+/// What the rules have counted so far.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    best_validation: Option<f64>,
+    validations_without_gain: usize,
+    moving_average: Option<f64>,
+    best_average: Option<f64>,
+    reports_without_gain: usize,
+    spikes: usize,
+}
+
+/// Weight of the newest report in the moving average of the training loss.
+const AVERAGE_WEIGHT: f64 = 0.2;
+
+impl EarlyStopping {
+    /// Counts a validation; a reason when it is time to stop.
+    pub(crate) fn on_validation(&self, counters: &mut Counters, loss: f64) -> Option<String> {
+        if counters.best_validation.is_none_or(|best| loss < best - self.min_delta) {
+            counters.best_validation = Some(loss);
+            counters.validations_without_gain = 0;
+            return None;
+        }
+        counters.validations_without_gain += 1;
+        let count = counters.validations_without_gain;
+        (self.patience > 0 && count >= self.patience)
+            .then(|| format!("validation loss made no gain of {} in {count} validations", self.min_delta))
+    }
+
+    /// Counts a report of the mean training loss since the last one.
+    pub(crate) fn on_report(&self, counters: &mut Counters, loss: f64) -> Option<String> {
+        let average = counters.moving_average.map_or(loss, |old| old + AVERAGE_WEIGHT * (loss - old));
+        counters.moving_average = Some(average);
+        if counters.best_average.is_none_or(|best| average < best) {
+            counters.best_average = Some(average);
+            counters.reports_without_gain = 0;
+            return None;
+        }
+        counters.reports_without_gain += 1;
+        let count = counters.reports_without_gain;
+        (self.plateau_patience > 0 && count >= self.plateau_patience)
+            .then(|| format!("the moving average of the training loss made no new low in {count} reports"))
+    }
+
+    /// Counts a step's gradient norm; steps of the warmup do not count.
+    pub(crate) fn on_step(&self, counters: &mut Counters, norm: f32, warming_up: bool) -> Option<String> {
+        if warming_up || self.spike_threshold <= 0.0 || norm <= self.spike_threshold {
+            counters.spikes = 0;
+            return None;
+        }
+        counters.spikes += 1;
+        let count = counters.spikes;
+        (self.spike_patience > 0 && count >= self.spike_patience)
+            .then(|| format!("gradient norm above {} in {count} steps in a row", self.spike_threshold))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_counts_validations_without_a_real_gain() {
+        let rule = EarlyStopping { patience: 2, min_delta: 0.1, ..Default::default() };
+        let mut counters = Counters::default();
+        let stops: Vec<bool> = [2.0, 1.5, 1.45, 1.3, 1.25, 1.25]
+            .iter()
+            .map(|&l| rule.on_validation(&mut counters, l).is_some())
+            .collect();
+        assert_eq!(stops, [false, false, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_noisy_but_falling_loss_is_no_plateau() {
+        let rule = EarlyStopping { plateau_patience: 3, ..Default::default() };
+        let mut counters = Counters::default();
+        for report in 0..50 {
+            let loss = 3.0 - 0.05 * f64::from(report) + if report % 2 == 0 { 0.05 } else { -0.05 };
+            assert!(rule.on_report(&mut counters, loss).is_none(), "report {report}");
+        }
+        let stopped = (0..20).any(|_| rule.on_report(&mut counters, 2.0).is_some());
+        assert!(stopped);
+    }
+
+    #[test]
+    fn spikes_count_after_the_warmup_and_in_a_row() {
+        let rule = EarlyStopping { spike_threshold: 1.0, spike_patience: 2, ..Default::default() };
+        let mut counters = Counters::default();
+        assert!(rule.on_step(&mut counters, 9.0, true).is_none());
+        assert!(rule.on_step(&mut counters, 9.0, false).is_none());
+        assert!(rule.on_step(&mut counters, 0.5, false).is_none());
+        assert!(rule.on_step(&mut counters, 9.0, false).is_none());
+        assert!(rule.on_step(&mut counters, 9.0, false).is_some());
+    }
+}

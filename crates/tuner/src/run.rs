@@ -1,0 +1,353 @@
+//! The loop: steps, reports, validations, checkpoints, and going on where an earlier run was cut off.
+
+use crate::adapter::{AdapterSettings, save_adapters};
+use crate::batch::Batch;
+use crate::checkpoint::{Checkpoint, RunState, sha256_of, sha256_of_first, step_name, sync};
+use crate::distrust::Distrust;
+use crate::early_stopping::EarlyStopping;
+use crate::error::{Error, Result};
+use crate::plan::{BatchPlan, MicroBatch};
+use crate::schedule::ScheduleSettings;
+use crate::score::score;
+use crate::trainer::{StepReport, Trainer};
+use dataset::Split;
+use serde::Serialize;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// How a run goes, beside the model and the optimizer.
+#[derive(Debug, Clone)]
+pub struct RunSettings {
+    /// Steps to take.
+    pub steps: usize,
+    /// The learning rate of each.
+    pub schedule: ScheduleSettings,
+    /// Micro-batches a step.
+    pub accumulation: usize,
+    /// Rows are padded to a multiple of this many tokens.
+    pub pad_to: usize,
+    /// Global norm that gradients are clipped to; `None` leaves them alone.
+    pub max_gradient_norm: Option<f32>,
+    /// A line of metrics every so many steps.
+    pub report_every: usize,
+    /// A checkpoint for others every so many steps, and after the last.
+    pub checkpoint_every: usize,
+    /// A state to go on from every so many steps.
+    pub save_every: usize,
+    /// A validation every so many steps; 0 for none.
+    pub validation_every: usize,
+    /// Rows in a batch of a validation.
+    pub validation_batch_size: usize,
+    /// Reasons to stop early.
+    pub early_stopping: EarlyStopping,
+    /// What the adapters' config says.
+    pub adapter: AdapterSettings,
+    /// Distrust losses of the training rows.
+    pub distrust: Option<Distrust>,
+    /// States to go on from that are kept, at least one. Checkpoints for others are never deleted.
+    pub keep_last: usize,
+}
+
+/// What happens in a run, as it happens.
+pub trait Observer {
+    /// The run begins, or goes on after `step` steps.
+    fn started(&mut self, step: usize, steps: usize);
+    /// A step was taken.
+    fn stepped(&mut self, step: usize, report: &StepReport, learning_rate: f64);
+    /// A line of metrics was written.
+    fn reported(&mut self, step: usize, train_loss: f64);
+    /// The validation split was scored.
+    fn validated(&mut self, step: usize, loss: f64);
+    /// A checkpoint was written.
+    fn checkpointed(&mut self, step: usize);
+    /// Asked after every step: true saves the state and ends the run.
+    fn interrupted(&self) -> bool;
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "reason")]
+pub enum Stop {
+    /// All steps were taken.
+    Finished,
+    /// A rule of early stopping.
+    Early(String),
+    /// The observer asked for it; the state is saved.
+    Interrupted,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// Steps taken, those of earlier sittings included.
+    pub step: usize,
+    /// Targets trained on.
+    pub trained_tokens: u64,
+    /// Why it ended.
+    pub stop: Stop,
+}
+
+#[derive(Serialize)]
+struct TrainLine {
+    /// What the additive distrust loss would add to `train_loss`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    distrust_loss: Option<f64>,
+    epoch: f64,
+    gradient_norm: f32,
+    learning_rate: f64,
+    step: usize,
+    train_loss: f64,
+    trained_tokens: u64,
+}
+
+#[derive(Serialize)]
+struct ValidationLine {
+    step: usize,
+    validation_loss: f64,
+    validation_tokens: usize,
+}
+
+/// Trains until the last step, an early stop or an interruption, in `folder`, which survives the process.
+///
+/// The folder holds `metrics.jsonl`, `checkpoints/<step>/adapters` and `state/<step>`. If it holds a state already, the
+/// run goes on from there and ends with the same bytes as one that was never cut off.
+///
+/// # Errors
+///
+/// Fails when a loss or gradient is not finite: the last good checkpoint stays.
+pub fn run(
+    trainer: &mut Trainer,
+    plan: &mut BatchPlan,
+    (train, validation): (&Split, &Split),
+    settings: &RunSettings,
+    folder: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
+    let mut state = Run { trainer, settings, folder, state: RunState::default(), rows: Vec::new() };
+    state.resume()?;
+    observer.started(state.state.step, settings.steps);
+    let stop = loop {
+        if state.state.step >= settings.steps {
+            break Stop::Finished;
+        }
+        if let Some(reason) = state.step(plan, (train, validation), observer)? {
+            break Stop::Early(reason);
+        }
+        if observer.interrupted() && state.state.step < settings.steps {
+            state.save()?;
+            break Stop::Interrupted;
+        }
+    };
+    if stop != Stop::Interrupted {
+        state.checkpoint(observer)?;
+        state.save()?;
+    }
+    let RunState { step, trained_tokens, .. } = state.state;
+    Ok(Summary { step, trained_tokens, stop })
+}
+
+struct Run<'a> {
+    trainer: &'a mut Trainer,
+    settings: &'a RunSettings,
+    folder: &'a Path,
+    state: RunState,
+    /// Of the last step.
+    rows: Vec<u32>,
+}
+
+impl Run<'_> {
+    fn metrics_path(&self) -> PathBuf {
+        self.folder.join("metrics.jsonl")
+    }
+
+    fn checkpoint_path(&self, step: usize) -> PathBuf {
+        self.folder.join("checkpoints").join(step_name(step))
+    }
+
+    /// Takes up the newest state that checks out, together with the metrics and checkpoints it speaks of.
+    fn resume(&mut self) -> Result<()> {
+        fs_err::create_dir_all(self.folder)?;
+        let names = self.trainer.trainable().names.clone();
+        let accept = |state: &RunState| self.check(state);
+        let loaded = Checkpoint::load_newest(&self.folder.join("state"), &names, accept)?;
+        if let Some(loaded) = loaded {
+            self.trainer.restore(loaded.parameters, loaded.moments, loaded.optimizer_steps)?;
+            self.state = loaded.state;
+        }
+        // Whatever was written after the state is written again.
+        let metrics = fs_err::OpenOptions::new().create(true).append(true).open(self.metrics_path())?;
+        metrics.set_len(self.state.metrics_bytes)?;
+        metrics.sync_all()?;
+        Ok(())
+    }
+
+    fn check(&self, state: &RunState) -> Result<()> {
+        let bad = |path: PathBuf| Error::Adapter {
+            path,
+            reason: "is not what the saved state speaks of".to_owned(),
+        };
+        if state.metrics_bytes > 0
+            && sha256_of_first(&self.metrics_path(), state.metrics_bytes)? != state.metrics_sha256
+        {
+            return Err(bad(self.metrics_path()));
+        }
+        for (step, sum) in &state.checkpoints {
+            let path = self.checkpoint_path(*step).join("adapters/adapters.safetensors");
+            if sha256_of(&path)? != *sum {
+                return Err(bad(path));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one step and does all that is due after it; a reason when it is time to stop.
+    fn step(
+        &mut self,
+        plan: &mut BatchPlan,
+        (train, validation): (&Split, &Split),
+        observer: &mut dyn Observer,
+    ) -> Result<Option<String>> {
+        let settings = self.settings;
+        let index = self.state.step;
+        let rate = settings.schedule.rate(index);
+        let micro_batches: Vec<_> =
+            (0..settings.accumulation).map(|k| plan.at(index * settings.accumulation + k)).collect();
+        let factors = settings.distrust.as_ref().and_then(Distrust::factors);
+        let batches: Vec<Batch> = micro_batches
+            .iter()
+            .map(|micro| Batch::of_micro_batch(train, micro, settings.pad_to, factors))
+            .collect();
+        let rows: Vec<u32> = micro_batches.iter().flat_map(MicroBatch::rows).collect();
+        let report = self.trainer.step(&batches, rate, settings.max_gradient_norm, (index + 1, &rows))?;
+
+        if let Some(added) = settings.distrust.as_ref().and_then(|distrust| distrust.added(&rows)) {
+            self.state.window_distrust += added * report.weight;
+        }
+        self.rows = rows;
+        self.state.step += 1;
+        self.state.trained_tokens += report.targets as u64;
+        self.state.window_loss += report.loss_sum;
+        self.state.window_weight += report.weight;
+        let step = self.state.step;
+        observer.stepped(step, &report, rate);
+        let warming_up = step <= settings.schedule.warmup_steps;
+        let rules = settings.early_stopping;
+        let mut stop = rules.on_step(&mut self.state.early_stopping, report.gradient_norm, warming_up);
+        if step.is_multiple_of(settings.report_every) || step == settings.steps {
+            // A window of rows without a target has no mean.
+            if self.state.window_weight > 0.0 {
+                let loss = self.report(plan, &report, rate)?;
+                observer.reported(step, loss);
+                stop = stop.or(rules.on_report(&mut self.state.early_stopping, loss));
+            }
+        }
+        if settings.validation_every > 0 && step.is_multiple_of(settings.validation_every) {
+            let loss = self.validate(validation)?;
+            observer.validated(step, loss);
+            stop = stop.or(rules.on_validation(&mut self.state.early_stopping, loss));
+        }
+        if step.is_multiple_of(settings.checkpoint_every) {
+            self.checkpoint(observer)?;
+        }
+        if step.is_multiple_of(settings.save_every) {
+            self.save()?;
+        }
+        Ok(stop)
+    }
+
+    /// Writes a line of metrics and returns the mean loss since the last.
+    fn report(&mut self, plan: &mut BatchPlan, report: &StepReport, rate: f64) -> Result<f64> {
+        let step = self.state.step;
+        let train_loss = self.state.window_loss / self.state.window_weight;
+        let added = self.settings.distrust.as_ref().and_then(|distrust| distrust.added(&[]));
+        self.append(&TrainLine {
+            distrust_loss: added.map(|_| self.state.window_distrust / self.state.window_weight),
+            epoch: plan.epochs_after(step * self.settings.accumulation),
+            gradient_norm: report.gradient_norm,
+            learning_rate: rate,
+            step,
+            train_loss,
+            trained_tokens: self.state.trained_tokens,
+        })?;
+        self.state.window_loss = 0.0;
+        self.state.window_distrust = 0.0;
+        self.state.window_weight = 0.0;
+        Ok(train_loss)
+    }
+
+    fn validate(&self, validation: &Split) -> Result<f64> {
+        let score =
+            score(&self.trainer.model()?, validation, "validation", self.settings.validation_batch_size)?;
+        let loss = score.mean_loss();
+        let line = ValidationLine {
+            step: self.state.step,
+            validation_loss: loss,
+            validation_tokens: score.tokens(),
+        };
+        self.append(&line)?;
+        Ok(loss)
+    }
+
+    fn append(&self, line: &impl Serialize) -> Result<()> {
+        let mut text = serde_json::to_string(line).expect("plain numbers");
+        text.push('\n');
+        let mut file = fs_err::OpenOptions::new().append(true).open(self.metrics_path())?;
+        Ok(file.write_all(text.as_bytes())?)
+    }
+
+    /// Writes the parameters as adapters for others, whole or not at all.
+    fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let step = self.state.step;
+        if self.state.checkpoints.contains_key(&step) {
+            return Ok(());
+        }
+        self.need_finite()?;
+        let target = self.checkpoint_path(step);
+        let unfinished = target.with_file_name(format!(".{}", step_name(step)));
+        for stale in [&unfinished, &target] {
+            if stale.exists() {
+                fs_err::remove_dir_all(stale)?;
+            }
+        }
+        let adapters = unfinished.join("adapters");
+        let names = &self.trainer.trainable().names;
+        let layer_count = self.trainer.layer_count();
+        save_adapters(&adapters, &self.settings.adapter, layer_count, names, self.trainer.parameters())?;
+        let weights = adapters.join("adapters.safetensors");
+        let sum = sha256_of(&weights)?;
+        for path in [&weights, &adapters.join("adapter_config.json"), &adapters, &unfinished] {
+            sync(path)?;
+        }
+        fs_err::rename(&unfinished, &target)?;
+        sync(&self.folder.join("checkpoints"))?;
+        self.state.checkpoints.insert(step, sum);
+        observer.checkpointed(step);
+        Ok(())
+    }
+
+    /// Refuses to save what no longer is a number: what was saved before stays the newest.
+    fn need_finite(&self) -> Result<()> {
+        let step = self.state.step;
+        match self.trainer.first_not_finite()? {
+            Some(what) => Err(Error::Diverged { step, what, rows: self.rows.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Saves everything needed to go on from here.
+    fn save(&mut self) -> Result<()> {
+        self.need_finite()?;
+        let metrics = self.metrics_path();
+        sync(&metrics)?;
+        self.state.metrics_bytes = fs_err::metadata(&metrics)?.len();
+        self.state.metrics_sha256 = sha256_of(&metrics)?;
+        let optimizer = self.trainer.optimizer();
+        let checkpoint = Checkpoint {
+            parameters: self.trainer.parameters().to_vec(),
+            moments: optimizer.moments().to_vec(),
+            optimizer_steps: optimizer.steps(),
+            state: self.state.clone(),
+        };
+        checkpoint.save(&self.folder.join("state"), &self.trainer.trainable().names, self.settings.keep_last)
+    }
+}

@@ -1,0 +1,371 @@
+//! A run that was cut off anywhere ends with the bytes of one that never was.
+
+mod support;
+
+use anyhow::{Context, Result, ensure};
+use dataset::Split;
+use std::path::{Path, PathBuf};
+use support::{copy_folder, files, lengths, model, ragged_rows, split};
+use tuner::{
+    AdapterSettings, BatchPlan, EarlyStopping, Observer, OptimizerSettings, RunSettings, ScheduleName,
+    ScheduleSettings, StepReport, Stop, Summary, Trainer,
+};
+
+const STEPS: usize = 30;
+
+/// Ends a run after a step, or keeps what a kill at each step would leave behind.
+#[derive(Default)]
+struct Watch {
+    /// Where the run went on from.
+    started: usize,
+    step: usize,
+    stop_after: Option<usize>,
+    /// Copies `.0` to a folder of `.1` named after each step.
+    copies: Option<(PathBuf, PathBuf)>,
+}
+
+impl Observer for Watch {
+    fn started(&mut self, step: usize, _steps: usize) {
+        self.started = step;
+        self.step = step;
+    }
+
+    fn stepped(&mut self, step: usize, _report: &StepReport, _learning_rate: f64) {
+        self.step = step;
+        if let Some((from, to)) = &self.copies {
+            copy_folder(from, &to.join(step.to_string())).expect("copies");
+        }
+    }
+
+    fn reported(&mut self, _step: usize, _train_loss: f64) {}
+
+    fn validated(&mut self, _step: usize, _loss: f64) {}
+
+    fn checkpointed(&mut self, _step: usize) {}
+
+    fn interrupted(&self) -> bool {
+        self.stop_after == Some(self.step)
+    }
+}
+
+/// Dropout, accumulation, packing, a schedule, clipping, validation and every rule of early stopping at once.
+struct Setup {
+    _folder: tempfile::TempDir,
+    train: Split,
+    validation: Split,
+    packing: bool,
+}
+
+impl Setup {
+    fn new(packing: bool) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let train = split(folder.path(), "train", &ragged_rows(23))?;
+        let validation = split(folder.path(), "validation", &ragged_rows(3))?;
+        Ok(Self { _folder: folder, train, validation, packing })
+    }
+
+    fn run(&self, folder: &Path, save_every: usize, watch: &mut Watch) -> Result<Summary> {
+        let mut model = model("llama")?;
+        let adapter = AdapterSettings {
+            num_layers: Some(1),
+            keys: vec!["self_attn.q_proj".to_owned()],
+            rank: 2,
+            dropout: 0.2,
+            ..AdapterSettings::default()
+        };
+        let trainable = tuner::attach(&mut model, &adapter, 5)?;
+        let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
+        trainer.set_dropout(adapter.dropout);
+        let mut plan = if self.packing {
+            BatchPlan::packed(lengths(&self.train), 1, 48, 5)?
+        } else {
+            BatchPlan::new(lengths(&self.train), 2, 5)?
+        };
+        let settings = RunSettings {
+            steps: STEPS,
+            schedule: ScheduleSettings {
+                name: ScheduleName::Cosine,
+                peak: 5e-3,
+                minimum: 0.0,
+                warmup_steps: 3,
+                cycle_steps: 10,
+                steps: STEPS,
+            },
+            accumulation: 2,
+            pad_to: 8,
+            max_gradient_norm: Some(0.5),
+            report_every: 4,
+            checkpoint_every: 7,
+            save_every,
+            validation_every: 5,
+            validation_batch_size: 2,
+            early_stopping: EarlyStopping {
+                patience: 100,
+                min_delta: 0.001,
+                plateau_patience: 100,
+                spike_threshold: 1e-3,
+                spike_patience: 1000,
+            },
+            adapter,
+            distrust: None,
+            keep_last: 2,
+        };
+        let splits = (&self.train, &self.validation);
+        Ok(tuner::run(&mut trainer, &mut plan, splits, &settings, folder, watch)?)
+    }
+}
+
+/// What a run leaves for others: checkpoints, metrics and the last state.
+fn result(folder: &Path) -> Result<std::collections::BTreeMap<PathBuf, Vec<u8>>> {
+    let mut files = files(folder)?;
+    let last = Path::new("state").join(format!("{STEPS:07}"));
+    files.retain(|path, _| !path.starts_with("state") || path.starts_with(&last));
+    ensure!(files.keys().any(|path| path.starts_with(&last)), "no state after step {STEPS}");
+    ensure!(files.contains_key(Path::new("metrics.jsonl")), "no metrics");
+    Ok(files)
+}
+
+fn same(expected: &Path, found: &Path, how: &str) -> Result<()> {
+    let (expected, found) = (result(expected)?, result(found)?);
+    let names =
+        |files: &std::collections::BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    ensure!(names(&expected) == names(&found), "{how}: other files: {:?}", names(&found));
+    for (name, bytes) in &expected {
+        ensure!(found[name] == *bytes, "{how}: `{}` differs", name.display());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_stopped_after_any_step_ends_with_the_same_bytes() -> Result<()> {
+    let setup = Setup::new(true)?;
+    let unbroken = tempfile::tempdir()?;
+    setup.run(unbroken.path(), 6, &mut Watch::default())?;
+    for stop_after in 1..STEPS {
+        let folder = tempfile::tempdir()?;
+        let mut watch = Watch { stop_after: Some(stop_after), ..Watch::default() };
+        let summary = setup.run(folder.path(), 6, &mut watch)?;
+        assert_eq!((summary.step, summary.stop), (stop_after, Stop::Interrupted));
+        let mut watch = Watch::default();
+        setup.run(folder.path(), 6, &mut watch)?;
+        assert_eq!(watch.started, stop_after);
+        same(unbroken.path(), folder.path(), &format!("stopped after step {stop_after}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_killed_after_any_step_ends_with_the_same_bytes() -> Result<()> {
+    let setup = Setup::new(true)?;
+    for save_every in 1..=7 {
+        let (unbroken, copies) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let watched = Some((unbroken.path().to_owned(), copies.path().to_owned()));
+        setup.run(unbroken.path(), save_every, &mut Watch { copies: watched, ..Watch::default() })?;
+        for killed_after in (1..=STEPS).filter(|step| save_every == 4 || step % 10 == save_every) {
+            let folder = copies.path().join(killed_after.to_string());
+            let mut watch = Watch::default();
+            setup.run(&folder, save_every, &mut watch)?;
+            // The kill came before what is done after the step.
+            assert_eq!(watch.started, (killed_after - 1) / save_every * save_every);
+            let how = format!("killed after step {killed_after}, saved every {save_every}");
+            same(unbroken.path(), &folder, &how)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_stopped_again_and_again_ends_with_the_same_bytes() -> Result<()> {
+    let setup = Setup::new(false)?;
+    let (unbroken, folder) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    setup.run(unbroken.path(), 100, &mut Watch::default())?;
+    for stop_after in 1..STEPS {
+        let mut watch = Watch { stop_after: Some(stop_after), ..Watch::default() };
+        assert_eq!(setup.run(folder.path(), 100, &mut watch)?.step, stop_after);
+        assert_eq!(watch.started, stop_after - 1);
+    }
+    setup.run(folder.path(), 100, &mut Watch::default())?;
+    same(unbroken.path(), folder.path(), "stopped after every step")
+}
+
+#[test]
+fn damaged_files_send_a_run_back_to_an_older_state_and_to_the_same_bytes() -> Result<()> {
+    let setup = Setup::new(false)?;
+    let unbroken = tempfile::tempdir()?;
+    setup.run(unbroken.path(), 5, &mut Watch::default())?;
+    let damages = [
+        "state/0000022/weights.safetensors",
+        "state/0000022/counters.json",
+        "checkpoints/0000014/adapters/adapters.safetensors",
+        "metrics.jsonl",
+    ];
+    for damaged in damages {
+        let folder = tempfile::tempdir()?;
+        let mut watch = Watch { stop_after: Some(22), ..Watch::default() };
+        setup.run(folder.path(), 5, &mut watch)?;
+        let path = folder.path().join(damaged);
+        let mut bytes = fs_err::read(&path)?;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        fs_err::write(&path, bytes)?;
+        let mut watch = Watch::default();
+        setup.run(folder.path(), 5, &mut watch)?;
+        let expected = if damaged.starts_with("state") { 20 } else { 0 };
+        ensure!(watch.started == expected, "`{damaged}` damaged: went on after step {}", watch.started);
+        let mut left = result(folder.path())?;
+        left.retain(|path, _| !path.to_string_lossy().contains("bad-"));
+        ensure!(left == result(unbroken.path())?, "`{damaged}` damaged: other bytes");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_longer_run_goes_on_from_a_shorter_one_to_the_bytes_of_one_that_was_never_shorter() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let train = split(folder.path(), "train", &ragged_rows(9))?;
+    let run = |work: &str, steps: usize| -> Result<usize> {
+        let mut model = model("llama")?;
+        let trainable = tuner::attach(&mut model, &AdapterSettings::default(), 5)?;
+        let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
+        let mut plan = BatchPlan::new(lengths(&train), 2, 4)?;
+        let settings = RunSettings { report_every: 3, checkpoint_every: 2, save_every: 5, ..quick(steps) };
+        let (work, mut watch) = (folder.path().join(work), Watch::default());
+        tuner::run(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut watch)?;
+        Ok(watch.started)
+    };
+    run("at once", 12)?;
+    run("in two", 6)?;
+    assert_eq!(run("in two", 12)?, 6);
+    for part in ["checkpoints", "state/0000012"] {
+        let of = |work: &str| files(&folder.path().join(work).join(part));
+        ensure!(of("at once")? == of("in two")?, "`{part}` differs");
+    }
+    let metrics = |work: &str| fs_err::read_to_string(folder.path().join(work).join("metrics.jsonl"));
+    assert_eq!(metrics("at once")?, metrics("in two")?);
+    Ok(())
+}
+
+#[test]
+fn only_states_are_dropped_and_as_many_stay_as_asked_for() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let train = split(folder.path(), "train", &ragged_rows(4))?;
+    for keep_last in [0, 1, 3] {
+        let mut model = model("llama")?;
+        let trainable = tuner::attach(&mut model, &AdapterSettings::default(), 5)?;
+        let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
+        let mut plan = BatchPlan::new(lengths(&train), 2, 4)?;
+        let settings = RunSettings { keep_last, ..quick(5) };
+        let work = folder.path().join(keep_last.to_string());
+        tuner::run(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default())?;
+        let count = |part: &str| fs_err::read_dir(work.join(part)).map(Iterator::count);
+        assert_eq!((count("state")?, count("checkpoints")?), (keep_last.max(1), 5));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_names_step_and_rows() -> Result<()> {
+    let mut rows = ragged_rows(40);
+    // Only row 29 reads this token, and its embedding is poison.
+    rows[29].0[1] = 383;
+    let folder = tempfile::tempdir()?;
+    let train = split(folder.path(), "train", &rows)?;
+    let mut model = model("llama")?;
+    model.visit_parameters(&mut |name, array| {
+        if name.ends_with("embed_tokens.weight") {
+            let mut numbers = array.as_slice::<f32>().to_vec();
+            let width = array.dim(1) as usize;
+            numbers[383 * width] = f32::NAN;
+            *array = mlx_rs::Array::from_slice(&numbers, array.shape());
+        }
+    });
+    let adapter = AdapterSettings::default();
+    let trainable = tuner::attach(&mut model, &adapter, 5)?;
+    let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
+    let mut plan = BatchPlan::new(lengths(&train), 2, 4)?;
+    let poisoned =
+        (0..20).find(|&index| plan.at(index).rows().any(|row| row == 29)).context("in the epoch")?;
+    ensure!(poisoned >= 2, "the seed puts the row at step {}", poisoned + 1);
+    let settings = quick(20);
+    let work = folder.path().join("work");
+    let outcome =
+        tuner::run(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default());
+    let error = outcome.expect_err("it diverges");
+    let tuner::Error::Diverged { step, rows, .. } = &error else { anyhow::bail!("{error}") };
+    assert_eq!(*step, poisoned + 1);
+    ensure!(rows.contains(&29) && rows.len() == 2, "{rows:?}");
+    ensure!(error.to_string().contains("hint: "), "{error}");
+    nothing_but_numbers(&work, poisoned)
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_never_saved() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let train = split(folder.path(), "train", &ragged_rows(8))?;
+    let mut model = model("llama")?;
+    let trainable = tuner::attach(&mut model, &AdapterSettings::default(), 5)?;
+    let optimizer = OptimizerSettings { name: tuner::OptimizerName::Sgd, ..OptimizerSettings::default() };
+    let mut trainer = Trainer::new(model, trainable, optimizer, 5)?;
+    let mut plan = BatchPlan::new(lengths(&train), 2, 4)?;
+    let mut settings = quick(6);
+    let work = folder.path().join("work");
+    settings.steps = 3;
+    tuner::run(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default())?;
+    // Loss and gradient of step 4 are fine, but the step leads out of all numbers.
+    settings.steps = 6;
+    settings.schedule.peak = f64::MAX;
+    let outcome =
+        tuner::run(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default());
+    let error = outcome.expect_err("it diverges");
+    ensure!(matches!(&error, tuner::Error::Diverged { step: 4, rows, .. } if rows.len() == 2), "{error}");
+    nothing_but_numbers(&work, 3)
+}
+
+/// Settings that save and checkpoint after every step.
+fn quick(steps: usize) -> RunSettings {
+    RunSettings {
+        steps,
+        schedule: ScheduleSettings {
+            name: ScheduleName::Constant,
+            peak: 1e-3,
+            minimum: 0.0,
+            warmup_steps: 0,
+            cycle_steps: 1,
+            steps,
+        },
+        accumulation: 1,
+        pad_to: 8,
+        max_gradient_norm: None,
+        report_every: 1,
+        checkpoint_every: 1,
+        save_every: 1,
+        validation_every: 0,
+        validation_batch_size: 1,
+        early_stopping: EarlyStopping::default(),
+        adapter: AdapterSettings::default(),
+        distrust: None,
+        keep_last: 2,
+    }
+}
+
+/// The newest state and checkpoint are of step `last`, and every number in every file is finite.
+fn nothing_but_numbers(work: &Path, last: usize) -> Result<()> {
+    let files = files(work)?;
+    for folder in ["state", "checkpoints"] {
+        let newest = files.keys().filter_map(|path| path.strip_prefix(folder).ok()?.iter().next()).max();
+        let newest = newest.context("something is saved")?.to_string_lossy().into_owned();
+        assert_eq!(newest, format!("{last:07}"), "newest in `{folder}`");
+    }
+    for path in files.keys().filter(|path| path.extension().is_some_and(|ending| ending == "safetensors")) {
+        for (name, array) in models::TensorFiles::open_file(&work.join(path))?.arrays()? {
+            ensure!(
+                array.as_slice::<f32>().iter().all(|number| number.is_finite()),
+                "{}: {name}",
+                path.display()
+            );
+        }
+    }
+    let metrics = fs_err::read_to_string(work.join("metrics.jsonl"))?;
+    ensure!(!metrics.contains("null") && metrics.lines().count() >= last, "{metrics}");
+    Ok(())
+}
