@@ -1,0 +1,58 @@
+//! Command line of `import-model`.
+
+mod args;
+mod lock;
+mod terminal;
+
+use std::process::ExitCode;
+
+use args::Args;
+use import_model::hub::{Hub, Settings};
+use import_model::{Config, Source, model};
+use terminal::{Terminal, explain};
+
+fn main() -> ExitCode {
+    stage::main(body, |args: &Args| &args.common)
+}
+
+fn body(args: Args) -> anyhow::Result<()> {
+    let settings = Settings::from_env().map_err(explain)?;
+    let asked = stage::Run::<Config>::adjusted(&args.common, |config| args.adjust(config))?.config().clone();
+    let source = asked.source().map_err(explain)?;
+    // A branch moves, and the key must not: it holds the commit.
+    let commit = match &source {
+        Source::Folder(_) => String::new(),
+        Source::Hub { id, revision } => {
+            let terminal = Terminal::new(stage::StopFlag::default());
+            let commit = Hub::new(&settings, &terminal).resolve(id, revision);
+            commit.map_err(|error| terminal.explain(error))?
+        }
+    };
+    let config = Config { commit, ..asked };
+    let mut run = stage::Run::<Config>::adjusted(&args.common, |it| it.clone_from(&config))?;
+    let folder = match &source {
+        Source::Folder(folder) => {
+            model::find_in_folder(folder).map_err(explain)?; // says better what is missing than hashing would
+            Some(run.input_folder("source", folder)?)
+        }
+        Source::Hub { .. } => None,
+    };
+    if config.conversion().is_some() {
+        if args.write_lock.is_some() {
+            let problem = "`--write-lock` pins files as they come, and these settings change them".into();
+            let hint =
+                "pin without `quantize` and `dequantize`; pins are checked before weights are changed".into();
+            return Err(explain(import_model::Error::Settings { problem, hint }));
+        }
+        let backend = mlx_ext::init(&mlx_ext::Options::default())?;
+        run.numerics(backend.numerics("stored"));
+    }
+    let lock = lock::Lock::new(args.common.out.as_ref(), &run, folder.as_ref())?;
+    lock.check(&config)?;
+    run.execute(|scratch, config| {
+        let terminal = Terminal::new(scratch.stop());
+        let result = import_model::run(config, &settings, &terminal, scratch.resume_dir(), scratch.out());
+        result.map_err(|error| terminal.explain(error))
+    })?;
+    args.write_lock.filter(|_| !args.common.plan).map_or(Ok(()), |file| lock.write(&file, &config))
+}

@@ -1,0 +1,80 @@
+//! What a person sees and presses while an import runs, and what a failure means for the exit code.
+
+use std::cell::{Cell, RefCell};
+
+use import_model::{Error, Watch};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use stage::StopFlag;
+
+/// Shows downloads on stderr, as a bar on a terminal and as a line every tenth otherwise.
+pub(crate) struct Terminal {
+    stop: StopFlag,
+    bar: RefCell<ProgressBar>,
+    tenths: Cell<u64>,
+}
+
+impl Terminal {
+    pub(crate) fn new(stop: StopFlag) -> Self {
+        Self { stop, bar: RefCell::new(ProgressBar::hidden()), tenths: Cell::new(0) }
+    }
+
+    /// Turns a failed import into one that has the right exit code.
+    pub(crate) fn explain(&self, error: Error) -> anyhow::Error {
+        match error {
+            Error::Interrupted => stage::Interrupted { signal: self.stop.requested().unwrap_or(2) }.into(),
+            error => explain(error),
+        }
+    }
+}
+
+/// As [`Terminal::explain`], for failures before anything can be interrupted.
+pub(crate) fn explain(error: Error) -> anyhow::Error {
+    match error {
+        Error::Io(error) => error.into(),
+        error if error.is_bad_input() => stage::bad_input(error),
+        error if error.is_usage() => stage::usage(error),
+        error => error.into(),
+    }
+}
+
+impl Watch for Terminal {
+    fn stop(&self) -> bool {
+        self.stop.requested().is_some()
+    }
+
+    fn begin(&self, name: &str, total: Option<u64>, already: u64) {
+        let size = total.map_or_else(|| "unknown size".into(), |bytes| HumanBytes(bytes).to_string());
+        let resumed =
+            if already > 0 { format!(", going on at {}", HumanBytes(already)) } else { String::new() };
+        tracing::info!("downloading `{name}`, {size}{resumed}");
+        let bar = stage::progress_bar(total.unwrap_or(0));
+        let template = "{msg} {percent:>3} % {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+        bar.set_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        bar.set_message(name.to_owned());
+        bar.set_position(already);
+        bar.reset_eta();
+        self.tenths.set(tenths(&bar));
+        self.bar.replace(bar);
+    }
+
+    fn advance(&self, bytes: u64) {
+        let bar = self.bar.borrow();
+        bar.inc(bytes);
+        let now = tenths(&bar);
+        if bar.is_hidden() && now > self.tenths.replace(now) {
+            tracing::info!("{}0 % of {}", now, HumanBytes(bar.length().unwrap_or(0)));
+        }
+    }
+
+    fn end(&self) {
+        self.bar.borrow().finish_and_clear();
+    }
+}
+
+fn tenths(bar: &ProgressBar) -> u64 {
+    bar.length()
+        .filter(|length| *length > 1 << 26)
+        .map_or(0, |length| bar.position().min(length) * 10 / length)
+}

@@ -1,0 +1,142 @@
+//! The `tokenizer/` output: the tokenizer's files, and `ids.json` with the special tokens as numbers.
+//!
+//! Where a model says more than once what ends a text, all of it counts, the tokenizer's own token first: chat
+//! models often name one token in `config.json` and another in `generation_config.json`, and both are meant.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::error::Error;
+use crate::files::{copy, read_json};
+
+/// The files of the model folder that go into `tokenizer/` as they are.
+pub const FILES: [&str; 6] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+const LIMIT: u64 = 256 << 20;
+
+/// The special tokens of a model, as `ids.json` has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    /// What a text begins with.
+    pub bos: Option<u32>,
+    /// What can end a text, the tokenizer's own token first.
+    pub eos: Vec<u32>,
+    /// What fills up short rows.
+    pub pad: Option<u32>,
+}
+
+/// Checks that `tokenizer.json` is one that the tokenizers crate can use, and opens it.
+///
+/// # Errors
+///
+/// Fails with the crate's own message, which has line and column where the JSON is at fault.
+pub fn open(path: &Path) -> Result<Tokenizer, Error> {
+    let bad = |problem| Error::Json {
+        path: path.into(),
+        problem,
+        hint: "the file is damaged, or of a newer format than this program knows; get it again from its source",
+    };
+    let bytes = fs_err::metadata(path)?.len();
+    if bytes > LIMIT {
+        return Err(bad(format!("{bytes} bytes, more than the {LIMIT} that such a file can honestly have")));
+    }
+    Tokenizer::from_bytes(fs_err::read(path)?)
+        .map_err(|error| bad(format!("not a usable tokenizer: {error}")))
+}
+
+/// Finds the special tokens in `tokenizer_config.json`, `generation_config.json` and `config.json`.
+///
+/// # Errors
+///
+/// Fails when one of the files does not parse, or when it names something that cannot be a token.
+pub fn ids(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer) -> Result<Ids, Error> {
+    let read = |name: &str| files.get(name).map_or(Ok(Value::Null), |path| read_json::<Value>(path, LIMIT));
+    let own = match read("tokenizer_config.json")? {
+        Value::Null => read("special_tokens_map.json")?,
+        config => config,
+    };
+    let generation = read("generation_config.json")?;
+    let config = read("config.json")?;
+    let numbers = |key: &str| -> Vec<u32> {
+        let places = [&generation[key], &config[key], &config["text_config"][key]];
+        places.into_iter().flat_map(as_ids).collect()
+    };
+    // A key that is there and null says "none"; only a missing key leaves the word to the other files.
+    let one = |role: &str| match own.get(format!("{role}_token")) {
+        Some(value) => named(tokenizer, role, value),
+        None => numbers(&format!("{role}_token_id")).first().copied(),
+    };
+    let mut eos: Vec<u32> = Vec::new();
+    let own_eos = own.get("eos_token").and_then(|value| named(tokenizer, "eos", value));
+    for id in own_eos.into_iter().chain(numbers("eos_token_id")) {
+        if !eos.contains(&id) {
+            eos.push(id);
+        }
+    }
+    if eos.is_empty() {
+        tracing::warn!(
+            "the model names no token that ends a text; generation stops at its length limit only"
+        );
+    }
+    let pad = one("pad").or_else(|| numbers("pad_token_id").first().copied());
+    Ok(Ids { bos: one("bos"), eos, pad })
+}
+
+/// Fills the output folder `out` from the files of a model.
+///
+/// # Errors
+///
+/// As [`ids`], and when files cannot be written.
+pub fn write(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer, out: &Path) -> Result<(), Error> {
+    fs_err::create_dir_all(out)?;
+    for name in FILES {
+        if let Some(path) = files.get(name) {
+            copy(path, &out.join(name))?;
+        }
+    }
+    let config_path = out.join("tokenizer_config.json");
+    if !config_path.exists() {
+        fs_err::write(&config_path, "{}\n")?;
+    }
+    // Some repositories keep the template in a file that only processors of images read.
+    if let (Some(path), false) = (files.get("chat_template.json"), out.join("chat_template.jinja").exists()) {
+        let has_own =
+            read_json::<Value>(&config_path, LIMIT)?.get("chat_template").is_some_and(|it| !it.is_null());
+        let template: Value = read_json(path, LIMIT)?;
+        if let (false, Some(text)) = (has_own, template["chat_template"].as_str()) {
+            fs_err::write(out.join("chat_template.jinja"), text)?;
+        }
+    }
+    let ids = serde_json::to_string(&ids(files, tokenizer)?).expect("numbers are always JSON");
+    fs_err::write(out.join("ids.json"), ids + "\n")?;
+    Ok(())
+}
+
+/// One id, or a list of them.
+fn as_ids(value: &Value) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    value
+        .as_array()
+        .map_or_else(|| id(value).into_iter().collect(), |list| list.iter().filter_map(id).collect())
+}
+
+/// The id of a token given by its text, or as an object with the text in `content`.
+fn named(tokenizer: &Tokenizer, role: &str, value: &Value) -> Option<u32> {
+    let text = value.as_str().or_else(|| value["content"].as_str())?;
+    let id = tokenizer.token_to_id(text);
+    if id.is_none() {
+        tracing::warn!("`{role}_token` is `{text}`, which `tokenizer.json` does not have; ignored");
+    }
+    id
+}

@@ -1,0 +1,89 @@
+//! Packing and unpacking weights while importing: what the models crate makes of the result.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
+
+use std::path::Path;
+
+use import_model::{Config, Error, Quantize, Unwatched, hub};
+use mlx_rs::{Array, Dtype};
+use models::{LoadOptions, Model, TensorFiles};
+use tempfile::TempDir;
+use testutil::files::golden_dir;
+
+fn import(folder: &Path, change: impl FnOnce(&mut Config)) -> Result<TempDir, Error> {
+    let mut config = Config { model_dir: folder.display().to_string(), ..Config::default() };
+    change(&mut config);
+    let out = tempfile::tempdir().unwrap();
+    let settings = hub::Settings::from(|_| None)?;
+    import_model::run(&config, &settings, &Unwatched, out.path(), out.path()).map(|()| out)
+}
+
+fn logits(folder: &Path) -> Vec<f32> {
+    let options = LoadOptions { dtype: Some(Dtype::Float32), unpack: true };
+    let model = Model::load(folder, &options).unwrap();
+    let tokens = Array::from_slice(&[2, 10, 11, 40], &[1, 4]);
+    let logits = model.logits(&model.hidden(models::Input::tokens(&tokens)).unwrap()).unwrap();
+    let bytes = mlx_ext::bytes_of(&logits.as_dtype(Dtype::Float32).unwrap()).unwrap();
+    bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn table(mode: &str, bits: i32, group_size: i32) -> Quantize {
+    Quantize { mode: mode.to_owned(), bits, group_size }
+}
+
+#[test]
+fn an_unpacked_model_computes_the_same() {
+    // The last is stored in bfloat16, and unpacked in it, where the loader unpacks in float32.
+    for (case, tolerance) in [("llama-q4", 1e-5), ("gemma3_text-q4", 1e-5), ("qwen3-mixed", 0.1)] {
+        let packed = golden_dir().join(case);
+        let plain = import(&packed, |config| config.dequantize = true).unwrap();
+        let plain = plain.path().join("model");
+        let files = TensorFiles::open(&plain).unwrap();
+        assert!(files.names().all(|name| files.dtype(name).unwrap().is_float()), "{case}");
+        let text = fs_err::read_to_string(plain.join("config.json")).unwrap();
+        assert!(!text.contains("quantization"), "{case}");
+        let difference = difference(&logits(&packed), &logits(&plain));
+        assert!(difference < tolerance, "{case}: {difference}");
+    }
+}
+
+#[test]
+fn every_mode_is_packed_as_the_models_read_it() {
+    let plain = import(&golden_dir().join("llama-q4"), |config| config.dequantize = true).unwrap();
+    let plain = plain.path().join("model");
+    let expected = logits(&plain);
+    let modes = [("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)];
+    let affine = [2, 3, 4, 5, 6, 8].map(|bits| ("affine", bits, 32));
+    let mut worst = Vec::new();
+    for (mode, bits, group_size) in affine.into_iter().chain(modes).chain([("affine", 8, 64)]) {
+        let packed = import(&plain, |config| config.quantize = Some(table(mode, bits, group_size))).unwrap();
+        let folder = packed.path().join("model");
+        let files = TensorFiles::open(&folder).unwrap();
+        // 96 columns are no multiple of 64: `down_proj` stays as it is, as in mlx-lm.
+        let matrices = if group_size == 64 { 3 * 6 + 2 } else { 3 * 7 + 2 };
+        let count = files.names().filter(|name| name.ends_with(".scales")).count();
+        assert_eq!(count, matrices, "{mode} {bits} {group_size}");
+        let difference = difference(&expected, &logits(&folder));
+        assert!(difference > 0.0, "{mode} {bits} {group_size}");
+        worst.push((mode, bits, difference));
+    }
+    let of = |bits| worst.iter().find(|(mode, b, _)| *mode == "affine" && *b == bits).unwrap().2;
+    assert!(of(8) < of(4) && of(4) < of(2), "{worst:?}");
+    assert!(of(8) < 0.1, "{worst:?}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_is_written() {
+    let again =
+        import(&golden_dir().join("llama-q4"), |config| config.quantize = Some(table("affine", 4, 32)));
+    let message = again.err().unwrap().to_string();
+    assert!(message.contains("quantized already\nhint: "), "{message}");
+    let nothing = import(&golden_dir().join("llama"), |config| config.dequantize = true);
+    let message = nothing.err().unwrap().to_string();
+    assert!(message.contains("nothing in it is quantized\nhint: "), "{message}");
+}

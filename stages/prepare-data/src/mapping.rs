@@ -1,0 +1,276 @@
+//! From a row's fields to a record: conditions, templates, groups, held-out rows.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use dataset::source::RawRow;
+use dataset::{Record, RowProblem, Shape, as_messages};
+use serde_json::{Map, Value, json};
+
+use crate::config::{Condition, Config, Scalar, SplitBy};
+
+/// A text with fields in it: `{name}` stands for a field, `{{` and `}}` for braces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Field(String),
+}
+
+impl Template {
+    pub(crate) fn parse(source: &str) -> Result<Self, String> {
+        let mut parts = vec![Part::Text(String::new())];
+        let mut letters = source.chars().peekable();
+        while let Some(letter) = letters.next() {
+            match (letter, letters.peek()) {
+                ('{', Some('{')) | ('}', Some('}')) => {
+                    letters.next();
+                    push(&mut parts, letter);
+                }
+                ('{', _) => {
+                    let name: String = letters.by_ref().take_while(|&letter| letter != '}').collect();
+                    if name.is_empty() || name.contains('{') || !source.contains(&format!("{{{name}}}")) {
+                        return Err(format!(
+                            "`{{{name}` is no field; write `{{name}}`, and `{{{{` for a brace"
+                        ));
+                    }
+                    parts.push(Part::Field(name));
+                }
+                ('}', _) => return Err("a `}` without `{`; write `}}` for a brace".to_owned()),
+                _ => push(&mut parts, letter),
+            }
+        }
+        Ok(Self { parts })
+    }
+
+    fn fill(&self, row: &RawRow) -> Result<String, RowProblem> {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(part) => text.push_str(part),
+                Part::Field(name) => match row.fields.get(name) {
+                    Some(Value::String(value)) => text.push_str(value.trim()),
+                    Some(value @ (Value::Number(_) | Value::Bool(_))) => text.push_str(&value.to_string()),
+                    other => {
+                        let what =
+                            if other.is_none_or(Value::is_null) { "has no value" } else { "is not a text" };
+                        let names: Vec<&str> = row.fields.keys().map(String::as_str).take(12).collect();
+                        let hint =
+                            format!("the row has `{}`; leave rows out with `where`", names.join("`, `"));
+                        return Err(problem(row.line, format!("the field `{name}` {what}"), hint));
+                    }
+                },
+            }
+        }
+        Ok(text)
+    }
+}
+
+fn push(parts: &mut Vec<Part>, letter: char) {
+    match parts.last_mut() {
+        Some(Part::Text(text)) => text.push(letter),
+        _ => parts.push(Part::Text(letter.to_string())),
+    }
+}
+
+fn problem(line: u64, reason: String, hint: impl Into<String>) -> RowProblem {
+    RowProblem { line, column: None, reason, hint: hint.into() }
+}
+
+/// What becomes of a row.
+#[derive(Debug)]
+pub(crate) enum Mapped {
+    /// It takes part.
+    Row(Box<Record>),
+    /// It is held out.
+    HeldOut(Box<Record>),
+    /// It does not meet the conditions.
+    Filtered,
+}
+
+/// The settings that concern single rows, ready for use.
+#[derive(Debug)]
+pub(crate) struct Mapping<'a> {
+    config: &'a Config,
+    /// Texts for the fields `prompt` and `completion`, or `text`.
+    templates: Vec<(&'static str, Template)>,
+    ids: BTreeSet<&'a str>,
+}
+
+impl<'a> Mapping<'a> {
+    /// Prepares settings without problems.
+    pub(crate) fn new(config: &'a Config) -> Self {
+        let texts = [("prompt", &config.prompt), ("completion", &config.completion), ("text", &config.text)];
+        let templates = texts
+            .into_iter()
+            .filter(|(_, source)| !source.is_empty())
+            .map(|(name, source)| {
+                (name, Template::parse(source).expect("`Config::problems` checks templates"))
+            })
+            .collect();
+        Self { config, templates, ids: config.hold_out.ids.iter().map(String::as_str).collect() }
+    }
+
+    /// Returns the fields that settings name and `row` does not have.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &'a str> {
+        let config = self.config;
+        let conditions = config.conditions.iter().map(|condition| condition.field.as_str());
+        let hold_out = Some(config.hold_out.field.as_str()).filter(|field| !field.is_empty());
+        conditions.chain(hold_out).chain(config.group_fields.iter().map(String::as_str))
+    }
+
+    pub(crate) fn map(&self, row: RawRow, file: &Path) -> Result<Mapped, RowProblem> {
+        let held_field = &self.config.hold_out.field;
+        let held = row.fields.get(held_field).is_some_and(|value| !value.is_null())
+            || row.fields.get("id").is_some_and(|id| self.is_held_out(id));
+        if !held && !self.config.conditions.iter().all(|condition| meets(condition, &row.fields)) {
+            return Ok(Mapped::Filtered);
+        }
+        let record = Box::new(self.record(row, file)?);
+        Ok(if held { Mapped::HeldOut(record) } else { Mapped::Row(record) })
+    }
+
+    fn is_held_out(&self, id: &Value) -> bool {
+        id.as_str().map_or_else(|| self.ids.contains(id.to_string().as_str()), |id| self.ids.contains(id))
+    }
+
+    fn record(&self, mut row: RawRow, file: &Path) -> Result<Record, RowProblem> {
+        let line = row.line;
+        let group = self.group(&row)?;
+        if !self.templates.is_empty() {
+            let mut fields = Map::new();
+            for (name, template) in &self.templates {
+                fields.insert((*name).to_owned(), Value::String(template.fill(&row)?));
+            }
+            for name in ["id", "group", "weight", "auth_weight", "prov_entropy"] {
+                fields.extend(row.fields.remove(name).map(|value| (name.to_owned(), value)));
+            }
+            row = RawRow { line, fields };
+        }
+        let mut record = Record::from_row(row, file)?;
+        record.group = group.or(record.group);
+        if self.config.split.by == SplitBy::Group && record.group.is_none() {
+            let hint = "name the fields that make a group with `group_fields`, or split by `ratio`";
+            return Err(problem(line, "the row has no group".to_owned(), hint));
+        }
+        self.add_system(&mut record);
+        Ok(record)
+    }
+
+    fn group(&self, row: &RawRow) -> Result<Option<String>, RowProblem> {
+        let mut parts = Vec::new();
+        for name in &self.config.group_fields {
+            parts.push(match row.fields.get(name) {
+                Some(Value::String(text)) => text.clone(),
+                Some(Value::Null) | None => {
+                    let hint = "a group needs every field of `group_fields`; leave rows out with `where`";
+                    return Err(problem(row.line, format!("the field `{name}` has no value"), hint));
+                }
+                Some(value) => value.to_string(),
+            });
+        }
+        Ok((!parts.is_empty()).then(|| dataset::text::normalize(&parts.join(" / "))))
+    }
+
+    fn add_system(&self, record: &mut Record) {
+        if self.config.system.is_empty() {
+            return;
+        }
+        let system = json!({"role": "system", "content": dataset::text::normalize(&self.config.system)});
+        match &mut record.shape {
+            Shape::Chat { messages, .. } if messages[0]["role"] != "system" => messages.insert(0, system),
+            Shape::Completion { prompt, completion } => {
+                let mut messages = as_messages(prompt, completion);
+                messages.insert(0, system);
+                record.shape = Shape::Chat { messages, tools: None };
+            }
+            Shape::Chat { .. } | Shape::Text(_) => {}
+        }
+    }
+}
+
+fn meets(condition: &Condition, fields: &Map<String, Value>) -> bool {
+    let Some(value) = fields.get(&condition.field).filter(|value| !value.is_null()) else {
+        return condition.or_null;
+    };
+    let number = || value.as_f64().or_else(|| value.as_str()?.trim().parse().ok()).filter(|n| n.is_finite());
+    let words = || value.as_str().map(|text| text.split_whitespace().count());
+    let equals = |scalar: &Scalar| match scalar {
+        Scalar::Bool(expected) => value.as_bool() == Some(*expected),
+        Scalar::Number(expected) => number() == Some(*expected),
+        Scalar::Text(expected) => value.as_str() == Some(expected),
+    };
+    condition.equals.as_ref().is_none_or(equals)
+        && (condition.one_of.is_empty() || condition.one_of.iter().any(equals))
+        && condition.at_least.is_none_or(|least| number().is_some_and(|number| number >= least))
+        && condition.at_most.is_none_or(|most| number().is_some_and(|number| number <= most))
+        && condition.min_words.is_none_or(|least| words().is_some_and(|words| words >= least))
+        && condition.max_words.is_none_or(|most| words().is_some_and(|words| words <= most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(value: &Value) -> RawRow {
+        RawRow { line: 3, fields: value.as_object().unwrap().clone() }
+    }
+
+    fn map(config: &str, fields: &Value) -> Result<Mapped, RowProblem> {
+        let config: Config = toml::from_str(config).unwrap();
+        assert_eq!(config.problems(), [""; 0]);
+        Mapping::new(&config).map(row(fields), Path::new("a.jsonl"))
+    }
+
+    #[test]
+    fn fields_fill_the_templates() {
+        let config = "prompt = '{{x}} {haw}'\ncompletion = '{n}'\nsystem = 'Be brief.'\ngroup_fields = ['book', 'story']";
+        let fields = json!({"haw": " aloha ", "n": 1.5, "id": 7, "book": 1, "story": "S"});
+        let Mapped::Row(record) = map(config, &fields).unwrap() else { panic!() };
+        assert_eq!((record.id.as_str(), record.group.as_deref()), ("7", Some("1 / S")));
+        let Shape::Chat { messages, .. } = record.shape else { panic!() };
+        let contents: Vec<_> = messages.iter().map(|message| message["content"].as_str().unwrap()).collect();
+        assert_eq!(contents, ["Be brief.", "{x} aloha", "1.5"]);
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        let problem = map("text = '{haw}'", &json!({"eng": "a", "haw": null})).unwrap_err();
+        assert_eq!(problem.reason, "the field `haw` has no value");
+        assert!(problem.hint.contains("`eng`, `haw`"));
+        for bad in ["{", "{}", "}", "{a{b}"] {
+            assert!(Template::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn conditions_hold_for_numbers_words_and_missing_values() {
+        let passes = |condition: &str, fields: Value| {
+            matches!(map(&format!("text = 't'\nwhere = [{condition}]"), &fields).unwrap(), Mapped::Row(_))
+        };
+        assert!(passes("{ field = 'a', equals = 'x' }", json!({"a": "x"})));
+        assert!(!passes("{ field = 'a', equals = 'x' }", json!({"a": 1})));
+        assert!(passes("{ field = 'a', equals = 1 }", json!({"a": 1.0})));
+        assert!(passes("{ field = 'a', one_of = [1, 'b', true] }", json!({"a": true})));
+        assert!(passes("{ field = 'a', at_least = 0.5, at_most = 2 }", json!({"a": "0.5"})));
+        assert!(!passes("{ field = 'a', at_least = 0.5 }", json!({"a": null})));
+        assert!(passes("{ field = 'a', at_least = 0.5, or_null = true }", json!({})));
+        assert!(!passes("{ field = 'a', at_least = 0.5, or_null = true }", json!({"a": 0.4})));
+        assert!(passes("{ field = 'a', min_words = 2, max_words = 3 }", json!({"a": "b c\nd"})));
+        assert!(!passes("{ field = 'a', max_words = 3 }", json!({"a": "b c d e"})));
+    }
+
+    #[test]
+    fn held_out_rows_are_known_by_field_or_id_whatever_the_conditions_say() {
+        let config =
+            "text = 't'\nwhere = [{ field = 'k', equals = 1 }]\nhold_out = { field = 'h', ids = ['x', '5'] }";
+        for fields in [json!({"h": 0}), json!({"id": "x"}), json!({"id": 5})] {
+            assert!(matches!(map(config, &fields).unwrap(), Mapped::HeldOut(_)), "{fields}");
+        }
+        assert!(matches!(map(config, &json!({"h": null})).unwrap(), Mapped::Filtered));
+    }
+}

@@ -1,0 +1,191 @@
+//! Datasets made from real and made-up rows, through the library.
+
+#![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use dataset::{Result, Split, StoredRow, read_rows};
+use prepare_data::{Config, Stats, find_files, run};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn tokenizer() -> PathBuf {
+    root().join("tests/golden/gemma3_text")
+}
+
+fn make(data: &Path, settings: &str, out: &Path) -> Result<Stats> {
+    let config: Config = toml::from_str(settings).unwrap();
+    assert_eq!(config.problems(), [""; 0]);
+    let files = find_files(&[data.to_owned()], &config)?;
+    run(&tokenizer(), &files, &config, out)
+}
+
+/// The table `[prepare-data]` of the default pipeline.
+fn pipeline() -> String {
+    let text = fs_err::read_to_string(root().join("pipelines/haw-eng.toml")).unwrap();
+    let table: toml::Table = toml::from_str(&text).unwrap();
+    toml::to_string(&table["prepare-data"]).unwrap()
+}
+
+fn rows(out: &Path, split: &str) -> Vec<StoredRow> {
+    read_rows(&out.join(format!("rows/{split}.jsonl"))).unwrap().collect::<Result<_>>().unwrap()
+}
+
+fn bytes_of(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs_err::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(
+                bytes_of(&path)
+                    .into_iter()
+                    .map(|(name, bytes)| (Path::new(path.file_name().unwrap()).join(name), bytes)),
+            );
+        } else {
+            files.insert(path.file_name().unwrap().into(), fs_err::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+#[test]
+fn the_default_pipeline_gives_small_splits_that_share_no_story_and_no_benchmark_passage() -> Result<()> {
+    let out = tempfile::tempdir()?;
+    let stats = make(&root().join("data/haw-eng"), &pipeline(), out.path())?;
+    assert_eq!((stats.rows_read, stats.bad_rows.count, stats.held_out_rows), (4741, 0, 10));
+    assert_eq!(stats.leaks.remaining, 0);
+    let mut groups = BTreeMap::new();
+    for split in ["train", "validation", "test"] {
+        let rows = rows(out.path(), split);
+        let tokens = Split::open(&out.path().join(format!("tokens/{split}.safetensors")))?;
+        let found = &stats.splits[split];
+        assert_eq!((tokens.len(), tokens.total_trained()), (rows.len(), found.trained_tokens));
+        assert!(found.length.max <= 512 && found.prompt_not_prefix.count == 0);
+        for (index, row) in rows.iter().enumerate() {
+            let tokens = tokens.row(index);
+            assert!(tokens.trained[..tokens.prompt_length].iter().all(|&flag| flag == 0));
+            assert_eq!(tokens.trained[tokens.prompt_length], 1);
+            let group = row.group.clone().unwrap();
+            assert_eq!(*groups.entry(group).or_insert(split), split, "a story is in one split");
+            assert!(row.prompt.as_ref().unwrap().contains("Translate the Hawaiian text to English: "));
+        }
+    }
+    let sizes = ["train", "validation", "test"].map(|split| stats.splits[split].rows);
+    assert!((550..=600).contains(&sizes[0]) && sizes[1] == 60 && sizes[2] == 60, "{sizes:?}");
+    let passages = fs_err::read_to_string(root().join("data/haw-eng/fornander_aligned.jsonl"))?;
+    let held_out: BTreeSet<String> = passages
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|row| !row["eval10_row"].is_null())
+        .map(|row| row["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(held_out.len(), 10);
+    assert!(rows(out.path(), "train").iter().all(|row| !held_out.contains(&row.id)));
+    Ok(())
+}
+
+#[test]
+fn the_clean_subset_is_the_one_described() -> Result<()> {
+    let settings = "source = ['fornander_aligned.jsonl']\nprompt = '{haw}'\ncompletion = '{eng}'\ngroup_fields = ['book', 'story']\n\
+        where = [{ field = 'kind', equals = 'prose' }, { field = 'len_ratio', at_least = 0.5, at_most = 2.0 },\n\
+        { field = 'name_overlap', at_least = 0.5, or_null = true }, { field = 'haw', min_words = 5, max_words = 300 }]\n\
+        split = { by = 'group', validation = 0.0, test = 0.0 }\nmax_tokens = 100000";
+    let out = tempfile::tempdir()?;
+    let stats = make(&root().join("data/haw-eng"), settings, out.path())?;
+    assert_eq!((stats.splits["train"].rows, stats.splits["train"].groups), (2938, 74));
+    Ok(())
+}
+
+#[test]
+fn held_out_rows_can_be_the_test_split_and_take_their_stories_along() -> Result<()> {
+    let settings = "source = ['fornander_aligned.jsonl']\nprompt = '{haw}'\ncompletion = '{eng}'\ngroup_fields = ['book', 'story']\n\
+        where = [{ field = 'haw', max_words = 30 }]\nsplit = { by = 'group', validation = 0.1, test = 0.0 }\non_leak = 'allow'\n\
+        hold_out = { field = 'eval10_row', to = 'test' }\nmax_rows = { train = 100, validation = 50, test = 10 }";
+    let out = tempfile::tempdir()?;
+    let stats = make(&root().join("data/haw-eng"), settings, out.path())?;
+    let test = rows(out.path(), "test");
+    assert_eq!(test.len() as u64 + stats.splits["test"].too_long.count, 10);
+    assert!(test.iter().any(|row| row.id == "f1-1183"), "passage 7 is verse of 60 words, yet held out");
+    let stories: BTreeSet<_> = test.iter().map(|row| row.group.clone()).collect();
+    assert!(rows(out.path(), "train").iter().all(|row| !stories.contains(&row.group)));
+    Ok(())
+}
+
+#[test]
+fn bytes_do_not_depend_on_the_number_of_threads() {
+    let made = |threads: usize| {
+        let out = tempfile::tempdir().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| make(&root().join("data/haw-eng"), &pipeline(), out.path())).unwrap();
+        bytes_of(out.path())
+    };
+    let one = made(1);
+    assert!(
+        one.contains_key(Path::new("tokens/train.safetensors")) && one.contains_key(Path::new("stats.json"))
+    );
+    assert!(!one.contains_key(Path::new("tokenizer/model.safetensors")));
+    assert_eq!(one, made(4));
+}
+
+#[test]
+fn given_files_are_the_splits_and_too_long_rows_do_as_told() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let line = |text: &str| format!("{{\"text\":\"{text}\"}}\n");
+    fs_err::write(data.path().join("train.jsonl"), line("he kanaka") + &line(&"maikai loa ".repeat(40)))?;
+    fs_err::write(data.path().join("valid.jsonl"), line("he wahine") + "\n\n" + &line("he keiki"))?;
+    let made = |more: &str| {
+        let out = tempfile::tempdir().unwrap();
+        let settings = format!("max_tokens = 30\n{more}\nsplit = {{ by = 'files' }}");
+        make(data.path(), &settings, out.path()).map(|stats| (stats, rows(out.path(), "train").len()))
+    };
+    let (stats, kept) = made("on_too_long = 'drop'")?;
+    assert_eq!((kept, stats.splits["train"].too_long.count, stats.splits["validation"].rows), (1, 1, 2));
+    assert!(stats.splits["train"].too_long.examples[0].starts_with("train.jsonl:2 (train.jsonl:2): "));
+    let (stats, kept) = made("on_too_long = 'truncate'")?;
+    assert_eq!((kept, stats.splits["train"].truncated.count, stats.splits["train"].length.max), (2, 1, 30));
+    let error = made("on_too_long = 'error'").unwrap_err().to_string();
+    assert!(error.contains("train.jsonl:2: the row has") && error.contains("hint: "), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_row_left_without_a_target_is_dropped_and_counted() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let file = data.path().join("pairs.csv");
+    fs_err::write(&file, format!("prompt,completion,weight\nshort,yes,0.5\n{},no,\n", "long ".repeat(50)))?;
+    let out = tempfile::tempdir()?;
+    let settings = "max_tokens = 40\non_too_long = 'truncate'\nsplit = { validation = 0.0, test = 0.0 }";
+    let stats = make(&file, settings, out.path())?;
+    assert_eq!((stats.splits["train"].rows, stats.splits["train"].no_target.count), (1, 1));
+    assert_eq!(
+        Split::open(&out.path().join("tokens/train.safetensors"))?.row(0).weight.to_bits(),
+        0.5f32.to_bits()
+    );
+    assert_eq!(rows(out.path(), "train")[0].weight, Some(0.5));
+    Ok(())
+}
+
+#[test]
+fn bad_rows_are_skipped_counted_and_listed_if_so_set() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let file = data.path().join("rows");
+    let refused = r#"{"messages":[{"role":"assistant","content":"first"}]}"#;
+    fs_err::write(
+        &file,
+        format!("{{\"text\":\"one\"}}\n{{\"text\":\n{{\"x\":1}}\n{refused}\n{{\"text\":\"two\"}}\n"),
+    )?;
+    let out = tempfile::tempdir()?;
+    let settings = "split = { validation = 0.0, test = 0.0 }\non_bad_row = 'skip'";
+    let stats = make(&file, settings, out.path())?;
+    assert_eq!((stats.rows_read, stats.splits["train"].rows, stats.bad_rows.count), (5, 2, 3));
+    let expected = [
+        "rows:2:8: not JSON: EOF while parsing a value",
+        "rows:3: no known shape; the fields are `x`",
+        "rows:4: chat template `tokenizer_config.json` line 3: roles must alternate user/assistant",
+    ];
+    assert_eq!(stats.bad_rows.examples, expected);
+    Ok(())
+}
