@@ -1,0 +1,163 @@
+//! Fine-tunes a model on a dataset: adapters or weights, checkpoints on the way, everything needed to go on.
+//!
+//! The work is `tuner`'s; this crate reads the settings, opens the inputs, shows progress and lays out the artifact:
+//! `checkpoints/<step>/adapters`, `metrics.jsonl`, `state/` and `summary.json`.
+
+mod config;
+mod curve;
+mod find_learning_rate;
+mod memory;
+mod progress;
+mod reuse;
+mod tensorboard;
+
+pub use config::Config;
+pub use find_learning_rate::{FinderArgs, Finding, Point, find_learning_rate, suggest};
+pub use memory::Estimate;
+pub use progress::Progress;
+pub use reuse::LENGTH_SETTINGS;
+pub use tensorboard::TensorBoard;
+
+use anyhow::{Context, Result};
+use dataset::Split;
+use mlx_ext::Backend;
+use models::{LoadOptions, Model};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use tuner::{Distrust, DistrustMode, Observer, Stop, Summary, Trainable, Trainer};
+
+/// The folders a run reads.
+pub struct Inputs<'a> {
+    /// A Hugging Face model folder; with only a `config.json` the weights are drawn from the seed.
+    pub model: &'a Path,
+    /// A dataset's `tokens`.
+    pub tokens: &'a Path,
+    /// A dataset's `rows`; read only for the distrust loss.
+    pub rows: Option<&'a Path>,
+    /// The data of published runs that differ only in [`LENGTH_SETTINGS`].
+    pub shorter: &'a [PathBuf],
+}
+
+/// Trains in `work`, which survives the process, and lays the result out in `out`.
+///
+/// `saving` says after how many steps a state to go on from is saved, and how many of them are kept. Returns what the
+/// run came to; an interrupted run leaves `out` empty.
+///
+/// # Errors
+///
+/// Fails when an input does not fit the settings, and when the loss is no longer a number.
+pub fn run(
+    inputs: &Inputs<'_>,
+    config: &Config,
+    backend: &Backend,
+    saving: (usize, usize),
+    (work, out): (&Path, &Path),
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
+    let train = open_split(inputs.tokens, "train")?;
+    let validation = open_split(inputs.tokens, "validation")?;
+    let mut model = load(inputs.model, config, backend)?;
+    for (split, name) in [(&train, "train"), (&validation, "validation")] {
+        tuner::check_vocabulary(&model, split, name)
+            .with_context(|| format!("checking `{}`", inputs.tokens.display()))?;
+    }
+    let settings = config.adapter();
+    let trainable = tuner::attach(&mut model, &settings, config.seed)?;
+    tell(&trainable);
+    let mut trainer = Trainer::new(model, trainable.clone(), config.optimizer(), config.seed)?;
+    trainer.set_dropout(settings.dropout);
+    trainer.set_gradient_checkpointing(config.gradient_checkpointing);
+    let lengths = (0..train.len()).map(|row| train.row_length(row) as u32).collect();
+    let mut plan = config.plan(lengths)?;
+    let distrust = distrust(inputs, config)?;
+    let settings = config.run(&mut plan, saving, distrust);
+    if let Some(steps) = reuse::adopt(inputs.shorter, config, &settings, work)? {
+        tracing::info!("a shorter run of {steps} steps is published; this one goes on from there");
+    }
+    let summary = tuner::run(&mut trainer, &mut plan, (&train, &validation), &settings, work, observer)?;
+    if summary.stop != Stop::Interrupted {
+        lay_out(work, out, &summary, &trainable)?;
+    }
+    Ok(summary)
+}
+
+/// The distrust losses of the training rows, if the settings ask for them.
+fn distrust(inputs: &Inputs<'_>, config: &Config) -> Result<Option<Distrust>> {
+    if config.distrust == DistrustMode::Off {
+        return Ok(None);
+    }
+    let path = inputs.rows.context("the distrust loss needs the dataset's `rows`")?.join("train.jsonl");
+    let mut losses = Vec::new();
+    for row in dataset::read_rows(&path)? {
+        let row = row?;
+        let loss = match (row.auth_weight, row.prov_entropy) {
+            (Some(authority), Some(entropy)) => {
+                let loss = tuner::distrust_loss(authority, entropy, config.distrust_alpha);
+                Some(loss.with_context(|| format!("row `{}` from {}", row.id, row.source))?)
+            }
+            _ => None,
+        };
+        losses.push(loss);
+    }
+    if config.distrust == DistrustMode::Additive {
+        tracing::info!(
+            "the additive distrust loss does not depend on the model: it is logged as `distrust_loss`, but cannot \
+             change a gradient; `reweight` can"
+        );
+    }
+    Ok(Some(Distrust::new(config.distrust, config.distrust_lambda, &losses)?))
+}
+
+fn open_split(tokens: &Path, name: &str) -> Result<Split> {
+    let path = tokens.join(format!("{name}.safetensors"));
+    Split::open(&path).with_context(|| format!("opening the {name} split"))
+}
+
+fn load(folder: &Path, config: &Config, backend: &Backend) -> Result<Model> {
+    if models::weight_files(folder)?.is_empty() {
+        tracing::info!("`{}` has no weights: they are drawn from seed {}", folder.display(), config.seed);
+        return Ok(Model::random(&folder.join("config.json"), config.seed)?);
+    }
+    Model::load(folder, &LoadOptions::on(backend, config.dtype)).context("loading the model")
+}
+
+fn tell(trainable: &Trainable) {
+    let total = trainable.trainable + trainable.frozen;
+    let share = 100.0 * trainable.trainable as f64 / total as f64;
+    tracing::info!("{} of {total} parameters train ({share:.2} %)", trainable.trainable);
+}
+
+/// Copies what the run left in `work` to `out`: the newest state only, without what belongs to resuming.
+fn lay_out(work: &Path, out: &Path, summary: &Summary, trainable: &Trainable) -> Result<()> {
+    copy_tree(&work.join("checkpoints"), &out.join("checkpoints"))?;
+    copy_tree(&work.join("state").join(format!("{:07}", summary.step)), &out.join("state"))?;
+    reflink_copy::reflink_or_copy(work.join("metrics.jsonl"), out.join("metrics.jsonl"))?;
+    let text = json!({
+        "frozen_parameters": trainable.frozen,
+        "steps": summary.step,
+        "stop": summary.stop,
+        "trainable_parameters": trainable.trainable,
+        "trained_tokens": summary.trained_tokens,
+    });
+    let text = serde_json::to_string_pretty(&text).expect("plain JSON");
+    Ok(fs_err::write(out.join("summary.json"), text + "\n")?)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs_err::create_dir_all(to)?;
+    for entry in fs_err::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let (source, target) = (entry.path(), to.join(&name));
+        if entry.file_type()?.is_dir() {
+            copy_tree(&source, &target)?;
+        } else {
+            reflink_copy::reflink_or_copy(&source, &target)
+                .with_context(|| format!("copying `{}`", source.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! Command line of the stage `train`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use train::{Config, FinderArgs, Inputs, Progress};
+use tuner::{DistrustMode, Stop};
+
+/// Fine-tune a model on a dataset
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Artifact with the base model, or a model folder
+    #[arg(long, value_name = "ARTIFACT")]
+    model: PathBuf,
+    /// Artifact with the dataset
+    #[arg(long, value_name = "ARTIFACT")]
+    dataset: PathBuf,
+    /// Save a state to go on from every so many steps
+    #[arg(long, value_name = "STEPS", default_value_t = 25)]
+    save_every: usize,
+    /// Keep so many of those states; checkpoints for others are never deleted
+    #[arg(long, value_name = "STATES", default_value_t = 2)]
+    keep_last: usize,
+    /// Most memory to take, in gigabytes; 80 % of what is available unless given
+    #[arg(long, value_name = "GB")]
+    max_memory: Option<f64>,
+    #[command(flatten)]
+    finder: FinderArgs,
+    #[command(flatten)]
+    common: stage::CommonArgs,
+}
+
+fn main() -> ExitCode {
+    let body = |args: Args| body(&args).map_err(|error| stage::bad_input_if(error, tuner::is_bad_input));
+    stage::main(body, |args: &Args| &args.common)
+}
+
+fn body(args: &Args) -> anyhow::Result<()> {
+    let mut run = stage::Run::<Config>::new(&args.common)?;
+    let model = if args.model.join("config.json").is_file() {
+        run.input_folder("model", &args.model)?
+    } else {
+        run.input("model", &args.model, "model")?
+    };
+    let tokens = run.input("tokens", &args.dataset, "tokens")?;
+    let rows = match run.config().distrust {
+        DistrustMode::Off => None,
+        _ => Some(run.input("rows", &args.dataset, "rows")?),
+    };
+    let backend = mlx_ext::init(&mlx_ext::Options::with_max_gigabytes(args.max_memory))?;
+    run.numerics(backend.numerics(run.config().dtype.name(&backend)));
+    let shorter = run.relatives(&train::LENGTH_SETTINGS)?;
+    let inputs = Inputs {
+        model: model.path(),
+        tokens: tokens.path(),
+        rows: rows.as_ref().map(stage::Input::path),
+        shorter: &shorter,
+    };
+    if args.finder.find_learning_rate {
+        let (stop, out) = (stage::StopFlag::default(), args.common.out.as_deref());
+        let rate = train::find_learning_rate(&inputs, run.config(), &backend, &args.finder, out, stop)?;
+        return Ok(writeln!(std::io::stdout(), "{rate:e}")?);
+    }
+    let estimate = train::Estimate::new(&inputs, run.config(), &backend)?;
+    run.note(format!("needs about {estimate}"));
+    run.execute(|scratch, config| {
+        estimate.check(backend.memory_limit)?;
+        mlx_ext::warn_if_slow()?;
+        let mut progress = Progress::new(scratch.stop(), Some(scratch.telemetry_dir().join("timing.jsonl")));
+        progress.follow(&scratch.resume_dir().join("metrics.jsonl"));
+        let folders = (scratch.resume_dir(), scratch.out());
+        let saving = (args.save_every.max(1), args.keep_last);
+        let summary = train::run(&inputs, config, &backend, saving, folders, &mut progress)?;
+        progress.finish();
+        match &summary.stop {
+            Stop::Interrupted => {
+                tracing::info!("saved after step {}; the same command goes on from there", summary.step);
+                scratch.stop().check()?;
+            }
+            Stop::Early(reason) => tracing::info!("stopped after step {}: {reason}", summary.step),
+            Stop::Finished => {}
+        }
+        scratch.metric("steps", summary.step as f64);
+        scratch.metric("trained_tokens", summary.trained_tokens as f64);
+        Ok(())
+    })
+}

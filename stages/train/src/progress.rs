@@ -1,0 +1,194 @@
+//! What a person sees of a run: a bar on a terminal, a line now and then elsewhere; and timings for machines.
+
+use crate::TensorBoard;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tuner::{Observer, StepReport};
+
+/// Steps that the shown mean of the loss runs over.
+const MEAN_OVER: usize = 50;
+
+/// Memory that grew by this much since the tenth step is worth a warning.
+const GROWTH_WARNING: f64 = 1.5;
+
+/// Shows a run and records its speed.
+pub struct Progress {
+    bar: ProgressBar,
+    steps: usize,
+    first_step: usize,
+    started: Instant,
+    losses: VecDeque<f64>,
+    tokens: usize,
+    checkpoint: usize,
+    first_memory: Option<usize>,
+    warned: bool,
+    rate: f64,
+    timing: Option<PathBuf>,
+    events: Option<TensorBoard>,
+    stop: stage::StopFlag,
+}
+
+impl Progress {
+    /// Shows a run that `stop` can end; timings go to `timing`, one JSON object a report.
+    pub fn new(stop: stage::StopFlag, timing: Option<PathBuf>) -> Self {
+        Self {
+            bar: ProgressBar::hidden(),
+            steps: 0,
+            first_step: 0,
+            started: Instant::now(),
+            losses: VecDeque::new(),
+            tokens: 0,
+            checkpoint: 0,
+            first_memory: None,
+            warned: false,
+            rate: 0.0,
+            timing,
+            events: None,
+            stop,
+        }
+    }
+
+    /// Writes a TensorBoard event file beside the timings, of these and of the run's `metrics`.
+    pub fn follow(&mut self, metrics: &Path) {
+        let Some((timing, folder)) = self.timing.as_ref().and_then(|timing| Some((timing, timing.parent()?)))
+        else {
+            return;
+        };
+        self.events = Some(TensorBoard::new(folder, [metrics.to_owned(), timing.clone()]));
+    }
+
+    fn write_events(&mut self) {
+        let Some(events) = &mut self.events else { return };
+        if let Err(error) = events.follow() {
+            tracing::warn!("no more TensorBoard events are written: {error}");
+            self.events = None;
+        }
+    }
+
+    fn mean(&self) -> f64 {
+        self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64
+    }
+
+    fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    fn remaining(&self, step: usize) -> Duration {
+        let done = (step - self.first_step).max(1) as f64;
+        self.started.elapsed().mul_f64((self.steps - step) as f64 / done)
+    }
+
+    /// Resident memory now, and how much of it was there early in the run.
+    fn memory(&mut self, step: usize) -> (usize, f64) {
+        let memory = mlx_ext::resident_memory().unwrap_or(0);
+        if self.first_memory.is_none() && step >= self.first_step + 10 {
+            self.first_memory = Some(memory);
+        }
+        let growth = self.first_memory.map_or(1.0, |first| memory as f64 / first.max(1) as f64);
+        if growth > GROWTH_WARNING && !self.warned {
+            self.warned = true;
+            tracing::warn!(
+                "memory grew from {} to {}",
+                gigabytes(self.first_memory.unwrap_or(0)),
+                gigabytes(memory)
+            );
+        }
+        (memory, growth)
+    }
+
+    fn line(&mut self, step: usize, loss: f64) -> String {
+        let (memory, growth) = self.memory(step);
+        format!(
+            "loss {loss:.3} · mean {:.3} · rate {:.2e} · {:.0} tokens/s · {} left · {} {:+.0} % · {} since checkpoint",
+            self.mean(),
+            self.rate,
+            self.tokens_per_second(),
+            HumanDuration(self.remaining(step)),
+            gigabytes(memory),
+            100.0 * (growth - 1.0),
+            step - self.checkpoint,
+        )
+    }
+
+    /// Takes the bar off the screen.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn gigabytes(bytes: usize) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
+
+impl Observer for Progress {
+    fn started(&mut self, step: usize, steps: usize) {
+        self.steps = steps;
+        self.first_step = step;
+        self.checkpoint = step;
+        self.started = Instant::now();
+        if step > 0 {
+            tracing::info!("going on after step {step} of {steps}");
+        }
+        self.bar = stage::progress_bar(steps as u64);
+        self.bar.set_style(
+            ProgressStyle::with_template("{bar:24} {percent:>3} % {pos}/{len} {wide_msg}")
+                .expect("the template is well formed"),
+        );
+        self.bar.set_position(step as u64);
+    }
+
+    fn stepped(&mut self, step: usize, report: &StepReport, learning_rate: f64) {
+        self.tokens += report.targets;
+        self.rate = learning_rate;
+        self.losses.push_back(report.mean_loss());
+        if self.losses.len() > MEAN_OVER {
+            self.losses.pop_front();
+        }
+        self.bar.set_position(step as u64);
+        if !self.bar.is_hidden() {
+            let line = self.line(step, report.mean_loss());
+            self.bar.set_message(line);
+        }
+    }
+
+    fn reported(&mut self, step: usize, train_loss: f64) {
+        if self.bar.is_hidden() {
+            let line = self.line(step, train_loss);
+            let (steps, percent) = (self.steps, 100 * step / self.steps.max(1));
+            tracing::info!("{percent:>3} % {step}/{steps} {line}");
+        }
+        let Some(path) = &self.timing else { return };
+        let record = json!({
+            "active_bytes": mlx_rs::memory::active_memory().unwrap_or(0),
+            "peak_bytes": mlx_rs::memory::peak_memory().unwrap_or(0),
+            "resident_bytes": mlx_ext::resident_memory(),
+            "seconds": self.started.elapsed().as_secs_f64(),
+            "step": step,
+            "tokens_per_second": self.tokens_per_second(),
+        });
+        let file = fs_err::OpenOptions::new().create(true).append(true).open(path);
+        if let Err(error) = file.and_then(|mut file| writeln!(file, "{record}")) {
+            tracing::warn!("timings are not recorded: {error}");
+            self.timing = None;
+        }
+        self.write_events();
+    }
+
+    fn validated(&mut self, step: usize, loss: f64) {
+        tracing::info!("step {step}: validation loss {loss:.4}");
+        self.write_events();
+    }
+
+    fn checkpointed(&mut self, step: usize) {
+        self.checkpoint = step;
+        tracing::debug!("checkpoint at step {step}");
+    }
+
+    fn interrupted(&self) -> bool {
+        self.stop.requested().is_some()
+    }
+}

@@ -1,0 +1,108 @@
+//! Going on from a shorter run that is published already, to the bytes of a run that was never shorter.
+
+use crate::{Config, copy_tree};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tuner::RunSettings;
+
+/// Settings in which a shorter run may differ from a longer one.
+pub const LENGTH_SETTINGS: [&str; 2] = ["epochs", "steps"];
+
+/// Puts the longest of the `shorter` runs (their data folders) that leads to this one into `work`, unless something is
+/// there already; returns its steps.
+pub(crate) fn adopt(
+    shorter: &[PathBuf],
+    config: &Config,
+    settings: &RunSettings,
+    work: &Path,
+) -> Result<Option<usize>> {
+    if config.schedule.depends_on_length() || work.join("state").exists() {
+        return Ok(None);
+    }
+    let usable = shorter.iter().filter_map(|data| Some((steps_of(data)?, data)));
+    let leads_here = |&(steps, _): &(usize, &PathBuf)| {
+        steps < settings.steps
+            // A run ends with a line of metrics and a checkpoint, due or not.
+            && steps.is_multiple_of(settings.report_every)
+            && steps.is_multiple_of(settings.checkpoint_every)
+            // A warmup that fills the whole run is cut short.
+            && config.warmup_steps < steps
+    };
+    let Some((steps, data)) = usable.filter(leads_here).max_by_key(|&(steps, _)| steps) else {
+        return Ok(None);
+    };
+    take(data, steps, work).with_context(|| format!("going on from `{}`", data.display()))?;
+    Ok(Some(steps))
+}
+
+/// The steps of a run that took all it was asked for.
+fn steps_of(data: &Path) -> Option<usize> {
+    let summary: Value =
+        serde_json::from_str(&fs_err::read_to_string(data.join("summary.json")).ok()?).ok()?;
+    let finished = summary["stop"]["kind"] == "finished";
+    finished.then(|| summary["steps"].as_u64()).flatten().map(|steps| steps as usize)
+}
+
+/// The state comes last and at once: without it, nothing else counts.
+fn take(data: &Path, steps: usize, work: &Path) -> Result<()> {
+    copy_tree(&data.join("checkpoints"), &work.join("checkpoints"))?;
+    fs_err::copy(data.join("metrics.jsonl"), work.join("metrics.jsonl"))?;
+    let unfinished = work.join("adopted");
+    copy_tree(&data.join("state"), &unfinished.join(format!("{steps:07}")))?;
+    Ok(fs_err::rename(&unfinished, work.join("state"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tuner::ScheduleName;
+
+    fn settings(config: &Config) -> RunSettings {
+        let mut plan = config.plan(vec![5; 20]).expect("there are rows");
+        config.run(&mut plan, (1, 2), None)
+    }
+
+    fn published(folder: &Path, steps: usize, kind: &str) -> Result<PathBuf> {
+        let data = folder.join(format!("{steps}-{kind}"));
+        for part in ["checkpoints/a", "state"] {
+            fs_err::create_dir_all(data.join(part))?;
+            fs_err::write(data.join(part).join("file"), format!("{steps}"))?;
+        }
+        fs_err::write(data.join("metrics.jsonl"), "{}")?;
+        let summary = serde_json::json!({"steps": steps, "stop": {"kind": kind}});
+        fs_err::write(data.join("summary.json"), summary.to_string())?;
+        Ok(data)
+    }
+
+    #[test]
+    fn the_longest_run_that_leads_here_is_taken() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut shorter = Vec::new();
+        for (steps, kind) in
+            [(20, "finished"), (40, "finished"), (45, "finished"), (60, "early"), (80, "finished")]
+        {
+            shorter.push(published(folder.path(), steps, kind)?);
+        }
+        let config = Config {
+            steps: 80,
+            schedule: ScheduleName::Constant,
+            checkpoint_every: 10,
+            report_every: 10,
+            ..Config::default()
+        };
+        let adopted = |config: &Config, name: &str| {
+            let work = folder.path().join(name);
+            fs_err::create_dir_all(&work)?;
+            adopt(&shorter, config, &settings(config), &work)
+        };
+        assert_eq!(adopted(&config, "work")?, Some(40));
+        assert_eq!(fs_err::read_to_string(folder.path().join("work/state/0000040/file"))?, "40");
+        assert_eq!(adopted(&config, "work")?, None, "something is there already");
+        assert_eq!(adopted(&Config { checkpoint_every: 25, ..config.clone() }, "other-checkpoints")?, None);
+        assert_eq!(adopted(&Config { warmup_steps: 25, ..config.clone() }, "warm")?, Some(40));
+        assert_eq!(adopted(&Config { warmup_steps: 40, ..config.clone() }, "too-warm")?, None);
+        assert_eq!(adopted(&Config { schedule: ScheduleName::Cosine, ..config }, "cosine")?, None);
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Command line of the stage `validate`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::json;
+use validate::{Config, Scorer};
+
+/// Score every checkpoint of a run on the whole validation split
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Artifact with the base model
+    #[arg(long, value_name = "ARTIFACT")]
+    model: PathBuf,
+    /// Artifact with the dataset
+    #[arg(long, value_name = "ARTIFACT")]
+    dataset: PathBuf,
+    /// Artifact with the run
+    #[arg(long, value_name = "ARTIFACT")]
+    train: PathBuf,
+    #[command(flatten)]
+    common: stage::CommonArgs,
+}
+
+fn main() -> ExitCode {
+    let body = |args| body(args).map_err(|error| stage::bad_input_if(error, tuner::is_bad_input));
+    stage::main(body, |args: &Args| &args.common)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the stage hands its arguments over")]
+fn body(args: Args) -> anyhow::Result<()> {
+    let mut run = stage::Run::<Config>::new(&args.common)?;
+    let model = run.input("model", &args.model, "model")?;
+    let tokens = run.input("tokens", &args.dataset, "tokens")?;
+    let rows = run.input("rows", &args.dataset, "rows")?;
+    let checkpoints = run.input("checkpoints", &args.train, "checkpoints")?;
+    let backend = mlx_ext::init(&mlx_ext::Options::default())?;
+    run.numerics(backend.numerics(run.config().dtype.name(&backend)));
+    run.execute(|scratch, config| {
+        mlx_ext::warn_if_slow()?;
+        let mut scorer = None;
+        let mut scores = Vec::new();
+        for candidate in validate::candidates(checkpoints.path())? {
+            scratch.stop().check()?;
+            let adapters = candidate.adapters.as_deref().map(artifact::Tree::scan).transpose()?;
+            let material = json!({
+                "adapters": adapters.map_or_else(|| "none".to_owned(), |tree| tree.hash().to_string()),
+                "config": config,
+                "model": model.tree().to_string(),
+                "tokens": tokens.tree().to_string(),
+            });
+            let folder = scratch.unit("validate-checkpoint", 1, material, |out| {
+                if scorer.is_none() {
+                    scorer = Some(Scorer::open(model.path(), tokens.path(), config, &backend)?);
+                }
+                scorer.as_ref().expect("set above").score(&candidate, out)
+            })?;
+            let score = validate::read_score(&folder)?;
+            tracing::info!("step {:>6}: validation loss {:.4}", candidate.step, score.mean_loss());
+            scores.push((candidate.step, score));
+        }
+        let best = scores.iter().map(|(_, score)| score.mean_loss()).fold(f64::INFINITY, f64::min);
+        scratch.metric("best_loss", best);
+        validate::write_losses(rows.path(), &scores, scratch.out())
+    })
+}
