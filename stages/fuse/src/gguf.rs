@@ -1,0 +1,303 @@
+//! A model folder as one GGUF file (version 3), as llama.cpp reads it.
+//!
+//! Matrices become half floats or blocks of 32 bytes with a half float as their scale; norms and biases stay `f32`.
+//! Tensors go through memory one at a time.
+
+mod architecture;
+mod tokenizer;
+
+use anyhow::{Context, Result, bail};
+use half::f16;
+use mlx_rs::Dtype;
+use models::TensorFiles;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::io::Write;
+use std::path::Path;
+
+/// What matrices are stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Gguf {
+    /// No GGUF file is written.
+    #[default]
+    #[serde(rename = "")]
+    None,
+    /// Half floats.
+    #[serde(rename = "f16")]
+    F16,
+    /// Bytes in blocks of 32, each with a scale: half the size, and hardly worse.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+}
+
+/// A value of the metadata.
+enum Datum {
+    U32(u32),
+    F32(f32),
+    Bool(bool),
+    Text(String),
+    Texts(Vec<String>),
+    Ints(Vec<i32>),
+    Floats(Vec<f32>),
+}
+
+impl From<u64> for Datum {
+    fn from(value: u64) -> Self {
+        Self::U32(value as u32)
+    }
+}
+
+impl From<&str> for Datum {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+type Metadata = Vec<(String, Datum)>;
+
+/// How the numbers of a tensor are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Storage {
+    F32 = 0,
+    F16 = 1,
+    Q8_0 = 8,
+}
+
+/// Numbers that share a scale.
+const BLOCK: usize = 32;
+/// Tensors begin at multiples of this.
+const ALIGNMENT: usize = 32;
+
+impl Storage {
+    fn nbytes(self, count: usize) -> usize {
+        match self {
+            Self::F32 => count * 4,
+            Self::F16 => count * 2,
+            Self::Q8_0 => count / BLOCK * (BLOCK + 2),
+        }
+    }
+
+    fn encode(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Self::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+            Self::Q8_0 => values.chunks_exact(BLOCK).flat_map(block).collect(),
+        }
+    }
+}
+
+/// 32 numbers as their scale, the largest over 127, and 32 signed bytes.
+fn block(values: &[f32]) -> Vec<u8> {
+    let scale = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs())) / 127.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let mut bytes = f16::from_f32(scale).to_le_bytes().to_vec();
+    bytes.extend(values.iter().map(|value| (value * inverse).round() as i8 as u8));
+    bytes
+}
+
+/// What is done to the numbers of a tensor on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Nothing,
+    /// Norms of Gemma multiply by 1 + weight; here the 1 is in the weight.
+    AddOne,
+    /// The two halves of each of so many heads are interleaved: llama.cpp turns neighbours, not halves.
+    Interleave(usize),
+}
+
+/// A tensor to write.
+struct Tensor {
+    name: String,
+    /// In the model folder; none for one that is computed.
+    stored: Option<String>,
+    shape: Vec<usize>,
+    storage: Storage,
+    change: Change,
+    computed: Vec<f32>,
+}
+
+/// Writes the model in `folder` to the file `out`.
+///
+/// # Errors
+///
+/// Fails when llama.cpp has no such architecture or tokenizer, or when the weights are packed.
+pub fn export(folder: &Path, kind: Gguf, out: &Path) -> Result<()> {
+    let config = read_json(&folder.join("config.json"))?;
+    if config.get("quantization").is_some() {
+        bail!("GGUF cannot hold weights packed by MLX\nhint: set fuse.quantized = \"dequantize\"");
+    }
+    let architecture = architecture::Architecture::of(&config)?;
+    let files = TensorFiles::open(folder)?;
+    let tensors = architecture.tensors(&files, kind)?;
+    let mut metadata: Metadata = vec![("general.architecture".into(), architecture.name().into())];
+    let file_type = if kind == Gguf::F16 { 1 } else { 7_u64 };
+    metadata.push(("general.file_type".into(), file_type.into()));
+    metadata.push(("general.quantization_version".into(), 2.into()));
+    metadata.extend(architecture.metadata()?);
+    let rows =
+        tensors.iter().find(|tensor| tensor.name == "token_embd.weight").context("no embedding")?.shape[0];
+    metadata.extend(tokenizer::metadata(folder, &config, rows)?);
+    let mut file = std::io::BufWriter::new(fs_err::File::create(out)?);
+    let header = header(&metadata, &tensors);
+    file.write_all(&header)?;
+    for tensor in &tensors {
+        let values = match &tensor.stored {
+            Some(name) => numbers(&files, name)?,
+            None => tensor.computed.clone(),
+        };
+        let bytes = tensor.storage.encode(&changed(values, tensor.change, &tensor.shape));
+        file.write_all(&bytes)?;
+        file.write_all(&vec![0; padding(bytes.len())])?;
+    }
+    Ok(file.flush()?)
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = fs_err::read_to_string(path)?;
+    serde_json::from_str(&text).with_context(|| format!("reading `{}`", path.display()))
+}
+
+fn numbers(files: &TensorFiles, name: &str) -> Result<Vec<f32>> {
+    let array = files.array(name)?.as_dtype(Dtype::Float32)?;
+    let bytes = mlx_ext::bytes_of(&array)?;
+    Ok(bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect())
+}
+
+fn changed(mut values: Vec<f32>, change: Change, shape: &[usize]) -> Vec<f32> {
+    match change {
+        Change::Nothing => values,
+        Change::AddOne => {
+            for value in &mut values {
+                *value += 1.0;
+            }
+            values
+        }
+        Change::Interleave(heads) => {
+            let (rows, width) = (shape[0], shape[1..].iter().product::<usize>());
+            let (head, half) = (rows / heads, rows / heads / 2);
+            let row = |row: usize| {
+                let (which, inside) = (row / head, row % head);
+                let from = which * head + (inside % 2) * half + inside / 2;
+                &values[from * width..(from + 1) * width]
+            };
+            (0..rows).flat_map(row).copied().collect()
+        }
+    }
+}
+
+fn padding(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGNMENT) - bytes
+}
+
+fn header(metadata: &Metadata, tensors: &[Tensor]) -> Vec<u8> {
+    let mut out = b"GGUF".to_vec();
+    out.extend(3_u32.to_le_bytes());
+    out.extend((tensors.len() as u64).to_le_bytes());
+    out.extend((metadata.len() as u64).to_le_bytes());
+    for (name, datum) in metadata {
+        push_text(&mut out, name);
+        push_datum(&mut out, datum);
+    }
+    let mut offset = 0;
+    for tensor in tensors {
+        push_text(&mut out, &tensor.name);
+        out.extend((tensor.shape.len() as u32).to_le_bytes());
+        // The width comes first.
+        tensor.shape.iter().rev().for_each(|&extent| out.extend((extent as u64).to_le_bytes()));
+        out.extend((tensor.storage as u32).to_le_bytes());
+        out.extend((offset as u64).to_le_bytes());
+        let bytes = tensor.storage.nbytes(tensor.shape.iter().product());
+        offset += bytes + padding(bytes);
+    }
+    out.resize(out.len() + padding(out.len()), 0);
+    out
+}
+
+fn push_text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+fn push_datum(out: &mut Vec<u8>, datum: &Datum) {
+    let tag = |out: &mut Vec<u8>, tag: u32| out.extend(tag.to_le_bytes());
+    let list = |out: &mut Vec<u8>, kind: u32, count: usize| {
+        tag(out, 9);
+        tag(out, kind);
+        out.extend((count as u64).to_le_bytes());
+    };
+    match datum {
+        Datum::U32(value) => {
+            tag(out, 4);
+            out.extend(value.to_le_bytes());
+        }
+        Datum::F32(value) => {
+            tag(out, 6);
+            out.extend(value.to_le_bytes());
+        }
+        Datum::Bool(value) => {
+            tag(out, 7);
+            out.push(u8::from(*value));
+        }
+        Datum::Text(text) => {
+            tag(out, 8);
+            push_text(out, text);
+        }
+        Datum::Texts(texts) => {
+            list(out, 8, texts.len());
+            for text in texts {
+                push_text(out, text);
+            }
+        }
+        Datum::Ints(values) => {
+            list(out, 5, values.len());
+            out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        Datum::Floats(values) => {
+            list(out, 6, values.len());
+            out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_its_scale_and_32_bytes() {
+        let mut values = [0.0; BLOCK];
+        (values[0], values[1], values[2]) = (12.7, -12.7, 0.05);
+        let bytes = block(&values);
+        assert_eq!(bytes.len(), Storage::Q8_0.nbytes(BLOCK));
+        assert_eq!(f16::from_le_bytes([bytes[0], bytes[1]]), f16::from_f32(0.1));
+        assert_eq!((bytes[2] as i8, bytes[3] as i8, bytes[4] as i8, bytes[5]), (127, -127, 1, 0));
+        assert_eq!(block(&[0.0; BLOCK]), vec![0; BLOCK + 2]);
+    }
+
+    #[test]
+    fn halves_of_heads_are_interleaved() {
+        // Two heads of four rows, one column.
+        let values: Vec<f32> = (0..8_u8).map(f32::from).collect();
+        let turned = changed(values, Change::Interleave(2), &[8, 1]);
+        assert_eq!(turned, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+    }
+
+    #[test]
+    fn tensors_begin_at_multiples_of_32() {
+        assert_eq!([0, 1, 32, 33].map(padding), [0, 31, 0, 31]);
+        let tensor = |name: &str| Tensor {
+            name: name.to_owned(),
+            stored: None,
+            shape: vec![3],
+            storage: Storage::F32,
+            change: Change::Nothing,
+            computed: vec![0.0; 3],
+        };
+        let bytes = header(&vec![("a".into(), Datum::Bool(true))], &[tensor("x"), tensor("y")]);
+        assert_eq!(bytes.len() % ALIGNMENT, 0);
+        assert_eq!(bytes[..8], *b"GGUF\x03\0\0\0");
+        // The second tensor's offset stands at the end of what is not padding.
+        let end = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+        assert_eq!(bytes[end], 32);
+    }
+}

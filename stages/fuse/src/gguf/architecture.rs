@@ -1,0 +1,265 @@
+//! Names of tensors and settings of the architectures that can be written as GGUF.
+
+use super::{Change, Datum, Gguf, Metadata, Storage, Tensor};
+use anyhow::{Context, Result, anyhow, bail};
+use models::{TensorFiles, canonical_name};
+use serde_json::Value;
+
+/// Every `model_type` that can be written, and its name in llama.cpp.
+const ARCHITECTURES: [(&str, &str); 5] = [
+    ("gemma3", "gemma3"),
+    ("gemma3_text", "gemma3"),
+    ("llama", "llama"),
+    ("qwen2", "qwen2"),
+    ("qwen3", "qwen3"),
+];
+
+/// Layers of a block, by their names in a model folder and in GGUF.
+const LAYERS: [(&str, &str); 11] = [
+    ("input_layernorm", "attn_norm"),
+    ("mlp.down_proj", "ffn_down"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.v_proj", "attn_v"),
+];
+/// Where Gemma has more norms, and other names for them.
+const GEMMA_LAYERS: [(&str, &str); 3] = [
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
+/// An architecture with the settings of one model.
+pub(super) struct Architecture<'a> {
+    name: &'static str,
+    /// The part of `config.json` that describes the text model.
+    config: &'a Value,
+    heads: u64,
+    key_heads: u64,
+    head_dim: u64,
+}
+
+impl<'a> Architecture<'a> {
+    pub(super) fn of(config: &'a Value) -> Result<Self> {
+        let model_type = config["model_type"].as_str().unwrap_or("(none)");
+        let Some((_, name)) = ARCHITECTURES.into_iter().find(|(known, _)| *known == model_type) else {
+            let known = ARCHITECTURES.map(|(known, _)| format!("`{known}`")).join(", ");
+            bail!("a `{model_type}` model cannot be written as GGUF\nhint: supported are {known}");
+        };
+        let config = config.get("text_config").unwrap_or(config);
+        let number = |name: &str| config.get(name).and_then(Value::as_u64);
+        let wanted = |name: &str| number(name).with_context(|| format!("`config.json` lacks `{name}`"));
+        let heads = wanted("num_attention_heads")?;
+        let head_dim = match number("head_dim") {
+            Some(head_dim) => head_dim,
+            None => wanted("hidden_size")? / heads.max(1),
+        };
+        Ok(Self { name, config, heads, key_heads: number("num_key_value_heads").unwrap_or(heads), head_dim })
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn is_gemma(&self) -> bool {
+        self.name == "gemma3"
+    }
+
+    /// A table of `config.json` that may be null.
+    fn table(&self, name: &str) -> Option<&Value> {
+        self.config.get(name).filter(|value| value.is_object())
+    }
+
+    fn float(&self, name: &str) -> Option<f64> {
+        let rope = self.table("rope_parameters").and_then(|rope| rope.get(name));
+        self.config.get(name).or(rope).and_then(Value::as_f64)
+    }
+
+    pub(super) fn metadata(&self) -> Result<Metadata> {
+        let name = self.name;
+        let mut all = Metadata::new();
+        let mut push = |key: &str, value: Datum| all.push((format!("{name}.{key}"), value));
+        let number = |key: &str| {
+            let value = self.config.get(key).and_then(Value::as_u64);
+            value.with_context(|| format!("`config.json` lacks `{key}`"))
+        };
+        push("context_length", number("max_position_embeddings")?.into());
+        push("embedding_length", number("hidden_size")?.into());
+        push("block_count", number("num_hidden_layers")?.into());
+        push("feed_forward_length", number("intermediate_size")?.into());
+        push("attention.head_count", self.heads.into());
+        push("attention.head_count_kv", self.key_heads.into());
+        push("attention.key_length", self.head_dim.into());
+        push("attention.value_length", self.head_dim.into());
+        push("rope.dimension_count", self.head_dim.into());
+        push("vocab_size", number("vocab_size")?.into());
+        let epsilon = self.float("rms_norm_eps").unwrap_or(1e-6) as f32;
+        push("attention.layer_norm_rms_epsilon", Datum::F32(epsilon));
+        if self.is_gemma() {
+            self.check_gemma()?;
+            push("attention.sliding_window", number("sliding_window")?.into());
+            push("attention.sliding_window_pattern", self.window_pattern()?.into());
+            let local = self.float("rope_local_base_freq").unwrap_or(10_000.0);
+            push("rope.freq_base_swa", Datum::F32(local as f32));
+        }
+        let default = if self.is_gemma() { 1_000_000.0 } else { 10_000.0 };
+        push("rope.freq_base", Datum::F32(self.float("rope_theta").unwrap_or(default) as f32));
+        for (key, value) in self.scaling()? {
+            push(key, value);
+        }
+        Ok(all)
+    }
+
+    fn scaling_table(&self) -> Option<(&Value, &str)> {
+        let table = self.table("rope_scaling").or_else(|| self.table("rope_parameters"))?;
+        let kind = table.get("rope_type").or_else(|| table.get("type")).and_then(Value::as_str);
+        kind.filter(|kind| *kind != "default").map(|kind| (table, kind))
+    }
+
+    fn scaling(&self) -> Result<Vec<(&'static str, Datum)>> {
+        if self
+            .table("rope_parameters")
+            .is_some_and(|rope| rope.as_object().is_some_and(|it| it.values().any(Value::is_object)))
+        {
+            bail!("rope settings for each kind of layer cannot be written as GGUF yet");
+        }
+        let Some((table, kind)) = self.scaling_table() else { return Ok(Vec::new()) };
+        let factor = table["factor"].as_f64().context("`rope_scaling` lacks `factor`")? as f32;
+        let mut all = Vec::new();
+        match kind {
+            // Its factors are a tensor of their own.
+            "llama3" => return Ok(all),
+            "linear" | "yarn" => {
+                all.push(("rope.scaling.type", kind.into()));
+                all.push(("rope.scaling.factor", Datum::F32(factor)));
+            }
+            other => bail!("rope scaling `{other}` cannot be written as GGUF"),
+        }
+        if kind == "yarn" {
+            let original = table.get("original_max_position_embeddings").and_then(Value::as_u64);
+            let original = original.context("`rope_scaling` lacks `original_max_position_embeddings`")?;
+            all.push(("rope.scaling.original_context_length", original.into()));
+        }
+        Ok(all)
+    }
+
+    fn check_gemma(&self) -> Result<()> {
+        let scalar = self.float("query_pre_attn_scalar").unwrap_or(256.0);
+        let is_largest = self.config["num_hidden_layers"] == 62;
+        if !is_largest && (scalar - self.head_dim as f64).abs() > 0.5 {
+            bail!(
+                "`query_pre_attn_scalar` is {scalar}, but llama.cpp scales by the head's width, {}",
+                self.head_dim
+            );
+        }
+        Ok(())
+    }
+
+    /// Every so many blocks one sees everything.
+    fn window_pattern(&self) -> Result<u64> {
+        let Some(kinds) = self.config.get("layer_types").and_then(Value::as_array) else {
+            return Ok(self.config.get("sliding_window_pattern").and_then(Value::as_u64).unwrap_or(6));
+        };
+        let is_full = |kind: &Value| kind == "full_attention";
+        let period = kinds.iter().position(is_full).map_or(kinds.len() + 1, |first| first + 1);
+        let fits = kinds.iter().enumerate().all(|(index, kind)| is_full(kind) == ((index + 1) % period == 0));
+        if fits {
+            Ok(period as u64)
+        } else {
+            Err(anyhow!("`layer_types` follows no pattern that GGUF can tell"))
+        }
+    }
+
+    /// Every tensor of the folder, sorted by its stored name.
+    pub(super) fn tensors(&self, files: &TensorFiles, kind: Gguf) -> Result<Vec<Tensor>> {
+        let mut all = Vec::new();
+        let tied = self.config["tie_word_embeddings"] == true;
+        for stored in files.names() {
+            let name = canonical_name(stored);
+            let name = name.strip_prefix("language_model.").unwrap_or(&name);
+            let is_vision = ["vision_tower.", "multi_modal_projector."]
+                .iter()
+                .any(|part| name.strip_prefix("model.").unwrap_or(name).starts_with(part));
+            let is_second_head = tied && name.starts_with("lm_head.");
+            if is_vision || is_second_head || name.ends_with("rotary_emb.inv_freq") {
+                continue;
+            }
+            let shape = files.info(stored).expect("the name came from it").shape.clone();
+            let (translated, change) = self
+                .translate(name)
+                .with_context(|| format!("GGUF has no name for the tensor `{stored}`"))?;
+            let storage = match (kind, &shape[..]) {
+                (_, [_]) => Storage::F32,
+                (Gguf::Q8_0, [_, width]) if width.is_multiple_of(super::BLOCK) => Storage::Q8_0,
+                _ => Storage::F16,
+            };
+            let stored = Some(stored.to_owned());
+            all.push(Tensor { name: translated, stored, shape, storage, change, computed: Vec::new() });
+        }
+        if let Some((table, "llama3")) = self.scaling_table() {
+            let computed = self.llama3_factors(table)?;
+            all.push(Tensor {
+                name: "rope_freqs.weight".to_owned(),
+                stored: None,
+                shape: vec![computed.len()],
+                storage: Storage::F32,
+                change: Change::Nothing,
+                computed,
+            });
+        }
+        Ok(all)
+    }
+
+    fn translate(&self, name: &str) -> Option<(String, Change)> {
+        let (path, part) = name.rsplit_once('.')?;
+        let norm = if self.is_gemma() { Change::AddOne } else { Change::Nothing };
+        let (path, change) = match path {
+            "model.embed_tokens" => ("token_embd".to_owned(), Change::Nothing),
+            "model.norm" => ("output_norm".to_owned(), norm),
+            "lm_head" => ("output".to_owned(), Change::Nothing),
+            path => {
+                let (index, layer) = path.strip_prefix("model.layers.")?.split_once('.')?;
+                let gemma = if self.is_gemma() { &GEMMA_LAYERS[..] } else { &[] };
+                let (_, translated) = gemma.iter().chain(&LAYERS).find(|(known, _)| *known == layer)?;
+                let is_norm = layer.ends_with("norm");
+                let change = match (layer, self.name) {
+                    ("self_attn.q_proj", "llama") => Change::Interleave(self.heads as usize),
+                    ("self_attn.k_proj", "llama") => Change::Interleave(self.key_heads as usize),
+                    _ if is_norm => norm,
+                    _ => Change::Nothing,
+                };
+                (format!("blk.{index}.{translated}"), change)
+            }
+        };
+        Some((format!("{path}.{part}"), change))
+    }
+
+    /// What llama3's scaling divides each frequency by: nothing for short waves, `factor` for long ones.
+    fn llama3_factors(&self, table: &Value) -> Result<Vec<f32>> {
+        let number = |name: &str| {
+            table.get(name).and_then(Value::as_f64).with_context(|| format!("`rope_scaling` lacks `{name}`"))
+        };
+        let (factor, low, high) =
+            (number("factor")?, number("low_freq_factor")?, number("high_freq_factor")?);
+        let original = number("original_max_position_embeddings")?;
+        let base = self.float("rope_theta").unwrap_or(10_000.0);
+        let of = |index: u64| {
+            let wave = std::f64::consts::TAU * base.powf((2 * index) as f64 / self.head_dim as f64);
+            if wave < original / high {
+                1.0
+            } else if wave > original / low {
+                factor
+            } else {
+                let smooth = (original / wave - low) / (high - low);
+                1.0 / ((1.0 - smooth) / factor + smooth)
+            }
+        };
+        Ok((0..self.head_dim / 2).map(|index| of(index) as f32).collect())
+    }
+}

@@ -1,0 +1,135 @@
+//! Fusing on the golden models: what changes in the folder, and what fusing costs.
+
+use anyhow::Result;
+use fuse::{Config, Inputs, Quantized};
+use mlx_ext::Backend;
+use mlx_rs::Dtype;
+use models::{LoadOptions, Model, TensorFiles};
+use std::path::{Path, PathBuf};
+use tuner::{AdapterSettings, Batch, OptimizerName, OptimizerSettings, Trainer};
+
+/// Losses that should be the same, in nats.
+const SAME_LOSS: f64 = 1e-5;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+}
+
+fn backend() -> Result<Backend> {
+    Ok(mlx_ext::init(&mlx_ext::Options::default())?)
+}
+
+/// A dataset's `tokens` with six rows that follow no rule.
+fn tokens(folder: &Path) -> Result<PathBuf> {
+    let folder = folder.join("tokens");
+    fs_err::create_dir_all(&folder)?;
+    let mut writer = dataset::SplitWriter::create(&folder.join("validation.safetensors"))?;
+    for row in 0..6_u32 {
+        let tokens: Vec<u32> = (0..20).map(|t| (row * 131 + t * 37 + t * t * row) % 300 + 6).collect();
+        let trained: Vec<u8> = (0..20).map(|t| u8::from(t >= 8)).collect();
+        writer.push(&tokens, &trained, 1.0, 8)?;
+    }
+    writer.finish()?;
+    Ok(folder)
+}
+
+/// Adapters that have learned those rows by heart: any change of the weights makes them worse.
+fn adapters(model: &Path, tokens: &Path, folder: &Path) -> Result<PathBuf> {
+    let folder = folder.join("adapters");
+    let mut base = Model::load(model, &LoadOptions { dtype: Some(Dtype::Float32), unpack: true })?;
+    let settings = AdapterSettings { num_layers: Some(2), ..AdapterSettings::default() };
+    let trainable = tuner::attach(&mut base, &settings, 3)?;
+    let layers = base.layer_count();
+    let optimizer = OptimizerSettings { name: OptimizerName::Adam, ..OptimizerSettings::default() };
+    let mut trainer = Trainer::new(base, trainable.clone(), optimizer, 3)?;
+    let split = dataset::Split::open(&tokens.join("validation.safetensors"))?;
+    for step in 1..=60 {
+        trainer.step(&[Batch::of_rows(&split, &[0, 1, 2, 3, 4, 5], 1)], 1e-2, None, (step, &[]))?;
+    }
+    tuner::save_adapters(&folder, &settings, layers, &trainable.names, trainer.parameters())?;
+    Ok(folder)
+}
+
+#[test]
+fn tensors_without_an_adapter_keep_their_bytes_and_the_loss_stays() -> Result<()> {
+    let (backend, temporary) = (backend()?, tempfile::tempdir()?);
+    let base = golden("llama");
+    let tokens = tokens(temporary.path())?;
+    let adapters = adapters(&base, &tokens, temporary.path())?;
+    let inputs = Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None };
+    let cost = fuse::run(&inputs, &Config::default(), &backend, temporary.path())?;
+    assert!((cost.adapter_loss - cost.fused_loss).abs() < SAME_LOSS, "{cost:?}");
+    assert!(cost.max_logit_difference < 1e-4, "{cost:?}");
+
+    let (before, after) = (TensorFiles::open(&base)?, TensorFiles::open(&temporary.path().join("model"))?);
+    assert!(before.names().eq(after.names()));
+    let changed: Vec<&str> = before
+        .names()
+        .filter(|name| before.bytes(name).expect("read") != after.bytes(name).expect("read"))
+        .collect();
+    assert_eq!(changed.len(), 14, "7 maps in each of 2 blocks: {changed:?}");
+    assert!(changed.iter().all(|name| name.contains("layers.1.") || name.contains("layers.2.")));
+    assert!(temporary.path().join("model/tokenizer.json").is_file());
+    Ok(())
+}
+
+#[test]
+fn weights_keep_the_type_of_the_base() -> Result<()> {
+    let (backend, temporary) = (backend()?, tempfile::tempdir()?);
+    let base = temporary.path().join("base");
+    fs_err::create_dir_all(&base)?;
+    fs_err::copy(golden("llama").join("config.json"), base.join("config.json"))?;
+    let mut half = TensorFiles::open(&golden("llama"))?.arrays()?;
+    for array in half.values_mut() {
+        *array = array.as_dtype(Dtype::Bfloat16)?;
+    }
+    models::write_safetensors(&base.join("model.safetensors"), &half)?;
+    let tokens = tokens(temporary.path())?;
+    let adapters = adapters(&base, &tokens, temporary.path())?;
+    let inputs = Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None };
+    fuse::run(&inputs, &Config { max_loss_increase: 10.0, ..Config::default() }, &backend, temporary.path())?;
+    let fused = TensorFiles::open(&temporary.path().join("model"))?;
+    assert!(fused.names().all(|name| fused.dtype(name) == Some(Dtype::Bfloat16)));
+    Ok(())
+}
+
+#[test]
+fn a_quantized_base_is_unpacked_without_loss() -> Result<()> {
+    let (backend, temporary) = (backend()?, tempfile::tempdir()?);
+    for name in ["llama-q4", "qwen3-q8", "gemma3_text-q4"] {
+        let (base, work) = (golden(name), temporary.path().join(name));
+        let tokens = tokens(&work)?;
+        let adapters = adapters(&base, &tokens, &work)?;
+        let inputs = Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None };
+        let cost = fuse::run(&inputs, &Config::default(), &backend, &work)?;
+        assert!((cost.adapter_loss - cost.fused_loss).abs() < SAME_LOSS, "{name}: {cost:?}");
+        let fused = TensorFiles::open(&work.join("model"))?;
+        assert!(!fused.names().any(|name| name.ends_with(".scales")));
+        let config = fs_err::read_to_string(work.join("model/config.json"))?;
+        assert!(!config.contains("quantization"));
+    }
+    Ok(())
+}
+
+#[test]
+fn packing_again_is_measured_and_refused_when_it_loses_too_much() -> Result<()> {
+    let (backend, temporary) = (backend()?, tempfile::tempdir()?);
+    let base = golden("llama-q4");
+    let tokens = tokens(temporary.path())?;
+    let adapters = adapters(&base, &tokens, temporary.path())?;
+    let inputs = Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None };
+    let config = |max_loss_increase| Config {
+        quantized: Quantized::Requantize,
+        max_loss_increase,
+        ..Config::default()
+    };
+    let cost = fuse::run(&inputs, &config(10.0), &backend, &temporary.path().join("fine"))?;
+    assert!(cost.fused_loss > cost.adapter_loss + SAME_LOSS, "learned by heart, then rounded: {cost:?}");
+    let packed = TensorFiles::open(&temporary.path().join("fine/model"))?;
+    assert!(packed.names().any(|name| name.ends_with(".scales")));
+
+    let refused = fuse::run(&inputs, &config(0.0), &backend, &temporary.path().join("refused"));
+    let message = format!("{:#}", refused.expect_err("it loses something"));
+    assert!(message.contains("hint: set fuse.quantized = \"dequantize\""), "{message}");
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! Loss curves, learning rate and gradient norm.
+
+use metrics::LossSum;
+use metrics::bootstrap::{Interval, paired_losses};
+use serde_json::Value;
+
+use crate::Error;
+use crate::chart::{Chart, Mark, Series, Size};
+use crate::config::Config;
+use crate::html::{Element, classed, element};
+use crate::number;
+use crate::series::{Point, middle_range, outline, trailing_mean};
+use crate::source::{Checkpoint, Contents};
+
+const WIDE: Size = Size { name: "wide", width: 940.0, height: 400.0 };
+const NARROW: Size = Size { name: "narrow", width: 350.0, height: 330.0 };
+const HALF: Size = Size { name: "wide", width: 450.0, height: 220.0 };
+const NARROW_HALF: Size = Size { name: "narrow", width: 350.0, height: 210.0 };
+/// Points closer than a pixel cannot be told apart.
+const BUCKETS: usize = 300;
+/// Share of the training losses at either end that does not set the axis.
+const SPIKES: f64 = 0.01;
+
+/// Returns the charts with something to show, with their sizes on a wide page.
+pub(crate) fn charts(contents: &Contents, config: &Config) -> Vec<(Chart, Size)> {
+    let values = |get: fn(&crate::source::Step) -> Option<f64>| -> Vec<Point> {
+        contents.steps.iter().filter_map(|step| Some((step.step as f64, get(step)?))).collect()
+    };
+    let rate = values(|step| step.learning_rate);
+    let norm = values(|step| step.gradient_norm);
+    let mut charts = Vec::new();
+    charts.extend(loss(contents, config, &values(|step| step.train_loss)).map(|chart| (chart, WIDE)));
+    charts.extend(small("learning-rate", "Learning rate", &rate, None).map(|chart| (chart, HALF)));
+    let window = window(&norm, config);
+    charts.extend(small("gradient-norm", "Gradient norm", &norm, Some(window)).map(|chart| (chart, HALF)));
+    charts
+}
+
+/// Writes the section with all charts, or nothing without a curve.
+///
+/// # Errors
+///
+/// Fails when a loss of a row is not finite.
+pub(crate) fn section(
+    contents: &Contents,
+    charts: &[(Chart, Size)],
+    config: &Config,
+) -> Result<Option<Element>, Error> {
+    if charts.is_empty() {
+        return Ok(None);
+    }
+    let mut section = element("section").attribute("id", "training").child(element("h2").text("Training"));
+    section = section.child(classed("p", "about").text(about(contents, config)?));
+    let (large, small): (Vec<_>, Vec<_>) = charts.iter().partition(|(_, size)| size.width >= WIDE.width);
+    for (chart, size) in large {
+        section = section.child(figure(chart, *size, NARROW));
+    }
+    if !small.is_empty() {
+        let figures = small.into_iter().map(|(chart, size)| figure(chart, *size, NARROW_HALF));
+        section = section.child(classed("div", "multiples").children(figures));
+    }
+    Ok(Some(section.child(checkpoints(contents))))
+}
+
+fn figure(chart: &Chart, wide: Size, narrow: Size) -> Element {
+    classed("figure", "panel")
+        .child(classed("figcaption", "chart-title").text(&chart.title))
+        .child(chart.draw(wide))
+        .child(chart.draw(narrow))
+}
+
+fn loss(contents: &Contents, config: &Config, train: &[Point]) -> Option<Chart> {
+    let checks: Vec<Point> = checked(contents);
+    let in_run: Vec<Point> =
+        contents.steps.iter().filter_map(|step| Some((step.step as f64, step.validation_loss?))).collect();
+    if train.is_empty() && checks.is_empty() {
+        return None;
+    }
+    let window = window(train, config);
+    let smooth = settled_mean(train, window);
+    let choice = &contents.choice;
+    let base_loss = choice
+        .base_loss
+        .or_else(|| contents.losses.checkpoints.first().filter(|c| c.step == 0).map(|c| c.loss));
+    let chosen = (!checks.is_empty())
+        .then(|| ((choice.step as f64, choice.loss), format!("step {} chosen", number::count(choice.step))));
+    let ranges = [middle_range(train, SPIKES * 2.0), middle_range(&smooth, 0.0), middle_range(&checks, 0.0)];
+    let ranges = ranges.into_iter().flatten().chain(base_loss.map(|loss| (loss, loss)));
+    let y_range = ranges.fold((f64::MAX, f64::MIN), |(low, high), (a, b)| (low.min(a), high.max(b)));
+    let smooth_name = match mean_name(train, window) {
+        name if window > 1 => format!("training, {name}"),
+        _ => "training".to_owned(),
+    };
+    Some(Chart {
+        name: "loss",
+        title: "Loss".to_owned(),
+        description: describe(contents, base_loss),
+        x_label: "step".to_owned(),
+        y_label: "nats per token".to_owned(),
+        series: vec![
+            Series {
+                name: "training, as reported".to_owned(),
+                mark: Mark::Raw,
+                points: outline(train, BUCKETS),
+            },
+            Series { name: smooth_name, mark: Mark::Smooth, points: outline(&smooth, BUCKETS) },
+            Series { name: "validation, during training".to_owned(), mark: Mark::Hollow, points: in_run },
+            Series { name: "validation, whole split".to_owned(), mark: Mark::Check, points: checks },
+        ],
+        reference: base_loss.map(|loss| (loss, format!("base model {}", number::fixed(loss, 3)))),
+        chosen,
+        y_range,
+    })
+}
+
+fn small(name: &'static str, title: &str, points: &[Point], smoothing: Option<usize>) -> Option<Chart> {
+    let (low, high) = middle_range(points, if smoothing.is_some() { SPIKES } else { 0.0 })?;
+    let line = |name: &str, mark, points: &[Point]| Series {
+        name: name.to_owned(),
+        mark,
+        points: outline(points, BUCKETS),
+    };
+    let series = match smoothing {
+        Some(window) if window > 1 => vec![
+            line("as reported", Mark::Raw, points),
+            line(&mean_name(points, window), Mark::Smooth, &settled_mean(points, window)),
+        ],
+        _ => vec![line(title, Mark::Smooth, points)],
+    };
+    Some(Chart {
+        name,
+        title: title.to_owned(),
+        description: format!(
+            "{title} over training steps, between {} and {}.",
+            number::three_digits(low),
+            number::three_digits(high)
+        ),
+        x_label: "step".to_owned(),
+        y_label: String::new(),
+        series,
+        reference: None,
+        chosen: None,
+        y_range: (low.min(0.0), high),
+    })
+}
+
+/// The smoothing window in reports: the one asked for, but no more than a tenth of the run.
+fn window(points: &[Point], config: &Config) -> usize {
+    let steps = match config.smoothing_steps {
+        0 => points.last().map_or(0.0, |last| last.0 / 50.0).max(50.0),
+        steps => f64::from(steps),
+    };
+    let wanted = (steps / steps_a_report(points)).round() as usize;
+    wanted.min(points.len() / 10).max(1)
+}
+
+fn steps_a_report(points: &[Point]) -> f64 {
+    match points {
+        [first, .., last] => ((last.0 - first.0) / (points.len() - 1) as f64).max(1.0),
+        _ => 1.0,
+    }
+}
+
+fn mean_name(points: &[Point], window: usize) -> String {
+    format!("{}-step mean", number::fixed(window as f64 * steps_a_report(points), 0))
+}
+
+/// The running mean without its start, where it is as noisy as the curve itself.
+fn settled_mean(points: &[Point], window: usize) -> Vec<Point> {
+    let mut mean = trailing_mean(points, window);
+    mean.drain(..(window / 2).min(mean.len()));
+    mean
+}
+
+/// Points of the trained checkpoints; the base is a reference line instead.
+fn checked(contents: &Contents) -> Vec<Point> {
+    let trained = contents.losses.checkpoints.iter().filter(|checkpoint| checkpoint.step > 0);
+    trained.map(|checkpoint| (checkpoint.step as f64, checkpoint.loss)).collect()
+}
+
+fn describe(contents: &Contents, base_loss: Option<f64>) -> String {
+    let choice = &contents.choice;
+    let base =
+        base_loss.map_or(String::new(), |loss| format!(", {} for the base model", number::fixed(loss, 3)));
+    format!(
+        "Training and validation loss over steps. Validation loss is {} at the chosen step {}{base}.",
+        number::fixed(choice.loss, 3),
+        number::count(choice.step)
+    )
+}
+
+fn about(contents: &Contents, config: &Config) -> Result<String, Error> {
+    let choice = &contents.choice;
+    let mut text = vec![format!(
+        "Step {} was chosen, with a validation loss of {}",
+        number::count(choice.step),
+        number::fixed(choice.loss, 3)
+    )];
+    if let Some(base) = choice.base_loss {
+        text.push(format!(" against {} for the base", number::fixed(base, 3)));
+    }
+    if let Some(change) = against_base(contents, config)? {
+        text.push(format!(
+            " ({} [{}, {}])",
+            number::signed(change.value, 3),
+            number::signed(change.low, 3),
+            number::signed(change.high, 3)
+        ));
+    }
+    if let Some(runner_up) = choice.runner_up {
+        text.push(format!(
+            ". Runner-up: step {} with {}",
+            number::count(runner_up.step),
+            number::fixed(runner_up.loss, 3)
+        ));
+        if let (Some(gap), Some([low, high])) = (choice.gap, choice.gap_interval) {
+            text.push(format!(
+                ", a gap of {} [{}, {}]",
+                number::fixed(gap, 4),
+                number::fixed(low, 4),
+                number::fixed(high, 4)
+            ));
+        }
+        let verdict = if choice.within_noise { ", within noise" } else { ", outside noise" };
+        text.push(verdict.to_owned());
+    }
+    text.push(".".to_owned());
+    text.extend(stop(contents));
+    Ok(text.concat())
+}
+
+/// Says why training ended, as `summary.json` of train tells it.
+fn stop(contents: &Contents) -> Option<String> {
+    let stop = contents.summary.get("stop")?;
+    let steps = contents.summary.get("steps").and_then(Value::as_u64)?;
+    let reason = stop.get("reason").and_then(Value::as_str).unwrap_or_default().trim_end_matches('.');
+    match stop.get("kind")?.as_str()? {
+        "finished" => Some(format!(" All {} were taken.", number::counted(steps, "step"))),
+        "early" => Some(format!(" Training ended early, at step {}: {reason}.", number::count(steps))),
+        _ => None,
+    }
+}
+
+/// Returns the change from the base to the chosen checkpoint, where validate kept the loss of every row.
+fn against_base(contents: &Contents, config: &Config) -> Result<Option<Interval>, Error> {
+    let find = |step| contents.losses.checkpoints.iter().find(|checkpoint| checkpoint.step == step);
+    let (Some(base), Some(chosen)) = (find(0), find(contents.choice.step)) else { return Ok(None) };
+    let ids = |checkpoint: &Checkpoint| checkpoint.rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
+    if chosen.step == 0 || base.rows.is_empty() || ids(base) != ids(chosen) {
+        return Ok(None);
+    }
+    let losses = |checkpoint: &Checkpoint| -> Vec<LossSum> {
+        checkpoint.rows.iter().map(|row| LossSum::new(row.loss.loss, row.loss.tokens)).collect()
+    };
+    Ok(Some(paired_losses(&losses(base), &losses(chosen), &config.bootstrap())?))
+}
+
+fn checkpoints(contents: &Contents) -> Element {
+    let losses = &contents.losses;
+    let summary = format!(
+        "Validation loss of every checkpoint ({}, {})",
+        number::counted(losses.rows, "row"),
+        number::counted(losses.tokens, "token")
+    );
+    let head = ["Step", "Loss", "Perplexity", "Against base"].map(|name| classed("th", "number").text(name));
+    let base =
+        losses.checkpoints.iter().find(|checkpoint| checkpoint.step == 0).map(|checkpoint| checkpoint.loss);
+    let rows = losses.checkpoints.iter().map(|checkpoint| {
+        let step = match checkpoint.step {
+            0 => "base".to_owned(),
+            step => number::count(step),
+        };
+        let change = base.filter(|_| checkpoint.step > 0);
+        let change = change.map_or(String::new(), |base| number::signed(checkpoint.loss - base, 3));
+        let perplexity = number::three_digits(checkpoint.loss.exp());
+        let cells = [step, number::fixed(checkpoint.loss, 4), perplexity, change];
+        let row = cells.iter().fold(element("tr"), |row, cell| row.child(classed("td", "number").text(cell)));
+        if checkpoint.step == contents.choice.step { row.attribute("class", "picked") } else { row }
+    });
+    let table = classed("table", "plain")
+        .child(element("thead").child(element("tr").children(head)))
+        .child(element("tbody").children(rows));
+    element("details").child(element("summary").text(summary)).child(classed("div", "scroll").child(table))
+}

@@ -1,0 +1,137 @@
+//! The result in one sentence, for the top of the page and for the terminal.
+
+use crate::number;
+use crate::scores::{Change, Kind, Score, Table};
+use crate::source::Contents;
+
+/// Says what came out, in one sentence without a full stop.
+pub(crate) fn sentence(contents: &Contents, table: &Table) -> String {
+    let Some(tuned) = table.tuned() else {
+        return alone(contents, table);
+    };
+    let name = model_name(&table.models[tuned]);
+    let mut parts = Vec::new();
+    for wanted in ["Perplexity", "chrF"] {
+        let Some(score) = table.score(wanted) else { continue };
+        let Some(value) = score.cells[tuned].value else { continue };
+        let label =
+            if wanted == "Perplexity" { format!("{} perplexity", split(contents)) } else { wanted.into() };
+        let base = table.base().and_then(|base| score.cells[base].value);
+        let value_told = print(score, value);
+        parts.push(match (base, score.cells[tuned].change()) {
+            (Some(base), Some(change)) if parts.is_empty() => {
+                let change = print_change(score, value, &change);
+                format!("{label} {value_told} vs {} for the base, {change}", print(score, base))
+            }
+            (Some(base), _) => format!("{label} {value_told} vs {}", print(score, base)),
+            (None, _) => format!("{label} {value_told}"),
+        });
+    }
+    if parts.is_empty() {
+        return format!("{name}: nothing was scored");
+    }
+    format!("{name}: {}", parts.join("; "))
+}
+
+/// The sentence when there is nothing to compare with.
+fn alone(contents: &Contents, table: &Table) -> String {
+    let score = table.score("Perplexity").and_then(|score| Some((score, score.cells.first()?.value?)));
+    match score {
+        Some((score, value)) => {
+            format!(
+                "{}: {} perplexity {}",
+                model_name(&table.models[0]),
+                split(contents),
+                print(score, value)
+            )
+        }
+        None => format!("{}: nothing was scored", model_name(&table.models[0])),
+    }
+}
+
+/// Prints a value of `score` as the table does.
+pub(crate) fn print(score: &Score, value: f64) -> String {
+    match score.kind {
+        Kind::Points => number::fixed(value, 1),
+        Kind::Loss => number::fixed(value, 3),
+        Kind::Perplexity | Kind::Other => number::three_digits(value),
+    }
+}
+
+/// Prints a change that led to `value`, with its sign; of a perplexity as a share of the base's.
+pub(crate) fn print_change(score: &Score, value: f64, change: &Change) -> String {
+    match share(score, value, change.value, change.value) {
+        Some(share) => number::percent(share),
+        None if score.kind == Kind::Points => number::signed(change.value, 1),
+        None if score.kind == Kind::Loss => number::signed(change.value, 3),
+        None if change.value > 0.0 => format!("+{}", number::three_digits(change.value)),
+        None => number::three_digits(change.value),
+    }
+}
+
+/// Prints the ends of the interval of a change that led to `value`.
+pub(crate) fn print_range(score: &Score, value: f64, change: &Change) -> Option<String> {
+    let (low, high) = change.range?;
+    let end = |end: f64| match share(score, value, change.value, end) {
+        Some(share) => number::fixed(share * 100.0, usize::from(share.abs() < 0.0995)),
+        None => print(score, end),
+    };
+    Some(format!("[{}, {}]", end(low), end(high)))
+}
+
+/// Returns a change of perplexity as a share of the base's, which is `value` less the change that led to it.
+fn share(score: &Score, value: f64, led: f64, change: f64) -> Option<f64> {
+    (score.kind == Kind::Perplexity && value > led).then(|| change / (value - led))
+}
+
+/// Names a model as a reader would: `fused` is the fused model, `base` the base model.
+pub(crate) fn model_name(model: &str) -> String {
+    match model {
+        "base" => "Base model".to_owned(),
+        "fused" => "Fused model".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn split(contents: &Contents) -> &str {
+    if contents.scores.split.is_empty() { "test" } else { &contents.scores.split }
+}
+
+/// Lays the table out for a terminal, with columns that line up.
+pub(crate) fn terminal(table: &Table) -> String {
+    let mut lines = vec![vec![String::new()]];
+    lines[0].extend(table.models.iter().cloned());
+    lines[0].push("change".to_owned());
+    for score in &table.scores {
+        let mut line = vec![score.name.clone()];
+        line.extend(
+            score.cells.iter().map(|cell| cell.value.map_or("–".to_owned(), |value| print(score, value))),
+        );
+        line.push(table.tuned().map_or_else(String::new, |tuned| {
+            let cell = score.cells[tuned];
+            let Some((value, change)) = cell.value.zip(cell.change()) else { return String::new() };
+            let range = print_range(score, value, &change).unwrap_or_default();
+            format!("{} {range}", print_change(score, value, &change))
+        }));
+        lines.push(line);
+    }
+    let columns = lines[0].len();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let mut printed = String::new();
+        for (column, cell) in line.iter().enumerate() {
+            let pad = " ".repeat(widths[column] - cell.chars().count());
+            // Names and changes start on the left, numbers end on the right.
+            let left = column == 0 || column + 1 == columns;
+            let gap = if column == 0 { "" } else { "  " };
+            let parts =
+                if left { [gap, cell.as_str(), pad.as_str()] } else { [gap, pad.as_str(), cell.as_str()] };
+            printed.extend(parts);
+        }
+        text.push_str(printed.trim_end());
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,229 @@
+//! What ran: every stage with its settings and hashes, and how to check and repeat it.
+
+use serde_json::Value;
+
+use crate::Error;
+use crate::html::{Element, classed, element};
+use crate::number;
+use crate::settings::{self, Setting};
+use crate::source::{Contents, Manifest};
+
+/// Digits of a hash that are shown; the rest is a hover or a fold away.
+const SHORT: usize = 12;
+/// Digits of a key that name its folder in a store.
+const FOLDER: usize = 16;
+
+/// Writes what ran.
+pub(crate) fn section(contents: &Contents) -> Element {
+    let mut section = element("section").attribute("id", "stages").child(element("h2").text("What ran"));
+    if let Some(line) = numerics(contents) {
+        section = section.child(classed("p", "about").text(line));
+    }
+    let emphasis = contents.stages.iter().any(settings::knows_defaults);
+    if emphasis {
+        section = section
+            .child(classed("p", "about").text("Shown are the settings that differ from their defaults."));
+    }
+    section
+        .children(contents.stages.iter().map(|manifest| stage(manifest, outcome(contents, &manifest.stage))))
+}
+
+fn stage(manifest: &Manifest, outcome: Option<String>) -> Element {
+    let settings = settings::settings(manifest);
+    let changed: Vec<&Setting> = settings.iter().filter(|setting| setting.default.is_some()).collect();
+    let head = classed("header", "stage-head").child(element("h3").text(&manifest.stage)).child(
+        classed("span", "hashes")
+            .text("key ")
+            .child(hash(&manifest.key))
+            .text(" · tree ")
+            .child(hash(&manifest.tree)),
+    );
+    let mut article = classed("article", "stage").child(head);
+    if !settings::knows_defaults(manifest) && !settings.is_empty() {
+        let list = settings.iter().fold(classed("dl", "changed plainly"), |list, setting| {
+            let value = element("dd").child(element("b").text(&setting.value));
+            list.child(element("div").child(element("dt").text(&setting.name)).child(value))
+        });
+        article = article.child(list);
+    } else if !changed.is_empty() {
+        article = article.child(changed.iter().fold(classed("dl", "changed"), |list, setting| {
+            let default = format!("default {}", setting.default.as_deref().unwrap_or_default());
+            let value = element("dd")
+                .child(element("b").text(&setting.value))
+                .child(classed("span", "default").text(default));
+            list.child(element("div").child(element("dt").text(&setting.name)).child(value))
+        }));
+    } else if settings::knows_defaults(manifest) {
+        article = article.child(classed("p", "none").text("all settings at their defaults"));
+    }
+    if let Some(outcome) = outcome {
+        article = article.child(classed("p", "outcome").text(outcome));
+    }
+    article.child(details(manifest, &settings))
+}
+
+/// Says what fuse measured, which stands nowhere else on the page.
+fn outcome(contents: &Contents, stage: &str) -> Option<String> {
+    if stage != "fuse" {
+        return None;
+    }
+    let facts = contents.fusion.as_object()?.iter().filter(|(_, value)| value.is_number());
+    let facts: Vec<String> =
+        facts.map(|(name, value)| format!("{} {}", name.replace('_', " "), precise(value))).collect();
+    (!facts.is_empty()).then(|| facts.join(", "))
+}
+
+/// Losses that shall be equal are worth a digit more.
+fn precise(value: &Value) -> String {
+    match value.as_f64() {
+        Some(number) if !value.is_u64() && (0.01..100.0).contains(&number) => number::fixed(number, 4),
+        _ => cell(value),
+    }
+}
+
+fn details(manifest: &Manifest, settings: &[Setting]) -> Element {
+    let summary = format!(
+        "{}, {}, {}",
+        number::counted(settings.len() as u64, "setting"),
+        number::counted(manifest.inputs.len() as u64, "input"),
+        number::counted(manifest.outputs.len() as u64, "output")
+    );
+    let mut details = element("details").child(element("summary").text(summary));
+    if !settings.is_empty() {
+        let rows = settings.iter().map(|setting| {
+            let row = element("tr")
+                .child(element("th").attribute("scope", "row").child(element("code").text(&setting.name)))
+                .child(classed("td", "value").attribute("dir", "auto").text(&setting.value));
+            if setting.default.is_some() { row.attribute("class", "picked") } else { row }
+        });
+        details = details.child(titled_table("Settings", rows));
+    }
+    let inputs = manifest.inputs.iter().map(|(role, origin)| {
+        let from = match (&origin.stage, &origin.output) {
+            (Some(stage), Some(output)) => format!("{role}: {output} of {stage}"),
+            (Some(stage), None) => format!("{role}: {stage}"),
+            (None, _) => format!("{role}: given from outside"),
+        };
+        hash_row(&from, origin.tree.as_deref().or(origin.sha256.as_deref()).unwrap_or_default(), "")
+    });
+    let outputs = manifest.outputs.iter().map(|(name, output)| {
+        let size = format!("{}, {}", number::counted(output.files, "file"), number::bytes(output.bytes));
+        hash_row(name, &output.tree, &size)
+    });
+    let own = [("key", &manifest.key), ("tree", &manifest.tree)];
+    let version = format!("stage version {}", manifest.stage_version);
+    let own = own.map(|(name, value)| hash_row(name, value, if name == "key" { &version } else { "" }));
+    if !manifest.inputs.is_empty() {
+        details = details.child(titled_table("Inputs", inputs));
+    }
+    if !manifest.outputs.is_empty() {
+        details = details.child(titled_table("Outputs", outputs));
+    }
+    details.child(titled_table("Artifact", own))
+}
+
+fn titled_table(title: &str, rows: impl IntoIterator<Item = Element>) -> Element {
+    let table = classed("table", "plain").child(element("tbody").children(rows));
+    classed("div", "scroll").child(element("h4").text(title)).child(table)
+}
+
+fn hash_row(name: &str, hash: &str, detail: &str) -> Element {
+    let mut cell = classed("td", "value").child(classed("code", "hash").text(bare(hash)));
+    if !detail.is_empty() {
+        cell = cell.child(classed("span", "detail").text(detail));
+    }
+    element("tr").child(element("th").attribute("scope", "row").text(name)).child(cell)
+}
+
+/// Shows the start of a hash, and all of it on hover.
+fn hash(value: &str) -> Element {
+    let value = bare(value);
+    element("code").attribute("title", value).text(value.get(..SHORT).unwrap_or(value))
+}
+
+/// Takes the type tag off a hash.
+fn bare(hash: &str) -> &str {
+    hash.split_once(':').map_or(hash, |(_, digits)| digits)
+}
+
+/// Names MLX version, backend and device of the stages that compute in floating point.
+fn numerics(contents: &Contents) -> Option<String> {
+    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+    for manifest in &contents.stages {
+        let Some(numerics) = manifest.key_material.get("numerics").and_then(Value::as_object) else {
+            continue;
+        };
+        let mut printed: Vec<String> = numerics
+            .iter()
+            .map(|(name, value)| {
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let name = if name == "mlx" { "MLX".to_owned() } else { name.replace('_', " ") };
+                format!("{name} {value}")
+            })
+            .collect();
+        printed.sort_by_key(|part| !part.starts_with("MLX"));
+        let printed = printed.join(", ");
+        match lines.iter_mut().find(|(line, _)| *line == printed) {
+            Some((_, stages)) => stages.push(&manifest.stage),
+            None => lines.push((printed, vec![&manifest.stage])),
+        }
+    }
+    let lines: Vec<String> =
+        lines.into_iter().map(|(line, stages)| format!("{line} ({})", stages.join(", "))).collect();
+    (!lines.is_empty()).then(|| format!("Computed with {}.", lines.join("; ")))
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Number(number) => match number.as_u64() {
+            Some(whole) => number::count(whole),
+            None => number.as_f64().map_or_else(String::new, number::three_digits),
+        },
+        Value::String(text) => text.clone(),
+        Value::Null => "–".to_owned(),
+        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
+        Value::Array(items) => number::count(items.len() as u64),
+        Value::Object(members) => {
+            let members: Vec<String> =
+                members.iter().map(|(name, value)| format!("{name} {}", cell(value))).collect();
+            members.join(", ")
+        }
+    }
+}
+
+/// Writes how to check the artifacts and how to repeat the run.
+pub(crate) fn reproduce(contents: &Contents) -> Result<Element, Error> {
+    let check = |manifest: &Manifest| {
+        let folder = manifest.key.get(..FOLDER).unwrap_or(&manifest.key);
+        format!("check {}/{folder}-* {}\n", manifest.stage, bare(&manifest.tree))
+    };
+    let commands: String = contents.stages.iter().map(check).collect();
+    let function = "# $1: an artifact's folder, $2: the tree hash it must have\n\
+        check() (\n  cd \"$1\" && sha256sum --quiet -c COMMIT &&\n  \
+        echo \"$2  SHA256SUMS\" | sha256sum --quiet -c &&\n  \
+        cd data && sha256sum --quiet -c ../SHA256SUMS && echo \"$1 is whole\"\n)\n";
+    let settings = settings::toml(&contents.stages)?;
+    let mut section = element("section")
+        .attribute("id", "reproduce")
+        .child(element("h2").text("Check and repeat"))
+        .child(classed("p", "about").text(
+            "Every artifact carries the hashes of its files. These commands check each one a number on this page came \
+             from; on macOS, sha256sum is shasum -a 256.",
+        ))
+        .child(code(&format!("{function}\ncd artifacts   # the store, or wherever the folders lie\n{commands}")));
+    if !settings.is_empty() {
+        section = section
+            .child(classed("p", "about").text(
+                "With these settings in a file, STAGE --config FILE run in the order above gives the same keys, and with \
+                 the same inputs the same trees.",
+            ))
+            .child(
+                element("details").child(element("summary").text("All settings as TOML")).child(code(&settings)),
+            );
+    }
+    Ok(section)
+}
+
+fn code(text: &str) -> Element {
+    element("pre").child(element("code").text(text))
+}

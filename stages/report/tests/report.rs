@@ -1,0 +1,383 @@
+//! The report as a whole: its parts, its bytes, and what it refuses.
+
+mod fixture;
+
+use std::collections::BTreeSet;
+
+use fixture::{Run, lines, put};
+use report::{Config, Error, Inputs, Summary};
+use serde_json::json;
+
+struct Made {
+    page: String,
+    summary: Summary,
+}
+
+fn small_config() -> Config {
+    Config { resamples: 200, ..Config::default() }
+}
+
+fn make(inputs: &Inputs) -> Result<Made, Error> {
+    let out = tempfile::tempdir()?;
+    let summary = report::run(inputs, &small_config(), out.path())?;
+    let page = fs_err::read_to_string(out.path().join("report.html"))?;
+    Ok(Made { page, summary })
+}
+
+/// Makes a report from the fixture after `change` has had its way with the artifacts.
+fn make_changed(run: &Run, change: impl FnOnce(&mut Inputs)) -> Result<Made, Error> {
+    let artifacts = tempfile::tempdir()?;
+    let mut inputs = fixture::write(artifacts.path(), run);
+    change(&mut inputs);
+    make(&inputs)
+}
+
+fn parse(text: &str) -> roxmltree::Document<'_> {
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    roxmltree::Document::parse_with_options(text, options).expect("well-formed markup")
+}
+
+/// Returns the text a reader sees, one block a line, without styles.
+fn visible_text(page: &str) -> String {
+    let document = parse(page);
+    let mut text = String::new();
+    for node in document.descendants().filter(roxmltree::Node::is_text) {
+        let hidden = node.ancestors().any(|parent| {
+            matches!(parent.tag_name().name(), "style" | "head")
+                || parent.attribute("class") == Some("chart narrow")
+        });
+        let piece = node.text().unwrap_or_default().trim();
+        if !hidden && !piece.is_empty() {
+            text.push_str(piece);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn source_chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.extend([": ", &cause.to_string()]);
+        source = cause.source();
+    }
+    text
+}
+
+fn error_of(result: Result<Made, Error>) -> String {
+    match result {
+        Ok(_) => panic!("must be refused"),
+        Err(error) => source_chain(&error),
+    }
+}
+
+#[test]
+fn a_small_report_reads_as_it_did() {
+    let made = make_changed(&Run::default(), |_| {}).expect("report");
+    insta::assert_snapshot!("small_report", visible_text(&made.page));
+    insta::assert_snapshot!("small_terminal", format!("{}\n{}", made.summary.headline, made.summary.table));
+}
+
+#[test]
+fn the_markup_is_well_formed_and_ids_are_unique() {
+    let made = make_changed(&Run::default(), |_| {}).expect("report");
+    let document = parse(&made.page);
+    let mut ids = BTreeSet::new();
+    for id in document.descendants().filter_map(|node| node.attribute("id")) {
+        assert!(ids.insert(id), "id `{id}` twice");
+    }
+    for node in document.descendants() {
+        for id in node.attribute("aria-labelledby").into_iter().flat_map(str::split_whitespace) {
+            assert!(ids.contains(id), "nothing has id `{id}`");
+        }
+        if let Some(id) = node.attribute("clip-path").and_then(|url| url.strip_prefix("url(#")) {
+            assert!(ids.contains(id.trim_end_matches(')')), "nothing has id `{id}`");
+        }
+    }
+}
+
+#[test]
+fn the_page_asks_nobody_for_anything() {
+    let made = make_changed(&Run::default(), |_| {}).expect("report");
+    let document = parse(&made.page);
+    for node in document.descendants().filter(roxmltree::Node::is_element) {
+        assert!(!matches!(node.tag_name().name(), "script" | "link" | "img" | "iframe" | "object"));
+        for attribute in node.attributes() {
+            let name = attribute.name();
+            assert!(
+                !matches!(name, "src" | "href" | "srcset") && !name.starts_with("on"),
+                "attribute `{name}`"
+            );
+        }
+    }
+    assert!(!made.page.contains("url(http") && !made.page.contains("@import"));
+}
+
+#[test]
+fn the_same_artifacts_give_the_same_bytes_wherever_they_lie() {
+    let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let run = Run::default();
+    let outs = [left.path(), right.path()].map(|root| {
+        let inputs = fixture::write(&root.join("store"), &run);
+        let out = root.join("out");
+        report::run(&inputs, &small_config(), &out).expect("report");
+        out
+    });
+    for file in ["report.html", "plots/loss.svg", "plots/learning-rate.svg", "plots/gradient-norm.svg"] {
+        let [left, right] = [&outs[0], &outs[1]].map(|out| fs_err::read(out.join(file)).expect(file));
+        assert!(left == right, "`{file}` differs");
+        assert!(
+            !String::from_utf8_lossy(&left).contains(&*outs[0].to_string_lossy()),
+            "`{file}` holds a path"
+        );
+    }
+}
+
+#[test]
+fn plots_are_images_of_their_own() {
+    let artifacts = tempfile::tempdir().unwrap();
+    let inputs = fixture::write(artifacts.path(), &Run::default());
+    let out = artifacts.path().join("out");
+    report::run(&inputs, &small_config(), &out).expect("report");
+    for file in ["loss", "learning-rate", "gradient-norm"] {
+        let text = fs_err::read_to_string(out.join(format!("plots/{file}.svg"))).expect(file);
+        let document = parse(&text);
+        let root = document.root_element();
+        assert_eq!(
+            (root.tag_name().name(), root.tag_name().namespace()),
+            ("svg", Some("http://www.w3.org/2000/svg"))
+        );
+        assert!(document.descendants().any(|node| node.has_tag_name(("http://www.w3.org/2000/svg", "path"))));
+    }
+}
+
+#[test]
+fn markup_in_a_text_stays_text() {
+    let attack = "</p><script>alert(1)</script><img src=x onerror='alert(2)'>\" onmouseover=\"alert(3)&lt;";
+    let run = Run { rows: vec![[attack, attack, attack, attack, attack]], ..Run::default() };
+    let made = make_changed(&run, |inputs| {
+        let manifest = fs_err::read_to_string(inputs.train.join("manifest.json")).unwrap();
+        let attacked = json!(attack).to_string();
+        put(&inputs.train, "manifest.json", &manifest.replace("\"cosine\"", &attacked));
+    })
+    .expect("report");
+    let document = parse(&made.page);
+    assert!(document.descendants().all(|node| !matches!(node.tag_name().name(), "script" | "img")));
+    assert!(
+        document
+            .descendants()
+            .all(|node| node.attributes().all(|attribute| !attribute.name().starts_with("on")))
+    );
+    assert!(visible_text(&made.page).contains(attack));
+}
+
+#[test]
+fn strange_characters_keep_the_page_whole() {
+    let texts = [
+        "\u{0}\u{8}\u{1b}[31m\u{7f}\u{feff}\u{fffe}",
+        "\u{202e}evil\u{202d}",
+        "مرحبا بالعالم",
+        "a\u{2028}b\r\nc",
+        "👩‍👩‍👧",
+    ];
+    let run = Run { rows: vec![texts, texts], ..Run::default() };
+    let made = make_changed(&run, |_| {}).expect("report");
+    let document = parse(&made.page);
+    let words = document.descendants().filter(|node| node.attribute("class") == Some("words"));
+    assert!(words.into_iter().all(|node| node.attribute("dir") == Some("auto")));
+    assert!(visible_text(&made.page).contains("مرحبا بالعالم"));
+}
+
+#[test]
+fn a_very_long_text_is_folded_but_not_lost() {
+    let long: &'static str = Box::leak("he moolelo loihi loa no Hawaii ".repeat(400).into_boxed_str());
+    let run = Run { rows: vec![["long", long, long, long, long]], ..Run::default() };
+    let made = make_changed(&run, |_| {}).expect("report");
+    assert_eq!(made.page.matches("moolelo").count(), 4 * 400);
+    assert!(visible_text(&made.page).contains("more characters"));
+}
+
+#[test]
+fn ten_thousand_steps_stay_a_small_page() {
+    let run = Run { steps: 10_000, save_every: 500, ..Run::default() };
+    let made = make_changed(&run, |_| {}).expect("report");
+    assert!(made.page.len() < 300_000, "{} bytes", made.page.len());
+    parse(&made.page);
+}
+
+#[test]
+fn optional_artifacts_may_be_missing() {
+    let made = make_changed(&Run::default(), |inputs| {
+        (inputs.import_model, inputs.prepare_data, inputs.fuse) = (None, None, None);
+    })
+    .expect("report");
+    let text = visible_text(&made.page);
+    assert!(text.contains("Fine-tuning report\n") && !text.contains("\nData\n"));
+    assert!(!text.contains("check fuse/"));
+}
+
+#[test]
+fn nothing_generated_and_nothing_trained_is_still_a_report() {
+    let run = Run { steps: 0, rows: vec![], row_losses: false, ..Run::default() };
+    let made = make_changed(&run, |inputs| {
+        put(
+            &inputs.validate,
+            "data/losses.json",
+            &json!({"split": "validation", "checkpoints": []}).to_string(),
+        );
+    })
+    .expect("report");
+    let text = visible_text(&made.page);
+    assert!(text.contains("No text was generated.") && !text.contains("Translations\n"));
+    assert!(made.summary.headline.starts_with("Fused model: test perplexity"), "{}", made.summary.headline);
+    assert!(!made.summary.table.contains("chrF"));
+}
+
+#[test]
+fn an_early_end_gives_its_reason() {
+    let made = make_changed(&Run::default(), |inputs| {
+        let summary = json!({"steps": 30, "stop": {"kind": "early", "reason": "no new best validation loss <in> 3 checks"}});
+        put(&inputs.train, "data/summary.json", &summary.to_string());
+    })
+    .expect("report");
+    let text = visible_text(&made.page);
+    assert!(text.contains("Training ended early, at step 30: no new best validation loss <in> 3 checks."));
+    assert!(!text.contains("Trained parameters"));
+}
+
+#[test]
+fn a_failed_row_is_shown_and_counts_as_zero() {
+    let row = |id: &str, answers: serde_json::Value| json!({"id": id, "prompt": "p", "reference": "the canoe landed", "predictions": answers});
+    let made = make_changed(&Run::default(), |inputs| {
+        let rows = [
+            row("a", json!({"base": "the canoe landed", "fused": "the canoe landed"})),
+            row("b", json!({"base": "the canoe landed", "fused": null})),
+            row("c", json!({"base": "the canoe landed"})),
+        ];
+        put(&inputs.evaluate, "data/predictions.jsonl", &lines(rows));
+    })
+    .expect("report");
+    let text = visible_text(&made.page);
+    assert_eq!(text.matches("no answer, counted as 0").count(), 2);
+    assert!(made.summary.table.contains("Exact match  100.0   33.3"), "{}", made.summary.table);
+}
+
+#[test]
+fn a_model_alone_and_many_models_have_a_table() {
+    let alone = make_changed(&Run::default(), |inputs| {
+        put(
+            &inputs.evaluate,
+            "data/metrics.json",
+            r#"{"split":"test","rows":1,"models":{"base":{"loss":2,"perplexity":7.389}}}"#,
+        );
+        put(&inputs.evaluate, "data/predictions.jsonl", "");
+    })
+    .expect("report");
+    assert_eq!(alone.summary.headline, "Base model: test perplexity 7.39");
+
+    let many = make_changed(&Run::default(), |inputs| {
+        let models = json!({"zeta": {"loss": 1.5, "perplexity": 4.48, "similarity": 0.7}, "fused": {"loss": 2, "perplexity": 7.389},
+            "base": {"loss": 3, "perplexity": 20.09, "similarity": 0.5}});
+        put(&inputs.evaluate, "data/metrics.json", &json!({"split": "test", "rows": 5, "models": models}).to_string());
+    })
+    .expect("report");
+    let head = many.summary.table.lines().next().expect("a line").split_whitespace().collect::<Vec<_>>();
+    assert_eq!(head, ["base", "fused", "zeta", "change"]);
+    assert!(many.summary.table.contains("Similarity"));
+}
+
+#[test]
+fn losses_of_every_row_give_perplexity_an_interval() {
+    let rows = (0..20).map(|row| {
+        let loss = |mean: f64| json!({"loss": (mean + 0.01 * f64::from(row)) * 10.0, "tokens": 10});
+        json!({"id": format!("r{row}"), "losses": {"base": loss(3.0), "fused": loss(2.0 - 0.02 * f64::from(row))}})
+    });
+    let rows = lines(rows);
+    let measured = |tokens: u32| {
+        let model = |loss: f64| json!({"loss": loss, "perplexity": loss.exp(), "tokens": tokens});
+        let models = json!({"base": model(3.095), "fused": model(1.905)});
+        let floors = json!({"copied_source": {"chrf": 19.31, "bleu": 0.42}});
+        json!({"split": "test", "rows": 20, "models": models, "floors": floors}).to_string()
+    };
+    let make = |tokens| {
+        make_changed(&Run::default(), |inputs| {
+            put(&inputs.evaluate, "data/predictions.jsonl", &rows);
+            put(&inputs.evaluate, "data/metrics.json", &measured(tokens));
+        })
+        .expect("report")
+    };
+    let made = make(200);
+    assert!(made.summary.table.contains("\u{2212}70\u{202f}% [\u{2212}7"), "{}", made.summary.table);
+    assert!(made.summary.table.contains("\u{2212}1.190 [\u{2212}1.2"), "{}", made.summary.table);
+    assert!(visible_text(&made.page).contains("Floor, copied source: BLEU 0.4, chrF 19.3."));
+    // Rows that do not add up to what was scored say nothing about it.
+    assert!(!make(300).summary.table.contains('['));
+}
+
+#[test]
+fn evaluate_is_contradicted_aloud() {
+    let made = make_changed(&Run::default(), |inputs| {
+        let path = inputs.evaluate.join("data/metrics.json");
+        let text = fs_err::read_to_string(path)
+            .unwrap()
+            .replace("\"generated_rows\"", "\"chrf\":12.5,\"generated_rows\"");
+        put(&inputs.evaluate, "data/metrics.json", &text);
+    })
+    .expect("report");
+    assert!(visible_text(&made.page).contains("chrF of fused: evaluate gives 12.50, its predictions give"));
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_refused_with_their_line() {
+    for (number, says) in
+        [("NaN", "expected"), ("null", "null"), ("1e999", "out of range"), ("Infinity", "expected")]
+    {
+        let message = error_of(make_changed(&Run::default(), |inputs| {
+            let text = format!("{{\"step\":1,\"train_loss\":2.0}}\n{{\"step\":2,\"train_loss\":{number}}}\n");
+            put(&inputs.train, "data/metrics.jsonl", &text);
+        }));
+        assert!(
+            message.starts_with("`data/metrics.jsonl` of the `train` artifact cannot be read, line 2: "),
+            "{message}"
+        );
+        assert!(message.contains(says), "{message}");
+    }
+}
+
+#[test]
+fn contradictions_and_wrong_artifacts_are_named() {
+    let swapped = error_of(make_changed(&Run::default(), |inputs| inputs.train = inputs.validate.clone()));
+    assert!(swapped.starts_with("the `train` artifact was made by stage `validate`\nhint: "), "{swapped}");
+
+    let missing = error_of(make_changed(&Run::default(), |inputs| {
+        fs_err::remove_file(inputs.select_best.join("data/choice.json")).unwrap();
+    }));
+    assert!(missing.contains("choice.json"), "{missing}");
+
+    let unknown = error_of(make_changed(&Run::default(), |inputs| {
+        put(&inputs.select_best, "data/choice.json", r#"{"step":7,"loss":1.0}"#);
+    }));
+    assert!(unknown.contains("chose step `7`"), "{unknown}");
+
+    let none = error_of(make_changed(&Run::default(), |inputs| {
+        put(&inputs.evaluate, "data/metrics.json", r#"{"models":{}}"#);
+    }));
+    assert_eq!(none, "`data/metrics.json` of the `evaluate` artifact names no model");
+
+    let stranger = error_of(make_changed(&Run::default(), |inputs| {
+        put(&inputs.evaluate, "data/predictions.jsonl", r#"{"id":"a","predictions":{"ghost":"x"}}"#);
+    }));
+    assert!(stranger.contains("prediction of `ghost`"), "{stranger}");
+}
+
+#[test]
+fn settings_come_back_from_the_page_as_toml() {
+    let made = make_changed(&Run::default(), |_| {}).expect("report");
+    let document = parse(&made.page);
+    let codes = document.descendants().filter(|node| node.has_tag_name("code"));
+    let text = codes.filter_map(|node| node.text()).find(|text| text.contains("[train]")).expect("settings");
+    let settings: toml::Table = toml::from_str(text).expect("valid TOML");
+    assert_eq!(settings["train"]["lora"]["rank"].as_integer(), Some(16));
+    assert_eq!(settings["prepare-data"]["prompt"].as_str(), Some("Translate to English: {haw}"));
+}
