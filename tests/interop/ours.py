@@ -1,0 +1,41 @@
+"""Our side: the stage programs, run as a user would run them."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+
+class Programs:
+    """The stage programs of one folder, with a store of their own."""
+
+    def __init__(self, folder: Path, store: Path):
+        self.folder = folder
+        self.environment = os.environ | {"ASHLAR_STORE": str(store)}
+
+    def run(self, stage: str, settings: dict | None = None, **inputs) -> Path:
+        """Runs one stage and returns its artifact; `inputs` are flags, a list repeats one."""
+        command = [self.folder / stage]
+        for flag, values in inputs.items():
+            for value in values if isinstance(values, list) else [values]:
+                command += [f"--{flag.replace('_', '-')}", value]
+        for key, value in (settings or {}).items():
+            # A TOML value is written as a JSON value here: the two agree on texts, numbers, switches and lists.
+            command += ["--set", f"{stage}.{key}={json.dumps(value)}"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{stage} failed with {done.returncode}: {done.stderr.strip()}")
+        return Path(done.stdout.strip())
+
+
+def last_checkpoint(train: Path) -> Path:
+    """The adapters of a run's last checkpoint."""
+    return max((train / "data/checkpoints").iterdir()) / "adapters"
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text())
+
+
+def read_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
