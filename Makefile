@@ -1,0 +1,86 @@
+# Ashlar: fine-tuning on MLX as a pipeline of cached stages. Bare `make` lists the targets.
+
+MODEL    ?= demo
+PIPELINE ?= haw-eng
+SET      ?=
+STORE    ?= artifacts
+BUILD    ?= build
+MODEL_DIR ?=
+BACKEND  ?= $(if $(filter Darwin,$(shell uname -s)),metal,cpu)
+
+NATIVE  := .native
+comma   := ,
+export ASHLAR_BACKEND := $(BACKEND)
+
+# A backend of its own gets a build folder of its own: switching back and forth builds nothing anew.
+TARGET_DIR := target$(if $(filter cuda,$(BACKEND)),/cuda)
+BIN        := $(TARGET_DIR)/release
+# The CUDA libraries that libmlx needs are not there on a machine that only builds.
+LINK       := $(if $(filter cuda,$(BACKEND)),RUSTFLAGS='-Clink-arg=-Wl$(comma)--allow-shlib-undefined -Clink-arg=-Wl$(comma)-rpath$(comma)$(abspath $(NATIVE))/mlx-cuda/mlx/lib')
+CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help native build test test-golden soak check fmt interop interop-full tensorboard demo-base clean FORCE
+
+help:
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' pipelines/pipeline.mk Makefile
+	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… SET="train.learning_rate=2e-4 …"\n' \
+	  '$(MODEL)' '$(PIPELINE)' '$(BACKEND)' '$(STORE)' '$(BUILD)'
+
+include pipelines/pipeline.mk
+
+##@ Build and test
+native: $(NATIVE)/mlx-$(BACKEND)/mlx $(NATIVE)/mlx-c ## Fetch the pinned MLX that everything links
+
+$(NATIVE)/mlx-%/mlx:
+	crates/mlx-sys/native/fetch.sh $* $(NATIVE)
+
+$(NATIVE)/mlx-c: | $(NATIVE)/mlx-$(BACKEND)/mlx ;
+
+SOURCES := $(shell find crates stages -name '*.rs' -o -name '*.css' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
+
+# `make pipeline BIN=…` uses the programs in that folder as they are.
+build: $(if $(filter command,$(origin BIN)),,$(BIN)/.built) ## Build all programs
+
+$(BIN)/.built: $(SOURCES) | native
+	@$(CARGO) build --release --locked $(foreach program,$(STAGES) generate,--package $(program))
+	@touch $@
+
+test: native ## Run all tests
+	cargo build --locked --workspace --bins
+	RUST_TEST_THREADS=1 cargo test --locked --workspace
+
+test-golden: native ## Run the golden cases of GOLDEN_DIR (default tests/golden)
+	GOLDEN_DIR='$(abspath $(or $(GOLDEN_DIR),tests/golden))' \
+	  cargo test --locked --package tests --test golden -- --test-threads=1 --nocapture
+
+soak: native ## Kill training 200 times at random moments; the result must always be the same
+	cargo build --locked --workspace --bins
+	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
+
+check: native ## Check format and lints; warnings are errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## Format all code
+	cargo fmt --all
+
+interop: build ## Hold our files against mlx-lm (installs it into .venv)
+	tests/interop/run.sh '$(BIN)'
+	.venv/bin/python tests/interop/conversions.py '$(BIN)'
+
+interop-full: build ## Hold our files against transformers, PEFT and GGUF (gigabytes into .venv-full)
+	tests/interop/run-full.sh '$(BIN)'
+
+tensorboard: build ## Hold our event files against TensorBoard's own reader
+	tests/tensorboard/run.sh '$(BIN)'
+
+##@ Other
+demo-base: build ## Train data/models/demo anew, from nothing (about 15 minutes)
+	data/models/demo/make.sh '$(BIN)' '$(BUILD)/demo-base'
+
+clean: ## Remove builds and pointers; artifacts stay
+	rm -rf target '$(BUILD)'

@@ -1,0 +1,285 @@
+//! Runs every case folder in `GOLDEN_DIR` (default `tests/golden`) against its reference.
+//!
+//! A folder with a `config.json` is a model case: logits, loss, greedy tokens, chats. A folder with a
+//! `batches.safetensors` is a training case: losses, first gradients, final weights.
+
+#![expect(clippy::print_stdout, reason = "tells what each case found, with --nocapture")]
+
+use anyhow::{Context, Result, ensure};
+use dataset::TextTokenizer;
+use mlx_rs::Array;
+use models::{Input, LoadOptions, Model, TensorFiles};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tests::{golden_dir, tolerance};
+use tuner::{AdapterSettings, Batch, OptimizerSettings, Trainer};
+
+fn cases_with(file: &str) -> Result<Vec<PathBuf>> {
+    let mut folders: Vec<PathBuf> =
+        fs_err::read_dir(golden_dir())?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    // A folder of our own holds cases of both kinds, another one may hold only one.
+    folders.retain(|folder| folder.join("expected.json").is_file());
+    ensure!(!folders.is_empty(), "`{}` holds no case", golden_dir().display());
+    folders.retain(|folder| folder.join(file).is_file());
+    folders.sort();
+    Ok(folders)
+}
+
+fn expected(folder: &Path) -> Result<Value> {
+    Ok(serde_json::from_str(&fs_err::read_to_string(folder.join("expected.json"))?)?)
+}
+
+fn tokens_of(value: &Value) -> Vec<u32> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_u64).map(|token| token as u32).collect()
+}
+
+fn worst(a: &Array, b: &Array) -> Result<f32> {
+    ensure!(a.shape() == b.shape(), "shapes {:?} and {:?}", a.shape(), b.shape());
+    Ok(a.subtract(b)?.abs()?.max(None)?.item_exact())
+}
+
+/// Runs `check` on every case and fails once, with all that went wrong.
+fn every(folders: &[PathBuf], check: impl Fn(&Path) -> Result<String>) -> Result<()> {
+    mlx_ext::init(&mlx_ext::Options::default())?;
+    let mut failures = Vec::new();
+    for folder in folders {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match check(folder) {
+            Ok(found) => println!("{name}: {found}"),
+            Err(error) => failures.push(format!("{name}: {error:#}")),
+        }
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+fn load(folder: &Path) -> Result<Model> {
+    let options = LoadOptions { dtype: Some(mlx_rs::Dtype::Float32), unpack: true };
+    Model::load(folder, &options).context("loading")
+}
+
+#[test]
+fn logits_are_those_of_the_reference() -> Result<()> {
+    every(&cases_with("config.json")?, |folder| {
+        let reference = TensorFiles::open_file(&folder.join("expected.safetensors"))?;
+        let model = load(folder)?;
+        let tokens = reference.array("input_ids")?;
+        let logits = model.logits(&model.hidden(Input::tokens(&tokens))?)?;
+        let worst = worst(&logits, &reference.array("logits")?)?;
+        let quantized = model.config().get("quantization").is_some();
+        let allowed = if quantized { tolerance::QUANTIZED_LOGITS } else { tolerance::LOGITS };
+        ensure!(worst <= allowed, "logits are off by {worst}, allowed {allowed}");
+        Ok(format!("logits within {worst:.1e}"))
+    })
+}
+
+#[test]
+fn losses_are_those_of_the_reference() -> Result<()> {
+    every(&cases_with("config.json")?, |folder| {
+        let expected = expected(folder)?;
+        let tokens = TensorFiles::open_file(&folder.join("expected.safetensors"))?.array("input_ids")?;
+        let model = load(folder)?;
+        let logits = model.logits(&model.hidden(Input::tokens(&tokens))?)?;
+        let scores = logits.subtract(logits.logsumexp_axis(-1, true)?)?.contiguous()?;
+        scores.eval()?;
+        let (length, vocabulary) = (tokens.dim(1) as usize, model.vocabulary() as usize);
+        // The row goes on with its own first token; a target at `step` (from 1) counts from `offset` to `end`.
+        let (mut sum, mut counted) = (0.0, 0);
+        let rows =
+            tokens.as_slice::<i32>().chunks(length).zip(scores.as_slice::<f32>().chunks(length * vocabulary));
+        for ((row, scores), (offset, end)) in rows.zip(spans_of(&expected)?) {
+            for step in offset.max(1)..=end {
+                sum -= f64::from(scores[(step - 1) * vocabulary + row[step % length] as usize]);
+                counted += 1;
+            }
+        }
+        ensure!(Some(counted) == expected["loss_tokens"].as_u64(), "{counted} targets count");
+        let off = (sum / counted as f64 - expected["loss"].as_f64().context("`loss` is missing")?).abs();
+        ensure!(off <= f64::from(tolerance::LOSS), "the loss is off by {off}");
+        Ok(format!("loss within {off:.1e}"))
+    })
+}
+
+/// The first and last counted target of each row, out of the sentence that says them: `[0, 40] and [10, 30]`.
+fn spans_of(expected: &Value) -> Result<Vec<(usize, usize)>> {
+    let text = expected["loss_batch"].as_str().context("`loss_batch` is missing")?;
+    let brackets = text.split('[').skip(1).filter_map(|rest| rest.split_once(']'));
+    let pairs = brackets.filter_map(|(pair, _)| pair.split_once(", "));
+    pairs.map(|(offset, end)| Ok((offset.parse()?, end.parse()?))).collect()
+}
+
+#[test]
+fn packed_weights_give_the_logits_of_unpacked_ones() -> Result<()> {
+    every(&cases_with("config.json")?, |folder| {
+        let packed = LoadOptions { dtype: Some(mlx_rs::Dtype::Float32), unpack: false };
+        let tokens = TensorFiles::open_file(&folder.join("expected.safetensors"))?.array("input_ids")?;
+        let logits = |model: &Model| model.logits(&model.hidden(Input::tokens(&tokens))?);
+        let worst = worst(&logits(&load(folder)?)?, &logits(&Model::load(folder, &packed)?)?)?;
+        ensure!(worst <= tolerance::QUANTIZED_LOGITS, "logits are off by {worst}");
+        Ok(format!("packed within {worst:.1e}"))
+    })
+}
+
+#[test]
+fn greedy_tokens_are_those_of_the_reference() -> Result<()> {
+    every(&cases_with("config.json")?, |folder| {
+        let expected = expected(folder)?;
+        let prompt = tokens_of(&expected["greedy_prompt"]);
+        let wanted = tokens_of(&expected["greedy_tokens"]);
+        let model = load(folder)?;
+        // Together with prompts of other lengths, so that padding is at work.
+        let prompts = vec![prompt[3..].to_vec(), prompt.clone(), prompt[..1].to_vec()];
+        let options = models::GenerationOptions { max_tokens: wanted.len(), stop: Vec::new(), batch_size: 3 };
+        let batched = models::generate(&model, &prompts, &options)?;
+        ensure!(batched[1].tokens == wanted, "greedy tokens {:?}, expected {wanted:?}", batched[1].tokens);
+        for (prompt, together) in prompts.iter().zip(&batched) {
+            let alone = models::generate(&model, std::slice::from_ref(prompt), &options)?;
+            ensure!(alone[0] == *together, "a prompt of {} tokens differs in a batch", prompt.len());
+        }
+        Ok(format!("{} greedy tokens", wanted.len()))
+    })
+}
+
+/// A training case: mlx-lm's model, initial parameters, batches and settings.
+struct Case {
+    folder: PathBuf,
+    expected: Value,
+    names: Vec<String>,
+}
+
+impl Case {
+    fn open(folder: &Path) -> Result<Self> {
+        let expected = expected(folder)?;
+        let initial = TensorFiles::open_file(&folder.join("initial.safetensors"))?;
+        let names = initial.names().map(str::to_owned).collect();
+        Ok(Self { folder: folder.to_owned(), expected, names })
+    }
+
+    fn number(&self, name: &str) -> f32 {
+        self.expected[name].as_f64().unwrap_or_default() as f32
+    }
+
+    /// The model with the case's initial parameters.
+    fn trainer(&self) -> Result<Trainer> {
+        let name = self.expected["model"].as_str().context("`model` is missing")?;
+        let mut model = load(&self.folder.join("..").join(name))?;
+        let lora = &self.expected["lora_parameters"];
+        let rank = lora["rank"].as_i64().unwrap_or(8) as i32;
+        let settings = AdapterSettings {
+            fine_tune_type: serde_json::from_value(self.expected["fine_tune_type"].clone())?,
+            num_layers: self.expected["num_layers"].as_u64().map(|layers| layers as usize),
+            rank,
+            alpha: lora["scale"].as_f64().unwrap_or(20.0) as f32 * rank as f32,
+            ..AdapterSettings::default()
+        };
+        let trainable = tuner::attach(&mut model, &settings, 0)?;
+        ensure!(trainable.names == self.names, "other parameters train: {:?}", trainable.names);
+        let optimizer = OptimizerSettings {
+            name: serde_json::from_value(self.expected["optimizer"].clone())?,
+            weight_decay: self.number("weight_decay"),
+            momentum: self.number("momentum"),
+            bias_correction: false,
+            ..OptimizerSettings::default()
+        };
+        let mut trainer = Trainer::new(model, trainable, optimizer, 0)?;
+        let initial = self.arrays("initial.safetensors")?;
+        let moments = trainer.optimizer().moments().to_vec();
+        trainer.restore(initial, moments, 0)?;
+        Ok(trainer)
+    }
+
+    fn arrays(&self, file: &str) -> Result<Vec<Array>> {
+        let stored = TensorFiles::open_file(&self.folder.join(file))?;
+        Ok(self.names.iter().map(|name| stored.array(name)).collect::<models::Result<_>>()?)
+    }
+
+    /// mlx-lm's batch `index`: targets at positions offset..=length of each row.
+    fn batch(&self, index: usize) -> Result<Batch> {
+        let stored = TensorFiles::open_file(&self.folder.join("batches.safetensors"))?;
+        let tokens = stored.array(&format!("tokens.{index}"))?;
+        let spans = stored.array(&format!("spans.{index}"))?;
+        let rows: Vec<Vec<u32>> = tokens
+            .as_slice::<i32>()
+            .chunks(tokens.dim(1) as usize)
+            .map(|row| row.iter().map(|&token| token as u32).collect())
+            .collect();
+        let trained: Vec<Vec<u8>> = spans
+            .as_slice::<i32>()
+            .chunks(2)
+            .zip(&rows)
+            .map(|(span, row)| {
+                (0..row.len() as i32).map(|t| u8::from(t >= 1 && t >= span[0] && t <= span[1])).collect()
+            })
+            .collect();
+        let parts: Vec<_> = rows.iter().zip(&trained).map(|(row, on)| (&row[..], &on[..], 1.0)).collect();
+        Ok(Batch::new(&parts, 1))
+    }
+}
+
+#[test]
+fn training_takes_the_steps_of_the_reference() -> Result<()> {
+    every(&cases_with("batches.safetensors")?, |folder| {
+        let case = Case::open(folder)?;
+        let mut trainer = case.trainer()?;
+        let losses: Vec<f64> =
+            case.expected["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+        let mut worst_loss = 0.0_f64;
+        for (index, wanted) in losses.iter().enumerate() {
+            let batch = case.batch(index)?;
+            if index == 0 {
+                let gradients = trainer.mean_gradients(std::slice::from_ref(&batch))?;
+                for ((name, found), wanted) in
+                    case.names.iter().zip(&gradients).zip(case.arrays("first_gradient.safetensors")?)
+                {
+                    let off = worst(found, &wanted)?;
+                    ensure!(off <= tolerance::WEIGHTS, "the first gradient of `{name}` is off by {off}");
+                }
+            }
+            let rate = f64::from(case.number("learning_rate"));
+            let report = trainer.step(&[batch], rate, None, (index + 1, &[]))?;
+            worst_loss = worst_loss.max((report.mean_loss() - wanted).abs());
+        }
+        ensure!(worst_loss <= f64::from(tolerance::LOSS), "a loss is off by {worst_loss}");
+        let mut worst_weight = 0.0_f32;
+        for (found, wanted) in trainer.parameters().iter().zip(case.arrays("final.safetensors")?) {
+            worst_weight = worst_weight.max(worst(found, &wanted)?);
+        }
+        ensure!(worst_weight <= tolerance::WEIGHTS, "a final weight is off by {worst_weight}");
+        Ok(format!("{} losses within {worst_loss:.1e}, weights within {worst_weight:.1e}", losses.len()))
+    })
+}
+
+#[test]
+fn the_head_that_makes_its_gradient_ahead_agrees_with_the_plain_one() -> Result<()> {
+    every(&cases_with("batches.safetensors")?, |folder| {
+        let case = Case::open(folder)?;
+        let (fast, mut plain) = (case.trainer()?, case.trainer()?);
+        plain.use_plain_head();
+        let batches = [case.batch(0)?, case.batch(1)?];
+        let mut off = 0.0_f32;
+        for (a, b) in fast.mean_gradients(&batches)?.iter().zip(plain.mean_gradients(&batches)?) {
+            off = off.max(worst(a, &b)?);
+        }
+        ensure!(off <= 1e-5, "gradients are off by {off}");
+        Ok(format!("gradients within {off:.1e}"))
+    })
+}
+
+#[test]
+fn chats_are_the_tokens_of_the_reference() -> Result<()> {
+    every(&cases_with("config.json")?, |folder| {
+        let tokenizer = TextTokenizer::open(folder)?;
+        let expected = expected(folder)?;
+        let chats = expected["chats"].as_array().context("`chats` is missing")?;
+        for chat in chats {
+            let messages = chat["messages"].as_array().context("`messages` is missing")?;
+            ensure!(tokenizer.apply(messages, false)? == tokens_of(&chat["ids"]), "ids of {messages:?}");
+            let prompt = &messages[..messages.len() - 1];
+            ensure!(
+                tokenizer.apply(prompt, true)? == tokens_of(&chat["prompt_ids"]),
+                "prompt of {messages:?}"
+            );
+        }
+        Ok(format!("{} chats", chats.len()))
+    })
+}

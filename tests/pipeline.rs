@@ -1,0 +1,253 @@
+//! `make pipeline` as a user runs it, on real rows and the demo model, few of both: what runs, and what does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tests::{Ran, command, copy, programs, remove, root, run, tolerance, trees};
+
+const STAGES: [&str; 8] =
+    ["import-model", "prepare-data", "train", "validate", "select-best", "fuse", "evaluate", "report"];
+
+/// A folder with the parts of the repository that `make pipeline` reads; the programs are those of the test build.
+struct Checkout {
+    folder: PathBuf,
+}
+
+impl Checkout {
+    /// Starts anew in a folder of this name below `target/tmp`.
+    fn new(name: &str) -> Result<Self> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pipeline").join(name);
+        remove(&folder)?;
+        fs_err::create_dir_all(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// A checkout with a finished pipeline, a copy for each test; the first one that asks runs it.
+    fn finished(name: &str) -> Result<Self> {
+        static FINISHED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let finished = FINISHED.get_or_init(|| {
+            let checkout = Self::new("finished").map_err(|error| format!("{error:#}"))?;
+            let begun = checkout.fill().and_then(|()| checkout.make("pipeline", ""));
+            let ran = begun.map_err(|error| format!("{error:#}"))?;
+            let kept = fs_err::write(checkout.folder.join("stdout"), &ran.stdout);
+            kept.map_err(|error| error.to_string())?;
+            if ran.code == Some(0) { Ok(checkout.folder) } else { Err(ran.stderr) }
+        });
+        let finished = finished.as_ref().map_err(|error| anyhow::anyhow!("make pipeline: {error}"))?;
+        let checkout = Self::new(name)?;
+        copy(&finished.join("."), &checkout.folder)?;
+        Ok(checkout)
+    }
+
+    fn fill(&self) -> Result<()> {
+        fs_err::create_dir_all(self.folder.join("data/models"))?;
+        for name in ["Makefile", "pipelines", "data/haw-eng", "data/models/demo"] {
+            copy(&root().join(name), &self.folder.join(name))?;
+        }
+        fs_err::copy(root().join("tests/fixtures/small.toml"), self.folder.join("pipelines/small.toml"))?;
+        Ok(())
+    }
+
+    /// Runs make with `SET=set`; `small.toml` stands for the pipeline's settings.
+    fn make(&self, target: &str, set: &str) -> Result<Ran> {
+        let mut make = command("make");
+        make.current_dir(&self.folder).arg(target).arg(format!("BIN={}", programs().display()));
+        make.args(["PIPELINE=small", "DATA=data/haw-eng"]).arg(format!("SET={set}"));
+        run(&mut make)
+    }
+
+    fn store(&self) -> PathBuf {
+        self.folder.join("artifacts")
+    }
+
+    /// Runs `make pipeline` and returns the stages that published something.
+    fn stages_that_run(&self, set: &str) -> Result<BTreeSet<String>> {
+        let before = trees(&self.store())?;
+        let ran = self.make("pipeline", set)?;
+        ensure!(ran.code == Some(0), "{}", ran.stderr);
+        let after = trees(&self.store())?;
+        ensure!(before.iter().all(|(name, tree)| after.get(name) == Some(tree)), "an artifact changed");
+        let new = after.keys().filter(|name| !before.contains_key(*name));
+        Ok(new.filter_map(|name| Some(name.split_once('/')?.0.to_owned())).collect())
+    }
+
+    /// Returns every file of artifacts and pointers with the time of its last change.
+    fn times(&self) -> Result<BTreeMap<PathBuf, SystemTime>> {
+        let mut found = BTreeMap::new();
+        for name in ["artifacts", "build"] {
+            times(&self.folder.join(name), &mut found)?;
+        }
+        Ok(found)
+    }
+
+    /// Reads a JSON file of the artifact that the pointer of a stage names.
+    fn json(&self, stage: &str, file: &str) -> Result<Value> {
+        let pointer = self.folder.join("build/small/demo").join(format!("{stage}.path"));
+        let artifact = fs_err::read_to_string(pointer)?;
+        Ok(serde_json::from_str(&fs_err::read_to_string(
+            self.folder.join(artifact.trim_end()).join("data").join(file),
+        )?)?)
+    }
+}
+
+fn times(folder: &Path, found: &mut BTreeMap<PathBuf, SystemTime>) -> Result<()> {
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            // Locks and remembered hashes are the store's own business.
+            if !entry.file_name().to_string_lossy().starts_with('.') {
+                times(&path, found)?;
+            }
+        } else {
+            found.insert(path, entry.metadata()?.modified()?);
+        }
+    }
+    Ok(())
+}
+
+fn set<const N: usize>(stages: [&str; N]) -> BTreeSet<String> {
+    stages.map(str::to_owned).into()
+}
+
+#[test]
+fn the_whole_chain_ends_with_scores_and_the_path_of_the_report() -> Result<()> {
+    let checkout = Checkout::finished("whole")?;
+    let stdout = fs_err::read_to_string(checkout.folder.join("stdout"))?;
+    let last = stdout.lines().last().context("make printed nothing")?;
+    let report = last.strip_prefix("report: ").with_context(|| last.to_owned())?;
+    let page = fs_err::read_to_string(checkout.folder.join(report))?;
+    ensure!(page.starts_with("<!DOCTYPE html>") && page.contains("<svg"), "`{report}` is not the page");
+    for part in ["base", "fused", "Perplexity", "chrF"] {
+        ensure!(stdout.contains(part), "`{part}` is not in the summary:\n{stdout}");
+    }
+    let made: BTreeSet<String> = trees(&checkout.store())?
+        .keys()
+        .filter_map(|name| Some(name.split_once('/')?.0.to_owned()))
+        .collect();
+    for stage in STAGES {
+        ensure!(made.contains(stage), "`{stage}` made nothing");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_fused_model_is_clearly_better_and_the_same_as_its_adapter() -> Result<()> {
+    let checkout = Checkout::finished("better")?;
+    let scores = checkout.json("evaluate", "metrics.json")?;
+    let perplexity = |model: &str| scores["models"][model]["perplexity"].as_f64().unwrap_or(f64::NAN);
+    let (base, fused) = (perplexity("base"), perplexity("fused"));
+    ensure!(fused < 0.9 * base, "test perplexity {fused} of the fused model, {base} of the base");
+    let fusion = checkout.json("fuse", "fuse.json")?;
+    let off = fusion["max_logit_difference"].as_f64().unwrap_or(f64::NAN);
+    ensure!(off < f64::from(tolerance::LOGITS), "fused logits are off by {off}");
+    Ok(())
+}
+
+#[test]
+fn again_nothing_runs_in_under_a_second() -> Result<()> {
+    let checkout = Checkout::finished("again")?;
+    let before = checkout.times()?;
+    let mut fastest = Duration::MAX;
+    // Others may be at work on this machine: the best of a few.
+    for _ in 0..5 {
+        let begun = Instant::now();
+        ensure!(checkout.stages_that_run("")? == set([]), "something ran");
+        fastest = fastest.min(begun.elapsed());
+    }
+    ensure!(checkout.times()? == before, "files were written");
+    ensure!(fastest < Duration::from_secs(1), "finding nothing to do took {fastest:?}");
+    let plan = checkout.make("plan", "")?;
+    ensure!(plan.code == Some(0) && !plan.stdout.contains("would"), "{}", plan.stdout);
+    Ok(())
+}
+
+#[test]
+fn touched_and_rewritten_inputs_run_nothing() -> Result<()> {
+    let checkout = Checkout::finished("touched")?;
+    let before = checkout.times()?;
+    let mut inputs = BTreeMap::new();
+    for name in ["pipelines", "data"] {
+        times(&checkout.folder.join(name), &mut inputs)?;
+    }
+    ensure!(inputs.len() > 10, "only {} inputs", inputs.len());
+    for input in inputs.keys() {
+        // Another file of the same content, and of another time.
+        let bytes = fs_err::read(input)?;
+        fs_err::remove_file(input)?;
+        fs_err::write(input, bytes)?;
+    }
+    ensure!(checkout.stages_that_run("")? == set([]), "something ran");
+    ensure!(checkout.times()? == before, "files were written");
+    Ok(())
+}
+
+#[test]
+fn a_changed_learning_rate_runs_train_and_all_after_it() -> Result<()> {
+    let checkout = Checkout::finished("rate")?;
+    let plan = checkout.make("plan", "train.learning_rate=1e-3")?;
+    for line in ["import-model: hit", "prepare-data: hit", "train: would run", "validate: waits for train"] {
+        ensure!(plan.stdout.contains(line), "`{line}` is not in:\n{}", plan.stdout);
+    }
+    ensure!(plan.stdout.contains("learning_rate"), "the plan does not say why:\n{}", plan.stdout);
+    let all = checkout.stages_that_run("train.learning_rate=1e-3")?;
+    let expected = [&STAGES[2..], &["validate-checkpoint"]].concat();
+    ensure!(all == expected.into_iter().map(str::to_owned).collect(), "these ran: {all:?}");
+    ensure!(checkout.stages_that_run("")? == set([]), "the first result is still there");
+    Ok(())
+}
+
+#[test]
+fn a_changed_setting_that_leaves_the_bytes_the_same_runs_nothing_after_its_stage() -> Result<()> {
+    let checkout = Checkout::finished("cutoff")?;
+    // No row is that long.
+    for changed in ["prepare-data.max_tokens=1000", "prepare-data.leak.words=40"] {
+        let ran = checkout.stages_that_run(changed)?;
+        ensure!(ran == set(["prepare-data"]), "with {changed} these ran: {ran:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_longer_run_scores_only_new_checkpoints_again() -> Result<()> {
+    let checkout = Checkout::finished("longer")?;
+    let before = trees(&checkout.store())?;
+    checkout.stages_that_run("train.steps=18 train.schedule=constant train.warmup_steps=0")?;
+    let after = trees(&checkout.store())?;
+    let units = |trees: &BTreeMap<String, _>| {
+        trees.keys().filter(|name| name.starts_with("validate-checkpoint/")).count()
+    };
+    // The base model is the same; the three checkpoints are not.
+    ensure!((units(&before), units(&after)) == (3, 6), "{} and {} units", units(&before), units(&after));
+    Ok(())
+}
+
+#[test]
+fn one_target_makes_what_it_needs_and_no_more() -> Result<()> {
+    let checkout = Checkout::new("one")?;
+    checkout.fill()?;
+    let plan = checkout.make("plan", "")?;
+    ensure!(plan.stdout.contains("import-model: would run"), "{}", plan.stdout);
+    ensure!(plan.stdout.contains("report: waits for import-model"), "{}", plan.stdout);
+    ensure!(trees(&checkout.store())?.is_empty(), "a plan made something");
+    let ran = checkout.make("prepare-data", "")?;
+    ensure!(ran.code == Some(0), "{}", ran.stderr);
+    let made: Vec<String> = trees(&checkout.store())?.into_keys().collect();
+    ensure!(made.len() == 2 && made[1].starts_with("prepare-data/"), "{made:?}");
+    Ok(())
+}
+
+#[test]
+fn a_failed_stage_fails_make_and_leaves_its_pointer_as_it_was() -> Result<()> {
+    let checkout = Checkout::finished("failed")?;
+    let before = checkout.times()?;
+    let ran = checkout.make("pipeline", "train.learning_rat=1e-3")?;
+    ensure!(ran.code == Some(2), "make ended with {:?}", ran.code);
+    ensure!(ran.stderr.contains("did you mean `learning_rate`?"), "{}", ran.stderr);
+    ensure!(checkout.times()? == before, "something was written");
+    Ok(())
+}
