@@ -274,7 +274,8 @@ mod terminal {
         fn start(arguments: &str) -> Option<Self> {
             let model = golden("llama");
             // A shell that stays would end with 130 of its own: it too meets the Ctrl-C.
-            let line = format!("exec {} --model {} {arguments}", env!("CARGO_BIN_EXE_generate"), model.display());
+            let line =
+                format!("exec {} --model {} {arguments}", env!("CARGO_BIN_EXE_generate"), model.display());
             let mut child = Command::new("script")
                 .args(["-qefc", &line, "/dev/null"])
                 .env_remove("ASHLAR_STORE")
