@@ -4,11 +4,11 @@
 //! Paper: arXiv:2405.15032 (Aya 23). Checked against `mlx_lm/models/cohere.py`; golden logits in `tests/golden/cohere`
 //! and `tests/golden/cohere-qk-norm`.
 
-use crate::attention::{Context, Input, attend, join_heads, split_heads};
-use crate::block::{Block, run};
-use crate::layers::{Embedding, Layer, Linear, Visit, join, silu};
+use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::backbone::{Backbone, Block};
+use crate::layers::{Layer, Linear, Visit, join, layer_norm, silu};
 use crate::mlp::Mlp;
-use crate::model::{Builder, Built, Decoder};
+use crate::model::{Builder, Built};
 use crate::rope::{Rope, RopeScaling};
 use mlx_ext::Result;
 use mlx_rs::{Array, fast};
@@ -157,42 +157,9 @@ impl TransformerBlock {
 
 impl Block for TransformerBlock {
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
-        let normed = fast::layer_norm(x, &self.input_layernorm, None, self.eps)?;
+        let normed = layer_norm(x, &self.input_layernorm, self.eps)?;
         let attended = self.self_attn.forward(&normed, layer, context)?;
         Ok(attended.add(self.mlp.forward(&normed)?)?.add(x)?)
-    }
-}
-
-#[derive(Clone)]
-struct Cohere {
-    embed_tokens: Embedding,
-    layers: Vec<TransformerBlock>,
-    norm: Array,
-    eps: f32,
-}
-
-impl Decoder for Cohere {
-    fn hidden(&self, input: Input<'_>, recompute: bool) -> Result<Array> {
-        let h = self.embed_tokens.forward(input.tokens)?;
-        let context = Context::new(input, None)?;
-        let h = run(&self.layers, h, context, recompute)?;
-        Ok(fast::layer_norm(&h, &self.norm, None, self.eps)?)
-    }
-
-    fn embedding(&self) -> &Embedding {
-        &self.embed_tokens
-    }
-
-    fn embedding_mut(&mut self) -> &mut Embedding {
-        &mut self.embed_tokens
-    }
-
-    fn layer_count(&self) -> usize {
-        self.layers.len()
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Decoder> {
-        Box::new(self.clone())
     }
 }
 
@@ -204,16 +171,6 @@ impl Visit for TransformerBlock {
     }
 }
 
-impl Visit for Cohere {
-    fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
-        visitor(&join(path, "embed_tokens"), Layer::Embedding(&mut self.embed_tokens));
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            layer.visit(&join(path, &format!("layers.{index}")), visitor);
-        }
-        visitor(&join(path, "norm"), Layer::Norm(&mut self.norm));
-    }
-}
-
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args: ModelArgs = builder.args()?;
@@ -221,18 +178,12 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
         // No published model has one.
         return Err("`layer_norm_bias` is not supported".to_owned());
     }
-    let path = join(builder.prefix, "model");
-    let layers = (0..args.num_hidden_layers)
-        .map(|index| TransformerBlock::new(builder, &args, &join(&path, &format!("layers.{index}"))))
-        .collect::<Result<_, String>>()?;
-    let cohere = Cohere {
-        embed_tokens: builder.embedding(&join(&path, "embed_tokens"), args.vocab_size, args.hidden_size),
-        layers,
-        norm: builder.norm(&join(&path, "norm"), args.hidden_size),
-        eps: args.layer_norm_eps,
-    };
+    let sizes = (args.vocab_size, args.hidden_size);
+    let block = |_: usize, path: &str| TransformerBlock::new(builder, &args, path);
+    let backbone =
+        Backbone::load(builder, sizes, args.num_hidden_layers, block, (layer_norm, args.layer_norm_eps))?;
     Ok(Built {
-        decoder: Box::new(cohere),
+        decoder: Box::new(backbone),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
         tied: Some(true),

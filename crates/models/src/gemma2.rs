@@ -5,12 +5,12 @@
 //! Differs from it: `sliding_window` is obeyed, by the first layer and every second after it unless `layer_types` says
 //! otherwise. Rows that fit in the window come out the same.
 
-use crate::attention::{Context, Input, attend, attend_capped, join_heads, split_heads};
-use crate::block::{Block, run};
+use crate::attention::{Context, attend, attend_capped, join_heads, split_heads};
+use crate::backbone::{Backbone, Block};
 use crate::config::local_layers;
-use crate::layers::{Embedding, Layer, Linear, Visit, gelu_tanh, join, rms_norm_above_one as rms_norm};
+use crate::layers::{Layer, Linear, Visit, gelu_tanh, join, rms_norm_above_one as rms_norm};
 use crate::mlp::Mlp;
-use crate::model::{Builder, Built, Decoder};
+use crate::model::{Builder, Built};
 use crate::rope::{Rope, RopeScaling};
 use mlx_ext::Result;
 use mlx_rs::Array;
@@ -148,41 +148,6 @@ impl Block for TransformerBlock {
     }
 }
 
-#[derive(Clone)]
-struct Gemma2 {
-    embed_tokens: Embedding,
-    layers: Vec<TransformerBlock>,
-    norm: Array,
-    eps: f32,
-    embedding_scale: f32,
-    window: Option<i32>,
-}
-
-impl Decoder for Gemma2 {
-    fn hidden(&self, input: Input<'_>, recompute: bool) -> Result<Array> {
-        let h = self.embed_tokens.forward_scaled(input.tokens, self.embedding_scale)?;
-        let context = Context::new(input, self.window)?;
-        let h = run(&self.layers, h, context, recompute)?;
-        rms_norm(&h, &self.norm, self.eps)
-    }
-
-    fn embedding(&self) -> &Embedding {
-        &self.embed_tokens
-    }
-
-    fn embedding_mut(&mut self) -> &mut Embedding {
-        &mut self.embed_tokens
-    }
-
-    fn layer_count(&self) -> usize {
-        self.layers.len()
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Decoder> {
-        Box::new(self.clone())
-    }
-}
-
 impl Visit for TransformerBlock {
     fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
         let norm = |name: &str| join(path, name);
@@ -195,35 +160,16 @@ impl Visit for TransformerBlock {
     }
 }
 
-impl Visit for Gemma2 {
-    fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
-        visitor(&join(path, "embed_tokens"), Layer::Embedding(&mut self.embed_tokens));
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            layer.visit(&join(path, &format!("layers.{index}")), visitor);
-        }
-        visitor(&join(path, "norm"), Layer::Norm(&mut self.norm));
-    }
-}
-
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args: ModelArgs = builder.args()?;
-    let path = join(builder.prefix, "model");
+    let sizes = (args.vocab_size, args.hidden_size);
     let types = args.layer_types.as_deref();
     let local_layers = local_layers(args.num_hidden_layers, types, |layer| layer.is_multiple_of(2))?;
-    let block = |(index, &is_local): (usize, &bool)| {
-        TransformerBlock::new(builder, &args, is_local, &join(&path, &format!("layers.{index}")))
-    };
-    let gemma = Gemma2 {
-        embed_tokens: builder.embedding(&join(&path, "embed_tokens"), args.vocab_size, args.hidden_size),
-        layers: local_layers.iter().enumerate().map(block).collect::<Result<_, String>>()?,
-        norm: builder.norm(&join(&path, "norm"), args.hidden_size),
-        eps: args.rms_norm_eps,
-        embedding_scale: (args.hidden_size as f32).sqrt(),
-        window: args.sliding_window,
-    };
+    let block = |index: usize, path: &str| TransformerBlock::new(builder, &args, local_layers[index], path);
+    let backbone = Backbone::load(builder, sizes, local_layers.len(), block, (rms_norm, args.rms_norm_eps))?;
     Ok(Built {
-        decoder: Box::new(gemma),
+        decoder: Box::new(backbone.windowed(args.sliding_window).scaled((args.hidden_size as f32).sqrt())),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
         tied: Some(true),

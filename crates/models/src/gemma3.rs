@@ -4,12 +4,12 @@
 //! Paper: arXiv:2503.19786. Checked against `mlx_lm/models/gemma3_text.py`; golden logits in `tests/golden/gemma3_text`
 //! and, for the multimodal folder (text part only), `tests/golden/gemma3`.
 
-use crate::attention::{Context, Input, attend, join_heads, split_heads};
-use crate::block::{Block, run};
+use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::backbone::{Backbone, Block};
 use crate::config::local_layers;
-use crate::layers::{Embedding, Layer, Linear, Visit, gelu_tanh, join, rms_norm_above_one as rms_norm};
+use crate::layers::{Layer, Linear, Visit, gelu_tanh, join, rms_norm_above_one as rms_norm};
 use crate::mlp::Mlp;
-use crate::model::{Builder, Built, Decoder};
+use crate::model::{Builder, Built};
 use crate::rope::{Rope, RopeScaling};
 use mlx_ext::Result;
 use mlx_rs::{Array, Dtype, ops};
@@ -183,41 +183,6 @@ fn add(x: &Array, y: &Array) -> Result<Array> {
     Ok(clipped.as_dtype(Dtype::Float16)?)
 }
 
-#[derive(Clone)]
-struct Gemma3 {
-    embed_tokens: Embedding,
-    layers: Vec<TransformerBlock>,
-    norm: Array,
-    eps: f32,
-    embedding_scale: f32,
-    window: i32,
-}
-
-impl Decoder for Gemma3 {
-    fn hidden(&self, input: Input<'_>, recompute: bool) -> Result<Array> {
-        let h = self.embed_tokens.forward_scaled(input.tokens, self.embedding_scale)?;
-        let context = Context::new(input, Some(self.window))?;
-        let h = run(&self.layers, h, context, recompute)?;
-        rms_norm(&h, &self.norm, self.eps)
-    }
-
-    fn embedding(&self) -> &Embedding {
-        &self.embed_tokens
-    }
-
-    fn embedding_mut(&mut self) -> &mut Embedding {
-        &mut self.embed_tokens
-    }
-
-    fn layer_count(&self) -> usize {
-        self.layers.len()
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Decoder> {
-        Box::new(self.clone())
-    }
-}
-
 impl Visit for TransformerBlock {
     fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
         visitor(&join(path, "input_layernorm"), Layer::Norm(&mut self.input_layernorm));
@@ -231,16 +196,6 @@ impl Visit for TransformerBlock {
         visitor(&join(path, "pre_feedforward_layernorm"), Layer::Norm(&mut self.pre_feedforward_layernorm));
         self.mlp.visit(&join(path, "mlp"), visitor);
         visitor(&join(path, "post_feedforward_layernorm"), Layer::Norm(&mut self.post_feedforward_layernorm));
-    }
-}
-
-impl Visit for Gemma3 {
-    fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
-        visitor(&join(path, "embed_tokens"), Layer::Embedding(&mut self.embed_tokens));
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            layer.visit(&join(path, &format!("layers.{index}")), visitor);
-        }
-        visitor(&join(path, "norm"), Layer::Norm(&mut self.norm));
     }
 }
 
@@ -263,23 +218,15 @@ pub(crate) fn build_multimodal(builder: &Builder<'_>) -> Result<Built, String> {
 }
 
 fn assemble(builder: &Builder<'_>, args: &ModelArgs) -> Result<Built, String> {
-    let path = join(builder.prefix, "model");
+    let sizes = (args.vocab_size, args.hidden_size);
     let is_local = |layer: usize| !(layer + 1).is_multiple_of(args.sliding_window_pattern);
     let local_layers = local_layers(args.num_hidden_layers, args.layer_types.as_deref(), is_local)?;
-    let block = |(index, &is_local): (usize, &bool)| {
-        TransformerBlock::new(builder, args, is_local, &join(&path, &format!("layers.{index}")))
-    };
-    let gemma = Gemma3 {
-        embed_tokens: builder.embedding(&join(&path, "embed_tokens"), args.vocab_size, args.hidden_size),
-        layers: local_layers.iter().enumerate().map(block).collect::<Result<_, String>>()?,
-        norm: builder.norm(&join(&path, "norm"), args.hidden_size),
-        eps: args.rms_norm_eps,
-        // The reference keeps this factor in bfloat16, whatever the model computes in.
-        embedding_scale: half::bf16::from_f32((args.hidden_size as f32).sqrt()).to_f32(),
-        window: args.sliding_window,
-    };
+    let block = |index: usize, path: &str| TransformerBlock::new(builder, args, local_layers[index], path);
+    let backbone = Backbone::load(builder, sizes, local_layers.len(), block, (rms_norm, args.rms_norm_eps))?;
+    // The reference keeps this factor in bfloat16, whatever the model computes in.
+    let embedding_scale = half::bf16::from_f32((args.hidden_size as f32).sqrt()).to_f32();
     Ok(Built {
-        decoder: Box::new(gemma),
+        decoder: Box::new(backbone.windowed(Some(args.sliding_window)).scaled(embedding_scale)),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
         tied: None,

@@ -417,6 +417,16 @@ pub(crate) fn gelu_tanh(x: &Array) -> Result<Array> {
     Ok(x.multiply(gate)?.multiply(scalar(0.5, x)?)?)
 }
 
+/// Root-mean-square norm over the last axis.
+pub(crate) fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
+    Ok(mlx_rs::fast::rms_norm(x, Some(weight), eps)?)
+}
+
+/// Norm over the last axis that takes the mean away first, without a bias.
+pub(crate) fn layer_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
+    Ok(mlx_rs::fast::layer_norm(x, weight, None, eps)?)
+}
+
 /// RMS norm that multiplies by 1 + weight, as the Gemma family has it.
 pub(crate) fn rms_norm_above_one(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
     let weight = weight.add(scalar(1.0, weight)?)?;

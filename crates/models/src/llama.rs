@@ -4,15 +4,15 @@
 //! in `tests/golden/llama` and `tests/golden/llama3-rope`. Covers Llama 2 and 3, Yi, Dolphin, SmolLM and TinyLlama.
 //! [`crate::mistral`] and [`crate::qwen2`] are this decoder with other biases and windows: they fill in a [`Shape`].
 
-use crate::attention::{Context, Input, attend, join_heads, split_heads};
-use crate::block::{Block, run};
+use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::backbone::{Backbone, Block};
 use crate::config::local_layers;
-use crate::layers::{Embedding, Layer, Linear, Visit, join, silu};
+use crate::layers::{Layer, Linear, Visit, join, rms_norm, silu};
 use crate::mlp::Mlp;
-use crate::model::{Builder, Built, Decoder};
+use crate::model::{Builder, Built};
 use crate::rope::{Rope, RopeScaling};
 use mlx_ext::Result;
-use mlx_rs::{Array, fast};
+use mlx_rs::Array;
 use serde::Deserialize;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -135,44 +135,10 @@ impl TransformerBlock {
 
 impl Block for TransformerBlock {
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
-        let normed = fast::rms_norm(x, Some(&self.input_layernorm), self.eps)?;
+        let normed = rms_norm(x, &self.input_layernorm, self.eps)?;
         let h = x.add(self.self_attn.forward(&normed, layer, context)?)?;
-        let normed = fast::rms_norm(&h, Some(&self.post_attention_layernorm), self.eps)?;
+        let normed = rms_norm(&h, &self.post_attention_layernorm, self.eps)?;
         Ok(h.add(self.mlp.forward(&normed)?)?)
-    }
-}
-
-#[derive(Clone)]
-struct Llama {
-    embed_tokens: Embedding,
-    layers: Vec<TransformerBlock>,
-    norm: Array,
-    eps: f32,
-    window: Option<i32>,
-}
-
-impl Decoder for Llama {
-    fn hidden(&self, input: Input<'_>, recompute: bool) -> Result<Array> {
-        let h = self.embed_tokens.forward(input.tokens)?;
-        let context = Context::new(input, self.window)?;
-        let h = run(&self.layers, h, context, recompute)?;
-        Ok(fast::rms_norm(&h, Some(&self.norm), self.eps)?)
-    }
-
-    fn embedding(&self) -> &Embedding {
-        &self.embed_tokens
-    }
-
-    fn embedding_mut(&mut self) -> &mut Embedding {
-        &mut self.embed_tokens
-    }
-
-    fn layer_count(&self) -> usize {
-        self.layers.len()
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Decoder> {
-        Box::new(self.clone())
     }
 }
 
@@ -188,37 +154,20 @@ impl Visit for TransformerBlock {
     }
 }
 
-impl Visit for Llama {
-    fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
-        visitor(&join(path, "embed_tokens"), Layer::Embedding(&mut self.embed_tokens));
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            layer.visit(&join(path, &format!("layers.{index}")), visitor);
-        }
-        visitor(&join(path, "norm"), Layer::Norm(&mut self.norm));
-    }
-}
-
 /// Builds the decoder of this shape.
-pub(crate) fn assemble(builder: &Builder<'_>, shape: &Shape, tied: Option<bool>) -> Built {
-    let path = join(builder.prefix, "model");
-    let block = |(index, &is_local): (usize, &bool)| {
-        TransformerBlock::new(builder, shape, is_local, &join(&path, &format!("layers.{index}")))
-    };
-    let llama = Llama {
-        embed_tokens: builder.embedding(&join(&path, "embed_tokens"), shape.vocab_size, shape.hidden_size),
-        layers: shape.local_layers.iter().enumerate().map(block).collect(),
-        norm: builder.norm(&join(&path, "norm"), shape.hidden_size),
-        eps: shape.eps,
-        window: shape.window,
-    };
-    Built {
-        decoder: Box::new(llama),
+pub(crate) fn assemble(builder: &Builder<'_>, shape: &Shape, tied: Option<bool>) -> Result<Built, String> {
+    let sizes = (shape.vocab_size, shape.hidden_size);
+    let block =
+        |index: usize, path: &str| Ok(TransformerBlock::new(builder, shape, shape.local_layers[index], path));
+    let backbone = Backbone::load(builder, sizes, shape.local_layers.len(), block, (rms_norm, shape.eps))?;
+    Ok(Built {
+        decoder: Box::new(backbone.windowed(shape.window)),
         hidden_size: shape.hidden_size,
         vocabulary: shape.vocab_size,
         tied,
         softcap: None,
         logit_scale: None,
-    }
+    })
 }
 
 /// Builds the model that `config.json` describes.
@@ -242,5 +191,5 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
         window: args.sliding_window,
         local_layers: local_layers(args.num_hidden_layers, args.layer_types.as_deref(), |_| false)?,
     };
-    Ok(assemble(builder, &shape, args.tie_word_embeddings))
+    assemble(builder, &shape, args.tie_word_embeddings)
 }

@@ -55,5 +55,5 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
         window: args.sliding_window,
         local_layers: local_layers(args.num_hidden_layers, args.layer_types.as_deref(), |_| true)?,
     };
-    Ok(assemble(builder, &shape, args.tie_word_embeddings))
+    assemble(builder, &shape, args.tie_word_embeddings)
 }

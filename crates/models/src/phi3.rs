@@ -5,13 +5,13 @@
 //! `tests/golden/phi3-longrope`.
 //! Differs from it: `sliding_window` is obeyed. Rows that fit in the window come out the same.
 
-use crate::attention::{Context, Input, attend, join_heads, split_heads};
-use crate::block::{Block, run};
-use crate::layers::{Embedding, Layer, Linear, Visit, join, silu};
-use crate::model::{Builder, Built, Decoder};
+use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::backbone::{Backbone, Block};
+use crate::layers::{Layer, Linear, Visit, join, rms_norm, silu};
+use crate::model::{Builder, Built};
 use crate::rope::{Rope, RopeScaling};
 use mlx_ext::Result;
-use mlx_rs::{Array, fast};
+use mlx_rs::Array;
 use serde::Deserialize;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -131,44 +131,10 @@ impl TransformerBlock {
 
 impl Block for TransformerBlock {
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
-        let normed = fast::rms_norm(x, Some(&self.input_layernorm), self.eps)?;
+        let normed = rms_norm(x, &self.input_layernorm, self.eps)?;
         let h = x.add(self.self_attn.forward(&normed, layer, context)?)?;
-        let normed = fast::rms_norm(&h, Some(&self.post_attention_layernorm), self.eps)?;
+        let normed = rms_norm(&h, &self.post_attention_layernorm, self.eps)?;
         Ok(h.add(self.mlp.forward(&normed)?)?)
-    }
-}
-
-#[derive(Clone)]
-struct Phi3 {
-    embed_tokens: Embedding,
-    layers: Vec<TransformerBlock>,
-    norm: Array,
-    eps: f32,
-    window: Option<i32>,
-}
-
-impl Decoder for Phi3 {
-    fn hidden(&self, input: Input<'_>, recompute: bool) -> Result<Array> {
-        let h = self.embed_tokens.forward(input.tokens)?;
-        let context = Context::new(input, self.window)?;
-        let h = run(&self.layers, h, context, recompute)?;
-        Ok(fast::rms_norm(&h, Some(&self.norm), self.eps)?)
-    }
-
-    fn embedding(&self) -> &Embedding {
-        &self.embed_tokens
-    }
-
-    fn embedding_mut(&mut self) -> &mut Embedding {
-        &mut self.embed_tokens
-    }
-
-    fn layer_count(&self) -> usize {
-        self.layers.len()
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Decoder> {
-        Box::new(self.clone())
     }
 }
 
@@ -183,32 +149,15 @@ impl Visit for TransformerBlock {
     }
 }
 
-impl Visit for Phi3 {
-    fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
-        visitor(&join(path, "embed_tokens"), Layer::Embedding(&mut self.embed_tokens));
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            layer.visit(&join(path, &format!("layers.{index}")), visitor);
-        }
-        visitor(&join(path, "norm"), Layer::Norm(&mut self.norm));
-    }
-}
-
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args: ModelArgs = builder.args()?;
-    let path = join(builder.prefix, "model");
-    let layers = (0..args.num_hidden_layers)
-        .map(|index| TransformerBlock::new(builder, &args, &join(&path, &format!("layers.{index}"))))
-        .collect::<Result<_, String>>()?;
-    let phi = Phi3 {
-        embed_tokens: builder.embedding(&join(&path, "embed_tokens"), args.vocab_size, args.hidden_size),
-        layers,
-        norm: builder.norm(&join(&path, "norm"), args.hidden_size),
-        eps: args.rms_norm_eps,
-        window: args.sliding_window,
-    };
+    let sizes = (args.vocab_size, args.hidden_size);
+    let block = |_: usize, path: &str| TransformerBlock::new(builder, &args, path);
+    let backbone =
+        Backbone::load(builder, sizes, args.num_hidden_layers, block, (rms_norm, args.rms_norm_eps))?;
     Ok(Built {
-        decoder: Box::new(phi),
+        decoder: Box::new(backbone.windowed(args.sliding_window)),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
         tied: Some(args.tie_word_embeddings),

@@ -81,5 +81,5 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
         window: args.window.window(),
         local_layers: args.window.local_layers(args.num_hidden_layers)?,
     };
-    Ok(assemble(builder, &shape, args.tie_word_embeddings))
+    assemble(builder, &shape, args.tie_word_embeddings)
 }

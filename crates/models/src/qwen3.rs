@@ -4,15 +4,15 @@
 //! Differs from it: where `use_sliding_window` is set, the layers from `max_window_layers` on see only the window. Rows
 //! that fit in the window come out the same.
 
-use crate::attention::{Context, Input, attend, join_heads, split_heads};
-use crate::block::{Block, run};
-use crate::layers::{Embedding, Layer, Linear, Visit, join, silu};
+use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::backbone::{Backbone, Block};
+use crate::layers::{Layer, Linear, Visit, join, rms_norm, silu};
 use crate::mlp::Mlp;
-use crate::model::{Builder, Built, Decoder};
+use crate::model::{Builder, Built};
 use crate::qwen2::WindowArgs;
 use crate::rope::{Rope, RopeScaling};
 use mlx_ext::Result;
-use mlx_rs::{Array, fast};
+use mlx_rs::Array;
 use serde::Deserialize;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -89,8 +89,8 @@ impl Attention {
         let queries = split_heads(&self.q_proj.forward(x)?, self.heads)?;
         let keys = split_heads(&self.k_proj.forward(x)?, self.key_value_heads)?;
         let values = split_heads(&self.v_proj.forward(x)?, self.key_value_heads)?;
-        let queries = fast::rms_norm(&queries, Some(&self.q_norm), self.eps)?;
-        let keys = fast::rms_norm(&keys, Some(&self.k_norm), self.eps)?;
+        let queries = rms_norm(&queries, &self.q_norm, self.eps)?;
+        let keys = rms_norm(&keys, &self.k_norm, self.eps)?;
         let queries = self.rope.forward(&queries, &context.offset)?;
         let keys = self.rope.forward(&keys, &context.offset)?;
         let (keys, values) = context.extend(layer, keys, values)?;
@@ -133,44 +133,10 @@ impl TransformerBlock {
 
 impl Block for TransformerBlock {
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
-        let normed = fast::rms_norm(x, Some(&self.input_layernorm), self.eps)?;
+        let normed = rms_norm(x, &self.input_layernorm, self.eps)?;
         let h = x.add(self.self_attn.forward(&normed, layer, context)?)?;
-        let normed = fast::rms_norm(&h, Some(&self.post_attention_layernorm), self.eps)?;
+        let normed = rms_norm(&h, &self.post_attention_layernorm, self.eps)?;
         Ok(h.add(self.mlp.forward(&normed)?)?)
-    }
-}
-
-#[derive(Clone)]
-struct Qwen3 {
-    embed_tokens: Embedding,
-    layers: Vec<TransformerBlock>,
-    norm: Array,
-    eps: f32,
-    window: Option<i32>,
-}
-
-impl Decoder for Qwen3 {
-    fn hidden(&self, input: Input<'_>, recompute: bool) -> Result<Array> {
-        let h = self.embed_tokens.forward(input.tokens)?;
-        let context = Context::new(input, self.window)?;
-        let h = run(&self.layers, h, context, recompute)?;
-        Ok(fast::rms_norm(&h, Some(&self.norm), self.eps)?)
-    }
-
-    fn embedding(&self) -> &Embedding {
-        &self.embed_tokens
-    }
-
-    fn embedding_mut(&mut self) -> &mut Embedding {
-        &mut self.embed_tokens
-    }
-
-    fn layer_count(&self) -> usize {
-        self.layers.len()
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Decoder> {
-        Box::new(self.clone())
     }
 }
 
@@ -183,33 +149,15 @@ impl Visit for TransformerBlock {
     }
 }
 
-impl Visit for Qwen3 {
-    fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
-        visitor(&join(path, "embed_tokens"), Layer::Embedding(&mut self.embed_tokens));
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            layer.visit(&join(path, &format!("layers.{index}")), visitor);
-        }
-        visitor(&join(path, "norm"), Layer::Norm(&mut self.norm));
-    }
-}
-
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args: ModelArgs = builder.args()?;
-    let path = join(builder.prefix, "model");
+    let sizes = (args.vocab_size, args.hidden_size);
     let local_layers = args.window.local_layers(args.num_hidden_layers)?;
-    let block = |(index, &is_local): (usize, &bool)| {
-        TransformerBlock::new(builder, &args, is_local, &join(&path, &format!("layers.{index}")))
-    };
-    let qwen = Qwen3 {
-        embed_tokens: builder.embedding(&join(&path, "embed_tokens"), args.vocab_size, args.hidden_size),
-        layers: local_layers.iter().enumerate().map(block).collect::<Result<_, String>>()?,
-        norm: builder.norm(&join(&path, "norm"), args.hidden_size),
-        eps: args.rms_norm_eps,
-        window: args.window.window(),
-    };
+    let block = |index: usize, path: &str| TransformerBlock::new(builder, &args, local_layers[index], path);
+    let backbone = Backbone::load(builder, sizes, local_layers.len(), block, (rms_norm, args.rms_norm_eps))?;
     Ok(Built {
-        decoder: Box::new(qwen),
+        decoder: Box::new(backbone.windowed(args.window.window())),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
         tied: args.tie_word_embeddings,
