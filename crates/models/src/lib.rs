@@ -12,7 +12,7 @@
 //! ```
 
 mod attention;
-mod block;
+mod backbone;
 mod cohere;
 mod config;
 mod error;

@@ -301,8 +301,8 @@ impl Model {
     /// Calls `visitor` on the arrays of the head that may train.
     pub fn visit_head(&mut self, visitor: &mut dyn FnMut(&mut Array)) {
         match &mut self.lm_head {
-            Some(head) => crate::block::each_that_may_train(head, visitor),
-            None => crate::block::each_that_may_train(self.decoder.embedding_mut(), visitor),
+            Some(head) => crate::backbone::each_that_may_train(head, visitor),
+            None => crate::backbone::each_that_may_train(self.decoder.embedding_mut(), visitor),
         }
     }
 
