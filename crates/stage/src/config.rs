@@ -1,5 +1,6 @@
 //! Settings: defaults, then the stage's table of each file, then `--set`.
 
+use std::ops::Range;
 use std::path::Path;
 
 use serde::Serialize;
@@ -109,7 +110,8 @@ fn to_json(value: Value, pointer: &str) -> anyhow::Result<Json> {
 /// Reads the stage's table from one file; errors name the line.
 fn read_file<C: Config>(path: &Path) -> anyhow::Result<Table> {
     let text = fs_err::read_to_string(path).map_err(|error| usage(format!("settings: {error}")))?;
-    let place = |span: Option<std::ops::Range<usize>>| {
+    let text = unquote_numbers::<C>(text);
+    let place = |span: Option<Range<usize>>| {
         let line = span.map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         format!("`{}:{line}`", path.display())
     };
@@ -134,6 +136,31 @@ fn read_file<C: Config>(path: &Path) -> anyhow::Result<Table> {
         Some(_) => Err(usage(format!("`{}`: `{}` must be a table", path.display(), C::STAGE))),
         None => Ok(Table::new()),
     }
+}
+
+/// Takes the quotes off numbers in the stage's table. Nix reads the same files and rounds fractions, so they may be
+/// written as strings (`learning_rate = "2e-3"`); the settings, and so the key, are the same either way.
+fn unquote_numbers<C: Config>(mut text: String) -> String {
+    while let Some((place, number)) = quoted_number::<C>(&text) {
+        text.replace_range(place, &format!("{number:?}"));
+    }
+    text
+}
+
+/// Finds the first string that stands where a setting wants a fraction, and reads as one.
+fn quoted_number<C: Config>(text: &str) -> Option<(Range<usize>, f64)> {
+    let tables = DeTable::parse(text).ok()?.into_inner();
+    let (_, mine) = tables.into_iter().find(|(name, _)| name.get_ref().as_ref() == C::STAGE)?;
+    let error = C::deserialize(toml::de::ValueDeserializer::from(mine)).err()?;
+    let message = error.message();
+    if !message.starts_with("invalid type: string ") || !message.ends_with(" expected f64") {
+        return None;
+    }
+    let place = error.span()?;
+    let quoted = text.get(place.clone())?;
+    let inner = ['"', '\''].iter().find_map(|&mark| quoted.strip_prefix(mark)?.strip_suffix(mark))?;
+    let number = inner.parse::<f64>().ok().filter(|number| number.is_finite())?;
+    Some((place, number))
 }
 
 fn merge(into: &mut Table, from: Table) {

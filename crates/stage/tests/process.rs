@@ -91,6 +91,26 @@ fn settings_come_from_files_and_flags_in_order() {
     assert_eq!(config("--set title=12")["title"], "12");
 }
 
+#[test]
+fn numbers_may_stand_in_quotes() {
+    let home = Home::new();
+    let plain = home.run("--set learning_rate=2.5e-4 --set title=3").path();
+    for (name, number) in [("a.toml", "\"2.5e-4\""), ("b.toml", "'0.00025'"), ("c.toml", "2.5e-4")] {
+        home.write(name, &format!("[tally]\ntitle = \"3\"\nlearning_rate = {number} # kept\n"));
+        assert_eq!(home.run(&format!("--config {name}")).path(), plain, "{number}");
+    }
+    home.write("late.toml", "[tally]\nlearning_rate = \"1e-3\"\n\nlimit = 'many'\n");
+    home.write("empty.toml", "[tally]\nlearning_rate = ''\n");
+    home.write("infinite.toml", "[tally]\nlearning_rate = \"inf\"\n");
+    let before = home.artifacts().len();
+    for (name, place) in [("late.toml", "`late.toml:4`"), ("empty.toml", ":2`"), ("infinite.toml", ":2`")] {
+        let ran = home.run(&format!("--config {name}"));
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{name}");
+        assert!(ran.stderr.contains(place), "{}", ran.stderr);
+    }
+    assert_eq!(home.artifacts().len(), before);
+}
+
 #[track_caller]
 fn fails(home: &Home, arguments: &str, code: i32, parts: &[&str]) {
     let ran = home.run(arguments);
