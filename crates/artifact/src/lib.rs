@@ -49,6 +49,7 @@ mod publish;
 mod reader;
 mod seal;
 mod store;
+mod tensors;
 mod tree;
 mod workspace;
 
@@ -62,11 +63,12 @@ pub use key::canonical;
 pub use lock::{KeyLock, Wait};
 pub use manifest::{Claim, Determinism, File, InputRecord, Manifest, Output};
 pub use memo::Memo;
-pub use payload::verify_safetensors;
+pub use payload::{find_not_finite, verify_safetensors};
 pub use publish::{Published, Staging};
 pub use reader::{Artifact, Level};
 pub use seal::Draft;
 pub use store::{Ref, Store};
+pub use tensors::{BadTensors, TensorHeader};
 pub use tree::{Tree, TreeFile};
 pub use workspace::Workspace;
 

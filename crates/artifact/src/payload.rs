@@ -1,17 +1,15 @@
 //! Checks of the files themselves before they are published.
 
-use std::io::Read as _;
+use std::io::Read;
 use std::path::Path;
 
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
 use serde::de::IgnoredAny;
 
 use crate::error::Refused;
+use crate::tensors::{BadTensors, TensorHeader};
 use crate::{Error, Result, Tree, os};
 
-/// Headers beyond this are hostile, not large.
-const MAX_HEADER: u64 = 100_000_000;
 const CHUNK: usize = 1 << 20;
 
 /// Checks every `.safetensors`, `.json` and `.jsonl` file of a tree and names all that must not be published.
@@ -62,41 +60,44 @@ fn content(reason: impl Into<String>) -> Problem {
     Problem::Content(reason.into())
 }
 
-fn check_safetensors(path: &Path) -> Result<(), Problem> {
-    let mut file = os::open_file(path)?;
+/// Returns the name of the first tensor of a safetensors file that holds NaN or infinity, if any does; the header is
+/// checked first. Takes constant memory beyond the header.
+///
+/// # Errors
+///
+/// As [`TensorHeader::read`].
+pub fn find_not_finite(path: &Path) -> Result<Option<String>, BadTensors> {
+    let mut file = fs_err::File::open(path)?;
     let size = file.metadata()?.len();
-    if size < 8 {
-        return Err(content("is too short for a safetensors header"));
-    }
-    let mut length = [0; 8];
-    file.read_exact(&mut length)?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER || length > size - 8 {
-        return Err(content(format!("has a header of {length} bytes in a file of {size}")));
-    }
-    let mut header = vec![0; length as usize];
-    file.read_exact(&mut header)?;
-    let metadata: Metadata =
-        serde_json::from_slice(&header).map_err(|error| content(format!("has a bad header: {error}")))?;
-    let data = metadata.data_len() as u64;
-    if data != size - 8 - length {
-        let reason = format!("has {} bytes of tensor data, its header says {data}", size - 8 - length);
-        return Err(content(reason));
-    }
+    not_finite(&mut file, size)
+}
+
+fn not_finite(file: &mut impl Read, size: u64) -> Result<Option<String>, BadTensors> {
+    let header = TensorHeader::from_reader(file, size)?;
     let mut buffer = vec![0; CHUNK];
-    for name in metadata.offset_keys() {
-        let info = metadata.info(&name).expect("the name was taken from the header");
+    for (name, info) in header.tensors() {
         let mut left = info.data_offsets.1 - info.data_offsets.0;
         while left > 0 {
             let chunk = &mut buffer[..left.min(CHUNK)];
             file.read_exact(chunk)?;
             if !all_finite(info.dtype, chunk) {
-                return Err(content(format!("has NaN or infinity in tensor `{name}`")));
+                return Ok(Some(name.clone()));
             }
             left -= chunk.len();
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+fn check_safetensors(path: &Path) -> Result<(), Problem> {
+    let mut file = os::open_file(path)?;
+    let size = file.metadata()?.len();
+    match not_finite(&mut file, size) {
+        Ok(None) => Ok(()),
+        Ok(Some(name)) => Err(content(format!("has NaN or infinity in tensor `{name}`"))),
+        Err(BadTensors::Io(error)) => Err(Problem::Io(error)),
+        Err(BadTensors::Content(reason)) => Err(content(format!("is no good safetensors file: {reason}"))),
+    }
 }
 
 /// Tells whether all floats in `bytes` (whole elements, little endian) are finite; other types always are.

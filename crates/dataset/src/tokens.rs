@@ -4,21 +4,20 @@
 //! in this order, so that each lies at a multiple of its element's size and can be used where it is mapped.
 
 use std::collections::BTreeMap;
-use std::io::{BufWriter, Read, Seek, Write};
+use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use artifact::{BadTensors, TensorHeader};
 use fs_err::File;
 use mmap_io::{MemoryMappedFile, MmapAdvice};
+use safetensors::tensor::TensorInfo;
 
 use crate::error::{Error, Result};
-use crate::json;
 
 #[cfg(target_endian = "big")]
 compile_error!("token files are mapped as they are: little-endian");
 
-/// Longest header that is read; ours has about 400 bytes.
-const MAX_HEADER_BYTES: u64 = 1 << 16;
 /// Mapped memory that reading may touch before the system is told to let it go.
 const RESIDENT_BYTES: usize = 32 << 20;
 /// The system maps whole neighbourhoods of a page that is read.
@@ -272,50 +271,31 @@ impl Split {
 /// Reads and checks the header; returns where each tensor begins and its bytes.
 fn read_header(path: &Path) -> Result<[(u64, u64); 5]> {
     let bad = |reason: String| Error::tokens(path, reason);
-    let unreadable = |cause| Error::Unreadable { path: path.to_owned(), cause };
-    let mut file = File::open(path).map_err(unreadable)?;
-    let size = file.metadata().map_err(unreadable)?.len();
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| bad("it is shorter than a header".into()))?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER_BYTES || length + 8 > size {
-        return Err(bad(format!("its header claims {length} bytes")));
+    let header = TensorHeader::read(path).map_err(|error| match error {
+        BadTensors::Io(cause) => Error::Unreadable { path: path.to_owned(), cause },
+        BadTensors::Content(reason) => bad(reason),
+    })?;
+    if header.metadata().is_some() {
+        return Err(bad("it holds `__metadata__`, which no token file has".into()));
     }
-    let mut header = vec![0; length as usize];
-    file.read_exact(&mut header).map_err(|_| bad("its header is cut off".into()))?;
-    let header = std::str::from_utf8(&header).map_err(|_| bad("its header is not UTF-8".into()))?;
-    let header =
-        json::parse(header).map_err(|problem| bad(format!("its header is not JSON: {}", problem.reason)))?;
-    let header = header.as_object().ok_or_else(|| bad("its header is not an object".into()))?;
-    if let Some(name) = header.keys().find(|&name| !LAYOUT.iter().any(|(known, ..)| known == name)) {
+    let tensors: BTreeMap<&str, &TensorInfo> =
+        header.tensors().iter().map(|(name, info)| (name.as_str(), info)).collect();
+    if let Some(name) = tensors.keys().find(|&name| !LAYOUT.iter().any(|(known, ..)| known == name)) {
         return Err(bad(format!("it holds `{name}`, which no token file has")));
     }
     let mut begin = 0;
-    let mut places = BTreeMap::new();
-    for (index, (name, kind, width)) in LAYOUT.into_iter().enumerate() {
-        let entry = header.get(name).ok_or_else(|| bad(format!("`{name}` is missing")))?;
-        let number = |key: &str, index: usize| entry.get(key)?.as_array()?.get(index)?.as_u64();
-        let list_length = |key: &str| entry.get(key).and_then(|list| Some(list.as_array()?.len()));
-        let bytes = number("shape", 0).and_then(|count| count.checked_mul(width));
-        let as_expected = entry.get("dtype").is_some_and(|found| found == kind)
-            && list_length("shape") == Some(1)
-            && list_length("data_offsets") == Some(2)
-            && number("data_offsets", 0) == Some(begin);
-        let end = bytes.and_then(|bytes| bytes.checked_add(begin));
-        let (true, Some(end)) = (as_expected && number("data_offsets", 1) == end, end) else {
+    let mut places = [(0, 0); 5];
+    for (place, (name, kind, _)) in places.iter_mut().zip(LAYOUT) {
+        let info = tensors.get(name).ok_or_else(|| bad(format!("`{name}` is missing")))?;
+        let (start, end) = info.data_offsets;
+        if info.dtype.to_string() != kind || info.shape.len() != 1 || start != begin {
             return Err(bad(format!("`{name}` is not {kind} of one dimension at byte {begin}")));
-        };
-        places.insert(index, (8 + length + begin, end - begin));
+        }
+        *place = (header.data_start() + start as u64, (end - start) as u64);
         begin = end;
     }
-    if begin.checked_add(8 + length) != Some(size) {
-        return Err(bad(format!(
-            "it has {size} bytes where its header promises {}",
-            begin.saturating_add(8 + length)
-        )));
-    }
-    if !length.is_multiple_of(8) {
+    if !header.data_start().is_multiple_of(8) {
         return Err(bad("its header is not padded to 8 bytes".into()));
     }
-    Ok(std::array::from_fn(|index| places[&index]))
+    Ok(places)
 }

@@ -1,8 +1,9 @@
 //! The tensors of a model folder, checked before MLX sees a byte, and the strict loader that hands them out.
 
 use crate::error::{Error, Result};
+use artifact::{BadTensors, TensorHeader};
 use mlx_rs::{Array, Dtype};
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom};
@@ -51,17 +52,19 @@ impl TensorFiles {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<()> {
-        let (header_bytes, metadata) = read_header(&path)?;
-        for name in metadata.offset_keys() {
-            let Some(info) = metadata.info(&name) else { continue };
-            if self.tensors.insert(name.clone(), (self.files.len(), info.clone())).is_some() {
-                return Err(Error::File {
-                    path,
-                    reason: format!("tensor `{name}` is in another file as well"),
-                });
+        let header = read_header(&path)?;
+        let data_start = header.data_start();
+        for (name, info) in header.into_tensors() {
+            let bad = |reason: String| Err(Error::File { path: path.clone(), reason });
+            if info.shape.iter().any(|&extent| i32::try_from(extent).is_err()) {
+                return bad(format!("tensor `{name}` has shape {:?}, larger than MLX can hold", info.shape));
             }
+            if self.tensors.contains_key(&name) {
+                return bad(format!("tensor `{name}` is in another file as well"));
+            }
+            self.tensors.insert(name, (self.files.len(), info));
         }
-        self.files.push(TensorFile { path, data_start: 8 + header_bytes });
+        self.files.push(TensorFile { path, data_start });
         Ok(())
     }
 
@@ -135,27 +138,12 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Reads and checks the header of a safetensors file: no hole, no overlap, nothing after the last tensor.
-fn read_header(path: &Path) -> Result<(u64, Metadata)> {
-    let bad = |reason: String| Error::File { path: path.to_owned(), reason };
-    let mut file = fs_err::File::open(path)?;
-    let length = file.metadata()?.len();
-    let mut prefix = [0; 8];
-    file.read_exact(&mut prefix).map_err(|_| bad("too short for a safetensors file".to_owned()))?;
-    let header_bytes = u64::from_le_bytes(prefix);
-    if header_bytes > length.saturating_sub(8) || header_bytes > 100_000_000 {
-        return Err(bad(format!("header of {header_bytes} bytes in a file of {length}")));
-    }
-    let mut header = Vec::new();
-    file.take(header_bytes).read_to_end(&mut header)?;
-    // Reading it also checks that the tensors follow one another without hole or overlap.
-    let metadata: Metadata =
-        serde_json::from_slice(&header).map_err(|error| bad(format!("invalid header: {error}")))?;
-    let expected = 8 + header_bytes + metadata.data_len() as u64;
-    if expected != length {
-        return Err(bad(format!("its header describes {expected} bytes, the file has {length}")));
-    }
-    Ok((header_bytes, metadata))
+/// Reads and checks the header of a safetensors file, before MLX or anyone else sees the file.
+fn read_header(path: &Path) -> Result<TensorHeader> {
+    TensorHeader::read(path).map_err(|error| match error {
+        BadTensors::Io(error) => error.into(),
+        BadTensors::Content(reason) => Error::File { path: path.to_owned(), reason },
+    })
 }
 
 fn mlx_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+use testutil::hostile;
 
 /// How far logits computed in `bfloat16`, which keeps three digits, may lie from those in `f32` on average.
 const BFLOAT16_LOGITS: f32 = 0.05;
@@ -181,7 +182,7 @@ fn a_shard_that_is_cut_short_or_absent_is_refused() -> Result {
     let cut = refusal(folder.path());
     assert!(cut.contains("model-00002-of-00002.safetensors") && cut.contains("bytes"), "{cut}");
     fs_err::write(&path, &bytes[..5])?;
-    assert!(refusal(folder.path()).contains("too short"), "{}", refusal(folder.path()));
+    assert!(refusal(folder.path()).contains("has 5 bytes"), "{}", refusal(folder.path()));
     fs_err::remove_file(&path)?;
     assert!(refusal(folder.path()).contains("model-00002-of-00002.safetensors"));
     Ok(())
@@ -295,5 +296,38 @@ fn packed_weights_compute_in_the_type_of_the_model() -> Result {
         let mean = off / (found.len() * found[0].len()) as f32;
         assert!(mean < BFLOAT16_LOGITS, "unpack {unpack}: off by {mean} on average");
     }
+    Ok(())
+}
+
+#[test]
+fn hostile_files_are_refused_before_mlx_sees_them() -> Result {
+    let folder = llama()?;
+    let path = folder.path().join("model.safetensors");
+    for case in hostile::all().into_iter().filter(|case| case.name != "no tensors") {
+        fs_err::write(&path, &case.bytes)?;
+        for opened in [TensorFiles::open(folder.path()), TensorFiles::open_file(&path)] {
+            let error = opened.err().unwrap_or_else(|| panic!("{} was opened", case.name));
+            let text = error.to_string();
+            assert!(
+                text.contains(case.mentions) && text.contains("model.safetensors"),
+                "{}: {text}",
+                case.name
+            );
+            assert!(error.is_bad_input() && text.contains("\nhint: "), "{}: {text}", case.name);
+        }
+    }
+    fs_err::write(&path, hostile::valid("a"))?;
+    assert_eq!(TensorFiles::open_file(&path)?.names().collect::<Vec<_>>(), ["a"]);
+    Ok(())
+}
+
+#[test]
+fn a_dimension_that_mlx_cannot_count_is_refused() -> Result {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("a.safetensors");
+    let header = r#"{"a":{"dtype":"U8","shape":[4294967297,0],"data_offsets":[0,0]}}"#;
+    fs_err::write(&path, hostile::with_header(header, &[]))?;
+    let error = TensorFiles::open_file(&path).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("tensor `a`") && error.contains("4294967297"), "{error}");
     Ok(())
 }
