@@ -54,6 +54,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// A tensor holds values that are no numbers.
+    #[error("`{}`: NaN or infinity in tensor `{tensor}`\nhint: the weights are damaged, or overflowed where they were made; get the model again, or take it in another type such as bfloat16", path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+
     /// The index and the weight files do not tell the same story.
     #[error("`{}`: {problem}\nhint: {hint}", path.display())]
     Index {
@@ -128,6 +137,7 @@ impl Error {
             | Self::ModelType { .. }
             | Self::Json { .. }
             | Self::Weights { .. }
+            | Self::NotFinite { .. }
             | Self::Index { .. }
             | Self::Hash { .. } => true,
             Self::Settings { .. }

@@ -136,6 +136,10 @@ pub fn check(found: &Found) -> Result<tokenizers::Tokenizer, Error> {
         &shards.map(|(name, path)| (name.clone(), *path)).collect(),
         paths.get(INDEX).copied(),
     )?;
+    paths
+        .iter()
+        .filter(|(name, _)| layout::is_weights(name))
+        .try_for_each(|it| weights::check_values(it.1))?;
     tokens::open(&found.files["tokenizer.json"])
 }
 
@@ -208,6 +212,9 @@ pub fn write(
             .map(|it| it.1)
             .collect();
         convert::write(&found.files["config.json"], &shards, conversion, &model)?;
+        for written in models::weight_files(&model)? {
+            weights::check_values(&written)?;
+        }
     }
     for (name, path) in &found.files {
         if conversion.is_some() && is_converted(name) {

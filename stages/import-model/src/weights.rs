@@ -1,26 +1,19 @@
 //! Checks of weight files before anything else reads them.
 //!
-//! A safetensors file is eight bytes of header length, the header as JSON, and the data. Readers that trust the
-//! header can be made to read outside the file or to mix up tensors, so every number in it is checked here against
-//! every other, and at the end by the safetensors crate too. Only the header is read: the cost does not depend on
-//! the size of the weights.
+//! Headers are checked by `artifact`, which reads nothing else of a file: the cost does not depend on the size of the
+//! weights. Here is what only a model asks for: shards that agree with their index.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt;
-use std::io::Read;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use safetensors::tensor::{Metadata, TensorInfo};
+use artifact::{BadTensors, TensorHeader};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::error::Error;
 use crate::files::read_json;
 
-/// The longest header that is read: about ten times that of the largest published models.
-pub const MAX_HEADER_BYTES: u64 = 8 << 20;
-/// The most tensors in one file.
-pub const MAX_TENSORS: usize = 100_000;
+/// The longest index that is read: some times that of the largest published models.
+const MAX_INDEX_BYTES: u64 = 24 << 20;
 /// The file that says which tensor is in which shard.
 pub const INDEX: &str = "model.safetensors.index.json";
 
@@ -32,15 +25,28 @@ pub const INDEX: &str = "model.safetensors.index.json";
 /// bytes, a name given twice, a shape that does not match its bytes; and on headers too large to be honest.
 pub fn check_file(path: &Path) -> Result<BTreeSet<String>, Error> {
     let bad = |problem: String| Error::Weights { path: path.into(), problem };
-    let mut file = fs_err::File::open(path)?;
-    let file_bytes = file.metadata()?.len();
-    let header_bytes = header_length(&mut file, file_bytes).map_err(bad)?;
-    let mut text = vec![0; header_bytes as usize];
-    file.read_exact(&mut text)?;
-    let header: Header =
-        serde_json::from_slice(&text).map_err(|error| bad(format!("the header is not valid: {error}")))?;
-    drop(text);
-    header.check(file_bytes - 8 - header_bytes).map_err(bad)
+    let header = TensorHeader::read(path).map_err(|error| match error {
+        BadTensors::Io(error) => error.into(),
+        BadTensors::Content(problem) => bad(problem),
+    })?;
+    if header.tensors().is_empty() {
+        return Err(bad("no tensor in the file".into()));
+    }
+    Ok(header.into_tensors().into_iter().map(|(name, _)| name).collect())
+}
+
+/// Checks that every number of a weight file is one: a model with NaN or infinity in it gives no loss and no answer.
+///
+/// # Errors
+///
+/// Names the first tensor that holds NaN or infinity; and as [`check_file`].
+pub fn check_values(path: &Path) -> Result<(), Error> {
+    match artifact::find_not_finite(path) {
+        Ok(None) => Ok(()),
+        Ok(Some(tensor)) => Err(Error::NotFinite { path: path.into(), tensor }),
+        Err(BadTensors::Io(error)) => Err(error.into()),
+        Err(BadTensors::Content(problem)) => Err(Error::Weights { path: path.into(), problem }),
+    }
 }
 
 /// Checks that the weight files of `folder` are all there and hold exactly what the index says.
@@ -93,7 +99,7 @@ pub fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let index: Index = read_json(path, 64 << 20)?;
+    let index: Index = read_json(path, MAX_INDEX_BYTES)?;
     let bad = |problem| Error::Index { path: path.into(), problem, hint: crate::error::GET_AGAIN };
     if index.weight_map.is_empty() {
         return Err(bad("`weight_map` is empty".into()));
@@ -102,121 +108,5 @@ pub fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     match index.weight_map.values().find(odd) {
         Some(shard) => Err(bad(format!("`{shard}` is not the name of a safetensors file in this folder"))),
         None => Ok(index.weight_map),
-    }
-}
-
-fn header_length(file: &mut fs_err::File, file_bytes: u64) -> Result<u64, String> {
-    let mut length = [0; 8];
-    if file_bytes < 8 || file.read_exact(&mut length).is_err() {
-        return Err(format!(
-            "the file has {file_bytes} bytes, not even the first 8 bytes of a safetensors file"
-        ));
-    }
-    let header_bytes = u64::from_le_bytes(length);
-    if header_bytes > MAX_HEADER_BYTES {
-        return Err(format!(
-            "the header claims {header_bytes} bytes, more than the {MAX_HEADER_BYTES} allowed"
-        ));
-    }
-    if header_bytes > file_bytes - 8 {
-        return Err(format!("truncated: the header claims {header_bytes} bytes, {} follow", file_bytes - 8));
-    }
-    Ok(header_bytes)
-}
-
-/// A header as it stands in the file: names in file order, none twice.
-struct Header {
-    metadata: Option<HashMap<String, String>>,
-    tensors: Vec<(String, TensorInfo)>,
-}
-
-impl Header {
-    /// Checks every tensor against its neighbours and against `data_bytes`, the length of what follows the header.
-    fn check(mut self, data_bytes: u64) -> Result<BTreeSet<String>, String> {
-        if self.tensors.is_empty() {
-            return Err("no tensor in the file".into());
-        }
-        self.tensors.sort_by_key(|(_, info)| info.data_offsets);
-        let mut end = 0;
-        let mut before: Option<&str> = None;
-        for (name, info) in &self.tensors {
-            check_tensor(name, info)?;
-            let (start, stop) = info.data_offsets;
-            if start < end {
-                return Err(format!("tensor `{name}` overlaps `{}`", before.unwrap_or("the header")));
-            }
-            if start > end {
-                return Err(format!("a hole of {} bytes before tensor `{name}`", start - end));
-            }
-            (end, before) = (stop, Some(name.as_str()));
-        }
-        let end = end as u64;
-        if end > data_bytes {
-            return Err(format!(
-                "truncated: the tensors need {end} bytes, the file has {data_bytes} for them"
-            ));
-        }
-        if end < data_bytes {
-            return Err(format!("{} trailing bytes after the last tensor", data_bytes - end));
-        }
-        let names = self.tensors.iter().map(|(name, _)| name.clone()).collect();
-        Metadata::new(self.metadata, self.tensors).map_err(|error| error.to_string())?;
-        Ok(names)
-    }
-}
-
-/// Checks that the shape of a tensor needs exactly the bytes it is given.
-fn check_tensor(name: &str, info: &TensorInfo) -> Result<(), String> {
-    let (start, stop) = info.data_offsets;
-    let TensorInfo { dtype, shape, .. } = info;
-    let Some(given) = stop.checked_sub(start) else {
-        return Err(format!("tensor `{name}` ends at {stop}, before its start {start}"));
-    };
-    let elements = shape.iter().try_fold(1_usize, |product, dimension| product.checked_mul(*dimension));
-    let bits = elements.and_then(|count| count.checked_mul(dtype.bitsize()));
-    match bits {
-        None => Err(format!("tensor `{name}`: the size of shape {shape:?} overflows")),
-        Some(bits) if bits % 8 != 0 || bits / 8 != given => Err(format!(
-            "tensor `{name}`: shape {shape:?} of {dtype:?} needs {} bytes, the header gives it {given}",
-            bits.div_ceil(8)
-        )),
-        Some(_) => Ok(()),
-    }
-}
-
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor)
-    }
-}
-
-struct HeaderVisitor;
-
-impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Header;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-        let mut header = Header { metadata: None, tensors: Vec::new() };
-        let mut seen = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if !seen.insert(name.clone()) {
-                return Err(A::Error::custom(format!("`{name}` stands in it twice")));
-            }
-            if name == "__metadata__" {
-                header.metadata = Some(map.next_value()?);
-            } else if header.tensors.len() == MAX_TENSORS {
-                return Err(A::Error::custom(format!("it lists more than {MAX_TENSORS} tensors")));
-            } else {
-                let info = map
-                    .next_value()
-                    .map_err(|error| A::Error::custom(format!("tensor `{name}`: {error}")))?;
-                header.tensors.push((name, info));
-            }
-        }
-        Ok(header)
     }
 }

@@ -184,6 +184,28 @@ fn hostile_weights_are_refused_by_name_and_place() {
 }
 
 #[test]
+fn weights_that_are_no_numbers_are_refused_by_file_and_tensor() {
+    for (name, bits) in [("NaN", 0x7fc0_0000_u32), ("infinity", 0xff80_0000)] {
+        let folder = llama();
+        let path = folder.path().join("model.safetensors");
+        let tensor = {
+            let header = artifact::TensorHeader::read(&path).unwrap();
+            let (name, info) = header.tensors().last().unwrap().clone();
+            assert_eq!(info.dtype, safetensors::Dtype::F32);
+            let mut bytes = fs_err::read(&path).unwrap();
+            let at = usize::try_from(header.data_start()).unwrap() + info.data_offsets.1 - 4;
+            bytes[at..at + 4].copy_from_slice(&bits.to_le_bytes());
+            fs_err::write(&path, bytes).unwrap();
+            name
+        };
+        let message = refusal(folder.path());
+        for part in ["model.safetensors`", &format!("`{tensor}`"), "NaN or infinity"] {
+            assert!(message.contains(part), "{name}: no {part} in {message}");
+        }
+    }
+}
+
+#[test]
 fn a_file_cut_anywhere_is_refused() {
     let whole = fs_err::read(golden_dir().join("llama/model.safetensors")).unwrap();
     let folder = temp();
