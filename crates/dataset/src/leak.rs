@@ -1,8 +1,8 @@
 //! The leak check: validation and test rows whose text occurs in training rows.
 //!
-//! Texts are compared as words ([`text::words`]), so case, punctuation, line breaks and the kind of apostrophe do not
-//! hide a copy. Each side of a row (a message that is not the system's, or a text) is compared by itself, in runs of
-//! [`Settings::words`] words. Three kinds are told apart:
+//! Texts are compared as words ([`text::words`](crate::text::words)), so case, punctuation, line breaks and the kind of
+//! apostrophe do not hide a copy. Each side of a row (a message that is not the system's, or a text) is compared by
+//! itself, in runs of [`Settings::words`] words. Three kinds are told apart:
 //!
 //! * **exact**: a training row has the same text on every side;
 //! * **contained**: all of a side lies inside one side of a training row, or the other way round;
@@ -12,15 +12,32 @@
 //! Runs that more than [`Settings::common`] of the training rows have in common, such as a fixed instruction, do not
 //! count. Sides shorter than one run are only found by the exact comparison.
 //!
-//! Only the rows under test are held in memory, as hashes; training rows stream past twice.
+//! Rows are kept as hashes in files without a name. Rows under test are brought into memory in portions of a bounded
+//! size, and all training rows stream past each portion twice: memory does not grow with the rows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod fingerprint;
+mod report;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::rows::StoredRow;
-use crate::text;
+pub(crate) use fingerprint::Hash;
+use fingerprint::{Spill, Spilled};
+use report::Best;
+use table::{Builder, Table};
+
+pub use fingerprint::Fingerprint;
+pub use report::{Kind, LISTED, Leak, Report};
+
+/// Runs of rows under test that are in memory at a time: about 80 MB.
+const PORTION_RUNS: usize = 2 << 20;
+/// Rows under test that are in memory at a time.
+const PORTION_ROWS: usize = 1 << 20;
 
 /// How much must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,263 +57,157 @@ impl Default for Settings {
     }
 }
 
-/// What kind of leak it is, the plainest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// The whole row is in training.
-    Exact,
-    /// A side lies inside a training row, or has a training row's side inside it.
-    Contained,
-    /// Much of a side is in training.
-    Overlap,
-}
-
-/// A row under test and the training row it agrees with most.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Leak {
-    /// Kind of leak.
-    pub kind: Kind,
-    /// Share of the runs of the side that agree, to three digits.
-    pub overlap: f64,
-    /// The row under test.
-    pub row: String,
-    /// Where that row came from.
-    pub source: String,
-    /// Its split, or `held_out`.
-    pub split: String,
-    /// The training row, absent if only all of them together have the text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub train_row: Option<String>,
-    /// Where the training row came from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub train_source: Option<String>,
-}
-
-/// What a comparison found.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Report {
-    /// Rows under test that leak, in the order in which they were added.
-    pub leaks: Vec<Leak>,
-    /// Training rows, counted from 0, that a row under test occurs in by itself.
-    pub train_rows: BTreeSet<u64>,
-}
-
-/// The rows under test, ready to be compared with training rows.
+/// The rows under test and the training rows, ready to be compared.
 #[derive(Debug)]
 pub struct Check {
     settings: Settings,
-    sides: Vec<Side>,
-    rows: Vec<Tested>,
-    /// Run of words → the sides that have it.
-    runs: HashMap<u64, Vec<u32>>,
-    /// Whole row → rows under test.
-    whole: HashMap<u64, Vec<u32>>,
+    tested: Spill,
+    train: Spill,
+    portion_runs: usize,
 }
-
-#[derive(Debug)]
-struct Tested {
-    split: String,
-    id: String,
-    source: String,
-}
-
-#[derive(Debug)]
-struct Side {
-    row: u32,
-    runs: BTreeSet<u64>,
-}
-
-/// The training row with which a row under test agrees most: kind, share in thousandths, id, source.
-type Best = (Kind, u32, String, String);
 
 impl Check {
-    /// Starts a check.
-    pub fn new(settings: Settings) -> Self {
-        Self { settings, sides: Vec::new(), rows: Vec::new(), runs: HashMap::new(), whole: HashMap::new() }
-    }
-
-    /// Adds a row that must not be in training; `split` is only reported.
-    pub fn add(&mut self, split: &str, row: &StoredRow) {
-        let number = self.rows.len() as u32;
-        let (sides, whole) = self.sides_of(row);
-        self.whole.entry(whole).or_default().push(number);
-        self.rows.push(Tested { split: split.to_owned(), id: row.id.clone(), source: row.source.clone() });
-        for runs in sides.into_iter().filter(|runs| !runs.is_empty()) {
-            for &run in &runs {
-                self.runs.entry(run).or_default().push(self.sides.len() as u32);
-            }
-            self.sides.push(Side { row: number, runs });
-        }
-    }
-
-    /// Compares with training rows, which `train` gives anew for each of two passes.
+    /// Starts a check that keeps its rows in files without a name in `folder`.
     ///
     /// # Errors
     ///
-    /// Fails when the training rows do.
-    pub fn run<I>(&self, train: impl Fn() -> Result<I>) -> Result<Report>
-    where
-        I: Iterator<Item = Result<StoredRow>>,
-    {
-        if self.rows.is_empty() {
-            return Ok(Report::default());
-        }
-        let mut frequency = HashMap::<u64, u32>::new();
-        let mut train_rows = 0u32;
-        for row in train()? {
-            train_rows += 1;
-            let runs: BTreeSet<u64> = self.sides_of(&row?).0.into_iter().flatten().collect();
-            for run in runs.into_iter().filter(|run| self.runs.contains_key(run)) {
-                *frequency.entry(run).or_default() += 1;
-            }
-        }
-        let limit = (f64::from(train_rows) * self.settings.common).max(20.0);
-        let common = |run: &u64| frequency.get(run).is_some_and(|&count| f64::from(count) > limit);
-        let counted: Vec<usize> =
-            self.sides.iter().map(|side| side.runs.iter().filter(|run| !common(run)).count()).collect();
-        let mut best: Vec<Option<Best>> = vec![None; self.rows.len()];
-        let mut leaking = BTreeSet::new();
-        for (number, row) in (0..).zip(train()?) {
-            if self.compare(&row?, common, &counted, &mut best) {
-                leaking.insert(number);
-            }
-        }
-        let seen = |run: &u64| frequency.contains_key(run) && !common(run);
-        Ok(Report { leaks: self.leaks(best, &counted, seen), train_rows: leaking })
+    /// Fails when it cannot write there.
+    pub fn new(settings: Settings, folder: &Path) -> Result<Self> {
+        let (tested, train) = (Spill::new(folder)?, Spill::new(folder)?);
+        Ok(Self { settings, tested, train, portion_runs: PORTION_RUNS })
     }
 
-    /// Compares one training row with all rows under test; tells whether one of them occurs in it.
-    fn compare(
-        &self,
-        train: &StoredRow,
-        common: impl Fn(&u64) -> bool,
-        counted: &[usize],
-        best: &mut [Option<Best>],
-    ) -> bool {
-        let (sides, whole) = self.sides_of(train);
-        let mut found = false;
-        let mut note = |row: u32, kind: Kind, share: u32| {
-            found = true;
-            let best = &mut best[row as usize];
-            let better = |(kept, most, ..): &Best| (kind, u32::MAX - share) < (*kept, u32::MAX - most);
-            if best.as_ref().is_none_or(better) {
-                *best = Some((kind, share, train.id.clone(), train.source.clone()));
-            }
-        };
-        for &row in self.whole.get(&whole).into_iter().flatten() {
-            note(row, Kind::Exact, 1000);
-        }
-        for mut runs in sides {
-            runs.retain(|run| !common(run));
-            let mut shared = BTreeMap::<u32, usize>::new();
-            for side in runs.iter().filter_map(|run| self.runs.get(run)).flatten() {
-                *shared.entry(*side).or_default() += 1;
-            }
-            for (side, count) in shared {
-                let all = counted[side as usize];
-                let share = count as f64 / all as f64;
-                if count == all || count == runs.len() {
-                    note(self.sides[side as usize].row, Kind::Contained, per_mille(share));
-                } else if share >= self.settings.overlap {
-                    note(self.sides[side as usize].row, Kind::Overlap, per_mille(share));
+    /// Hashes what is compared of a row, which may be done in any thread.
+    pub fn fingerprint(settings: &Settings, row: &StoredRow) -> Fingerprint {
+        Fingerprint::of(row, settings.words)
+    }
+
+    /// Adds a row that must not be in training, with its fingerprint; `split` is only reported.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the disk does.
+    pub fn add(&mut self, split: &str, row: &StoredRow, print: &Fingerprint) -> Result<()> {
+        self.tested.push(split, row, print)
+    }
+
+    /// Adds a training row with its fingerprint.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the disk does.
+    pub fn add_train(&mut self, row: &StoredRow, print: &Fingerprint) -> Result<()> {
+        self.train.push("train", row, print)
+    }
+
+    /// Returns the number of rows under test.
+    pub fn tested_rows(&self) -> u64 {
+        u64::from(self.tested.rows())
+    }
+
+    /// Compares the rows under test with the training rows, but for those (by number, sorted) in `left_out`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the disk does.
+    pub fn run(&mut self, left_out: &[u32]) -> Result<Report> {
+        let mut report = Report::default();
+        let mut leaking = vec![false; self.train.rows() as usize];
+        let mut listed = Vec::new();
+        let mut first = 0;
+        while first < self.tested.rows() {
+            let table = self.portion(first)?;
+            for (best, number) in self.compare(&table, left_out, &mut leaking)?.into_iter().zip(first..) {
+                let Some(best) = best else { continue };
+                report.count += 1;
+                if listed.len() < LISTED {
+                    listed.push((number, best));
                 }
             }
+            first += table.rows() as u32;
         }
-        found
+        report.train_rows = (0..).zip(leaking).filter(|&(_, leaks)| leaks).map(|(row, _)| row).collect();
+        report.leaks = self.describe(&listed)?;
+        Ok(report)
     }
 
-    fn leaks(&self, best: Vec<Option<Best>>, counted: &[usize], seen: impl Fn(&u64) -> bool) -> Vec<Leak> {
-        let mut together = BTreeMap::<u32, u32>::new();
-        for (side, &all) in self.sides.iter().zip(counted).filter(|&(_, &all)| all > 0) {
-            let share = side.runs.iter().filter(|run| seen(run)).count() as f64 / all as f64;
-            if share >= self.settings.overlap {
-                let most = together.entry(side.row).or_default();
-                *most = per_mille(share).max(*most);
+    /// Brings rows under test into memory, from `first` on.
+    fn portion(&mut self, first: u32) -> Result<Table> {
+        let mut builder = Builder::default();
+        let mut row = Spilled::default();
+        let mut reader = self.tested.read()?;
+        let mut number = 0;
+        while builder.entries() < self.portion_runs
+            && builder.rows() < PORTION_ROWS
+            && reader.next_into(&mut row)?
+        {
+            if number >= first {
+                builder.add(&row.print);
+            }
+            number += 1;
+        }
+        Ok(builder.build())
+    }
+
+    /// Lets the training rows pass twice; marks those that a row of `table` occurs in.
+    fn compare(
+        &mut self,
+        table: &Table,
+        left_out: &[u32],
+        leaking: &mut [bool],
+    ) -> Result<Vec<Option<Best>>> {
+        let mut comparison = table.comparison(self.settings);
+        let rows = self.train.rows() - left_out.len() as u32;
+        for_each(&mut self.train, left_out, |_, row| comparison.count(&row.print))?;
+        comparison.counted(rows);
+        for_each(&mut self.train, left_out, |number, row| {
+            leaking[number as usize] |= comparison.compare(number, &row.print);
+        })?;
+        Ok(comparison.finish())
+    }
+
+    /// Looks up names and places.
+    fn describe(&mut self, listed: &[(u32, Best)]) -> Result<Vec<Leak>> {
+        let mut train: BTreeMap<u32, Option<Spilled>> =
+            listed.iter().filter_map(|&(_, (_, _, train))| Some((train?, None))).collect();
+        let mut tested: BTreeMap<u32, Option<Spilled>> =
+            listed.iter().map(|&(number, _)| (number, None)).collect();
+        for (spill, wanted) in [(&mut self.train, &mut train), (&mut self.tested, &mut tested)] {
+            if !wanted.is_empty() {
+                for_each(spill, &[], |number, row| {
+                    if let Some(found) = wanted.get_mut(&number) {
+                        *found = Some(row.clone());
+                    }
+                })?;
             }
         }
-        let leak = |((row, best), number): ((&Tested, Option<Best>), u32)| {
-            let (kind, share, train) = match best {
-                Some((kind, share, id, source)) => (kind, share, Some((id, source))),
-                None => (Kind::Overlap, *together.get(&number)?, None),
-            };
-            let (train_row, train_source) = train.unzip();
-            let (row_id, source, split) = (row.id.clone(), row.source.clone(), row.split.clone());
-            let overlap = f64::from(share) / 1000.0;
-            Some(Leak { kind, overlap, row: row_id, source, split, train_row, train_source })
+        let name = |row: &Option<Spilled>| {
+            let row = row.as_ref().expect("every row was added");
+            (row.id.clone(), row.source.clone())
         };
-        self.rows.iter().zip(best).zip(0..).filter_map(leak).collect()
-    }
-
-    /// Returns the runs of words of each side, and a hash of all the words of the row.
-    fn sides_of(&self, row: &StoredRow) -> (Vec<BTreeSet<u64>>, u64) {
-        let mut whole = Hash::default();
-        let texts = sides(row);
-        let sides = texts.iter().map(|side| {
-            let words: Vec<u64> = text::words(side).iter().map(|word| Hash::of(word.as_bytes())).collect();
-            whole.number(words.len() as u64);
-            for &word in &words {
-                whole.number(word);
-            }
-            words.windows(self.settings.words.max(1)).map(run_hash).collect()
-        });
-        (sides.collect(), whole.0)
+        let leak = |&(number, (kind, share, train_row)): &(u32, Best)| {
+            let (row, source) = name(&tested[&number]);
+            let (train_row, train_source) = train_row.map(|row| name(&train[&row])).unzip();
+            let split = tested[&number].as_ref().map(|row| row.split.clone()).unwrap_or_default();
+            Leak { kind, overlap: f64::from(share) / 1000.0, row, source, split, train_row, train_source }
+        };
+        Ok(listed.iter().map(leak).collect())
     }
 }
 
-fn per_mille(share: f64) -> u32 {
-    (share * 1000.0).round() as u32
-}
-
-fn sides(row: &StoredRow) -> Vec<String> {
-    let Some(messages) = &row.messages else { return row.text.clone().into_iter().collect() };
-    let content = |message: &serde_json::Value| {
-        let system = matches!(message.get("role")?.as_str()?, "system" | "developer");
-        let content = message.get("content")?;
-        let text = content.as_str().map_or_else(|| parts(content), str::to_owned);
-        (!system).then_some(text)
-    };
-    messages.iter().filter_map(content).collect()
-}
-
-fn parts(content: &serde_json::Value) -> String {
-    let texts = content.as_array().into_iter().flatten().filter_map(|part| part.get("text")?.as_str());
-    texts.collect::<Vec<_>>().join(" ")
-}
-
-fn run_hash(words: &[u64]) -> u64 {
-    let mut hash = Hash::default();
-    for &word in words {
-        hash.number(word);
-    }
-    hash.0
-}
-
-/// FNV-1a with 64 bits: the same everywhere, which the standard library's hash does not promise.
-struct Hash(u64);
-
-impl Default for Hash {
-    fn default() -> Self {
-        Self(0xCBF2_9CE4_8422_2325)
-    }
-}
-
-impl Hash {
-    fn of(bytes: &[u8]) -> u64 {
-        let mut hash = Self::default();
-        hash.bytes(bytes);
-        hash.0
-    }
-
-    fn number(&mut self, number: u64) {
-        self.bytes(&number.to_le_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
+/// Calls `each` with every row but those (by number, sorted) in `left_out`.
+fn for_each(spill: &mut Spill, left_out: &[u32], mut each: impl FnMut(u32, &Spilled)) -> Result<()> {
+    let mut left_out = left_out.iter().copied().peekable();
+    let mut reader = spill.read()?;
+    let mut row = Spilled::default();
+    let mut number = 0;
+    while reader.next_into(&mut row)? {
+        if left_out.next_if_eq(&number).is_none() {
+            each(number, &row);
         }
+        number += 1;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -312,12 +223,21 @@ mod tests {
         StoredRow { id: id.into(), source: format!("x:{id}"), messages, ..StoredRow::default() }
     }
 
-    fn check(tested: &[StoredRow], train: &[StoredRow]) -> Vec<Leak> {
-        let mut check = Check::new(Settings::default());
+    fn started(tested: &[StoredRow], train: &[StoredRow], folder: &Path) -> Check {
+        let settings = Settings::default();
+        let mut check = Check::new(settings, folder).unwrap();
         for row in tested {
-            check.add("test", row);
+            check.add("test", row, &Check::fingerprint(&settings, row)).unwrap();
         }
-        check.run(|| Ok(train.iter().cloned().map(Ok))).unwrap().leaks
+        for row in train {
+            check.add_train(row, &Check::fingerprint(&settings, row)).unwrap();
+        }
+        check
+    }
+
+    fn check(tested: &[StoredRow], train: &[StoredRow]) -> Vec<Leak> {
+        let folder = tempfile::tempdir().unwrap();
+        started(tested, train, folder.path()).run(&[]).unwrap().leaks
     }
 
     fn kinds(leaks: &[Leak]) -> Vec<(Kind, f64, &str, Option<&str>)> {
@@ -383,5 +303,54 @@ mod tests {
         let train: Vec<StoredRow> =
             (0..50).map(|index| row(&format!("t{index}"), &format!("{ask}: w{index}"), "x")).collect();
         assert_eq!(check(&[row("a", &format!("{ask}: hou"), "y")], &train), []);
+    }
+
+    /// Pieces of one long text, so that they agree in many ways.
+    fn made(id: &str, stride: usize, count: usize) -> Vec<StoredRow> {
+        let text = |from: usize, to: usize| {
+            (from..to).map(|index| format!("w{}", index * 37 % 401)).collect::<Vec<_>>().join(" ")
+        };
+        let of = |index: usize| {
+            let from = index * stride % 700;
+            let (middle, end) = (from + 9 + index % 6, from + 20 + index % 15);
+            row(&format!("{id}{index}"), &text(from, middle), &text(middle, end))
+        };
+        (0..count).map(of).collect()
+    }
+
+    #[test]
+    fn portions_of_any_size_find_the_same() {
+        let (tested, train) = (made("v", 29, 40), made("t", 31, 25));
+        let folder = tempfile::tempdir().unwrap();
+        let mut check = started(&tested, &train, folder.path());
+        let whole = check.run(&[]).unwrap();
+        assert!(whole.count > 5 && whole.count < 40 && whole.train_rows.len() > 5, "{whole:?}");
+        for portion in [1, 20, 100] {
+            check.portion_runs = portion;
+            assert_eq!(check.run(&[]).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn training_rows_that_are_left_out_are_as_if_they_were_never_there() {
+        let (tested, train) = (made("v", 29, 40), made("t", 31, 25));
+        let folder = tempfile::tempdir().unwrap();
+        let mut check = started(&tested, &train, folder.path());
+        let leaking = check.run(&[]).unwrap().train_rows;
+        let kept: Vec<StoredRow> =
+            (0..).zip(&train).filter(|(row, _)| !leaking.contains(row)).map(|(_, row)| row.clone()).collect();
+        let left = check.run(&leaking).unwrap();
+        assert!(left.train_rows.is_empty());
+        assert_eq!(left.leaks, started(&tested, &kept, folder.path()).run(&[]).unwrap().leaks);
+    }
+
+    #[test]
+    fn leaks_beyond_the_listed_ones_are_counted() {
+        let rows: Vec<StoredRow> =
+            (0..LISTED + 20).map(|index| row(&format!("r{index}"), &format!("w{index}"), "x")).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let report = started(&rows, &rows, folder.path()).run(&[]).unwrap();
+        assert_eq!((report.count, report.leaks.len(), report.train_rows.len()), (120, LISTED, 120));
+        assert_eq!(report.leaks[99].row, "r99");
     }
 }

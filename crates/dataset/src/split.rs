@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
+use crate::names::Names;
 use crate::order::permutation;
 
 /// One of the three splits.
@@ -61,46 +62,49 @@ pub fn by_ratio(rows: usize, shares: &Shares) -> Vec<SplitName> {
 
 /// Deals out whole groups: rows with the same group are on the same side, whatever the shares.
 ///
-/// Groups in the order of their names are put into a pinned order and go, one after another, to test as long as its
-/// share is not exceeded, else to validation under the same condition, else to train. A share above zero for which
-/// every group is too large gets the smallest one. Returns the split of each group.
+/// `sizes` are the rows of each of the `groups`; those without rows take no part. Groups in the order of their names
+/// are put into a pinned order and go, one after another, to test as long as its share is not exceeded, else to
+/// validation under the same condition, else to train. A share above zero for which every group is too large gets the
+/// smallest one. Returns the split of each group by its number.
 ///
 /// # Errors
 ///
 /// Fails when there are fewer groups than splits with a share.
-pub fn by_group(sizes: &BTreeMap<String, usize>, shares: &Shares) -> Result<BTreeMap<String, SplitName>> {
-    let rows: usize = sizes.values().sum();
+pub fn by_group(groups: &Names, sizes: &[u32], shares: &Shares) -> Result<Vec<SplitName>> {
+    let rows: usize = sizes.iter().map(|&size| size as usize).sum();
     let wanted: Vec<(SplitName, usize)> =
         [(SplitName::Test, shares.test), (SplitName::Validation, shares.validation)]
             .into_iter()
             .filter(|&(_, share)| share > 0.0)
             .map(|(split, share)| (split, target(rows, share).max(1)))
             .collect();
-    if sizes.len() <= wanted.len() {
+    let mut numbers: Vec<u32> =
+        (0..sizes.len() as u32).filter(|&number| sizes[number as usize] > 0).collect();
+    if numbers.len() <= wanted.len() {
         return Err(Error::Rows {
-            reason: format!("{} groups cannot fill {} splits", sizes.len(), wanted.len() + 1),
+            reason: format!("{} groups cannot fill {} splits", numbers.len(), wanted.len() + 1),
             hint: "group by a finer field, or split by `ratio`".into(),
         });
     }
-    let names: Vec<(&String, usize)> = sizes.iter().map(|(name, &size)| (name, size)).collect();
-    let order = permutation(shares.seed, "split", 0, names.len());
+    numbers.sort_unstable_by_key(|&number| groups.get(number));
     let mut filled = BTreeMap::<SplitName, usize>::new();
-    let mut splits = BTreeMap::new();
-    for index in order {
-        let (name, size) = names[index as usize];
+    let mut splits = vec![SplitName::Train; sizes.len()];
+    for index in permutation(shares.seed, "split", 0, numbers.len()) {
+        let number = numbers[index as usize] as usize;
+        let size = sizes[number] as usize;
         let fits =
             |&&(split, target): &&(SplitName, usize)| filled.get(&split).unwrap_or(&0) + size <= target;
         let split = wanted.iter().find(fits).map_or(SplitName::Train, |&(split, _)| split);
         *filled.entry(split).or_default() += size;
-        splits.insert(name.clone(), split);
+        splits[number] = split;
     }
     for (split, _) in wanted {
         if !filled.contains_key(&split) {
-            let training = names.iter().filter(|(name, _)| splits[*name] == SplitName::Train);
-            let (name, _) = training
-                .min_by_key(|&&(name, size)| (size, name))
+            let training = numbers.iter().filter(|&&number| splits[number as usize] == SplitName::Train);
+            let smallest = training
+                .min_by_key(|&&number| (sizes[number as usize], groups.get(number)))
                 .expect("there are more groups than splits");
-            splits.insert((*name).clone(), split);
+            splits[*smallest as usize] = split;
         }
     }
     Ok(splits)
@@ -138,14 +142,39 @@ mod tests {
         assert_eq!(count(by_ratio(3, &Shares { validation: 0.5, test: 0.5, seed: 0 })), [0, 1, 2]);
     }
 
+    fn groups(sizes: &[(&str, u32)]) -> (Names, Vec<u32>) {
+        let mut names = Names::default();
+        let numbers: Vec<u32> = sizes.iter().map(|(name, _)| names.number(name)).collect();
+        assert_eq!(numbers, (0..sizes.len() as u32).collect::<Vec<_>>());
+        (names, sizes.iter().map(|&(_, size)| size).collect())
+    }
+
     #[test]
     fn a_group_too_large_for_any_share_still_fills_it() {
-        let sizes = BTreeMap::from([("a".to_owned(), 50), ("b".to_owned(), 40), ("c".to_owned(), 60)]);
-        let splits = by_group(&sizes, &Shares { validation: 0.1, test: 0.1, seed: 0 }).unwrap();
-        assert_eq!(count(splits.values().copied()), [1, 1, 1]);
-        assert_eq!((splits["b"], splits["a"]), (SplitName::Test, SplitName::Validation));
-        let two = BTreeMap::from([("a".to_owned(), 50), ("b".to_owned(), 40)]);
-        assert!(by_group(&two, &Shares { validation: 0.1, test: 0.1, seed: 0 }).is_err());
+        let (names, sizes) = groups(&[("c", 60), ("a", 50), ("b", 40)]);
+        let shares = Shares { validation: 0.1, test: 0.1, seed: 0 };
+        let splits = by_group(&names, &sizes, &shares).unwrap();
+        assert_eq!(splits, [SplitName::Train, SplitName::Validation, SplitName::Test]);
+        let (names, sizes) = groups(&[("a", 50), ("b", 40)]);
+        assert!(by_group(&names, &sizes, &shares).is_err());
+        let (names, sizes) = groups(&[("a", 50), ("b", 40), ("empty", 0)]);
+        assert!(by_group(&names, &sizes, &shares).is_err(), "a group without rows fills nothing");
+    }
+
+    #[test]
+    fn the_order_in_which_groups_come_does_not_matter() {
+        let named: Vec<(String, u32)> = (0..50).map(|index| (format!("g{index}"), index % 5 + 1)).collect();
+        let of = |named: Vec<(String, u32)>| {
+            let mut names = Names::default();
+            named.iter().for_each(|(name, _)| {
+                names.number(name);
+            });
+            let sizes: Vec<u32> = named.iter().map(|&(_, size)| size).collect();
+            let splits = by_group(&names, &sizes, &Shares { validation: 0.1, test: 0.2, seed: 3 }).unwrap();
+            named.into_iter().map(|(name, _)| name).zip(splits).collect::<BTreeMap<_, _>>()
+        };
+        let reversed = named.iter().rev().cloned().collect();
+        assert_eq!(of(named), of(reversed));
     }
 
     proptest! {
@@ -153,13 +182,14 @@ mod tests {
         fn shares_are_never_exceeded_when_groups_are_small(
             sizes in proptest::collection::vec(1usize..5, 60..90), seed: u64,
         ) {
-            let sizes: BTreeMap<String, usize> =
-                sizes.into_iter().enumerate().map(|(index, size)| (format!("g{index}"), size)).collect();
-            let rows: usize = sizes.values().sum();
-            let splits = by_group(&sizes, &Shares { validation: 0.1, test: 0.1, seed }).unwrap();
-            prop_assert_eq!(splits.len(), sizes.len());
+            let rows: usize = sizes.iter().sum();
+            let mut names = Names::default();
+            (0..sizes.len()).for_each(|index| { names.number(&format!("g{index}")); });
+            let sizes: Vec<u32> = sizes.into_iter().map(|size| size as u32).collect();
+            let splits = by_group(&names, &sizes, &Shares { validation: 0.1, test: 0.1, seed }).unwrap();
             for split in [SplitName::Validation, SplitName::Test] {
-                let size: usize = splits.iter().filter(|(_, s)| **s == split).map(|(name, _)| sizes[name]).sum();
+                let size: u32 = splits.iter().zip(&sizes).filter(|(s, _)| **s == split).map(|(_, size)| size).sum();
+                let size = size as usize;
                 prop_assert!(size > 0 && size <= target(rows, 0.1) && size + 4 > target(rows, 0.1));
             }
         }

@@ -3,6 +3,8 @@
 use serde_json::Value;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
+use crate::leak::Hash;
+
 /// Returns `text` in Unicode normalization form C.
 ///
 /// That composes a vowel and a combining macron into one letter with kahakō and leaves the ʻokina (U+02BB) alone;
@@ -44,6 +46,34 @@ pub fn words(text: &str) -> Vec<String> {
     words
 }
 
+/// Returns a hash of each of the [`words`] of `text`, without making them.
+pub(crate) fn word_hashes(text: &str) -> Vec<u64> {
+    if is_nfc_quick(text.chars()) == IsNormalized::Yes {
+        word_hashes_of(text.chars())
+    } else {
+        word_hashes_of(text.nfc())
+    }
+}
+
+fn word_hashes_of(letters: impl Iterator<Item = char>) -> Vec<u64> {
+    let mut hashes = Vec::new();
+    let mut word: Option<Hash> = None;
+    let mut buffer = [0; 4];
+    for letter in letters {
+        let inside = letter.is_alphanumeric();
+        if inside && !is_apostrophe(letter) {
+            let hash = word.get_or_insert_default();
+            for lower in letter.to_lowercase() {
+                hash.bytes(lower.encode_utf8(&mut buffer).as_bytes());
+            }
+        } else if !is_apostrophe(letter) {
+            hashes.extend(word.take().map(|hash| hash.0));
+        }
+    }
+    hashes.extend(word.map(|hash| hash.0));
+    hashes
+}
+
 fn is_apostrophe(letter: char) -> bool {
     matches!(letter, '\'' | '`' | '\u{2018}' | '\u{2019}' | '\u{02BB}' | '\u{02BC}')
 }
@@ -71,5 +101,13 @@ mod tests {
         assert_eq!(words("Na’u i helu, 7 hau."), expected);
         assert_eq!(words("NAʻU\n\ni helu [ ] 7 (hau)"), expected);
         assert!(words(" — … ").is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn hashes_are_those_of_the_words(text in "[a-cĀāA ’'ʻŚé\u{304}\u{301}İß9,.]{0,40}") {
+            let plain: Vec<u64> = words(&text).iter().map(|word| Hash::of(word.as_bytes())).collect();
+            proptest::prop_assert_eq!(word_hashes(&text), plain);
+        }
     }
 }

@@ -127,12 +127,15 @@ fn benchmark_passage_7_lies_inside_training_row_657() -> Result<()> {
         "L1 Hawaiian_Text",
         "Reference_Translation",
     )?;
-    let mut check = Check::new(Settings::default());
-    check.add("test", &other);
-    check.add("test", &passage);
-    let report = check.run(|| Ok([Ok(train.clone())].into_iter()))?;
-    assert_eq!(report.leaks.len(), 1);
+    let (settings, folder) = (Settings::default(), tempfile::tempdir()?);
+    let mut check = Check::new(settings, folder.path())?;
+    for row in [&other, &passage] {
+        check.add("test", row, &Check::fingerprint(&settings, row))?;
+    }
+    check.add_train(&train, &Check::fingerprint(&settings, &train))?;
+    let report = check.run(&[])?;
+    assert_eq!((report.count, report.leaks.len()), (1, 1));
     assert_eq!((report.leaks[0].kind, report.leaks[0].row.as_str()), (Kind::Contained, "row 7"));
-    assert_eq!(report.train_rows.into_iter().collect::<Vec<_>>(), [0]);
+    assert_eq!(report.train_rows, [0]);
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The settings of `prepare-data`: which rows, what is made of them, and where they go.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use dataset::{Date, LossOn, OnTooLong, leak};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,10 @@ pub struct Config {
     pub validation: Vec<String>,
     /// Files of test rows, with `split.by = "files"`.
     pub test: Vec<String>,
+    /// Named parts of the data, which `train` can mix by weight: their files are split by `split`, or are those of
+    /// `train` with `split.by = "files"`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub mixture: BTreeMap<String, Part>,
     /// How rows are dealt out.
     pub split: SplitConfig,
     /// Fields that together name a row's group, in place of the field `group`.
@@ -59,6 +65,7 @@ impl Default for Config {
             train: Vec::new(),
             validation: Vec::new(),
             test: Vec::new(),
+            mixture: BTreeMap::new(),
             split: SplitConfig::default(),
             group_fields: Vec::new(),
             prompt: String::new(),
@@ -76,6 +83,36 @@ impl Default for Config {
             leak: leak::Settings::default(),
             template_date: String::new(),
         }
+    }
+}
+
+/// A part of a mixture. What it does not say is as the settings of the same name say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Part {
+    /// Its files, by name within the given data.
+    pub files: Vec<String>,
+    /// What the user says, with `{field}` for a row's fields.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prompt: String,
+    /// What the assistant should answer.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub completion: String,
+    /// Plain text; not together with `prompt`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// System message put in front of conversations that have none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub system: String,
+    /// Fields that together name a row's group.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub group_fields: Vec<String>,
+}
+
+impl Part {
+    /// Tells whether it has templates of its own.
+    pub(crate) fn has_texts(&self) -> bool {
+        !(self.prompt.is_empty() && self.completion.is_empty() && self.text.is_empty())
     }
 }
 
@@ -232,9 +269,6 @@ impl Config {
             !files && !shares,
             "`split.validation` and `split.test` are shares from 0 to 1 that leave some to train",
         );
-        refuse(self.prompt.is_empty() != self.completion.is_empty(), "`prompt` and `completion` go together");
-        refuse(!self.text.is_empty() && !self.prompt.is_empty(), "`text` does not go with `prompt`");
-        refuse(!self.text.is_empty() && !self.system.is_empty(), "`system` does not go with `text`");
         refuse(self.max_tokens < 2, "`max_tokens` is at least 2");
         refuse(self.leak.words == 0, "`leak.words` is at least 1");
         refuse(
@@ -252,11 +286,55 @@ impl Config {
             self.conditions.iter().any(Condition::asks_nothing),
             "a condition in `where` asks for nothing",
         );
-        for (name, template) in
-            [("prompt", &self.prompt), ("completion", &self.completion), ("text", &self.text)]
-        {
-            if let Err(reason) = Template::parse(template) {
-                problems.push(format!("`{name}`: {reason}"));
+        problems.extend(text_problems("", [&self.prompt, &self.completion, &self.text, &self.system]));
+        problems.extend(self.mixture_problems());
+        problems
+    }
+
+    /// Returns the part of the mixture that a file belongs to, by the file's name in the settings.
+    pub(crate) fn part_of(&self, file: &str) -> Option<String> {
+        let part = self.mixture.iter().find(|(_, part)| part.files.iter().any(|name| name == file));
+        part.map(|(name, _)| name.clone())
+    }
+
+    fn mixture_problems(&self) -> Vec<String> {
+        if self.mixture.is_empty() {
+            return Vec::new();
+        }
+        let mut problems = Vec::new();
+        if self.split.by == SplitBy::Files && self.train.is_empty() {
+            problems
+                .push("`mixture` with `split.by = \"files\"` needs the files listed in `train`".to_owned());
+        }
+        if !self.source.is_empty() {
+            problems.push("`source` does not go with `mixture`: its parts name the files".to_owned());
+        }
+        let mut files = BTreeSet::new();
+        for (name, part) in &self.mixture {
+            let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
+            if name.is_empty() || !name.chars().all(plain) {
+                problems.push(format!(
+                    "`mixture.{name}`: a name may hold only ASCII letters, digits, `_` and `-`"
+                ));
+            }
+            if part.files.is_empty() {
+                problems.push(format!("`mixture.{name}` names no `files`"));
+            }
+            for file in part.files.iter().filter(|file| !files.insert(file.as_str())) {
+                problems.push(format!("`mixture.{name}`: the file `{file}` is named twice"));
+            }
+            let prefix = format!("mixture.{name}.");
+            problems
+                .extend(text_problems(&prefix, [&part.prompt, &part.completion, &part.text, &part.system]));
+        }
+        let of_splits: BTreeSet<&str> =
+            [&self.train, &self.validation, &self.test].into_iter().flatten().map(String::as_str).collect();
+        if self.split.by == SplitBy::Files {
+            for file in self.train.iter().filter(|file| !files.contains(file.as_str())) {
+                problems.push(format!("the file `{file}` in `train` is in no part of `mixture`"));
+            }
+            for file in files.difference(&of_splits) {
+                problems.push(format!("the file `{file}` in `mixture` is in no split"));
             }
         }
         problems
@@ -271,6 +349,28 @@ impl Config {
         };
         format!("{by}-{}t", self.max_tokens)
     }
+}
+
+/// What is wrong with templates and system message, whose names begin with `prefix`.
+fn text_problems(prefix: &str, [prompt, completion, text, system]: [&String; 4]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let name = |name: &str| format!("`{prefix}{name}`");
+    if prompt.is_empty() != completion.is_empty() {
+        problems.push(format!("{} and {} go together", name("prompt"), name("completion")));
+    }
+    let mut refuse = |wrong: bool, left: &str, right: &str| {
+        if wrong {
+            problems.push(format!("{} does not go with {}", name(left), name(right)));
+        }
+    };
+    refuse(!text.is_empty() && !prompt.is_empty(), "text", "prompt");
+    refuse(!text.is_empty() && !system.is_empty(), "system", "text");
+    for (which, template) in [("prompt", prompt), ("completion", completion), ("text", text)] {
+        if let Err(reason) = Template::parse(template) {
+            problems.push(format!("{}: {reason}", name(which)));
+        }
+    }
+    problems
 }
 
 impl Condition {
@@ -316,6 +416,39 @@ mod tests {
         ] {
             assert!(problems.contains(part), "{part}: {problems}");
         }
+    }
+
+    #[test]
+    fn problems_of_a_mixture_name_the_part() {
+        let problems = |settings: &str| toml::from_str::<Config>(settings).unwrap().problems().join("\n");
+        let fine = "[mixture.news]\nfiles = ['a']\ntext = '{t}'\n[mixture.chat]\nfiles = ['b']";
+        assert_eq!(problems(fine), "");
+        for (settings, part) in [
+            ("source = ['a']\nmixture.x.files = ['a']", "`source` does not go with `mixture`"),
+            ("mixture.x.files = []", "`mixture.x` names no `files`"),
+            ("mixture.'x.y'.files = ['a']", "`mixture.x.y`: a name may hold only"),
+            ("mixture.x.files = ['a']\nmixture.y.files = ['a']", "`mixture.y`: the file `a` is named twice"),
+            (
+                "[mixture.x]\nfiles = ['a']\nprompt = 'p'",
+                "`mixture.x.prompt` and `mixture.x.completion` go together",
+            ),
+            ("[mixture.x]\nfiles = ['a']\ntext = '{'", "`mixture.x.text`: "),
+            ("train = ['a']\nsplit.by = 'files'\nmixture.x.files = ['b']", "`a` in `train` is in no part"),
+            (
+                "train = ['a']\nsplit.by = 'files'\nmixture.x.files = ['a', 'b']",
+                "`b` in `mixture` is in no split",
+            ),
+            ("split.by = 'files'\nmixture.x.files = ['a']", "needs the files listed in `train`"),
+        ] {
+            let problems = problems(settings);
+            assert!(problems.contains(part), "{part}: {problems}");
+        }
+    }
+
+    #[test]
+    fn settings_without_a_mixture_are_as_before_there_were_any() {
+        let text = serde_json::to_string(&Config::default()).unwrap();
+        assert!(!text.contains("mixture"), "{text}");
     }
 
     #[test]

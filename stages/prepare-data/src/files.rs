@@ -14,13 +14,16 @@ pub struct DataFile {
     pub path: PathBuf,
     /// Its split, with `split.by = "files"`.
     pub split: Option<SplitName>,
+    /// The part of the mixture that it belongs to.
+    pub part: Option<String>,
 }
 
 /// Finds the files that `config` names in `data`, a list of files and folders.
 ///
 /// A name is looked up in each folder, and compared with the last part of each file's path. If the settings name no
 /// file, all files are taken: the given ones, and those of given folders that end in `.jsonl`, `.json`, `.csv`,
-/// `.tsv`; with `split.by = "files"` their names tell the split (`train`, `valid` or `validation`, `test`).
+/// `.tsv`; with `split.by = "files"` their names tell the split (`train`, `valid` or `validation`, `test`). The files of
+/// a mixture come part by part, in the order of the parts' names.
 ///
 /// # Errors
 ///
@@ -38,13 +41,19 @@ pub fn find(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
     let mut files = Vec::new();
     for (names, split) in lists {
         for name in names {
-            files.push(DataFile { path: named(data, name)?, split });
+            files.push(DataFile { path: named(data, name)?, split, part: config.part_of(name) });
         }
     }
+    if config.split.by != SplitBy::Files {
+        for name in config.mixture.values().flat_map(|part| &part.files) {
+            files.push(DataFile { path: named(data, name)?, split: None, part: config.part_of(name) });
+        }
+    }
+    files.sort_by(|a, b| a.part.cmp(&b.part));
     if files.is_empty() {
         for path in all(data)? {
             let split = if config.split.by == SplitBy::Files { Some(told_by_name(&path)?) } else { None };
-            files.push(DataFile { path, split });
+            files.push(DataFile { path, split, part: None });
         }
     }
     if files.is_empty() {

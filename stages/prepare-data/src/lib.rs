@@ -21,6 +21,7 @@
 mod config;
 mod files;
 mod mapping;
+mod parts;
 mod plan;
 mod stats;
 mod write;
@@ -31,7 +32,7 @@ use dataset::split::SplitName;
 use dataset::{Date, Error, Result, TextTokenizer};
 
 pub use config::{
-    Condition, Config, HoldOut, HoldOutTo, MaxRows, OnBadRow, OnLeak, Scalar, SplitBy, SplitConfig,
+    Condition, Config, HoldOut, HoldOutTo, MaxRows, OnBadRow, OnLeak, Part, Scalar, SplitBy, SplitConfig,
 };
 pub use files::{DataFile, find as find_files};
 pub use stats::{LeakReport, Lengths, SplitStats, Stats, Tally};
@@ -54,7 +55,7 @@ pub fn run(tokenizer: &Path, files: &[DataFile], config: &Config, out: &Path) ->
     let text_tokenizer = TextTokenizer::open_with_date(tokenizer, date)?;
     let mut stats = Stats::default();
     let destinations = plan::destinations(files, config, &mut stats)?;
-    let mut writer = Writer::create(config, &text_tokenizer, out)?;
+    let mut writer = Writer::create(config, &text_tokenizer, &destinations, out)?;
     let mut next = destinations.into_iter();
     let mut repeated = Stats::default();
     plan::for_each_row(files, config, &mut repeated, |record, _, file| {

@@ -96,31 +96,47 @@ pub(crate) enum Mapped {
 #[derive(Debug)]
 pub(crate) struct Mapping<'a> {
     config: &'a Config,
+    group_fields: &'a [String],
+    system: &'a str,
     /// Texts for the fields `prompt` and `completion`, or `text`.
     templates: Vec<(&'static str, Template)>,
     ids: BTreeSet<&'a str>,
 }
 
 impl<'a> Mapping<'a> {
-    /// Prepares settings without problems.
-    pub(crate) fn new(config: &'a Config) -> Self {
-        let texts = [("prompt", &config.prompt), ("completion", &config.completion), ("text", &config.text)];
-        let templates = texts
+    /// Prepares settings without problems for the rows of one part of a mixture, or of none.
+    pub(crate) fn new(config: &'a Config, part: Option<&str>) -> Self {
+        let part = part.and_then(|name| config.mixture.get(name));
+        let own = part.filter(|part| part.has_texts());
+        let texts = match own {
+            Some(part) => [&part.prompt, &part.completion, &part.text],
+            None => [&config.prompt, &config.completion, &config.text],
+        };
+        let templates = ["prompt", "completion", "text"]
             .into_iter()
+            .zip(texts)
             .filter(|(_, source)| !source.is_empty())
             .map(|(name, source)| {
                 (name, Template::parse(source).expect("`Config::problems` checks templates"))
             })
             .collect();
-        Self { config, templates, ids: config.hold_out.ids.iter().map(String::as_str).collect() }
+        let groups = part.map(|part| &part.group_fields).filter(|fields| !fields.is_empty());
+        let system = part.map(|part| &part.system).filter(|system| !system.is_empty());
+        Self {
+            config,
+            group_fields: groups.unwrap_or(&config.group_fields),
+            system: system.unwrap_or(&config.system),
+            templates,
+            ids: config.hold_out.ids.iter().map(String::as_str).collect(),
+        }
     }
 
-    /// Returns the fields that settings name and `row` does not have.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = &'a str> {
-        let config = self.config;
+    /// Returns the fields that settings name, of which every one must be in some row.
+    pub(crate) fn fields(config: &'a Config) -> impl Iterator<Item = &'a str> {
         let conditions = config.conditions.iter().map(|condition| condition.field.as_str());
         let hold_out = Some(config.hold_out.field.as_str()).filter(|field| !field.is_empty());
-        conditions.chain(hold_out).chain(config.group_fields.iter().map(String::as_str))
+        let groups = config.mixture.values().flat_map(|part| &part.group_fields).chain(&config.group_fields);
+        conditions.chain(hold_out).chain(groups.map(String::as_str))
     }
 
     pub(crate) fn map(&self, row: RawRow, file: &Path) -> Result<Mapped, RowProblem> {
@@ -163,7 +179,7 @@ impl<'a> Mapping<'a> {
 
     fn group(&self, row: &RawRow) -> Result<Option<String>, RowProblem> {
         let mut parts = Vec::new();
-        for name in &self.config.group_fields {
+        for name in self.group_fields {
             parts.push(match row.fields.get(name) {
                 Some(Value::String(text)) => text.clone(),
                 Some(Value::Null) | None => {
@@ -177,10 +193,10 @@ impl<'a> Mapping<'a> {
     }
 
     fn add_system(&self, record: &mut Record) {
-        if self.config.system.is_empty() {
+        if self.system.is_empty() {
             return;
         }
-        let system = json!({"role": "system", "content": dataset::text::normalize(&self.config.system)});
+        let system = json!({"role": "system", "content": dataset::text::normalize(self.system)});
         match &mut record.shape {
             Shape::Chat { messages, .. } if messages[0]["role"] != "system" => messages.insert(0, system),
             Shape::Completion { prompt, completion } => {
@@ -223,7 +239,7 @@ mod tests {
     fn map(config: &str, fields: &Value) -> Result<Mapped, RowProblem> {
         let config: Config = toml::from_str(config).unwrap();
         assert_eq!(config.problems(), [""; 0]);
-        Mapping::new(&config).map(row(fields), Path::new("a.jsonl"))
+        Mapping::new(&config, None).map(row(fields), Path::new("a.jsonl"))
     }
 
     #[test]

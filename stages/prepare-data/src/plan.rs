@@ -1,10 +1,8 @@
 //! The first pass: reads every row once and decides where it goes, keeping one byte and one number a row.
 
-use std::collections::BTreeMap;
-
 use dataset::source::{RawRow, RowReader};
 use dataset::split::{self, Shares, SplitName};
-use dataset::{Error, Record, Result, RowProblem};
+use dataset::{Error, Names, Record, Result, RowProblem};
 
 use crate::config::{Config, HoldOutTo, OnBadRow, SplitBy};
 use crate::files::DataFile;
@@ -29,9 +27,9 @@ pub(crate) fn for_each_row<'f>(
     stats: &mut Stats,
     mut each: impl FnMut(Box<Record>, bool, &'f DataFile) -> Result<()>,
 ) -> Result<()> {
-    let mapping = Mapping::new(config);
-    let mut unseen: Vec<&str> = mapping.fields().collect();
+    let mut unseen: Vec<&str> = Mapping::fields(config).collect();
     for file in files {
+        let mapping = Mapping::new(config, file.part.as_deref());
         let mut reader = RowReader::open(&file.path)?;
         while let Some(row) = reader.next_row()? {
             stats.rows_read += 1;
@@ -82,7 +80,7 @@ pub(crate) fn destinations(
 ) -> Result<Vec<Destination>> {
     let mut rows = Rows::default();
     for_each_row(files, config, stats, |record, held_out, file| {
-        rows.add(&record, held_out, file);
+        rows.add(&record, held_out, file, config.split.by);
         Ok(())
     })?;
     stats.held_out_rows = rows.held_out.iter().filter(|&&held_out| held_out).count() as u64;
@@ -97,21 +95,24 @@ pub(crate) fn destinations(
 #[derive(Default)]
 struct Rows {
     held_out: Vec<bool>,
+    /// The split that a row's file decides, with `split.by = "files"`.
     files: Vec<Option<SplitName>>,
+    /// The number of a row's group, with `split.by = "group"`.
     groups: Vec<u32>,
-    names: BTreeMap<String, u32>,
+    names: Names,
 }
 
 impl Rows {
-    fn add(&mut self, record: &Record, held_out: bool, file: &DataFile) {
+    fn add(&mut self, record: &Record, held_out: bool, file: &DataFile, by: SplitBy) {
         self.held_out.push(held_out);
-        self.files.push(file.split);
-        let next = self.names.len() as u32;
-        let number = match &record.group {
-            Some(group) => *self.names.entry(group.clone()).or_insert(next),
-            None => u32::MAX,
-        };
-        self.groups.push(number);
+        match by {
+            SplitBy::Files => self.files.push(file.split),
+            SplitBy::Group => {
+                let group = record.group.as_deref().expect("the mapping asks for a group");
+                self.groups.push(self.names.number(group));
+            }
+            SplitBy::Ratio => {}
+        }
     }
 
     fn deal(&self, config: &Config) -> Result<Vec<Destination>> {
@@ -149,24 +150,18 @@ impl Rows {
     /// Returns the split of each group. Groups with rows held out to the test split go there whole.
     fn deal_groups(&self, config: &Config, shares: &Shares) -> Result<Vec<SplitName>> {
         let mut sizes = vec![0; self.names.len()];
-        let mut splits = vec![SplitName::Train; self.names.len()];
+        let mut held = vec![false; self.names.len()];
         for (&group, &held_out) in self.groups.iter().zip(&self.held_out) {
-            if held_out && config.hold_out.to == HoldOutTo::Test {
-                splits[group as usize] = SplitName::Test;
-            }
-            sizes[group as usize] += usize::from(!held_out);
+            held[group as usize] |= held_out && config.hold_out.to == HoldOutTo::Test;
+            sizes[group as usize] += u32::from(!held_out);
         }
-        let free = |&(_, &group): &(&String, &u32)| {
-            splits[group as usize] == SplitName::Train && sizes[group as usize] > 0
-        };
-        let free: BTreeMap<String, usize> = self
-            .names
-            .iter()
-            .filter(free)
-            .map(|(name, &group)| (name.clone(), sizes[group as usize]))
-            .collect();
-        for (name, split) in split::by_group(&free, shares)? {
-            splits[self.names[&name] as usize] = split;
+        // Groups that are bound for the test split are not dealt out.
+        for (size, _) in sizes.iter_mut().zip(&held).filter(|(_, held)| **held) {
+            *size = 0;
+        }
+        let mut splits = split::by_group(&self.names, &sizes, shares)?;
+        for (split, _) in splits.iter_mut().zip(held).filter(|(_, held)| *held) {
+            *split = SplitName::Test;
         }
         Ok(splits)
     }
@@ -182,17 +177,23 @@ fn limit(destinations: &mut [Destination], held_out: &[bool], split: SplitName, 
     if limit == 0 {
         return 0;
     }
-    let inside = |index: &usize| destinations[*index] == Destination::Split(split);
-    let (held, free): (Vec<usize>, Vec<usize>) =
-        (0..destinations.len()).filter(inside).partition(|&index| held_out[index]);
-    let kept = split::sample(free.len(), limit.saturating_sub(held.len()), split, config.split.seed);
+    let inside = |&(destination, _): &(&Destination, &bool)| *destination == Destination::Split(split);
+    let (mut held, mut free) = (0, 0);
+    for (_, &held_out) in destinations.iter().zip(held_out).filter(inside) {
+        *if held_out { &mut held } else { &mut free } += 1;
+    }
+    let kept = split::sample(free, limit.saturating_sub(held), split, config.split.seed);
     let mut kept = kept.into_iter().peekable();
-    let mut left_out = 0;
-    for (place, index) in free.into_iter().enumerate() {
-        if kept.next_if_eq(&(place as u32)).is_none() {
-            destinations[index] = Destination::Nowhere;
+    let (mut place, mut left_out) = (0, 0);
+    for (destination, &held_out) in destinations.iter_mut().zip(held_out) {
+        if *destination != Destination::Split(split) || held_out {
+            continue;
+        }
+        if kept.next_if_eq(&place).is_none() {
+            *destination = Destination::Nowhere;
             left_out += 1;
         }
+        place += 1;
     }
     left_out
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dataset::Names;
 use dataset::leak::Leak;
 use serde::Serialize;
 
@@ -66,9 +67,12 @@ pub struct SplitStats {
     pub prompt_not_prefix: Tally,
     /// Groups with rows in this split.
     pub groups: u64,
-    /// The groups of validation and test, with their rows.
+    /// The groups of validation and test with their rows, if there are not more than a thousand.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub group_rows: BTreeMap<String, u64>,
+    /// The parts of a mixture with their training rows.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub part_rows: BTreeMap<String, u64>,
 }
 
 /// Percentiles of the tokens a row: the smallest length that so many percent of the rows do not exceed.
@@ -95,8 +99,13 @@ pub struct Lengths {
 pub(crate) struct Counter {
     pub(crate) stats: SplitStats,
     lengths: BTreeMap<u64, u64>,
-    groups: BTreeMap<String, u64>,
+    groups: Names,
+    /// Rows of each group, by its number.
+    group_rows: Vec<u32>,
 }
+
+/// A split with more groups than this does not list them.
+const LISTED_GROUPS: usize = 1000;
 
 impl Counter {
     pub(crate) fn add(&mut self, tokens: usize, trained_tokens: usize, group: Option<&str>) {
@@ -105,15 +114,20 @@ impl Counter {
         self.stats.trained_tokens += trained_tokens as u64;
         *self.lengths.entry(tokens as u64).or_default() += 1;
         if let Some(group) = group {
-            *self.groups.entry(group.to_owned()).or_default() += 1;
+            let number = self.groups.number(group) as usize;
+            self.group_rows.resize(self.groups.len(), 0);
+            self.group_rows[number] += 1;
         }
     }
 
     /// Returns the sums; the groups by name only if `list_groups`.
     pub(crate) fn finish(self, list_groups: bool) -> SplitStats {
-        let (length, groups) = (Lengths::of(&self.lengths), self.groups.len() as u64);
-        let group_rows = if list_groups { self.groups } else { BTreeMap::new() };
-        SplitStats { length, groups, group_rows, ..self.stats }
+        let (length, groups) = (Lengths::of(&self.lengths), self.groups.len());
+        let listed = if list_groups && groups <= LISTED_GROUPS { groups } else { 0 };
+        let rows_of = |number: u32| u64::from(self.group_rows[number as usize]);
+        let group_rows =
+            (0..listed as u32).map(|number| (self.groups.get(number).to_owned(), rows_of(number))).collect();
+        SplitStats { length, groups: groups as u64, group_rows, ..self.stats }
     }
 }
 

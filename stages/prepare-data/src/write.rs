@@ -1,9 +1,9 @@
 //! The second pass: encodes rows, writes them, and compares the splits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use dataset::leak::Check;
+use dataset::leak::{Check, Fingerprint, LISTED};
 use dataset::split::SplitName;
 use dataset::{
     Encoded, Error, OnTooLong, Place, Record, Result, RowWriter, Shape, Split, SplitWriter, StoredRow,
@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use crate::config::{Config, OnBadRow, OnLeak};
 use crate::files::DataFile;
+use crate::parts::Parts;
 use crate::plan::{Destination, brief};
 use crate::stats::{Counter, SplitStats, Stats};
 
@@ -27,19 +28,40 @@ struct Sink {
     counter: Counter,
 }
 
+/// A row that waits to be encoded.
+struct Waiting<'a> {
+    record: Record,
+    split: SplitName,
+    place: Place,
+    file: &'a DataFile,
+}
+
+/// A row ready to be written.
+struct Ready {
+    row: StoredRow,
+    encoded: Encoded,
+    print: Option<Fingerprint>,
+}
+
 /// Encodes rows as they come and writes each to its split.
 pub(crate) struct Writer<'a> {
     config: &'a Config,
     tokenizer: &'a TextTokenizer,
     sinks: BTreeMap<SplitName, Sink>,
-    waiting: Vec<(Record, Destination, Place, &'a DataFile)>,
+    waiting: Vec<Waiting<'a>>,
     waiting_bytes: usize,
-    check: Check,
-    checked: u64,
+    /// Only if there is anything that must not be in training.
+    check: Option<Check>,
+    parts: Parts,
 }
 
 impl<'a> Writer<'a> {
-    pub(crate) fn create(config: &'a Config, tokenizer: &'a TextTokenizer, out: &Path) -> Result<Self> {
+    pub(crate) fn create(
+        config: &'a Config,
+        tokenizer: &'a TextTokenizer,
+        destinations: &[Destination],
+        out: &Path,
+    ) -> Result<Self> {
         fs_err::create_dir_all(out.join("rows"))?;
         fs_err::create_dir_all(out.join("tokens"))?;
         let mut sinks = BTreeMap::new();
@@ -51,8 +73,11 @@ impl<'a> Writer<'a> {
             };
             sinks.insert(split, sink);
         }
-        let check = Check::new(config.leak);
-        Ok(Self { config, tokenizer, sinks, waiting: Vec::new(), waiting_bytes: 0, check, checked: 0 })
+        let trains =
+            |to: &Destination| matches!(to, Destination::Split(SplitName::Train) | Destination::Nowhere);
+        let check = if destinations.iter().all(trains) { None } else { Some(Check::new(config.leak, out)?) };
+        let parts = Parts::new(config);
+        Ok(Self { config, tokenizer, sinks, waiting: Vec::new(), waiting_bytes: 0, check, parts })
     }
 
     pub(crate) fn push(
@@ -62,17 +87,20 @@ impl<'a> Writer<'a> {
         file: &'a DataFile,
         stats: &mut Stats,
     ) -> Result<()> {
-        let line = record.source.rsplit_once(':').and_then(|(_, line)| line.parse().ok()).unwrap_or(0);
-        let place = Place { file: file.path.clone(), line, column: None };
         match destination {
             Destination::Nowhere => {}
             Destination::HeldOut => {
-                self.checked += 1;
-                self.check.add("held_out", &stored(record, &Encoded::default()));
+                let row = stored(record, &Encoded::default());
+                if let Some(check) = &mut self.check {
+                    check.add("held_out", &row, &Check::fingerprint(&self.config.leak, &row))?;
+                }
             }
-            Destination::Split(_) => {
+            Destination::Split(split) => {
+                let line =
+                    record.source.rsplit_once(':').and_then(|(_, line)| line.parse().ok()).unwrap_or(0);
+                let place = Place { file: file.path.clone(), line, column: None };
                 self.waiting_bytes += text_bytes(&record);
-                self.waiting.push((record, destination, place, file));
+                self.waiting.push(Waiting { record, split, place, file });
                 if self.waiting.len() >= CHUNK_ROWS || self.waiting_bytes >= CHUNK_BYTES {
                     self.flush(stats)?;
                 }
@@ -86,12 +114,19 @@ impl<'a> Writer<'a> {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
         let (tokenizer, loss_on) = (self.tokenizer, self.config.loss_on);
-        let encoded: Vec<Result<Encoded>> =
-            waiting.par_iter().map(|(record, ..)| encode(tokenizer, record, loss_on)).collect();
-        for ((record, destination, place, file), encoded) in waiting.into_iter().zip(encoded) {
-            let Destination::Split(split) = destination else { continue };
-            match encoded {
-                Ok(encoded) => self.write(record, encoded, split, place)?,
+        let leak = self.check.as_ref().map(|_| &self.config.leak);
+        let make = |Waiting { record, split, place, file }| {
+            let ready = encode(tokenizer, &record, loss_on).map(|encoded| {
+                let row = stored(record, &encoded);
+                let print = leak.map(|settings| Check::fingerprint(settings, &row));
+                Ready { row, encoded, print }
+            });
+            (ready, split, place, file)
+        };
+        let made: Vec<_> = waiting.into_par_iter().map(make).collect();
+        for (ready, split, place, file) in made {
+            match ready {
+                Ok(ready) => self.write(ready, split, place, file)?,
                 // A tokenizer without a chat template is no row's fault.
                 Err(error @ (Error::File { .. } | Error::Io(_))) => return Err(error),
                 Err(error) => {
@@ -106,10 +141,11 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn write(&mut self, record: Record, mut encoded: Encoded, split: SplitName, place: Place) -> Result<()> {
+    fn write(&mut self, ready: Ready, split: SplitName, place: Place, file: &DataFile) -> Result<()> {
+        let Ready { row, mut encoded, print } = ready;
         let sink = self.sinks.get_mut(&split).expect("every split has a sink");
         let (length, most) = (encoded.tokens.len(), self.config.max_tokens);
-        let example = || format!("{} ({}): {length} tokens", record.id, record.source);
+        let example = || format!("{} ({}): {length} tokens", row.id, row.source);
         if length > most {
             match self.config.on_too_long {
                 OnTooLong::Truncate => {
@@ -130,18 +166,22 @@ impl<'a> Writer<'a> {
             }
         }
         if encoded.trained_tokens() == 0 {
-            sink.counter.stats.no_target.add(|| format!("{} ({})", record.id, record.source));
+            sink.counter.stats.no_target.add(|| format!("{} ({})", row.id, row.source));
             return Ok(());
         }
         if !encoded.prompt_is_prefix {
-            sink.counter.stats.prompt_not_prefix.add(|| format!("{} ({})", record.id, record.source));
+            sink.counter.stats.prompt_not_prefix.add(|| format!("{} ({})", row.id, row.source));
         }
-        sink.counter.add(encoded.tokens.len(), encoded.trained_tokens(), record.group.as_deref());
-        sink.tokens.push(&encoded.tokens, &encoded.trained, record.weight, encoded.prompt_length)?;
-        let row = stored(record, &encoded);
-        if split != SplitName::Train {
-            self.checked += 1;
-            self.check.add(split.as_str(), &row);
+        sink.counter.add(encoded.tokens.len(), encoded.trained_tokens(), row.group.as_deref());
+        let weight = row.weight.unwrap_or(1.0);
+        sink.tokens.push(&encoded.tokens, &encoded.trained, weight, encoded.prompt_length)?;
+        match (&mut self.check, print, split) {
+            (Some(check), Some(print), SplitName::Train) => check.add_train(&row, &print)?,
+            (Some(check), Some(print), split) => check.add(split.as_str(), &row, &print)?,
+            _ => {}
+        }
+        if split == SplitName::Train {
+            self.parts.count(file.part.as_deref());
         }
         sink.rows.push(&row)
     }
@@ -154,37 +194,41 @@ impl<'a> Writer<'a> {
             sink.tokens.finish()?;
             stats.splits.insert(split.as_str(), sink.counter.finish(split != SplitName::Train));
         }
-        let rows = out.join("rows/train.jsonl");
-        let mut report = self.check.run(|| read_rows(&rows))?;
-        if self.config.on_leak == OnLeak::Drop && !report.train_rows.is_empty() {
-            let train = drop_rows(out, &report.train_rows, stats)?;
-            stats.splits.insert(SplitName::Train.as_str(), train);
-            let left = self.check.run(|| read_rows(&rows))?;
-            // What was found first stays listed; what remains has no single row that could be dropped.
-            stats.leaks.remaining = left.leaks.len() as u64;
-            report.leaks.splice(0..0, left.leaks);
-        } else {
-            stats.leaks.remaining = report.leaks.len() as u64;
+        if let Some(mut check) = self.check {
+            let mut report = check.run(&[])?;
+            stats.leaks.checked_rows = check.tested_rows();
+            stats.leaks.remaining = report.count;
+            if self.config.on_leak == OnLeak::Drop && !report.train_rows.is_empty() {
+                let train = drop_rows(out, &report.train_rows, &mut self.parts, stats)?;
+                stats.splits.insert(SplitName::Train.as_str(), train);
+                let left = check.run(&report.train_rows)?;
+                // What was found first stays listed; what remains has no single row that could be dropped.
+                stats.leaks.remaining = left.count;
+                report.count += left.count;
+                report.leaks.splice(0..0, left.leaks);
+            }
+            stats.leaks.count = report.count;
+            stats.leaks.rows = report.leaks.into_iter().take(LISTED).collect();
         }
-        stats.leaks.checked_rows = self.checked;
-        stats.leaks.count = report.leaks.len() as u64;
-        stats.leaks.rows = report.leaks.into_iter().take(100).collect();
-        Ok(())
+        self.parts.write(out, stats)
     }
 }
 
-/// Writes the training split again without some of its rows.
-fn drop_rows(out: &Path, dropped: &BTreeSet<u64>, stats: &mut Stats) -> Result<SplitStats> {
+/// Writes the training split again without some of its rows, given by their sorted numbers.
+fn drop_rows(out: &Path, dropped: &[u32], parts: &mut Parts, stats: &mut Stats) -> Result<SplitStats> {
     let (rows, tokens) = (out.join("rows/train.jsonl"), out.join("tokens/train.safetensors"));
     let (new_rows, new_tokens) = (out.join("rows/train.new"), out.join("tokens/train.new"));
     let (mut row_writer, mut token_writer) =
         (RowWriter::create(&new_rows)?, SplitWriter::create(&new_tokens)?);
     let mut counter = Counter::default();
     let split = Split::open(&tokens)?;
+    let mut dropped = dropped.iter().map(|&row| row as usize).peekable();
+    let mut part_of = parts.of_rows();
     for (index, row) in read_rows(&rows)?.enumerate() {
-        let row = row?;
-        if dropped.contains(&(index as u64)) {
+        let (row, part) = (row?, part_of.next().flatten());
+        if dropped.next_if_eq(&index).is_some() {
             stats.leaks.dropped_train_rows.add(|| format!("{} ({})", row.id, row.source));
+            parts.discount(part);
             continue;
         }
         let encoded = split.row(index);

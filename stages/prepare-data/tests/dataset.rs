@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use dataset::{Result, Split, StoredRow, read_rows};
+use dataset::{MixtureParts, Result, Split, StoredRow, read_rows};
 use prepare_data::{Config, Stats, find_files, run};
 
 fn root() -> PathBuf {
@@ -26,8 +26,23 @@ fn make(data: &Path, settings: &str, out: &Path) -> Result<Stats> {
 /// The table `[prepare-data]` of the default pipeline.
 fn pipeline() -> String {
     let text = fs_err::read_to_string(root().join("pipelines/haw-eng.toml")).unwrap();
-    let table: toml::Table = toml::from_str(&text).unwrap();
+    let mut table: toml::Table = toml::from_str(&text).unwrap();
+    unquote(&mut table["prepare-data"]);
     toml::to_string(&table["prepare-data"]).unwrap()
+}
+
+/// Numbers may stand in quotes, which the crate `stage` takes off.
+fn unquote(value: &mut toml::Value) {
+    match value {
+        toml::Value::String(text) => {
+            if let Ok(number) = text.parse() {
+                *value = toml::Value::Float(number);
+            }
+        }
+        toml::Value::Array(items) => items.iter_mut().for_each(unquote),
+        toml::Value::Table(fields) => fields.iter_mut().for_each(|(_, field)| unquote(field)),
+        _ => {}
+    }
 }
 
 fn rows(out: &Path, split: &str) -> Vec<StoredRow> {
@@ -187,5 +202,75 @@ fn bad_rows_are_skipped_counted_and_listed_if_so_set() -> Result<()> {
         "rows:4: chat template `tokenizer_config.json` line 3: roles must alternate user/assistant",
     ];
     assert_eq!(stats.bad_rows.examples, expected);
+    Ok(())
+}
+
+/// Two parts of different columns; every tenth row of `b` is also in `a`.
+fn two_parts(folder: &Path) {
+    let shared = |row: usize| format!("he kanaka {row} ma ka hale o na akua nui {row}");
+    let pair = |row: usize| format!("{},a man {row},s{}\n", shared(row), row % 12);
+    let text = |row: usize| {
+        let own = format!("he kumu okoa {row} keia e ku nei ma ka mauna {row}");
+        let text = if row % 10 == 0 { shared(row) } else { own };
+        format!("{{\"text\":\"{text}\",\"group\":\"t{}\"}}\n", row % 12)
+    };
+    let a = format!("haw,eng,story\n{}", (0..60).map(pair).collect::<String>());
+    let b: String = (0..60).map(text).collect();
+    fs_err::write(folder.join("pairs.csv"), a).unwrap();
+    fs_err::write(folder.join("texts.jsonl"), b).unwrap();
+}
+
+#[test]
+fn parts_of_a_mixture_keep_their_rows_together_whatever_is_dropped() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    two_parts(data.path());
+    for split in ["by = 'ratio'", "by = 'group'"] {
+        let settings = format!(
+            "on_leak = 'drop'\n[mixture.texts]\nfiles = ['texts.jsonl']\n[mixture.pairs]\nfiles = ['pairs.csv']\n\
+             prompt = '{{haw}}'\ncompletion = '{{eng}}'\ngroup_fields = ['story']\n[split]\n{split}\n\
+             validation = 0.2\ntest = 0.2"
+        );
+        let out = tempfile::tempdir()?;
+        let stats = make(data.path(), &settings, out.path())?;
+        let train = rows(out.path(), "train");
+        let parts = MixtureParts::read(&out.path().join("tokens"), train.len())?.unwrap().parts;
+        assert_eq!(parts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["pairs", "texts"]);
+        for (index, row) in train.iter().enumerate() {
+            let file = if index < parts[0].1 { "pairs.csv:" } else { "texts.jsonl:" };
+            assert!(row.source.starts_with(file), "row {index} of {parts:?} is from {}", row.source);
+            assert_eq!(row.text.is_some(), file == "texts.jsonl:");
+        }
+        assert!(stats.leaks.dropped_train_rows.count > 0, "some rows were dropped");
+        let counted: Vec<u64> = stats.splits["train"].part_rows.values().copied().collect();
+        assert_eq!(counted, [parts[0].1 as u64, parts[1].1 as u64]);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_part_without_training_rows_is_named() {
+    let data = tempfile::tempdir().unwrap();
+    two_parts(data.path());
+    let settings = "where = [{ field = 'eng', min_words = 1 }]\n[mixture.texts]\nfiles = ['texts.jsonl']\n\
+        [mixture.pairs]\nfiles = ['pairs.csv']\nprompt = '{haw}'\ncompletion = '{eng}'";
+    let out = tempfile::tempdir().unwrap();
+    let error = make(data.path(), settings, out.path()).unwrap_err().to_string();
+    assert!(error.contains("the part `texts` of the mixture has no training row\nhint: "), "{error}");
+}
+
+#[test]
+fn given_splits_can_have_parts_too() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    for name in ["a1", "b1", "a2", "v"] {
+        fs_err::write(data.path().join(name), format!("{{\"text\":\"he kanaka {name}\"}}\n"))?;
+    }
+    let settings = "train = ['a1', 'b1', 'a2']\nvalidation = ['v']\nsplit.by = 'files'\n\
+        mixture = { b = { files = ['b1'] }, a = { files = ['a1', 'a2'] } }";
+    let out = tempfile::tempdir()?;
+    make(data.path(), settings, out.path())?;
+    let sources: Vec<String> = rows(out.path(), "train").into_iter().map(|row| row.source).collect();
+    assert_eq!(sources, ["a1:1", "a2:1", "b1:1"]);
+    let parts = MixtureParts::read(&out.path().join("tokens"), 3)?.unwrap().parts;
+    assert_eq!(parts, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
     Ok(())
 }
