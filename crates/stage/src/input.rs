@@ -7,6 +7,7 @@ use artifact::{Artifact, Bare, FileHash, InputRecord, Level, Manifest, Store, Tr
 use serde_json::{Value, json};
 
 use crate::error::{bad_input, hint, usage};
+use crate::part::PART;
 
 /// An input that was opened.
 #[derive(Debug, Clone)]
@@ -164,7 +165,12 @@ fn no_output(locator: &Path, manifest: &Manifest, output: &str) -> anyhow::Error
         manifest.stage,
         names.join(", ")
     );
-    bad_input(hint(error, format!("give the artifact of a stage that makes `{output}`")))
+    let remedy = if manifest.outputs.contains_key(PART) {
+        "it is only a part of a run: give the artifact of the one that went on from it to the end".to_owned()
+    } else {
+        format!("give the artifact of a stage that makes `{output}`")
+    };
+    bad_input(hint(error, remedy))
 }
 
 /// Checks that a role can be part of a key.

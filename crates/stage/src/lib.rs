@@ -56,8 +56,10 @@ mod args;
 mod config;
 mod error;
 mod input;
+mod keep;
 mod logging;
 mod output;
+mod part;
 mod plan;
 mod provenance;
 mod relatives;
@@ -74,6 +76,7 @@ pub use error::{
 };
 pub use input::Input;
 pub use logging::{colour, progress_bar};
+pub use part::PART;
 pub use run::Run;
 pub use scratch::Scratch;
 pub use signals::StopFlag;

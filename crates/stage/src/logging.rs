@@ -37,10 +37,12 @@ pub fn colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal()
 }
 
-/// Makes a progress bar on stderr that shares the terminal with log lines. Hidden (not drawn at all) with `-q` and when
-/// stderr is no terminal; print a line now and then instead if [`ProgressBar::is_hidden`].
+/// Makes a progress bar on stderr that shares the terminal with log lines. Hidden (not drawn at all) with `-q`, when
+/// stderr is no terminal, and with `ASHLAR_PROGRESS=lines`, for what records a terminal; print a line now and then
+/// instead if [`ProgressBar::is_hidden`].
 pub fn progress_bar(length: u64) -> ProgressBar {
-    let shown = io::stderr().is_terminal() && tracing::enabled!(Level::INFO);
+    let lines = std::env::var_os("ASHLAR_PROGRESS").is_some_and(|value| value == "lines");
+    let shown = io::stderr().is_terminal() && !lines && tracing::enabled!(Level::INFO);
     let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(length), target);
     if let Ok(mut slot) = BAR.lock() {

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use crate::error::{Nondeterministic, hint, usage};
 use crate::input::{check_role, unchanged};
+use crate::keep::Keep;
+use crate::part::PART;
 use crate::provenance::Recorder;
 use crate::scratch::Scratch;
 use crate::{CommonArgs, Config, Input, StopFlag, config, output, plan};
@@ -23,6 +25,8 @@ pub struct Run<C: Config> {
     numerics: BTreeMap<String, String>,
     notes: Vec<String>,
     planned_bytes: u64,
+    /// How far a part of a run goes.
+    pub(crate) until: Option<String>,
     recorder: Recorder,
 }
 
@@ -66,6 +70,7 @@ impl<C: Config> Run<C> {
             numerics: BTreeMap::new(),
             notes: Vec::new(),
             planned_bytes: 0,
+            until: None,
             recorder: Recorder::start(),
         })
     }
@@ -136,6 +141,11 @@ impl<C: Config> Run<C> {
         if self.common.out.is_some() { None } else { self.store.as_ref() }
     }
 
+    /// Returns the store that refs are found in.
+    pub(crate) fn shared_store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
     /// Does what the flags ask for: plan, print the artifact that exists, or run `body` and publish what it wrote.
     ///
     /// # Errors
@@ -163,6 +173,9 @@ impl<C: Config> Run<C> {
         });
         if !self.numerics.is_empty() {
             material["numerics"] = json!(self.numerics);
+        }
+        if let Some(until) = &self.until {
+            material[PART] = json!(until);
         }
         let key = Key::of(&material).map_err(|error| usage(error.to_string()))?;
         Ok(Identity { stage: C::STAGE, key, material, slug: clean_slug(&self.config.slug()) })
@@ -291,16 +304,8 @@ impl<C: Config> Run<C> {
         artifact::check_space(out, self.planned_bytes)?;
         let folder = Folder::begin(out)
             .map_err(|error| hint(error, "choose another folder for `--out`, or delete this one first"))?;
-        let temporary = tempfile::tempdir().context("creating a temporary folder")?;
-        let resume_dir = match &self.common.resume_dir {
-            Some(dir) => {
-                let dir = dir.join(format!("{}-{}", id.stage, id.key.short()));
-                fs_err::create_dir_all(&dir)?;
-                dir
-            }
-            None => temporary.path().to_owned(),
-        };
-        let mut scratch = Scratch::new(folder.data(), folder.telemetry(), &resume_dir, None, &self.numerics);
+        let keep = Keep::of(&self.common, id)?;
+        let mut scratch = Scratch::new(folder.data(), folder.telemetry(), keep.path(), None, &self.numerics);
         body(&mut scratch, &self.config)?;
         let mut draft = self.draft(id, scratch.into_metrics());
         draft.provenance = self.recorder.finish();
@@ -313,9 +318,7 @@ impl<C: Config> Run<C> {
             Err(artifact::Error::Precondition(error)) => return Err(anyhow::Error::from_boxed(error)),
             result => result.context("writing the artifact")?,
         };
-        if self.common.resume_dir.is_some() {
-            fs_err::remove_dir_all(&resume_dir)?;
-        }
+        keep.done()?;
         output::print_path(out)
     }
 

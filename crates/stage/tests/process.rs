@@ -335,6 +335,40 @@ fn out_resumes_only_from_a_folder_that_was_given() {
     assert_eq!(fs_err::read_dir(home.path().join("keep")).unwrap().count(), 0);
 }
 
+#[test]
+fn a_shared_folder_keeps_state_for_whoever_goes_on() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    let shared = home.path().join("shared");
+    let run = |out: &str| {
+        let mut command = home.command(&format!("--out {out} --set milliseconds_per_line=250"));
+        command.env("ASHLAR_SCRATCH", &shared);
+        command
+    };
+    // The folder does not matter: without it nothing is kept, and nothing is made.
+    assert_eq!(Ran::from(run("first").output().unwrap()).code, 0);
+    assert!(!shared.exists());
+    fs_err::create_dir(&shared).unwrap();
+    let mut child = run("second").spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    // Another one with the same key does not touch what the first is working with.
+    let other = Ran::from(run("other").output().unwrap());
+    assert!(other.code == 0 && !other.stderr.contains("going on"), "{}", other.stderr);
+    child.wait().unwrap();
+    let mut child = run("third").spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let kept = fs_err::read_dir(&shared).unwrap().next().unwrap().unwrap().path();
+    let mode = |path: &std::path::Path| fs_err::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&kept), mode(&kept.join("done"))), (0o777, 0o666), "open to the next user");
+    let resumed = Ran::from(run("third").output().unwrap());
+    assert!(resumed.stderr.contains("going on after line"), "{}", resumed.stderr);
+    assert_eq!(fs_err::read_dir(&shared).unwrap().count(), 0);
+    let sums = |out: &str| fs_err::read_to_string(home.path().join(out).join("SHA256SUMS")).unwrap();
+    assert!(["second", "other", "third"].iter().all(|out| sums(out) == sums("first")));
+}
+
 fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, signal).unwrap();

@@ -7,6 +7,7 @@ mod config;
 mod curve;
 mod find_learning_rate;
 mod memory;
+mod part;
 mod progress;
 mod reuse;
 mod tensorboard;
@@ -14,6 +15,7 @@ mod tensorboard;
 pub use config::Config;
 pub use find_learning_rate::{FinderArgs, Finding, Point, find_learning_rate, suggest};
 pub use memory::Estimate;
+pub use part::StopAt;
 pub use progress::Progress;
 pub use reuse::LENGTH_SETTINGS;
 pub use tensorboard::TensorBoard;
@@ -22,6 +24,7 @@ use anyhow::{Context, Result};
 use dataset::Split;
 use mlx_ext::Backend;
 use models::{LoadOptions, Model};
+use part::Until;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use tuner::{Distrust, DistrustMode, Observer, Stop, Summary, Trainable, Trainer};
@@ -36,12 +39,25 @@ pub struct Inputs<'a> {
     pub rows: Option<&'a Path>,
     /// The data of published runs that differ only in [`LENGTH_SETTINGS`].
     pub shorter: &'a [PathBuf],
+    /// What the part of this run left that it goes on from.
+    pub part: Option<&'a Path>,
+}
+
+/// What is saved on the way, and where the run ends for now.
+#[derive(Debug, Clone, Copy)]
+pub struct Saving {
+    /// Steps between saved states.
+    pub every: usize,
+    /// How many of them are kept.
+    pub keep_last: usize,
+    /// Stop there and lay out a part, to go on from.
+    pub stop_at: Option<StopAt>,
 }
 
 /// Trains in `work`, which survives the process, and lays the result out in `out`.
 ///
-/// `saving` says after how many steps a state to go on from is saved, and how many of them are kept. Returns what the
-/// run came to; an interrupted run leaves `out` empty.
+/// Returns what the run came to. An interrupted run leaves `out` empty; one that stopped where `saving` says leaves a part
+/// there, even if it came to its end before.
 ///
 /// # Errors
 ///
@@ -50,7 +66,7 @@ pub fn run(
     inputs: &Inputs<'_>,
     config: &Config,
     backend: &Backend,
-    saving: (usize, usize),
+    saving: Saving,
     (work, out): (&Path, &Path),
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
@@ -70,13 +86,28 @@ pub fn run(
     let lengths = (0..train.len()).map(|row| train.row_length(row) as u32).collect();
     let mut plan = config.plan(lengths)?;
     let distrust = distrust(inputs, config)?;
-    let settings = config.run(&mut plan, saving, distrust);
-    if let Some(steps) = reuse::adopt(inputs.shorter, config, &settings, work)? {
+    let settings = config.run(&mut plan, (saving.every, saving.keep_last), distrust);
+    let earlier = inputs.part.map(|part| part::take_up(part, work)).transpose()?;
+    if earlier.is_none()
+        && let Some(steps) = reuse::adopt(inputs.shorter, config, &settings, work)?
+    {
         tracing::info!("a shorter run of {steps} steps is published; this one goes on from there");
     }
-    let summary = tuner::run(&mut trainer, &mut plan, (&train, &validation), &settings, work, observer)?;
-    if summary.stop != Stop::Interrupted {
-        lay_out(work, out, &summary, &trainable)?;
+    let end = saving.stop_at.map_or(settings.steps, |stop_at| stop_at.step(settings.steps));
+    let is_there = |earlier: &Summary| earlier.stop != Stop::Interrupted || earlier.step >= end;
+    let (summary, complete) = if let Some(summary) = earlier.filter(is_there) {
+        (summary, true)
+    } else {
+        let mut until = Until::new(observer, saving.stop_at);
+        let splits = (&train, &validation);
+        let summary = tuner::run(&mut trainer, &mut plan, splits, &settings, work, &mut until)?;
+        let complete = summary.stop != Stop::Interrupted || until.is_reached();
+        (summary, complete)
+    };
+    match saving.stop_at {
+        Some(_) if complete => lay_out(work, &out.join(stage::PART), &summary, &trainable)?,
+        None if complete => lay_out(work, out, &summary, &trainable)?,
+        _ => {}
     }
     Ok(summary)
 }
@@ -129,7 +160,10 @@ fn tell(trainable: &Trainable) {
 
 /// Copies what the run left in `work` to `out`: the newest state only, without what belongs to resuming.
 fn lay_out(work: &Path, out: &Path, summary: &Summary, trainable: &Trainable) -> Result<()> {
-    copy_tree(&work.join("checkpoints"), &out.join("checkpoints"))?;
+    fs_err::create_dir_all(out)?;
+    if work.join("checkpoints").exists() {
+        copy_tree(&work.join("checkpoints"), &out.join("checkpoints"))?;
+    }
     copy_tree(&work.join("state").join(format!("{:07}", summary.step)), &out.join("state"))?;
     reflink_copy::reflink_or_copy(work.join("metrics.jsonl"), out.join("metrics.jsonl"))?;
     let text = json!({

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use train::{Config, FinderArgs, Inputs, Progress};
+use train::{Config, FinderArgs, Inputs, Progress, Saving, StopAt};
 use tuner::{DistrustMode, Stop};
 
 /// Fine-tune a model on a dataset
@@ -24,6 +24,12 @@ struct Args {
     /// Keep so many of those states; checkpoints for others are never deleted
     #[arg(long, value_name = "STATES", default_value_t = 2)]
     keep_last: usize,
+    /// Stop after this step, or after part I of N, and make an artifact to go on from
+    #[arg(long, value_name = "STEP|I/N")]
+    stop_at: Option<StopAt>,
+    /// Go on from the artifact of a run that was told to stop on the way
+    #[arg(long, value_name = "ARTIFACT")]
+    resume_from: Option<PathBuf>,
     /// Most memory to take, in gigabytes; 80 % of what is available unless given
     #[arg(long, value_name = "GB")]
     max_memory: Option<f64>,
@@ -52,12 +58,17 @@ fn body(args: &Args) -> anyhow::Result<()> {
     };
     let backend = mlx_ext::init(&mlx_ext::Options::with_max_gigabytes(args.max_memory))?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
+    if let Some(stop_at) = args.stop_at {
+        run.end_at(&stop_at.to_string());
+    }
+    let part = args.resume_from.as_deref().map(|part| run.part(part)).transpose()?;
     let shorter = run.relatives(&train::LENGTH_SETTINGS)?;
     let inputs = Inputs {
         model: model.path(),
         tokens: tokens.path(),
         rows: rows.as_ref().map(stage::Input::path),
         shorter: &shorter,
+        part: part.as_deref(),
     };
     if args.finder.find_learning_rate {
         let (stop, out) = (stage::StopFlag::default(), args.common.out.as_deref());
@@ -72,10 +83,14 @@ fn body(args: &Args) -> anyhow::Result<()> {
         let mut progress = Progress::new(scratch.stop(), Some(scratch.telemetry_dir().join("timing.jsonl")));
         progress.follow(&scratch.resume_dir().join("metrics.jsonl"));
         let folders = (scratch.resume_dir(), scratch.out());
-        let saving = (args.save_every.max(1), args.keep_last);
+        let saving =
+            Saving { every: args.save_every.max(1), keep_last: args.keep_last, stop_at: args.stop_at };
         let summary = train::run(&inputs, config, &backend, saving, folders, &mut progress)?;
         progress.finish();
         match &summary.stop {
+            Stop::Interrupted if scratch.out().join(stage::PART).exists() => {
+                tracing::info!("this part ends after step {}", summary.step);
+            }
             Stop::Interrupted => {
                 tracing::info!("saved after step {}; the same command goes on from there", summary.step);
                 scratch.stop().check()?;

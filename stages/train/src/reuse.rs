@@ -45,10 +45,19 @@ fn steps_of(data: &Path) -> Option<usize> {
 }
 
 /// The state comes last and at once: without it, nothing else counts.
-fn take(data: &Path, steps: usize, work: &Path) -> Result<()> {
-    copy_tree(&data.join("checkpoints"), &work.join("checkpoints"))?;
-    fs_err::copy(data.join("metrics.jsonl"), work.join("metrics.jsonl"))?;
+pub(crate) fn take(data: &Path, steps: usize, work: &Path) -> Result<()> {
     let unfinished = work.join("adopted");
+    for stale in [&work.join("checkpoints"), &unfinished] {
+        if stale.exists() {
+            fs_err::remove_dir_all(stale)?;
+        }
+    }
+    // A part may end before the first checkpoint.
+    if data.join("checkpoints").exists() {
+        copy_tree(&data.join("checkpoints"), &work.join("checkpoints"))?;
+    }
+    // Not `copy`, which would keep it read-only: more lines follow.
+    fs_err::write(work.join("metrics.jsonl"), fs_err::read(data.join("metrics.jsonl"))?)?;
     copy_tree(&data.join("state"), &unfinished.join(format!("{steps:07}")))?;
     Ok(fs_err::rename(&unfinished, work.join("state"))?)
 }
