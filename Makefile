@@ -6,11 +6,15 @@ SET      ?=
 STORE    ?= artifacts
 BUILD    ?= build
 MODEL_DIR ?=
-BACKEND  ?= $(if $(filter Darwin,$(shell uname -s)),metal,cpu)
+DEFAULT_BACKEND := $(if $(filter Darwin,$(shell uname -s)),metal,cpu)
+BACKEND  ?= $(DEFAULT_BACKEND)
 
 NATIVE  := .native
 comma   := ,
+# Set only where it differs: cargo by hand then builds nothing anew after make.
+ifneq ($(BACKEND),$(DEFAULT_BACKEND))
 export ASHLAR_BACKEND := $(BACKEND)
+endif
 
 # A backend of its own gets a build folder of its own: switching back and forth builds nothing anew.
 TARGET_DIR := target$(if $(filter cuda,$(BACKEND)),/cuda)
@@ -21,7 +25,7 @@ CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native build test test-golden soak check fmt interop interop-full tensorboard demo-base clean FORCE
+.PHONY: help native build test test-golden soak million check fmt interop interop-full tensorboard demo-base upload clean FORCE
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -46,7 +50,7 @@ SOURCES := $(shell find crates stages -name '*.rs' -o -name '*.css' -o -name 'Ca
 build: $(if $(filter command,$(origin BIN)),,$(BIN)/.built) ## Build all programs
 
 $(BIN)/.built: $(SOURCES) | native
-	@$(CARGO) build --release --locked $(foreach program,$(STAGES) generate,--package $(program))
+	@$(CARGO) build --release --locked $(foreach program,$(STAGES) generate upload,--package $(program))
 	@touch $@
 
 test: native ## Run all tests
@@ -60,6 +64,10 @@ test-golden: native ## Run the golden cases of GOLDEN_DIR (default tests/golden)
 soak: native ## Kill training 200 times at random moments; the result must always be the same
 	cargo build --locked --workspace --bins
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
+
+million: native ## Prepare and train on a million rows: within 300 MB more than on few (some minutes)
+	cargo build --locked --workspace --bins
+	ASHLAR_ROWS=1000000 cargo test --locked --package tests --test million -- --nocapture
 
 check: native ## Check format and lints; warnings are errors
 	cargo fmt --all --check
@@ -79,6 +87,10 @@ tensorboard: build ## Hold our event files against TensorBoard's own reader
 	tests/tensorboard/run.sh '$(BIN)'
 
 ##@ Other
+upload: fuse ## Push the fused model and its card to the hub: ID=owner/name [REVISION=branch] [PRIVATE=1]
+	@$(if $(ID),,echo 'error: name a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
+	  '$(BIN)/upload' --model $(call of,fuse) --id '$(ID)' $(if $(REVISION),--revision '$(REVISION)') $(if $(PRIVATE),--private)
+
 demo-base: build ## Train data/models/demo anew, from nothing (about 15 minutes)
 	data/models/demo/make.sh '$(BIN)' '$(BUILD)/demo-base'
 
