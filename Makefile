@@ -14,6 +14,8 @@ comma   := ,
 # Set only where it differs: cargo by hand then builds nothing anew after make.
 ifneq ($(BACKEND),$(DEFAULT_BACKEND))
 export ASHLAR_BACKEND := $(BACKEND)
+else
+unexport ASHLAR_BACKEND
 endif
 
 # A backend of its own gets a build folder of its own: switching back and forth builds nothing anew.
