@@ -4,76 +4,122 @@ use std::cell::Cell;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use ureq::Agent;
 use ureq::http::Uri;
+use ureq::{Agent, SendBody};
 
-use super::Settings;
-use crate::Watch;
-use crate::error::Error;
+use crate::{Error, Settings, Watch, is_hex};
 
 const MAX_REDIRECTS: usize = 10;
 /// Attempts to reach a hub that has never answered: most likely there is no network.
 const FIRST_ATTEMPTS: u32 = 3;
 /// The longest pause, whatever the hub asks for.
 const LONGEST_PAUSE: Duration = Duration::from_mins(2);
+/// No line is slower than this while a body is sent.
+const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
+/// What is read of an answer that only says why not.
+const MAX_REASON: u64 = 1 << 16;
 
 /// A connection to the hub with its settings.
-pub(super) struct Client<'a> {
+pub struct Client<'a> {
     agent: Agent,
-    pub(super) settings: &'a Settings,
-    pub(super) watch: &'a dyn Watch,
+    settings: &'a Settings,
+    watch: &'a dyn Watch,
+    explain: fn(&Refusal<'_>) -> Error,
     /// Whether anything ever answered.
     answered: Cell<bool>,
 }
 
 /// Why one attempt failed.
-pub(super) enum Failure {
+#[derive(Debug)]
+pub enum Failure<E = Error> {
     /// Another attempt may succeed, after a pause if the hub asks for one.
-    Again { problem: String, pause: Option<Duration> },
+    Again {
+        /// What went wrong.
+        problem: String,
+        /// How long to wait.
+        pause: Option<Duration>,
+    },
     /// No attempt will.
-    Final(Error),
+    Final(E),
 }
 
-impl Failure {
-    pub(super) fn again(problem: String) -> Self {
+impl<E> Failure<E> {
+    /// Says that another attempt may succeed.
+    pub fn again(problem: String) -> Self {
         Self::Again { problem, pause: None }
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
+impl<E> From<E> for Failure<E> {
+    fn from(error: E) -> Self {
         Self::Final(error)
     }
 }
 
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::Final(error.into())
-    }
+/// A status that no further attempt will change.
+#[derive(Debug)]
+pub struct Refusal<'a> {
+    /// What was asked for, with its query.
+    pub url: &'a str,
+    /// The repository that it is about.
+    pub id: String,
+    /// The number.
+    pub status: u16,
+    /// The hub's own code, such as `GatedRepo`; empty if it gave none.
+    pub code: String,
+    /// What the hub says in words; empty if it says nothing.
+    pub message: String,
+    /// The hub's address.
+    pub endpoint: &'a str,
+    /// Whether a token was at hand.
+    pub has_token: bool,
+}
+
+/// A request that changes something.
+pub struct Request<'a> {
+    /// `POST` or `PUT`.
+    pub method: &'static str,
+    /// Where to.
+    pub url: &'a str,
+    /// Headers beside the token's.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// What is sent.
+    pub body: &'a mut dyn Read,
+    /// How many bytes that is.
+    pub bytes: u64,
+    /// Whether the token is sent along; to the hub's own origin only, whatever stands here.
+    pub with_token: bool,
 }
 
 /// A response, and the headers of the hub's own answer that led to it.
-pub(super) struct Response {
+pub struct Response {
     last: ureq::http::Response<ureq::Body>,
     /// SHA-256 that the hub gave on the way, in `X-Linked-Etag`.
-    pub(super) linked_sha256: Option<String>,
+    pub linked_sha256: Option<String>,
 }
 
 impl Response {
-    pub(super) fn status(&self) -> u16 {
+    /// The number of the answer.
+    pub fn status(&self) -> u16 {
         self.last.status().as_u16()
     }
 
-    pub(super) fn header(&self, name: &str) -> Option<String> {
+    /// The text of a header.
+    pub fn header(&self, name: &str) -> Option<String> {
         header(&self.last, name)
     }
 
-    pub(super) fn reader(self) -> impl Read {
+    /// The body, as it arrives.
+    pub fn reader(self) -> impl Read {
         self.last.into_body().into_reader()
     }
 
     /// Reads a small body.
-    pub(super) fn read_to_end(&mut self, limit: u64) -> Result<Vec<u8>, Failure> {
+    ///
+    /// # Errors
+    ///
+    /// Fails, for now, when the connection breaks or more than `limit` bytes come.
+    pub fn read_to_end<E>(&mut self, limit: u64) -> Result<Vec<u8>, Failure<E>> {
         let body = self.last.body_mut().with_config().limit(limit).read_to_vec();
         body.map_err(|error| Failure::again(format!("the answer broke off: {error}")))
     }
@@ -84,7 +130,8 @@ fn header(response: &ureq::http::Response<ureq::Body>, name: &str) -> Option<Str
 }
 
 impl<'a> Client<'a> {
-    pub(super) fn new(settings: &'a Settings, watch: &'a dyn Watch) -> Self {
+    /// Makes a client; nothing is connected yet. `explain` turns a refusal into words.
+    pub fn new(settings: &'a Settings, watch: &'a dyn Watch, explain: fn(&Refusal<'_>) -> Error) -> Self {
         let config = Agent::config_builder()
             .proxy(if is_local(&settings.endpoint) { None } else { ureq::Proxy::try_from_env() })
             .http_status_as_error(false)
@@ -92,18 +139,28 @@ impl<'a> Client<'a> {
             .timeout_connect(Some(settings.silence))
             .timeout_recv_response(Some(settings.silence))
             .timeout_per_read(Some(settings.silence))
-            .user_agent(concat!("ashlar-import-model/", env!("CARGO_PKG_VERSION")))
+            .user_agent(concat!("ashlar/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.new_agent(), settings, watch, answered: Cell::new(false) }
+        Self { agent: config.new_agent(), settings, watch, explain, answered: Cell::new(false) }
+    }
+
+    /// How the hub is reached.
+    pub fn settings(&self) -> &'a Settings {
+        self.settings
+    }
+
+    /// Who watches.
+    pub fn watch(&self) -> &'a dyn Watch {
+        self.watch
     }
 
     /// Returns the address of `path` on the hub.
-    pub(super) fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("{}/{path}", self.settings.endpoint)
     }
 
     /// Returns `target` as an absolute address, as seen from `base`.
-    pub(super) fn absolute(base: &str, target: &str) -> String {
+    pub fn absolute(base: &str, target: &str) -> String {
         let origin = origin(base).unwrap_or_default();
         if target.starts_with("http://") || target.starts_with("https://") {
             target.into()
@@ -119,7 +176,11 @@ impl<'a> Client<'a> {
     }
 
     /// Sends one GET, from byte `start` on, and follows redirects; the token goes to the hub's own origin only.
-    pub(super) fn get(&self, url: &str, start: u64) -> Result<Response, Failure> {
+    ///
+    /// # Errors
+    ///
+    /// Fails on any status but 200, 206 and 416.
+    pub fn get<E: From<Error>>(&self, url: &str, start: u64) -> Result<Response, Failure<E>> {
         let mut url = url.to_owned();
         let mut linked_sha256 = None;
         for _ in 0..=MAX_REDIRECTS {
@@ -130,35 +191,71 @@ impl<'a> Client<'a> {
             if let Some(token) = self.settings.token.as_ref().filter(|_| self.is_hub(&url)) {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
-            let response = request.call().map_err(|error| broken(&url, &error))?;
+            let mut response = request.call().map_err(|error| broken(&url, &error))?;
             self.answered.set(true);
             linked_sha256 = linked_sha256.or_else(|| {
                 let tag = header(&response, "x-linked-etag")?.trim_matches('"').to_owned();
-                crate::files::is_hex(&tag, 64).then_some(tag)
+                is_hex(&tag, 64).then_some(tag)
             });
             match (response.status().as_u16(), header(&response, "location")) {
                 (301 | 302 | 303 | 307 | 308, Some(target)) => {
                     let next = Self::absolute(&url, &target);
                     if url.starts_with("https://") && !next.starts_with("https://") {
-                        return Err(refused(&url, "redirects to an address without encryption").into());
+                        let error = refused(&url, "redirects to an address without encryption");
+                        return Err(Failure::Final(error.into()));
                     }
                     url = next;
                 }
                 (200 | 206 | 416, _) => return Ok(Response { last: response, linked_sha256 }),
-                (status, _) => return Err(self.status(&url, status, &response)),
+                (status, _) => return Err(self.status(&url, status, &mut response)),
             }
         }
-        Err(refused(&url, "redirects without end").into())
+        Err(Failure::Final(refused(&url, "redirects without end").into()))
+    }
+
+    /// Sends one request with a body; never follows a redirect, which could carry the body anywhere.
+    ///
+    /// # Errors
+    ///
+    /// Fails on any status from 300 on that is not among `fine`.
+    pub fn send<E: From<Error>>(&self, request: Request<'_>, fine: &[u16]) -> Result<Response, Failure<E>> {
+        let Request { method, url, headers, body, bytes, with_token } = request;
+        let mut builder = match method {
+            "PUT" => self.agent.put(url),
+            _ => self.agent.post(url),
+        };
+        builder = builder.header("content-length", bytes.to_string());
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let token = self.settings.token.as_ref().filter(|_| with_token && self.is_hub(url));
+        if let Some(token) = token {
+            builder = builder.header("authorization", format!("Bearer {token}"));
+        }
+        let patience = self.settings.silence + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
+        let builder = builder.config().timeout_send_body(Some(patience)).build();
+        let mut response = builder.send(SendBody::from_reader(body)).map_err(|error| broken(url, &error))?;
+        self.answered.set(true);
+        match response.status().as_u16() {
+            status if status < 300 || fine.contains(&status) => {
+                Ok(Response { last: response, linked_sha256: None })
+            }
+            status => Err(self.status(url, status, &mut response)),
+        }
     }
 
     /// Runs `attempt` until it succeeds, fails for good, or fails too often in a row.
     ///
-    /// `attempt` is told how many attempts went before it; [`Progress`] resets the count.
-    pub(super) fn retrying<T>(
+    /// [`Progress`] resets the count of failures.
+    ///
+    /// # Errors
+    ///
+    /// Returns what failed for good, [`Error::Unreachable`] when patience is over, [`Error::Interrupted`] on a signal.
+    pub fn retrying<T, E: From<Error>>(
         &self,
         url: &str,
-        mut attempt: impl FnMut(&mut Progress) -> Result<T, Failure>,
-    ) -> Result<T, Error> {
+        mut attempt: impl FnMut(&mut Progress) -> Result<T, Failure<E>>,
+    ) -> Result<T, E> {
         let mut failures = 0;
         loop {
             let mut progress = Progress(false);
@@ -172,7 +269,7 @@ impl<'a> Client<'a> {
             if failures >= if self.answered.get() { attempts } else { attempts.min(FIRST_ATTEMPTS) } {
                 let problem =
                     format!("{problem} (`{}`, attempt {failures} of {failures})", without_query(url));
-                return Err(Error::Unreachable { id: self.repository(url), problem });
+                return Err(Error::Unreachable { id: self.repository(url), problem }.into());
             }
             let backoff = self.settings.first_pause.saturating_mul(1 << (failures - 1).min(10));
             let pause = pause.unwrap_or(backoff).min(LONGEST_PAUSE);
@@ -204,83 +301,79 @@ impl<'a> Client<'a> {
     fn repository(&self, url: &str) -> String {
         let path = url.strip_prefix(&self.settings.endpoint).unwrap_or(url).trim_start_matches('/');
         let path = path.trim_start_matches("api/models/");
-        let end = ["/revision/", "/tree/", "/resolve/"].iter().find_map(|mark| path.find(mark));
+        let marks = ["/revision/", "/tree/", "/resolve/", "/preupload/", "/commit/", "/branch/", ".git/"];
+        let end = marks.iter().find_map(|mark| path.find(mark));
         path[..end.unwrap_or(path.len())].into()
     }
 
     /// Explains an unhappy status.
-    fn status(&self, url: &str, status: u16, response: &ureq::http::Response<ureq::Body>) -> Failure {
+    fn status<E: From<Error>>(
+        &self,
+        url: &str,
+        status: u16,
+        response: &mut ureq::http::Response<ureq::Body>,
+    ) -> Failure<E> {
         let seconds = header(response, "retry-after").and_then(|text| text.trim().parse().ok());
         let pause = seconds.map(Duration::from_secs);
-        let code = header(response, "x-error-code").unwrap_or_default();
-        let id = self.repository(url);
-        let endpoint = &self.settings.endpoint;
-        let token = format!(
-            "accept the licence on `{endpoint}/{id}`, make a read token on `{endpoint}/settings/tokens` and set \
-             `HF_TOKEN`; or give a folder with `MODEL_DIR=` or `--model-dir`"
-        );
-        let (problem, hint) = match (status, code.as_str()) {
-            (408 | 425 | 429 | 500..=599, _) => {
+        match status {
+            408 | 425 | 429 | 500..=599 => {
                 return Failure::Again { problem: format!("the hub answers {status}"), pause };
             }
             // Addresses of the storage expire; the next attempt gets a fresh one from the hub.
-            (400..=499, _) if !self.is_hub(url) => {
+            400..=499 if !self.is_hub(url) => {
                 return Failure::again(format!("`{}` answers {status}", without_query(url)));
             }
-            (401 | 403, "GatedRepo") => {
-                (format!("`{id}` is gated, and the hub refused access ({status})"), token)
-            }
-            (401, _) => {
-                let known = if self.settings.token.is_some() {
-                    "the token in `HF_TOKEN` is not good for it"
-                } else {
-                    "no token is set"
-                };
-                (
-                    format!("`{id}` does not exist, is private or is gated ({status}; {known})"),
-                    format!("check the name; if it is right, {token}"),
-                )
-            }
-            (403, _) => (format!("`{id}`: the hub refused access (403)"), token),
-            (404, "RevisionNotFound") => (
-                format!("`{id}` has no such revision ({})", without_query(url)),
-                "check `revision`; `main` is the usual branch".into(),
-            ),
-            (404, "EntryNotFound") => (
-                format!("`{}` does not exist", without_query(url)),
-                "the repository changed; run again".into(),
-            ),
-            (404, _) => (
-                format!("`{id}` does not exist on `{endpoint}`"),
-                "check `id`: it is `ORG/NAME`, case counts".into(),
-            ),
-            _ => (format!("`{}` answers {status}", without_query(url)), CHECK_ENDPOINT.into()),
+            _ => {}
+        }
+        let refusal = Refusal {
+            url,
+            id: self.repository(url),
+            status,
+            code: header(response, "x-error-code").unwrap_or_default(),
+            message: header(response, "x-error-message").unwrap_or_else(|| reason(response)),
+            endpoint: &self.settings.endpoint,
+            has_token: self.settings.token.is_some(),
         };
-        Failure::Final(Error::Hub { problem, hint })
+        Failure::Final((self.explain)(&refusal).into())
     }
 }
 
-fn broken(url: &str, error: &ureq::Error) -> Failure {
+/// What the body of an answer says in `error`, as one line.
+fn reason(response: &mut ureq::http::Response<ureq::Body>) -> String {
+    let body = response.body_mut().with_config().limit(MAX_REASON).read_to_vec().unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let text = json["error"].as_str().or_else(|| json["message"].as_str()).unwrap_or_default();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn broken<E: From<Error>>(url: &str, error: &ureq::Error) -> Failure<E> {
     match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::RequireHttpsOnly(_) => {
-            refused(url, &format!("gives an address that cannot be used: {error}")).into()
+            Failure::Final(refused(url, &format!("gives an address that cannot be used: {error}")).into())
         }
         _ => Failure::again(format!("no connection: {error}")),
     }
 }
 
 fn refused(url: &str, what: &str) -> Error {
-    Error::Hub { problem: format!("`{}` {what}", without_query(url)), hint: CHECK_ENDPOINT.into() }
+    Error::Refused {
+        problem: format!("`{}` {what}", without_query(url)),
+        hint: Refusal::CHECK_ENDPOINT.into(),
+    }
 }
 
-const CHECK_ENDPOINT: &str = "check `HF_ENDPOINT`, and what stands between this machine and the hub";
+impl Refusal<'_> {
+    /// What to do when a hub does not behave as one.
+    pub const CHECK_ENDPOINT: &'static str =
+        "check `HF_ENDPOINT`, and what stands between this machine and the hub";
+}
 
 /// What an attempt tells the loop around it.
-pub(super) struct Progress(bool);
+pub struct Progress(bool);
 
 impl Progress {
     /// Says that this attempt brought something, so that the count of failures starts again.
-    pub(super) fn made(&mut self) {
+    pub fn made(&mut self) {
         self.0 = true;
     }
 }
@@ -300,12 +393,12 @@ fn origin(url: &str) -> Option<String> {
 }
 
 /// An address without its query, which can hold a signature.
-pub(super) fn without_query(url: &str) -> &str {
+pub fn without_query(url: &str) -> &str {
     url.split('?').next().unwrap_or(url)
 }
 
 /// Percent-encodes a path component.
-pub(super) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),

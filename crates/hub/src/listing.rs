@@ -5,23 +5,28 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::client::{Client, Failure, quoted};
-use crate::error::Error;
-use crate::files::is_hex;
-use crate::layout::{is_kept, is_plain_name};
+use crate::client::{Client, Failure, Progress, quoted};
+use crate::{Error, is_hex};
 
 /// A file of a repository, as far as the hub tells.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Entry {
-    pub(super) bytes: Option<u64>,
-    pub(super) sha256: Option<String>,
-    pub(super) git_oid: Option<String>,
+pub struct Entry {
+    /// How long it is.
+    pub bytes: Option<u64>,
+    /// SHA-256 of its bytes, which the hub tells of large files only.
+    pub sha256: Option<String>,
+    /// Git's own hash of what is in the repository.
+    pub git_oid: Option<String>,
     /// Where `sha256` comes from, for messages.
-    pub(super) promised_by: &'static str,
+    pub promised_by: &'static str,
 }
 
 /// Returns the commit that a branch or tag points to.
-pub(super) fn resolve(client: &Client<'_>, id: &str, revision: &str) -> Result<String, Error> {
+///
+/// # Errors
+///
+/// Fails when the repository has no such revision, or cannot be asked.
+pub fn resolve(client: &Client<'_>, id: &str, revision: &str) -> Result<String, Error> {
     #[derive(Deserialize)]
     struct Info {
         sha: String,
@@ -34,8 +39,12 @@ pub(super) fn resolve(client: &Client<'_>, id: &str, revision: &str) -> Result<S
     Err(odd(id, &format!("the commit of `{revision}` is `{}`, expected 40 hex digits", info.sha)))
 }
 
-/// Returns the files of a commit that may belong to a model, following the listing through all its pages.
-pub(super) fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeMap<String, Entry>, Error> {
+/// Returns all files of a commit, following the listing through all its pages.
+///
+/// # Errors
+///
+/// Fails when there is no such commit, or when the list makes no sense.
+pub fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeMap<String, Entry>, Error> {
     #[derive(Deserialize)]
     struct Item {
         r#type: String,
@@ -59,8 +68,7 @@ pub(super) fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeM
         let Some(url) = next.take() else { return Ok(entries) };
         let (items, link): (Vec<Item>, _) = json(client, &url)?;
         for item in items {
-            // Pickles and the like are listed too, so that a folder without safetensors can be explained.
-            if item.r#type != "file" || !(is_kept(&item.path) || is_plain_name(&item.path)) {
+            if item.r#type != "file" {
                 continue;
             }
             let sha256 = item.lfs.as_ref().map(|lfs| lfs.oid.trim_start_matches("sha256:").to_owned());
@@ -82,8 +90,8 @@ pub(super) fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeM
 }
 
 fn json<T: DeserializeOwned>(client: &Client<'_>, url: &str) -> Result<(T, Option<String>), Error> {
-    client.retrying(url, |_| {
-        let mut response = client.get(url, 0)?;
+    client.retrying(url, |_: &mut Progress| {
+        let mut response = client.get::<Error>(url, 0)?;
         let link = response.header("link");
         let bytes = response.read_to_end(64 << 20)?;
         let value = serde_json::from_slice(&bytes)
@@ -102,7 +110,7 @@ fn next_page(header: &str) -> Option<&str> {
 }
 
 fn odd(id: &str, problem: &str) -> Error {
-    Error::Hub {
+    Error::Refused {
         problem: format!("`{id}`: {problem}"),
         hint: "the address in `HF_ENDPOINT` does not behave as the Hugging Face hub does".into(),
     }

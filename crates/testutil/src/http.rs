@@ -10,6 +10,7 @@ pub(crate) struct Incoming {
     /// Path and query.
     pub(crate) target: String,
     pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// A response to be written; `body` may be cut short on purpose.
@@ -52,21 +53,29 @@ impl Response {
     }
 }
 
-/// Reads one request; `None` when the peer sent nothing that looks like one.
-pub(crate) fn read(stream: &TcpStream) -> Option<Incoming> {
-    let mut reader = BufReader::new(stream.take(1 << 20));
+/// Reads the head of one request; `None` when the peer sent nothing that looks like one.
+pub(crate) fn read_head(reader: &mut BufReader<&TcpStream>) -> Option<Incoming> {
     let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
+    reader.by_ref().take(1 << 20).read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
     let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
     let mut headers = BTreeMap::new();
     loop {
         line.clear();
-        reader.read_line(&mut line).ok()?;
+        reader.by_ref().take(1 << 20).read_line(&mut line).ok()?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    Some(Incoming { method, target, headers })
+    Some(Incoming { method, target, headers, body: vec![] })
+}
+
+impl Incoming {
+    /// Reads the body, of which at most `limit` bytes; false when the peer sent less than it promised.
+    pub(crate) fn read_body(&mut self, reader: &mut BufReader<&TcpStream>, limit: usize) -> bool {
+        let promised = self.headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let read = reader.take(promised.min(limit as u64)).read_to_end(&mut self.body);
+        read.is_ok_and(|bytes| bytes as u64 == promised)
+    }
 }
 
 /// Undoes percent-encoding.

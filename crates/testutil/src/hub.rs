@@ -1,9 +1,11 @@
-//! A model hub on localhost that behaves as the real one does: listing in pages, redirects, ranges, tokens, faults.
+//! A model hub on localhost that behaves as the real one does: listing in pages, redirects, ranges, tokens, uploads,
+//! faults.
 //!
 //! Two listeners: the hub itself and the host that large files are redirected to. Like the real storage behind the
 //! hub, the second answers 400 to a request that carries a token, so a leaked token is seen at once.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::BufReader;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,16 +13,19 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::files::sha256_hex;
+use crate::files::{git_oid, sha256_hex};
 use crate::http::{self, Incoming, Response};
 
-/// A model repository: one commit, which every branch name points to.
+mod upload;
+
+/// A model repository: branches, and the files of every commit.
 #[derive(Clone)]
 pub struct Repo {
     id: String,
-    commit: String,
     gated: bool,
-    files: BTreeMap<String, RepoFile>,
+    private: bool,
+    branches: BTreeMap<String, String>,
+    commits: BTreeMap<String, BTreeMap<String, RepoFile>>,
 }
 
 #[derive(Clone)]
@@ -31,33 +36,52 @@ struct RepoFile {
     sha256: String,
 }
 
+impl RepoFile {
+    fn new(bytes: &[u8], lfs: bool) -> Self {
+        Self { bytes: bytes.into(), lfs, sha256: sha256_hex(bytes) }
+    }
+
+    /// Git's hash: of the file, or of the few lines that stand for a large one.
+    fn oid(&self) -> String {
+        if self.lfs { self.sha256[..40].to_owned() } else { git_oid(&self.bytes) }
+    }
+}
+
 impl Repo {
     /// Makes an empty repository.
     pub fn new(id: &str) -> Self {
         let commit = sha256_hex(id.as_bytes())[..40].to_owned();
-        Self { id: id.into(), commit, gated: false, files: BTreeMap::new() }
+        Self {
+            id: id.into(),
+            gated: false,
+            private: false,
+            branches: [("main".to_owned(), commit.clone())].into(),
+            commits: [(commit, BTreeMap::new())].into(),
+        }
+    }
+
+    fn main(&mut self) -> &mut BTreeMap<String, RepoFile> {
+        self.commits.get_mut(&self.branches["main"]).expect("a branch points to a commit")
     }
 
     /// Adds a small file, which the hub keeps in git and serves itself.
     #[must_use]
     pub fn file(mut self, path: &str, bytes: &[u8]) -> Self {
-        self.files
-            .insert(path.into(), RepoFile { bytes: bytes.into(), lfs: false, sha256: sha256_hex(bytes) });
+        self.main().insert(path.into(), RepoFile::new(bytes, false));
         self
     }
 
     /// Adds a large file, which is listed with its SHA-256 and served by another host.
     #[must_use]
     pub fn lfs(mut self, path: &str, bytes: &[u8]) -> Self {
-        self.files
-            .insert(path.into(), RepoFile { bytes: bytes.into(), lfs: true, sha256: sha256_hex(bytes) });
+        self.main().insert(path.into(), RepoFile::new(bytes, true));
         self
     }
 
     /// Makes the listing claim another hash for `path` than its bytes have.
     #[must_use]
     pub fn lie_about(mut self, path: &str) -> Self {
-        self.files.get_mut(path).expect("the file was added before").sha256 = sha256_hex(b"something else");
+        self.main().get_mut(path).expect("the file was added before").sha256 = sha256_hex(b"something else");
         self
     }
 
@@ -68,9 +92,34 @@ impl Repo {
         self
     }
 
-    /// Returns the commit that every branch points to.
+    /// Returns the commit that the branch `main` points to.
     pub fn commit(&self) -> &str {
-        &self.commit
+        &self.branches["main"]
+    }
+
+    /// Returns the files of a branch: path → bytes, and whether it is kept as a large file.
+    pub fn contents(&self, branch: &str) -> BTreeMap<String, (Vec<u8>, bool)> {
+        let files = self.resolve(branch).and_then(|commit| self.commits.get(commit));
+        files
+            .into_iter()
+            .flatten()
+            .map(|(path, file)| (path.clone(), (file.bytes.clone(), file.lfs)))
+            .collect()
+    }
+
+    /// Tells whether strangers cannot see it.
+    pub fn is_private(&self) -> bool {
+        self.private
+    }
+
+    /// How many commits there were.
+    pub fn history(&self) -> usize {
+        self.commits.len()
+    }
+
+    /// The commit of a branch, or the commit itself.
+    fn resolve<'a>(&'a self, revision: &'a str) -> Option<&'a String> {
+        self.branches.get(revision).or_else(|| Some(self.commits.get_key_value(revision)?.0))
     }
 }
 
@@ -91,6 +140,10 @@ pub enum Fault {
     Hangup,
     /// Redirects to this address.
     RedirectTo(String),
+    /// Reads this many bytes of what is sent, then closes the connection.
+    CutRequest(usize),
+    /// Does what was asked for, and closes the connection before the answer.
+    LoseAnswer,
 }
 
 /// A request that the hub got.
@@ -106,10 +159,13 @@ pub struct Seen {
     pub authorization: Option<String>,
     /// Whether it went to the host for large files.
     pub on_storage: bool,
+    /// What was sent along.
+    pub body: Vec<u8>,
 }
 
 struct State {
-    repos: Vec<Repo>,
+    repos: Mutex<Vec<Repo>>,
+    uploads: Mutex<upload::Uploads>,
     page_size: usize,
     hub: SocketAddr,
     storage: SocketAddr,
@@ -123,8 +179,10 @@ pub struct HubServer {
     state: Arc<State>,
 }
 
-/// The token that opens gated repositories.
+/// The token that opens gated repositories, and writes.
 pub const TOKEN: &str = "secret";
+/// A token that only reads.
+pub const READ_TOKEN: &str = "just-looking";
 
 impl HubServer {
     /// Starts a hub with these repositories, on free ports, three files to a page of its listing.
@@ -133,7 +191,8 @@ impl HubServer {
         let (hub, storage) = (bind(), bind());
         let address = |listener: &TcpListener| listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
-            repos,
+            repos: Mutex::new(repos),
+            uploads: Mutex::default(),
             page_size: 3,
             hub: address(&hub),
             storage: address(&storage),
@@ -164,6 +223,16 @@ impl HubServer {
     /// `/api/resolve-cache/`.
     pub fn fail(&self, part: &str, faults: impl IntoIterator<Item = Fault>) {
         lock(&self.state.faults).push((part.into(), faults.into_iter().collect()));
+    }
+
+    /// Takes large files of more than this many bytes in parts of as many.
+    pub fn split_uploads(&self, part_bytes: usize) {
+        lock(&self.state.uploads).part_bytes = Some(part_bytes);
+    }
+
+    /// Returns a repository as it is now.
+    pub fn repo(&self, id: &str) -> Option<Repo> {
+        lock(&self.state.repos).iter().find(|repo| repo.id == id).cloned()
     }
 
     /// Returns all requests so far, in order of arrival.
@@ -203,36 +272,46 @@ fn serve(listener: &TcpListener, state: &Arc<State>, on_storage: bool) {
 }
 
 fn answer(mut stream: TcpStream, state: &State, on_storage: bool) {
-    let Some(request) = http::read(&stream) else { return };
+    let receiving = stream.try_clone().expect("a socket can be shared");
+    let mut reader = BufReader::new(&receiving);
+    let Some(mut request) = http::read_head(&mut reader) else { return };
     let target = http::decode(&request.target);
+    let fault = next_fault(state, &target);
+    let taken = if let Some(Fault::CutRequest(bytes)) = fault { bytes } else { usize::MAX };
+    let whole = request.read_body(&mut reader, taken);
     lock(&state.seen).push(Seen {
         method: request.method.clone(),
         target: target.clone(),
         range: request.headers.get("range").cloned(),
         authorization: request.headers.get("authorization").cloned(),
         on_storage,
+        body: request.body.clone(),
     });
-    let fault = next_fault(state, &target);
+    let refuses = matches!(fault, Some(Fault::Hangup | Fault::CutRequest(_) | Fault::Status(..)));
+    if !whole && !refuses {
+        return; // whoever sent half of it is gone
+    }
     let keep_range = !matches!(fault, Some(Fault::IgnoreRange));
-    let mut response = if on_storage {
-        blob(state, &request, &target, keep_range)
-    } else {
-        hub_page(state, &request, &target, keep_range)
+    let mut response = match (&fault, on_storage) {
+        (Some(Fault::Hangup | Fault::CutRequest(_)), _) => return,
+        (Some(Fault::Status(status, retry_after)), _) => {
+            let response = Response::new(*status, "come back later");
+            match retry_after {
+                Some(seconds) => response.header("retry-after", seconds.to_string()),
+                None => response,
+            }
+        }
+        (Some(Fault::RedirectTo(address)), _) => Response::new(302, "").header("location", address),
+        (_, true) => storage_page(state, &request, &target, keep_range),
+        (_, false) => hub_page(state, &request, &target, keep_range),
     };
     let (mut limit, mut pause) = (usize::MAX, Duration::ZERO);
     match fault {
-        Some(Fault::Hangup) => return,
+        Some(Fault::LoseAnswer) => return,
         Some(Fault::DropAfter(bytes)) => limit = bytes,
         Some(Fault::StallAfter(bytes, time)) => (limit, pause) = (bytes, time),
         Some(Fault::WrongBytes) => response.body.iter_mut().for_each(|byte| *byte ^= 0x55),
-        Some(Fault::RedirectTo(address)) => response = Response::new(302, "").header("location", address),
-        Some(Fault::Status(status, retry_after)) => {
-            response = Response::new(status, "come back later");
-            if let Some(seconds) = retry_after {
-                response = response.header("retry-after", seconds.to_string());
-            }
-        }
-        Some(Fault::IgnoreRange) | None => {}
+        _ => {}
     }
     drop(response.write(&mut stream, request.method == "HEAD", limit)); // the peer may be gone: its business
     std::thread::sleep(pause);
@@ -248,37 +327,49 @@ fn next_fault(state: &State, target: &str) -> Option<Fault> {
 
 /// Answers on the hub's own host.
 fn hub_page(state: &State, request: &Incoming, target: &str, keep_range: bool) -> Response {
+    if request.method == "POST" {
+        return upload::hub_page(state, request, target);
+    }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = path.trim_start_matches('/');
+    let repos = lock(&state.repos);
     let find = |prefix: &str| {
         let rest = path.strip_prefix(prefix)?;
-        state
-            .repos
-            .iter()
-            .find_map(|repo| Some((repo, rest.strip_prefix(&format!("{}/", repo.id))?.to_owned())))
+        repos.iter().find_map(|repo| {
+            let rest = rest.strip_prefix(&repo.id)?;
+            (rest.is_empty() || rest.starts_with('/'))
+                .then(|| (repo, rest.trim_start_matches('/').to_owned()))
+        })
     };
-    let Some((repo, rest)) =
-        find("api/models/").or_else(|| find("api/resolve-cache/models/")).or_else(|| find(""))
-    else {
+    let token = |wanted: &str| {
+        request.headers.get("authorization").is_some_and(|value| value == &format!("Bearer {wanted}"))
+    };
+    let found = find("api/models/").or_else(|| find("api/resolve-cache/models/")).or_else(|| find(""));
+    let Some((repo, rest)) = found.filter(|(repo, _)| !repo.private || token(TOKEN)) else {
         // The real hub does not tell strangers which repositories exist.
         return error(401, "RepoNotFound", "Invalid username or password.");
     };
-    if repo.gated
-        && request.headers.get("authorization").is_none_or(|value| value != &format!("Bearer {TOKEN}"))
-    {
+    if repo.gated && !token(TOKEN) {
         return error(401, "GatedRepo", &format!("Access to model {} is restricted.", repo.id));
     }
-    let known = |revision: &str| revision == repo.commit || revision == "main";
-    let parts: Vec<&str> = rest.splitn(3, '/').collect();
+    // A branch may hold a slash.
+    let parts: Vec<&str> = rest.splitn(2, '/').collect();
+    let revision = |text: &str| {
+        let names = repo.branches.keys().chain(repo.commits.keys());
+        names
+            .filter(|name| text == name.as_str() || text.starts_with(&format!("{name}/")))
+            .max_by_key(|name| name.len())
+    };
     match parts.as_slice() {
-        ["revision" | "tree" | "resolve", revision, ..] if !known(revision) => {
-            error(404, "RevisionNotFound", &format!("Invalid rev id: {revision}"))
-        }
-        ["revision", ..] => model_info(repo),
-        ["tree", ..] => listing(state, repo, query),
-        ["resolve", _, file] => resolve(state, repo, file),
-        [commit, ..] if *commit == repo.commit && path.starts_with("api/resolve-cache/") => {
-            match repo.files.get(&rest[commit.len() + 1..]) {
+        [""] => model_info(repo, "main"),
+        [kind @ ("revision" | "tree" | "resolve"), rest] => match (revision(rest), *kind) {
+            (None, _) => error(404, "RevisionNotFound", &format!("Invalid rev id: {rest}")),
+            (Some(name), "revision") => model_info(repo, name),
+            (Some(name), "tree") => listing(state, repo, name, query),
+            (Some(name), _) => resolve(state, repo, name, rest[name.len()..].trim_start_matches('/')),
+        },
+        [commit, rest] if path.starts_with("api/resolve-cache/") && repo.commits.contains_key(*commit) => {
+            match repo.commits[*commit].get(*rest) {
                 Some(file) => bytes(file, request, keep_range),
                 None => error(404, "EntryNotFound", "Entry not found"),
             }
@@ -287,26 +378,27 @@ fn hub_page(state: &State, request: &Incoming, target: &str, keep_range: bool) -
     }
 }
 
-fn model_info(repo: &Repo) -> Response {
-    let siblings: Vec<_> = repo.files.keys().map(|path| json!({ "rfilename": path })).collect();
+fn model_info(repo: &Repo, revision: &str) -> Response {
+    let commit = repo.resolve(revision).expect("the caller found it");
+    let siblings: Vec<_> = repo.commits[commit].keys().map(|path| json!({ "rfilename": path })).collect();
     Response::json(&json!({
-        "id": repo.id, "modelId": repo.id, "sha": repo.commit, "private": false,
+        "id": repo.id, "modelId": repo.id, "sha": commit, "private": repo.private,
         "gated": if repo.gated { json!("manual") } else { json!(false) }, "siblings": siblings,
     }))
 }
 
 /// One page of the tree, folders included, with a link to the next.
-fn listing(state: &State, repo: &Repo, query: &str) -> Response {
+fn listing(state: &State, repo: &Repo, revision: &str, query: &str) -> Response {
+    let commit = repo.resolve(revision).expect("the caller found it");
     let mut entries: Vec<serde_json::Value> = Vec::new();
-    for (path, file) in &repo.files {
+    for (path, file) in &repo.commits[commit] {
         if let Some((folder, _)) = path.rsplit_once('/') {
             let known = json!({ "type": "directory", "oid": "0".repeat(40), "size": 0, "path": folder });
             if !entries.contains(&known) {
                 entries.push(known);
             }
         }
-        let mut entry =
-            json!({ "type": "file", "oid": file.sha256[..40], "size": file.bytes.len(), "path": path });
+        let mut entry = json!({ "type": "file", "oid": file.oid(), "size": file.bytes.len(), "path": path });
         if file.lfs {
             entry["lfs"] = json!({ "oid": file.sha256, "size": file.bytes.len(), "pointerSize": 134 });
         }
@@ -321,42 +413,52 @@ fn listing(state: &State, repo: &Repo, query: &str) -> Response {
     }
     let next = format!(
         "<http://{}/api/models/{}/tree/{}?recursive=true&cursor={end}>; rel=\"next\"",
-        state.hub, repo.id, repo.commit
+        state.hub, repo.id, commit
     );
     page.header("link", next)
 }
 
 /// Sends the client on: large files to the storage host, small ones to a cache on this host, by a relative address.
-fn resolve(state: &State, repo: &Repo, path: &str) -> Response {
-    let Some(file) = repo.files.get(path) else { return error(404, "EntryNotFound", "Entry not found") };
-    let response = Response::new(if file.lfs { 302 } else { 307 }, "").header("x-repo-commit", &repo.commit);
+fn resolve(state: &State, repo: &Repo, revision: &str, path: &str) -> Response {
+    let commit = repo.resolve(revision).expect("the caller found it");
+    let Some(file) = repo.commits[commit].get(path) else {
+        return error(404, "EntryNotFound", "Entry not found");
+    };
+    let response = Response::new(if file.lfs { 302 } else { 307 }, "").header("x-repo-commit", commit);
     if file.lfs {
         response
             .header("x-linked-etag", format!("\"{}\"", file.sha256))
             .header("x-linked-size", file.bytes.len().to_string())
-            .header("location", format!("http://{}/blobs/{}/{path}?signature=abc", state.storage, repo.id))
+            .header(
+                "location",
+                format!("http://{}/blobs/{}/{path}?commit={commit}&signature=abc", state.storage, repo.id),
+            )
     } else {
-        response.header("location", format!("/api/resolve-cache/models/{}/{}/{path}", repo.id, repo.commit))
+        response.header("location", format!("/api/resolve-cache/models/{}/{commit}/{path}", repo.id))
     }
 }
 
 /// Answers on the storage host.
-fn blob(state: &State, request: &Incoming, target: &str, keep_range: bool) -> Response {
+fn storage_page(state: &State, request: &Incoming, target: &str, keep_range: bool) -> Response {
     if request.headers.contains_key("authorization") {
         return Response::new(400, "Only one auth mechanism allowed");
     }
-    let path = target.split('?').next().unwrap_or("").trim_start_matches("/blobs/");
-    let file = state
-        .repos
+    if request.method == "PUT" {
+        return upload::store(state, request, target);
+    }
+    let (path, query) = target.trim_start_matches("/blobs/").split_once('?').unwrap_or_default();
+    let commit = query.split('&').find_map(|pair| pair.strip_prefix("commit=")).unwrap_or_default();
+    let repos = lock(&state.repos);
+    let file = repos
         .iter()
-        .find_map(|repo| repo.files.get(path.strip_prefix(&repo.id)?.trim_start_matches('/')));
+        .find_map(|repo| repo.commits.get(commit)?.get(path.strip_prefix(&repo.id)?.trim_start_matches('/')));
     file.map_or_else(|| Response::new(403, "expired"), |file| bytes(file, request, keep_range))
 }
 
 /// The bytes of a file, or of the part that the request asks for.
 fn bytes(file: &RepoFile, request: &Incoming, keep_range: bool) -> Response {
     let total = file.bytes.len();
-    let etag = format!("\"{}\"", if file.lfs { file.sha256.as_str() } else { &file.sha256[..40] });
+    let etag = format!("\"{}\"", if file.lfs { file.sha256.clone() } else { file.oid() });
     let range = request.headers.get("range").filter(|_| keep_range);
     let start =
         range.and_then(|value| value.strip_prefix("bytes=")?.split('-').next()?.parse::<usize>().ok());

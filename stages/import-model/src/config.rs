@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::conversion::{Conversion, Quantize};
 use crate::error::Error;
-use crate::files::is_hex;
 use crate::layout::is_plain_name;
+use hub::is_hex;
 
 /// The settings of an import: the table `[import-model]` of a model preset.
 ///

@@ -156,6 +156,18 @@ impl Error {
     }
 }
 
+impl From<hub::Error> for Error {
+    fn from(error: hub::Error) -> Self {
+        match error {
+            hub::Error::Settings { problem, hint } => Self::Settings { problem, hint },
+            hub::Error::Refused { problem, hint } => Self::Hub { problem, hint },
+            hub::Error::Unreachable { id, problem } => Self::Unreachable { id, problem },
+            hub::Error::Interrupted => Self::Interrupted,
+            hub::Error::Io(error) => Self::Io(error),
+        }
+    }
+}
+
 fn supported() -> String {
     crate::SUPPORTED_MODEL_TYPES.map(|name| format!("`{name}`")).join(", ")
 }

@@ -41,11 +41,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Returns whether `text` is `digits` lower-case hex digits.
-pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 /// Copies a file, sharing blocks where the file system can; never a hard link, since the source is not ours.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     let before = fs_err::metadata(from)?.len();

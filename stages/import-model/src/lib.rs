@@ -31,6 +31,7 @@ pub mod weights;
 
 use std::path::Path;
 
+pub use ::hub::{Unwatched, Watch};
 pub use config::{Config, Source};
 pub use conversion::{Conversion, Quantize};
 pub use error::Error;
@@ -39,29 +40,6 @@ use serde_json::{Value, json};
 /// The values of `model_type` in `config.json` that the crates here can run.
 pub const SUPPORTED_MODEL_TYPES: [&str; 9] =
     ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3_text", "phi3", "cohere"];
-
-/// What a caller wants to know, and to say, while an import runs.
-pub trait Watch {
-    /// Returns whether to stop soon.
-    fn stop(&self) -> bool {
-        false
-    }
-    /// A download of `name` begins; `already` of its `total` bytes are there.
-    fn begin(&self, name: &str, total: Option<u64>, already: u64) {
-        let _ = (name, total, already);
-    }
-    /// So many more bytes have arrived.
-    fn advance(&self, bytes: u64) {
-        let _ = bytes;
-    }
-    /// The download is over, one way or the other.
-    fn end(&self) {}
-}
-
-/// Watches nothing.
-pub struct Unwatched;
-
-impl Watch for Unwatched {}
 
 /// Imports the model that `config` names into `out`.
 ///

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
 }
 
 fn body(args: Args) -> anyhow::Result<()> {
-    let settings = Settings::from_env().map_err(explain)?;
+    let settings = Settings::from_env().map_err(|error| explain(error.into()))?;
     let asked = stage::Run::<Config>::adjusted(&args.common, |config| args.adjust(config))?.config().clone();
     let source = asked.source().map_err(explain)?;
     // A branch moves, and the key must not: it holds the commit.

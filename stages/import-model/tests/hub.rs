@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use import_model::hub::{Hub, Settings};
 use import_model::{Config, Error, Unwatched, Watch};
 use tempfile::TempDir;
-use testutil::files::{contents, golden_dir, sha256_hex};
+use testutil::files::{contents, git_oid, golden_dir, sha256_hex};
 use testutil::hub::{Fault, HubServer, Repo, TOKEN};
 
 const ID: &str = "org/tiny";
@@ -340,8 +340,7 @@ fn cache(dir: &Path, names: &[&str]) -> PathBuf {
     fs_err::write(home.join("refs/main"), repo().commit()).unwrap();
     for name in names {
         let large = ["model.safetensors", "tokenizer.json"].contains(name);
-        let hash = sha256_hex(&golden(name));
-        let blob = if large { hash } else { hash[..40].to_owned() };
+        let blob = if large { sha256_hex(&golden(name)) } else { git_oid(&golden(name)) };
         fs_err::write(home.join("blobs").join(&blob), golden(name)).unwrap();
         std::os::unix::fs::symlink(format!("../../blobs/{blob}"), snapshot.join(name)).unwrap();
     }

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::listing::Entry;
+use hub::{Entry, is_hex};
+
 use crate::error::Error;
-use crate::files::{is_hex, sha256_of};
+use crate::files::sha256_of;
 use crate::layout::is_plain_name;
 
 /// The local cache of the hub.

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::client::{Client, Failure, Progress, Response, without_query};
-use super::listing::Entry;
+use hub::{Client, Entry, Progress, Response, without_query};
+
 use crate::error::Error;
 use crate::files::hex;
+
+type Failure = hub::Failure<Error>;
 
 /// Downloads `path` of the hub to `target`, unless it is there already.
 pub(super) fn file(client: &Client<'_>, path: &str, entry: &Entry, target: &Path) -> Result<PathBuf, Error> {
@@ -20,10 +22,10 @@ pub(super) fn file(client: &Client<'_>, path: &str, entry: &Entry, target: &Path
     }
     let mut part = Part::open(target, entry)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    client.watch.begin(&name, entry.bytes, part.bytes);
+    client.watch().begin(&name, entry.bytes, part.bytes);
     let url = client.url(path);
     let result = client.retrying(&url, |progress| one_attempt(client, &url, &mut part, progress));
-    client.watch.end();
+    client.watch().end();
     result?;
     part.finish(target)
 }
@@ -37,7 +39,7 @@ fn one_attempt(
 ) -> Result<(), Failure> {
     let started_at = part.bytes;
     if !part.is_full() {
-        let response = client.get(url, part.bytes)?;
+        let response = client.get::<Error>(url, part.bytes)?;
         if part.expected.sha256.is_none() {
             part.expected.sha256.clone_from(&response.linked_sha256);
         }
@@ -60,7 +62,7 @@ fn one_attempt(
             without_query(url)
         )));
     }
-    fs_err::remove_file(&part.path)?;
+    fs_err::remove_file(&part.path).map_err(Error::from)?;
     Err(Failure::Final(Error::Hash {
         place: without_query(url).into(),
         expected,
@@ -79,7 +81,7 @@ fn copy_body(
     let mut reader = response.reader();
     let mut buffer = vec![0; 1 << 18];
     loop {
-        if client.watch.stop() {
+        if client.watch().stop() {
             return Err(Error::Interrupted.into());
         }
         let bytes = match reader.read(&mut buffer) {
@@ -93,7 +95,7 @@ fn copy_body(
             part.furthest = part.bytes; // only new ground counts, else a server that starts over keeps us for ever
             progress.made();
         }
-        client.watch.advance(bytes as u64);
+        client.watch().advance(bytes as u64);
     }
 }
 
@@ -165,7 +167,7 @@ impl Part {
             self.restart()?;
             return Err(Failure::again(format!("the hub sends more than the {expected} bytes it listed")));
         }
-        self.file.write_all(bytes)?;
+        self.file.write_all(bytes).map_err(Error::from)?;
         self.hasher.update(bytes);
         self.bytes = after;
         Ok(())

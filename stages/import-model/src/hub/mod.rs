@@ -4,93 +4,21 @@
 //! first, so that an unsupported model is refused before its weights are downloaded.
 
 mod cache;
-mod client;
 mod download;
-mod listing;
+mod refusal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 pub use cache::Cache;
-use client::Client;
-use listing::Entry;
+pub use hub::Settings;
+use hub::{Client, Entry, is_hex};
 
 use crate::error::Error;
-use crate::files::is_hex;
+use crate::layout::{is_kept, is_plain_name};
 use crate::model::{self, Found};
 use crate::weights::{self, INDEX};
 use crate::{Watch, layout, tokens};
-
-/// How the hub is reached.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Address of the hub, without a slash at the end (`HF_ENDPOINT`).
-    pub endpoint: String,
-    /// Access token (`HF_TOKEN`, or the file that `hf auth login` writes); goes to the endpoint only.
-    pub token: Option<String>,
-    /// Never use the network (`HF_HUB_OFFLINE`).
-    pub offline: bool,
-    /// Folder of the local cache (`HF_HUB_CACHE`, or `hub` in `HF_HOME`).
-    pub cache: Option<PathBuf>,
-    /// Attempts in a row without a new byte before giving up.
-    pub attempts: u32,
-    /// Pause after the first failed attempt; doubles with every further one.
-    pub first_pause: Duration,
-    /// How long a connection may stay silent.
-    pub silence: Duration,
-}
-
-impl Settings {
-    /// Reads the environment variables that the hub's own tools read.
-    ///
-    /// # Errors
-    ///
-    /// Fails when `HF_ENDPOINT` is not an http address.
-    pub fn from_env() -> Result<Self, Error> {
-        Self::from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
-    }
-
-    /// As [`Settings::from_env`], with another way to look up variables.
-    ///
-    /// # Errors
-    ///
-    /// Fails when `HF_ENDPOINT` is not an http address.
-    pub fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
-        let folder = |name: &str| {
-            let text = variable(name)?;
-            let below_home =
-                text.strip_prefix("~/").and_then(|rest| Some(Path::new(&variable("HOME")?).join(rest)));
-            Some(below_home.unwrap_or_else(|| PathBuf::from(text)))
-        };
-        let home = folder("HF_HOME")
-            .or_else(|| folder("XDG_CACHE_HOME").map(|dir| dir.join("huggingface")))
-            .or_else(|| folder("HOME").map(|dir| dir.join(".cache/huggingface")));
-        let cache = folder("HF_HUB_CACHE")
-            .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
-            .or_else(|| home.as_ref().map(|dir| dir.join("hub")));
-        let token_file = folder("HF_TOKEN_PATH").or_else(|| home.map(|dir| dir.join("token")));
-        let token = variable("HF_TOKEN").or_else(|| fs_err::read_to_string(token_file?).ok());
-        let truthy =
-            |value: String| matches!(value.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true");
-        let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
-        if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-            return Err(Error::Settings {
-                problem: format!("`HF_ENDPOINT` is `{endpoint}`, which is not an address"),
-                hint: "set it to something like `https://huggingface.co`, or unset it".into(),
-            });
-        }
-        Ok(Self {
-            endpoint: endpoint.trim_end_matches('/').into(),
-            token: token.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()),
-            offline: variable("HF_HUB_OFFLINE").is_some_and(truthy),
-            cache,
-            attempts: 6,
-            first_pause: Duration::from_secs(1),
-            silence: Duration::from_secs(30),
-        })
-    }
-}
 
 /// The hub, as far as importing a model needs it.
 pub struct Hub<'a> {
@@ -122,7 +50,7 @@ impl<'a> Hub<'a> {
         self.check_online(id, || {
             format!("`{revision}` is not in the local hub cache{}", self.cache_place())
         })?;
-        listing::resolve(&self.client(), id, revision)
+        Ok(hub::resolve(&self.client(), id, revision)?)
     }
 
     /// Finds all files of the model at `commit`: in the local cache, else by downloading into `folder`.
@@ -168,7 +96,9 @@ impl<'a> Hub<'a> {
     ) -> Result<Found, Error> {
         fs_err::create_dir_all(folder)?;
         let client = self.client();
-        let mut entries = listing::tree(&client, id, commit)?;
+        let mut entries = hub::tree(&client, id, commit)?;
+        // Pickles and the like stay in the list, so that a folder without safetensors can be explained.
+        entries.retain(|path, _| is_kept(path) || is_plain_name(path));
         if let Some(pins) = pins {
             apply_pins(id, &mut entries, pins)?;
         }
@@ -211,7 +141,7 @@ impl<'a> Hub<'a> {
     }
 
     fn client(&self) -> Client<'a> {
-        Client::new(self.settings, self.watch)
+        Client::new(self.settings, self.watch, refusal::explain)
     }
 
     fn check_online(&self, id: &str, problem: impl FnOnce() -> String) -> Result<(), Error> {

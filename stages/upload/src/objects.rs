@@ -1,0 +1,192 @@
+//! Large files, by the protocol of git-lfs: asked for by hash, sent whole or in parts, then confirmed.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Seek as _, SeekFrom};
+
+use hub::{Client, Failure, Progress, Request, Watch};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::push::{Target, post_json};
+use crate::{Error, LocalFile};
+
+const LFS_JSON: &str = "application/vnd.git-lfs+json";
+/// Files asked about at once.
+const BATCH: usize = 100;
+
+/// What the hub says about one large file.
+#[derive(Deserialize)]
+struct Object {
+    oid: String,
+    #[serde(default)]
+    actions: Option<Actions>,
+    #[serde(default)]
+    error: Option<Refused>,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+struct Actions {
+    #[serde(default)]
+    upload: Option<Action>,
+    #[serde(default)]
+    verify: Option<Action>,
+}
+
+#[derive(Deserialize)]
+struct Action {
+    href: String,
+    #[serde(default)]
+    header: BTreeMap<String, Value>,
+}
+
+/// Sends the large files that the hub does not have; returns how many bytes travelled.
+pub(crate) fn send(
+    client: &Client<'_>,
+    target: &Target<'_>,
+    files: &[&LocalFile],
+    progress: &mut Progress,
+) -> Result<u64, Failure<Error>> {
+    let mut sent = 0;
+    for files in files.chunks(BATCH) {
+        let mut wanted: BTreeMap<&str, &LocalFile> =
+            files.iter().map(|file| (file.sha256.as_str(), *file)).collect();
+        for object in ask(client, target, &wanted)? {
+            let Some(file) = wanted.remove(object.oid.as_str()) else { continue };
+            if let Some(refused) = object.error {
+                let problem = format!("the hub does not take `{}`: {}", file.name, refused.message);
+                let hint = "what the hub says tells what it minds".into();
+                return Err(Failure::Final(hub::Error::Refused { problem, hint }.into()));
+            }
+            // A file without an action is there already.
+            let Some(Actions { upload: Some(upload), verify }) = object.actions else { continue };
+            client.watch().begin(&file.name, Some(file.bytes), 0);
+            let result = send_one(client, file, &upload);
+            client.watch().end();
+            result?;
+            confirm(client, file, verify.as_ref())?;
+            progress.made();
+            sent += file.bytes;
+        }
+        if let Some((_, file)) = wanted.first_key_value() {
+            return Err(Failure::again(format!("the hub says nothing about `{}`", file.name)));
+        }
+    }
+    Ok(sent)
+}
+
+fn ask(
+    client: &Client<'_>,
+    target: &Target<'_>,
+    files: &BTreeMap<&str, &LocalFile>,
+) -> Result<Vec<Object>, Failure<Error>> {
+    #[derive(Deserialize)]
+    struct Answer {
+        objects: Vec<Object>,
+    }
+    let objects: Vec<Value> =
+        files.iter().map(|(oid, file)| json!({ "oid": oid, "size": file.bytes })).collect();
+    let question = json!({
+        "operation": "upload", "transfers": ["basic", "multipart"], "objects": objects, "hash_algo": "sha256",
+        "ref": { "name": target.revision },
+    });
+    let url = client.url(&format!("{}.git/info/lfs/objects/batch", target.id));
+    let answer: Answer = post_json(client, &url, LFS_JSON, &question)?;
+    Ok(answer.objects)
+}
+
+/// Sends one file, in parts where the hub gives an address for each.
+fn send_one(client: &Client<'_>, file: &LocalFile, upload: &Action) -> Result<(), Failure<Error>> {
+    let part_bytes = upload.header.get("chunk_size").and_then(|value| match value {
+        Value::String(text) => text.parse::<u64>().ok(),
+        number => number.as_u64(),
+    });
+    let Some(part_bytes) = part_bytes.filter(|&bytes| bytes > 0) else {
+        let headers: Vec<(&str, &str)> =
+            upload.header.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))).collect();
+        return put(client, file, &upload.href, &headers, 0..file.bytes).map(drop);
+    };
+    let mut parts = Vec::new();
+    for number in 1..=file.bytes.div_ceil(part_bytes) {
+        let address = upload.header.iter().find(|(name, _)| name.parse() == Ok(number));
+        let Some(address) = address.and_then(|(_, value)| value.as_str()) else {
+            return Err(Failure::again(format!(
+                "the hub gives no address for part {number} of `{}`",
+                file.name
+            )));
+        };
+        let start = (number - 1) * part_bytes;
+        let range = start..file.bytes.min(start + part_bytes);
+        // A part that broke is sent anew by itself: those before it stay where they are.
+        let etag =
+            client.retrying(address, |_: &mut Progress| put(client, file, address, &[], range.clone()))?;
+        let Some(etag) = etag else {
+            return Err(Failure::again(format!(
+                "the storage gives no receipt for part {number} of `{}`",
+                file.name
+            )));
+        };
+        parts.push(json!({ "partNumber": number, "etag": etag }));
+    }
+    let done = json!({ "oid": file.sha256, "parts": parts });
+    let body = done.to_string();
+    let headers = [("accept", LFS_JSON), ("content-type", LFS_JSON)];
+    // The address is signed: no token is needed, and none is given.
+    let request = Request {
+        method: "POST",
+        url: &upload.href,
+        headers: &headers,
+        body: &mut body.as_bytes(),
+        bytes: body.len() as u64,
+        with_token: false,
+    };
+    client.send::<Error>(request, &[]).map(drop)
+}
+
+/// Sends a range of a file to an address of the storage, which is signed; returns the receipt.
+fn put(
+    client: &Client<'_>,
+    file: &LocalFile,
+    url: &str,
+    headers: &[(&str, &str)],
+    range: std::ops::Range<u64>,
+) -> Result<Option<String>, Failure<Error>> {
+    let mut source = fs_err::File::open(&file.path).map_err(Error::from)?;
+    source.seek(SeekFrom::Start(range.start)).map_err(Error::from)?;
+    let bytes = range.end - range.start;
+    let mut body = Watched { inner: source.take(bytes), watch: client.watch() };
+    let request = Request { method: "PUT", url, headers, body: &mut body, bytes, with_token: false };
+    let sent = client.send::<Error>(request, &[]);
+    if client.watch().stop() {
+        return Err(Failure::Final(hub::Error::Interrupted.into()));
+    }
+    Ok(sent?.header("etag"))
+}
+
+fn confirm(client: &Client<'_>, file: &LocalFile, verify: Option<&Action>) -> Result<(), Failure<Error>> {
+    let Some(verify) = verify else { return Ok(()) };
+    let question = json!({ "oid": file.sha256, "size": file.bytes });
+    post_json::<Value>(client, &verify.href, LFS_JSON, &question).map(drop)
+}
+
+/// Tells how much was read, and ends early when asked to stop.
+struct Watched<'a> {
+    inner: std::io::Take<fs_err::File>,
+    watch: &'a dyn Watch,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.watch.stop() {
+            return Err(std::io::Error::other("interrupted"));
+        }
+        let bytes = self.inner.read(buffer)?;
+        self.watch.advance(bytes as u64);
+        Ok(bytes)
+    }
+}
