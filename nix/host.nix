@@ -1,0 +1,42 @@
+# The pipelines with programs that cargo built outside Nix, for continuous integration and for work on the programs
+# themselves: no nixpkgs, no network. `tools` is what nix/host-tools.sh made.
+#
+#   nix/host-tools.sh build/host-tools target/release
+#   nix-build nix/host.nix --arg tools ./build/host-tools -A haw-eng.run
+{ tools
+, contentAddressed ? false
+, hub ? "https://huggingface.co"
+}:
+let
+  inherit (builtins) attrNames attrValues concatStringsSep filter head mapAttrs match readDir;
+  system = builtins.currentSystem;
+  folder = part: name: builtins.path { path = tools + "/${part}"; inherit name; };
+  libraries = folder "lib" "host-libraries";
+
+  # The loader runs the programs, so that they find their libraries wherever they were linked to look.
+  loader = head (filter (name: match "ld-linux.*" name != null) (attrNames (readDir (tools + "/lib"))));
+  load = folder: name: {
+    exe = "${libraries}/${loader}";
+    args = [ "--library-path" "${libraries}" "${folder}/bin/${name}" ];
+  };
+  programs = mapAttrs (name: _: load (folder "stages/${name}" name) name) (readDir (tools + "/stages"));
+
+  linkFarm = name: entries:
+    let
+      shell = folder "shell" "host-shell";
+      run = program: concatStringsSep " " ([ "${libraries}/${loader}" ] ++ (load shell program).args);
+      link = path: target: ''
+        ${run "mkdir"} -p "$out/${dirOf path}"
+        ${run "ln"} -s ${target} "$out/${path}"
+      '';
+      sh = load shell "sh";
+    in
+    derivation {
+      inherit name system;
+      builder = sh.exe;
+      args = sh.args ++ [ "-euc" (concatStringsSep "" (attrValues (mapAttrs link entries))) ];
+    };
+
+  inherit (import ./pipeline.nix { inherit system programs linkFarm contentAddressed hub; }) mkPipeline;
+in
+import ../pipelines { inherit mkPipeline; } // { inherit mkPipeline; }

@@ -1,0 +1,76 @@
+# Base models: presets from the hub as fixed-output derivations, folders as they are.
+{ system, linkFarm, hub ? "https://huggingface.co" }:
+let
+  inherit (builtins) attrNames concatStringsSep isAttrs isString listToAttrs match pathExists replaceStrings;
+
+  presets = ../pipelines/models;
+
+  # Never read again at evaluation: what the store has under this hash is taken, else it is fetched. The token for gated
+  # models goes into Nix's netrc file.
+  fetchFile = place: name: sha256: derivation {
+    inherit name;
+    system = "builtin";
+    builder = "builtin:fetchurl";
+    url = "${hub}/${place}/${name}";
+    outputHashMode = "flat";
+    outputHashAlgo = "sha256";
+    outputHash = sha256;
+    preferLocalBuild = true;
+    impureEnvVars = [ "http_proxy" "https_proxy" "ftp_proxy" "all_proxy" "no_proxy" ];
+  };
+
+  # A pinned repository as the hub's local cache, from which import-model takes it as if it had downloaded it.
+  cache = { id, revision, files }:
+    let
+      folder = "models--${replaceStrings [ "/" ] [ "--" ] id}/snapshots/${revision}";
+      link = name: { name = "${folder}/${name}"; value = fetchFile "${id}/resolve/${revision}" name files.${name}; };
+    in
+    linkFarm "hub-${baseNameOf id}" (listToAttrs (map link (attrNames files)));
+
+  fromHub = table@{ id, revision ? "main", files ? { }, ... }:
+    if match "[0-9a-f]{40}" revision == null || files == { } then
+      throw
+        ("the model `${id}` is not pinned, and Nix fetches nothing without a hash; "
+          + "run `import-model --config PRESET.toml --write-lock PRESET.toml` once and commit the file")
+    else {
+      inherit table;
+      env = { HF_HUB_CACHE = "${cache { inherit id revision files; }}"; HF_HUB_OFFLINE = "1"; };
+      flags = [ ];
+    };
+
+  fromFolder = table: folder: {
+    # As with `--model-dir` in a shell: another source leaves the name and the pins of the old one behind.
+    table = removeAttrs table [ "id" "revision" "commit" "files" "model_dir" ];
+    flags = [ "--model-dir" "${folder}" ];
+  };
+
+  # A folder that was added once: a path would be hashed anew at each evaluation.
+  added = { name, sha256 }: derivation {
+    inherit name system;
+    outputHashMode = "recursive";
+    outputHashAlgo = "sha256";
+    outputHash = sha256;
+    # Reached only when the store does not have it.
+    builder = "the model folder `${name}` is not in the store: nix-store --add-fixed --recursive sha256 ${name}";
+  };
+
+  folderOf = model: if isAttrs model && model ? sha256 then added model else builtins.path { path = model; name = "model"; };
+in
+{
+  # The file of a preset.
+  presetFile = name:
+    let file = presets + "/${name}.toml"; in
+    if pathExists file then file
+    else throw "there is no model preset `${name}` in pipelines/models; there are ${concatStringsSep ", " (attrNames (builtins.readDir presets))}";
+
+  # What import-model is told, for the name of a preset, a folder, or `{ name, sha256 }`.
+  base = model: table:
+    {
+      stage = "the base model";
+      makes = [ "model folder" ];
+    } // (
+      if !(isString model) then fromFolder table (folderOf model)
+      else if table ? model_dir then fromFolder table (folderOf (../. + "/${table.model_dir}"))
+      else fromHub table
+    );
+}

@@ -1,0 +1,60 @@
+# Everything that the flake offers on one system: programs, pipelines, and what builds a pipeline of one's own.
+{ pkgs, backend ? if pkgs.stdenv.hostPlatform.isDarwin then "metal" else "cpu" }:
+let
+  inherit (pkgs) lib stdenv;
+  inherit (stdenv.hostPlatform) system;
+  version = (builtins.fromTOML (builtins.readFile ../Cargo.toml)).workspace.package.version;
+  slice = import ./slice.nix { root = ../.; };
+  native = import ./mlx.nix { inherit pkgs backend; };
+
+  rustPackage = arguments: pkgs.rustPlatform.buildRustPackage ({
+    inherit version;
+    cargoLock.lockFile = ../Cargo.lock;
+    ASHLAR_NATIVE = native;
+    ASHLAR_BACKEND = backend;
+    # Instead of the folders in .cargo/config.toml.
+    RUSTFLAGS = "-C link-arg=-Wl,-rpath,${native}/mlx-${backend}/mlx/lib";
+    meta.license = lib.licenses.mit;
+  } // arguments);
+
+  program = name: rustPackage {
+    pname = name;
+    src = slice name;
+    # The tests across packages are no part of a slice.
+    postPatch = "sed -i 's|, \"tests\"\\]|]|' Cargo.toml";
+    cargoBuildFlags = [ "--package" name ];
+    # checks.test runs the tests of all.
+    doCheck = false;
+    meta = {
+      description = "Part of Ashlar, a fine-tuning pipeline on MLX";
+      license = lib.licenses.mit;
+      mainProgram = name;
+    };
+  };
+
+  folders = builtins.readDir ../stages;
+  programs = lib.genAttrs (builtins.attrNames folders) program;
+
+  engine = { contentAddressed ? false, hub ? "https://huggingface.co" }: import ./pipeline.nix {
+    inherit system backend contentAddressed hub;
+    inherit (pkgs) linkFarm;
+    programs = builtins.mapAttrs (name: package: { exe = "${package}/bin/${name}"; args = [ ]; }) programs;
+  };
+in
+rec {
+  inherit native programs rustPackage;
+
+  # All programs in one folder.
+  ashlar = pkgs.symlinkJoin {
+    name = "ashlar-${version}";
+    paths = builtins.attrValues programs;
+  };
+
+  # A pipeline of one's own; see nix/pipeline.nix for its arguments.
+  mkPipeline = { contentAddressed ? false, hub ? "https://huggingface.co", ... }@arguments:
+    (engine { inherit contentAddressed hub; }).mkPipeline (removeAttrs arguments [ "contentAddressed" "hub" ]);
+
+  # The pipelines of this repository, with the preset `model`.
+  pipelinesFor = { model ? "demo", contentAddressed ? false }:
+    import ../pipelines { inherit model; mkPipeline = arguments: mkPipeline (arguments // { inherit contentAddressed; }); };
+}

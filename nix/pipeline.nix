@@ -1,0 +1,129 @@
+# A pipeline as derivations: one a stage, whose builder is the stage's program. Plain Nix: no nixpkgs, no shell.
+{ system
+, programs # stage -> { exe = "/nix/store/…"; args = [ … ]; }
+, linkFarm # name -> { "path/in/it" = store path; } -> derivation
+, contentAddressed ? false # early cutoff; needs the experimental feature ca-derivations
+, hub ? "https://huggingface.co" # address of the models
+, backend ? "cpu" # what the programs were built for: cpu, metal or cuda
+}:
+let
+  inherit (builtins)
+    attrNames attrValues concatMap concatStringsSep elem filter foldl' head isAttrs isList isPath isString toString;
+  kinds = import ./stages.nix;
+  settingsOf = import ./settings.nix { stages = kinds; };
+  models = import ./models.nix { inherit system linkFarm hub; };
+  list = concatStringsSep ", ";
+
+  # Where interrupted builds find their state again, if this folder is there (docs/nix.md).
+  scratch = "/var/tmp/ashlar-scratch";
+
+  # MLX's Metal device is not reachable from the macOS sandbox; CUDA needs a machine that says it has one.
+  device = {
+    cpu = { };
+    metal.__noChroot = true;
+    cuda.requiredSystemFeatures = [ "cuda" ];
+  }.${backend} or (throw "there is no backend `${backend}`; there are cpu, metal, cuda");
+
+  floating = {
+    __contentAddressed = true;
+    outputHashMode = "recursive";
+    outputHashAlgo = "sha256";
+  };
+
+  run = { name, stage, args, env }:
+    let
+      program = programs.${stage} or (throw "there is no program `${stage}`; there are ${list (attrNames programs)}");
+    in
+    derivation ({
+      inherit name system;
+      builder = program.exe;
+      args = program.args ++ args ++ [ "--out" (placeholder "out") ];
+      ASHLAR_SCRATCH = scratch;
+      ASHLAR_PROGRESS = "lines";
+      LC_ALL = "C";
+      # Leaves times out of the artifact, so that two builds of it are the same to the byte.
+      SOURCE_DATE_EPOCH = "1";
+    }
+    // env
+    // (if kinds.${stage}.mlx or false then device else { })
+    // (if contentAddressed then floating else { }));
+
+  # Wrong wiring fails here: what is given for a flag must have what the stage reads.
+  checked = stage: flag: given:
+    let
+      inherit (kinds.${stage}) takes;
+      wanted = takes.${flag} or (throw "${stage} has no input `${flag}`; it has ${list (attrNames takes)}");
+    in
+    if !(isAttrs given && given ? makes) then throw "${stage}: what is given for `${flag}` is no stage and no source"
+    else if elem wanted given.makes then given
+    else throw "${stage}: `${flag}` wants ${wanted}, but ${given.stage} makes ${list given.makes}";
+
+  # One input, or a list of named ones: `[ { base = import-model; } { fused = fuse; } ]`.
+  inputFlags = stage: flag: given:
+    let
+      one = prefix: from: (checked stage flag from).flags or [ "--${flag}" "${prefix}${from}" ];
+      named = from: let name = head (attrNames from); in one "${name}=" from.${name};
+    in
+    if isList given then concatMap named given else one "" given;
+
+  mkStage = { tables, segments }: stage: inputs:
+    let
+      kind = kinds.${stage} or (throw "there is no stage `${stage}`; there are ${list (attrNames kinds)}");
+      missing = filter (flag: !(inputs ? ${flag})) (attrNames kind.takes);
+      args = settingsOf.flags stage (tables.${stage} or { }) ++ concatMap (flag: inputFlags stage flag inputs.${flag}) (attrNames inputs);
+      env = foldl' (all: input: all // input.env or { }) { } (attrValues inputs);
+      # Part i of n goes on from the one before; the last one is the whole run.
+      part = i: n: run {
+        inherit stage env;
+        name = if i == n then stage else "${stage}-${toString i}-of-${toString n}";
+        args = args
+          ++ (if i == 1 then [ ] else [ "--resume-from" "${part (i - 1) n}" ])
+          ++ (if i == n then [ ] else [ "--stop-at" "${toString i}/${toString n}" ]);
+      };
+      parts = if kind.segmented or false then segments else 1;
+    in
+    if missing != [ ] then throw "${stage}: nothing is given for `${head missing}`"
+    else part parts parts // { inherit stage; inherit (kind) makes; };
+
+  # What else lies in a data folder than the files that the settings name changes nothing.
+  dataFolder = path: table:
+    let
+      named = settingsOf.dataFiles table;
+      root = toString path;
+      relative = file: builtins.substring (builtins.stringLength root + 1) (builtins.stringLength file) file;
+      filter = file: type: named == [ ] || type == "directory" || elem (relative file) named;
+    in
+    {
+      outPath = if isPath path then builtins.path { inherit path filter; name = "data"; } else path;
+      stage = "the data folder";
+      makes = [ "data folder" ];
+    };
+in
+{
+  # All stages of a pipeline, and `run`, which keeps the results of all of them. `settings` are TOML files, of which later
+  # ones win; `model` is the name of a preset, a folder, or `{ name, sha256 }` of one that was added to the store once.
+  mkPipeline =
+    { name
+    , settings
+    , data
+    , model ? "demo"
+    , overrides ? { }
+    , segments ? null
+    , wiring ? import ../pipelines/pipeline.nix
+    }:
+    let
+      files = settings ++ (if isString model then [ (models.presetFile model) ] else [ ]);
+      read = settingsOf.read { inherit files overrides; };
+      base = models.base model (read.import-model or { });
+      tables = read // { import-model = base.table; };
+      stages = wiring {
+        stage = mkStage {
+          inherit tables;
+          segments = if segments == null then tables.pipeline.segments or 1 else segments;
+        };
+        model = base;
+        data = dataFolder data (tables.prepare-data or { });
+      };
+    in
+    stages // { run = linkFarm "run-${name}" stages; };
+}

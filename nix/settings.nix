@@ -1,0 +1,57 @@
+# Settings of a pipeline, from the TOML files that Make reads too: files and overrides in, one table a stage out.
+{ stages }:
+let
+  inherit (builtins)
+    attrNames baseNameOf concatMap concatStringsSep elem filter foldl' fromTOML hasAttr head isAttrs isBool isInt
+    isList isString mapAttrs match readFile toJSON toString typeOf
+    ;
+
+  # What else may stand at the top of a settings file.
+  others = [ "pipeline" "name" "description" ];
+
+  # Nix cuts fractions to six digits on their way through, so they never go that way.
+  checked = place: value:
+    if isAttrs value then mapAttrs (key: checked "${place}.${key}") value
+    else if isList value then map (checked place) value
+    else if isString value || isInt value || isBool value then value
+    else if typeOf value == "float" then
+      throw "${place}: Nix does not keep numbers with a fraction exact; write it in quotes, such as \"2e-3\""
+    else throw "${place}: a ${typeOf value} is no setting";
+
+  tables = place: settings:
+    let unknown = filter (name: !(hasAttr name stages || elem name others)) (attrNames settings); in
+    if unknown == [ ] then mapAttrs (name: checked "${place}: ${name}") settings
+    else throw "${place}: there is no stage `${head unknown}`; there are ${concatStringsSep ", " (attrNames stages)}";
+
+  # Later settings win; tables are merged, lists replaced.
+  merge = old: new:
+    old // mapAttrs
+      (key: value: if isAttrs value && isAttrs (old.${key} or null) then merge old.${key} value else value)
+      new;
+
+  key = name: if match "[A-Za-z0-9_-]+" name == null then toJSON name else name;
+
+  # A value as TOML writes it on one line; strings are JSON's.
+  inline = value:
+    if isAttrs value then "{ ${concatStringsSep ", " (map (name: "${key name} = ${inline value.${name}}") (attrNames value))} }"
+    else if isList value then "[ ${concatStringsSep ", " (map inline value)} ]"
+    else if isString value then toJSON value
+    else if isBool value then (if value then "true" else "false")
+    else toString value;
+in
+{
+  # Merges `files` and `overrides` (stage -> setting -> value).
+  read = { files, overrides ? { } }:
+    foldl' merge { } (map (file: tables (baseNameOf file) (fromTOML (readFile file))) files ++ [ (tables "overrides" overrides) ]);
+
+  # Flags that hand a stage its own table and nothing else: other stages' settings do not touch it.
+  flags = stage: table:
+    let line = name: "${key name} = ${inline table.${name}}\n"; in
+    if table == { } then [ ]
+    else [ "--config" (builtins.toFile "${stage}.toml" (concatStringsSep "" ([ "[${stage}]\n" ] ++ map line (attrNames table)))) ];
+
+  # The data files that the settings of prepare-data name.
+  dataFiles = table:
+    concatMap (name: table.${name} or [ ]) [ "source" "train" "validation" "test" ]
+    ++ concatMap (part: part.files or [ ]) (builtins.attrValues (table.mixture or { }));
+}

@@ -1,0 +1,18 @@
+# What `nix develop` gives: everything that `make` needs, with MLX from the store instead of fetched by pip.
+{ pkgs, native }:
+pkgs.mkShell {
+  packages = [
+    pkgs.cargo
+    pkgs.clippy
+    pkgs.deadnix
+    pkgs.gnumake
+    pkgs.nixpkgs-fmt
+    pkgs.python3
+    pkgs.rustc
+    pkgs.rustfmt
+    pkgs.statix
+  ];
+  shellHook = ''
+    [ -e .native ] || ln -s ${native} .native
+  '';
+}

@@ -1,0 +1,51 @@
+# What every stage takes and makes: a flag, and the output that what is given for it must have.
+#
+# `mlx` marks the stages that compute on the device, `segmented` those whose work can be cut into parts.
+{
+  import-model = {
+    takes.model-dir = "model folder";
+    makes = [ "model" "tokenizer" "import.json" ];
+    mlx = true;
+  };
+  prepare-data = {
+    takes = { tokenizer = "tokenizer"; data = "data folder"; };
+    makes = [ "rows" "tokens" "tokenizer" "stats.json" ];
+  };
+  train = {
+    takes = { model = "model"; dataset = "tokens"; };
+    makes = [ "checkpoints" "metrics.jsonl" "state" "summary.json" ];
+    mlx = true;
+    segmented = true;
+  };
+  validate = {
+    takes = { model = "model"; dataset = "tokens"; train = "checkpoints"; };
+    makes = [ "losses.json" ];
+    mlx = true;
+  };
+  select-best = {
+    takes = { train = "checkpoints"; validate = "losses.json"; };
+    makes = [ "adapters" "choice.json" ];
+  };
+  fuse = {
+    takes = { model = "model"; adapters = "adapters"; dataset = "tokens"; };
+    makes = [ "model" "fuse.json" ];
+    mlx = true;
+  };
+  evaluate = {
+    takes = { model = "model"; dataset = "tokens"; };
+    makes = [ "predictions.jsonl" "metrics.json" ];
+    mlx = true;
+  };
+  report = {
+    takes = {
+      import-model = "import.json";
+      prepare-data = "stats.json";
+      train = "checkpoints";
+      validate = "losses.json";
+      select-best = "choice.json";
+      fuse = "fuse.json";
+      evaluate = "metrics.json";
+    };
+    makes = [ "report.html" "summary.txt" ];
+  };
+}
