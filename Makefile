@@ -89,7 +89,7 @@ tensorboard: build ## Hold our event files against TensorBoard's own reader
 	tests/tensorboard/run.sh '$(BIN)'
 
 ##@ Other
-upload: fuse ## Push the fused model and its card to the hub: ID=owner/name [REVISION=branch] [PRIVATE=1]
+upload: $(if $(ID),fuse) ## Push the fused model and its card to the hub: ID=owner/name [REVISION=branch] [PRIVATE=1]
 	@$(if $(ID),,echo 'error: name a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
 	  '$(BIN)/upload' --model $(call of,fuse) --id '$(ID)' $(if $(REVISION),--revision '$(REVISION)') $(if $(PRIVATE),--private)
 

@@ -101,6 +101,26 @@ impl<C: Config> Run<C> {
         self.add(role, input)
     }
 
+    /// Opens `locator` as a bare folder if it holds a file called `marker`, and else as [`Run::input`] does: what another
+    /// tool made can stand where a stage's artifact does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Run::input`] and [`Run::input_folder`].
+    pub fn input_or_folder(
+        &mut self,
+        role: &str,
+        locator: &Path,
+        output: &str,
+        marker: &str,
+    ) -> anyhow::Result<Input> {
+        if locator.join(marker).is_file() {
+            self.input_folder(role, locator)
+        } else {
+            self.input(role, locator, output)
+        }
+    }
+
     /// Opens an input artifact and binds the key to all that its manifest says, settings and history included.
     ///
     /// # Errors

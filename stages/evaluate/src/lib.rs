@@ -68,6 +68,8 @@ pub struct NamedModel {
     pub name: String,
     /// Its folder.
     pub folder: PathBuf,
+    /// The folder of adapters beside it, if there are any.
+    pub adapters: Option<PathBuf>,
 }
 
 /// The folders of a dataset.
@@ -111,7 +113,7 @@ pub fn run(
     for model in models {
         check()?;
         tracing::info!("{}: scoring {} rows, answering {}", model.name, rows.len(), asked.len());
-        let outcome = outcome(&model.folder, &split, &asked, &tokenizer, config, backend);
+        let outcome = outcome(model, &split, &asked, &tokenizer, config, backend);
         outcomes
             .push((model.name.as_str(), outcome.with_context(|| format!("evaluating `{}`", model.name))?));
     }
@@ -130,14 +132,17 @@ fn asked_rows(rows: &[StoredRow], split: &Split, config: &Config) -> Vec<usize> 
 }
 
 fn outcome(
-    folder: &Path,
+    named: &NamedModel,
     split: &Split,
     asked: &[usize],
     tokenizer: &TextTokenizer,
     config: &Config,
     backend: &Backend,
 ) -> Result<Outcome> {
-    let model = Model::load(folder, &LoadOptions::on(backend, config.dtype))?;
+    let mut model = Model::load(&named.folder, &LoadOptions::on(backend, config.dtype))?;
+    if let Some(adapters) = &named.adapters {
+        tuner::load_adapters(&mut model, adapters)?;
+    }
     let losses = tuner::score(&model, split, "test", config.batch_size)?.rows;
     let prompts: Vec<Vec<u32>> = asked
         .iter()

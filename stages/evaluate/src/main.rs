@@ -1,5 +1,6 @@
 //! Command line of the stage `evaluate`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,9 +11,14 @@ use evaluate::{Config, Dataset, NamedModel};
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Artifact with a model, under a name; may be repeated, the first is what the others are held against
+    /// Artifact with a model (or a model folder), under a name; may be repeated, the first is what the others are held
+    /// against
     #[arg(long = "model", value_name = "NAME=ARTIFACT", required = true, value_parser = named)]
     models: Vec<(String, PathBuf)>,
+    /// Artifact with adapters (or a folder in the format of mlx-lm or PEFT), scored beside the first model under a name
+    /// of their own; may be repeated
+    #[arg(long, value_name = "NAME=ARTIFACT", value_parser = named)]
+    adapters: Vec<(String, PathBuf)>,
     /// Artifact with the dataset
     #[arg(long, value_name = "ARTIFACT")]
     dataset: PathBuf,
@@ -37,8 +43,19 @@ fn body(args: Args) -> anyhow::Result<()> {
     let mut models = Vec::new();
     for (index, (name, path)) in args.models.into_iter().enumerate() {
         // The number keeps the order of the models in the key: the first is the reference.
-        let input = run.input(&format!("model_{index}_{name}"), &path, "model")?;
-        models.push(NamedModel { name, folder: input.path().to_owned() });
+        let role = format!("model_{index}_{name}");
+        let input = run.input_or_folder(&role, &path, "model", "config.json")?;
+        models.push(NamedModel { name, folder: input.path().to_owned(), adapters: None });
+    }
+    let base = models[0].folder.clone();
+    for (index, (name, path)) in args.adapters.into_iter().enumerate() {
+        let role = format!("adapters_{index}_{name}");
+        let input = run.input_or_folder(&role, &path, "adapters", "adapter_config.json")?;
+        models.push(NamedModel { name, folder: base.clone(), adapters: Some(input.path().to_owned()) });
+    }
+    let mut names = BTreeSet::new();
+    if let Some(twice) = models.iter().find(|model| !names.insert(&model.name)) {
+        return Err(stage::usage(format!("the name `{}` is given twice", twice.name)));
     }
     let rows = run.input("rows", &args.dataset, "rows")?;
     let tokens = run.input("tokens", &args.dataset, "tokens")?;

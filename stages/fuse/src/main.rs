@@ -10,7 +10,7 @@ use fuse::{Config, Inputs};
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Artifact with the base model
+    /// Artifact with the base model, or a model folder
     #[arg(long, value_name = "ARTIFACT")]
     model: PathBuf,
     /// Artifact with the adapters, or a folder in the format of mlx-lm or PEFT
@@ -30,16 +30,12 @@ fn main() -> ExitCode {
 
 fn body(args: &Args) -> anyhow::Result<()> {
     let mut run = stage::Run::<Config>::new(&args.common)?;
-    let model = run.input("model", &args.model, "model")?;
-    let adapters = if args.adapters.join("adapter_config.json").is_file() {
-        run.input_folder("adapters", &args.adapters)?
-    } else {
-        run.input("adapters", &args.adapters, "adapters")?
-    };
+    let model = run.input_or_folder("model", &args.model, "model", "config.json")?;
+    let adapters = run.input_or_folder("adapters", &args.adapters, "adapters", "adapter_config.json")?;
     let tokens = run.input("tokens", &args.dataset, "tokens")?;
     // What the card tells of the base model and the data; an artifact of another stage may lack it.
     let mut beside = |role: &str, input: &stage::Input, locator: &std::path::Path, name: &str| {
-        let is_there = input.manifest().outputs.contains_key(name);
+        let is_there = input.artifact().is_some() && input.manifest().outputs.contains_key(name);
         is_there.then(|| run.input(role, locator, name)).transpose()
     };
     let origin = beside("origin", &model, &args.model, "import.json")?;

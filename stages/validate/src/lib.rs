@@ -7,6 +7,8 @@ use dataset::Split;
 use mlx_ext::Backend;
 use models::{ComputeDtype, LoadOptions, Model};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tuner::{RowScore, Score};
 
@@ -59,6 +61,56 @@ pub fn candidates(checkpoints: &Path) -> Result<Vec<Candidate>> {
         all.push(Candidate { step, adapters: Some(path.join("adapters")) });
     }
     all.sort_by_key(|candidate| candidate.step);
+    Ok(all)
+}
+
+/// What a folder of adapters holds, whoever made it.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// What mlx-lm calls adapters; those of a step have its number before it.
+const MLX_ADAPTERS: &str = "adapters.safetensors";
+
+/// Lists the base model and the adapters in a folder of mlx-lm or PEFT; what is read lies in `work` afterwards.
+///
+/// mlx-lm leaves `0000100_adapters.safetensors` and the like beside the last `adapters.safetensors`: each is a checkpoint
+/// of its own. The last is that of the step `iters` in the settings, or of the one after all others.
+pub fn foreign_candidates(folder: &Path, work: &Path) -> Result<Vec<Candidate>> {
+    let mut all = vec![Candidate { step: 0, adapters: None }];
+    let mut steps = BTreeMap::new();
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let number = name.strip_suffix(MLX_ADAPTERS).and_then(|rest| rest.strip_suffix('_'));
+        if let Some(step) = number.and_then(|number| number.parse::<usize>().ok()) {
+            steps.insert(step, path);
+        }
+    }
+    let config = folder.join(ADAPTER_CONFIG);
+    let settings: Value = serde_json::from_str(&fs_err::read_to_string(&config)?)
+        .with_context(|| format!("reading `{}`", config.display()))?;
+    let last = folder.join(MLX_ADAPTERS);
+    if settings.get("peft_type").is_some() || !last.is_file() {
+        all.push(Candidate { step: 1, adapters: Some(folder.to_owned()) });
+        return Ok(all);
+    }
+    let hash =
+        |path: &Path| -> Result<_> { Ok(artifact::FileHash::of_reader(&mut fs_err::File::open(path)?)?) };
+    let newest = steps.last_key_value().map(|(step, path)| (*step, path.clone()));
+    let (after, is_saved) = match &newest {
+        Some((step, path)) => (step + 1, hash(path)? == hash(&last)?),
+        None => (1, false),
+    };
+    if !is_saved {
+        let stated = settings["iters"].as_u64().map_or(0, |iterations| iterations as usize);
+        steps.insert(stated.max(after), last);
+    }
+    for (step, path) in steps {
+        let own = work.join(format!("{step:07}"));
+        fs_err::create_dir_all(&own)?;
+        // A link: adapters of a whole model are as large as it.
+        fs_err::os::unix::fs::symlink(fs_err::canonicalize(path)?, own.join(MLX_ADAPTERS))?;
+        fs_err::copy(&config, own.join(ADAPTER_CONFIG))?;
+        all.push(Candidate { step, adapters: Some(own) });
+    }
     Ok(all)
 }
 

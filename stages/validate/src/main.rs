@@ -5,19 +5,19 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::json;
-use validate::{Config, Scorer};
+use validate::{ADAPTER_CONFIG, Config, Scorer};
 
 /// Score every checkpoint of a run on the whole validation split
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Artifact with the base model
+    /// Artifact with the base model, or a model folder
     #[arg(long, value_name = "ARTIFACT")]
     model: PathBuf,
     /// Artifact with the dataset
     #[arg(long, value_name = "ARTIFACT")]
     dataset: PathBuf,
-    /// Artifact with the run
+    /// Artifact with the run, or a folder of adapters in the format of mlx-lm or PEFT
     #[arg(long, value_name = "ARTIFACT")]
     train: PathBuf,
     #[command(flatten)]
@@ -32,21 +32,26 @@ fn main() -> ExitCode {
 #[expect(clippy::needless_pass_by_value, reason = "the stage hands its arguments over")]
 fn body(args: Args) -> anyhow::Result<()> {
     let mut run = stage::Run::<Config>::new(&args.common)?;
-    let model = run.input("model", &args.model, "model")?;
+    let model = run.input_or_folder("model", &args.model, "model", "config.json")?;
     let tokens = run.input("tokens", &args.dataset, "tokens")?;
     let rows = run.input("rows", &args.dataset, "rows")?;
-    let checkpoints = run.input("checkpoints", &args.train, "checkpoints")?;
+    let checkpoints = run.input_or_folder("checkpoints", &args.train, "checkpoints", ADAPTER_CONFIG)?;
     let backend = mlx_ext::init(&mlx_ext::Options::default())?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
     run.execute(|scratch, config| {
         mlx_ext::warn_if_slow()?;
         let mut scorer = None;
         let mut scores = Vec::new();
-        for candidate in validate::candidates(checkpoints.path())? {
+        let foreign = tempfile::tempdir()?;
+        let all = match checkpoints.artifact() {
+            Some(_) => validate::candidates(checkpoints.path())?,
+            None => validate::foreign_candidates(checkpoints.path(), foreign.path())?,
+        };
+        for candidate in all {
             scratch.stop().check()?;
-            let adapters = candidate.adapters.as_deref().map(artifact::Tree::scan).transpose()?;
+            let adapters = candidate.adapters.as_deref().map(artifact::Bare::scan).transpose()?;
             let material = json!({
-                "adapters": adapters.map_or_else(|| "none".to_owned(), |tree| tree.hash().to_string()),
+                "adapters": adapters.map_or_else(|| "none".to_owned(), |files| files.hash().to_string()),
                 "config": config,
                 "model": model.tree().to_string(),
                 "tokens": tokens.tree().to_string(),
