@@ -1,21 +1,41 @@
 //! Memory: what the machine has, and how much of it MLX may use.
 
 use crate::error::{Result, install_handler};
+#[cfg(target_os = "linux")]
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Freed buffers that MLX keeps for reuse on a CPU. It reuses only a buffer of nearly the same size, so with batches of
 /// many lengths a wide cache hoards memory; the allocator beneath reuses any of them ([`keep_pages`]).
 const CPU_CACHE_BYTES: usize = 16 << 20;
+
+/// The limit that was set last; what is held back stays below it.
+static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 /// Limits MLX to `bytes`, and what it keeps of freed buffers to what suits the device.
 ///
 /// The limit is back-pressure: work that would pass it waits for buffers to come free.
 pub fn set_limits(bytes: usize, gpu: bool) -> Result<()> {
     install_handler();
+    LIMIT.store(bytes, Ordering::Relaxed);
     mlx_rs::memory::set_memory_limit(bytes)?;
     let cache = if gpu { bytes / 2 } else { CPU_CACHE_BYTES };
     mlx_rs::memory::set_cache_limit(cache)?;
     if !gpu {
         keep_pages();
+    }
+    Ok(())
+}
+
+/// Lets MLX run ahead of the work only while less than `bytes`, or the limit if that is lower, is in use.
+///
+/// On a CPU, MLX makes room for the results of up to a hundred operations before the first is done. Held back, it makes
+/// room for about ten: a step needs a fraction of the memory and takes no longer. A GPU is left alone, whose allocator
+/// goes by the limit.
+pub fn hold_back(bytes: usize) -> Result<()> {
+    install_handler();
+    if mlx_sys::BACKEND == "cpu" {
+        mlx_rs::memory::set_memory_limit(bytes.min(LIMIT.load(Ordering::Relaxed)))?;
     }
     Ok(())
 }
@@ -75,16 +95,46 @@ fn field_of(file: &str, name: &str) -> Option<usize> {
     line.split_whitespace().next()?.parse::<usize>().ok().map(|kib| kib * 1024)
 }
 
-/// What the cgroup (version 2) of this process has left below its limit.
+/// What the cgroups of this process have left below their limits.
 #[cfg(target_os = "linux")]
 fn cgroup_left() -> Option<usize> {
     let groups = fs_err::read_to_string("/proc/self/cgroup").ok()?;
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let number = |name: &str| -> Option<usize> {
-        let path = format!("/sys/fs/cgroup{group}/{name}");
-        fs_err::read_to_string(path).ok()?.trim().parse().ok()
-    };
-    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+    left_in_groups(&groups, Path::new("/sys/fs/cgroup"))
+}
+
+/// The least that any cgroup has left: those of `groups` (`/proc/self/cgroup`) and all above them, of version 1 or 2.
+#[cfg(target_os = "linux")]
+fn left_in_groups(groups: &str, root: &Path) -> Option<usize> {
+    let lefts = groups.lines().flat_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (kinds, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (root, files) = match kinds {
+            "" => (root.to_owned(), ["memory.max", "memory.current", "inactive_file"]),
+            kinds if kinds.split(',').any(|kind| kind == "memory") => {
+                let files = ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"];
+                (root.join("memory"), files)
+            }
+            _ => return Vec::new(),
+        };
+        // In a container the path may be one of the host's, and the group is mounted at the root.
+        let below = root.join(path.trim_start_matches('/'));
+        let folders = below.ancestors().take_while(|folder| folder.starts_with(&root));
+        folders.filter_map(|folder| left_in_group(folder, files)).collect()
+    });
+    lefts.min()
+}
+
+/// What one cgroup has left: file pages that nobody reads count as free. `None` without a limit.
+#[cfg(target_os = "linux")]
+fn left_in_group(folder: &Path, [limit, usage, idle]: [&str; 3]) -> Option<usize> {
+    let number = |name: &str| fs_err::read_to_string(folder.join(name)).ok()?.trim().parse::<usize>().ok();
+    // Version 1 says "none" with the largest number of whole pages.
+    let limit = number(limit).filter(|&bytes| bytes < 1 << 60)?;
+    let table = fs_err::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let fields = table.lines().filter_map(|line| line.split_once(' '));
+    let idle = fields.filter(|(name, _)| *name == idle).filter_map(|(_, bytes)| bytes.parse::<usize>().ok());
+    let used = number(usage)?.saturating_sub(idle.sum());
+    Some(limit.saturating_sub(used))
 }
 
 #[cfg(test)]
@@ -96,5 +146,44 @@ mod tests {
     fn the_machine_tells_its_memory() {
         assert!(available_memory().is_some_and(|bytes| bytes > 1 << 24));
         assert!(resident_memory().is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    /// Writes the files of a group.
+    #[cfg(target_os = "linux")]
+    fn group(folder: &Path, files: &[(&str, &str)]) {
+        fs_err::create_dir_all(folder).expect("a new folder");
+        for (name, text) in files {
+            fs_err::write(folder.join(name), text).expect("a new file");
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn cgroups_of_both_versions_count_and_the_tightest_wins() {
+        let root = &std::env::temp_dir().join(format!("ashlar-cgroups-{}", std::process::id()));
+        assert_eq!(left_in_groups("0::/a/b\n", root), None);
+        group(&root.join("a/b"), &[("memory.max", "max\n"), ("memory.current", "5\n")]);
+        assert_eq!(left_in_groups("0::/a/b\n", root), None);
+        let stat = "anon 3000\ninactive_file 200\nactive_file 7\n";
+        let limited = [("memory.max", "9000\n"), ("memory.current", "5000\n"), ("memory.stat", stat)];
+        group(&root.join("a"), &limited);
+        assert_eq!(left_in_groups("0::/a/b\n", root), Some(4200));
+        group(&root.join("a/b"), &[("memory.max", "6000\n"), ("memory.current", "5000\n")]);
+        assert_eq!(left_in_groups("0::/a/b\n", root), Some(1000));
+        // Already above its limit, and a path that only the host has.
+        group(&root.join("a/b"), &[("memory.max", "4000\n"), ("memory.current", "5000\n")]);
+        assert_eq!(left_in_groups("0::/a/b\n", root), Some(0));
+        assert_eq!(left_in_groups("0::/a/elsewhere\n", root), Some(4200));
+
+        let old = "12:cpu,cpuacct:/job\n5:memory:/job\n";
+        let limited = [("memory.limit_in_bytes", "8000\n"), ("memory.usage_in_bytes", "3000\n")];
+        group(&root.join("memory/job"), &limited);
+        assert_eq!(left_in_groups(old, root), Some(5000));
+        let idle = [("memory.stat", "inactive_file 1\ntotal_inactive_file 500\n")];
+        group(&root.join("memory/job"), &idle);
+        assert_eq!(left_in_groups(old, root), Some(5500));
+        group(&root.join("memory/job"), &[("memory.limit_in_bytes", "9223372036854771712\n")]);
+        assert_eq!(left_in_groups(old, root), None);
+        fs_err::remove_dir_all(root).expect("it was made above");
     }
 }

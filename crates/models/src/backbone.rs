@@ -2,9 +2,10 @@
 
 use crate::attention::{Context, Input};
 use crate::layers::{Embedding, Layer, Visit, Weight, join};
-use crate::model::{Builder, Decoder};
+use crate::model::{Builder, Decoder, Pass};
 use mlx_ext::Result;
 use mlx_rs::Array;
+use std::ops::Range;
 
 /// One of the equal parts that a decoder is made of.
 pub(crate) trait Block: Visit + Clone + 'static {
@@ -60,16 +61,29 @@ impl<B: Block> Backbone<B> {
     pub(crate) fn scaled(self, scale: f32) -> Self {
         Self { embedding_scale: Some(scale), ..self }
     }
+
+    /// Token ids `[B, L]` → what enters the first block, `[B, L, D]`.
+    fn embed(&self, tokens: &Array) -> Result<Array> {
+        match self.embedding_scale {
+            Some(scale) => self.embed_tokens.forward_scaled(tokens, scale),
+            None => self.embed_tokens.forward(tokens),
+        }
+    }
 }
 
 impl<B: Block> Decoder for Backbone<B> {
-    fn hidden(&self, input: Input<'_>, recompute: bool) -> Result<Array> {
-        let h = match self.embedding_scale {
-            Some(scale) => self.embed_tokens.forward_scaled(input.tokens, scale)?,
-            None => self.embed_tokens.forward(input.tokens)?,
+    fn entering(&self, input: Input<'_>, block: usize) -> Result<Array> {
+        let h = self.embed(input.tokens)?;
+        run(&self.layers, 0..block, h, Context::new(input, self.window)?, false)
+    }
+
+    fn hidden(&self, input: Input<'_>, pass: Pass<'_>) -> Result<Array> {
+        let (first, h) = match pass.from {
+            Some((block, states)) => (block, states.clone()),
+            None => (0, self.embed(input.tokens)?),
         };
         let context = Context::new(input, self.window)?;
-        let h = run(&self.layers, h, context, recompute)?;
+        let h = run(&self.layers, first..self.layers.len(), h, context, pass.recompute)?;
         (self.normalize)(&h, &self.norm, self.eps)
     }
 
@@ -100,9 +114,16 @@ impl<B: Block> Visit for Backbone<B> {
     }
 }
 
-/// Runs `h` through all blocks; with `recompute`, a block's inner values are computed again for the gradient.
-fn run<B: Block>(blocks: &[B], mut h: Array, mut context: Context<'_>, recompute: bool) -> Result<Array> {
-    for (index, block) in blocks.iter().enumerate() {
+/// Runs `h` through the blocks of a range; with `recompute`, a block's inner values are computed again for the gradient.
+fn run<B: Block>(
+    blocks: &[B],
+    range: Range<usize>,
+    mut h: Array,
+    mut context: Context<'_>,
+    recompute: bool,
+) -> Result<Array> {
+    for index in range {
+        let block = &blocks[index];
         h = if recompute {
             recomputed(block, &h, index, context.without_cache())?
         } else {

@@ -266,14 +266,20 @@ pub struct Adapter {
 impl Adapter {
     /// The update's contribution for `x [..., in]`, in the type of `x`: `[..., out]`.
     fn update(&self, x: &Array) -> Result<Array> {
-        let x = match &self.dropout {
-            Some((rate, key)) => dropped(x, *rate, key)?,
-            None => x.clone(),
-        };
+        let x = self.dropped(x)?;
         // The masters stay `f32`; casting them costs little, casting every input would cost a copy of it.
         let (a, b) = (self.a.as_dtype(x.dtype())?, self.b.as_dtype(x.dtype())?);
         let update = x.matmul(a)?.matmul(b)?;
         Ok(update.multiply(scalar(self.scale, &update)?)?)
+    }
+
+    /// `x [..., in]` without what dropout takes, the rest scaled up. Each number is multiplied by 0 or 1/(1 − rate), so
+    /// the gradient for `x` is this function of the gradient for its value.
+    pub fn dropped(&self, x: &Array) -> Result<Array> {
+        match &self.dropout {
+            Some((rate, key)) => dropped(x, *rate, key),
+            None => Ok(x.clone()),
+        }
     }
 
     /// The update as a matrix `[out, in]`, `f32`.

@@ -35,6 +35,6 @@ pub use attention::{Cache, Input};
 pub use error::{Error, Result};
 pub use generate::{Conversation, Flow, Generation, GenerationOptions, generate, generate_with};
 pub use layers::{Adapter, Embedding, Layer, Linear, QuantizedWeight, Visit, Weight, join, scalar};
-pub use model::{ComputeDtype, LoadOptions, Model, PlainHead, canonical_name, supported_model_types};
+pub use model::{ComputeDtype, Head, LoadOptions, Model, Pass, canonical_name, supported_model_types};
 pub use sampling::Sampling;
 pub use weights::{TensorFiles, weight_files, write_safetensors};

@@ -3,7 +3,7 @@
 use crate::attention::Input;
 use crate::config::normalized;
 use crate::error::{Error, Result};
-use crate::layers::{Embedding, Layer, Linear, QuantizationSettings, Visit, Weight, join};
+use crate::layers::{Adapter, Embedding, Layer, Linear, QuantizationSettings, Visit, Weight, join};
 use crate::weights::{Loader, TensorFiles};
 use crate::{cohere, gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3};
 use mlx_ext::{Quantization, QuantizationMode};
@@ -15,9 +15,10 @@ use std::path::Path;
 
 /// What an architecture has to offer.
 pub(crate) trait Decoder: Visit {
-    /// Token ids → what the head reads, after the last norm: `[B, L, D]`. With `recompute`, which no cache goes with,
-    /// the inner values of blocks are computed again for the gradient.
-    fn hidden(&self, input: Input<'_>, recompute: bool) -> mlx_ext::Result<Array>;
+    /// Token ids → what enters a block: `[B, L, D]`.
+    fn entering(&self, input: Input<'_>, block: usize) -> mlx_ext::Result<Array>;
+    /// Token ids → what the head reads, after the last norm: `[B, L, D]`.
+    fn hidden(&self, input: Input<'_>, pass: Pass<'_>) -> mlx_ext::Result<Array>;
     /// The token embedding, which a tied head reads.
     fn embedding(&self) -> &Embedding;
     /// The same, to change.
@@ -143,10 +144,21 @@ impl ComputeDtype {
     }
 }
 
-/// A head that is nothing but a weight.
-pub struct PlainHead<'a> {
+/// How a pass is run that makes a gradient; no cache goes with it.
+#[derive(Clone, Copy, Default)]
+pub struct Pass<'a> {
+    /// Whether only what stands between blocks is kept for the gradient, and the rest computed again.
+    pub recompute: bool,
+    /// A block, and the states that enter it ([`Model::entering`]); `None` starts at the tokens.
+    pub from: Option<(usize, &'a Array)>,
+}
+
+/// The parts of a head: logits = cap · tanh(scale · adapted(hidden) / cap).
+pub struct Head<'a> {
     /// `[V, D]`.
     pub weight: &'a Weight,
+    /// The trained difference, of a head that is not the token embedding.
+    pub adapter: Option<&'a Adapter>,
     /// logits → cap · tanh(logits / cap), after the scale.
     pub softcap: Option<f32>,
     /// logits → logits · scale.
@@ -289,13 +301,22 @@ impl Model {
 
     /// Token ids → what the head reads, `[B, L, D]`.
     pub fn hidden(&self, input: Input<'_>) -> mlx_ext::Result<Array> {
-        self.decoder.hidden(input, false)
+        self.decoder.hidden(input, Pass::default())
     }
 
-    /// As [`Model::hidden`], keeping only what stands between blocks for the gradient: the rest is computed again.
-    pub fn hidden_recomputed(&self, input: Input<'_>) -> mlx_ext::Result<Array> {
+    /// As [`Model::hidden`], for a gradient.
+    pub fn hidden_with(&self, input: Input<'_>, pass: Pass<'_>) -> mlx_ext::Result<Array> {
         debug_assert!(input.cache.is_none(), "a cache has no gradient");
-        self.decoder.hidden(input, true)
+        self.decoder.hidden(input, pass)
+    }
+
+    /// Token ids → the states that enter a block, `[B, L, D]`; [`Model::hidden_with`] goes on from there.
+    pub fn entering(&self, input: Input<'_>, block: usize) -> mlx_ext::Result<Array> {
+        debug_assert!(
+            input.cache.is_none(),
+            "a pass through a part of the blocks leaves a cache half filled"
+        );
+        self.decoder.entering(input, block)
     }
 
     /// Calls `visitor` on the arrays of the head that may train.
@@ -322,14 +343,19 @@ impl Model {
         Ok(logits)
     }
 
-    /// The head, where it is nothing but a weight; `None` when it carries an adapter or a bias.
-    pub fn plain_head(&self) -> Option<PlainHead<'_>> {
-        let weight = match &self.lm_head {
-            Some(Linear { adapter: None, bias: None, weight, .. }) => weight,
-            Some(_) => return None,
-            None => &self.decoder.embedding().weight,
+    /// The head in its parts.
+    pub fn head(&self) -> Head<'_> {
+        let (weight, adapter) = match &self.lm_head {
+            Some(Linear { weight, adapter, bias: None, .. }) => (weight, adapter.as_ref()),
+            Some(_) => unreachable!("a head is built without a bias"),
+            None => (&self.decoder.embedding().weight, None),
         };
-        Some(PlainHead { weight, softcap: self.softcap, scale: self.logit_scale })
+        Head { weight, adapter, softcap: self.softcap, scale: self.logit_scale }
+    }
+
+    /// Whether the head reads the token embedding.
+    pub fn has_tied_head(&self) -> bool {
+        self.lm_head.is_none()
     }
 
     /// Calls `visitor` on every layer, under its checkpoint name and always in the same order.

@@ -211,7 +211,7 @@ impl<'a> Place<'a> {
 }
 
 /// Number of the block that a layer stands in, and its name there.
-fn split_block(path: &str) -> Option<(usize, &str)> {
+pub(crate) fn split_block(path: &str) -> Option<(usize, &str)> {
     let (_, rest) = path.split_once("layers.")?;
     let (index, name) = rest.split_once('.').unwrap_or((rest, ""));
     Some((index.parse().ok()?, name))

@@ -1,14 +1,17 @@
 //! One step of training: gradients over micro-batches, clipping, the optimizer's update.
 
-use crate::adapter::Trainable;
+use crate::adapter::{Trainable, split_block};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::loss::{self, Head};
+use crate::loss::{self, HeadGradient};
 use crate::optimizer::{Optimizer, OptimizerSettings};
 use crate::seed;
 use mlx_rs::{Array, Dtype};
-use models::{Layer, Model};
-use std::collections::HashMap;
+use models::{Layer, Model, Pass};
+use std::collections::{BTreeMap, HashMap};
+
+/// A step may make room for so much before its first operations are done.
+const RUN_AHEAD_BYTES: usize = 128 << 20;
 
 /// A model, what trains of it, and the optimizer.
 pub struct Trainer {
@@ -17,14 +20,19 @@ pub struct Trainer {
     /// `f32` masters in the order of the names.
     parameters: Vec<Array>,
     optimizer: Optimizer,
-    head: Head,
+    head: HeadGradient,
+    head_chunk: Option<usize>,
+    /// The first block with something that trains; what comes before it is no part of a gradient. `None` when the
+    /// embedding trains.
+    first_block: Option<usize>,
     dropout: f32,
     recompute: bool,
+    with_group_norms: bool,
     seed: u64,
 }
 
 /// What a step found.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct StepReport {
     /// Sum of the weighted losses, in nats.
     pub loss_sum: f64,
@@ -34,6 +42,8 @@ pub struct StepReport {
     pub targets: usize,
     /// Norm of the gradient of the mean loss, before clipping.
     pub gradient_norm: f32,
+    /// The same for each block, the head, the embedding and the last norm, if asked for.
+    pub group_norms: BTreeMap<String, f32>,
 }
 
 impl StepReport {
@@ -64,9 +74,27 @@ impl Trainer {
             .collect::<Result<Vec<Array>>>()?;
         mlx_rs::transforms::eval(&parameters)?;
         let optimizer = Optimizer::new(optimizer, &parameters)?;
-        let in_head = |name: &String| name.contains("lm_head") || name.contains("embed_tokens");
-        let head = if trainable.names.iter().any(in_head) { Head::Trained } else { Head::Frozen };
-        Ok(Self { model, trainable, parameters, optimizer, head, dropout: 0.0, recompute: false, seed })
+        mlx_rs::transforms::eval(optimizer.moments().iter().flatten())?;
+        mlx_ext::hold_back(mlx_rs::memory::active_memory()? + RUN_AHEAD_BYTES)?;
+        let trains = |part: &str| trainable.names.iter().any(|name| name.contains(part));
+        let head_trains = trains("lm_head") || (model.has_tied_head() && trains("embed_tokens"));
+        let head = if head_trains { HeadGradient::OfAll } else { HeadGradient::OfInputs };
+        let blocks = trainable.names.iter().filter_map(|name| Some(split_block(name)?.0));
+        let first_block = (!trains("embed_tokens")).then(|| blocks.min().unwrap_or(model.layer_count()));
+        let (dropout, recompute, with_group_norms) = (0.0, false, false);
+        Ok(Self {
+            model,
+            trainable,
+            parameters,
+            optimizer,
+            head,
+            head_chunk: None,
+            first_block,
+            dropout,
+            recompute,
+            with_group_norms,
+            seed,
+        })
     }
 
     /// Drops this share of every adapter's inputs while training.
@@ -79,10 +107,27 @@ impl Trainer {
         self.recompute = on;
     }
 
-    /// Takes a plain gradient through the head even where it is frozen; slower, for tests.
+    /// Reports the norm of the gradient of every block too.
+    pub fn set_group_norms(&mut self, on: bool) {
+        self.with_group_norms = on;
+    }
+
+    /// Takes all logits at once and a plain gradient through them; for tests.
     #[doc(hidden)]
     pub fn use_plain_head(&mut self) {
-        self.head = Head::Trained;
+        self.head = HeadGradient::Derived;
+    }
+
+    /// Lets the head take chunks of so many rows; for tests, whose vocabularies are small.
+    #[doc(hidden)]
+    pub fn head_chunks_of(&mut self, rows: usize) {
+        self.head_chunk = Some(rows);
+    }
+
+    /// Takes blocks that do not train into the gradient's trace as well; for tests.
+    #[doc(hidden)]
+    pub fn trace_all_blocks(&mut self) {
+        self.first_block = None;
     }
 
     /// Blocks of the model.
@@ -140,12 +185,13 @@ impl Trainer {
         (step, rows): (usize, &[u32]),
     ) -> Result<StepReport> {
         let Some(gradients) = self.gradients(batches, step)? else {
-            return Ok(StepReport { loss_sum: 0.0, weight: 0.0, targets: 0, gradient_norm: 0.0 });
+            return Ok(StepReport::default());
         };
         let mean = Array::from_f32((1.0 / gradients.weight) as f32);
         let means =
             gradients.sums.iter().map(|sum| Ok(sum.multiply(&mean)?)).collect::<Result<Vec<Array>>>()?;
         let norm = global_norm(&means)?;
+        let group_norms = if self.with_group_norms { self.group_norms(&means)? } else { BTreeMap::new() };
         let clipped = match max_gradient_norm {
             Some(limit) => clip(&means, &norm, limit)?,
             None => means,
@@ -153,7 +199,8 @@ impl Trainer {
         let before = self.optimizer.clone();
         let parameters = self.optimizer.update(rate, &self.parameters, &clipped)?;
         let state = self.optimizer.moments().iter().flatten();
-        mlx_rs::transforms::eval(parameters.iter().chain(state).chain([&gradients.loss_sum, &norm]))?;
+        let numbers = [&gradients.loss_sum, &norm].into_iter().chain(group_norms.values());
+        mlx_rs::transforms::eval(parameters.iter().chain(state).chain(numbers))?;
         let loss_sum = gradients.loss_sum.item_exact::<f32>();
         let gradient_norm = norm.item_exact::<f32>();
         for (what, value) in [("loss", loss_sum), ("gradient norm", gradient_norm)] {
@@ -169,7 +216,17 @@ impl Trainer {
             weight: gradients.weight,
             targets: gradients.targets,
             gradient_norm,
+            group_norms: group_norms.iter().map(|(name, norm)| (name.clone(), norm.item_exact())).collect(),
         })
+    }
+
+    /// The norms of the gradients of each part of the model.
+    fn group_norms(&self, gradients: &[Array]) -> Result<BTreeMap<String, Array>> {
+        let mut groups: BTreeMap<String, Vec<Array>> = BTreeMap::new();
+        for (name, gradient) in self.trainable.names.iter().zip(gradients) {
+            groups.entry(group_of(name)).or_default().push(gradient.clone());
+        }
+        groups.into_iter().map(|(name, gradients)| Ok((name, global_norm(&gradients)?))).collect()
     }
 
     /// Names the first parameter or moment that holds something else than finite numbers.
@@ -202,10 +259,16 @@ impl Trainer {
         // A batch whose rows were all cut before their first target has no mean to take.
         for (index, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.total_weight > 0.0) {
             let model = self.with_dropout_of(step, index)?;
+            let entering = match self.first_block {
+                Some(block) if block > 0 => Some((block, loss::entering(&model, batch, block)?)),
+                _ => None,
+            };
+            let from = entering.as_ref().map(|(block, states)| (*block, states));
+            let pass = Pass { recompute: self.recompute, from };
             let (mut values, sums) = mlx_ext::value_and_grad(
                 |parameters| {
                     let traced = with_parameters(&model, &self.trainable.names, parameters)?;
-                    Ok(vec![loss::weighted_sum(&traced, batch, self.head, self.recompute)?])
+                    Ok(vec![loss::weighted_sum(&traced, batch, (self.head, self.head_chunk), pass)?])
                 },
                 &self.parameters,
                 self.parameters.len(),
@@ -257,6 +320,13 @@ impl Gradients {
             targets: self.targets + other.targets,
         })
     }
+}
+
+/// The part of the model that a parameter belongs to: `layers.3`, `lm_head`, `embed_tokens`, `norm`.
+fn group_of(name: &str) -> String {
+    let of_block = split_block(name).map(|(block, _)| format!("layers.{block}"));
+    let known = || ["lm_head", "embed_tokens"].into_iter().find(|part| name.contains(part));
+    of_block.unwrap_or_else(|| known().unwrap_or("norm").to_owned())
 }
 
 /// A copy of `model` that holds `values` under `names`; weights and biases in their own type, adapters in `f32`.

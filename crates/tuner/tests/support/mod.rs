@@ -15,6 +15,10 @@ pub(crate) mod tolerance {
     pub(crate) const LOSS: f64 = 1e-5;
     /// A gradient summed another way, relative to its largest number.
     pub(crate) const GRADIENT: f32 = 1e-4;
+    /// A gradient along itself against the slope of the loss, relative.
+    pub(crate) const SLOPE: f64 = 1e-2;
+    /// A gradient computed in `bfloat16`, relative to its largest number.
+    pub(crate) const BFLOAT16: f32 = 0.1;
     /// An optimizer's parameters after a few steps against MLX's own, absolute.
     pub(crate) const OPTIMIZER: f32 = 2e-6;
     /// Parameters moved by Muon, whose iteration amplifies rounding, absolute.
