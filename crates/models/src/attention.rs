@@ -6,13 +6,15 @@ use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, ops};
 
-/// The position of the first token of a batch.
+/// The positions of a batch's tokens.
 #[derive(Clone)]
 pub enum Offset {
-    /// The same in all rows.
+    /// They count on from a first one, the same in all rows.
     Same(i32),
-    /// `[B]`, `i32`: rows that were padded on the left start below zero.
+    /// They count on from a first one each, `[B]`, `i32`: rows that were padded on the left start below zero.
     PerRow(Array),
+    /// Each token's own, `[B · L]`, `i32`: packed rows count from zero each.
+    PerToken(Array),
 }
 
 /// Which keys a query may read.
@@ -47,8 +49,11 @@ impl<'a> Input<'a> {
         Self { tokens, segments: None, cache: Some(cache) }
     }
 
-    /// The position of the first token.
+    /// Where its tokens stand.
     pub fn offset(&self) -> Result<Offset> {
+        if let Some(segments) = self.segments {
+            return Ok(Offset::PerToken(positions_in(segments)?));
+        }
         let Some(cache) = &self.cache else { return Ok(Offset::Same(0)) };
         match &cache.padding {
             None => Ok(Offset::Same(cache.length)),
@@ -84,9 +89,23 @@ impl<'a> Input<'a> {
     }
 }
 
+/// How far each token is from the first one of its segment: `[B, L]` → `[B · L]`, `i32`.
+fn positions_in(segments: &Array) -> Result<Array> {
+    let (lines, length) = (segments.dim(0), segments.dim(1));
+    let first = Array::zeros::<i32>(&[lines, 1])?;
+    if length < 2 {
+        return Ok(first.reshape(&[-1])?);
+    }
+    let places = ops::arange::<_, i32>(0, length, None)?.reshape(&[1, length])?;
+    let begins = segments.try_index((.., 1..))?.ne(segments.try_index((.., ..length - 1))?)?;
+    let starts = begins.as_dtype(Dtype::Int32)?.multiply(places.try_index((.., 1..))?)?;
+    let starts = ops::concatenate(&[&first, &starts], 1)?.cummax(1, None, None)?;
+    Ok(places.subtract(starts)?.reshape(&[-1])?)
+}
+
 /// What all blocks of one forward pass share.
 pub(crate) struct Context<'a> {
-    /// The position of the first token.
+    /// Where its tokens stand.
     pub(crate) offset: Offset,
     global_mask: Mask,
     local_mask: Mask,
@@ -321,6 +340,18 @@ mod tests {
         let segments = Array::from_slice(&[0, 0, 1, 1], &[1, 4]);
         let input = Input { tokens: &tokens, segments: Some(&segments), cache: None };
         assert_eq!(mask_of(&input, None), [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]);
+    }
+
+    #[test]
+    fn positions_begin_anew_with_every_segment() -> Result<()> {
+        let segments = Array::from_slice(&[0, 0, 0, 1, 1, -1, 0, 1, 2, 2, 2, 2], &[2, 6]);
+        let tokens = Array::zeros::<i32>(&[2, 6])?;
+        let input = Input { tokens: &tokens, segments: Some(&segments), cache: None };
+        let Offset::PerToken(positions) = input.offset()? else { panic!("tokens differ") };
+        positions.eval()?;
+        assert_eq!(positions.as_slice::<i32>(), &[0, 1, 2, 0, 1, 0, 0, 0, 0, 1, 2, 3]);
+        assert_eq!(positions_in(&Array::from_slice(&[7, 8], &[2, 1]))?.as_slice::<i32>(), &[0, 0]);
+        Ok(())
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Rope {
         Self { interleaved: true, ..self }
     }
 
-    /// Rotates `x [B, H, L, D]`, whose first position is `offset`.
+    /// Rotates `x [B, H, L, D]`, whose tokens stand at `offset`.
     pub(crate) fn forward(&self, x: &Array, offset: &Offset) -> Result<Array> {
         let base = self.wavelengths.is_none().then_some(self.base);
         let wavelengths = self.wavelengths.as_ref();
@@ -117,6 +117,14 @@ impl Rope {
             }
             Offset::PerRow(offsets) => {
                 fast::rope_dynamic(x, dimensions, interleaved, base, scale, offsets, wavelengths)?
+            }
+            Offset::PerToken(positions) => {
+                // MLX takes one first position a row: every token becomes a row of one.
+                let (batch, heads, length, width) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
+                let tokens = x.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch * length, heads, 1, width])?;
+                let tokens =
+                    fast::rope_dynamic(tokens, dimensions, interleaved, base, scale, positions, wavelengths)?;
+                tokens.reshape(&[batch, length, heads, width])?.transpose_axes(&[0, 2, 1, 3])?
             }
         })
     }
@@ -206,9 +214,38 @@ fn longrope_magnitude(scaling: &RopeScaling) -> Result<f32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mlx_rs::ops::indexing::TryIndexOp;
 
     fn scaling(json: &str) -> RopeScaling {
         serde_json::from_str(json).expect("valid settings")
+    }
+
+    #[test]
+    fn tokens_at_places_of_their_own_turn_as_in_rows_that_begin_there() -> mlx_ext::Result<()> {
+        let key = mlx_rs::random::key(3)?;
+        let x = mlx_rs::random::normal::<f32>(&[2, 3, 5, 8], None, None, &key)?;
+        let longrope = scaling(
+            r#"{"type":"longrope","long_factor":[1.0,2.0,3.0],"original_max_position_embeddings":8,"max_position_embeddings":32}"#,
+        );
+        let ropes = [
+            Rope::new(8, 10_000.0, None).expect("plain"),
+            Rope::new(6, 10_000.0, None).expect("plain").interleaved(),
+            Rope::new(6, 10_000.0, Some(&longrope)).expect("known"),
+        ];
+        for rope in ropes {
+            // Two segments, of two and three tokens, in the first line; one of five in the second.
+            let positions = Array::from_slice(&[0, 1, 0, 1, 2, 0, 1, 2, 3, 4], &[10]);
+            let packed = rope.forward(&x, &Offset::PerToken(positions))?;
+            let part = |line: i32, from: i32, to: i32, of: &Array| {
+                Ok::<_, mlx_ext::Error>(of.try_index((line..line + 1, .., from..to, ..))?)
+            };
+            for (line, from, to) in [(0, 0, 2), (0, 2, 5), (1, 0, 5)] {
+                let alone = rope.forward(&part(line, from, to, &x)?, &Offset::Same(0))?;
+                let off = alone.subtract(part(line, from, to, &packed)?)?.abs()?.max(None)?;
+                assert!(off.item_exact::<f32>() < 1e-6, "line {line} from {from} to {to}");
+            }
+        }
+        Ok(())
     }
 
     #[test]
