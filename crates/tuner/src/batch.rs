@@ -4,6 +4,19 @@ use crate::plan::MicroBatch;
 use dataset::Split;
 use mlx_rs::Array;
 
+/// What a [`Batch`] holds before it becomes arrays: any thread can make it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BatchData {
+    shape: [i32; 2],
+    tokens: Vec<i32>,
+    segments: Option<Vec<i32>>,
+    positions: Vec<i32>,
+    targets: Vec<i32>,
+    weights: Vec<f32>,
+    targets_of_row: Vec<usize>,
+    total_weight: f64,
+}
+
 /// A row as it goes into a batch: its tokens, 1 where a token counts as a target, and the weight of its targets.
 pub type Part<'a> = (&'a [u32], &'a [u8], f32);
 
@@ -25,26 +38,33 @@ pub struct Batch {
     pub total_weight: f64,
 }
 
-impl Batch {
-    /// Makes a batch of one row a line.
-    ///
-    /// Lines are padded to the longest, rounded up to `pad_to`, and so is the number of targets: few shapes of arrays
-    /// come again and again. The last token of a row is never read: it is only a target.
-    pub fn new(rows: &[Part<'_>], pad_to: usize) -> Self {
+impl BatchData {
+    /// One row a line.
+    fn new(rows: &[Part<'_>], pad_to: usize) -> Self {
         let longest = rows.iter().map(|(tokens, _, _)| inputs_of(tokens.len())).max().unwrap_or(0);
         let length = longest.max(1).next_multiple_of(pad_to.max(1));
         let lines: Vec<&[Part<'_>]> = rows.chunks(1).collect();
         Self::of_lines(&lines, length, pad_to, false)
     }
 
-    /// Makes a batch of lines of `length` tokens, each of which holds one row after another; no row reads another.
-    ///
-    /// # Panics
-    ///
-    /// When the rows of a line do not fit.
-    pub fn packed(lines: &[Vec<Part<'_>>], length: usize, pad_to: usize) -> Self {
+    fn packed(lines: &[Vec<Part<'_>>], length: usize, pad_to: usize) -> Self {
         let lines: Vec<&[Part<'_>]> = lines.iter().map(Vec::as_slice).collect();
         Self::of_lines(&lines, length, pad_to, true)
+    }
+
+    /// What a planned micro-batch reads; `factors` multiply the weights of rows.
+    pub(crate) fn of_micro_batch(
+        split: &Split,
+        micro: &MicroBatch,
+        pad_to: usize,
+        factors: Option<&[f32]>,
+    ) -> Self {
+        let line = |rows: &Vec<u32>| rows.iter().map(|&row| part(split, row, factors)).collect::<Vec<_>>();
+        let lines: Vec<_> = micro.lines.iter().map(line).collect();
+        match micro.length {
+            Some(length) => Self::packed(&lines, length, pad_to),
+            None => Self::new(&lines.concat(), pad_to),
+        }
     }
 
     fn of_lines(lines: &[&[Part<'_>]], length: usize, pad_to: usize, packed: bool) -> Self {
@@ -78,15 +98,42 @@ impl Batch {
         positions.resize(count, 0);
         targets.resize(count, 0);
         weights.resize(count, 0.0);
+        let segments = packed.then_some(segments);
+        Self { shape, tokens: flat, segments, positions, targets, weights, targets_of_row, total_weight }
+    }
+}
+
+impl From<BatchData> for Batch {
+    fn from(data: BatchData) -> Self {
+        let count = [data.positions.len() as i32];
         Self {
-            tokens: Array::from_slice(&flat, &shape),
-            segments: packed.then(|| Array::from_slice(&segments, &shape)),
-            positions: Array::from_slice(&positions, &[count as i32]),
-            targets: Array::from_slice(&targets, &[count as i32]),
-            weights: Array::from_slice(&weights, &[count as i32]),
-            targets_of_row,
-            total_weight,
+            tokens: Array::from_slice(&data.tokens, &data.shape),
+            segments: data.segments.map(|segments| Array::from_slice(&segments, &data.shape)),
+            positions: Array::from_slice(&data.positions, &count),
+            targets: Array::from_slice(&data.targets, &count),
+            weights: Array::from_slice(&data.weights, &count),
+            targets_of_row: data.targets_of_row,
+            total_weight: data.total_weight,
         }
+    }
+}
+
+impl Batch {
+    /// Makes a batch of one row a line.
+    ///
+    /// Lines are padded to the longest, rounded up to `pad_to`, and so is the number of targets: few shapes of arrays
+    /// come again and again. The last token of a row is never read: it is only a target.
+    pub fn new(rows: &[Part<'_>], pad_to: usize) -> Self {
+        BatchData::new(rows, pad_to).into()
+    }
+
+    /// Makes a batch of lines of `length` tokens, each of which holds one row after another; no row reads another.
+    ///
+    /// # Panics
+    ///
+    /// When the rows of a line do not fit.
+    pub fn packed(lines: &[Vec<Part<'_>>], length: usize, pad_to: usize) -> Self {
+        BatchData::packed(lines, length, pad_to).into()
     }
 
     /// Makes a batch of rows of a split, one a line.
@@ -97,12 +144,7 @@ impl Batch {
 
     /// Makes the batch of a planned micro-batch; `factors` multiply the weights of rows.
     pub fn of_micro_batch(split: &Split, micro: &MicroBatch, pad_to: usize, factors: Option<&[f32]>) -> Self {
-        let line = |rows: &Vec<u32>| rows.iter().map(|&row| part(split, row, factors)).collect::<Vec<_>>();
-        let lines: Vec<_> = micro.lines.iter().map(line).collect();
-        match micro.length {
-            Some(length) => Self::packed(&lines, length, pad_to),
-            None => Self::new(&lines.concat(), pad_to),
-        }
+        BatchData::of_micro_batch(split, micro, pad_to, factors).into()
     }
 
     /// How many targets count.

@@ -25,6 +25,7 @@ mod loss;
 mod mixture;
 mod optimizer;
 mod plan;
+mod prefetch;
 mod run;
 mod schedule;
 mod score;

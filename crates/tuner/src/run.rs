@@ -6,7 +6,8 @@ use crate::checkpoint::{Checkpoint, RunState, sha256_of, sha256_of_first, step_n
 use crate::distrust::Distrust;
 use crate::early_stopping::EarlyStopping;
 use crate::error::{Error, Result};
-use crate::plan::{BatchPlan, MicroBatch};
+use crate::plan::BatchPlan;
+use crate::prefetch::{Source, StepData, with_data};
 use crate::schedule::ScheduleSettings;
 use crate::score::score;
 use crate::trainer::{StepReport, Trainer};
@@ -44,6 +45,8 @@ pub struct RunSettings {
     pub adapter: AdapterSettings,
     /// Distrust losses of the training rows.
     pub distrust: Option<Distrust>,
+    /// Steps whose rows are made ready ahead of time, on a thread of its own; 0 for none. It changes no byte.
+    pub prefetch: usize,
     /// States to go on from that are kept, at least one. Checkpoints for others are never deleted.
     pub keep_last: usize,
 }
@@ -62,6 +65,10 @@ pub trait Observer {
     fn checkpointed(&mut self, step: usize);
     /// Asked after every step: true saves the state and ends the run.
     fn interrupted(&self) -> bool;
+    /// Whether the steps before reports are to tell the gradient norm of every part of the model.
+    fn wants_group_norms(&self) -> bool {
+        false
+    }
 }
 
 /// Why a run ended.
@@ -123,21 +130,33 @@ pub fn run(
     folder: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
-    let mut state = Run { trainer, settings, folder, state: RunState::default(), rows: Vec::new() };
+    let mut state = Run { trainer, settings, folder, state: RunState::default(), rows: Vec::new(), saved: None };
     state.resume()?;
     observer.started(state.state.step, settings.steps);
-    let stop = loop {
-        if state.state.step >= settings.steps {
-            break Stop::Finished;
-        }
-        if let Some(reason) = state.step(plan, (train, validation), observer)? {
-            break Stop::Early(reason);
-        }
-        if observer.interrupted() && state.state.step < settings.steps {
-            state.save()?;
-            break Stop::Interrupted;
-        }
+    let source = Source {
+        plan,
+        split: train,
+        accumulation: settings.accumulation,
+        pad_to: settings.pad_to,
+        factors: settings.distrust.as_ref().and_then(Distrust::factors),
+        steps: state.state.step..settings.steps,
     };
+    let stop = with_data(source, settings.prefetch, |next| {
+        loop {
+            if let Some(reason) = &state.state.stopped {
+                return Ok::<Stop, Error>(Stop::Early(reason.clone()));
+            }
+            if state.state.step >= settings.steps {
+                return Ok(Stop::Finished);
+            }
+            state.step(next(), validation, observer)?;
+            let ended = state.state.step >= settings.steps || state.state.stopped.is_some();
+            if !ended && observer.interrupted() {
+                state.save()?;
+                return Ok(Stop::Interrupted);
+            }
+        }
+    })?;
     if stop != Stop::Interrupted {
         state.checkpoint(observer)?;
         state.save()?;
@@ -153,6 +172,8 @@ struct Run<'a> {
     state: RunState,
     /// Of the last step.
     rows: Vec<u32>,
+    /// The step of the newest saved state.
+    saved: Option<usize>,
 }
 
 impl Run<'_> {
@@ -173,6 +194,7 @@ impl Run<'_> {
         if let Some(loaded) = loaded {
             self.trainer.restore(loaded.parameters, loaded.moments, loaded.optimizer_steps)?;
             self.state = loaded.state;
+            self.saved = Some(self.state.step);
         }
         // Whatever was written after the state is written again.
         let metrics = fs_err::OpenOptions::new().create(true).append(true).open(self.metrics_path())?;
@@ -200,25 +222,22 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Takes one step and does all that is due after it; a reason when it is time to stop.
+    /// Takes one step and does all that is due after it.
     fn step(
         &mut self,
-        plan: &mut BatchPlan,
-        (train, validation): (&Split, &Split),
+        data: StepData,
+        validation: &Split,
         observer: &mut dyn Observer,
-    ) -> Result<Option<String>> {
+    ) -> Result<()> {
         let settings = self.settings;
         let index = self.state.step;
         let rate = settings.schedule.rate(index);
-        let micro_batches: Vec<_> =
-            (0..settings.accumulation).map(|k| plan.at(index * settings.accumulation + k)).collect();
-        let factors = settings.distrust.as_ref().and_then(Distrust::factors);
-        let batches: Vec<Batch> = micro_batches
-            .iter()
-            .map(|micro| Batch::of_micro_batch(train, micro, settings.pad_to, factors))
-            .collect();
-        let rows: Vec<u32> = micro_batches.iter().flat_map(MicroBatch::rows).collect();
-        let report = self.trainer.step(&batches, rate, settings.max_gradient_norm, (index + 1, &rows))?;
+        let StepData { batches, rows, epochs } = data;
+        let batches: Vec<Batch> = batches.into_iter().map(Batch::from).collect();
+        let report_due = |step: usize| step.is_multiple_of(settings.report_every) || step == settings.steps;
+        self.trainer.set_group_norms(observer.wants_group_norms() && report_due(index + 1));
+        let taken = self.trainer.step(&batches, rate, settings.max_gradient_norm, (index + 1, &rows));
+        let report = taken.map_err(|error| self.with_what_is_kept(error))?;
 
         if let Some(added) = settings.distrust.as_ref().and_then(|distrust| distrust.added(&rows)) {
             self.state.window_distrust += added * report.weight;
@@ -233,10 +252,10 @@ impl Run<'_> {
         let warming_up = step <= settings.schedule.warmup_steps;
         let rules = settings.early_stopping;
         let mut stop = rules.on_step(&mut self.state.early_stopping, report.gradient_norm, warming_up);
-        if step.is_multiple_of(settings.report_every) || step == settings.steps {
+        if report_due(step) {
             // A window of rows without a target has no mean.
             if self.state.window_weight > 0.0 {
-                let loss = self.report(plan, &report, rate)?;
+                let loss = self.report(epochs, &report, rate)?;
                 observer.reported(step, loss);
                 stop = stop.or(rules.on_report(&mut self.state.early_stopping, loss));
             }
@@ -246,23 +265,42 @@ impl Run<'_> {
             observer.validated(step, loss);
             stop = stop.or(rules.on_validation(&mut self.state.early_stopping, loss));
         }
+        // Before anything is saved: a run that was killed after its last step must not take another.
+        self.state.stopped = stop;
         if step.is_multiple_of(settings.checkpoint_every) {
             self.checkpoint(observer)?;
         }
         if step.is_multiple_of(settings.save_every) {
             self.save()?;
         }
-        Ok(stop)
+        Ok(())
+    }
+
+    /// Says in an error of divergence what there is to go back to.
+    fn with_what_is_kept(&self, error: Error) -> Error {
+        let Error::Diverged { step, what, rows, .. } = error else { return error };
+        let checkpoint = self.state.checkpoints.keys().next_back();
+        let kept = match (checkpoint, self.saved) {
+            (Some(&last), _) => {
+                let path = self.checkpoint_path(last);
+                format!("the last good checkpoint, of step {last}, is kept in `{}`", path.display())
+            }
+            (None, Some(saved)) => {
+                format!("the state after step {saved} is kept; there was no checkpoint yet")
+            }
+            (None, None) => "nothing was saved before it".to_owned(),
+        };
+        Error::Diverged { step, what, rows, kept }
     }
 
     /// Writes a line of metrics and returns the mean loss since the last.
-    fn report(&mut self, plan: &mut BatchPlan, report: &StepReport, rate: f64) -> Result<f64> {
+    fn report(&mut self, epoch: f64, report: &StepReport, rate: f64) -> Result<f64> {
         let step = self.state.step;
         let train_loss = self.state.window_loss / self.state.window_weight;
         let added = self.settings.distrust.as_ref().and_then(|distrust| distrust.added(&[]));
         self.append(&TrainLine {
             distrust_loss: added.map(|_| self.state.window_distrust / self.state.window_weight),
-            epoch: plan.epochs_after(step * self.settings.accumulation),
+            epoch,
             gradient_norm: report.gradient_norm,
             learning_rate: rate,
             step,
@@ -329,7 +367,10 @@ impl Run<'_> {
     fn need_finite(&self) -> Result<()> {
         let step = self.state.step;
         match self.trainer.first_not_finite()? {
-            Some(what) => Err(Error::Diverged { step, what, rows: self.rows.clone() }),
+            Some(what) => {
+                let error = Error::Diverged { step, what, rows: self.rows.clone(), kept: String::new() };
+                Err(self.with_what_is_kept(error))
+            }
             None => Ok(()),
         }
     }
@@ -348,6 +389,9 @@ impl Run<'_> {
             optimizer_steps: optimizer.steps(),
             state: self.state.clone(),
         };
-        checkpoint.save(&self.folder.join("state"), &self.trainer.trainable().names, self.settings.keep_last)
+        let names = &self.trainer.trainable().names;
+        checkpoint.save(&self.folder.join("state"), names, self.settings.keep_last)?;
+        self.saved = Some(self.state.step);
+        Ok(())
     }
 }

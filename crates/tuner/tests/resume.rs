@@ -7,8 +7,8 @@ use dataset::Split;
 use std::path::{Path, PathBuf};
 use support::{copy_folder, files, lengths, model, ragged_rows, split};
 use tuner::{
-    AdapterSettings, BatchPlan, EarlyStopping, Observer, OptimizerSettings, RunSettings, ScheduleName,
-    ScheduleSettings, StepReport, Stop, Summary, Trainer,
+    AdapterSettings, BatchPlan, Curriculum, EarlyStopping, Mixture, MixturePart, Observer, OptimizerSettings,
+    RunSettings, ScheduleName, ScheduleSettings, StepReport, Stop, Summary, Trainer,
 };
 
 const STEPS: usize = 30;
@@ -54,6 +54,9 @@ struct Setup {
     train: Split,
     validation: Split,
     packing: bool,
+    /// Draw from a mixture, and begin with an epoch from short rows to long ones.
+    mixed: bool,
+    prefetch: usize,
 }
 
 impl Setup {
@@ -61,7 +64,7 @@ impl Setup {
         let folder = tempfile::tempdir()?;
         let train = split(folder.path(), "train", &ragged_rows(23))?;
         let validation = split(folder.path(), "validation", &ragged_rows(3))?;
-        Ok(Self { _folder: folder, train, validation, packing })
+        Ok(Self { _folder: folder, train, validation, packing, mixed: false, prefetch: 2 })
     }
 
     fn run(&self, folder: &Path, save_every: usize, watch: &mut Watch) -> Result<Summary> {
@@ -81,6 +84,13 @@ impl Setup {
         } else {
             BatchPlan::new(lengths(&self.train), 2, 5)?
         };
+        if self.mixed {
+            let part = |name: &str, rows| MixturePart { name: name.to_owned(), rows };
+            let weights = [("most".to_owned(), 1.0), ("few".to_owned(), 2.0)].into();
+            let hardness = lengths(&self.train).into_iter().map(|length| length as f32).collect();
+            plan = plan.mixed(Mixture::new(vec![part("most", 18), part("few", 5)], &weights, 5)?);
+            plan = plan.in_order(Curriculum { hardness, epochs: 1 });
+        }
         let settings = RunSettings {
             steps: STEPS,
             schedule: ScheduleSettings {
@@ -108,6 +118,7 @@ impl Setup {
             },
             adapter,
             distrust: None,
+            prefetch: self.prefetch,
             keep_last: 2,
         };
         let splits = (&self.train, &self.validation);
@@ -150,6 +161,40 @@ fn a_run_stopped_after_any_step_ends_with_the_same_bytes() -> Result<()> {
         setup.run(folder.path(), 6, &mut watch)?;
         assert_eq!(watch.started, stop_after);
         same(unbroken.path(), folder.path(), &format!("stopped after step {stop_after}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_mixed_and_ordered_run_that_was_stopped_ends_with_the_same_bytes() -> Result<()> {
+    let plain = tempfile::tempdir()?;
+    Setup::new(true)?.run(plain.path(), 100, &mut Watch::default())?;
+    let setup = Setup { mixed: true, ..Setup::new(true)? };
+    let unbroken = tempfile::tempdir()?;
+    setup.run(unbroken.path(), 100, &mut Watch::default())?;
+    ensure!(same(plain.path(), unbroken.path(), "mixed").is_err(), "another order trains something else");
+    for stop_after in (1..STEPS).step_by(4) {
+        let folder = tempfile::tempdir()?;
+        let mut watch = Watch { stop_after: Some(stop_after), ..Watch::default() };
+        setup.run(folder.path(), 100, &mut watch)?;
+        setup.run(folder.path(), 100, &mut Watch::default())?;
+        same(unbroken.path(), folder.path(), &format!("stopped after step {stop_after}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn bytes_do_not_depend_on_how_far_ahead_rows_are_made_ready() -> Result<()> {
+    for packing in [false, true] {
+        let none = tempfile::tempdir()?;
+        let plain = Setup { prefetch: 0, ..Setup::new(packing)? };
+        plain.run(none.path(), 6, &mut Watch::default())?;
+        for prefetch in [1, 4] {
+            let folder = tempfile::tempdir()?;
+            let setup = Setup { prefetch, ..Setup::new(packing)? };
+            setup.run(folder.path(), 6, &mut Watch::default())?;
+            same(none.path(), folder.path(), &format!("{prefetch} steps ahead"))?;
+        }
     }
     Ok(())
 }
@@ -344,6 +389,7 @@ fn quick(steps: usize) -> RunSettings {
         early_stopping: EarlyStopping::default(),
         adapter: AdapterSettings::default(),
         distrust: None,
+        prefetch: 0,
         keep_last: 2,
     }
 }

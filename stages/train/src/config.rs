@@ -2,10 +2,36 @@
 
 use models::ComputeDtype;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use tuner::{
     AdapterSettings, BatchPlan, Distrust, DistrustMode, EarlyStopping, FineTuneType, OptimizerName,
     OptimizerSettings, RunSettings, ScheduleName, ScheduleSettings,
 };
+
+/// What an epoch's order goes by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CurriculumName {
+    /// Chance.
+    #[default]
+    Off,
+    /// Short rows come first.
+    Length,
+    /// Rows with a low loss come first.
+    Loss,
+}
+
+impl CurriculumName {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
 
 /// Settings of the stage `train`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +102,15 @@ pub struct Config {
     pub packing: bool,
     /// Tokens of a packed line; 0 for the longest row.
     pub pack_tokens: usize,
+    /// How much of training each part of the dataset's mixture is, by weight; empty takes every row once an epoch.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub mixture: BTreeMap<String, f64>,
+    /// `off`, `length` (short rows first) or `loss` (rows with a low loss in the file `--losses` first).
+    #[serde(skip_serializing_if = "CurriculumName::is_off")]
+    pub curriculum: CurriculumName,
+    /// Epochs in the order of the curriculum, later ones are shuffled; 0 for all.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub curriculum_epochs: usize,
     /// Global norm that gradients are clipped to; 0 leaves them alone.
     pub max_gradient_norm: f64,
     /// Compute the inner values of blocks again for the gradient instead of keeping them: less memory, more time.
@@ -143,6 +178,9 @@ impl Default for Config {
             pad_to: 8,
             packing: false,
             pack_tokens: 0,
+            mixture: BTreeMap::new(),
+            curriculum: CurriculumName::Off,
+            curriculum_epochs: 0,
             max_gradient_norm: 1.0,
             gradient_checkpointing: false,
             distrust: DistrustMode::Off,
@@ -194,6 +232,10 @@ impl stage::Config for Config {
         need(self.pad_to >= 1, "`pad_to` must be at least 1");
         need(self.max_gradient_norm >= 0.0, "`max_gradient_norm` must not be negative");
         need(self.packing || self.pack_tokens == 0, "`pack_tokens` needs packing = true");
+        need(
+            self.curriculum != CurriculumName::Off || self.curriculum_epochs == 0,
+            "`curriculum_epochs` needs a `curriculum`",
+        );
         need(self.distrust_lambda >= 0.0, "`distrust_lambda` must not be negative");
         need((2.3..=3.0).contains(&self.distrust_alpha), "`distrust_alpha` must be from 2.3 to 3");
         need(self.report_every >= 1, "`report_every` must be at least 1");
@@ -212,6 +254,9 @@ impl stage::Config for Config {
         need(full || !self.norms, "`norms` train only with fine_tune_type = \"full\"");
         need(!full || self.keys.is_empty(), "`keys` choose adapters; fine_tune_type = \"full\" has none");
         need(!full || self.dropout == 0.0, "`dropout` acts on adapters; fine_tune_type = \"full\" has none");
+        for (name, weight) in self.mixture.iter().filter(|&(_, weight)| !(*weight > 0.0)) {
+            problems.push(format!("`mixture.{name}` is {weight}, but a weight must be above 0"));
+        }
         problems
     }
 
@@ -255,7 +300,7 @@ impl Config {
         }
     }
 
-    /// Which rows of these lengths make a step.
+    /// Which rows of these lengths make a step, before mixture and curriculum.
     ///
     /// # Errors
     ///
@@ -307,6 +352,7 @@ impl Config {
             },
             adapter: self.adapter(),
             distrust,
+            prefetch: 0,
             keep_last,
         }
     }

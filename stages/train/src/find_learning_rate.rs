@@ -206,8 +206,7 @@ fn start(
     let mut trainer = Trainer::new(model, trainable, config.optimizer(), config.seed)?;
     trainer.set_dropout(settings.dropout);
     trainer.set_gradient_checkpointing(config.gradient_checkpointing);
-    let lengths = (0..train.len()).map(|row| train.row_length(row) as u32).collect();
-    Ok((trainer, config.plan(lengths)?))
+    Ok((trainer, crate::order::plan(inputs, config, train)?))
 }
 
 /// An exponential mean that does not lean to zero at its start.

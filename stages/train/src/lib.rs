@@ -6,13 +6,15 @@
 mod config;
 mod curve;
 mod find_learning_rate;
+mod losses;
 mod memory;
+mod order;
 mod part;
 mod progress;
 mod reuse;
 mod tensorboard;
 
-pub use config::Config;
+pub use config::{Config, CurriculumName};
 pub use find_learning_rate::{FinderArgs, Finding, Point, find_learning_rate, suggest};
 pub use memory::Estimate;
 pub use part::StopAt;
@@ -27,7 +29,7 @@ use models::{LoadOptions, Model};
 use part::Until;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use tuner::{Distrust, DistrustMode, Observer, Stop, Summary, Trainable, Trainer};
+use tuner::{Distrust, DistrustMode, Observer, RunSettings, Stop, Summary, Trainable, Trainer};
 
 /// The folders a run reads.
 pub struct Inputs<'a> {
@@ -35,15 +37,17 @@ pub struct Inputs<'a> {
     pub model: &'a Path,
     /// A dataset's `tokens`.
     pub tokens: &'a Path,
-    /// A dataset's `rows`; read only for the distrust loss.
+    /// A dataset's `rows`; read only for the distrust loss and a curriculum by loss.
     pub rows: Option<&'a Path>,
+    /// Losses of the training rows; read only for a curriculum by loss.
+    pub losses: Option<&'a Path>,
     /// The data of published runs that differ only in [`LENGTH_SETTINGS`].
     pub shorter: &'a [PathBuf],
     /// What the part of this run left that it goes on from.
     pub part: Option<&'a Path>,
 }
 
-/// What is saved on the way, and where the run ends for now.
+/// What is saved on the way, where the run ends for now, and what is made ready ahead: none of it changes the result.
 #[derive(Debug, Clone, Copy)]
 pub struct Saving {
     /// Steps between saved states.
@@ -52,6 +56,8 @@ pub struct Saving {
     pub keep_last: usize,
     /// Stop there and lay out a part, to go on from.
     pub stop_at: Option<StopAt>,
+    /// Steps whose rows are made ready ahead of time.
+    pub prefetch: usize,
 }
 
 /// Trains in `work`, which survives the process, and lays the result out in `out`.
@@ -83,10 +89,10 @@ pub fn run(
     let mut trainer = Trainer::new(model, trainable.clone(), config.optimizer(), config.seed)?;
     trainer.set_dropout(settings.dropout);
     trainer.set_gradient_checkpointing(config.gradient_checkpointing);
-    let lengths = (0..train.len()).map(|row| train.row_length(row) as u32).collect();
-    let mut plan = config.plan(lengths)?;
+    let mut plan = order::plan(inputs, config, &train)?;
     let distrust = distrust(inputs, config)?;
     let settings = config.run(&mut plan, (saving.every, saving.keep_last), distrust);
+    let settings = RunSettings { prefetch: saving.prefetch, ..settings };
     let earlier = inputs.part.map(|part| part::take_up(part, work)).transpose()?;
     if earlier.is_none()
         && let Some(steps) = reuse::adopt(inputs.shorter, config, &settings, work)?
