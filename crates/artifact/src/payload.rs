@@ -1,6 +1,6 @@
 //! Checks of the files themselves before they are published.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -125,14 +125,20 @@ fn check_json(path: &Path) -> Result<(), Problem> {
         .map_err(|error| content(format!("is not JSON: {error}")))
 }
 
+/// Reads line by line: a file of rows may be larger than memory.
 fn check_jsonl(path: &Path) -> Result<(), Problem> {
-    let bytes = read(path)?;
-    for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        if !line.ends_with(b"\n") {
-            return Err(content(format!("ends in the middle of line {}", index + 1)));
+    let mut file = BufReader::with_capacity(CHUNK, os::open_file(path)?);
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if file.read_until(b'\n', &mut line)? == 0 {
+            break;
         }
-        serde_json::from_slice::<IgnoredAny>(line)
-            .map_err(|error| content(format!("is not JSON at line {}: {error}", index + 1)))?;
+        if !line.ends_with(b"\n") {
+            return Err(content(format!("ends in the middle of line {number}")));
+        }
+        serde_json::from_slice::<IgnoredAny>(&line)
+            .map_err(|error| content(format!("is not JSON at line {number}: {error}")))?;
     }
     Ok(())
 }
