@@ -1,0 +1,130 @@
+//! Memory of preparing and training on many rows: a few bytes a row, whatever the rows hold.
+//!
+//! `ASHLAR_ROWS=1000000` (`make million`) runs the whole size; each case takes minutes then.
+
+#![cfg(target_os = "linux")]
+
+use std::fmt::Write as _;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use tests::{Place, Ran, command, programs};
+
+/// What a million rows may take beyond a few thousand.
+const BYTES_FOR_A_MILLION: u64 = 300 << 20;
+/// What a program's memory differs by from run to run.
+const NOISE_BYTES: u64 = 8 << 20;
+/// Rows of the small dataset that the large one is compared with.
+const FEW: usize = 5_000;
+
+/// How the rows are dealt out.
+const SPLITS: [(&str, &str); 2] = [
+    ("ratio", "split = { by = 'ratio' }\non_leak = 'drop'"),
+    (
+        "group",
+        "split = { by = 'group' }\non_leak = 'drop'\nmax_rows = { train = 0, validation = 5000, test = 5000 }",
+    ),
+];
+
+fn rows() -> Result<usize> {
+    match std::env::var("ASHLAR_ROWS") {
+        Ok(rows) => rows.parse().context("`ASHLAR_ROWS` is a number of rows"),
+        Err(_) => Ok(25_000),
+    }
+}
+
+/// A number that looks like chance.
+fn mixed(seed: usize) -> u64 {
+    let mut mixed = (seed as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed ^ (mixed >> 31)
+}
+
+/// Writes rows of some twenty words; every row has a group of at most two, and one of 500 has a double.
+fn generate(folder: &Path, rows: usize) -> Result<PathBuf> {
+    let path = folder.join(format!("{rows}.jsonl"));
+    let mut file = BufWriter::new(fs_err::File::create(&path)?);
+    let mut line = String::new();
+    for row in 0..rows {
+        let text = if row % 500 == 499 { row - 250 } else { row };
+        line.clear();
+        write!(line, "{{\"prompt\":\"He aha ka helu")?;
+        for word in 0..8 {
+            write!(line, " w{}", mixed(16 * text + word) % 50_000)?;
+        }
+        write!(line, "?\",\"completion\":\"")?;
+        for word in 0..4 {
+            write!(line, "h{} no ", mixed(16 * text + 8 + word) % 5_000)?;
+        }
+        writeln!(line, "{text}\",\"group\":\"group {}\"}}", row / 2)?;
+        file.write_all(line.as_bytes())?;
+    }
+    file.flush()?;
+    Ok(path)
+}
+
+/// Runs a program to its end; returns what it printed, its peak of resident memory in bytes, and how long it took.
+fn watched(command: &mut Command) -> Result<(Ran, u64, Duration)> {
+    let begun = Instant::now();
+    let mut child = command.spawn()?;
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    while child.try_wait()?.is_none() {
+        let text = fs_err::read_to_string(&status).unwrap_or_default();
+        let kibibytes = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak = kibibytes.and_then(|number| number.trim().parse().ok()).unwrap_or(0).max(peak);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok((child.wait_with_output()?.into(), peak << 10, begun.elapsed()))
+}
+
+/// Makes the dataset of `rows` rows and trains two steps on it: the peaks of both programs.
+fn peaks(place: &Place, model: &str, rows: usize, (name, settings): (&str, &str)) -> Result<[u64; 2]> {
+    let data = generate(place.path(), rows)?;
+    let config = place.path().join(format!("{name}.toml"));
+    let train = "batch_size = 4\nnum_layers = 1\nkeys = ['self_attn.q_proj']\nwarmup_steps = 0\nsteps = 2";
+    fs_err::write(&config, format!("[prepare-data]\n{settings}\n[train]\n{train}\n"))?;
+    let stage = |stage: &str| {
+        let mut command = command(programs().join(stage));
+        command.arg("--config").arg(&config).arg("--store").arg(place.store());
+        command
+    };
+    let mut prepare = stage("prepare-data");
+    let (ran, prepared, prepare_time) = watched(prepare.args(["--tokenizer", model, "--data"]).arg(&data))?;
+    let dataset = ran.path()?;
+    let stats = fs_err::read_to_string(dataset.join("data/stats.json"))?;
+    let stats: serde_json::Value = serde_json::from_str(&stats)?;
+    let dropped = stats["leaks"]["dropped_train_rows"]["count"].as_u64();
+    ensure!(dropped > Some(rows as u64 / 20_000), "doubles are found: {dropped:?}");
+    let mut train = stage("train");
+    let (ran, trained, train_time) = watched(train.args(["--model", model, "--dataset"]).arg(&dataset))?;
+    ran.path()?;
+    let line = format!(
+        "{rows} rows by {name}: prepare-data {} MiB in {prepare_time:.1?}, train {} MiB in {train_time:.1?}\n",
+        prepared >> 20,
+        trained >> 20
+    );
+    std::io::stderr().write_all(line.as_bytes())?;
+    fs_err::remove_file(data)?;
+    Ok([prepared, trained])
+}
+
+#[test]
+fn memory_grows_by_some_bytes_a_row() -> Result<()> {
+    let place = Place::new()?;
+    let model = place.model("tests/golden/gemma3_text")?;
+    let many = rows()?;
+    for split in SPLITS {
+        let few = peaks(&place, &model, FEW, split)?;
+        let peaks = peaks(&place, &model, many, split)?;
+        let allowed = NOISE_BYTES + BYTES_FOR_A_MILLION * (many - FEW) as u64 / 1_000_000;
+        for ((few, many), stage) in few.into_iter().zip(peaks).zip(["prepare-data", "train"]) {
+            let more = many.saturating_sub(few);
+            ensure!(more <= allowed, "{stage} by {}: {more} bytes more, {allowed} allowed", split.0);
+        }
+    }
+    Ok(())
+}
