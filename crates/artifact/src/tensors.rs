@@ -192,7 +192,8 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 return Err(A::Error::custom(format!("`{name}` stands in it twice")));
             }
             if name == "__metadata__" {
-                parsed.metadata = Some(map.next_value::<Texts>()?.0);
+                // MLX writes `null` where it has none.
+                parsed.metadata = map.next_value::<Option<Texts>>()?.map(|texts| texts.0);
             } else if parsed.tensors.len() == TensorHeader::MAX_TENSORS {
                 let problem = format!("it lists more than {} tensors", TensorHeader::MAX_TENSORS);
                 return Err(A::Error::custom(problem));
@@ -310,6 +311,7 @@ mod tests {
     #[test]
     fn no_tensors_and_tensors_without_elements_are_fine() {
         assert!(read("{}", 0).unwrap().tensors().is_empty());
+        assert!(read(r#"{"__metadata__":null}"#, 0).unwrap().metadata().is_none());
         let (a, b) = (tensor("a", "F32", "[0,7]", "0", "0"), tensor("b", "U8", "[]", "0", "1"));
         assert_eq!(read(&format!("{{{a},{b}}}"), 1).unwrap().into_tensors().len(), 2);
     }
