@@ -35,6 +35,9 @@ pub struct RunState {
     pub window_weight: f64,
     /// What early stopping has counted.
     pub early_stopping: crate::early_stopping::Counters,
+    /// Why the run ended early, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
     /// Length of `metrics.jsonl` in bytes.
     pub metrics_bytes: u64,
     /// SHA-256 of that much of it.

@@ -28,8 +28,7 @@ pub enum Error {
     /// The loss or a gradient is no longer a number.
     #[error(
         "step {step} diverged: {what}; its rows were {rows:?} of the training split\n\
-         hint: lower `learning_rate`, lengthen `warmup_steps`, or lower `max_gradient_norm`; \
-         the last good checkpoint is kept"
+         hint: lower `learning_rate`, lengthen `warmup_steps`, or lower `max_gradient_norm`; {kept}"
     )]
     Diverged {
         /// The step, counted from 1.
@@ -38,6 +37,8 @@ pub enum Error {
         what: String,
         /// Numbers of the rows in the step, counted from 0.
         rows: Vec<u32>,
+        /// What there is to go back to.
+        kept: String,
     },
     /// A model that scores a row with something that is not a number.
     #[error("the loss of row {row} of the {split} split is {value}\nhint: the weights hold NaN or infinity")]

@@ -130,7 +130,8 @@ pub fn run(
     folder: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
-    let mut state = Run { trainer, settings, folder, state: RunState::default(), rows: Vec::new(), saved: None };
+    let mut state =
+        Run { trainer, settings, folder, state: RunState::default(), rows: Vec::new(), saved: None };
     state.resume()?;
     observer.started(state.state.step, settings.steps);
     let source = Source {
@@ -223,12 +224,7 @@ impl Run<'_> {
     }
 
     /// Takes one step and does all that is due after it.
-    fn step(
-        &mut self,
-        data: StepData,
-        validation: &Split,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
+    fn step(&mut self, data: StepData, validation: &Split, observer: &mut dyn Observer) -> Result<()> {
         let settings = self.settings;
         let index = self.state.step;
         let rate = settings.schedule.rate(index);

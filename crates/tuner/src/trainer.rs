@@ -207,7 +207,8 @@ impl Trainer {
             if !value.is_finite() {
                 self.optimizer = before;
                 let what = format!("its {what} is {value}");
-                return Err(Error::Diverged { step, what, rows: rows.to_vec() });
+                let kept = "the parameters are those of before the step".to_owned();
+                return Err(Error::Diverged { step, what, rows: rows.to_vec(), kept });
             }
         }
         self.parameters = parameters;
