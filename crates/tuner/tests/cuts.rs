@@ -1,0 +1,305 @@
+//! The law of `resume.rs` for every optimizer, kind of fine-tuning and reason to stop: cut at every step, the same bytes.
+
+mod support;
+
+use anyhow::{Context, Result, ensure};
+use dataset::Split;
+use models::Model;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use support::{copy_folder, files, lengths, model, ragged_rows, split};
+use tuner::{
+    AdapterSettings, BatchPlan, EarlyStopping, FineTuneType, Observer, OptimizerName, OptimizerSettings,
+    RunSettings, ScheduleName, ScheduleSettings, StepReport, Stop, Summary, Trainer,
+};
+
+const STEPS: usize = 12;
+
+/// Ends a run after a step, or keeps what a kill at many moments would leave behind.
+#[derive(Default)]
+struct Watch {
+    step: usize,
+    stop_after: Option<usize>,
+    /// Copies `.0` into new folders in `.1`.
+    copies: Option<(PathBuf, PathBuf)>,
+}
+
+impl Watch {
+    fn copy(&self, moment: &str) {
+        if let Some((from, to)) = &self.copies {
+            copy_folder(from, &to.join(format!("{:02}-{moment}", self.step))).expect("copies");
+        }
+    }
+}
+
+impl Observer for Watch {
+    fn started(&mut self, step: usize, _steps: usize) {
+        self.step = step;
+    }
+
+    fn stepped(&mut self, step: usize, _report: &StepReport, _learning_rate: f64) {
+        self.step = step;
+        self.copy("before anything is saved");
+    }
+
+    fn reported(&mut self, _step: usize, _train_loss: f64) {}
+
+    fn validated(&mut self, _step: usize, _loss: f64) {
+        self.copy("after the validation");
+    }
+
+    fn checkpointed(&mut self, _step: usize) {
+        self.copy("after the checkpoint");
+    }
+
+    fn interrupted(&self) -> bool {
+        self.copy("after all is saved");
+        self.stop_after == Some(self.step)
+    }
+}
+
+/// One way to train.
+#[derive(Clone)]
+struct Variant {
+    name: &'static str,
+    model: &'static str,
+    adapter: AdapterSettings,
+    optimizer: OptimizerSettings,
+    checkpointing: bool,
+    packing: bool,
+    rate: f64,
+    early_stopping: EarlyStopping,
+    schedule: ScheduleName,
+}
+
+fn plain(name: &'static str) -> Variant {
+    Variant {
+        name,
+        model: "llama",
+        adapter: AdapterSettings {
+            num_layers: Some(1),
+            keys: vec!["self_attn.q_proj".to_owned()],
+            rank: 2,
+            dropout: 0.2,
+            ..AdapterSettings::default()
+        },
+        optimizer: OptimizerSettings::default(),
+        checkpointing: false,
+        packing: false,
+        rate: 5e-3,
+        // Nothing stops, but everything is counted.
+        early_stopping: EarlyStopping {
+            patience: 100,
+            min_delta: 0.001,
+            plateau_patience: 100,
+            spike_threshold: 1e-3,
+            spike_patience: 1000,
+        },
+        schedule: ScheduleName::Cosine,
+    }
+}
+
+fn with_optimizer(name: OptimizerName) -> Variant {
+    let momentum = if name == OptimizerName::Sgd { 0.9 } else { 0.0 };
+    let optimizer = OptimizerSettings { name, momentum, ..OptimizerSettings::default() };
+    Variant { optimizer, ..plain("an optimizer") }
+}
+
+/// Opened once: every run of a variant begins with a copy.
+struct Bench {
+    variant: Variant,
+    model: Model,
+    train: Split,
+    validation: Split,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(variant: Variant) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let train = split(folder.path(), "train", &ragged_rows(13))?;
+        let validation = split(folder.path(), "validation", &ragged_rows(3))?;
+        Ok(Self { model: model(variant.model)?, variant, train, validation, folder })
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.folder.path().join("runs").join(name)
+    }
+
+    fn run(&self, folder: &Path, save_every: usize, watch: &mut Watch) -> Result<Summary> {
+        let variant = &self.variant;
+        let mut model = self.model.clone();
+        let trainable = tuner::attach(&mut model, &variant.adapter, 5)?;
+        let mut trainer = Trainer::new(model, trainable, variant.optimizer.clone(), 5)?;
+        trainer.set_dropout(variant.adapter.dropout);
+        trainer.set_gradient_checkpointing(variant.checkpointing);
+        let mut plan = if variant.packing {
+            BatchPlan::packed(lengths(&self.train), 1, 48, 5)?
+        } else {
+            BatchPlan::new(lengths(&self.train), 2, 5)?
+        };
+        let settings = RunSettings {
+            steps: STEPS,
+            schedule: ScheduleSettings {
+                name: variant.schedule,
+                peak: variant.rate,
+                minimum: 0.0,
+                warmup_steps: 3,
+                cycle_steps: 4,
+                steps: STEPS,
+            },
+            accumulation: 2,
+            pad_to: 8,
+            max_gradient_norm: Some(0.5),
+            report_every: 2,
+            checkpoint_every: 5,
+            save_every,
+            validation_every: 3,
+            validation_batch_size: 2,
+            early_stopping: variant.early_stopping,
+            adapter: variant.adapter.clone(),
+            distrust: None,
+            prefetch: 1,
+            keep_last: 2,
+        };
+        let splits = (&self.train, &self.validation);
+        Ok(tuner::run(&mut trainer, &mut plan, splits, &settings, folder, watch)?)
+    }
+
+    /// Runs again on what an interruption or a kill left, and compares what there is for others.
+    fn goes_on_to(&self, unbroken: &Path, folder: &Path, wanted: &Summary, how: &str) -> Result<()> {
+        let found = self.run(folder, 4, &mut Watch::default())?;
+        let how = format!("{}: {how}", self.variant.name);
+        ensure!(found == *wanted, "{how}: {found:?} instead of {wanted:?}");
+        let (expected, found) = (result(unbroken, wanted.step)?, result(folder, wanted.step)?);
+        ensure!(expected.keys().eq(found.keys()), "{how}: other files: {:?}", found.keys());
+        for (name, bytes) in &expected {
+            ensure!(found[name] == *bytes, "{how}: `{}` differs", name.display());
+        }
+        Ok(())
+    }
+
+    /// Stops after every step in turn, going on each time; then once more when all is done.
+    fn cut_at_every_step(&self) -> Result<Summary> {
+        let (unbroken, folder) = (self.folder("unbroken"), self.folder("stopped"));
+        let wanted = self.run(&unbroken, 100, &mut Watch::default())?;
+        for stop_after in 1..wanted.step {
+            let mut watch = Watch { stop_after: Some(stop_after), ..Watch::default() };
+            let summary = self.run(&folder, 100, &mut watch)?;
+            ensure!((summary.step, summary.stop) == (stop_after, Stop::Interrupted), "{}", self.variant.name);
+        }
+        self.goes_on_to(&unbroken, &folder, &wanted, "stopped after every step")?;
+        self.goes_on_to(&unbroken, &folder, &wanted, "run again when all was done")?;
+        Ok(wanted)
+    }
+
+    /// Kills at every moment, seen from outside.
+    fn killed_at_every_moment(&self, save_every: usize) -> Result<()> {
+        let (unbroken, copies) = (self.folder("watched"), self.folder("copies"));
+        let watched = Some((unbroken.clone(), copies.clone()));
+        let wanted = self.run(&unbroken, save_every, &mut Watch { copies: watched, ..Watch::default() })?;
+        for moment in fs_err::read_dir(&copies)? {
+            let moment = moment?.path();
+            let name = moment.file_name().context("a name")?.to_string_lossy().into_owned();
+            self.goes_on_to(
+                &unbroken,
+                &moment,
+                &wanted,
+                &format!("killed at {name}, saved every {save_every}"),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What a run leaves for others: checkpoints, metrics and the last state.
+fn result(folder: &Path, step: usize) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let mut files = files(folder)?;
+    let last = Path::new("state").join(format!("{step:07}"));
+    files.retain(|path, _| !path.starts_with("state") || path.starts_with(&last));
+    ensure!(files.keys().any(|path| path.starts_with(&last)), "no state after step {step}");
+    Ok(files)
+}
+
+#[test]
+fn every_optimizer_goes_on_to_the_same_bytes() -> Result<()> {
+    use OptimizerName::{Adafactor, Adam, Adamw, Lion, Muon, Sgd};
+    for name in [Adam, Adamw, Sgd, Adafactor, Lion, Muon] {
+        let summary =
+            Bench::new(with_optimizer(name))?.cut_at_every_step().with_context(|| format!("{name:?}"))?;
+        assert_eq!((summary.step, summary.stop), (STEPS, Stop::Finished));
+    }
+    Ok(())
+}
+
+#[test]
+fn every_kind_of_fine_tuning_goes_on_to_the_same_bytes() -> Result<()> {
+    let base = plain("LoRA");
+    let all = AdapterSettings { num_layers: None, keys: Vec::new(), ..base.adapter.clone() };
+    let full = AdapterSettings { fine_tune_type: FineTuneType::Full, dropout: 0.0, ..all.clone() };
+    let variants = [
+        Variant { name: "all blocks, packed", adapter: all.clone(), packing: true, ..base.clone() },
+        Variant { name: "recomputed", adapter: all.clone(), checkpointing: true, ..base.clone() },
+        Variant { name: "packed weights, packed rows", model: "llama-q4", packing: true, ..base.clone() },
+        Variant {
+            name: "DoRA and an adapted head",
+            adapter: AdapterSettings {
+                fine_tune_type: FineTuneType::Dora,
+                lm_head: true,
+                ..base.adapter.clone()
+            },
+            schedule: ScheduleName::CosineRestarts,
+            ..base.clone()
+        },
+        Variant {
+            name: "last block and head, cyclic",
+            adapter: AdapterSettings { num_layers: Some(1), lm_head: true, ..full.clone() },
+            schedule: ScheduleName::Cyclic,
+            ..base.clone()
+        },
+        Variant {
+            name: "everything, tied head",
+            model: "gemma3_text",
+            adapter: AdapterSettings { embeddings: true, norms: true, ..full },
+            schedule: ScheduleName::Linear,
+            ..base
+        },
+    ];
+    for variant in variants {
+        Bench::new(variant)?.cut_at_every_step()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_that_stops_early_stops_there_wherever_it_was_cut() -> Result<()> {
+    let none = EarlyStopping::default();
+    let variants = [
+        // No validation is better by so much: the third ends it.
+        Variant {
+            early_stopping: EarlyStopping { patience: 2, min_delta: 10.0, ..none },
+            ..plain("patience")
+        },
+        // Every step after the warmup counts as a spike.
+        Variant {
+            early_stopping: EarlyStopping { spike_threshold: 1e-6, spike_patience: 4, ..none },
+            ..plain("spikes")
+        },
+        // Steps far too long: the average only rises after a while.
+        Variant {
+            early_stopping: EarlyStopping { plateau_patience: 2, ..none },
+            rate: 3.0,
+            schedule: ScheduleName::Constant,
+            ..plain("plateau")
+        },
+    ];
+    for variant in variants {
+        let name = variant.name;
+        let bench = Bench::new(variant)?;
+        let summary = bench.cut_at_every_step()?;
+        ensure!(matches!(&summary.stop, Stop::Early(_)), "{name}: {summary:?}");
+        ensure!(summary.step < STEPS, "{name}: {summary:?}");
+        bench.killed_at_every_moment(1)?;
+    }
+    Ok(())
+}
