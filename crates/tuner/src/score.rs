@@ -48,18 +48,11 @@ pub fn score(model: &Model, split: &Split, name: &str, batch_size: usize) -> Res
     let mut rows = vec![RowScore { loss: 0.0, tokens: 0 }; split.len()];
     for batch_rows in order.chunks(batch_size.max(1)) {
         let batch = Batch::of_rows(split, batch_rows, 1);
-        if batch.target_count() == 0 {
-            continue;
-        }
-        let losses = loss::of_each_target(model, &batch)?;
-        losses.eval()?;
-        let mut losses = losses.as_slice::<f32>().iter();
-        for (&row, &tokens) in batch_rows.iter().zip(&batch.targets_of_row) {
-            let loss: f64 = losses.by_ref().take(tokens).map(|&loss| f64::from(loss)).sum();
-            if !loss.is_finite() {
-                return Err(Error::NotFinite { split: name.to_owned(), row, value: loss });
+        for (&row, score) in batch_rows.iter().zip(score_batch(model, &batch)?) {
+            if !score.loss.is_finite() {
+                return Err(Error::NotFinite { split: name.to_owned(), row, value: score.loss });
             }
-            rows[row as usize] = RowScore { loss, tokens };
+            rows[row as usize] = score;
         }
     }
     let score = Score { rows };
@@ -67,4 +60,19 @@ pub fn score(model: &Model, split: &Split, name: &str, batch_size: usize) -> Res
         return Err(Error::NothingToLearn { split: name.to_owned() });
     }
     Ok(score)
+}
+
+/// Scores the rows of a batch, in the order of its lines; a row without a target has the loss 0.
+pub fn score_batch(model: &Model, batch: &Batch) -> Result<Vec<RowScore>> {
+    if batch.target_count() == 0 {
+        return Ok(vec![RowScore { loss: 0.0, tokens: 0 }; batch.targets_of_row.len()]);
+    }
+    let losses = loss::of_each_target(model, batch)?;
+    losses.eval()?;
+    let mut losses = losses.as_slice::<f32>().iter();
+    let row = |&tokens: &usize| {
+        let loss = losses.by_ref().take(tokens).map(|&loss| f64::from(loss)).sum();
+        RowScore { loss, tokens }
+    };
+    Ok(batch.targets_of_row.iter().map(row).collect())
 }
