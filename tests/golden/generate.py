@@ -1,11 +1,13 @@
-"""Makes golden cases with mlx-lm: `python generate.py OUT [small|more]`; see README.md.
+"""Makes golden cases with mlx-lm: `python generate.py OUT [small|more|random] [SEED]`; see README.md.
 
 Every case is one line of a table below: family, seed, what differs from the family's base settings, and how the
-weights are stored. `small` makes the cases of this folder whose names carry a `+` in README.md, `more` a larger set.
+weights are stored. `small` makes the cases of this folder whose names carry a `+` in README.md, `more` a larger set,
+`random` forty whose shapes are drawn. SEED is added to the seeds of the tables.
 """
 
 import importlib
 import json
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -391,11 +393,56 @@ def make(folder, family, seed, changes, options):
         shutil.copy(tokenizer / name, folder / name)
 
 
+def drawn(seed, count=40):
+    """Cases of drawn shapes: heads, widths, layers, windows, lengths, rope scalings and ways to store weights."""
+    draw, cases = random.Random(seed), {}
+    for number in range(count):
+        family = FAMILIES[number % len(FAMILIES)]
+        key_heads, groups = draw.choice([1, 1, 2, 3]), draw.choice([1, 2, 4])
+        head_dim = draw.choice([8, 12, 20, 32])
+        changes = {
+            "num_hidden_layers": draw.randint(1, 6),
+            "num_attention_heads": key_heads * groups,
+            "num_key_value_heads": key_heads,
+            "intermediate_size": draw.choice([24, 40, 96]),
+        }
+        has_own_head = "head_dim" in BASES[family]
+        # Elsewhere the head's width follows from the hidden size, and it must be even.
+        changes["hidden_size"] = draw.choice([28, 48, 64]) if has_own_head else head_dim * key_heads * groups
+        if has_own_head:
+            changes["head_dim"] = head_dim
+        if family == "cohere":
+            changes |= {"use_qk_norm": draw.random() < 0.5, "attention_bias": draw.random() < 0.5}
+        if family.startswith("gemma"):
+            changes["query_pre_attn_scalar"] = draw.choice([head_dim, 17])
+        tokens = draw.randint(3, 90)
+        options = {"tokens": tokens, "prompt": draw.randint(1, 90)}
+        if family.startswith("gemma3"):
+            changes |= {"sliding_window": draw.randint(2, 40), "sliding_window_pattern": draw.randint(1, min(4, changes["num_hidden_layers"]))}
+        if family in ("llama", "mistral"):
+            kinds = [draw.choice("sf") for _ in range(changes["num_hidden_layers"] - 1)] + ["f"]
+            changes |= {"sliding_window": draw.randint(2, 40), "layer_types": sliding(*kinds)}
+        if family in ("llama", "qwen2", "qwen3") and draw.random() < 0.5:
+            changes["rope_scaling"] = draw.choice([YARN, LINEAR, LLAMA3])
+        if draw.random() < 0.4:
+            wide = {"hidden_size": 128, "intermediate_size": 128}
+            changes |= wide | ({"head_dim": 32} if has_own_head else {"num_attention_heads": 4, "num_key_value_heads": 2})
+            if family.startswith("gemma"):
+                changes["query_pre_attn_scalar"] = 32
+            bits, group_size, *mode = draw.choice([*MODES.values(), (4, 64)])
+            overrides = {"model.layers.0.self_attn.o_proj": False} if family in ("llama", "qwen3") else {}
+            options["quantized"] = quantized(bits, group_size, *mode, overrides=overrides)
+        options["dtype"] = draw.choice([mx.float32, mx.bfloat16])
+        cases[f"random-{number:02}-{family}"] = (family, 1000 + number, changes, options)
+    return cases
+
+
 def main():
     mx.set_default_device(mx.cpu)
-    out, cases = Path(sys.argv[1]), {"small": SMALL, "more": MORE}[sys.argv[2]]
+    out, more = Path(sys.argv[1]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    cases = {"small": SMALL, "more": MORE, "random": drawn(more)}[sys.argv[2]]
     for name, (family, seed, changes, options) in cases.items():
-        make(out / name, family, seed, changes, options)
+        make(out / name, family, seed + more, changes, options)
 
 
 if __name__ == "__main__":
