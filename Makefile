@@ -27,7 +27,7 @@ CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native build test test-golden soak million check fmt interop interop-full tensorboard demo-base upload clean FORCE
+.PHONY: help native build test test-nix test-golden soak million check fmt interop interop-full tensorboard demo-base upload clean FORCE
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -58,6 +58,13 @@ $(BIN)/.built: $(SOURCES) | native
 test: native ## Run all tests
 	cargo build --locked --workspace --bins
 	RUST_TEST_THREADS=1 cargo test --locked --workspace
+	@if command -v nix-build >/dev/null; then tests/nix/run.sh target/debug; \
+	  else echo 'There is no Nix here: its tests are left out (`make test-nix` runs them).'; fi
+
+test-nix: native ## Test the flake, and the pipelines as derivations in the sandbox (needs Nix)
+	@command -v nix-build >/dev/null || { echo 'error: there is no Nix here' >&2; exit 1; }
+	cargo build --locked --workspace --bins
+	tests/nix/run.sh target/debug $(NIX_TESTS)
 
 test-golden: native ## Run the golden cases of GOLDEN_DIR (default tests/golden)
 	GOLDEN_DIR='$(abspath $(or $(GOLDEN_DIR),tests/golden))' \
@@ -69,7 +76,7 @@ soak: native ## Kill training 200 times at random moments; the result must alway
 
 million: native ## Prepare and train on a million rows: within 300 MB more than on few (some minutes)
 	cargo build --locked --workspace --bins
-	ASHLAR_ROWS=1000000 cargo test --locked --package tests --test million -- --nocapture
+	ASHLAR_ROWS=1000000 cargo test --locked --package tests --test million -- --test-threads=1 --nocapture
 
 check: native ## Check format and lints; warnings are errors
 	cargo fmt --all --check

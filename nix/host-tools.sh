@@ -6,7 +6,7 @@
 #   DIR/shell/bin              what makes folders and links
 set -eu
 dir=$1 programs=$2
-stages='import-model prepare-data train validate select-best fuse evaluate report'
+stages='import-model prepare-data train validate select-best fuse evaluate report generate'
 
 # Left out: debug information, which differs from build to build and is half of the size.
 add() {

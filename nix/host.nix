@@ -4,6 +4,7 @@
 #   nix/host-tools.sh build/host-tools target/release
 #   nix-build nix/host.nix --arg tools ./build/host-tools -A haw-eng.run
 { tools
+, model ? "demo"
 , contentAddressed ? false
 , hub ? "https://huggingface.co"
 }:
@@ -39,4 +40,4 @@ let
 
   inherit (import ./pipeline.nix { inherit system programs linkFarm contentAddressed hub; }) mkPipeline;
 in
-import ../pipelines { inherit mkPipeline; } // { inherit mkPipeline; }
+import ../pipelines { inherit mkPipeline model; } // { inherit mkPipeline; }

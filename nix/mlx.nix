@@ -12,7 +12,7 @@ let
       aarch64-linux = { platform = "manylinux_2_35_aarch64"; hash = "sha256-0PlGJViLUah4eG3VHOxWF4lM5YbPPJRkXOG2TiTCfAs="; };
     };
     metal.aarch64-darwin = { platform = "macosx_14_0_arm64"; hash = "sha256-OCX/83nbwQfdNBPlZKBsrqokgZkQ7EnAQ55FTAahubg="; };
-    cuda.x86_64-linux = { platform = "manylinux_2_35_x86_64"; hash = "sha256-M1CUzNHAxtw+Ccjbqr4gfIGAYCuswMOLog2B6UVqs5Q="; };
+    cuda.x86_64-linux = { platform = "manylinux_2_35_x86_64"; hash = "sha256-M1CUzNHAxtw+CcjKuiB8gYBgK6zAw4uiDB2B6UVqs5Q="; };
   };
   names = { cpu = "mlx_cpu"; metal = "mlx_metal"; cuda = "mlx_cuda_13"; };
   wheel = wheels.${backend}.${system} or (throw "there is no MLX for ${backend} on ${system}");

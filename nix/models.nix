@@ -1,7 +1,9 @@
 # Base models: presets from the hub as fixed-output derivations, folders as they are.
 { system, linkFarm, hub ? "https://huggingface.co" }:
 let
-  inherit (builtins) attrNames concatStringsSep isAttrs isString listToAttrs match pathExists replaceStrings;
+  inherit (builtins)
+    attrNames concatStringsSep head isAttrs isPath isString listToAttrs match pathExists readDir replaceStrings split
+    toString;
 
   presets = ../pipelines/models;
 
@@ -54,22 +56,31 @@ let
     builder = "the model folder `${name}` is not in the store: nix-store --add-fixed --recursive sha256 ${name}";
   };
 
-  folderOf = model: if isAttrs model && model ? sha256 then added model else builtins.path { path = model; name = "model"; };
+  isPreset = model: isString model || (isPath model && match ".*\\.toml" (toString model) != null);
+  folderOf = model:
+    if isAttrs model && model ? sha256 then added model
+    else if isAttrs model then model
+    else builtins.path { path = model; name = "model"; };
 in
 {
-  # The file of a preset.
-  presetFile = name:
-    let file = presets + "/${name}.toml"; in
-    if pathExists file then file
-    else throw "there is no model preset `${name}` in pipelines/models; there are ${concatStringsSep ", " (attrNames (builtins.readDir presets))}";
+  # The settings files that a model brings: a preset, by its name in pipelines/models or as a TOML file.
+  presetFiles = model:
+    let
+      file = presets + "/${model}.toml";
+      known = concatStringsSep ", " (map (name: head (split "\\.toml$" name)) (attrNames (readDir presets)));
+    in
+    if isPreset model && !(isString model) then [ model ]
+    else if !(isString model) then [ ]
+    else if pathExists file then [ file ]
+    else throw "there is no model preset `${model}` in pipelines/models; there are ${known}";
 
-  # What import-model is told, for the name of a preset, a folder, or `{ name, sha256 }`.
+  # What import-model is told, for a preset, a folder, or `{ name, sha256 }`.
   base = model: table:
     {
       stage = "the base model";
       makes = [ "model folder" ];
     } // (
-      if !(isString model) then fromFolder table (folderOf model)
+      if !(isPreset model) then fromFolder table (folderOf model)
       else if table ? model_dir then fromFolder table (folderOf (../. + "/${table.model_dir}"))
       else fromHub table
     );

@@ -8,7 +8,7 @@
 }:
 let
   inherit (builtins)
-    attrNames attrValues concatMap concatStringsSep elem filter foldl' head isAttrs isList isPath isString toString;
+    attrNames attrValues concatMap concatStringsSep elem filter foldl' head isAttrs isList isPath toString;
   kinds = import ./stages.nix;
   settingsOf = import ./settings.nix { stages = kinds; };
   models = import ./models.nix { inherit system linkFarm hub; };
@@ -101,7 +101,8 @@ let
 in
 {
   # All stages of a pipeline, and `run`, which keeps the results of all of them. `settings` are TOML files, of which later
-  # ones win; `model` is the name of a preset, a folder, or `{ name, sha256 }` of one that was added to the store once.
+  # ones win; `model` is a preset (its name, or a TOML file), a folder, or `{ name, sha256 }` of a folder that was added
+  # to the store once; `data` is a folder.
   mkPipeline =
     { name
     , settings
@@ -112,8 +113,7 @@ in
     , wiring ? import ../pipelines/pipeline.nix
     }:
     let
-      files = settings ++ (if isString model then [ (models.presetFile model) ] else [ ]);
-      read = settingsOf.read { inherit files overrides; };
+      read = settingsOf.read { files = settings ++ models.presetFiles model; inherit overrides; };
       base = models.base model (read.import-model or { });
       tables = read // { import-model = base.table; };
       stages = wiring {

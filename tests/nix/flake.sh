@@ -1,0 +1,59 @@
+# The flake, with nix/stub in the place of nixpkgs: its packages are the programs from `tools`.
+
+stub=$work/stub flake=$work/flake
+mkdir -p "$stub" "$flake"
+cp nix/stub/flake.nix "$stub/"
+cp -r "$tools" "$stub/tools"
+mkdir "$stub/tools/busybox"
+cp "$(command -v busybox)" "$stub/tools/busybox/busybox"
+for applet in sh mkdir chmod ln cp dirname printf; do ln -s busybox "$stub/tools/busybox/$applet"; done
+# Only what belongs to the repository, as Nix would take it from git.
+cp -r flake.nix flake.lock Cargo.toml Cargo.lock Makefile rust-toolchain.toml crates stages nix pipelines data tests "$flake/"
+
+stubbed=(--override-input nixpkgs "path:$stub" --no-write-lock-file)
+# The first argument is a command of nix, of one word or two.
+on_flake() { local command; read -ra command <<<"$1"; nix "${command[@]}" "path:$flake$2" "${stubbed[@]}" "${@:3}"; }
+derivation_of() { on_flake eval "#$1.drvPath" --raw 2>"$work/log" || fail "$1: $(cat "$work/log")"; }
+system=$(nix-instantiate --eval --expr builtins.currentSystem | tr -d '"')
+
+echo 'it shows and checks'
+on_flake "flake show" '' >"$work/out" 2>"$work/log" || fail "$(cat "$work/log")"
+for output in apps checks devShells formatter legacyPackages lib overlays packages templates; do
+    grep -q "$output" "$work/out" || fail "there is no $output"
+done
+quietly on_flake "flake check" ''
+built >"$work/built"
+grep -q 'train' "$work/built" || fail 'the small pipeline was not built by the checks'
+nix eval "path:$flake#lib" >"$work/out" 2>"$work/log" || fail "its library needs nixpkgs: $(cat "$work/log")"
+
+echo 'every attribute is there on every system'
+for where in x86_64-linux aarch64-linux aarch64-darwin; do
+    for name in default train generate haw-eng; do derivation_of "packages.$where.$name" >/dev/null; done
+    for kind in pipelines pipelinesCA pipelinesFor.demo; do derivation_of "legacyPackages.$where.$kind.haw-eng.train" >/dev/null; done
+done
+derivation_of legacyPackages.x86_64-linux.cuda.pipelinesFor.demo.haw-eng.train >"$work/out"
+nix show-derivation "$(cat "$work/out")" | grep -q '"requiredSystemFeatures": "cuda"' || fail 'CUDA asks for no machine that has it'
+nix show-derivation "$(derivation_of legacyPackages.aarch64-darwin.pipelines.haw-eng.train)" | grep -q '"__noChroot": "1"' ||
+    fail 'Metal is not let out of the sandbox'
+if nix show-derivation "$(derivation_of legacyPackages.aarch64-darwin.pipelines.haw-eng.report)" | grep -q __noChroot; then
+    fail 'a stage that needs no device is let out of the sandbox'
+fi
+
+echo 'its programs run'
+on_flake run '#generate' -- --help >"$work/out" 2>"$work/log" || fail "$(cat "$work/log")"
+grep -q 'Usage: generate' "$work/out"
+
+echo 'a changed source rebuilds its program and what follows'
+plan() { on_flake build "#checks.$system.small" --dry-run 2>&1 | names; }
+same '' "$(plan)" 'what would be built again'
+echo '// changed' >>"$flake/stages/validate/src/lib.rs"
+# `validate` is the program and the stage.
+same "$from_validate" "$(plan)" 'what would be built with another validate'
+same 2 "$(on_flake build "#checks.$system.small" --dry-run 2>&1 | grep -c -- '-validate\.drv')" 'derivations named validate'
+same 1 "$(on_flake build "#checks.$system.small" --dry-run 2>&1 | grep -c -- '-select-best\.drv')" 'derivations named select-best'
+
+echo 'its template is a pipeline'
+cp -r nix/template "$work/mine"
+sed -i "s|git+file:///path/to/ashlar|path:$flake|" "$work/mine/flake.nix"
+nix build "path:$work/mine#prepare-data" --no-link --no-write-lock-file --override-input ashlar/nixpkgs "path:$stub" \
+    >"$work/log" 2>&1 || fail "$(cat "$work/log")"

@@ -1,0 +1,60 @@
+# Base models: pinned presets, fetched by hash once; folders that were added once.
+
+commit=0123456789abcdef0123456789abcdef01234567
+hub=$work/hub/org/tiny/resolve/$commit
+mkdir -p "$hub"
+cp tests/golden/gemma3_text/{config.json,model.safetensors,tokenizer.json,tokenizer_config.json} "$hub/"
+preset=$work/tiny.toml
+{
+    printf '[import-model]\nid = "org/tiny"\nrevision = "%s"\n[import-model.files]\n' $commit
+    (cd "$hub" && sha256sum ./* | sed 's|\([0-9a-f]*\)  ./\(.*\)|"\2" = "\1"|')
+} >"$preset"
+
+python3 -u - "$work" >"$work/requests" 2>&1 <<'PYTHON' &
+import functools, http.server, sys
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[1] + "/hub")
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+open(sys.argv[1] + "/port.new", "w").write(str(server.server_port))
+import os; os.rename(sys.argv[1] + "/port.new", sys.argv[1] + "/port")
+server.serve_forever()
+PYTHON
+server=$!
+for _ in $(seq 100); do [ -e "$work/port" ] || sleep 0.1; done
+address=http://127.0.0.1:$(cat "$work/port")
+hubbed() { small --arg model "$preset" --argstr hub "$address" "$@"; }
+
+echo 'a pinned preset is fetched, and is what the program itself would import'
+quietly hubbed -A import-model
+imported=$(in_store "$(cat "$work/out")")
+same 4 "$(grep -c '"GET ' "$work/requests")" 'files that are fetched'
+snapshot=$work/hub-cache/models--org--tiny/snapshots/$commit
+mkdir -p "$snapshot"
+cp "$hub"/* "$snapshot/"
+HF_HUB_CACHE=$work/hub-cache HF_HUB_OFFLINE=1 SOURCE_DATE_EPOCH=1 \
+    "$programs/import-model" --config "$preset" --out "$work/imported" >/dev/null 2>"$work/log" || fail "$(cat "$work/log")"
+diff -r "$work/imported" "$imported"
+
+echo 'what is there is not asked for again'
+kill $server
+wait $server 2>/dev/null || true
+quietly hubbed -A import-model
+small --arg model "$preset" --argstr hub http://127.0.0.1:1 -A import-model >"$work/out" 2>"$work/log" ||
+    fail "the address is part of the hash: $(cat "$work/log")"
+
+echo 'a file with another hash is refused'
+sed 's/^"config.json" = "./"config.json" = "0/; s/^"config.json" = "00/"config.json" = "01/' "$preset" >"$work/wrong.toml"
+if small --arg model "$work/wrong.toml" --argstr hub "file://$work/hub" -A import-model >/dev/null 2>"$work/log"; then
+    fail 'a file with another hash was taken'
+fi
+
+echo 'a folder that was added once is named by its hash'
+cp -r "$hub" "$work/tiny"
+hash=$(nix hash path --type sha256 --base16 "$work/tiny")
+named=(--arg model "{ name = \"tiny\"; sha256 = \"$hash\"; }" -A import-model)
+if small "${named[@]}" >/dev/null 2>"$work/log"; then fail 'a folder that is nowhere was taken'; fi
+grep -q 'nix-store --add-fixed --recursive sha256 tiny' "$work/log" || fail "it does not say what to do: $(cat "$work/log")"
+nix-store --add-fixed --recursive sha256 "$work/tiny" >/dev/null
+quietly small "${named[@]}"
+added=$(in_store "$(cat "$work/out")")
+quietly small --arg model "$work/tiny" -A import-model
+diff -r "$added/data" "$(in_store "$(cat "$work/out")")/data"

@@ -1,0 +1,54 @@
+# Long training: in parts whose state is a store path, and with a scratch folder; killed, and gone on with to the same bytes.
+
+# Longer, so that it can be killed on the way; a state is saved every 25 steps.
+long=(--arg overrides '{ train.steps = 1500; train.checkpoint_every = 500; }')
+quietly small "${long[@]}" -A train
+whole=$(in_store "$(cat "$work/out")")
+
+# Kills the program that writes to the output of a derivation once `reached` succeeds.
+kill_builder() {
+    local out=$1 reached=$2 pid
+    for _ in $(seq 600); do
+        if $reached && pid=$(pgrep -f -- "--out $out" | head -n 1); then
+            kill -KILL "$pid"
+            return
+        fi
+        sleep 0.1
+    done
+    fail "there was nothing to kill: $(cat "$work/log")"
+}
+output_of() { nix-store --query --outputs "$(nix-instantiate tests/nix/small.nix --arg tools "$tools" "$@" 2>/dev/null)"; }
+compare() { diff -r "$whole" "$(in_store "$(cat "$work/out")")" || fail "$1: the bytes differ from those of an unbroken run"; }
+
+echo 'in four parts, killed in the second'
+parts=("${long[@]}" --arg segments 4 -A train)
+# Parts that end between two saves, so that nothing helps but the state in the store.
+first=$(nix-store --query --references "$(nix-instantiate tests/nix/small.nix --arg tools "$tools" "${parts[@]}" 2>/dev/null)" | grep 'train-3-of-4')
+second=$(nix-store --query --references "$first" | grep 'train-2-of-4')
+always() { true; }
+small "${parts[@]}" >"$work/out" 2>"$work/log" &
+builder=$!
+kill_builder "$(nix-store --query --outputs "$second")" always
+if wait $builder; then fail 'the killed build succeeded'; fi
+rm -rf "$work/scratch"/*
+same 'train train-2-of-4 train-3-of-4 ' "$(planned small "${parts[@]}")" 'parts that are left to do'
+quietly small "${parts[@]}"
+same 'train train-2-of-4 train-3-of-4 ' "$(built)" 'parts that run'
+compare 'in parts'
+
+echo 'with a scratch folder, killed after a save'
+# Another program, so that it is another derivation of the same run.
+scratched=$work/scratched
+cp -r "$tools" "$scratched"
+printf '\0' >>"$scratched/stages/train/bin/train"
+again=("${long[@]}" --arg tools "$scratched" -A train)
+saved() { [ -n "$(find "$work/scratch" -path '*/state/0*' -name SHA256SUMS 2>/dev/null)" ]; }
+small "${again[@]}" >"$work/out" 2>"$work/log" &
+builder=$!
+kill_builder "$(output_of "${again[@]}")" saved
+if wait $builder; then fail 'the killed build succeeded'; fi
+saved || fail 'nothing was kept'
+quietly small "${again[@]}"
+grep -q 'going on after step' "$work/log" || fail "it began anew: $(cat "$work/log")"
+compare 'with a scratch folder'
+same '' "$(ls "$work/scratch")" 'left in the scratch folder'

@@ -1,0 +1,14 @@
+# A pipeline of seconds, for the tests: few rows, few steps, a model of a few thousand weights.
+{ tools
+, overrides ? { }
+, segments ? 1
+, contentAddressed ? false
+, hub ? "https://huggingface.co"
+, model ? ../golden/gemma3_text
+}:
+(import ../../nix/host.nix { inherit tools contentAddressed hub; }).mkPipeline {
+  name = "small";
+  settings = [ ../fixtures/small.toml ];
+  data = ../../data/haw-eng;
+  inherit model overrides segments;
+}
