@@ -34,6 +34,9 @@ const ADAFACTOR_DECAY: f64 = -0.8;
 const MUON_COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
 const MUON_ITERATIONS: usize = 5;
 
+/// So many bytes of parameters are updated together.
+const UPDATE_BYTES: usize = 64 << 20;
+
 /// An optimizer with its numbers; what it does not use is ignored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OptimizerSettings {
@@ -149,20 +152,36 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Takes one step and returns the new parameters, not yet evaluated. `gradients` may be of any float type.
-    pub fn update(&mut self, rate: f64, parameters: &[Array], gradients: &[Array]) -> Result<Vec<Array>> {
+    /// Takes one step with gradients of any float type, and evaluates it.
+    ///
+    /// Parameters are updated a few at a time and in place where nobody else holds them, so that a step needs no second
+    /// copy of them or of the moments.
+    pub fn update(&mut self, rate: f64, parameters: &mut [Array], gradients: Vec<Array>) -> Result<()> {
         self.steps += 1;
-        let mut updated = Vec::with_capacity(parameters.len());
-        for (index, (parameter, gradient)) in parameters.iter().zip(gradients).enumerate() {
-            let gradient = gradient.as_dtype(parameter.dtype())?;
-            let state: Vec<Array> = self.moments.iter().map(|list| list[index].clone()).collect();
-            let (parameter, state) = self.update_one(rate, parameter, &gradient, &state)?;
-            for (list, moment) in self.moments.iter_mut().zip(state) {
-                list[index] = moment;
+        let (mut first, mut bytes) = (0, 0);
+        for (index, gradient) in gradients.into_iter().enumerate() {
+            bytes += parameters[index].nbytes();
+            self.replace(rate, index, &mut parameters[index], &gradient)?;
+            drop(gradient);
+            if bytes >= UPDATE_BYTES || index + 1 == parameters.len() {
+                let moments = self.moments.iter().flat_map(|list| &list[first..=index]);
+                mlx_rs::transforms::eval(parameters[first..=index].iter().chain(moments))?;
+                (first, bytes) = (index + 1, 0);
             }
-            updated.push(parameter);
         }
-        Ok(updated)
+        Ok(())
+    }
+
+    /// Puts a parameter's next value and moments, not yet evaluated, in the place of those it has.
+    fn replace(&mut self, rate: f64, index: usize, parameter: &mut Array, gradient: &Array) -> Result<()> {
+        let gradient = gradient.as_dtype(parameter.dtype())?;
+        let state: Vec<Array> = self.moments.iter().map(|list| list[index].clone()).collect();
+        let (updated, state) = self.update_one(rate, parameter, &gradient, &state)?;
+        *parameter = updated;
+        for (list, moment) in self.moments.iter_mut().zip(state) {
+            list[index] = moment;
+        }
+        Ok(())
     }
 
     fn update_one(
@@ -307,7 +326,7 @@ mod tests {
         let mut p = vec![Array::from_slice(&[1.0_f32], &[1])];
         let mut optimizer = Optimizer::new(settings, &p)?;
         for &g in gradients {
-            p = optimizer.update(0.1, &p, &[Array::from_slice(&[g], &[1])])?;
+            optimizer.update(0.1, &mut p, vec![Array::from_slice(&[g], &[1])])?;
         }
         Ok(p[0].item_exact())
     }

@@ -74,6 +74,7 @@ impl Trainer {
             .collect::<Result<Vec<Array>>>()?;
         mlx_rs::transforms::eval(&parameters)?;
         let optimizer = Optimizer::new(optimizer, &parameters)?;
+        forget(&mut model, &trainable.names)?;
         mlx_rs::transforms::eval(optimizer.moments().iter().flatten())?;
         mlx_ext::hold_back(mlx_rs::memory::active_memory()? + RUN_AHEAD_BYTES)?;
         let trains = |part: &str| trainable.names.iter().any(|name| name.contains(part));
@@ -187,35 +188,32 @@ impl Trainer {
         let Some(gradients) = self.gradients(batches, step)? else {
             return Ok(StepReport::default());
         };
-        let mean = Array::from_f32((1.0 / gradients.weight) as f32);
-        let means =
-            gradients.sums.iter().map(|sum| Ok(sum.multiply(&mean)?)).collect::<Result<Vec<Array>>>()?;
+        // From here on a list of gradients is given away, never kept beside the one that is made of it.
+        let Gradients { sums, loss_sum, weight, targets } = gradients;
+        let mean = Array::from_f32((1.0 / weight) as f32);
+        let means = sums.into_iter().map(|sum| Ok(sum.multiply(&mean)?)).collect::<Result<Vec<Array>>>()?;
         let norm = global_norm(&means)?;
         let group_norms = if self.with_group_norms { self.group_norms(&means)? } else { BTreeMap::new() };
-        let clipped = match max_gradient_norm {
-            Some(limit) => clip(&means, &norm, limit)?,
-            None => means,
-        };
-        let before = self.optimizer.clone();
-        let parameters = self.optimizer.update(rate, &self.parameters, &clipped)?;
-        let state = self.optimizer.moments().iter().flatten();
-        let numbers = [&gradients.loss_sum, &norm].into_iter().chain(group_norms.values());
-        mlx_rs::transforms::eval(parameters.iter().chain(state).chain(numbers))?;
-        let loss_sum = gradients.loss_sum.item_exact::<f32>();
+        let numbers = [&loss_sum, &norm].into_iter().chain(group_norms.values());
+        mlx_rs::transforms::eval(means.iter().chain(numbers))?;
+        let loss_sum = loss_sum.item_exact::<f32>();
         let gradient_norm = norm.item_exact::<f32>();
         for (what, value) in [("loss", loss_sum), ("gradient norm", gradient_norm)] {
             if !value.is_finite() {
-                self.optimizer = before;
                 let what = format!("its {what} is {value}");
                 let kept = "the parameters are those of before the step".to_owned();
                 return Err(Error::Diverged { step, what, rows: rows.to_vec(), kept });
             }
         }
-        self.parameters = parameters;
+        let clipped = match max_gradient_norm {
+            Some(limit) => clip(means, &norm, limit)?,
+            None => means,
+        };
+        self.optimizer.update(rate, &mut self.parameters, clipped)?;
         Ok(StepReport {
             loss_sum: f64::from(loss_sum),
-            weight: gradients.weight,
-            targets: gradients.targets,
+            weight,
+            targets,
             gradient_norm,
             group_norms: group_norms.iter().map(|(name, norm)| (name.clone(), norm.item_exact())).collect(),
         })
@@ -276,9 +274,10 @@ impl Trainer {
             )?;
             let loss_sum = values.swap_remove(0);
             let (weight, targets) = (batch.total_weight, batch.target_count());
+            let new = Gradients { sums, loss_sum, weight, targets };
             total = Some(match total {
-                None => Gradients { sums, loss_sum, weight, targets },
-                Some(total) => total.plus(&Gradients { sums, loss_sum, weight, targets })?,
+                None => new,
+                Some(total) => total.plus(new)?,
             });
             if batches.len() > 1 {
                 // One micro-batch's activations at a time.
@@ -312,8 +311,9 @@ impl Trainer {
 }
 
 impl Gradients {
-    fn plus(&self, other: &Self) -> Result<Self> {
-        let sums = self.sums.iter().zip(&other.sums).map(|(a, b)| Ok(a.add(b)?)).collect::<Result<_>>()?;
+    fn plus(self, other: Self) -> Result<Self> {
+        let sums =
+            self.sums.into_iter().zip(other.sums).map(|(a, b)| Ok(a.add(b)?)).collect::<Result<_>>()?;
         Ok(Self {
             sums,
             loss_sum: self.loss_sum.add(&other.loss_sum)?,
@@ -321,6 +321,20 @@ impl Gradients {
             targets: self.targets + other.targets,
         })
     }
+}
+
+/// Leaves nothing but the type of the arrays that train in the model: their values are the trainer's.
+fn forget(model: &mut Model, names: &[String]) -> Result<()> {
+    let mut outcome = Ok(());
+    model.visit_parameters(&mut |name, array| {
+        if names.binary_search_by(|known| known.as_str().cmp(name)).is_ok() {
+            match mlx_rs::ops::zeros_dtype(&[0], array.dtype()) {
+                Ok(empty) => *array = empty,
+                Err(error) => outcome = Err(error.into()),
+            }
+        }
+    });
+    outcome
 }
 
 /// The part of the model that a parameter belongs to: `layers.3`, `lm_head`, `embed_tokens`, `norm`.
@@ -356,8 +370,8 @@ fn global_norm(gradients: &[Array]) -> Result<Array> {
 }
 
 /// Scales gradients down to a global norm of `limit`; smaller ones stay as they are.
-fn clip(gradients: &[Array], norm: &Array, limit: f32) -> Result<Vec<Array>> {
+fn clip(gradients: Vec<Array>, norm: &Array, limit: f32) -> Result<Vec<Array>> {
     let limit = Array::from_f32(limit);
     let factor = mlx_rs::ops::minimum(limit.divide(norm.add(Array::from_f32(1e-6))?)?, Array::from_f32(1.0))?;
-    gradients.iter().map(|gradient| Ok(gradient.multiply(&factor)?)).collect()
+    gradients.into_iter().map(|gradient| Ok(gradient.multiply(&factor)?)).collect()
 }
