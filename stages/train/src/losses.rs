@@ -129,7 +129,8 @@ fn read(path: &Path) -> Result<Vec<(Id, f32, u32)>> {
     };
     let mut losses = losses.map_err(|problem| problem.in_file(path))?;
     losses.sort_unstable_by_key(|&(id, _, line)| (id, line));
-    if let Some(pair) = losses.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+    let doubles = losses.windows(2).filter(|pair| pair[0].0 == pair[1].0);
+    if let Some(pair) = doubles.min_by_key(|pair| pair[1].2) {
         return Err(Error::Row {
             place: Place { file: path.to_owned(), line: u64::from(pair[1].2), column: None },
             reason: format!("the row has the id of row {}", pair[0].2),
