@@ -12,8 +12,9 @@ let
     cargoLock.lockFile = ../Cargo.lock;
     ASHLAR_NATIVE = native;
     ASHLAR_BACKEND = backend;
-    # Instead of the folders in .cargo/config.toml.
-    RUSTFLAGS = "-C link-arg=-Wl,-rpath,${native}/mlx-${backend}/mlx/lib";
+    # Instead of the folders in .cargo/config.toml. CUDA's own libraries are those of the machine that runs it.
+    RUSTFLAGS = "-C link-arg=-Wl,-rpath,${native}/mlx-${backend}/mlx/lib"
+      + lib.optionalString (backend == "cuda") " -C link-arg=-Wl,--allow-shlib-undefined";
     meta.license = lib.licenses.mit;
   } // arguments);
 

@@ -36,6 +36,7 @@
             genAttrs = names: make: listToAttrs (map (name: { inherit name; value = make name; }) names);
             licenses.mit = "MIT";
             optional = wanted: value: if wanted then [ value ] else [ ];
+            optionalString = wanted: text: if wanted then text else "";
             sourceTypes.binaryNativeCode = "binary";
           };
           stdenv = {

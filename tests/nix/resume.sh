@@ -1,7 +1,7 @@
 # Long training: in parts whose state is a store path, and with a scratch folder; killed, and gone on with to the same bytes.
 
 # Longer, so that it can be killed on the way; a state is saved every 25 steps.
-long=(--arg overrides '{ train.steps = 1500; train.checkpoint_every = 500; }')
+long=(--arg overrides '{ train.steps = 310; train.checkpoint_every = 100; }')
 quietly small "${long[@]}" -A train
 whole=$(in_store "$(cat "$work/out")")
 
