@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import gguf_check
 import numpy as np
 import peft
+import tokenizers_made
 import torch
 from ours import Programs, last_checkpoint, read_json, read_rows
 from safetensors.numpy import load_file
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 ROOT = Path(__file__).resolve().parents[2]
 # The largest difference of two losses, in nats a token, and of two logits.
 LOSS = LOGITS = 1e-3
-CASES = ["llama", "llama3-rope", "qwen2", "qwen3", "gemma3_text"]
+CASES = ["llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma3_text", "gemma3"]
 TRAIN = {"steps": 4, "warmup_steps": 0, "learning_rate": 5e-3, "rank": 4, "alpha": 8.0, "checkpoint_every": 4}
 ANSWER_TOKENS = 16
 
@@ -175,16 +176,49 @@ class Case:
         self.table.line(self.name, f"{file.name}: prompt tokenized the same by llama.cpp", len(ids), ids == prompt)
 
 
+def check_tokenizer(kind: str, work: Path, programs: Programs, table: Table) -> None:
+    """llama.cpp reads texts as the tokenizer does that a GGUF file was made from."""
+    case = f"{kind} texts"
+    folder = work / f"tokenizer-{kind}"
+    tokenizer = tokenizers_made.make(kind, ROOT / "tests/golden/llama", folder)
+    model = programs.run("import-model", model_dir=folder)
+    settings = {"max_tokens": 400, "on_leak": "allow", "split.validation": 0.2, "split.test": 0.2}
+    dataset = programs.run("prepare-data", settings, tokenizer=model, data=work / "rows.jsonl")
+    trained = programs.run("train", TRAIN | {"steps": 1, "checkpoint_every": 1}, model=model, dataset=dataset)
+    inputs = {"model": model, "adapters": last_checkpoint(trained), "dataset": dataset}
+    fused = programs.run("fuse", {"gguf": "q8_0"}, **inputs)
+    (file,) = (fused / "data/gguf").iterdir()
+    read = gguf_check.open_model(file)
+    rows = [row[name] for row in read_rows(work / "rows.jsonl") for name in ("prompt", "completion")]
+    texts = tokenizers_made.TEXTS + rows
+    differing = 0
+    for text in texts:
+        expected = tokenizer.encode(text, add_special_tokens=False).ids
+        got = read.tokenize(text.encode(), add_bos=False, special=False)
+        if expected != got:
+            differing += 1
+            print(f"{case}: {text!r}: expected {expected}, llama.cpp {got}")
+    table.line(case, f"{len(texts)} texts that llama.cpp reads otherwise", differing, not differing)
+    first = read.tokenize(b"x", add_bos=True, special=False)[0]
+    table.line(case, "first token that llama.cpp adds", first, first == tokenizer.token_to_id("<s>"))
+
+
 def main() -> int:
     table = Table()
     with tempfile.TemporaryDirectory(prefix="interop-full-") as scratch:
         work = Path(scratch)
         write_text(work / "rows.jsonl")
-        for name in sys.argv[2:] or CASES:
+        for name in [name for name in sys.argv[2:] or CASES if name not in tokenizers_made.KINDS]:
             try:
                 Case(name, work, Programs(Path(sys.argv[1]), work / "store"), table).run()
             except Exception as error:  # noqa: BLE001: one family must not hide the others
                 table.broken(name, "stopped", error)
+        kinds = tokenizers_made.KINDS if gguf_check.has_llama_cpp() else {}
+        for kind in [kind for kind in kinds if kind in sys.argv[2:] or not sys.argv[2:]]:
+            try:
+                check_tokenizer(kind, work, Programs(Path(sys.argv[1]), work / "store"), table)
+            except Exception as error:  # noqa: BLE001: as above
+                table.broken(kind, "stopped", error)
     print(f"{table.passed} passed, {table.failed} failed")
     return 1 if table.failed else 0
 

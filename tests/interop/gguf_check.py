@@ -46,7 +46,7 @@ def has_llama_cpp() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
 
 
-def _open(file: Path):
+def open_model(file: Path):
     import llama_cpp
 
     return llama_cpp.Llama(str(file), n_ctx=512, n_threads=1, logits_all=True, verbose=False)
@@ -54,7 +54,7 @@ def _open(file: Path):
 
 def greedy(file: Path, prompt: list[int], count: int) -> list[int]:
     """The most likely tokens after a prompt, one after another; none of them stops it."""
-    model = _open(file)
+    model = open_model(file)
     tokens, written = prompt, []
     for _ in range(count):
         model.eval(tokens)
@@ -64,4 +64,4 @@ def greedy(file: Path, prompt: list[int], count: int) -> list[int]:
 
 
 def tokenize(file: Path, text: str) -> list[int]:
-    return _open(file).tokenize(text.encode(), add_bos=False, special=True)
+    return open_model(file).tokenize(text.encode(), add_bos=False, special=True)

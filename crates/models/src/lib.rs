@@ -13,6 +13,7 @@
 
 mod attention;
 mod backbone;
+mod card;
 mod cohere;
 mod config;
 mod error;
@@ -32,6 +33,7 @@ mod sampling;
 mod weights;
 
 pub use attention::{Cache, Input};
+pub use card::{card_license, is_license};
 pub use error::{Error, Result};
 pub use generate::{Conversation, Flow, Generation, GenerationOptions, generate, generate_with};
 pub use layers::{Adapter, Embedding, Layer, Linear, QuantizedWeight, Visit, Weight, join, scalar};

@@ -3,6 +3,7 @@
 use crate::{Config, Cost, Inputs};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -17,6 +18,8 @@ pub(crate) fn write(inputs: &Inputs<'_>, config: &Config, cost: &Cost, folder: &
         adapters: read(&inputs.adapters.join("adapter_config.json"))?,
         origin: inputs.origin.map(read).transpose()?,
         stats: inputs.stats.map(read).transpose()?,
+        sources: inputs.rows.map(sources).transpose()?.unwrap_or_default(),
+        license: models::card_license(inputs.model),
     };
     Ok(fs_err::write(folder.join("README.md"), card(&facts, config, cost))?)
 }
@@ -26,6 +29,33 @@ struct Facts {
     adapters: Value,
     origin: Option<Value>,
     stats: Option<Value>,
+    /// Names of the files that the rows came from.
+    sources: BTreeSet<String>,
+    /// The licence that the base's own card names.
+    license: Option<String>,
+}
+
+/// The most files that a card names.
+const NAMED_FILES: usize = 20;
+
+/// The files that rows came from, without the folders they lay in.
+fn sources(rows: &Path) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for split in ["train", "validation", "test"] {
+        let path = rows.join(format!("{split}.jsonl"));
+        if !path.is_file() {
+            continue;
+        }
+        for row in dataset::read_rows(&path)? {
+            let source = row?.source;
+            let file = source.rsplit_once(':').map_or(source.as_str(), |(file, _)| file);
+            let name = file.rsplit('/').next().unwrap_or(file);
+            if !names.contains(name) {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+    Ok(names)
 }
 
 fn card(facts: &Facts, config: &Config, cost: &Cost) -> String {
@@ -34,6 +64,11 @@ fn card(facts: &Facts, config: &Config, cost: &Cost) -> String {
     let mut out = String::from("---\n");
     if let Some((id, _)) = base {
         let _ = writeln!(out, "base_model: {id}");
+    }
+    let stated = facts.origin.as_ref().and_then(|origin| origin["license"].as_str());
+    let license = stated.or(facts.license.as_deref()).filter(|name| models::is_license(name));
+    if let Some(license) = license {
+        let _ = writeln!(out, "license: {license}");
     }
     out += "library_name: transformers\npipeline_tag: text-generation\n---\n\n# Fused model\n\n";
     let kind = facts.model["model_type"].as_str().unwrap_or("language");
@@ -44,9 +79,15 @@ fn card(facts: &Facts, config: &Config, cost: &Cost) -> String {
         ),
         None => writeln!(out, "A `{kind}` model from a local folder, with a trained adapter worked in."),
     };
-    out += "Its licence is that of the base model, together with the terms of the data.\n";
+    let _ = match license {
+        Some(name) => writeln!(
+            out,
+            "Its licence is that of the base model, `{name}`, together with the terms of the data."
+        ),
+        None => writeln!(out, "Its licence is that of the base model, together with the terms of the data."),
+    };
     if let Some(stats) = &facts.stats {
-        data(&mut out, stats);
+        data(&mut out, stats, &facts.sources);
     }
     out += "\n## Adapter\n\n| setting | value |\n| --- | --- |\n";
     rows(&mut out, "", &facts.adapters);
@@ -66,8 +107,17 @@ fn card(facts: &Facts, config: &Config, cost: &Cost) -> String {
     out
 }
 
-fn data(out: &mut String, stats: &Value) {
-    *out += "\n## Data\n\nSources and terms are those of the files that the dataset was made from.\n\n\
+fn data(out: &mut String, stats: &Value, sources: &BTreeSet<String>) {
+    *out += "\n## Data\n\nSources and terms are those of the files that the dataset was made from";
+    let named: Vec<String> =
+        sources.iter().take(NAMED_FILES).map(|name| format!("`{}`", plain(name))).collect();
+    if !named.is_empty() {
+        let _ = write!(out, ": {}", named.join(", "));
+        if sources.len() > named.len() {
+            let _ = write!(out, " and {} more", sources.len() - named.len());
+        }
+    }
+    *out += ".\n\n\
              | split | rows | tokens | trained tokens |\n| --- | --- | --- | --- |\n";
     let splits = stats["splits"].as_object();
     for name in ["train", "validation", "test"] {
@@ -79,6 +129,11 @@ fn data(out: &mut String, stats: &Value) {
             );
         }
     }
+}
+
+/// A name without what would mean something in a card.
+fn plain(name: &str) -> String {
+    name.chars().map(|c| if c == '`' || c == '|' || c.is_control() { '_' } else { c }).collect()
 }
 
 /// What differs from the defaults of `fuse`.
@@ -127,6 +182,8 @@ mod tests {
             adapters: json!({"fine_tune_type": "lora", "lora_parameters": {"rank": 8, "keys": []}, "data": "/home/me/x"}),
             origin: Some(origin),
             stats: Some(json!({"splits": {"train": {"rows": 7, "tokens": 70, "trained_tokens": 40}}})),
+            sources: ["a.jsonl".to_owned(), "b`|.csv".to_owned()].into(),
+            license: Some("mit".to_owned()),
         };
         let cost = Cost { adapter_loss: 1.0, fused_loss: 1.001, max_logit_difference: 1e-5, tokens: 12 };
         card(&facts, config, &cost)
@@ -134,10 +191,13 @@ mod tests {
 
     #[test]
     fn a_card_tells_base_data_adapter_settings_and_scores() {
-        let origin = json!({"source": {"type": "hub", "id": "org/name", "commit": "c0ffee"}});
+        let origin =
+            json!({"source": {"type": "hub", "id": "org/name", "commit": "c0ffee"}, "license": "apache-2.0"});
         let text = shown(origin, &Config { gguf: Gguf::F16, ..Config::default() });
         for part in [
-            "---\nbase_model: org/name\n",
+            "---\nbase_model: org/name\nlicense: apache-2.0\n",
+            "that of the base model, `apache-2.0`,",
+            "was made from: `a.jsonl`, `b__.csv`.",
             "at commit `c0ffee`",
             "| train | 7 | 70 | 40 |",
             "| `lora_parameters.rank` | `8` |",
@@ -155,6 +215,6 @@ mod tests {
             !text.contains("/home/me") && !text.contains("base_model") && !text.contains("not the default"),
             "{text}"
         );
-        assert!(text.contains("from a local folder"), "{text}");
+        assert!(text.contains("from a local folder") && text.contains("license: mit\n"), "{text}");
     }
 }

@@ -6,10 +6,10 @@
 mod architecture;
 mod tokenizer;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use half::f16;
 use mlx_rs::Dtype;
-use models::TensorFiles;
+use models::{TensorFiles, canonical_name};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::io::Write;
@@ -114,6 +114,28 @@ struct Tensor {
     storage: Storage,
     change: Change,
     computed: Vec<f32>,
+}
+
+/// What to do where llama.cpp has no way to tell what a model is.
+const LEAVE_OUT: &str = "leave `fuse.gguf` out";
+
+/// Says what GGUF, or the part of it written here, cannot hold.
+fn unsupported(what: &str, hint: &str) -> anyhow::Error {
+    stage::bad_input(stage::hint(anyhow!("{what} cannot be written as GGUF"), hint))
+}
+
+/// Makes sure, before any work, that the model in `folder` can be written once its weights are not packed.
+///
+/// # Errors
+///
+/// Fails when llama.cpp has no such architecture or tokenizer.
+pub fn check(folder: &Path) -> Result<()> {
+    let config = read_json(&folder.join("config.json"))?;
+    let files = TensorFiles::open(folder)?;
+    let is_embedding = |name: &&str| canonical_name(name).ends_with("model.embed_tokens.weight");
+    let rows = files.names().find(is_embedding).and_then(|name| files.info(name)?.shape.first().copied());
+    architecture::Architecture::of(&config)?.metadata()?;
+    tokenizer::metadata(folder, &config, rows.context("no embedding")?).map(drop)
 }
 
 /// Writes the model in `folder` to the file `out`.

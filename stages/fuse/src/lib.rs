@@ -61,7 +61,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "fuse";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -96,6 +96,8 @@ pub struct Inputs<'a> {
     pub origin: Option<&'a Path>,
     /// `stats.json` of the dataset, if it has one.
     pub stats: Option<&'a Path>,
+    /// `rows` of the dataset, if it has them: they name the files that they came from.
+    pub rows: Option<&'a Path>,
 }
 
 /// What fusing cost.
@@ -120,6 +122,9 @@ const COMPARED_ROWS: usize = 4;
 ///
 /// Fails when the adapters do not fit the model, or when the fused model's loss is too much higher.
 pub fn run(inputs: &Inputs<'_>, config: &Config, backend: &Backend, out: &Path) -> Result<Cost> {
+    if config.gguf != Gguf::None {
+        gguf::check(inputs.model)?;
+    }
     let options = LoadOptions::on(backend, config.dtype);
     let mut adapted = Model::load(inputs.model, &options).context("loading the model")?;
     let trained = tuner::load_adapters(&mut adapted, inputs.adapters).context("loading the adapters")?;

@@ -40,6 +40,7 @@ fn body(args: &Args) -> anyhow::Result<()> {
     };
     let origin = beside("origin", &model, &args.model, "import.json")?;
     let stats = beside("stats", &tokens, &args.dataset, "stats.json")?;
+    let rows = beside("rows", &tokens, &args.dataset, "rows")?;
     let backend = mlx_ext::init(&mlx_ext::Options::default())?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
     run.execute(|scratch, config| {
@@ -50,6 +51,7 @@ fn body(args: &Args) -> anyhow::Result<()> {
             tokens: tokens.path(),
             origin: origin.as_ref().map(stage::Input::path),
             stats: stats.as_ref().map(stage::Input::path),
+            rows: rows.as_ref().map(stage::Input::path),
         };
         let cost = fuse::run(&inputs, config, &backend, scratch.out())?;
         tracing::info!(

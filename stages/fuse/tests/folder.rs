@@ -56,7 +56,8 @@ fn tensors_without_an_adapter_keep_their_bytes_and_the_loss_stays() -> Result<()
     let base = golden("llama");
     let tokens = tokens(temporary.path())?;
     let adapters = adapters(&base, &tokens, temporary.path())?;
-    let inputs = Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None };
+    let inputs =
+        Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None, rows: None };
     let cost = fuse::run(&inputs, &Config::default(), &backend, temporary.path())?;
     assert!((cost.adapter_loss - cost.fused_loss).abs() < SAME_LOSS, "{cost:?}");
     assert!(cost.max_logit_difference < 1e-4, "{cost:?}");
@@ -86,7 +87,8 @@ fn weights_keep_the_type_of_the_base() -> Result<()> {
     models::write_safetensors(&base.join("model.safetensors"), &half)?;
     let tokens = tokens(temporary.path())?;
     let adapters = adapters(&base, &tokens, temporary.path())?;
-    let inputs = Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None };
+    let inputs =
+        Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None, rows: None };
     fuse::run(&inputs, &Config { max_loss_increase: 10.0, ..Config::default() }, &backend, temporary.path())?;
     let fused = TensorFiles::open(&temporary.path().join("model"))?;
     assert!(fused.names().all(|name| fused.dtype(name) == Some(Dtype::Bfloat16)));
@@ -100,7 +102,14 @@ fn a_quantized_base_is_unpacked_without_loss() -> Result<()> {
         let (base, work) = (golden(name), temporary.path().join(name));
         let tokens = tokens(&work)?;
         let adapters = adapters(&base, &tokens, &work)?;
-        let inputs = Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None };
+        let inputs = Inputs {
+            model: &base,
+            adapters: &adapters,
+            tokens: &tokens,
+            origin: None,
+            stats: None,
+            rows: None,
+        };
         let cost = fuse::run(&inputs, &Config::default(), &backend, &work)?;
         assert!((cost.adapter_loss - cost.fused_loss).abs() < SAME_LOSS, "{name}: {cost:?}");
         let fused = TensorFiles::open(&work.join("model"))?;
@@ -117,7 +126,8 @@ fn packing_again_is_measured_and_refused_when_it_loses_too_much() -> Result<()> 
     let base = golden("llama-q4");
     let tokens = tokens(temporary.path())?;
     let adapters = adapters(&base, &tokens, temporary.path())?;
-    let inputs = Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None };
+    let inputs =
+        Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None, rows: None };
     let config = |max_loss_increase| Config {
         quantized: Quantized::Requantize,
         max_loss_increase,

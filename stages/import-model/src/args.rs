@@ -45,6 +45,7 @@ impl Args {
         let source = |config: &Config| (config.model_dir.clone(), config.id.clone(), config.revision.clone());
         if source(&before) != source(config) {
             config.files.clear();
+            config.license.clear();
         }
         if !config.model_dir.is_empty() {
             config.id.clear(); // a folder is its content, whatever it was called

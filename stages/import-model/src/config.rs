@@ -30,6 +30,9 @@ pub struct Config {
     /// SHA-256 of every file, by name: what is imported must be exactly this.
     #[serde(skip_serializing)]
     pub files: BTreeMap<String, String>,
+    /// The licence of the model, as the hub calls it; of a folder, else what its card names.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub license: String,
     /// Pack the weights; what is not in the table is the default of its mode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantize>,
@@ -75,6 +78,9 @@ impl stage::Config for Config {
                 problems
                     .push(format!("`files` has `{hash}` for `{name}`, expected 64 lower-case hex digits"));
             }
+        }
+        if !self.license.is_empty() && !models::is_license(&self.license) {
+            problems.push(format!("`license` is `{}`, expected a word such as `apache-2.0`", self.license));
         }
         problems.extend(self.quantize.iter().flat_map(Quantize::problems));
         if self.quantize.is_some() && self.dequantize {

@@ -55,7 +55,7 @@ pub fn run(
     resume: &Path,
     out: &Path,
 ) -> Result<(), Error> {
-    let (found, record) = match config.source()? {
+    let (mut found, record) = match config.source()? {
         Source::Folder(folder) => (model::find_in_folder(&folder)?, source_record(None)),
         Source::Hub { id, .. } => {
             let hub = hub::Hub::new(settings, watch);
@@ -63,6 +63,9 @@ pub fn run(
             (found, source_record(Some((&id, &config.commit))))
         }
     };
+    if !config.license.is_empty() {
+        found.license = Some(config.license.clone());
+    }
     if let Some(pins) = config.pins() {
         model::check_pins(&found, pins)?;
     }

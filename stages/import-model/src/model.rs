@@ -22,12 +22,16 @@ pub struct Found {
     pub ours: Option<PathBuf>,
     /// What was left out, and why. Empty for a hub import, where it depends on what was looked at.
     pub dropped: BTreeMap<String, &'static str>,
+    /// The licence, if it is known.
+    pub license: Option<String>,
 }
 
 /// What `import.json` records; the hashes are in `SHA256SUMS`.
 #[derive(Serialize)]
 struct Record<'a> {
     source: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    license: Option<&'a str>,
     kept: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     quantized: Option<&'a Quantize>,
@@ -65,7 +69,8 @@ pub fn find_in_folder(folder: &Path) -> Result<Found, Error> {
     let kept = select(&place, &names, |name| folder.join(name))?;
     dropped.extend(names.difference(&kept).map(|name| (name.clone(), layout::why_dropped(name))));
     let files = kept.into_iter().map(|name| (name.clone(), folder.join(name))).collect();
-    Ok(Found { place, files, ours: None, dropped })
+    let license = models::card_license(folder);
+    Ok(Found { place, files, ours: None, dropped, license })
 }
 
 /// Returns which of `names` make up the model; reads the index, if there is one, through `path`.
@@ -239,7 +244,8 @@ pub fn write(
         _ => None,
     };
     let dequantized = conversion == Some(&Conversion::Dequantize);
-    let record = Record { source, kept, quantized, dequantized, dropped: &found.dropped };
+    let license = found.license.as_deref();
+    let record = Record { source, license, kept, quantized, dequantized, dropped: &found.dropped };
     let text = serde_json::to_string_pretty(&record).expect("names and texts are always JSON");
     fs_err::write(out.join("import.json"), text + "\n")?;
     Ok(())

@@ -1,15 +1,16 @@
 //! Names of tensors and settings of the architectures that can be written as GGUF.
 
-use super::{Change, Datum, Gguf, Metadata, Storage, Tensor};
-use anyhow::{Context, Result, anyhow, bail};
+use super::{Change, Datum, Gguf, LEAVE_OUT, Metadata, Storage, Tensor, unsupported};
+use anyhow::{Context, Result};
 use models::{TensorFiles, canonical_name};
 use serde_json::Value;
 
 /// Every `model_type` that can be written, and its name in llama.cpp.
-const ARCHITECTURES: [(&str, &str); 5] = [
+const ARCHITECTURES: [(&str, &str); 6] = [
     ("gemma3", "gemma3"),
     ("gemma3_text", "gemma3"),
     ("llama", "llama"),
+    ("mistral", "llama"),
     ("qwen2", "qwen2"),
     ("qwen3", "qwen3"),
 ];
@@ -50,7 +51,7 @@ impl<'a> Architecture<'a> {
         let model_type = config["model_type"].as_str().unwrap_or("(none)");
         let Some((_, name)) = ARCHITECTURES.into_iter().find(|(known, _)| *known == model_type) else {
             let known = ARCHITECTURES.map(|(known, _)| format!("`{known}`")).join(", ");
-            bail!("a `{model_type}` model cannot be written as GGUF\nhint: supported are {known}");
+            return Err(unsupported(&format!("a `{model_type}` model"), &format!("supported are {known}")));
         };
         let config = config.get("text_config").unwrap_or(config);
         let number = |name: &str| config.get(name).and_then(Value::as_u64);
@@ -89,7 +90,7 @@ impl<'a> Architecture<'a> {
             let value = self.config.get(key).and_then(Value::as_u64);
             value.with_context(|| format!("`config.json` lacks `{key}`"))
         };
-        push("context_length", number("max_position_embeddings")?.into());
+        push("context_length", self.context_length()?.into());
         push("embedding_length", number("hidden_size")?.into());
         push("block_count", number("num_hidden_layers")?.into());
         push("feed_forward_length", number("intermediate_size")?.into());
@@ -116,6 +117,16 @@ impl<'a> Architecture<'a> {
         Ok(all)
     }
 
+    /// How many tokens the model can see. Of these architectures llama.cpp knows windows in Gemma's blocks only: with a
+    /// context no longer than the window, the others see the same.
+    fn context_length(&self) -> Result<u64> {
+        let number = |name: &str| self.config.get(name).and_then(Value::as_u64);
+        let longest = number("max_position_embeddings");
+        let longest = longest.context("`config.json` lacks `max_position_embeddings`")?;
+        let window = number("sliding_window").filter(|_| self.name == "llama");
+        Ok(window.map_or(longest, |window| window.min(longest)))
+    }
+
     fn scaling_table(&self) -> Option<(&Value, &str)> {
         let table = self.table("rope_scaling").or_else(|| self.table("rope_parameters"))?;
         let kind = table.get("rope_type").or_else(|| table.get("type")).and_then(Value::as_str);
@@ -127,7 +138,7 @@ impl<'a> Architecture<'a> {
             .table("rope_parameters")
             .is_some_and(|rope| rope.as_object().is_some_and(|it| it.values().any(Value::is_object)))
         {
-            bail!("rope settings for each kind of layer cannot be written as GGUF yet");
+            return Err(unsupported("rope settings for each kind of layer", LEAVE_OUT));
         }
         let Some((table, kind)) = self.scaling_table() else { return Ok(Vec::new()) };
         let factor = table["factor"].as_f64().context("`rope_scaling` lacks `factor`")? as f32;
@@ -139,7 +150,10 @@ impl<'a> Architecture<'a> {
                 all.push(("rope.scaling.type", kind.into()));
                 all.push(("rope.scaling.factor", Datum::F32(factor)));
             }
-            other => bail!("rope scaling `{other}` cannot be written as GGUF"),
+            other => {
+                let hint = "supported are `linear`, `llama3` and `yarn`";
+                return Err(unsupported(&format!("rope scaling `{other}`"), hint));
+            }
         }
         if kind == "yarn" {
             let original = table.get("original_max_position_embeddings").and_then(Value::as_u64);
@@ -153,10 +167,9 @@ impl<'a> Architecture<'a> {
         let scalar = self.float("query_pre_attn_scalar").unwrap_or(256.0);
         let is_largest = self.config["num_hidden_layers"] == 62;
         if !is_largest && (scalar - self.head_dim as f64).abs() > 0.5 {
-            bail!(
-                "`query_pre_attn_scalar` is {scalar}, but llama.cpp scales by the head's width, {}",
-                self.head_dim
-            );
+            let width = self.head_dim;
+            let what = format!("`query_pre_attn_scalar` of {scalar} beside heads {width} wide");
+            return Err(unsupported(&what, "llama.cpp scales by the head's width"));
         }
         Ok(())
     }
@@ -172,7 +185,7 @@ impl<'a> Architecture<'a> {
         if fits {
             Ok(period as u64)
         } else {
-            Err(anyhow!("`layer_types` follows no pattern that GGUF can tell"))
+            Err(unsupported("a model whose `layer_types` follow no pattern", LEAVE_OUT))
         }
     }
 

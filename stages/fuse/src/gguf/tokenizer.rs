@@ -1,10 +1,13 @@
 //! `tokenizer.json` as GGUF's arrays of tokens, kinds, scores and merges.
 
-use super::{Datum, Metadata, read_json};
+use super::{Datum, Metadata, read_json, unsupported};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// What stands for a space in pieces.
+const MARK: &str = "▁";
 
 /// Kinds of tokens, as llama.cpp counts them.
 mod kind {
@@ -16,9 +19,17 @@ mod kind {
     pub(super) const BYTE: i32 = 6;
 }
 
-/// How texts are split before merging, where it is done by one expression: part of it, and llama.cpp's name.
-const SPLITS: [(&str, &str); 2] =
-    [(r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+", "llama-bpe"), (r"|\p{N}| ?[^\s\p{L}\p{N}]+", "qwen2")];
+/// How texts are split before merging, where it is done by one expression, and llama.cpp's name for it.
+const SPLITS: [(&str, &str); 2] = [
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        "llama-bpe",
+    ),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        "qwen2",
+    ),
+];
 
 /// Everything that GGUF says of the tokenizer; the embedding has `rows` rows.
 pub(super) fn metadata(folder: &Path, config: &Value, rows: usize) -> Result<Metadata> {
@@ -26,9 +37,11 @@ pub(super) fn metadata(folder: &Path, config: &Value, rows: usize) -> Result<Met
     let settings = read_json(&folder.join("tokenizer_config.json")).unwrap_or(Value::Null);
     let model = &tokenizer["model"];
     if model["type"] != "BPE" {
-        bail!("a tokenizer of type `{}` cannot be written as GGUF", model["type"].as_str().unwrap_or("?"));
+        let kind = model["type"].as_str().unwrap_or("?");
+        return Err(unsupported(&format!("a tokenizer of type `{kind}`"), "supported is `BPE`"));
     }
     let is_pieces = model["byte_fallback"] == true;
+    check_normalizer(&tokenizer["normalizer"], is_pieces)?;
     let merges = merges(model)?;
     let (tokens, kinds) = tokens(&tokenizer, is_pieces, rows)?;
     let mut all = Metadata::new();
@@ -54,6 +67,28 @@ pub(super) fn metadata(folder: &Path, config: &Value, rows: usize) -> Result<Met
     let template = template.or_else(|| settings["chat_template"].as_str().map(str::to_owned));
     all.extend(template.map(|text| ("tokenizer.chat_template".to_owned(), Datum::Text(text))));
     Ok(all)
+}
+
+/// Fails on changes to a text that llama.cpp does not make: beside marking spaces in pieces, only NFC, which our data
+/// has been through.
+fn check_normalizer(normalizer: &Value, is_pieces: bool) -> Result<()> {
+    let steps = match &normalizer["normalizers"] {
+        Value::Array(steps) => steps.clone(),
+        _ if normalizer.is_null() => Vec::new(),
+        _ => vec![normalizer.clone()],
+    };
+    let is_known = |step: &Value| match step["type"].as_str() {
+        Some("NFC") => true,
+        Some("Prepend") => is_pieces && step["prepend"] == MARK,
+        Some("Replace") => is_pieces && step["pattern"]["String"] == " " && step["content"] == MARK,
+        _ => false,
+    };
+    let Some(step) = steps.iter().find(|step| !is_known(step)) else { return Ok(()) };
+    let kind = step["type"].as_str().unwrap_or("?");
+    Err(unsupported(
+        &format!("a tokenizer that changes texts by `{kind}`"),
+        "supported are NFC and marks for spaces",
+    ))
 }
 
 fn merges(model: &Value) -> Result<Vec<(String, String)>> {
@@ -126,11 +161,12 @@ fn split_name(pre_tokenizer: &Value) -> Result<&'static str> {
         ["Digits", "ByteLevel"] if steps[0]["individual_digits"] == true => Some("smollm"),
         ["Split", "ByteLevel"] => {
             let pattern = steps[0]["pattern"]["Regex"].as_str().unwrap_or_default();
-            SPLITS.into_iter().find(|(part, _)| pattern.contains(part)).map(|(_, name)| name)
+            SPLITS.into_iter().find(|(known, _)| pattern == *known).map(|(_, name)| name)
         }
         _ => None,
     };
-    name.context("this tokenizer splits words in a way that llama.cpp has no name for here")
+    let known = "supported are the ways of GPT-2, Llama 3, Qwen 2 and SmolLM";
+    name.ok_or_else(|| unsupported("a tokenizer that splits words in another way", known))
 }
 
 /// The numbers of special tokens, from `generation_config.json` or `config.json`.
