@@ -89,7 +89,7 @@ interop: build ## Hold our files against mlx-lm (installs it into .venv)
 	tests/interop/run.sh '$(BIN)'
 	.venv/bin/python tests/interop/conversions.py '$(BIN)'
 
-interop-full: build ## Hold our files against transformers, PEFT and GGUF (gigabytes into .venv-full)
+interop-full: build ## Hold our files against transformers, PEFT and llama.cpp (gigabytes into .venv-full)
 	tests/interop/run-full.sh '$(BIN)'
 
 tensorboard: build ## Hold our event files against TensorBoard's own reader

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Holds our files against transformers, peft, gguf and, where it is installed, llama.cpp. usage: run-full.sh PROGRAMS [CASE…]
+# Holds our files against transformers, peft, gguf and llama.cpp. usage: run-full.sh PROGRAMS [CASE…]
 #
 # Everything goes into `.venv-full` at the root of the repository (some gigabytes), and stays there for the next time.
-# llama.cpp is asked too after `.venv-full/bin/python -m pip install llama-cpp-python`, which compiles it.
+# llama.cpp is compiled once, which needs a C++ compiler and about ten minutes on two cores.
 set -eu
 programs=$(cd "$1" && pwd)
 shift
@@ -10,7 +10,13 @@ cd "$(dirname "$0")/../.."
 wanted=tests/interop/requirements-full.txt
 if ! cmp -s "$wanted" .venv-full/requirements.txt; then
     "${PYTHON:-python3}" -m venv .venv-full
-    .venv-full/bin/python -m pip install --quiet --requirement "$wanted" >&2
+    # Only the library, for the plain CPU: what this machine has beyond it must not change the tokens.
+    for part in LLAMA_BUILD_TESTS LLAMA_BUILD_EXAMPLES LLAMA_BUILD_SERVER LLAMA_BUILD_TOOLS LLAVA_BUILD LLAMA_CURL \
+        LLAMA_OPENSSL GGML_NATIVE GGML_LLAMAFILE GGML_OPENMP; do
+        CMAKE_ARGS="${CMAKE_ARGS:-} -D$part=OFF"
+    done
+    export CMAKE_ARGS CMAKE_BUILD_PARALLEL_LEVEL="${CMAKE_BUILD_PARALLEL_LEVEL:-2}"
+    .venv-full/bin/python -m pip install --quiet --no-binary llama-cpp-python --requirement "$wanted" >&2
     cp "$wanted" .venv-full/requirements.txt
 fi
 exec .venv-full/bin/python tests/interop/full.py "$programs" "$@"
