@@ -1,0 +1,54 @@
+//! Saved states whose files lie about their content are set aside, even where their checksums are right.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use mlx_rs::Array;
+use sha2::{Digest, Sha256};
+use testutil::hostile;
+use tuner::{Checkpoint, Result, RunState};
+
+fn state(step: usize) -> Checkpoint {
+    let array = || Array::from_slice(&[1.0_f32, 2.0], &[2]);
+    Checkpoint {
+        parameters: vec![array()],
+        moments: vec![vec![array()]],
+        optimizer_steps: step,
+        state: RunState { step, ..RunState::default() },
+    }
+}
+
+/// Makes the checksums of a state's folder right again.
+fn seal(folder: &Path) -> Result<()> {
+    let mut sums = String::new();
+    for name in ["counters.json", "optimizer.safetensors", "weights.safetensors"] {
+        let digest = Sha256::digest(fs_err::read(folder.join(name))?);
+        let hex = digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        writeln!(sums, "{hex}  {name}").expect("a string takes anything");
+    }
+    Ok(fs_err::write(folder.join("SHA256SUMS"), sums)?)
+}
+
+#[test]
+fn a_hostile_state_with_right_checksums_makes_way_for_the_older_one() -> Result<()> {
+    mlx_ext::init(&mlx_ext::Options::default())?;
+    let names = ["a.weight".to_owned()];
+    for (number, case) in hostile::all().into_iter().enumerate() {
+        let folder = tempfile::tempdir()?;
+        for step in [5, 10] {
+            state(step).save(folder.path(), &names, 2)?;
+        }
+        let newest = folder.path().join("0000010");
+        let file = if number % 2 == 0 { "weights.safetensors" } else { "optimizer.safetensors" };
+        fs_err::write(newest.join(file), &case.bytes)?;
+        seal(&newest)?;
+        let error =
+            Checkpoint::load(&newest, &names).err().map(|error| error.to_string()).unwrap_or_default();
+        if case.name != "no tensors" {
+            assert!(error.contains(case.mentions) && error.contains(file), "{}: {error}", case.name);
+        }
+        let loaded = Checkpoint::load_newest(folder.path(), &names, |_| Ok(()))?.expect("the older one");
+        assert!(loaded.state.step == 5 || case.name == "no tensors", "{}", case.name);
+    }
+    Ok(())
+}
