@@ -73,6 +73,7 @@ test-golden: native ## Run the golden cases of GOLDEN_DIR (default tests/golden)
 soak: native ## Kill training 200 times at random moments; the result must always be the same
 	cargo build --locked --workspace --bins
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
+	cargo test --locked --package tuner --test head -- --ignored --test-threads=1 --nocapture
 
 million: native ## Prepare and train on a million rows: within 300 MB more than on few (some minutes)
 	cargo build --locked --workspace --bins

@@ -102,4 +102,51 @@ mod tests {
         near(schedule(ScheduleName::Cyclic).rate(9), 0.1);
         near(schedule(ScheduleName::Cyclic).rate(14), 1.0);
     }
+
+    /// mlx-lm's `cosine_decay(init, steps, end)` and `linear_schedule(init, end, steps)`, which begin after its warmup.
+    #[test]
+    fn decays_are_those_of_mlx_lm() {
+        for steps in 5..60 {
+            for step in 4..70 {
+                let (init, end, decay_steps) = (1.0, 0.1, f64::from(steps - 4));
+                let s = f64::from(step - 4).min(decay_steps);
+                let cosine =
+                    end + 0.5 * (1.0 + (s / decay_steps * std::f64::consts::PI).cos()) * (init - end);
+                let linear = s * ((end - init) / decay_steps) + init;
+                let of = |name| ScheduleSettings { steps: steps as usize, ..schedule(name) };
+                near(of(ScheduleName::Cosine).rate(step as usize), cosine);
+                near(of(ScheduleName::Linear).rate(step as usize), linear);
+            }
+        }
+    }
+
+    /// mlx-lm's warmup, `linear_schedule(0, peak, warmup)`, spends its first step at a rate of zero; this one does not.
+    #[test]
+    fn a_warmup_is_that_of_mlx_lm_one_step_longer_without_its_first() {
+        for warmup_steps in 1..20 {
+            for name in [ScheduleName::Constant, ScheduleName::CosineRestarts, ScheduleName::Cyclic] {
+                let ours = ScheduleSettings { warmup_steps, ..schedule(name) };
+                for step in 0..warmup_steps {
+                    near(ours.rate(step), (step + 1) as f64 * (1.0 / (warmup_steps + 1) as f64));
+                }
+                near(ours.rate(warmup_steps), 1.0);
+            }
+        }
+    }
+
+    #[test]
+    fn cycles_come_again_and_stay_between_their_bounds() {
+        for name in [ScheduleName::CosineRestarts, ScheduleName::Cyclic] {
+            let schedule = schedule(name);
+            for step in 4..200 {
+                near(schedule.rate(step), schedule.rate(step + 10));
+                assert!((0.1..=1.0).contains(&schedule.rate(step)), "{name:?} {step}");
+            }
+        }
+        // A triangle has the same slope all the way; a cosine falls through each cycle.
+        let cyclic = schedule(ScheduleName::Cyclic);
+        near(cyclic.rate(5) - cyclic.rate(4), -(cyclic.rate(10) - cyclic.rate(9)));
+        let restarts = schedule(ScheduleName::CosineRestarts);
+        assert!((4..13).all(|step| restarts.rate(step + 1) < restarts.rate(step)));
+    }
 }

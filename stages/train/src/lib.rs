@@ -19,7 +19,7 @@ pub use find_learning_rate::{FinderArgs, Finding, Point, find_learning_rate, sug
 pub use memory::Estimate;
 pub use part::StopAt;
 pub use progress::Progress;
-pub use reuse::LENGTH_SETTINGS;
+pub use reuse::{LENGTH_SETTINGS, describe_reuse};
 pub use tensorboard::TensorBoard;
 
 use anyhow::{Context, Result};
@@ -130,7 +130,8 @@ fn distrust(inputs: &Inputs<'_>, config: &Config) -> Result<Option<Distrust>> {
         let loss = match (row.auth_weight, row.prov_entropy) {
             (Some(authority), Some(entropy)) => {
                 let loss = tuner::distrust_loss(authority, entropy, config.distrust_alpha);
-                Some(loss.with_context(|| format!("row `{}` from {}", row.id, row.source))?)
+                let place = || format!("row `{}` from {}", row.id, row.source);
+                Some(loss.with_context(place).map_err(stage::bad_input)?)
             }
             _ => None,
         };

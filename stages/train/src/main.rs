@@ -37,6 +37,10 @@ struct Args {
     /// Make the rows of so many steps ready ahead of time, on a thread of its own; it changes no byte
     #[arg(long, value_name = "STEPS", default_value_t = 2)]
     prefetch: usize,
+    /// Record the gradient norm of every block, the head, the embedding and the last norm at each report, in
+    /// `telemetry/`; it changes no byte of the result
+    #[arg(long)]
+    gradient_norms: bool,
     /// Most memory to take, in gigabytes; 80 % of what is available unless given
     #[arg(long, value_name = "GB")]
     max_memory: Option<f64>,
@@ -97,11 +101,18 @@ fn body(args: &Args) -> anyhow::Result<()> {
     }
     let estimate = train::Estimate::new(&inputs, run.config(), &backend)?;
     run.note(format!("needs about {estimate}"));
+    if args.common.plan {
+        estimate.advice(backend.memory_limit).into_iter().for_each(|line| run.note(line));
+        train::describe_reuse(&inputs, run.config())?.into_iter().for_each(|line| run.note(line));
+    }
     run.execute(|scratch, config| {
         estimate.check(backend.memory_limit)?;
         mlx_ext::warn_if_slow()?;
         let mut progress = Progress::new(scratch.stop(), Some(scratch.telemetry_dir().join("timing.jsonl")));
         progress.follow(&scratch.resume_dir().join("metrics.jsonl"));
+        if args.gradient_norms {
+            progress.record_group_norms();
+        }
         let folders = (scratch.resume_dir(), scratch.out());
         let saving = Saving {
             every: args.save_every.max(1),

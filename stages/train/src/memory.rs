@@ -1,4 +1,5 @@
-//! How much memory a run will take, before it starts: from sizes alone, so within a third or so.
+//! How much memory a run will take, before it starts: from sizes alone. Measured runs took 0.8 to 1.3 times as much
+//! (`docs/experiments.md`).
 
 use crate::{Config, Inputs, open_split};
 use anyhow::{Result, bail};
@@ -6,6 +7,10 @@ use mlx_ext::Backend;
 use serde_json::Value;
 use std::fmt;
 use tuner::{FineTuneType, OptimizerName};
+
+/// A block that is computed again has its inner values, their gradients and what runs ahead in memory at once: about as
+/// much as so many blocks keep otherwise.
+const RECOMPUTED_LAYERS: usize = 7;
 
 /// What a run will hold at its peak, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +47,10 @@ impl Estimate {
         let trained_layers =
             if config.num_layers > 0 { config.num_layers.min(shape.layers) } else { shape.layers };
 
-        let dense = shape.parameters() * float;
+        let trained = shape.trained(config, trained_layers);
+        // Weights that train are there once, as parameters.
+        let moved = if config.fine_tune_type == FineTuneType::Full { trained } else { 0 };
+        let dense = shape.parameters().saturating_sub(moved) * float;
         let packed = shape.bits.map_or(0, |bits| shape.parameters() * (bits + 1) / 8);
         let weights = match shape.bits {
             Some(_) if backend.is_gpu() => packed,
@@ -57,14 +65,18 @@ impl Estimate {
         };
         let scores = 3 * config.batch_size * shape.heads * length * length;
         let kept = tokens * (10 * shape.width + 4 * shape.attention + 6 * shape.inner) + scores;
-        let kept_layers = if config.gradient_checkpointing { 1 } else { trained_layers };
+        let kept_layers = match config.gradient_checkpointing {
+            true => trained_layers.min(RECOMPUTED_LAYERS),
+            false => trained_layers,
+        };
         let between = tokens * shape.width * trained_layers;
         let rows = tokens.min(((1 << 24) / shape.vocabulary.max(1)).max(64));
         Self {
             weights,
-            trained: 4 * (2 + moments) * shape.trained(config, trained_layers),
-            activations: float * (kept * kept_layers + between),
-            head: 4 * 4 * rows * shape.vocabulary,
+            trained: 4 * (2 + moments) * trained,
+            // Not all is kept: much is freed on the way, or made in the place of what it is made of.
+            activations: float * (kept * kept_layers + between) * 3 / 5,
+            head: 2 * 4 * rows * shape.vocabulary,
         }
     }
 
@@ -73,19 +85,31 @@ impl Estimate {
         self.weights + self.trained + self.activations + self.head
     }
 
+    /// Whether the run cannot fit into `limit`, however wrong the estimate is.
+    fn is_hopeless(&self, limit: usize) -> bool {
+        self.weights + self.trained + self.head + self.activations / 2 > limit
+    }
+
     /// Fails when the run cannot fit into `limit`, and warns when it may not.
     ///
     /// # Errors
     ///
     /// Names the settings to change.
     pub fn check(&self, limit: usize) -> Result<()> {
-        if self.weights + self.trained + self.head + self.activations / 2 > limit {
+        if self.is_hopeless(limit) {
             bail!("the run needs about {self}, but may take {}\nhint: {}", gigabytes(limit), self.remedy());
         }
         if self.total() > limit {
             tracing::warn!("memory is tight: about {self} of {}; {}", gigabytes(limit), self.remedy());
         }
         Ok(())
+    }
+
+    /// What `--plan` says of a run that may not fit into `limit`.
+    pub fn advice(&self, limit: usize) -> Option<String> {
+        let verdict = if self.is_hopeless(limit) { "does not fit" } else { "may not fit" };
+        (self.total() > limit)
+            .then(|| format!("{verdict} into the limit of {}: {}", gigabytes(limit), self.remedy()))
     }
 
     fn remedy(&self) -> &'static str {
@@ -224,9 +248,9 @@ mod tests {
         let full = Config { fine_tune_type: FineTuneType::Full, ..plain.clone() };
         assert!(of(&full).trained > 20 * of(&plain).trained);
         let recomputed = Config { gradient_checkpointing: true, ..plain.clone() };
-        assert!(of(&recomputed).activations * 5 < of(&plain).activations);
+        assert!(of(&recomputed).activations * 2 < of(&plain).activations);
         let halved = Config { batch_size: 2, ..plain.clone() };
-        assert_eq!(of(&halved).activations * 2, of(&plain).activations);
+        assert!(of(&plain).activations.abs_diff(of(&halved).activations * 2) <= 2);
         assert!(of(&plain).head < 600_000_000);
     }
 

@@ -133,6 +133,10 @@ impl Observer for Until<'_> {
         self.inner.checkpointed(step);
     }
 
+    fn wants_group_norms(&self) -> bool {
+        self.inner.wants_group_norms()
+    }
+
     fn interrupted(&self) -> bool {
         self.is_reached() || self.inner.interrupted()
     }

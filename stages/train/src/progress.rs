@@ -3,7 +3,7 @@
 use crate::TensorBoard;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,9 +24,10 @@ pub struct Progress {
     losses: VecDeque<f64>,
     tokens: usize,
     checkpoint: usize,
-    first_memory: Option<usize>,
-    warned: bool,
+    growth: Growth,
     rate: f64,
+    with_group_norms: bool,
+    group_norms: BTreeMap<String, f32>,
     timing: Option<PathBuf>,
     events: Option<TensorBoard>,
     stop: stage::StopFlag,
@@ -43,9 +44,10 @@ impl Progress {
             losses: VecDeque::new(),
             tokens: 0,
             checkpoint: 0,
-            first_memory: None,
-            warned: false,
+            growth: Growth::default(),
             rate: 0.0,
+            with_group_norms: false,
+            group_norms: BTreeMap::new(),
             timing,
             events: None,
             stop,
@@ -82,26 +84,9 @@ impl Progress {
         self.started.elapsed().mul_f64((self.steps - step) as f64 / done)
     }
 
-    /// Resident memory now, and how much of it was there early in the run.
-    fn memory(&mut self, step: usize) -> (usize, f64) {
-        let memory = mlx_ext::resident_memory().unwrap_or(0);
-        if self.first_memory.is_none() && step >= self.first_step + 10 {
-            self.first_memory = Some(memory);
-        }
-        let growth = self.first_memory.map_or(1.0, |first| memory as f64 / first.max(1) as f64);
-        if growth > GROWTH_WARNING && !self.warned {
-            self.warned = true;
-            tracing::warn!(
-                "memory grew from {} to {}",
-                gigabytes(self.first_memory.unwrap_or(0)),
-                gigabytes(memory)
-            );
-        }
-        (memory, growth)
-    }
-
     fn line(&mut self, step: usize, loss: f64) -> String {
-        let (memory, growth) = self.memory(step);
+        let memory = mlx_ext::resident_memory().unwrap_or(0);
+        let growth = self.growth.take(step - self.first_step, memory);
         format!(
             "loss {loss:.3} · mean {:.3} · rate {:.2e} · {:.0} tokens/s · {} left · {} {:+.0} % · {} since checkpoint",
             self.mean(),
@@ -114,9 +99,37 @@ impl Progress {
         )
     }
 
+    /// Records the gradient norm of every part of the model beside the timings.
+    pub fn record_group_norms(&mut self) {
+        self.with_group_norms = true;
+    }
+
     /// Takes the bar off the screen.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Resident memory over a run: it should not grow.
+#[derive(Debug, Default)]
+struct Growth {
+    first: Option<usize>,
+    warned: bool,
+}
+
+impl Growth {
+    /// Takes the memory after so many steps of this sitting; returns how many times that of the tenth it is.
+    fn take(&mut self, steps: usize, memory: usize) -> f64 {
+        if self.first.is_none() && steps >= 10 {
+            self.first = Some(memory);
+        }
+        let first = self.first.unwrap_or(memory).max(1);
+        let growth = memory as f64 / first as f64;
+        if growth > GROWTH_WARNING && !self.warned {
+            self.warned = true;
+            tracing::warn!("memory grew from {} to {}", gigabytes(first), gigabytes(memory));
+        }
+        growth
     }
 }
 
@@ -135,7 +148,7 @@ impl Observer for Progress {
         }
         self.bar = stage::progress_bar(steps as u64);
         self.bar.set_style(
-            ProgressStyle::with_template("{bar:24} {percent:>3} % {pos}/{len} {wide_msg}")
+            ProgressStyle::with_template("{bar:10} {percent:>3} % {pos}/{len} {wide_msg}")
                 .expect("the template is well formed"),
         );
         self.bar.set_position(step as u64);
@@ -144,6 +157,9 @@ impl Observer for Progress {
     fn stepped(&mut self, step: usize, report: &StepReport, learning_rate: f64) {
         self.tokens += report.targets;
         self.rate = learning_rate;
+        if !report.group_norms.is_empty() {
+            self.group_norms.clone_from(&report.group_norms);
+        }
         self.losses.push_back(report.mean_loss());
         if self.losses.len() > MEAN_OVER {
             self.losses.pop_front();
@@ -162,7 +178,7 @@ impl Observer for Progress {
             tracing::info!("{percent:>3} % {step}/{steps} {line}");
         }
         let Some(path) = &self.timing else { return };
-        let record = json!({
+        let mut record = json!({
             "active_bytes": mlx_rs::memory::active_memory().unwrap_or(0),
             "peak_bytes": mlx_rs::memory::peak_memory().unwrap_or(0),
             "resident_bytes": mlx_ext::resident_memory(),
@@ -170,6 +186,9 @@ impl Observer for Progress {
             "step": step,
             "tokens_per_second": self.tokens_per_second(),
         });
+        if self.with_group_norms {
+            record["gradient_norms"] = json!(self.group_norms);
+        }
         let file = fs_err::OpenOptions::new().create(true).append(true).open(path);
         if let Err(error) = file.and_then(|mut file| writeln!(file, "{record}")) {
             tracing::warn!("timings are not recorded: {error}");
@@ -188,7 +207,28 @@ impl Observer for Progress {
         tracing::debug!("checkpoint at step {step}");
     }
 
+    fn wants_group_norms(&self) -> bool {
+        self.with_group_norms
+    }
+
     fn interrupted(&self) -> bool {
         self.stop.requested().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_grows_by_half_is_noticed_once() {
+        let mut growth = Growth::default();
+        // The first steps only fill up.
+        assert!((growth.take(1, 50) - 1.0).abs() < 1e-9);
+        assert!((growth.take(10, 100) - 1.0).abs() < 1e-9);
+        assert!((growth.take(11, 149) - 1.49).abs() < 1e-9);
+        assert!(!growth.warned);
+        assert!((growth.take(12, 151) - 1.51).abs() < 1e-9);
+        assert!(growth.warned);
     }
 }

@@ -1,6 +1,6 @@
 //! Going on from a shorter run that is published already, to the bytes of a run that was never shorter.
 
-use crate::{Config, copy_tree};
+use crate::{Config, Inputs, copy_tree, open_split, order};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,22 @@ pub(crate) fn adopt(
     settings: &RunSettings,
     work: &Path,
 ) -> Result<Option<usize>> {
-    if config.schedule.depends_on_length() || work.join("state").exists() {
+    if work.join("state").exists() {
         return Ok(None);
+    }
+    let Some((steps, data)) = longest(shorter, config, settings) else { return Ok(None) };
+    take(data, steps, work).with_context(|| format!("going on from `{}`", data.display()))?;
+    Ok(Some(steps))
+}
+
+/// The longest of the `shorter` runs that leads to this one, and its steps.
+fn longest<'a>(
+    shorter: &'a [PathBuf],
+    config: &Config,
+    settings: &RunSettings,
+) -> Option<(usize, &'a PathBuf)> {
+    if config.schedule.depends_on_length() {
+        return None;
     }
     let usable = shorter.iter().filter_map(|data| Some((steps_of(data)?, data)));
     let leads_here = |&(steps, _): &(usize, &PathBuf)| {
@@ -29,11 +43,33 @@ pub(crate) fn adopt(
             // A warmup that fills the whole run is cut short.
             && config.warmup_steps < steps
     };
-    let Some((steps, data)) = usable.filter(leads_here).max_by_key(|&(steps, _)| steps) else {
+    usable.filter(leads_here).max_by_key(|&(steps, _)| steps)
+}
+
+/// Says for people what becomes of the published runs that differ only in their length; `None` when there are none.
+///
+/// # Errors
+///
+/// Fails when the training split cannot be read, or does not fit the settings.
+pub fn describe_reuse(inputs: &Inputs<'_>, config: &Config) -> Result<Option<String>> {
+    let mut published: Vec<usize> = inputs.shorter.iter().filter_map(|data| steps_of(data)).collect();
+    published.sort_unstable();
+    if published.is_empty() {
         return Ok(None);
+    }
+    let train = open_split(inputs.tokens, "train")?;
+    let settings = config.run(&mut order::plan(inputs, config, &train)?, (1, 1), None);
+    published.retain(|&steps| steps < settings.steps);
+    let Some(most) = published.last() else { return Ok(None) };
+    let reason = if config.schedule.depends_on_length() {
+        "this schedule depends on the length of the run"
+    } else if let Some((steps, _)) = longest(inputs.shorter, config, &settings) {
+        let rest = settings.steps - steps;
+        return Ok(Some(format!("goes on from a published run of {steps} steps: {rest} are left")));
+    } else {
+        "it did not end where a line of metrics and a checkpoint are due, or its warmup was cut short"
     };
-    take(data, steps, work).with_context(|| format!("going on from `{}`", data.display()))?;
-    Ok(Some(steps))
+    Ok(Some(format!("a run of {most} steps is published, but {reason}: nothing of it is used")))
 }
 
 /// The steps of a run that took all it was asked for.
