@@ -53,7 +53,7 @@
       lib.mkPipeline = { system, ... }@arguments: (ashlarOn system).mkPipeline (removeAttrs arguments [ "system" ]);
 
       templates.default = {
-        path = "${./nix/template}";
+        path = ./nix/template;
         description = "A fine-tuning pipeline on data of one's own";
       };
     };

@@ -26,7 +26,7 @@ done
 echo 'mistakes are found, and told'
 refused() {
     if nix-instantiate tests/nix/errors.nix --arg tools "$tools" -A "$1" >"$work/log" 2>&1; then fail "$1 is not refused"; fi
-    grep -q "^error: $2" "$work/log" || fail "$1 is refused with $(cat "$work/log")"
+    grep -q "^ *error: $2" "$work/log" || fail "$1 is refused with $(cat "$work/log")"
 }
 refused float '.*mine.toml: train.learning_rate: .* write it in quotes'
 refused nested-float '.*mine.toml: prepare-data.where.at_least: .* write it in quotes'

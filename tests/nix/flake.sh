@@ -21,7 +21,12 @@ on_flake "flake show" '' >"$work/out" 2>"$work/log" || fail "$(cat "$work/log")"
 for output in apps checks devShells formatter legacyPackages lib overlays packages templates; do
     grep -q "$output" "$work/out" || fail "there is no $output"
 done
-quietly on_flake "flake check" ''
+# Old versions (2.8) refuse a template's path where the store is not at /nix/store, as here; there it is given as text.
+if ! on_flake "flake check" '' >"$work/out" 2>"$work/log"; then
+    grep -q "template '.*' has a bad 'path' attribute" "$work/log" || fail "$(cat "$work/log")"
+    sed -i 's|path = ./nix/template;|path = "${./nix/template}";|' "$flake/flake.nix"
+    quietly on_flake "flake check" ''
+fi
 built >"$work/built"
 grep -q 'train' "$work/built" || fail 'the small pipeline was not built by the checks'
 nix eval "path:$flake#lib" >"$work/out" 2>"$work/log" || fail "its library needs nixpkgs: $(cat "$work/log")"
@@ -31,11 +36,12 @@ for where in x86_64-linux aarch64-linux aarch64-darwin; do
     for name in default train generate haw-eng; do derivation_of "packages.$where.$name" >/dev/null; done
     for kind in pipelines pipelinesCA pipelinesFor.demo; do derivation_of "legacyPackages.$where.$kind.haw-eng.train" >/dev/null; done
 done
-derivation_of legacyPackages.x86_64-linux.cuda.pipelinesFor.demo.haw-eng.train >"$work/out"
-nix show-derivation "$(cat "$work/out")" | grep -q '"requiredSystemFeatures": "cuda"' || fail 'CUDA asks for no machine that has it'
-nix show-derivation "$(derivation_of legacyPackages.aarch64-darwin.pipelines.haw-eng.train)" | grep -q '"__noChroot": "1"' ||
-    fail 'Metal is not let out of the sandbox'
-if nix show-derivation "$(derivation_of legacyPackages.aarch64-darwin.pipelines.haw-eng.report)" | grep -q __noChroot; then
+# What the derivation of an attribute says.
+says() { nix show-derivation "$(derivation_of "$1")" 2>"$work/log" >"$work/says" || fail "$(cat "$work/log")"; grep -q "$2" "$work/says"; }
+says legacyPackages.x86_64-linux.cuda.pipelinesFor.demo.haw-eng.train '"requiredSystemFeatures": "cuda"' ||
+    fail 'CUDA asks for no machine that has it'
+says legacyPackages.aarch64-darwin.pipelines.haw-eng.train '"__noChroot": "1"' || fail 'Metal is not let out of the sandbox'
+if says legacyPackages.aarch64-darwin.pipelines.haw-eng.report __noChroot; then
     fail 'a stage that needs no device is let out of the sandbox'
 fi
 
