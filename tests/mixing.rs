@@ -71,8 +71,9 @@ impl Bench {
         let rows = Path::new(&self.dataset).join("data/rows/train.jsonl");
         let ids = dataset::read_rows(&rows)?.map(|row| Ok(row?.id)).collect::<Result<Vec<String>>>()?;
         let lines = (0..).zip(&ids[..ids.len() - lacking]);
-        let text: String =
-            lines.map(|(row, id)| format!("{{\"id\":\"{id}\",\"loss\":{}}}\n", row * 7 % 40)).collect();
+        let lines: Vec<String> =
+            lines.map(|(row, id)| format!("{{\"id\":\"{id}\",\"loss\":{}}}", row * 7 % 40)).collect();
+        let text = lines.join("\n") + "\n";
         Ok(write(&self.place, name, &text)?.to_string_lossy().into_owned())
     }
 }
@@ -116,7 +117,7 @@ fn weights_and_orders_change_what_is_trained_and_belong_to_the_key() -> Result<(
     let bench = Bench::new()?;
     let (some, other) = (bench.losses("a.jsonl", 0)?, bench.losses("b.jsonl", 0)?);
     let lines = fs_err::read_to_string(&other)?;
-    fs_err::write(&other, lines.lines().rev().map(|line| format!("{line}\n")).collect::<String>())?;
+    fs_err::write(&other, lines.lines().rev().collect::<Vec<_>>().join("\n"))?;
     let mut found = BTreeMap::new();
     let orders: [(&str, &[&str]); 6] = [
         ("", &[]),

@@ -166,9 +166,9 @@ mod tests {
         let named: Vec<(String, u32)> = (0..50).map(|index| (format!("g{index}"), index % 5 + 1)).collect();
         let of = |named: Vec<(String, u32)>| {
             let mut names = Names::default();
-            named.iter().for_each(|(name, _)| {
+            for (name, _) in &named {
                 names.number(name);
-            });
+            }
             let sizes: Vec<u32> = named.iter().map(|&(_, size)| size).collect();
             let splits = by_group(&names, &sizes, &Shares { validation: 0.1, test: 0.2, seed: 3 }).unwrap();
             named.into_iter().map(|(name, _)| name).zip(splits).collect::<BTreeMap<_, _>>()
@@ -184,7 +184,9 @@ mod tests {
         ) {
             let rows: usize = sizes.iter().sum();
             let mut names = Names::default();
-            (0..sizes.len()).for_each(|index| { names.number(&format!("g{index}")); });
+            for index in 0..sizes.len() {
+                names.number(&format!("g{index}"));
+            }
             let sizes: Vec<u32> = sizes.into_iter().map(|size| size as u32).collect();
             let splits = by_group(&names, &sizes, &Shares { validation: 0.1, test: 0.1, seed }).unwrap();
             for split in [SplitName::Validation, SplitName::Test] {

@@ -40,13 +40,16 @@ impl Mixture {
         for (name, weight) in weights {
             if !(*weight > 0.0 && weight.is_finite()) {
                 return Err(refused(
-                    format!("`mixture.{name}` is {weight}, not a weight above 0"),
+                    &format!("`mixture.{name}` is {weight}, not a weight above 0"),
                     "give it a positive number, or leave the part out of the dataset's `mixture`",
                 ));
             }
             if !names.contains(&name.as_str()) {
                 return Err(refused(
-                    format!("`mixture.{name}` names no part of the dataset; it has `{}`", names.join("`, `")),
+                    &format!(
+                        "`mixture.{name}` names no part of the dataset; it has `{}`",
+                        names.join("`, `")
+                    ),
                     "name the parts as in the `mixture` of prepare-data",
                 ));
             }
@@ -55,11 +58,11 @@ impl Mixture {
         for part in &parts {
             let Some(weight) = weights.get(&part.name) else {
                 let hint = "give every part of the dataset a weight";
-                return Err(refused(format!("`mixture` has no weight for the part `{}`", part.name), hint));
+                return Err(refused(&format!("`mixture` has no weight for the part `{}`", part.name), hint));
             };
             if part.rows == 0 {
                 return Err(refused(
-                    format!("the part `{}` of the mixture has no training row", part.name),
+                    &format!("the part `{}` of the mixture has no training row", part.name),
                     "leave it out, or see `stats.json` of the dataset for where its rows went",
                 ));
             }
@@ -141,7 +144,7 @@ impl Mixture {
     }
 }
 
-fn refused(reason: String, hint: &str) -> Error {
+fn refused(reason: &str, hint: &str) -> Error {
     Error::Settings(format!("{reason}\nhint: {hint}"))
 }
 

@@ -413,10 +413,8 @@ mod tests {
         let plan = |packed: bool| -> Result<BatchPlan> {
             let lengths: Vec<u32> = (1..=20).collect();
             let hardness = lengths.iter().map(|&length| (length % 7) as f32).collect();
-            let plan = match packed {
-                true => BatchPlan::packed(lengths, 3, 24, 9)?,
-                false => BatchPlan::new(lengths, 3, 9)?,
-            };
+            let plan =
+                if packed { BatchPlan::packed(lengths, 3, 24, 9)? } else { BatchPlan::new(lengths, 3, 9)? };
             let plan = plan.mixed(Mixture::new(parts.clone(), &weights, 9)?);
             Ok(plan.in_order(Curriculum { hardness, epochs: 1 }))
         };

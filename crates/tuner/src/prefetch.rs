@@ -88,9 +88,10 @@ mod tests {
         let factors: Vec<f32> = (0..23).map(|row| row as f32).collect();
         for packed in [false, true] {
             let made = |ahead: usize, first: usize, steps: usize| -> Result<Vec<StepData>> {
-                let mut plan = match packed {
-                    true => BatchPlan::packed(lengths.clone(), 1, 48, 5)?,
-                    false => BatchPlan::new(lengths.clone(), 2, 5)?,
+                let mut plan = if packed {
+                    BatchPlan::packed(lengths.clone(), 1, 48, 5)?
+                } else {
+                    BatchPlan::new(lengths.clone(), 2, 5)?
                 };
                 let source = Source {
                     plan: &mut plan,

@@ -211,7 +211,7 @@ fn two_parts(folder: &Path) {
     let pair = |row: usize| format!("{},a man {row},s{}\n", shared(row), row % 12);
     let text = |row: usize| {
         let own = format!("he kumu okoa {row} keia e ku nei ma ka mauna {row}");
-        let text = if row % 10 == 0 { shared(row) } else { own };
+        let text = if row.is_multiple_of(10) { shared(row) } else { own };
         format!("{{\"text\":\"{text}\",\"group\":\"t{}\"}}\n", row % 12)
     };
     let a = format!("haw,eng,story\n{}", (0..60).map(pair).collect::<String>());

@@ -254,7 +254,7 @@ impl stage::Config for Config {
         need(full || !self.norms, "`norms` train only with fine_tune_type = \"full\"");
         need(!full || self.keys.is_empty(), "`keys` choose adapters; fine_tune_type = \"full\" has none");
         need(!full || self.dropout == 0.0, "`dropout` acts on adapters; fine_tune_type = \"full\" has none");
-        for (name, weight) in self.mixture.iter().filter(|&(_, weight)| !(*weight > 0.0)) {
+        for (name, weight) in self.mixture.iter().filter(|(_, weight)| weight.is_nan() || **weight <= 0.0) {
             problems.push(format!("`mixture.{name}` is {weight}, but a weight must be above 0"));
         }
         problems

@@ -75,14 +75,13 @@ pub(crate) fn of_rows(file: &Path, rows: &Path) -> Result<Vec<f32>> {
     let (mut missing, mut named) = (0, Vec::new());
     for row in dataset::read_rows(rows)? {
         let row = row?;
-        match known.binary_search_by_key(&Id::of(&row.id), |&(id, ..)| id) {
-            Ok(place) => losses.push(known[place].1),
-            Err(_) => {
-                missing += 1;
-                if named.len() < NAMED {
-                    named.push(format!("`{}`", row.id));
-                }
-            }
+        if let Ok(place) = known.binary_search_by_key(&Id::of(&row.id), |&(id, ..)| id) {
+            losses.push(known[place].1);
+            continue;
+        }
+        missing += 1;
+        if named.len() < NAMED {
+            named.push(format!("`{}`", row.id));
         }
     }
     if missing == 0 {
@@ -96,38 +95,16 @@ pub(crate) fn of_rows(file: &Path, rows: &Path) -> Result<Vec<f32>> {
     })
 }
 
+/// Id, mean loss and place in the file.
+type Known = (Id, f32, u32);
+
 /// Reads ids, mean losses and lines, sorted by id.
-fn read(path: &Path) -> Result<Vec<(Id, f32, u32)>> {
-    let unreadable = |cause| Error::Unreadable { path: path.to_owned(), cause };
-    let open = || fs_err::File::open(path).map(BufReader::new).map_err(unreadable);
+fn read(path: &Path) -> Result<Vec<Known>> {
     let mut first = String::new();
-    open()?.read_line(&mut first).map_err(unreadable)?;
-    let losses: Result<Vec<_>, RowProblem> = match serde_json::from_str::<Entry>(&first) {
-        Err(_) if !first.trim_end().ends_with('}') || first.contains("\"checkpoints\"") => {
-            let report: Report = serde_json::from_reader(open()?).map_err(|error| Error::File {
-                path: path.to_owned(),
-                reason: format!(
-                    "neither rows of `id` and `loss`, one a line, nor losses of `validate`: {error}"
-                ),
-                hint: HINT.into(),
-            })?;
-            let base = report.checkpoints.into_iter().next().map(|checkpoint| checkpoint.rows);
-            (1..).zip(base.unwrap_or_default()).map(|(row, entry)| loss_of(&entry, row)).collect()
-        }
-        _ => {
-            let mut losses = Vec::new();
-            for (number, line) in (1..).zip(open()?.lines()) {
-                let line = line.map_err(unreadable)?;
-                if !line.trim().is_empty() {
-                    let entry = serde_json::from_str(&line)
-                        .map_err(|error| problem(number, format!("not a row of `id` and `loss`: {error}")));
-                    losses.push(entry.and_then(|entry| loss_of(&entry, number)));
-                }
-            }
-            losses.into_iter().collect()
-        }
-    };
-    let mut losses = losses.map_err(|problem| problem.in_file(path))?;
+    open(path)?.read_line(&mut first).map_err(|cause| unreadable(path, cause))?;
+    let is_row = first.trim_end().ends_with('}') && !first.contains("\"checkpoints\"");
+    let is_row = is_row || serde_json::from_str::<Entry>(&first).is_ok();
+    let mut losses = if is_row { of_lines(path)? } else { of_report(path)? };
     losses.sort_unstable_by_key(|&(id, _, line)| (id, line));
     let doubles = losses.windows(2).filter(|pair| pair[0].0 == pair[1].0);
     if let Some(pair) = doubles.min_by_key(|pair| pair[1].2) {
@@ -140,13 +117,49 @@ fn read(path: &Path) -> Result<Vec<(Id, f32, u32)>> {
     Ok(losses)
 }
 
+fn unreadable(path: &Path, cause: std::io::Error) -> Error {
+    Error::Unreadable { path: path.to_owned(), cause }
+}
+
+fn open(path: &Path) -> Result<BufReader<fs_err::File>> {
+    fs_err::File::open(path).map(BufReader::new).map_err(|cause| unreadable(path, cause))
+}
+
+/// Rows, one a line.
+fn of_lines(path: &Path) -> Result<Vec<Known>> {
+    let mut losses = Vec::new();
+    for (number, line) in (1..).zip(open(path)?.lines()) {
+        let line = line.map_err(|cause| unreadable(path, cause))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let entry = serde_json::from_str(&line)
+            .map_err(|error| problem(number, format!("not a row of `id` and `loss`: {error}")));
+        let known = entry.and_then(|entry| loss_of(&entry, number));
+        losses.push(known.map_err(|problem| problem.in_file(path))?);
+    }
+    Ok(losses)
+}
+
+/// What `validate` writes.
+fn of_report(path: &Path) -> Result<Vec<Known>> {
+    let report: Report = serde_json::from_reader(open(path)?).map_err(|error| Error::File {
+        path: path.to_owned(),
+        reason: format!("neither rows of `id` and `loss`, one a line, nor losses of `validate`: {error}"),
+        hint: HINT.into(),
+    })?;
+    let base = report.checkpoints.into_iter().next().map(|checkpoint| checkpoint.rows);
+    let rows = (1..).zip(base.unwrap_or_default());
+    rows.map(|(row, entry)| loss_of(&entry, row).map_err(|problem| problem.in_file(path))).collect()
+}
+
 const HINT: &str = "write rows as `{\"id\": \"…\", \"loss\": 1.5}`";
 
 fn problem(line: u32, reason: String) -> RowProblem {
     RowProblem { line: u64::from(line), column: None, reason, hint: HINT.into() }
 }
 
-fn loss_of(entry: &Entry, line: u32) -> Result<(Id, f32, u32), RowProblem> {
+fn loss_of(entry: &Entry, line: u32) -> Result<Known, RowProblem> {
     let mean = entry
         .mean()
         .ok_or_else(|| problem(line, format!("the loss {} is no number to sort by", entry.loss)))?;
