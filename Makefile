@@ -58,11 +58,10 @@ $(BIN)/.built: $(SOURCES) | native
 test: native ## Run all tests
 	cargo build --locked --workspace --bins
 	RUST_TEST_THREADS=1 cargo test --locked --workspace
-	@if command -v nix-build >/dev/null; then tests/nix/run.sh target/debug; \
-	  else echo 'There is no Nix here: its tests are left out (`make test-nix` runs them).'; fi
+	@if [ "$$(uname -s)" = Linux ] && command -v nix-build >/dev/null; then tests/nix/run.sh target/debug; \
+	  else echo 'There is no Nix here (or no Linux sandbox): its tests are left out (`make test-nix` runs them).'; fi
 
 test-nix: native ## Test the flake, and the pipelines as derivations in the sandbox (needs Nix)
-	@command -v nix-build >/dev/null || { echo 'error: there is no Nix here' >&2; exit 1; }
 	cargo build --locked --workspace --bins
 	tests/nix/run.sh target/debug $(NIX_TESTS)
 

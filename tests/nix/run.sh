@@ -9,7 +9,10 @@ programs=$(cd "$1" && pwd)
 shift
 groups=${*:-evaluation flake pipeline resume store models}
 
-command -v nix-build >/dev/null || { echo 'error: there is no Nix here' >&2; exit 1; }
+missing() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
+[ "$(uname -s)" = Linux ] || missing 'these tests need the sandbox of Linux' 'on macOS, run `nix flake check`'
+command -v nix-build >/dev/null || missing 'there is no Nix here' 'on Debian: apt-get install nix-bin'
+command -v busybox >/dev/null || missing 'there is no busybox here' 'on Debian: apt-get install busybox-static'
 
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work" && rm -rf "$work"' EXIT
@@ -31,7 +34,7 @@ warn-dirty = false
 CONF
 export CARGO_HOME=${CARGO_HOME:-$HOME/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}
 export NIX_CONF_DIR=$work/conf HOME=$work/home
-unset NIX_PATH NIX_REMOTE ASHLAR_STORE ASHLAR_SCRATCH HF_HUB_CACHE HF_HOME MAKEFLAGS MFLAGS MAKEOVERRIDES
+unset NIX_PATH NIX_REMOTE ASHLAR_STORE ASHLAR_SCRATCH HF_HUB_CACHE HF_HOME MAKEFLAGS MFLAGS MAKEOVERRIDES DATA MODEL_DIR
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
