@@ -65,10 +65,8 @@ impl Estimate {
         };
         let scores = 3 * config.batch_size * shape.heads * length * length;
         let kept = tokens * (10 * shape.width + 4 * shape.attention + 6 * shape.inner) + scores;
-        let kept_layers = match config.gradient_checkpointing {
-            true => trained_layers.min(RECOMPUTED_LAYERS),
-            false => trained_layers,
-        };
+        let recomputed = config.gradient_checkpointing;
+        let kept_layers = if recomputed { trained_layers.min(RECOMPUTED_LAYERS) } else { trained_layers };
         let between = tokens * shape.width * trained_layers;
         let rows = tokens.min(((1 << 24) / shape.vocabulary.max(1)).max(64));
         Self {
