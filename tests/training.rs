@@ -32,7 +32,8 @@ impl Bench {
                 line["auth_weight"] = authority.into();
                 line["prov_entropy"] = entropy.into();
             }
-            text.push_str(&format!("{line}\n"));
+            text += &line.to_string();
+            text.push('\n');
         }
         let rows = place.path().join("rows.jsonl");
         fs_err::write(&rows, text)?;
