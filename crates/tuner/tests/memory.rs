@@ -1,7 +1,5 @@
 //! Memory stays flat over steps whose shapes change. Alone in its process: memory is counted for the whole of it.
 
-#![expect(clippy::print_stdout, reason = "tells what was measured, with --nocapture")]
-
 mod support;
 
 use anyhow::{Result, ensure};
