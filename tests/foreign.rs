@@ -87,6 +87,44 @@ fn adapters_and_models_of_other_tools_are_scored_and_fused_like_our_own() -> Res
 }
 
 #[test]
+fn losses_of_single_tokens_add_up_to_those_of_rows() -> Result<()> {
+    let bench = Bench::new()?;
+    let (base, tuned) = (format!("base={MODEL}"), format!("tuned={}", bench.adapters()));
+    let settings = ["--set", "generated_rows=1", "--set", "max_tokens=1"];
+    let inputs = ["--model", &base, "--adapters", &tuned, "--dataset", &bench.dataset];
+    let inputs = [&inputs[..], &settings].concat();
+    let plain = bench.place.make("evaluate", &inputs)?;
+    let asked = bench.place.make("evaluate", &[&inputs[..], &["--set", "token_losses=true"]].concat())?;
+    ensure!(json(&plain, "metrics.json")? == json(&asked, "metrics.json")?, "other scores");
+    ensure!(!Path::new(&plain).join("data/token_losses.jsonl").exists(), "nobody asked");
+
+    let lines = |file: &str| -> Result<Vec<Value>> {
+        let text = fs_err::read_to_string(Path::new(&asked).join("data").join(file))?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    };
+    let (rows, tokens) = (lines("predictions.jsonl")?, lines("token_losses.jsonl")?);
+    ensure!(!rows.is_empty() && rows.len() == tokens.len(), "{} and {} rows", rows.len(), tokens.len());
+    for (row, tokens) in rows.iter().zip(&tokens) {
+        ensure!(row["id"] == tokens["id"], "{tokens}");
+        let count = tokens["targets"].as_array().context("no targets")?.len();
+        ensure!(
+            count > 0 && tokens["texts"].as_array().is_some_and(|texts| texts.len() == count),
+            "{tokens}"
+        );
+        for name in ["base", "tuned"] {
+            let losses = tokens["losses"][name].as_array().context("no losses")?;
+            let sum = losses.iter().map(number).sum::<Result<f64>>()?;
+            let whole = number(&row["losses"][name]["loss"])?;
+            ensure!(losses.len() == count && row["losses"][name]["tokens"] == count, "{row}");
+            ensure!((sum - whole).abs() <= SAME_LOSS * whole, "{sum} is not {whole}");
+            let perplexity = number(&tokens["perplexities"][name])?;
+            ensure!((perplexity.ln() - whole / count as f64).abs() < SAME_LOSS, "{perplexity}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn hostile_adapters_are_refused_wherever_they_are_read() -> Result<()> {
     let bench = Bench::new()?;
     let (dataset, adapters) = (&bench.dataset, bench.adapters());

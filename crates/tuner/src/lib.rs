@@ -46,6 +46,6 @@ pub use optimizer::{Optimizer, OptimizerName, OptimizerSettings};
 pub use plan::{BatchPlan, Curriculum, MicroBatch};
 pub use run::{Observer, RunSettings, Stop, Summary, run};
 pub use schedule::{ScheduleName, ScheduleSettings};
-pub use score::{RowScore, Score, score, score_batch};
+pub use score::{RowScore, Score, score, score_batch, token_losses};
 pub use trainer::{StepReport, Trainer};
 pub use vocabulary::check_vocabulary;

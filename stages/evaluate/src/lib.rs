@@ -27,6 +27,9 @@ pub struct Config {
     pub generation_batch_size: usize,
     /// Seed of the shuffled references that set the floor.
     pub seed: u64,
+    /// Write `token_losses.jsonl`: the loss of every single target.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub token_losses: bool,
 }
 
 impl Default for Config {
@@ -38,6 +41,7 @@ impl Default for Config {
             max_tokens: 256,
             generation_batch_size: 16,
             seed: 1,
+            token_losses: false,
         }
     }
 }
@@ -85,11 +89,13 @@ pub struct Dataset<'a> {
 /// What one model made of the split.
 struct Outcome {
     losses: Vec<RowScore>,
+    /// Of every target of every row, if asked for.
+    token_losses: Option<Vec<Vec<f32>>>,
     /// Row number → answer.
     answers: BTreeMap<usize, String>,
 }
 
-/// Writes `predictions.jsonl` and `metrics.json` into `out`; returns the latter.
+/// Writes `predictions.jsonl`, `metrics.json` and, if asked for, `token_losses.jsonl` into `out`; returns the metrics.
 ///
 /// `check` is asked between models; its error ends the run.
 ///
@@ -118,6 +124,9 @@ pub fn run(
             .push((model.name.as_str(), outcome.with_context(|| format!("evaluating `{}`", model.name))?));
     }
     write_predictions(&rows, &outcomes, out)?;
+    if config.token_losses {
+        write_token_losses(&rows, &split, &tokenizer, &outcomes, out)?;
+    }
     let report = report(&rows, &asked, &outcomes, config)?;
     let text = serde_json::to_string_pretty(&report).expect("plain JSON");
     fs_err::write(out.join("metrics.json"), text + "\n")?;
@@ -143,7 +152,12 @@ fn outcome(
     if let Some(adapters) = &named.adapters {
         tuner::load_adapters(&mut model, adapters)?;
     }
-    let losses = tuner::score(&model, split, "test", config.batch_size)?.rows;
+    let (losses, token_losses) = if config.token_losses {
+        let of_rows = tuner::token_losses(&model, split, "test", config.batch_size)?;
+        (of_rows.iter().map(|losses| RowScore::of(losses)).collect(), Some(of_rows))
+    } else {
+        (tuner::score(&model, split, "test", config.batch_size)?.rows, None)
+    };
     let prompts: Vec<Vec<u32>> = asked
         .iter()
         .map(|&row| {
@@ -160,7 +174,7 @@ fn outcome(
     for (&row, generation) in asked.iter().zip(models::generate(&model, &prompts, &options)?) {
         answers.insert(row, tokenizer.decode(&generation.tokens, true)?.trim().to_owned());
     }
-    Ok(Outcome { losses, answers })
+    Ok(Outcome { losses, token_losses, answers })
 }
 
 fn write_predictions(rows: &[StoredRow], outcomes: &[(&str, Outcome)], out: &Path) -> Result<()> {
@@ -183,6 +197,48 @@ fn write_predictions(rows: &[StoredRow], outcomes: &[(&str, Outcome)], out: &Pat
         text.push('\n');
     }
     Ok(fs_err::write(out.join("predictions.jsonl"), text)?)
+}
+
+/// Writes a line a row: its targets as ids and as text, and for every model their losses and the row's perplexity.
+fn write_token_losses(
+    rows: &[StoredRow],
+    split: &Split,
+    tokenizer: &TextTokenizer,
+    outcomes: &[(&str, Outcome)],
+    out: &Path,
+) -> Result<()> {
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        let targets = targets_of(split, number);
+        let texts: Vec<String> =
+            targets.iter().map(|&token| tokenizer.decode(&[token], false)).collect::<dataset::Result<_>>()?;
+        let (mut losses, mut perplexities) = (BTreeMap::new(), BTreeMap::new());
+        for (name, outcome) in outcomes {
+            let of_rows = outcome.token_losses.as_ref().context("scored without losses of tokens")?;
+            let score = outcome.losses[number];
+            losses.insert(*name, &of_rows[number]);
+            if score.tokens > 0 {
+                perplexities.insert(*name, (score.loss / score.tokens as f64).exp());
+            }
+        }
+        let line = json!({
+            "id": row.id,
+            "losses": losses,
+            "perplexities": perplexities,
+            "targets": targets,
+            "texts": texts,
+        });
+        text.push_str(&line.to_string());
+        text.push('\n');
+    }
+    Ok(fs_err::write(out.join("token_losses.jsonl"), text)?)
+}
+
+/// The tokens of a row that count as targets; its first one is never predicted.
+fn targets_of(split: &Split, row: usize) -> Vec<u32> {
+    let row = split.row(row);
+    let pairs = row.tokens.iter().zip(row.trained).skip(1);
+    pairs.filter(|(_, trained)| **trained != 0).map(|(&token, _)| token).collect()
 }
 
 /// What a person asked: the last message before the answer, without the template around it.
