@@ -84,13 +84,17 @@ impl Progress {
         self.started.elapsed().mul_f64((self.steps - step) as f64 / done)
     }
 
-    fn line(&mut self, step: usize, loss: f64) -> String {
+    /// How the model does.
+    fn learning(&self, loss: f64) -> String {
+        format!("loss {loss:.3} · mean {:.3} · rate {:.2e}", self.mean(), self.rate)
+    }
+
+    /// How the run does.
+    fn running(&mut self, step: usize) -> String {
         let memory = mlx_ext::resident_memory().unwrap_or(0);
         let growth = self.growth.take(step - self.first_step, memory);
         format!(
-            "loss {loss:.3} · mean {:.3} · rate {:.2e} · {:.0} tokens/s · {} left · {} {:+.0} % · {} since checkpoint",
-            self.mean(),
-            self.rate,
+            "{:.0} tokens/s · {} left · {} {:+.0} % · {} since checkpoint",
             self.tokens_per_second(),
             HumanDuration(self.remaining(step)),
             gigabytes(memory),
@@ -147,8 +151,9 @@ impl Observer for Progress {
             tracing::info!("going on after step {step} of {steps}");
         }
         self.bar = stage::progress_bar(steps as u64);
+        // Two lines: one would be cut on a terminal of 80 columns.
         self.bar.set_style(
-            ProgressStyle::with_template("{bar:10} {percent:>3} % {pos}/{len} {wide_msg}")
+            ProgressStyle::with_template("{bar:10} {percent:>3} % {pos}/{len} {prefix}\n{wide_msg}")
                 .expect("the template is well formed"),
         );
         self.bar.set_position(step as u64);
@@ -164,18 +169,19 @@ impl Observer for Progress {
         if self.losses.len() > MEAN_OVER {
             self.losses.pop_front();
         }
-        self.bar.set_position(step as u64);
         if !self.bar.is_hidden() {
-            let line = self.line(step, report.mean_loss());
-            self.bar.set_message(line);
+            self.bar.set_prefix(self.learning(report.mean_loss()));
+            let running = self.running(step);
+            self.bar.set_message(running);
         }
+        self.bar.set_position(step as u64);
     }
 
     fn reported(&mut self, step: usize, train_loss: f64) {
         if self.bar.is_hidden() {
-            let line = self.line(step, train_loss);
+            let (learning, running) = (self.learning(train_loss), self.running(step));
             let (steps, percent) = (self.steps, 100 * step / self.steps.max(1));
-            tracing::info!("{percent:>3} % {step}/{steps} {line}");
+            tracing::info!("{percent:>3} % {step}/{steps} {learning} · {running}");
         }
         let Some(path) = &self.timing else { return };
         let mut record = json!({
