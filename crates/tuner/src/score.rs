@@ -85,7 +85,8 @@ fn each_row(
         let mut outcome = Ok(());
         losses_of_batch(model, &batch, &mut |losses| {
             let row = *rows.next().expect("a batch has the rows it was made of");
-            if let Some(value) = losses.iter().find(|loss| !loss.is_finite()) {
+            let bad = losses.iter().find(|loss| !loss.is_finite());
+            if let (Some(value), Ok(())) = (bad, &outcome) {
                 outcome = Err(Error::NotFinite { split: name.to_owned(), row, value: f64::from(*value) });
             }
             visit(row as usize, losses);
