@@ -46,7 +46,7 @@ $(NATIVE)/mlx-%/mlx:
 
 $(NATIVE)/mlx-c: | $(NATIVE)/mlx-$(BACKEND)/mlx ;
 
-SOURCES := $(shell find crates stages -name '*.rs' -o -name '*.css' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
+SOURCES := $(shell find crates stages tools -name '*.rs' -o -name '*.css' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
 
 # `make pipeline BIN=…` uses the programs in that folder as they are.
 build: $(if $(filter command,$(origin BIN)),,$(BIN)/.built) ## Build all programs

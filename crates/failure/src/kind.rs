@@ -1,0 +1,62 @@
+//! Kinds of failure and their exit codes.
+
+use std::io;
+
+use rustix::io::Errno;
+
+/// The kind of a failure, which decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Anything without a kind of its own below (exit 1).
+    Failed,
+    /// The command line or a setting is wrong (exit 2).
+    Usage,
+    /// The content of an input is wrong (exit 65).
+    BadInput,
+    /// Running again produced different bytes (exit 70).
+    Nondeterministic,
+    /// No space, a quota, a read-only file system or an I/O error (exit 74).
+    Storage,
+    /// Another process holds a lock (exit 75).
+    Locked,
+    /// A signal asked the program to stop, and its state is saved (exit 128 + signal).
+    Interrupted {
+        /// Number of the signal.
+        signal: i32,
+    },
+    /// The exit code is the answer, as for `--plan`; nothing is printed.
+    Status(u8),
+}
+
+impl Kind {
+    /// Returns the exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::BadInput => 65,
+            Self::Nondeterministic => 70,
+            Self::Storage => 74,
+            Self::Locked => 75,
+            Self::Interrupted { signal } => 128 + signal as u8,
+            Self::Status(code) => code,
+        }
+    }
+
+    /// Returns the kind of an I/O error, by its number and never by its text.
+    pub fn of_io(error: &io::Error) -> Self {
+        let storage =
+            [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::ReadOnlyFilesystem];
+        let is_io_error = error.raw_os_error() == Some(Errno::IO.raw_os_error());
+        if is_io_error || storage.contains(&error.kind()) { Self::Storage } else { Self::Failed }
+    }
+
+    /// Returns the hint for failures of this kind that bring none.
+    pub(crate) fn default_hint(self) -> Option<&'static str> {
+        match self {
+            Self::Storage => Some("free some space or use another disk, then run the same command again"),
+            Self::Locked => Some("wait until it has finished, or raise `--lock-wait`"),
+            _ => None,
+        }
+    }
+}

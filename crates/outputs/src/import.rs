@@ -1,0 +1,58 @@
+//! `import.json`: where a model came from, and what was kept of it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Document, stages};
+
+/// The record of an import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// Where the model came from.
+    pub source: ImportSource,
+    /// Licence of the model, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Names of the files that were kept.
+    pub kept: Vec<String>,
+    /// How the weights were quantized, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantized: Option<Quantization>,
+    /// Whether the weights were dequantized.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dequantized: bool,
+    /// Files that were left out, each with the reason.
+    pub dropped: BTreeMap<String, String>,
+}
+
+/// Where a model came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum ImportSource {
+    /// A folder on the machine that imported it.
+    Folder,
+    /// A repository on the hub.
+    Hub {
+        /// `ORG/NAME`.
+        id: String,
+        /// The commit, 40 hex digits.
+        commit: String,
+    },
+}
+
+/// A quantization format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quantization {
+    /// Bits per weight.
+    pub bits: i32,
+    /// Number of weights that share a scale.
+    pub group_size: i32,
+    /// `affine`, `mxfp4`, `mxfp8` or `nvfp4`.
+    pub mode: String,
+}
+
+impl Document for Import {
+    const FILE: &'static str = stages::IMPORT;
+    const STAGE: &'static str = "import-model";
+}

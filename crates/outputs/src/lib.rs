@@ -1,0 +1,37 @@
+//! The files that stages hand over: the name, the type, the writer and the checked reader of each.
+//!
+//! No stage depends on another stage; what they share is here. A [`Document`] is one JSON value, a [`Line`] one line of a
+//! file of JSON lines. Fields are written in the order of their declaration, so that order is part of the format.
+//! [`STAGES`] lists every stage with the outputs it makes.
+//!
+//! ```
+//! use outputs::{CheckpointLosses, Document, Losses, NamedRowLoss};
+//!
+//! let row = NamedRowLoss { id: "story-1".into(), loss: 6.0, tokens: 4 };
+//! let base = CheckpointLosses::new(0, vec![row]);
+//! let losses = Losses { split: "validation".into(), rows: 1, tokens: 4, checkpoints: vec![base] };
+//! let folder = tempfile::tempdir()?;
+//! losses.write(folder.path())?;
+//! assert_eq!(Losses::read(&folder.path().join(outputs::LOSSES))?, losses);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod choice;
+mod files;
+mod fusion;
+mod import;
+mod losses;
+mod scores;
+mod stages;
+mod stats;
+mod training;
+
+pub use choice::{Candidate, Choice};
+pub use files::{Document, Error, Line, Result};
+pub use fusion::FusionCost;
+pub use import::{Import, ImportSource, Quantization};
+pub use losses::{CheckpointLosses, Losses, NamedRowLoss, RowLoss};
+pub use scores::{ModelScores, Prediction, Scores, TokenLosses};
+pub use stages::*;
+pub use stats::{Leak, LeakKind, LeakStats, Lengths, SplitStats, Stats, Tally};
+pub use training::{MetricsLine, Stop, Summary, TrainLine, ValidationLine};

@@ -1,0 +1,136 @@
+//! `stats.json`: what prepare-data kept, left out and found.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Document, stages};
+
+/// A count, with the first of the things counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// How many there are.
+    pub count: u64,
+    /// The first of them, with their places.
+    pub examples: Vec<String>,
+}
+
+/// Statistics of a dataset.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Rows in the files, unusable ones included.
+    pub rows_read: u64,
+    /// Unusable rows, left out with `on_bad_row = "skip"`.
+    pub bad_rows: Tally,
+    /// Rows that do not meet the conditions.
+    pub filtered_rows: u64,
+    /// Rows held out of training and validation.
+    pub held_out_rows: u64,
+    /// Usable rows left out by `max_rows`.
+    pub not_sampled_rows: u64,
+    /// Statistics by name of the split.
+    pub splits: BTreeMap<String, SplitStats>,
+    /// Result of the leak check.
+    pub leaks: LeakStats,
+}
+
+/// Statistics of one split.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SplitStats {
+    /// Number of rows.
+    pub rows: u64,
+    /// Number of tokens.
+    pub tokens: u64,
+    /// Number of targets.
+    pub trained_tokens: u64,
+    /// Lengths of the rows.
+    pub length: Lengths,
+    /// Truncated rows.
+    pub truncated: Tally,
+    /// Rows left out because they are too long.
+    pub too_long: Tally,
+    /// Rows left out because they have no target.
+    pub no_target: Tally,
+    /// Rows whose tokens do not start with the tokens of their prompt.
+    pub prompt_not_prefix: Tally,
+    /// Number of groups with rows in this split.
+    pub groups: u64,
+    /// Rows by group, for validation and test with at most a thousand groups.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub group_rows: BTreeMap<String, u64>,
+    /// Training rows by source of a mixture.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub part_rows: BTreeMap<String, u64>,
+}
+
+/// Percentiles of row lengths, in tokens per row: the smallest length that N percent of the rows do not exceed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lengths {
+    /// Shortest row.
+    pub min: u64,
+    /// Mean, rounded to one decimal.
+    pub mean: f64,
+    /// Median.
+    pub p50: u64,
+    /// 90th percentile.
+    pub p90: u64,
+    /// 95th percentile.
+    pub p95: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// Longest row.
+    pub max: u64,
+}
+
+/// Result of the leak check.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeakStats {
+    /// Rows of validation and test, and held-out rows, that were compared with training rows.
+    pub checked_rows: u64,
+    /// How many of them leak.
+    pub count: u64,
+    /// The first hundred, in the order of the rows.
+    pub rows: Vec<Leak>,
+    /// How many still leak after `on_leak = "drop"`, because only several training rows together hold their text.
+    pub remaining: u64,
+    /// Training rows that were dropped because of a leak.
+    pub dropped_train_rows: Tally,
+}
+
+/// A held-out row and the training row it shares most text with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Leak {
+    /// Kind of leak.
+    pub kind: LeakKind,
+    /// Share of the row's shingles that occur in training, rounded to three decimals.
+    pub overlap: f64,
+    /// Id of the row.
+    pub row: String,
+    /// File and line of the row.
+    pub source: String,
+    /// Split of the row, or `held_out`.
+    pub split: String,
+    /// Id of the training row; absent if only several training rows together hold the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_row: Option<String>,
+    /// File and line of the training row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_source: Option<String>,
+}
+
+/// Kind of leak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeakKind {
+    /// The whole row occurs in training.
+    Exact,
+    /// The prompt or the answer is contained in a training row, or contains one.
+    Contained,
+    /// Much of the prompt or the answer occurs in training.
+    Overlap,
+}
+
+impl Document for Stats {
+    const FILE: &'static str = stages::STATS;
+    const STAGE: &'static str = "prepare-data";
+}
