@@ -52,7 +52,7 @@ SOURCES := $(shell find crates stages tools -name '*.rs' -o -name '*.css' -o -na
 build: $(if $(filter command,$(origin BIN)),,$(BIN)/.built) ## Build all programs
 
 $(BIN)/.built: $(SOURCES) | native
-	@$(CARGO) build --release --locked $(foreach program,$(STAGES) generate upload,--package $(program))
+	@$(CARGO) build --release --locked $(foreach program,$(notdir $(wildcard stages/* tools/*)),--package $(program))
 	@touch $@
 
 test: native ## Run all tests

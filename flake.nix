@@ -10,7 +10,7 @@
       eachSystem = each systems;
 
       # Names come from folders and files, so that listing the outputs needs no nixpkgs.
-      programNames = builtins.attrNames (builtins.readDir ./stages);
+      programNames = builtins.attrNames (builtins.readDir ./stages // builtins.readDir ./tools);
       pipelineNames = builtins.attrNames (import ./pipelines { mkPipeline = pipeline: pipeline; });
       presetNames = map (file: builtins.head (builtins.split "\\.toml$" file)) (builtins.attrNames (builtins.readDir ./pipelines/models));
 

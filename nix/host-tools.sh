@@ -1,14 +1,16 @@
 #!/bin/sh
 # Copies built programs, and the shared libraries that they need, for nix/host.nix. usage: host-tools.sh DIR PROGRAMS
 #
-#   DIR/stages/NAME/bin/NAME   one folder a program, so that a changed one changes nothing for the others
-#   DIR/lib                    the loader and the libraries
-#   DIR/shell/bin              what makes folders and links
+#   DIR/programs/NAME/bin/NAME   one folder per program, so that a changed program does not affect the others
+#   DIR/lib                      the loader and the libraries
+#   DIR/shell/bin                tools that make folders and links
+#
+# Every folder in stages/ and tools/ is a program.
 set -eu
 dir=$1 programs=$2
-stages='import-model prepare-data train validate select-best fuse evaluate report generate'
+root=$(dirname "$0")/..
 
-# Left out: debug information, which differs from build to build and is half of the size.
+# Strips debug information, which differs between builds and is half of the size.
 add() {
     mkdir -p "$dir/$2"
     strip -o "$dir/$2/${1##*/}" "$1" 2>/dev/null || cp "$1" "$dir/$2/"
@@ -18,5 +20,8 @@ add() {
 
 rm -rf "$dir"
 mkdir -p "$dir/lib"
-for stage in $stages; do add "$programs/$stage" "stages/$stage/bin"; done
+for folder in "$root"/stages/* "$root"/tools/*; do
+    name=${folder##*/}
+    add "$programs/$name" "programs/$name/bin"
+done
 for tool in sh mkdir ln; do add "$(command -v $tool)" shell/bin; done

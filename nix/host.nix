@@ -20,7 +20,7 @@ let
     exe = "${libraries}/${loader}";
     args = [ "--library-path" "${libraries}" "${folder}/bin/${name}" ];
   };
-  programs = mapAttrs (name: _: load (folder "stages/${name}" name) name) (readDir (tools + "/stages"));
+  programs = mapAttrs (name: _: load (folder "programs/${name}" name) name) (readDir (tools + "/programs"));
 
   linkFarm = name: entries:
     let

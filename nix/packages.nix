@@ -21,8 +21,7 @@ let
   program = name: rustPackage {
     pname = name;
     src = slice name;
-    # The tests across packages are no part of a slice.
-    postPatch = "sed -i 's|, \"tests\"\\]|]|' Cargo.toml";
+    postPatch = builtins.readFile ./slice-members.sh;
     cargoBuildFlags = [ "--package" name ];
     # checks.test runs the tests of all.
     doCheck = false;
@@ -33,8 +32,7 @@ let
     };
   };
 
-  folders = builtins.readDir ../stages;
-  programs = lib.genAttrs (builtins.attrNames folders) program;
+  programs = lib.genAttrs (builtins.attrNames (builtins.readDir ../stages // builtins.readDir ../tools)) program;
 
   engine = { contentAddressed ? false, hub ? "https://huggingface.co" }: import ./pipeline.nix {
     inherit system backend contentAddressed hub;

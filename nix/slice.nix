@@ -7,7 +7,7 @@ let
   manifest = folder: fromTOML (readFile (root + "/${folder}/Cargo.toml"));
   folders = concatMap
     (above: filter (folder: pathExists (root + "/${folder}/Cargo.toml")) (map (name: "${above}/${name}") (attrNames (readDir (root + "/${above}")))))
-    [ "crates" "stages" ];
+    [ "crates" "stages" "tools" ];
   folderOf = listToAttrs (map (folder: { name = (manifest folder).package.name; value = folder; }) folders);
 
   # Packages of the workspace that a package names, for its tests too: cargo wants to see them all.

@@ -27,7 +27,7 @@
           program = name: run name ''
             mkdir -p $out/bin
             printf '#!%s\nexec %s --library-path %s %s "$@"\n' \
-              ${shell}/sh ${libraries}/${loader} ${libraries} ${tool "stages/${name}" name}/bin/${name} >$out/bin/${name}
+              ${shell}/sh ${libraries}/${loader} ${libraries} ${tool "programs/${name}" name}/bin/${name} >$out/bin/${name}
             chmod +x $out/bin/${name}
           '';
         in
@@ -49,7 +49,7 @@
             mkDerivation = attributes: run "${attributes.pname}-${attributes.version}" "mkdir -p $out" { inherit (attributes) src; };
           };
           rustPlatform.buildRustPackage = { pname, src, version, ... }:
-            if pathExists (./tools + "/stages/${pname}") then program pname { inherit src; }
+            if pathExists (./tools + "/programs/${pname}") then program pname { inherit src; }
             else run "${pname}-${version}" "mkdir -p $out" { inherit src; };
           runCommand = name: _: _: empty name;
           linkFarm = name: entries: run name

@@ -54,11 +54,11 @@ same 1 "$(wc -l <"$work/unknown")" 'hashes in nix/mlx.nix that make does not kno
 echo 'a slice is what a program needs, and no more'
 copy=$work/checkout
 mkdir "$copy"
-cp -r Cargo.toml Cargo.lock rust-toolchain.toml crates stages nix "$copy/"
+cp -r Cargo.toml Cargo.lock rust-toolchain.toml crates stages tools nix "$copy/"
 slices() {
     nix-instantiate --eval --strict --read-write-mode --expr '
         let slice = import '"$copy"'/nix/slice.nix { root = '"$copy"'; }; in
-        map (name: "${name} ${slice name}\n") (builtins.attrNames (builtins.readDir '"$copy"'/stages))' |
+        map (name: "${name} ${slice name}\n") (builtins.attrNames (builtins.readDir '"$copy"'/stages // builtins.readDir '"$copy"'/tools))' |
         grep -o '[a-z-]* /nix/store/[^\\]*'
 }
 slices >"$work/before"
@@ -75,8 +75,7 @@ while read -r name path; do
     slice=$work/slice
     cp -r "$(in_store "$path")" "$slice"
     chmod -R u+w "$slice"
-    sed -i 's|, "tests"\]|]|' "$slice/Cargo.toml"
-    (cd "$slice" && cargo metadata --offline --quiet --format-version 1 --filter-platform "$(rustc -vV | sed -n 's/^host: //p')") \
+    (cd "$slice" && sh "$copy/nix/slice-members.sh" && cargo metadata --offline --quiet --format-version 1 --filter-platform "$(rustc -vV | sed -n 's/^host: //p')") \
         >/dev/null || fail "the slice of $name is not whole"
     versions() { grep -A1 '^name = ' "$1" | grep -v '^--' | paste - - | sort -u; }
     same '' "$(comm -13 <(versions Cargo.lock) <(versions "$slice/Cargo.lock"))" "versions that $name takes"

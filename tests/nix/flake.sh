@@ -8,7 +8,7 @@ mkdir "$stub/tools/busybox"
 cp "$(command -v busybox)" "$stub/tools/busybox/busybox"
 for applet in sh mkdir chmod ln cp dirname printf; do ln -s busybox "$stub/tools/busybox/$applet"; done
 # Only what belongs to the repository, as Nix would take it from git.
-cp -r flake.nix flake.lock Cargo.toml Cargo.lock Makefile rust-toolchain.toml crates stages nix pipelines data tests "$flake/"
+cp -r flake.nix flake.lock Cargo.toml Cargo.lock Makefile rust-toolchain.toml crates stages tools nix pipelines data tests "$flake/"
 
 stubbed=(--override-input nixpkgs "path:$stub" --no-write-lock-file)
 # The first argument is a command of nix, of one word or two.
@@ -33,7 +33,7 @@ nix eval "path:$flake#lib" >"$work/out" 2>"$work/log" || fail "its library needs
 
 echo 'every attribute is there on every system'
 for where in x86_64-linux aarch64-linux aarch64-darwin; do
-    for name in default train generate haw-eng; do derivation_of "packages.$where.$name" >/dev/null; done
+    for name in default train generate upload haw-eng; do derivation_of "packages.$where.$name" >/dev/null; done
     for kind in pipelines pipelinesCA pipelinesFor.demo; do derivation_of "legacyPackages.$where.$kind.haw-eng.train" >/dev/null; done
 done
 # What the derivation of an attribute says.

@@ -11,7 +11,7 @@ echo 'by make'
 bin=$work/bin
 mkdir "$bin"
 for stage in $all; do
-    printf '#!/bin/sh\nexec %s --library-path %s %s "$@"\n' "$tools"/lib/ld-linux* "$tools/lib" "$tools/stages/$stage/bin/$stage" >"$bin/$stage"
+    printf '#!/bin/sh\nexec %s --library-path %s %s "$@"\n' "$tools"/lib/ld-linux* "$tools/lib" "$tools/programs/$stage/bin/$stage" >"$bin/$stage"
     chmod +x "$bin/$stage"
 done
 quietly make --no-print-directory pipeline BIN="$bin" STORE="$work/artifacts" BUILD="$work/build" MODEL=demo PIPELINE=haw-eng SET=
@@ -34,7 +34,7 @@ same "$from_train" "$(built)" 'stages that run with another learning rate'
 same 'evaluate report ' "$(planned small -A run --arg overrides '{ evaluate.generated_rows = 3; }')" 'with another setting of evaluate'
 changed=$work/changed
 cp -r "$tools" "$changed"
-printf '\0' >>"$changed/stages/validate/bin/validate"
+printf '\0' >>"$changed/programs/validate/bin/validate"
 same "$from_validate" "$(planned small -A run --arg tools "$changed")" 'stages that run with another validate'
 
 echo 'what should be deterministic is'

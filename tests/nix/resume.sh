@@ -40,7 +40,7 @@ echo 'with a scratch folder, killed after a save'
 # Another program, so that it is another derivation of the same run.
 scratched=$work/scratched
 cp -r "$tools" "$scratched"
-printf '\0' >>"$scratched/stages/train/bin/train"
+printf '\0' >>"$scratched/programs/train/bin/train"
 again=("${long[@]}" --arg tools "$scratched" -A train)
 saved() { [ -n "$(find "$work/scratch" -path '*/state/0*' -name SHA256SUMS 2>/dev/null)" ]; }
 small "${again[@]}" >"$work/out" 2>"$work/log" &

@@ -53,6 +53,6 @@ for stage in $all; do
 done
 changed=$work/cutoff
 cp -r "$tools" "$changed"
-printf '\0' >>"$changed/stages/prepare-data/bin/prepare-data"
+printf '\0' >>"$changed/programs/prepare-data/bin/prepare-data"
 quietly floating --arg tools "$changed" -A report
 same 'prepare-data ' "$(built)" 'stages that run with another prepare-data'
