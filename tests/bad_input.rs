@@ -227,7 +227,7 @@ fn tokens_that_the_model_does_not_know_are_refused() -> Result<()> {
     // A tokenizer of 2048 tokens, and a model of 704.
     let foreign = bench.place.dataset(&bench.place.model("data/models/demo")?)?;
     for (stage, _) in STAGES {
-        let words = ["row ", "holds the token ", "only knows 0 to 703"];
+        let words = ["row ", "has the token ", "tokens are 0 to 703"];
         bench.refused(&mut bench.with(stage, "dataset", foreign.as_ref()), 65, &words)?;
     }
     Ok(())

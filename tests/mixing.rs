@@ -147,12 +147,12 @@ fn what_is_wrong_with_mixtures_and_curricula_is_named() -> Result<()> {
     let weight = |text: &str| format!("mixture = {{ {text} }}");
     bench.refused(&weight("short = 1, long = 0"), &[], 2, &["`mixture.long` is 0", "above 0"])?;
     bench.refused(&weight("short = -2, long = 1"), &[], 2, &["`mixture.short` is -2"])?;
-    bench.refused(&weight("short = 1"), &[], 2, &["no weight for the part `long`", "hint: "])?;
+    bench.refused(&weight("short = 1"), &[], 2, &["no weight for the component `long`", "hint: "])?;
     bench.refused(
         &weight("short = 1, lang = 1"),
         &[],
         2,
-        &["`mixture.lang` names no part", "`long`, `short`"],
+        &["`mixture.lang` is not a component", "`long`, `short`"],
     )?;
     bench.refused("curriculum = 'loss'", &[], 2, &["needs the losses", "--losses"])?;
     bench.refused("curriculum_epochs = 1", &[], 2, &["`curriculum_epochs` needs a `curriculum`"])?;

@@ -217,7 +217,7 @@ fn a_run_that_diverges_says_where_and_what_is_left() -> Result<()> {
         ["optimizer=sgd", "learning_rate=1e38", "max_gradient_norm=0", "warmup_steps=0", "steps=20"];
     let ran = bench.train("store", &settings, &[])?;
     ensure!(ran.code == Some(1) && ran.stdout.is_empty(), "{ran:?}");
-    said(&ran, "diverged: ")?;
+    said(&ran, "training diverged at step ")?;
     said(&ran, "its rows were [")?;
     said(&ran, "nothing was saved before it")?;
     // The first steps are fine, then the rate has risen too far.

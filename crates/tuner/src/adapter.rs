@@ -97,22 +97,23 @@ pub struct Trainable {
 pub fn attach(model: &mut Model, settings: &AdapterSettings, seed: u64) -> Result<Trainable> {
     let layers = model.layer_count();
     if let Some(wanted) = settings.num_layers.filter(|&wanted| wanted > layers) {
-        return Err(Error::Settings(format!(
-            "`num_layers` is {wanted}, but the model has {layers} layers\nhint: 0 trains all of them"
-        )));
+        return Err(Error::settings(
+            format!("`num_layers` is {wanted}, but the model has {layers} layers"),
+            "set num_layers = 0 to train all of them",
+        ));
     }
     let (names, unused) = place(model, settings, seed)?;
     if let Some(key) = unused.first() {
-        return Err(Error::Settings(format!(
-            "`keys` names `{key}`, which no layer has\nhint: names are relative to a block, such as `self_attn.q_proj`"
-        )));
+        return Err(Error::settings(
+            format!("`keys` names `{key}`, but the model has no such layer"),
+            "names are relative to a block, such as `self_attn.q_proj`",
+        ));
     }
     let covered = settings.embeddings && settings.fine_tune_type == FineTuneType::Full;
     if settings.lm_head && !covered && !names.iter().any(|name| name.contains("lm_head.")) {
-        return Err(Error::Settings(
-            "`lm_head` is to train, but this model's head is its token embedding\n\
-             hint: leave it out, or set fine_tune_type = \"full\" and embeddings = true"
-                .to_owned(),
+        return Err(Error::settings(
+            "lm_head = true, but this model's head is its token embedding",
+            "set lm_head = false, or fine_tune_type = \"full\" and embeddings = true",
         ));
     }
     Ok(count(model, names))
@@ -272,7 +273,10 @@ fn full_embedding(
         return Ok(());
     }
     if settings.fine_tune_type != FineTuneType::Full {
-        return Err(Error::Settings("`embeddings` trains only with fine_tune_type = \"full\"".to_owned()));
+        return Err(Error::settings(
+            "embeddings = true needs fine_tune_type = \"full\"",
+            "set fine_tune_type = \"full\", or embeddings = false",
+        ));
     }
     needs_plain_weight(path, weight)?;
     names.push(join(path, "weight"));
@@ -282,8 +286,9 @@ fn full_embedding(
 fn needs_plain_weight(path: &str, weight: &Weight) -> Result<()> {
     match weight {
         Weight::Dense(_) => Ok(()),
-        Weight::Quantized(_) => Err(Error::Settings(format!(
-            "`{path}` is quantized, so its weights cannot train\nhint: use fine_tune_type = \"lora\", or import the model dequantized"
-        ))),
+        Weight::Quantized(_) => Err(Error::settings(
+            format!("`{path}` is quantized, so its weights cannot be trained"),
+            "set fine_tune_type = \"lora\", or import the model with `dequantize`",
+        )),
     }
 }

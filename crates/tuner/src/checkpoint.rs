@@ -142,7 +142,7 @@ impl Checkpoint {
     /// Loads one state, checking every byte.
     pub fn load(folder: &Path, names: &[String]) -> Result<Self> {
         verify(folder)?;
-        let bad = |file: &str, reason: String| Error::Adapter { path: folder.join(file), reason };
+        let bad = |file: &str, reason: String| Error::ResumeState { path: folder.join(file), reason };
         let counters: Counters = serde_json::from_str(&fs_err::read_to_string(folder.join(COUNTERS))?)
             .map_err(|error| bad(COUNTERS, error.to_string()))?;
         let weights = TensorFiles::open_file(&folder.join(WEIGHTS))?;
@@ -184,7 +184,7 @@ fn verify(folder: &Path) -> Result<()> {
         let (sum, file) = line.split_once("  ").unwrap_or(("", line));
         let path = folder.join(file);
         if sha256_of(&path)? != sum {
-            return Err(Error::Adapter { path, reason: "does not match its checksum".to_owned() });
+            return Err(Error::ResumeState { path, reason: "does not match its checksum".to_owned() });
         }
     }
     Ok(())

@@ -26,17 +26,14 @@ pub enum DistrustMode {
 ///
 /// Fails when `authority` is not in 0..=0.99, `entropy` (in bits) is negative, or `alpha` is not in 2.3..=3.
 pub fn distrust_loss(authority: f64, entropy: f64, alpha: f64) -> Result<f64> {
-    let problem = |name: &str, value: f64, range: &str| {
-        Error::Settings(format!("distrust loss: `{name}` is {value}, expected {range}"))
-    };
     if !(0.0..=0.99).contains(&authority) {
-        return Err(problem("auth_weight", authority, "0 to 0.99"));
+        return Err(Error::OutOfRange { name: "auth_weight", value: authority, range: "0 to 0.99" });
     }
     if !(entropy >= 0.0 && entropy.is_finite()) {
-        return Err(problem("prov_entropy", entropy, "0 or more"));
+        return Err(Error::OutOfRange { name: "prov_entropy", value: entropy, range: "0 or more" });
     }
     if !(2.3..=3.0).contains(&alpha) {
-        return Err(problem("distrust_alpha", alpha, "2.3 to 3"));
+        return Err(Error::OutOfRange { name: "distrust_alpha", value: alpha, range: "2.3 to 3" });
     }
     let distance = (1.0 - authority + 1e-8).ln() + entropy;
     Ok(alpha * distance * distance)
@@ -60,8 +57,9 @@ impl Distrust {
     pub fn new(mode: DistrustMode, lambda: f64, losses: &[Option<f64>]) -> Result<Self> {
         let known: Vec<f64> = losses.iter().copied().flatten().collect();
         if known.is_empty() {
-            return Err(Error::Settings(
-                "no row of the training split has `auth_weight` and `prov_entropy`\nhint: set distrust = \"off\"".to_owned(),
+            return Err(Error::settings(
+                "no row of the training split has `auth_weight` and `prov_entropy`",
+                "set distrust = \"off\"",
             ));
         }
         let mean = known.iter().sum::<f64>() / known.len() as f64;

@@ -1,102 +1,158 @@
-//! What can stop a training run.
+//! Errors of training, scoring and adapter files.
 
+use std::io;
 use std::path::PathBuf;
 
-/// An error of training, scoring or an adapter's files.
+use failure::{Failure, Kind};
+
+/// An error of training, scoring or reading an adapter.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read or written.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     /// The model cannot be loaded or run.
     #[error(transparent)]
     Model(#[from] models::Error),
     /// The dataset cannot be read.
     #[error(transparent)]
     Dataset(#[from] dataset::Error),
-    /// Settings that do not fit the model or each other.
-    #[error("{0}")]
-    Settings(String),
-    /// An adapter does not fit its model or is not one.
+    /// Settings do not fit the model, the dataset or each other.
+    #[error("{reason}")]
+    Settings {
+        /// What is wrong.
+        reason: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// A number is outside the range for which the distrust loss is defined.
+    #[error("distrust loss: `{name}` is {value}, expected {range}")]
+    OutOfRange {
+        /// Name of the field or setting.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The range in words.
+        range: &'static str,
+    },
+    /// An adapter folder is damaged, does not fit the model, or uses features that are not supported.
     #[error("`{path}`: {reason}")]
     Adapter {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
+        reason: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// A resume state is damaged.
+    #[error("`{path}`: {reason}")]
+    ResumeState {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
         reason: String,
     },
-    /// The loss or a gradient is no longer a number.
+    /// Saved parameters or optimizer moments have other shapes than those of this model.
+    #[error("the saved {what} do not fit the model and the optimizer")]
+    OtherShapes {
+        /// `parameters` or `moments`.
+        what: &'static str,
+    },
+    /// A loss, a gradient or a parameter is not finite.
     #[error(
-        "step {step} diverged: {what}; its rows were {rows:?} of the training split\n\
-         hint: lower `learning_rate`, lengthen `warmup_steps`, or lower `max_gradient_norm`; {kept}"
+        "training diverged at step {step}: {reason}; its rows were {rows:?} of the training split; {kept}"
     )]
     Diverged {
         /// The step, counted from 1.
         step: usize,
-        /// What is no longer a finite number, and what it is instead.
-        what: String,
-        /// Numbers of the rows in the step, counted from 0.
+        /// Which number is not finite.
+        reason: String,
+        /// Indices of the rows of the step, counted from 0.
         rows: Vec<u32>,
-        /// What there is to go back to.
+        /// What was saved before.
         kept: String,
     },
-    /// A model that scores a row with something that is not a number.
-    #[error("the loss of row {row} of the {split} split is {value}\nhint: the weights hold NaN or infinity")]
+    /// The model's loss on a row is not finite.
+    #[error("the loss of row {row} of the {split} split is {value}")]
     NotFinite {
-        /// The split.
+        /// Name of the split.
         split: String,
-        /// The row, counted from 0.
+        /// Index of the row, counted from 0.
         row: u32,
-        /// What it was.
+        /// The loss.
         value: f64,
     },
-    /// A row with a token that the model has no embedding for.
+    /// A row contains a token that the model has no embedding for.
     #[error(
-        "row {row} of the {split} split holds the token {token}, the model only knows 0 to {}\n\
-         hint: make the dataset with this model's own tokenizer (`prepare-data --tokenizer`)",
+        "row {row} of the {split} split has the token {token}, but the model's tokens are 0 to {}",
         vocabulary - 1
     )]
     UnknownToken {
-        /// The split.
+        /// Name of the split.
         split: String,
-        /// The row, counted from 0.
+        /// Index of the row, counted from 0.
         row: usize,
         /// The token.
         token: u32,
-        /// How many tokens the model knows.
+        /// Number of tokens of the model.
         vocabulary: u32,
     },
-    /// A split without a single target to train or score on.
-    #[error(
-        "the {split} split holds no row with a trained token\nhint: check `loss_on` and `max_tokens` of prepare-data"
-    )]
-    NothingToLearn {
-        /// The split.
+    /// A split has no targets.
+    #[error("the {split} split has no targets")]
+    NoTargets {
+        /// Name of the split.
         split: String,
     },
 }
 
 impl Error {
-    /// Tells whether a model, adapters or a dataset is to blame, and not settings, the machine or this program.
-    pub fn is_bad_input(&self) -> bool {
-        match self {
-            Self::Io(_) | Self::Settings(_) | Self::Diverged { .. } => false,
-            Self::Model(error) => error.is_bad_input(),
-            Self::Dataset(error) => error.is_bad_input(),
-            Self::Adapter { .. }
-            | Self::NotFinite { .. }
-            | Self::UnknownToken { .. }
-            | Self::NothingToLearn { .. } => true,
-        }
+    /// Makes an error about settings.
+    pub(crate) fn settings(reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Settings { reason: reason.into(), hint: hint.into() }
     }
 }
 
-/// Tells whether `cause`, one of an error's causes, says that a model, adapters or a dataset is to blame.
-pub fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let tuner = cause.downcast_ref::<Error>().is_some_and(Error::is_bad_input);
-    let model = || cause.downcast_ref::<models::Error>().is_some_and(models::Error::is_bad_input);
-    let dataset = || cause.downcast_ref::<dataset::Error>().is_some_and(dataset::Error::is_bad_input);
-    tuner || model() || dataset()
+impl Failure for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io(error) => Kind::of_io(error),
+            Self::Model(error) if error.is_bad_input() => Kind::BadInput,
+            Self::Dataset(error) if error.is_bad_input() => Kind::BadInput,
+            Self::Model(_) | Self::Dataset(_) => Kind::Failed,
+            Self::Settings { .. } => Kind::Usage,
+            Self::ResumeState { .. } | Self::OtherShapes { .. } | Self::Diverged { .. } => Kind::Failed,
+            Self::OutOfRange { .. }
+            | Self::Adapter { .. }
+            | Self::NotFinite { .. }
+            | Self::UnknownToken { .. }
+            | Self::NoTargets { .. } => Kind::BadInput,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Settings { hint, .. } => hint,
+            Self::Adapter { hint, .. } => return hint.clone(),
+            Self::Diverged { .. } => {
+                "lower `learning_rate`, raise `warmup_steps`, or lower `max_gradient_norm`"
+            }
+            Self::NotFinite { .. } => "the weights contain NaN or infinity; use another checkpoint or model",
+            Self::UnknownToken { .. } => {
+                "make the dataset with this model's own tokenizer (`prepare-data --tokenizer`)"
+            }
+            Self::NoTargets { .. } => "check `loss_on` and `max_tokens` of prepare-data",
+            Self::Io(_)
+            | Self::Model(_)
+            | Self::Dataset(_)
+            | Self::OutOfRange { .. }
+            | Self::ResumeState { .. }
+            | Self::OtherShapes { .. } => {
+                return None;
+            }
+        };
+        Some(hint.to_owned())
+    }
 }
 
 impl From<mlx_ext::Error> for Error {
@@ -111,5 +167,13 @@ impl From<mlx_rs::error::Exception> for Error {
     }
 }
 
-/// The result of an operation of training.
+/// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Returns whether `cause`, one of an error's causes, is about the content of an input.
+pub fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let tuner = cause.downcast_ref::<Error>().is_some_and(|error| error.kind() == Kind::BadInput);
+    let model = || cause.downcast_ref::<models::Error>().is_some_and(models::Error::is_bad_input);
+    let dataset = || cause.downcast_ref::<dataset::Error>().is_some_and(dataset::Error::is_bad_input);
+    tuner || model() || dataset()
+}

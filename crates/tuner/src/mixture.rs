@@ -39,31 +39,33 @@ impl Mixture {
         let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
         for (name, weight) in weights {
             if !(*weight > 0.0 && weight.is_finite()) {
-                return Err(refused(
-                    &format!("`mixture.{name}` is {weight}, not a weight above 0"),
-                    "give it a positive number, or leave the part out of the dataset's `mixture`",
+                return Err(Error::settings(
+                    format!("`mixture.{name}` is {weight}, but a weight must be above 0"),
+                    "give it a positive number, or remove the component from the dataset's `mixture`",
                 ));
             }
             if !names.contains(&name.as_str()) {
-                return Err(refused(
-                    &format!(
-                        "`mixture.{name}` names no part of the dataset; it has `{}`",
+                return Err(Error::settings(
+                    format!(
+                        "`mixture.{name}` is not a component of the dataset, which has `{}`",
                         names.join("`, `")
                     ),
-                    "name the parts as in the `mixture` of prepare-data",
+                    "use the names in prepare-data's `mixture`",
                 ));
             }
         }
         let mut of_parts = Vec::new();
         for part in &parts {
             let Some(weight) = weights.get(&part.name) else {
-                let hint = "give every part of the dataset a weight";
-                return Err(refused(&format!("`mixture` has no weight for the part `{}`", part.name), hint));
+                return Err(Error::settings(
+                    format!("`mixture` has no weight for the component `{}`", part.name),
+                    "give every component of the dataset a weight",
+                ));
             };
             if part.rows == 0 {
-                return Err(refused(
-                    &format!("the part `{}` of the mixture has no training row", part.name),
-                    "leave it out, or see `stats.json` of the dataset for where its rows went",
+                return Err(Error::settings(
+                    format!("the component `{}` of the mixture has no training rows", part.name),
+                    "remove it, or see the dataset's `stats.json` for where its rows went",
                 ));
             }
             of_parts.push(*weight);
@@ -142,10 +144,6 @@ impl Mixture {
         }
         chosen.expect("lags add up to 1, so that one is at least 1 / parts").1
     }
-}
-
-fn refused(reason: &str, hint: &str) -> Error {
-    Error::Settings(format!("{reason}\nhint: {hint}"))
 }
 
 #[cfg(test)]
@@ -249,14 +247,14 @@ mod tests {
             (&[("news", 1.0), ("chat", 0.0)][..], "`mixture.chat` is 0"),
             (&[("news", -1.0), ("chat", 1.0)], "`mixture.news` is -1"),
             (&[("news", f64::NAN), ("chat", 1.0)], "`mixture.news` is NaN"),
-            (&[("news", 1.0), ("chats", 1.0)], "`mixture.chats` names no part"),
-            (&[("news", 1.0)], "no weight for the part `chat`"),
+            (&[("news", 1.0), ("chats", 1.0)], "`mixture.chats` is not a component"),
+            (&[("news", 1.0)], "no weight for the component `chat`"),
         ] {
             let error = refused(&both, weights);
-            assert!(error.contains(part) && error.contains("\nhint: "), "{error}");
+            assert!(error.contains(part), "{error}");
         }
         assert!(
-            refused(&[("news", 0)], &[("news", 1.0)]).contains("`news` of the mixture has no training row")
+            refused(&[("news", 0)], &[("news", 1.0)]).contains("`news` of the mixture has no training rows")
         );
     }
 }

@@ -145,7 +145,7 @@ impl Optimizer {
             moments.iter().map(|list| list.iter().map(|array| array.shape().to_vec()).collect()).collect()
         };
         if shapes(&moments) != shapes(&self.moments) {
-            return Err(Error::Settings("the saved optimizer state does not fit the parameters".to_owned()));
+            return Err(Error::OtherShapes { what: "moments" });
         }
         self.moments = moments;
         self.steps = steps;

@@ -90,7 +90,7 @@ impl BatchPlan {
     /// Fails when there is no row.
     pub fn new(lengths: Vec<u32>, batch_size: usize, seed: u64) -> Result<Self> {
         if lengths.is_empty() {
-            return Err(Error::NothingToLearn { split: "train".to_owned() });
+            return Err(Error::NoTargets { split: "train".to_owned() });
         }
         Ok(Self {
             lengths,
@@ -111,11 +111,13 @@ impl BatchPlan {
     /// Fails when there is no row, or one that does not fit.
     pub fn packed(lengths: Vec<u32>, batch_size: usize, length: usize, seed: u64) -> Result<Self> {
         if let Some(row) = lengths.iter().position(|&tokens| room_of(tokens) > length) {
-            return Err(Error::Settings(format!(
-                "row {row} of the training split has {} tokens, more than a packed line of {length} holds\n\
-                 hint: raise `pack_tokens`, or lower `max_tokens` of prepare-data",
-                room_of(lengths[row])
-            )));
+            return Err(Error::settings(
+                format!(
+                    "row {row} of the training split has {} tokens, but a packed line only {length}",
+                    room_of(lengths[row])
+                ),
+                "raise `pack_tokens`, or lower `max_tokens` of prepare-data",
+            ));
         }
         Ok(Self { length: Some(length), ..Self::new(lengths, batch_size, seed)? })
     }

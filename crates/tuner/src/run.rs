@@ -205,9 +205,9 @@ impl Run<'_> {
     }
 
     fn check(&self, state: &RunState) -> Result<()> {
-        let bad = |path: PathBuf| Error::Adapter {
+        let bad = |path: PathBuf| Error::ResumeState {
             path,
-            reason: "is not what the saved state speaks of".to_owned(),
+            reason: "differs from its hash in the resume state".to_owned(),
         };
         if state.metrics_bytes > 0
             && sha256_of_first(&self.metrics_path(), state.metrics_bytes)? != state.metrics_sha256
@@ -274,7 +274,7 @@ impl Run<'_> {
 
     /// Says in an error of divergence what there is to go back to.
     fn with_what_is_kept(&self, error: Error) -> Error {
-        let Error::Diverged { step, what, rows, .. } = error else { return error };
+        let Error::Diverged { step, reason, rows, .. } = error else { return error };
         let checkpoint = self.state.checkpoints.keys().next_back();
         let kept = match (checkpoint, self.saved) {
             (Some(&last), _) => {
@@ -286,7 +286,7 @@ impl Run<'_> {
             }
             (None, None) => "nothing was saved before it".to_owned(),
         };
-        Error::Diverged { step, what, rows, kept }
+        Error::Diverged { step, reason, rows, kept }
     }
 
     /// Writes a line of metrics and returns the mean loss since the last.
@@ -363,8 +363,8 @@ impl Run<'_> {
     fn need_finite(&self) -> Result<()> {
         let step = self.state.step;
         match self.trainer.first_not_finite()? {
-            Some(what) => {
-                let error = Error::Diverged { step, what, rows: self.rows.clone(), kept: String::new() };
+            Some(reason) => {
+                let error = Error::Diverged { step, reason, rows: self.rows.clone(), kept: String::new() };
                 Err(self.with_what_is_kept(error))
             }
             None => Ok(()),

@@ -94,7 +94,7 @@ fn each_row(
         outcome?;
     }
     if targets == 0 {
-        return Err(Error::NothingToLearn { split: name.to_owned() });
+        return Err(Error::NoTargets { split: name.to_owned() });
     }
     Ok(())
 }

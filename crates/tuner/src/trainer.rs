@@ -160,7 +160,7 @@ impl Trainer {
         let fits = parameters.len() == self.parameters.len()
             && parameters.iter().zip(&self.parameters).all(|(new, old)| new.shape() == old.shape());
         if !fits {
-            return Err(Error::Settings("the saved parameters do not fit the model".to_owned()));
+            return Err(Error::OtherShapes { what: "parameters" });
         }
         self.optimizer.restore(moments, steps)?;
         self.parameters = parameters;
@@ -200,9 +200,9 @@ impl Trainer {
         let gradient_norm = norm.item_exact::<f32>();
         for (what, value) in [("loss", loss_sum), ("gradient norm", gradient_norm)] {
             if !value.is_finite() {
-                let what = format!("its {what} is {value}");
-                let kept = "the parameters are those of before the step".to_owned();
-                return Err(Error::Diverged { step, what, rows: rows.to_vec(), kept });
+                let reason = format!("the {what} is {value}");
+                let kept = "the parameters are unchanged".to_owned();
+                return Err(Error::Diverged { step, reason, rows: rows.to_vec(), kept });
             }
         }
         let clipped = match max_gradient_norm {
@@ -247,8 +247,8 @@ impl Trainer {
 
     /// The gradients of the mean loss, in the order of the names, without taking a step.
     pub fn mean_gradients(&self, batches: &[Batch]) -> Result<Vec<Array>> {
-        let nothing = || Error::NothingToLearn { split: "train".to_owned() };
-        let gradients = self.gradients(batches, 1)?.ok_or_else(nothing)?;
+        let gradients = self.gradients(batches, 1)?;
+        let gradients = gradients.ok_or_else(|| Error::NoTargets { split: "train".to_owned() })?;
         let mean = Array::from_f32((1.0 / gradients.weight) as f32);
         gradients.sums.iter().map(|sum| Ok(sum.multiply(&mean)?)).collect()
     }

@@ -173,8 +173,8 @@ fn ramp(
         let rate = args.rate(step);
         let loss = match trainer.step(&batches, rate, limit, (step + 1, &[])) {
             Ok(report) => report.mean_loss(),
-            Err(tuner::Error::Diverged { what, .. }) => {
-                return Ok(Some(Ended { reason: what, is_broken: true }));
+            Err(tuner::Error::Diverged { reason, .. }) => {
+                return Ok(Some(Ended { reason, is_broken: true }));
             }
             Err(error) => return Err(error.into()),
         };

@@ -46,14 +46,16 @@ struct Parts {
 /// Reads PEFT's adapters in `folder` into `model`; `config` is its `adapter_config.json`.
 pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<Trainable> {
     let config_path = folder.join("adapter_config.json");
-    check_config(config).map_err(|reason| Error::Adapter { path: config_path, reason })?;
+    check_config(&config_path, config)?;
     let path = folder.join(WEIGHTS);
     if !path.is_file() {
-        let reason = format!(
-            "has no `{WEIGHTS}`\nhint: older versions of PEFT wrote `adapter_model.bin`, a pickle file; \
-             save it anew with `save_pretrained(folder, safe_serialization=True)`"
-        );
-        return Err(Error::Adapter { path: folder.to_owned(), reason });
+        let hint = "older versions of PEFT wrote `adapter_model.bin`, a pickle file; save the adapter again with \
+                    `save_pretrained(folder, safe_serialization=True)`";
+        return Err(Error::Adapter {
+            path: folder.to_owned(),
+            reason: format!("there is no `{WEIGHTS}`"),
+            hint: Some(hint.to_owned()),
+        });
     }
     let mut problems = Vec::new();
     let mut layers: BTreeMap<String, Parts> = BTreeMap::new();
@@ -92,20 +94,30 @@ pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<T
     outcome?;
     problems.extend(layers.keys().map(|layer| format!("the model has no linear map `{layer}`")));
     if !problems.is_empty() {
-        return Err(Error::Adapter { path, reason: problems.join("\n") });
+        return Err(Error::Adapter { path, reason: problems.join("\n"), hint: None });
     }
     names.sort();
     Ok(count(model, names))
 }
 
-fn check_config(config: &Value) -> Result<(), String> {
+/// Refuses settings that would change the result and are not supported.
+fn check_config(path: &Path, config: &Value) -> Result<()> {
+    let unsupported = |reason: String, hint: &str| {
+        Err(Error::Adapter { path: path.to_owned(), reason, hint: Some(hint.to_owned()) })
+    };
     let kind = config["peft_type"].as_str().unwrap_or_default();
     if kind != "LORA" {
-        return Err(format!("`peft_type` is `{kind}`, which is not supported\nhint: only `LORA` is"));
+        return unsupported(
+            format!("`peft_type` is `{kind}`, which is not supported"),
+            "use an adapter with `peft_type` `LORA`",
+        );
     }
     let bias = config.get("bias").and_then(Value::as_str).unwrap_or("none");
     if bias != "none" {
-        return Err(format!("`bias` is `{bias}`, which is not supported\nhint: only `none` is"));
+        return unsupported(
+            format!("`bias` is `{bias}`, which is not supported"),
+            "use an adapter with `bias` `none`",
+        );
     }
     let is_set = |value: &Value| match value {
         Value::Null | Value::Bool(false) => false,
@@ -121,10 +133,10 @@ fn check_config(config: &Value) -> Result<(), String> {
     if set.is_empty() {
         return Ok(());
     }
-    Err(format!(
-        "sets {}, which is not supported\nhint: merge it with `merge_and_unload()` in PEFT and import the merged model",
-        set.join(", ")
-    ))
+    unsupported(
+        format!("sets {}, which is not supported", set.join(", ")),
+        "merge the adapter with `merge_and_unload()` in PEFT and import the merged model",
+    )
 }
 
 /// Layer and part that a tensor's name tells.
@@ -253,13 +265,15 @@ pub fn save_peft(model: &mut Model, folder: &Path) -> Result<()> {
         paths.push(name);
     });
     let (Some(&scale), Some(&rank)) = (scales.first(), ranks.first()) else {
-        return Err(Error::Settings(
-            "there are no adapters to write for PEFT\nhint: fine_tune_type = \"full\" has none".to_owned(),
+        return Err(Error::settings(
+            "PEFT's format needs adapters, but the model has none",
+            "set peft = false for fine_tune_type = \"full\"",
         ));
     };
     if scales.len() > 1 || ranks.len() > 1 {
-        return Err(Error::Settings(
-            "adapters of different ranks or strengths cannot be written for PEFT".to_owned(),
+        return Err(Error::settings(
+            "adapters of different ranks or scales cannot be written in PEFT's format",
+            "set peft = false",
         ));
     }
     // The product of two short floats is exact, so reading it back gives the same scale.
@@ -439,7 +453,7 @@ mod tests {
         }
         fs_err::remove_file(folder.path().join(WEIGHTS))?;
         let error = refusal(json!({}))?;
-        assert!(error.contains("adapter_model.bin") && error.contains("hint: "), "{error}");
+        assert!(error.contains("there is no `adapter_model.safetensors`"), "{error}");
         Ok(())
     }
 
