@@ -4,6 +4,11 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use failure::{Failure, Kind};
+
+/// Number of the signal that Ctrl-C sends; a caller that knows which signal arrived says so itself.
+const SIGINT: i32 = 2;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -117,6 +122,35 @@ pub enum Error {
     /// A check that the caller asked for before publishing failed.
     #[error(transparent)]
     Precondition(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Failure for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io(error) => Kind::of_io(error),
+            Self::NotAnArtifact { .. }
+            | Self::Damaged { .. }
+            | Self::UnknownSchema { .. }
+            | Self::Tree { .. }
+            | Self::Json { .. }
+            | Self::Ref { .. } => Kind::BadInput,
+            Self::KeyDomain { .. } | Self::BadName { .. } | Self::Occupied { .. } => Kind::Usage,
+            Self::Payload(_) | Self::Precondition(_) => Kind::Failed,
+            Self::Locked { .. } => Kind::Locked,
+            Self::Stopped => Kind::Interrupted { signal: SIGINT },
+            Self::NoSpace { .. } => Kind::Storage,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NotAnArtifact { .. } => "give the folder that a stage printed",
+            Self::Damaged { .. } => "delete that folder and run the stage that made it again",
+            Self::UnknownSchema { .. } => "use the version of Ashlar that wrote it, or another `--store`",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 /// Every file that was refused, with its reason.

@@ -8,7 +8,7 @@ use std::fs::{File, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,13 +50,22 @@ pub(crate) fn point(operation: &str, path: &Path) -> io::Result<()> {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
             Ok(())
         }
-        Fault::Error(errno) => Err(named(&errno.into(), operation, path)),
+        Fault::Error(errno) => Err(named(errno.into(), operation, path)),
     }
 }
 
-/// Adds operation and path to the message of an error; keeps its kind.
-pub(crate) fn named(error: &io::Error, operation: &str, path: &Path) -> io::Error {
-    io::Error::new(error.kind(), format!("failed to {operation} `{}`: {error}", path.display()))
+/// An I/O error with the operation and the path that it is about.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {operation} `{}`: {source}", path.display())]
+struct Named {
+    operation: String,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Adds operation and path to an error; the kind and, as its source, the error number stay.
+pub(crate) fn named(source: io::Error, operation: &str, path: &Path) -> io::Error {
+    io::Error::new(source.kind(), Named { operation: operation.to_owned(), path: path.to_owned(), source })
 }
 
 /// Calls `operation` again for as long as it is interrupted by a signal.
@@ -75,14 +84,14 @@ fn call<T>(operation: &str, path: &Path, mut body: impl FnMut() -> io::Result<T>
         point(operation, path)?;
         body()
     })
-    .map_err(|error| if error.get_ref().is_some() { error } else { named(&error, operation, path) })
+    .map_err(|error| if error.get_ref().is_some() { error } else { named(error, operation, path) })
 }
 
 /// Opens a regular file for reading; never follows a symlink, never hangs on a pipe.
 pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = retry(|| rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from))
-        .map_err(|error| named(&error, "open", path))?;
+        .map_err(|error| named(error, "open", path))?;
     Ok(File::from(file))
 }
 
@@ -93,7 +102,7 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Ok(File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))?))
     })?;
     call("write", path, || Ok(()))?;
-    file.write_all(bytes).map_err(|error| named(&error, "write", path))?;
+    file.write_all(bytes).map_err(|error| named(error, "write", path))?;
     call("sync", path, || file.sync_all())
 }
 
@@ -168,7 +177,7 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
     let stat = retry(|| rustix::fs::statvfs(existing).map_err(io::Error::from))
-        .map_err(|error| named(&error, "measure", existing))?;
+        .map_err(|error| named(error, "measure", existing))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 

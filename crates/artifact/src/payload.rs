@@ -26,7 +26,7 @@ pub(crate) fn check(data: &Path, tree: &Tree) -> Result<()> {
         match result {
             Ok(()) => {}
             Err(Problem::Content(reason)) => refused.push((file.path.clone(), reason)),
-            Err(Problem::Io(error)) => return Err(os::named(&error, "read", &path).into()),
+            Err(Problem::Io(error)) => return Err(os::named(error, "read", &path).into()),
         }
     }
     if refused.is_empty() { Ok(()) } else { Err(Error::Payload(Refused(refused))) }
@@ -40,7 +40,7 @@ pub(crate) fn check(data: &Path, tree: &Tree) -> Result<()> {
 /// Returns the reason when the file must not be used, naming the tensor.
 pub fn verify_safetensors(path: &Path) -> Result<()> {
     check_safetensors(path).map_err(|problem| match problem {
-        Problem::Io(error) => os::named(&error, "read", path).into(),
+        Problem::Io(error) => os::named(error, "read", path).into(),
         Problem::Content(reason) => Error::Payload(Refused(vec![(path.display().to_string(), reason)])),
     })
 }

@@ -245,7 +245,7 @@ fn hash_all(
         if !file.metadata()?.is_file() {
             return Err(tree_error(path, "it is not a regular file"));
         }
-        FileHash::of_reader(&mut file).map_err(|error| os::named(&error, "read", path).into())
+        FileHash::of_reader(&mut file).map_err(|error| os::named(error, "read", path).into())
     };
     let total: u64 = files.iter().map(|(_, size)| size).sum();
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(4).min(files.len());
