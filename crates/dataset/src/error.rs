@@ -1,11 +1,16 @@
-//! What can go wrong with data, each with its place and a remedy.
+//! Errors about data, each with its place and a hint.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use failure::{Failure, Kind};
+
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Hint for files that `prepare-data` wrote and that were changed since.
+pub(crate) const REMAKE: &str = "make the dataset again with `prepare-data`";
 
 /// A place in a data file, printed as `file:line` or `file:line:column`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +19,7 @@ pub struct Place {
     pub file: PathBuf,
     /// Line, counted from 1.
     pub line: u64,
-    /// Column in bytes, counted from 1, where it is known.
+    /// Column in bytes, counted from 1, if known.
     pub column: Option<u64>,
 }
 
@@ -25,14 +30,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why one row cannot be used; the file it came from is added where it is known.
+/// Why a row cannot be used. The reader of the file adds its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowProblem {
     /// Line, counted from 1.
     pub line: u64,
-    /// Column in bytes, counted from 1, where it is known.
+    /// Column in bytes, counted from 1, if known.
     pub column: Option<u64>,
-    /// What is wrong.
+    /// What is wrong. `stats.json` lists the reasons of skipped rows, so their wording is part of a dataset's bytes.
     pub reason: String,
     /// What to do about it.
     pub hint: String,
@@ -58,14 +63,14 @@ impl RowProblem {
     }
 }
 
-/// Everything this crate reports.
+/// An error about data files, datasets, tokenizers or chat templates.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A row of a data file cannot be used.
-    #[error("{place}: {reason}\nhint: {hint}")]
+    #[error("{place}: {reason}")]
     Row {
-        /// Where it is.
+        /// Place of the row.
         place: Place,
         /// What is wrong.
         reason: String,
@@ -73,7 +78,7 @@ pub enum Error {
         hint: String,
     },
     /// A data file as a whole cannot be used.
-    #[error("`{}`: {reason}\nhint: {hint}", path.display())]
+    #[error("`{}`: {reason}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -83,21 +88,21 @@ pub enum Error {
         hint: String,
     },
     /// A data or tokenizer file cannot be opened or read.
-    #[error("{cause}\nhint: check that `{}` is the right path and that you may read it", path.display())]
+    #[error("{source}")]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said; it names the file.
-        cause: io::Error,
+        /// Error of the system, which names the file.
+        source: io::Error,
     },
-    /// A chat template does not parse, or refuses a conversation.
-    #[error("chat template `{name}` line {line}: {reason}\nhint: {hint}")]
+    /// A chat template does not parse or refuses a conversation.
+    #[error("chat template `{name}` line {line}: {reason}")]
     Template {
-        /// File, and template name where a file holds several.
+        /// File, with the template's name if the file holds several.
         name: String,
         /// Line in the template, counted from 1.
         line: usize,
-        /// What the engine or the template itself said.
+        /// Message of the template engine, or of the template itself.
         reason: String,
         /// What to do about it.
         hint: String,
@@ -105,39 +110,72 @@ pub enum Error {
     /// The tokenizer cannot be loaded or fails on a text.
     #[error("tokenizer `{}`: {reason}", path.display())]
     Tokenizer {
-        /// Tokenizer folder or file.
+        /// Folder or file of the tokenizer.
         path: PathBuf,
         /// What is wrong.
         reason: String,
     },
-    /// A token file is truncated, hostile or not ours.
-    #[error("token file `{}`: {reason}\nhint: make the dataset again with `prepare-data`", path.display())]
+    /// A token file is truncated or was not written by `prepare-data`.
+    #[error("token file `{}`: {reason}", path.display())]
     Tokens {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         reason: String,
     },
-    /// The settings ask for something that the rows do not give.
-    #[error("{reason}\nhint: {hint}")]
+    /// The rows do not provide what the settings ask for.
+    #[error("{reason}")]
     Rows {
         /// What is wrong.
         reason: String,
         /// What to do about it.
         hint: String,
     },
-    /// The output cannot be written.
+    /// The dataset cannot be written.
     #[error("cannot write the dataset")]
     Io(#[from] io::Error),
 }
 
-impl Error {
-    /// Tells whether the input is at fault, rather than this machine.
-    pub fn is_bad_input(&self) -> bool {
-        !matches!(self, Self::Io(_))
+impl Failure for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io(error) => Kind::of_io(error),
+            _ => Kind::BadInput,
+        }
     }
 
-    /// Puts `place` in front of a template's or tokenizer's complaint about one row.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Row { hint, .. }
+            | Self::File { hint, .. }
+            | Self::Template { hint, .. }
+            | Self::Rows { hint, .. } => Some(hint.clone()),
+            Self::Unreadable { path, source } => unreadable_hint(path, source),
+            Self::Tokenizer { .. } => {
+                Some("check the tokenizer folder; `tokenizer.json` must be a Hugging Face tokenizer".into())
+            }
+            Self::Tokens { .. } => Some(REMAKE.into()),
+            Self::Io(_) => None,
+        }
+    }
+}
+
+fn unreadable_hint(path: &Path, error: &io::Error) -> Option<String> {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => Some(format!("check that `{path}` is the right path")),
+        io::ErrorKind::PermissionDenied => Some(format!("allow reading `{path}`: `chmod u+r '{path}'`")),
+        _ => Some(format!("check that `{path}` is the right path and a readable file")),
+    }
+}
+
+impl Error {
+    /// Returns whether the input is at fault. Superseded by [`Failure::kind`].
+    pub fn is_bad_input(&self) -> bool {
+        self.kind() == Kind::BadInput
+    }
+
+    /// Returns an error of a template or tokenizer as an error about the row at `place`.
     #[must_use]
     pub fn at_row(self, place: Place) -> Self {
         match self {
@@ -147,7 +185,8 @@ impl Error {
             Self::Tokenizer { path, reason } => Self::Row {
                 place,
                 reason: format!("tokenizer `{}`: {reason}", path.display()),
-                hint: "check the text of this row against the tokenizer".into(),
+                hint: "the tokenizer cannot encode this text: correct the row or use another tokenizer"
+                    .into(),
             },
             other => other,
         }
@@ -155,5 +194,10 @@ impl Error {
 
     pub(crate) fn tokens(path: &Path, reason: impl Into<String>) -> Self {
         Self::Tokens { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn unreadable(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Unreadable { path: path.clone(), source }
     }
 }

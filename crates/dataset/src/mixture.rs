@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, REMAKE, Result};
 
 /// The parts of the training split, whose rows follow one another, with how many rows each has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,13 +39,8 @@ impl MixtureParts {
         if !path.exists() {
             return Ok(None);
         }
-        let refused = |reason: String| Error::File {
-            path: path.clone(),
-            reason,
-            hint: "make the dataset again with `prepare-data`".into(),
-        };
-        let text =
-            fs_err::read_to_string(&path).map_err(|cause| Error::Unreadable { path: path.clone(), cause })?;
+        let refused = |reason: String| Error::File { path: path.clone(), reason, hint: REMAKE.into() };
+        let text = fs_err::read_to_string(&path).map_err(Error::unreadable(&path))?;
         let found: Self = serde_json::from_str(&text).map_err(|error| refused(error.to_string()))?;
         let total = found.parts.iter().try_fold(0usize, |sum, (_, rows)| sum.checked_add(*rows));
         if total != Some(rows) {

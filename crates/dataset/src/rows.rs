@@ -1,13 +1,13 @@
 //! Rows as stored in a dataset: one JSON object a line.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs_err::File;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, REMAKE, Result};
 
 /// A stored row. Fields are written in the order of their names, those without a value not at all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -88,16 +88,15 @@ impl RowWriter {
 ///
 /// Fails when the file cannot be opened; each row fails by itself when it is not as [`RowWriter`] writes it.
 pub fn read_rows(path: &Path) -> Result<impl Iterator<Item = Result<StoredRow>> + use<>> {
-    let unreadable = |path: PathBuf| move |cause| Error::Unreadable { path, cause };
-    let file = File::open(path).map_err(unreadable(path.to_owned()))?;
+    let file = File::open(path).map_err(Error::unreadable(path))?;
     let path = path.to_owned();
     let lines = BufReader::new(file).lines();
     Ok(lines.zip(1..).map(move |(text, line)| {
-        let text = text.map_err(unreadable(path.clone()))?;
+        let text = text.map_err(Error::unreadable(&path))?;
         serde_json::from_str(&text).map_err(|error| Error::Row {
             place: Place { file: path.clone(), line, column: Some(error.column() as u64) },
             reason: format!("not a stored row: {error}"),
-            hint: "make the dataset again with `prepare-data`".into(),
+            hint: REMAKE.into(),
         })
     }))
 }

@@ -41,10 +41,10 @@ impl RowReader {
     /// Fails when the file cannot be read, is empty, compressed, not UTF-8 text, one JSON array, or a table
     /// with an unusable header.
     pub fn open(path: &Path) -> Result<Self> {
-        let unreadable = |cause| Error::Unreadable { path: path.to_owned(), cause };
-        let file = File::open(path).map_err(unreadable)?;
+        let unreadable = Error::unreadable(path);
+        let file = File::open(path).map_err(&unreadable)?;
         let mut reader = BufReader::with_capacity(1 << 16, file);
-        let start = reader.fill_buf().map_err(unreadable)?;
+        let start = reader.fill_buf().map_err(&unreadable)?;
         refuse_foreign(path, start)?;
         let mark = if start.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
         let first = start[mark..].iter().copied().find(|byte| !byte.is_ascii_whitespace());
@@ -64,7 +64,7 @@ impl RowReader {
             Some(_) => {
                 let delimiter = if comes_tabbed { b'\t' } else { b',' };
                 let table = Table::open(lines, delimiter).map_err(|problem| match problem {
-                    TableFailure::Io(cause) => unreadable(cause),
+                    TableFailure::Io(error) => unreadable(error),
                     TableFailure::Row(problem) => problem.in_file(path),
                 })?;
                 Format::Table(table)
@@ -84,7 +84,7 @@ impl RowReader {
             Format::Table(table) => table.next_row(),
         };
         row.map_err(|failure| match failure {
-            TableFailure::Io(cause) => Error::Unreadable { path: self.path.clone(), cause },
+            TableFailure::Io(error) => Error::unreadable(&self.path)(error),
             TableFailure::Row(problem) => problem.in_file(&self.path),
         })
     }

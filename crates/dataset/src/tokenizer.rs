@@ -47,7 +47,7 @@ impl TextTokenizer {
     /// As [`TextTokenizer::open`].
     pub fn open_with_date(path: &Path, date: Option<Date>) -> Result<Self> {
         let file = path.join("tokenizer.json");
-        let bytes = fs_err::read(&file).map_err(|cause| Error::Unreadable { path: file.clone(), cause })?;
+        let bytes = fs_err::read(&file).map_err(Error::unreadable(&file))?;
         let broken = |reason: String| Error::Tokenizer { path: file.clone(), reason };
         let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
         // Rows are cut and padded where batches are made, never here.
@@ -160,7 +160,7 @@ fn read_text(path: &Path) -> Result<Option<String>> {
     match fs_err::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(Error::Unreadable { path: path.to_owned(), cause }),
+        Err(error) => Err(Error::unreadable(path)(error)),
     }
 }
 
@@ -240,9 +240,9 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<(String, String, 
     }
     let folder = path.join("additional_chat_templates");
     if folder.is_dir() {
-        let unreadable = |cause| Error::Unreadable { path: folder.clone(), cause };
-        for entry in fs_err::read_dir(&folder).map_err(unreadable)? {
-            let file = entry.map_err(unreadable)?.path();
+        let unreadable = Error::unreadable(&folder);
+        for entry in fs_err::read_dir(&folder).map_err(&unreadable)? {
+            let file = entry.map_err(&unreadable)?.path();
             let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
             if file.extension().is_some_and(|extension| extension == "jinja")
                 && let Some(source) = read_text(&file)?

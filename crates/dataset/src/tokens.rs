@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use artifact::{BadTensors, TensorHeader};
 use fs_err::File;
+use mmap_io::errors::MmapIoError;
 use mmap_io::{MemoryMappedFile, MmapAdvice};
 use safetensors::tensor::TensorInfo;
 
@@ -159,7 +160,10 @@ impl Split {
     /// Fails when the file is missing, truncated, or not laid out as [`SplitWriter`] does it.
     pub fn open(path: &Path) -> Result<Self> {
         let places = read_header(path)?;
-        let map = MemoryMappedFile::open_ro(path).map_err(|error| Error::tokens(path, error.to_string()))?;
+        let map = MemoryMappedFile::open_ro(path).map_err(|error| match error {
+            MmapIoError::Io(error) => Error::unreadable(path)(error),
+            error => Error::tokens(path, error.to_string()),
+        })?;
         let count = |index: usize| places[index].1 / LAYOUT[index].2;
         let (offsets, tokens, rows) = (count(0), count(1), count(2));
         if offsets != rows + 1 || count(3) != rows || count(4) != tokens {
@@ -272,7 +276,7 @@ impl Split {
 fn read_header(path: &Path) -> Result<[(u64, u64); 5]> {
     let bad = |reason: String| Error::tokens(path, reason);
     let header = TensorHeader::read(path).map_err(|error| match error {
-        BadTensors::Io(cause) => Error::Unreadable { path: path.to_owned(), cause },
+        BadTensors::Io(error) => Error::unreadable(path)(error),
         BadTensors::Content(reason) => bad(reason),
     })?;
     if header.metadata().is_some() {

@@ -30,7 +30,7 @@ pub struct DataFile {
 /// Fails when a file is named or given but not there, or none is found.
 pub fn find(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
     for path in data {
-        fs_err::metadata(path).map_err(|cause| Error::Unreadable { path: path.clone(), cause })?;
+        fs_err::metadata(path).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
     }
     let lists = [
         (&config.source, None),
@@ -90,7 +90,7 @@ fn all(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
             files.push(path.clone());
             continue;
         }
-        let unreadable = |cause| Error::Unreadable { path: path.clone(), cause };
+        let unreadable = |source| Error::Unreadable { path: path.clone(), source };
         let mut inside = Vec::new();
         for entry in fs_err::read_dir(path).map_err(unreadable)? {
             let file = entry.map_err(unreadable)?.path();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use failure::{Failure, Kind};
 use prepare_data::Config;
 
 /// Turn data files into a dataset: splits, chat template, tokens, leak check
@@ -31,15 +32,13 @@ fn body(args: &Args) -> anyhow::Result<()> {
     } else {
         run.input("tokenizer", &args.tokenizer, "tokenizer")?
     };
-    let files = prepare_data::find_files(&args.data, run.config()).map_err(stage::bad_input)?;
+    let files = prepare_data::find_files(&args.data, run.config()).map_err(with_hint)?;
     // Each file is an input of its own, so that a file beside them does not matter.
     for (number, file) in files.iter().enumerate() {
         run.input_folder(&format!("data_{number}"), &file.path)?;
     }
     run.execute(|scratch, config| {
-        let made = prepare_data::run(tokenizer.path(), &files, config, scratch.out());
-        let stats =
-            made.map_err(|error| if error.is_bad_input() { stage::bad_input(error) } else { error.into() })?;
+        let stats = prepare_data::run(tokenizer.path(), &files, config, scratch.out()).map_err(with_hint)?;
         for (split, found) in &stats.splits {
             scratch.metric(&format!("{split}_rows"), found.rows as f64);
             scratch.metric(&format!("{split}_tokens"), found.tokens as f64);
@@ -47,4 +46,12 @@ fn body(args: &Args) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Carries kind and hint into the error that the crate `stage` takes today.
+fn with_hint(error: dataset::Error) -> anyhow::Error {
+    let (kind, hint) = (error.kind(), error.hint());
+    let error = anyhow::Error::from(error);
+    let error = hint.into_iter().fold(error, |error, hint| stage::hint(error, hint));
+    if kind == Kind::BadInput { stage::bad_input(error) } else { error }
 }

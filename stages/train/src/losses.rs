@@ -101,7 +101,7 @@ type Known = (Id, f32, u32);
 /// Reads ids, mean losses and lines, sorted by id.
 fn read(path: &Path) -> Result<Vec<Known>> {
     let mut first = String::new();
-    open(path)?.read_line(&mut first).map_err(|cause| unreadable(path, cause))?;
+    open(path)?.read_line(&mut first).map_err(|source| unreadable(path, source))?;
     let is_row = first.trim_end().ends_with('}') && !first.contains("\"checkpoints\"");
     let is_row = is_row || serde_json::from_str::<Entry>(&first).is_ok();
     let mut losses = if is_row { of_lines(path)? } else { of_report(path)? };
@@ -117,19 +117,19 @@ fn read(path: &Path) -> Result<Vec<Known>> {
     Ok(losses)
 }
 
-fn unreadable(path: &Path, cause: std::io::Error) -> Error {
-    Error::Unreadable { path: path.to_owned(), cause }
+fn unreadable(path: &Path, source: std::io::Error) -> Error {
+    Error::Unreadable { path: path.to_owned(), source }
 }
 
 fn open(path: &Path) -> Result<BufReader<fs_err::File>> {
-    fs_err::File::open(path).map(BufReader::new).map_err(|cause| unreadable(path, cause))
+    fs_err::File::open(path).map(BufReader::new).map_err(|source| unreadable(path, source))
 }
 
 /// Rows, one a line.
 fn of_lines(path: &Path) -> Result<Vec<Known>> {
     let mut losses = Vec::new();
     for (number, line) in (1..).zip(open(path)?.lines()) {
-        let line = line.map_err(|cause| unreadable(path, cause))?;
+        let line = line.map_err(|source| unreadable(path, source))?;
         if line.trim().is_empty() {
             continue;
         }
