@@ -1,4 +1,4 @@
-//! Requests: tokens, redirects, retries, and what the hub's refusals mean.
+//! Sends requests: access token, redirects, retries, refusals.
 
 use std::cell::Cell;
 use std::io::Read;
@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 use ureq::http::Uri;
 use ureq::{Agent, SendBody};
 
-use crate::{Error, Settings, Watch, is_hex};
+use crate::error::Error;
+use crate::settings::Settings;
+use crate::{Watch, is_hex};
 
 const MAX_REDIRECTS: usize = 10;
-/// Attempts to reach a hub that has never answered: most likely there is no network.
+/// Attempts to reach a hub that has never answered: the network is probably down.
 const FIRST_ATTEMPTS: u32 = 3;
-/// The longest pause, whatever the hub asks for.
+/// Longest pause between attempts, even if the hub asks for more.
 const LONGEST_PAUSE: Duration = Duration::from_mins(2);
-/// No line is slower than this while a body is sent.
+/// Slowest connection that does not time out while a body is sent.
 const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
-/// What is read of an answer that only says why not.
-const MAX_REASON: u64 = 1 << 16;
+/// Most bytes that are read of the body of a refusal.
+const MAX_REASON_BYTES: u64 = 1 << 16;
 
 /// A connection to the hub with its settings.
 pub struct Client<'a> {
@@ -25,103 +27,103 @@ pub struct Client<'a> {
     settings: &'a Settings,
     watch: &'a dyn Watch,
     explain: fn(&Refusal<'_>) -> Error,
-    /// Whether anything ever answered.
+    /// Whether the hub has answered any request.
     answered: Cell<bool>,
 }
 
 /// Why one attempt failed.
 #[derive(Debug)]
-pub enum Failure<E = Error> {
-    /// Another attempt may succeed, after a pause if the hub asks for one.
-    Again {
+pub enum AttemptError<E = Error> {
+    /// Another attempt may succeed.
+    Retry {
         /// What went wrong.
-        problem: String,
-        /// How long to wait.
+        reason: String,
+        /// The pause that the hub asks for.
         pause: Option<Duration>,
     },
-    /// No attempt will.
-    Final(E),
+    /// Another attempt would fail too.
+    Fatal(E),
 }
 
-impl<E> Failure<E> {
-    /// Says that another attempt may succeed.
-    pub fn again(problem: String) -> Self {
-        Self::Again { problem, pause: None }
+impl<E> AttemptError<E> {
+    /// Makes an error after which another attempt may succeed.
+    pub fn retry(reason: String) -> Self {
+        Self::Retry { reason, pause: None }
     }
 }
 
-impl<E> From<E> for Failure<E> {
+impl<E> From<E> for AttemptError<E> {
     fn from(error: E) -> Self {
-        Self::Final(error)
+        Self::Fatal(error)
     }
 }
 
-/// A status that no further attempt will change.
+/// An answer of the hub that another attempt would not change.
 #[derive(Debug)]
 pub struct Refusal<'a> {
-    /// What was asked for, with its query.
+    /// Requested address, with its query.
     pub url: &'a str,
-    /// The repository that it is about.
+    /// Repository of the request.
     pub id: String,
-    /// The number.
+    /// HTTP status.
     pub status: u16,
-    /// The hub's own code, such as `GatedRepo`; empty if it gave none.
+    /// The hub's error code, such as `GatedRepo`; empty if it sent none.
     pub code: String,
-    /// What the hub says in words; empty if it says nothing.
+    /// The hub's message; empty if it sent none.
     pub message: String,
-    /// The hub's address.
+    /// Address of the hub.
     pub endpoint: &'a str,
-    /// Whether a token was at hand.
+    /// Whether a token is configured.
     pub has_token: bool,
 }
 
-/// A request that changes something.
+/// A request with a body.
 pub struct Request<'a> {
     /// `POST` or `PUT`.
     pub method: &'static str,
-    /// Where to.
+    /// Address.
     pub url: &'a str,
-    /// Headers beside the token's.
+    /// Headers in addition to the token's.
     pub headers: &'a [(&'a str, &'a str)],
-    /// What is sent.
+    /// Body.
     pub body: &'a mut dyn Read,
-    /// How many bytes that is.
+    /// Length of the body in bytes.
     pub bytes: u64,
-    /// Whether the token is sent along; to the hub's own origin only, whatever stands here.
+    /// Whether to send the token; it is sent to the hub's own origin only, even if this is set.
     pub with_token: bool,
 }
 
-/// A response, and the headers of the hub's own answer that led to it.
+/// A response after all redirects.
 pub struct Response {
     last: ureq::http::Response<ureq::Body>,
-    /// SHA-256 that the hub gave on the way, in `X-Linked-Etag`.
+    /// SHA-256 of the file, from the header `X-Linked-Etag` of the hub's redirect.
     pub linked_sha256: Option<String>,
 }
 
 impl Response {
-    /// The number of the answer.
+    /// Returns the HTTP status.
     pub fn status(&self) -> u16 {
         self.last.status().as_u16()
     }
 
-    /// The text of a header.
+    /// Returns the value of a header.
     pub fn header(&self, name: &str) -> Option<String> {
         header(&self.last, name)
     }
 
-    /// The body, as it arrives.
+    /// Returns a reader of the body, which streams it from the connection.
     pub fn reader(self) -> impl Read {
         self.last.into_body().into_reader()
     }
 
-    /// Reads a small body.
+    /// Reads a small body into memory.
     ///
     /// # Errors
     ///
-    /// Fails, for now, when the connection breaks or more than `limit` bytes come.
-    pub fn read_to_end<E>(&mut self, limit: u64) -> Result<Vec<u8>, Failure<E>> {
+    /// Asks for another attempt when the connection breaks or the body is longer than `limit` bytes.
+    pub fn read_to_end<E>(&mut self, limit: u64) -> Result<Vec<u8>, AttemptError<E>> {
         let body = self.last.body_mut().with_config().limit(limit).read_to_vec();
-        body.map_err(|error| Failure::again(format!("the answer broke off: {error}")))
+        body.map_err(|error| AttemptError::retry(format!("the connection broke during the answer: {error}")))
     }
 }
 
@@ -130,12 +132,12 @@ fn header(response: &ureq::http::Response<ureq::Body>, name: &str) -> Option<Str
 }
 
 impl<'a> Client<'a> {
-    /// Makes a client; nothing is connected yet. `explain` turns a refusal into words.
+    /// Makes a client without connecting. `explain` turns a refusal into an error with a hint.
     pub fn new(settings: &'a Settings, watch: &'a dyn Watch, explain: fn(&Refusal<'_>) -> Error) -> Self {
         let config = Agent::config_builder()
             .proxy(if is_local(&settings.endpoint) { None } else { ureq::Proxy::try_from_env() })
             .http_status_as_error(false)
-            .max_redirects(0) // followed here, where the token can be kept back
+            .max_redirects(0) // `get` follows them and withholds the token from other origins
             .timeout_connect(Some(settings.silence))
             .timeout_recv_response(Some(settings.silence))
             .timeout_per_read(Some(settings.silence))
@@ -144,12 +146,12 @@ impl<'a> Client<'a> {
         Self { agent: config.new_agent(), settings, watch, explain, answered: Cell::new(false) }
     }
 
-    /// How the hub is reached.
+    /// Returns the settings.
     pub fn settings(&self) -> &'a Settings {
         self.settings
     }
 
-    /// Who watches.
+    /// Returns the receiver of progress.
     pub fn watch(&self) -> &'a dyn Watch {
         self.watch
     }
@@ -159,7 +161,7 @@ impl<'a> Client<'a> {
         format!("{}/{path}", self.settings.endpoint)
     }
 
-    /// Returns `target` as an absolute address, as seen from `base`.
+    /// Resolves the address `target` against `base`.
     pub fn absolute(base: &str, target: &str) -> String {
         let origin = origin(base).unwrap_or_default();
         if target.starts_with("http://") || target.starts_with("https://") {
@@ -175,12 +177,12 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Sends one GET, from byte `start` on, and follows redirects; the token goes to the hub's own origin only.
+    /// Sends one GET for the bytes from `start` and follows redirects. The token goes to the hub's own origin only.
     ///
     /// # Errors
     ///
-    /// Fails on any status but 200, 206 and 416.
-    pub fn get<E: From<Error>>(&self, url: &str, start: u64) -> Result<Response, Failure<E>> {
+    /// Fails on every status except 200, 206 and 416.
+    pub fn get<E: From<Error>>(&self, url: &str, start: u64) -> Result<Response, AttemptError<E>> {
         let mut url = url.to_owned();
         let mut linked_sha256 = None;
         for _ in 0..=MAX_REDIRECTS {
@@ -191,7 +193,7 @@ impl<'a> Client<'a> {
             if let Some(token) = self.settings.token.as_ref().filter(|_| self.is_hub(&url)) {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
-            let mut response = request.call().map_err(|error| broken(&url, &error))?;
+            let mut response = request.call().map_err(|error| connection_error(&url, &error))?;
             self.answered.set(true);
             linked_sha256 = linked_sha256.or_else(|| {
                 let tag = header(&response, "x-linked-etag")?.trim_matches('"').to_owned();
@@ -201,24 +203,28 @@ impl<'a> Client<'a> {
                 (301 | 302 | 303 | 307 | 308, Some(target)) => {
                     let next = Self::absolute(&url, &target);
                     if url.starts_with("https://") && !next.starts_with("https://") {
-                        let error = refused(&url, "redirects to an address without encryption");
-                        return Err(Failure::Final(error.into()));
+                        let error = refused(&url, "redirects to an unencrypted address");
+                        return Err(AttemptError::Fatal(error.into()));
                     }
                     url = next;
                 }
                 (200 | 206 | 416, _) => return Ok(Response { last: response, linked_sha256 }),
-                (status, _) => return Err(self.status(&url, status, &mut response)),
+                (status, _) => return Err(self.status_error(&url, status, &mut response)),
             }
         }
-        Err(Failure::Final(refused(&url, "redirects without end").into()))
+        Err(AttemptError::Fatal(refused(&url, "redirects too many times").into()))
     }
 
-    /// Sends one request with a body; never follows a redirect, which could carry the body anywhere.
+    /// Sends one request with a body. Redirects are not followed, because they could send the body to another host.
     ///
     /// # Errors
     ///
-    /// Fails on any status from 300 on that is not among `fine`.
-    pub fn send<E: From<Error>>(&self, request: Request<'_>, fine: &[u16]) -> Result<Response, Failure<E>> {
+    /// Fails on every status from 300 that is not in `accepted`.
+    pub fn send<E: From<Error>>(
+        &self,
+        request: Request<'_>,
+        accepted: &[u16],
+    ) -> Result<Response, AttemptError<E>> {
         let Request { method, url, headers, body, bytes, with_token } = request;
         let mut builder = match method {
             "PUT" => self.agent.put(url),
@@ -232,48 +238,50 @@ impl<'a> Client<'a> {
         if let Some(token) = token {
             builder = builder.header("authorization", format!("Bearer {token}"));
         }
-        let patience = self.settings.silence + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
-        let builder = builder.config().timeout_send_body(Some(patience)).build();
-        let mut response = builder.send(SendBody::from_reader(body)).map_err(|error| broken(url, &error))?;
+        let timeout = self.settings.silence + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
+        let builder = builder.config().timeout_send_body(Some(timeout)).build();
+        let mut response =
+            builder.send(SendBody::from_reader(body)).map_err(|error| connection_error(url, &error))?;
         self.answered.set(true);
         match response.status().as_u16() {
-            status if status < 300 || fine.contains(&status) => {
+            status if status < 300 || accepted.contains(&status) => {
                 Ok(Response { last: response, linked_sha256: None })
             }
-            status => Err(self.status(url, status, &mut response)),
+            status => Err(self.status_error(url, status, &mut response)),
         }
     }
 
-    /// Runs `attempt` until it succeeds, fails for good, or fails too often in a row.
+    /// Calls `attempt` until it succeeds, fails for good, or fails too often in a row.
     ///
-    /// [`Progress`] resets the count of failures.
+    /// [`Progress::made`] resets the count of failures.
     ///
     /// # Errors
     ///
-    /// Returns what failed for good, [`Error::Unreachable`] when patience is over, [`Error::Interrupted`] on a signal.
+    /// Returns the fatal error of an attempt, [`Error::Unreachable`] after the last attempt, or [`Error::Interrupted`]
+    /// after a signal.
     pub fn retrying<T, E: From<Error>>(
         &self,
         url: &str,
-        mut attempt: impl FnMut(&mut Progress) -> Result<T, Failure<E>>,
+        mut attempt: impl FnMut(&mut Progress) -> Result<T, AttemptError<E>>,
     ) -> Result<T, E> {
         let mut failures = 0;
         loop {
             let mut progress = Progress(false);
-            let (problem, pause) = match attempt(&mut progress) {
+            let (reason, pause) = match attempt(&mut progress) {
                 Ok(value) => return Ok(value),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again { problem, pause }) => (problem, pause),
+                Err(AttemptError::Fatal(error)) => return Err(error),
+                Err(AttemptError::Retry { reason, pause }) => (reason, pause),
             };
             failures = if progress.0 { 1 } else { failures + 1 };
             let attempts = self.settings.attempts;
-            if failures >= if self.answered.get() { attempts } else { attempts.min(FIRST_ATTEMPTS) } {
-                let problem =
-                    format!("{problem} (`{}`, attempt {failures} of {failures})", without_query(url));
-                return Err(Error::Unreachable { id: self.repository(url), problem }.into());
+            let limit = if self.answered.get() { attempts } else { attempts.min(FIRST_ATTEMPTS) };
+            if failures >= limit {
+                let reason = format!("{reason} (`{}`, attempt {failures} of {failures})", without_query(url));
+                return Err(Error::Unreachable { id: self.repository(url), reason }.into());
             }
             let backoff = self.settings.first_pause.saturating_mul(1 << (failures - 1).min(10));
             let pause = pause.unwrap_or(backoff).min(LONGEST_PAUSE);
-            tracing::warn!("{problem}; trying again in {:.1} s", pause.as_secs_f32());
+            tracing::warn!("{reason}; retrying in {:.1} s", pause.as_secs_f32());
             self.sleep(pause)?;
         }
     }
@@ -281,8 +289,8 @@ impl<'a> Client<'a> {
     fn sleep(&self, pause: Duration) -> Result<(), Error> {
         let end = Instant::now() + pause;
         loop {
-            if self.watch.stop() {
-                return Err(Error::Interrupted);
+            if let Some(signal) = self.watch.stop() {
+                return Err(Error::Interrupted { signal });
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -297,7 +305,7 @@ impl<'a> Client<'a> {
         origin(url).is_some() && origin(url) == origin(&self.settings.endpoint)
     }
 
-    /// The repository that an address of the hub is about, for messages.
+    /// Returns the repository of an address of the hub, for messages.
     fn repository(&self, url: &str) -> String {
         let path = url.strip_prefix(&self.settings.endpoint).unwrap_or(url).trim_start_matches('/');
         let path = path.trim_start_matches("api/models/");
@@ -306,22 +314,22 @@ impl<'a> Client<'a> {
         path[..end.unwrap_or(path.len())].into()
     }
 
-    /// Explains an unhappy status.
-    fn status<E: From<Error>>(
+    /// Returns the error for a status that is not a success.
+    fn status_error<E: From<Error>>(
         &self,
         url: &str,
         status: u16,
         response: &mut ureq::http::Response<ureq::Body>,
-    ) -> Failure<E> {
+    ) -> AttemptError<E> {
         let seconds = header(response, "retry-after").and_then(|text| text.trim().parse().ok());
         let pause = seconds.map(Duration::from_secs);
         match status {
             408 | 425 | 429 | 500..=599 => {
-                return Failure::Again { problem: format!("the hub answers {status}"), pause };
+                return AttemptError::Retry { reason: format!("the hub answered {status}"), pause };
             }
-            // Addresses of the storage expire; the next attempt gets a fresh one from the hub.
+            // Addresses of the file storage expire; the next attempt gets a fresh one from the hub.
             400..=499 if !self.is_hub(url) => {
-                return Failure::again(format!("`{}` answers {status}", without_query(url)));
+                return AttemptError::retry(format!("`{}` answered {status}", without_query(url)));
             }
             _ => {}
         }
@@ -334,57 +342,57 @@ impl<'a> Client<'a> {
             endpoint: &self.settings.endpoint,
             has_token: self.settings.token.is_some(),
         };
-        Failure::Final((self.explain)(&refusal).into())
+        AttemptError::Fatal((self.explain)(&refusal).into())
     }
 }
 
-/// What the body of an answer says in `error`, as one line.
+/// Returns the field `error` or `message` of an answer's body as one line.
 fn reason(response: &mut ureq::http::Response<ureq::Body>) -> String {
-    let body = response.body_mut().with_config().limit(MAX_REASON).read_to_vec().unwrap_or_default();
+    let body = response.body_mut().with_config().limit(MAX_REASON_BYTES).read_to_vec().unwrap_or_default();
     let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let text = json["error"].as_str().or_else(|| json["message"].as_str()).unwrap_or_default();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn broken<E: From<Error>>(url: &str, error: &ureq::Error) -> Failure<E> {
+fn connection_error<E: From<Error>>(url: &str, error: &ureq::Error) -> AttemptError<E> {
     match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::RequireHttpsOnly(_) => {
-            Failure::Final(refused(url, &format!("gives an address that cannot be used: {error}")).into())
+            AttemptError::Fatal(refused(url, &format!("returned an unusable address: {error}")).into())
         }
-        _ => Failure::again(format!("no connection: {error}")),
+        _ => AttemptError::retry(format!("no connection: {error}")),
     }
 }
 
-fn refused(url: &str, what: &str) -> Error {
+fn refused(url: &str, reason: &str) -> Error {
     Error::Refused {
-        problem: format!("`{}` {what}", without_query(url)),
+        reason: format!("`{}` {reason}", without_query(url)),
         hint: Refusal::CHECK_ENDPOINT.into(),
     }
 }
 
 impl Refusal<'_> {
-    /// What to do when a hub does not behave as one.
+    /// Hint for answers that a hub should not give.
     pub const CHECK_ENDPOINT: &'static str =
-        "check `HF_ENDPOINT`, and what stands between this machine and the hub";
+        "check `HF_ENDPOINT` and the proxies between this machine and the hub";
 }
 
-/// What an attempt tells the loop around it.
+/// Records whether an attempt made progress.
 pub struct Progress(bool);
 
 impl Progress {
-    /// Says that this attempt brought something, so that the count of failures starts again.
+    /// Records progress, which resets the count of failures.
     pub fn made(&mut self) {
         self.0 = true;
     }
 }
 
-/// Whether a hub runs on this machine, where no proxy leads.
+/// Returns whether the hub runs on this machine, so that no proxy is used.
 fn is_local(endpoint: &str) -> bool {
     let host = endpoint.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
     matches!(host.as_str(), "localhost" | "127.0.0.1" | "[::1]")
 }
 
-/// Scheme, host and port.
+/// Returns scheme, host and port of an address.
 fn origin(url: &str) -> Option<String> {
     let uri: Uri = url.parse().ok()?;
     let scheme = uri.scheme_str()?;
@@ -392,7 +400,7 @@ fn origin(url: &str) -> Option<String> {
     Some(format!("{scheme}://{}:{port}", uri.host()?.to_ascii_lowercase()))
 }
 
-/// An address without its query, which can hold a signature.
+/// Returns an address without its query, which can contain a signature.
 pub fn without_query(url: &str) -> &str {
     url.split('?').next().unwrap_or(url)
 }

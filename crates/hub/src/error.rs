@@ -1,40 +1,64 @@
-//! What can go wrong between this machine and a hub.
+//! Failures of requests to a hub.
+
+use failure::{Failure, Kind};
 
 /// Why a request failed for good.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An environment variable cannot be used.
-    #[error("{problem}\nhint: {hint}")]
+    /// An environment variable is unusable.
+    #[error("{reason}")]
     Settings {
-        /// What is wrong.
-        problem: String,
+        /// The variable and what is wrong with its value.
+        reason: String,
         /// What to do.
         hint: String,
     },
 
-    /// The hub answered, but not with what was asked for.
-    #[error("{problem}\nhint: {hint}")]
+    /// The hub refused the request or gave an answer that makes no sense.
+    #[error("{reason}")]
     Refused {
-        /// What was asked and what came back.
-        problem: String,
+        /// The request and the answer.
+        reason: String,
         /// What to do.
         hint: String,
     },
 
-    /// The hub could not be reached, or went away for good.
-    #[error("`{id}`: {problem}\nhint: run the same command again when the network is there")]
+    /// The hub did not answer, or stopped answering.
+    #[error("`{id}`: {reason}")]
     Unreachable {
         /// The repository.
         id: String,
-        /// What failed, after how many attempts.
-        problem: String,
+        /// The last failure and the number of attempts.
+        reason: String,
     },
 
-    /// A signal asked to stop.
-    #[error("interrupted; the same command goes on where this one stopped")]
-    Interrupted,
+    /// A signal asked the program to stop.
+    #[error("interrupted; the same command resumes where this one stopped")]
+    Interrupted {
+        /// Number of the signal.
+        signal: i32,
+    },
 
     /// A file could not be read or written.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl Failure for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Settings { .. } => Kind::Usage,
+            Self::Refused { .. } | Self::Unreachable { .. } => Kind::Failed,
+            Self::Interrupted { signal } => Kind::Interrupted { signal: *signal },
+            Self::Io(error) => Failure::kind(error),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Settings { hint, .. } | Self::Refused { hint, .. } => Some(hint.clone()),
+            Self::Unreachable { .. } => Some("run the same command again once the network is back".into()),
+            Self::Interrupted { .. } | Self::Io(_) => None,
+        }
+    }
 }

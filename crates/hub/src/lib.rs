@@ -1,7 +1,7 @@
-//! Requests to the Hugging Face hub, for all that read from it or write to it.
+//! Requests to the Hugging Face hub, shared by the programs that download from it and upload to it.
 //!
-//! Here are the token and where it may go, redirects, retries, silence, and the listing of a repository. What is done
-//! with files is the stages': `import-model` downloads, `upload` uploads.
+//! Handles the access token and where it may be sent, redirects, retries, timeouts, and the file list of a repository.
+//! Files are left to the callers: `import-model` downloads, `upload` uploads.
 //!
 //! ```
 //! use hub::Settings;
@@ -16,35 +16,35 @@ mod error;
 mod listing;
 mod settings;
 
-pub use client::{Client, Failure, Progress, Refusal, Request, Response, quoted, without_query};
+pub use client::{AttemptError, Client, Progress, Refusal, Request, Response, quoted, without_query};
 pub use error::Error;
 pub use listing::{Entry, resolve, tree};
 pub use settings::Settings;
 
-/// What a caller wants to know, and to say, while files travel.
+/// Receives the progress of a transfer and can stop it.
 pub trait Watch {
-    /// Returns whether to stop soon.
-    fn stop(&self) -> bool {
-        false
+    /// Returns the signal that asked the program to stop, if any.
+    fn stop(&self) -> Option<i32> {
+        None
     }
-    /// A file called `name` begins to travel; `already` of its `total` bytes are there.
+    /// Called before the file `name` is transferred; `already` of its `total` bytes are present.
     fn begin(&self, name: &str, total: Option<u64>, already: u64) {
         let _ = (name, total, already);
     }
-    /// So many more bytes have arrived.
+    /// Called after another `bytes` bytes were transferred.
     fn advance(&self, bytes: u64) {
         let _ = bytes;
     }
-    /// The file is there, or it failed.
+    /// Called when the transfer of the file has ended, successful or not.
     fn end(&self) {}
 }
 
-/// Watches nothing.
+/// Shows nothing and never stops.
 pub struct Unwatched;
 
 impl Watch for Unwatched {}
 
-/// Returns whether `text` is `digits` lower-case hex digits.
+/// Returns whether `text` consists of `digits` lower-case hex digits.
 pub fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

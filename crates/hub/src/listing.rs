@@ -1,23 +1,24 @@
-//! What the hub says about a repository: its commit, its files, their sizes and hashes.
+//! The commit, files, sizes and hashes of a repository.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::client::{Client, Failure, Progress, quoted};
-use crate::{Error, is_hex};
+use crate::client::{AttemptError, Client, Progress, quoted};
+use crate::error::Error;
+use crate::is_hex;
 
-/// A file of a repository, as far as the hub tells.
+/// A file of a repository as the hub lists it.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
-    /// How long it is.
+    /// Length in bytes.
     pub bytes: Option<u64>,
-    /// SHA-256 of its bytes, which the hub tells of large files only.
+    /// SHA-256 of its bytes; the hub lists it for large files only.
     pub sha256: Option<String>,
-    /// Git's own hash of what is in the repository.
+    /// Git's object id of the file, or of its pointer if the file is large.
     pub git_oid: Option<String>,
-    /// Where `sha256` comes from, for messages.
+    /// Origin of `sha256`, for messages.
     pub promised_by: &'static str,
 }
 
@@ -25,7 +26,7 @@ pub struct Entry {
 ///
 /// # Errors
 ///
-/// Fails when the repository has no such revision, or cannot be asked.
+/// Fails when the repository has no such revision or the hub cannot be reached.
 pub fn resolve(client: &Client<'_>, id: &str, revision: &str) -> Result<String, Error> {
     #[derive(Deserialize)]
     struct Info {
@@ -36,14 +37,14 @@ pub fn resolve(client: &Client<'_>, id: &str, revision: &str) -> Result<String, 
     if is_hex(&info.sha, 40) {
         return Ok(info.sha);
     }
-    Err(odd(id, &format!("the commit of `{revision}` is `{}`, expected 40 hex digits", info.sha)))
+    Err(malformed(id, &format!("the commit of `{revision}` is `{}`, expected 40 hex digits", info.sha)))
 }
 
-/// Returns all files of a commit, following the listing through all its pages.
+/// Returns all files of a commit, from all pages of the list.
 ///
 /// # Errors
 ///
-/// Fails when there is no such commit, or when the list makes no sense.
+/// Fails when there is no such commit or the list is malformed.
 pub fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeMap<String, Entry>, Error> {
     #[derive(Deserialize)]
     struct Item {
@@ -73,7 +74,7 @@ pub fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeMap<Stri
             }
             let sha256 = item.lfs.as_ref().map(|lfs| lfs.oid.trim_start_matches("sha256:").to_owned());
             if let Some(hash) = sha256.as_ref().filter(|hash| !is_hex(hash, 64)) {
-                return Err(odd(
+                return Err(malformed(
                     id,
                     &format!("the hash of `{}` is `{hash}`, expected 64 hex digits", item.path),
                 ));
@@ -86,7 +87,7 @@ pub fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeMap<Stri
         }
         next = link.as_deref().and_then(next_page).map(|target| Client::absolute(&url, target));
     }
-    Err(odd(id, &format!("the list of files has more than {MAX_PAGES} pages")))
+    Err(malformed(id, &format!("the list of files has more than {MAX_PAGES} pages")))
 }
 
 fn json<T: DeserializeOwned>(client: &Client<'_>, url: &str) -> Result<(T, Option<String>), Error> {
@@ -95,12 +96,12 @@ fn json<T: DeserializeOwned>(client: &Client<'_>, url: &str) -> Result<(T, Optio
         let link = response.header("link");
         let bytes = response.read_to_end(64 << 20)?;
         let value = serde_json::from_slice(&bytes)
-            .map_err(|error| Failure::again(format!("the answer is not the expected JSON: {error}")))?;
+            .map_err(|error| AttemptError::retry(format!("unexpected JSON in the answer: {error}")))?;
         Ok((value, link))
     })
 }
 
-/// The address after `rel="next"` in a `Link` header.
+/// Returns the address of the link with `rel="next"` in a `Link` header.
 fn next_page(header: &str) -> Option<&str> {
     header.split(',').find_map(|link| {
         let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
@@ -109,10 +110,10 @@ fn next_page(header: &str) -> Option<&str> {
     })
 }
 
-fn odd(id: &str, problem: &str) -> Error {
+fn malformed(id: &str, reason: &str) -> Error {
     Error::Refused {
-        problem: format!("`{id}`: {problem}"),
-        hint: "the address in `HF_ENDPOINT` does not behave as the Hugging Face hub does".into(),
+        reason: format!("`{id}`: {reason}"),
+        hint: "check `HF_ENDPOINT`: its answers are not those of a Hugging Face hub".into(),
     }
 }
 

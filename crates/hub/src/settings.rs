@@ -1,44 +1,44 @@
-//! The environment variables that the hub's own tools read.
+//! Settings from the environment variables of the hub's own tools.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::Error;
+use crate::error::Error;
 
-/// How the hub is reached.
+/// How to reach the hub.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Address of the hub, without a slash at the end (`HF_ENDPOINT`).
+    /// Address of the hub, without a trailing slash (`HF_ENDPOINT`).
     pub endpoint: String,
-    /// Access token (`HF_TOKEN`, or the file that `hf auth login` writes); goes to the endpoint only.
+    /// Access token (`HF_TOKEN`, or the file that `hf auth login` writes); sent to the endpoint only.
     pub token: Option<String>,
     /// Never use the network (`HF_HUB_OFFLINE`).
     pub offline: bool,
     /// Folder of the local cache (`HF_HUB_CACHE`, or `hub` in `HF_HOME`).
     pub cache: Option<PathBuf>,
-    /// Attempts in a row without a new byte before giving up.
+    /// Number of attempts in a row without a new byte before giving up.
     pub attempts: u32,
-    /// Pause after the first failed attempt; doubles with every further one.
+    /// Pause after the first failed attempt; doubles after each further one.
     pub first_pause: Duration,
-    /// How long a connection may stay silent.
+    /// Longest time without data before a connection times out.
     pub silence: Duration,
 }
 
 impl Settings {
-    /// Reads the environment variables that the hub's own tools read.
+    /// Reads the settings from the environment.
     ///
     /// # Errors
     ///
-    /// Fails when `HF_ENDPOINT` is not an http address.
+    /// Fails when `HF_ENDPOINT` is not an HTTP address.
     pub fn from_env() -> Result<Self, Error> {
         Self::from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    /// As [`Settings::from_env`], with another way to look up variables.
+    /// Reads the settings from variables that `variable` looks up.
     ///
     /// # Errors
     ///
-    /// Fails when `HF_ENDPOINT` is not an http address.
+    /// As [`Settings::from_env`].
     pub fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let folder = |name: &str| {
             let text = variable(name)?;
@@ -59,8 +59,8 @@ impl Settings {
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
             return Err(Error::Settings {
-                problem: format!("`HF_ENDPOINT` is `{endpoint}`, which is not an address"),
-                hint: "set it to something like `https://huggingface.co`, or unset it".into(),
+                reason: format!("`HF_ENDPOINT` is `{endpoint}`, which is not an HTTP address"),
+                hint: "set it to an address such as `https://huggingface.co`, or unset it".into(),
             });
         }
         Ok(Self {

@@ -113,7 +113,7 @@ impl Config {
         }
         if self.id.is_empty() {
             return Err(Error::Settings {
-                problem: "no model is named".into(),
+                reason: "no model is named".into(),
                 hint: "give `--model-dir DIR`, `--id ORG/NAME`, or `--config` with a file of `pipelines/models/`".into(),
             });
         }

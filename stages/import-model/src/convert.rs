@@ -88,9 +88,9 @@ impl<'a> Plan<'a> {
     ) -> Result<Self, Error> {
         let home: BTreeMap<String, &TensorFiles> =
             files.iter().flat_map(|file| file.names().map(move |name| (name.to_owned(), file))).collect();
-        let bad = |problem: String, hint: &str| Error::Layout {
+        let bad = |reason: String, hint: &str| Error::Layout {
             place: config_path.display().to_string(),
-            problem,
+            reason,
             hint: hint.to_owned(),
         };
         let packed: BTreeSet<String> =
@@ -134,8 +134,8 @@ impl<'a> Plan<'a> {
                 (Conversion::Dequantize, Some((path, "weight"))) if packed.contains(path) => {
                     let scales = plan.info(&format!("{path}.scales"));
                     let settings =
-                        stored_settings(config, &canonical_name(path), info, scales).map_err(|problem| {
-                            bad(format!("tensor `{stored}` {problem}"), crate::error::GET_AGAIN)
+                        stored_settings(config, &canonical_name(path), info, scales).map_err(|reason| {
+                            bad(format!("tensor `{stored}` {reason}"), crate::error::GET_AGAIN)
                         })?;
                     let dtype = if settings.mode.has_biases() {
                         file_dtype(plan.home[&format!("{path}.scales")], &format!("{path}.scales"))
@@ -208,7 +208,7 @@ impl<'a> Plan<'a> {
         }
         let format = std::collections::HashMap::from([("format".to_owned(), "mlx".to_owned())]);
         let metadata = Metadata::new(Some(format), infos)
-            .map_err(|error| Error::Weights { path: path.into(), problem: error.to_string() })?;
+            .map_err(|error| Error::Weights { path: path.into(), reason: error.to_string() })?;
         let mut header = serde_json::to_vec(&metadata).expect("a header is plain JSON");
         header.resize(header.len().next_multiple_of(8), b' ');
         let mut file = std::io::BufWriter::new(fs_err::File::create(path)?);
@@ -238,12 +238,12 @@ impl<'a> Plan<'a> {
                 let path = stored.strip_suffix(".weight").expect("only weights are planned so");
                 let part = |part: &str| -> Result<Array, Error> {
                     let name = format!("{path}.{part}");
-                    let problem = || Error::Layout {
+                    let reason = || Error::Layout {
                         place: stored.clone(),
-                        problem: format!("tensor `{name}` is missing"),
+                        reason: format!("tensor `{name}` is missing"),
                         hint: crate::error::GET_AGAIN.to_owned(),
                     };
-                    Ok(self.home.get(&name).ok_or_else(problem)?.array(&name)?)
+                    Ok(self.home.get(&name).ok_or_else(reason)?.array(&name)?)
                 };
                 let biases = settings.mode.has_biases().then(|| part("biases")).transpose()?;
                 let (weight, scales) = (source.array(stored)?, part("scales")?);

@@ -1,61 +1,63 @@
-//! Everything that can stop an import, each with what to do about it.
+//! Failures of an import, each with a hint.
 
 use std::path::PathBuf;
+
+use failure::{Failure, Kind};
 
 /// Why a model was not imported.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The settings name no model, or more than one, or in a way that cannot be read.
-    #[error("{problem}\nhint: {hint}")]
+    /// The settings are missing, unusable or contradictory.
+    #[error("{reason}")]
     Settings {
         /// What is wrong.
-        problem: String,
+        reason: String,
         /// What to do.
         hint: String,
     },
 
-    /// The folder or repository holds no model in the layout that we read.
-    #[error("`{place}`: {problem}\nhint: {hint}")]
+    /// A folder or repository is not a model in the Hugging Face layout.
+    #[error("`{place}`: {reason}")]
     Layout {
-        /// The folder or file.
+        /// The folder, file or repository.
         place: String,
         /// What is wrong.
-        problem: String,
+        reason: String,
         /// What to do.
         hint: String,
     },
 
-    /// The model is of a kind that no crate here can run.
-    #[error("`{}`: `model_type` is `{model_type}`, which is not supported\nhint: supported are {}", path.display(), supported())]
+    /// The architecture of the model is not supported.
+    #[error("`{}`: `model_type` is `{model_type}`, which is not supported", path.display())]
     ModelType {
         /// The `config.json`.
         path: PathBuf,
-        /// What it says.
+        /// Its `model_type`.
         model_type: String,
     },
 
-    /// A JSON file does not parse, or is not what its name promises.
-    #[error("`{}`: {problem}\nhint: {hint}", path.display())]
+    /// A JSON file does not parse or has unexpected content.
+    #[error("`{}`: {reason}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// What is wrong, with line and column where known.
-        problem: String,
+        reason: String,
         /// What to do.
         hint: &'static str,
     },
 
-    /// A safetensors file lies about its content, or does not hold all of it.
-    #[error("`{}`: {problem}\nhint: the file is damaged or was not made by a safetensors writer; get it again from its source", path.display())]
+    /// A safetensors file is malformed or truncated.
+    #[error("`{}`: {reason}", path.display())]
     Weights {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the tensor where there is one.
-        problem: String,
+        /// What is wrong, with the name of the tensor if there is one.
+        reason: String,
     },
 
-    /// A tensor holds values that are no numbers.
-    #[error("`{}`: NaN or infinity in tensor `{tensor}`\nhint: the weights are damaged, or overflowed where they were made; get the model again, or take it in another type such as bfloat16", path.display())]
+    /// A tensor contains NaN or infinity.
+    #[error("`{}`: NaN or infinity in tensor `{tensor}`", path.display())]
     NotFinite {
         /// The file.
         path: PathBuf,
@@ -63,64 +65,60 @@ pub enum Error {
         tensor: String,
     },
 
-    /// The index and the weight files do not tell the same story.
-    #[error("`{}`: {problem}\nhint: {hint}", path.display())]
+    /// The index disagrees with the weight files.
+    #[error("`{}`: {reason}", path.display())]
     Index {
         /// The index file.
         path: PathBuf,
         /// What is wrong, with the tensor or shard.
-        problem: String,
+        reason: String,
         /// What to do.
         hint: &'static str,
     },
 
-    /// A file has other bytes than were promised.
-    #[error("`{place}`: sha256 is `{actual}`, expected `{expected}` ({promised_by})\nhint: {hint}")]
+    /// A file does not have the expected hash.
+    #[error("`{place}`: sha256 is `{actual}`, expected `{expected}` ({promised_by})")]
     Hash {
         /// The file, or the address it came from.
         place: String,
-        /// What was promised.
+        /// The expected hash.
         expected: String,
-        /// What came.
+        /// The actual hash.
         actual: String,
-        /// Who promised.
+        /// Origin of the expected hash.
         promised_by: &'static str,
         /// What to do.
         hint: String,
     },
 
-    /// The hub answered, but not with the model.
-    #[error("{problem}\nhint: {hint}")]
-    Hub {
-        /// What was asked and what came back.
-        problem: String,
-        /// What to do.
-        hint: String,
-    },
+    /// A request to the hub failed.
+    #[error(transparent)]
+    Hub(#[from] hub::Error),
 
-    /// The hub could not be reached, or went away for good.
-    #[error("`{id}`: {problem}\nhint: {}", use_a_folder())]
-    Unreachable {
-        /// The repository.
-        id: String,
-        /// What failed, after how many attempts.
-        problem: String,
-    },
-
-    /// Going online is forbidden, and what there is on this machine is not enough.
-    #[error("`{id}`: {problem}, and `HF_HUB_OFFLINE` forbids the network\nhint: {}", use_a_folder())]
+    /// The network is forbidden, and the local cache lacks something.
+    #[error("`{id}`: {reason}, and `HF_HUB_OFFLINE` forbids the network")]
     Offline {
         /// The repository.
         id: String,
         /// What is missing.
-        problem: String,
+        reason: String,
     },
 
-    /// A signal asked to stop; what was downloaded stays for the next run.
-    #[error("interrupted; the same command goes on where this one stopped")]
-    Interrupted,
+    /// The weights do not fit on the disk.
+    #[error(
+        "`{}`: the weights need {} MiB, but only {} MiB are free",
+        folder.display(), needed_bytes >> 20, free_bytes >> 20
+    )]
+    NoSpace {
+        /// The folder of the download.
+        folder: PathBuf,
+        /// Bytes that are still to be downloaded, with a reserve.
+        needed_bytes: u64,
+        /// Free bytes.
+        free_bytes: u64,
+    },
 
-    /// Weights could not be packed or unpacked.
+    /// The weights could not be quantized or dequantized.
     #[error(transparent)]
     Model(#[from] models::Error),
 
@@ -129,54 +127,59 @@ pub enum Error {
     Io(#[from] std::io::Error),
 }
 
-impl Error {
-    /// Returns whether the model itself is at fault, rather than this machine or the network.
-    pub fn is_bad_input(&self) -> bool {
+impl Failure for Error {
+    fn kind(&self) -> Kind {
         match self {
+            Self::Settings { .. } => Kind::Usage,
             Self::Layout { .. }
             | Self::ModelType { .. }
             | Self::Json { .. }
             | Self::Weights { .. }
             | Self::NotFinite { .. }
             | Self::Index { .. }
-            | Self::Hash { .. } => true,
-            Self::Settings { .. }
-            | Self::Hub { .. }
-            | Self::Unreachable { .. }
-            | Self::Offline { .. }
-            | Self::Interrupted
-            | Self::Io(_) => false,
-            Self::Model(error) => error.is_bad_input(),
+            | Self::Hash { .. } => Kind::BadInput,
+            Self::Offline { .. } => Kind::Failed,
+            Self::NoSpace { .. } => Kind::Storage,
+            Self::Hub(error) => error.kind(),
+            Self::Model(error) if error.is_bad_input() => Kind::BadInput,
+            Self::Model(_) => Kind::Failed,
+            Self::Io(error) => Failure::kind(error),
         }
     }
 
-    /// Returns whether the command line or the settings file is at fault.
-    pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Settings { .. })
-    }
-}
-
-impl From<hub::Error> for Error {
-    fn from(error: hub::Error) -> Self {
-        match error {
-            hub::Error::Settings { problem, hint } => Self::Settings { problem, hint },
-            hub::Error::Refused { problem, hint } => Self::Hub { problem, hint },
-            hub::Error::Unreachable { id, problem } => Self::Unreachable { id, problem },
-            hub::Error::Interrupted => Self::Interrupted,
-            hub::Error::Io(error) => Self::Io(error),
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Settings { hint, .. } | Self::Layout { hint, .. } | Self::Hash { hint, .. } => {
+                Some(hint.clone())
+            }
+            Self::Json { hint, .. } | Self::Index { hint, .. } => Some((*hint).to_owned()),
+            Self::ModelType { .. } => {
+                let supported: Vec<String> =
+                    models::supported_model_types().iter().map(|name| format!("`{name}`")).collect();
+                Some(format!("supported types are {}", supported.join(", ")))
+            }
+            Self::Weights { .. } => Some(
+                "the file is damaged or was not written as safetensors; download or copy it again".to_owned(),
+            ),
+            Self::NotFinite { .. } => Some(
+                "the weights are damaged, or overflowed when they were made; get the model again, or in another \
+                 type such as bfloat16"
+                    .to_owned(),
+            ),
+            Self::Hub(hub::Error::Unreachable { .. }) | Self::Offline { .. } => Some(USE_A_FOLDER.to_owned()),
+            Self::Hub(error) => error.hint(),
+            Self::NoSpace { .. } => {
+                Some("free some space, or choose a store on another disk with `--store`".to_owned())
+            }
+            Self::Model(_) | Self::Io(_) => None,
         }
     }
 }
 
-fn supported() -> String {
-    crate::SUPPORTED_MODEL_TYPES.map(|name| format!("`{name}`")).join(", ")
-}
+/// Hint for a hub that cannot be reached.
+const USE_A_FOLDER: &str = "to use a model that is already on this machine, name its folder: \
+                            `make pipeline MODEL_DIR=/path/to/model`, or `import-model --model-dir /path/to/model`; \
+                            the hub's local cache is found through `HF_HOME`";
 
-/// The remedy for every kind of "not reachable".
-fn use_a_folder() -> &'static str {
-    "to use a model that is already on this machine, give its folder: `make pipeline MODEL_DIR=/path/to/model`, \
-     or `import-model --model-dir /path/to/model`; a hub cache is found through `HF_HOME`"
-}
-
-/// What to do when a downloaded or copied JSON file is broken.
-pub(crate) const GET_AGAIN: &str = "the file is damaged; get it again from its source";
+/// Hint for a damaged JSON file.
+pub(crate) const GET_AGAIN: &str = "the file is damaged; download or copy it again";

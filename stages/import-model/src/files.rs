@@ -10,7 +10,7 @@ use crate::error::{Error, GET_AGAIN};
 
 /// Reads a JSON file of at most `limit` bytes.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<T, Error> {
-    let bad = |problem| Error::Json { path: path.into(), problem, hint: GET_AGAIN };
+    let bad = |reason| Error::Json { path: path.into(), reason, hint: GET_AGAIN };
     let bytes = fs_err::metadata(path)?.len();
     if bytes > limit {
         return Err(bad(format!("{bytes} bytes, more than the {limit} that such a file can honestly have")));
@@ -54,10 +54,10 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     let after = fs_err::metadata(to)?.len();
     if before != after {
         let place = from.display().to_string();
-        let problem = format!("changed while it was copied, from {before} to {after} bytes");
+        let reason = format!("changed while it was copied, from {before} to {after} bytes");
         return Err(Error::Layout {
             place,
-            problem,
+            reason,
             hint: "run again when nothing writes to the folder".into(),
         });
     }

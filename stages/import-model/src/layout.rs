@@ -81,7 +81,7 @@ pub fn weights(
         }
         return Err(Error::Layout {
             place: place.into(),
-            problem: format!(
+            reason: format!(
                 "{} of {} shards of `{INDEX}` are missing: {}",
                 missing.len(),
                 shards.len(),
@@ -105,7 +105,7 @@ fn no_weights(place: &str, names: &BTreeSet<String>) -> Error {
         found.map(|name| format!("`{name}`")).collect::<Vec<_>>()
     };
     let (pickles, ggufs) = (with(PICKLES), with(&[".gguf"]));
-    let (problem, hint) = if !pickles.is_empty() {
+    let (reason, hint) = if !pickles.is_empty() {
         (
             format!(
                 "no safetensors weights, only pickle files, which can run code when they are read: {}",
@@ -125,7 +125,7 @@ fn no_weights(place: &str, names: &BTreeSet<String>) -> Error {
             "give a folder in the Hugging Face layout: `config.json`, `tokenizer.json` and `model*.safetensors`",
         )
     };
-    Error::Layout { place: place.into(), problem, hint: hint.into() }
+    Error::Layout { place: place.into(), reason, hint: hint.into() }
 }
 
 /// Finds gaps in `model-00001-of-00003.safetensors` when there is no index to tell.
@@ -142,7 +142,7 @@ fn check_numbering(place: &str, found: &BTreeSet<String>) -> Result<(), Error> {
         if have < total {
             return Err(Error::Layout {
                 place: place.into(),
-                problem: format!("{have} of {total} shards `{before}…{after}.safetensors` are there"),
+                reason: format!("{have} of {total} shards `{before}…{after}.safetensors` are there"),
                 hint: "get the missing files, and `model.safetensors.index.json`, from where the others came from".into(),
             });
         }
@@ -170,5 +170,5 @@ pub fn check_required(place: &str, names: &BTreeSet<String>) -> Result<(), Error
     } else {
         "give a folder in the Hugging Face layout: `config.json`, `tokenizer.json` and `model*.safetensors`"
     };
-    Err(Error::Layout { place: place.into(), problem: format!("`{missing}` is missing"), hint: hint.into() })
+    Err(Error::Layout { place: place.into(), reason: format!("`{missing}` is missing"), hint: hint.into() })
 }

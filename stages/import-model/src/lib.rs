@@ -37,10 +37,6 @@ pub use conversion::{Conversion, Quantize};
 pub use error::Error;
 use serde_json::{Value, json};
 
-/// The values of `model_type` in `config.json` that the crates here can run.
-pub const SUPPORTED_MODEL_TYPES: [&str; 9] =
-    ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3_text", "phi3", "cohere"];
-
 /// Imports the model that `config` names into `out`.
 ///
 /// `config.commit` must be known for a hub import; `resume` keeps partial downloads for the next run.

@@ -25,7 +25,7 @@ fn body(args: Args) -> anyhow::Result<()> {
         Source::Hub { id, revision } => {
             let terminal = Terminal::new(stage::StopFlag::default());
             let commit = Hub::new(&settings, &terminal).resolve(id, revision);
-            commit.map_err(|error| terminal.explain(error))?
+            commit.map_err(|error| explain(error))?
         }
     };
     let config = Config { commit, ..asked };
@@ -39,10 +39,10 @@ fn body(args: Args) -> anyhow::Result<()> {
     };
     if config.conversion().is_some() {
         if args.write_lock.is_some() {
-            let problem = "`--write-lock` pins files as they come, and these settings change them".into();
+            let reason = "`--write-lock` pins files as they come, and these settings change them".into();
             let hint =
                 "pin without `quantize` and `dequantize`; pins are checked before weights are changed".into();
-            return Err(explain(import_model::Error::Settings { problem, hint }));
+            return Err(explain(import_model::Error::Settings { reason, hint }));
         }
         let backend = mlx_ext::init(&mlx_ext::Options::default())?;
         run.numerics(backend.numerics("stored"));
@@ -52,7 +52,7 @@ fn body(args: Args) -> anyhow::Result<()> {
     run.execute(|scratch, config| {
         let terminal = Terminal::new(scratch.stop());
         let result = import_model::run(config, &settings, &terminal, scratch.resume_dir(), scratch.out());
-        result.map_err(|error| terminal.explain(error))
+        result.map_err(|error| explain(error))
     })?;
     args.write_lock.filter(|_| !args.common.plan).map_or(Ok(()), |file| lock.write(&file, &config))
 }

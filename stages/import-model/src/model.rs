@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::files::{copy, link, read_json, sha256_of};
 use crate::weights::{self, INDEX};
-use crate::{Conversion, Quantize, SUPPORTED_MODEL_TYPES, convert, layout, tokens};
+use crate::{Conversion, Quantize, convert, layout, tokens};
 
 /// The files of a model, wherever they are: in a user's folder, in the hub's cache or freshly downloaded.
 #[derive(Debug, Default)]
@@ -48,9 +48,9 @@ struct Record<'a> {
 pub fn find_in_folder(folder: &Path) -> Result<Found, Error> {
     let place = folder.display().to_string();
     if !folder.is_dir() {
-        let problem = if folder.exists() { "not a folder" } else { "no such folder" };
+        let reason = if folder.exists() { "not a folder" } else { "no such folder" };
         let hint = "give the folder that holds `config.json`, `tokenizer.json` and `model*.safetensors`";
-        return Err(Error::Layout { place, problem: problem.into(), hint: hint.into() });
+        return Err(Error::Layout { place, reason: reason.into(), hint: hint.into() });
     }
     let mut dropped = BTreeMap::new();
     let mut names = BTreeSet::new();
@@ -93,11 +93,11 @@ pub(crate) fn select(
 /// Fails on a model type that no crate here knows, and on weights quantized in a way that MLX does not read.
 pub fn check_config(path: &Path) -> Result<(), Error> {
     let config: Value = read_json(path, 16 << 20)?;
-    let bad = |problem, hint| Error::Json { path: path.into(), problem, hint };
+    let bad = |reason, hint| Error::Json { path: path.into(), reason, hint };
     let Some(model_type) = config["model_type"].as_str() else {
         return Err(bad("`model_type` is missing".into(), "this is not the `config.json` of a model"));
     };
-    if !SUPPORTED_MODEL_TYPES.contains(&model_type) {
+    if !models::supported_model_types().contains(&model_type) {
         return Err(Error::ModelType { path: path.into(), model_type: model_type.into() });
     }
     match config["quantization_config"]["quant_method"].as_str() {
@@ -121,14 +121,14 @@ pub fn check(found: &Found) -> Result<tokenizers::Tokenizer, Error> {
             let hint = "a model consists of regular files, or links to them".into();
             return Err(Error::Layout {
                 place: path.display().to_string(),
-                problem: "not a regular file".into(),
+                reason: "not a regular file".into(),
                 hint,
             });
         }
         if !layout::is_plain_name(name) {
-            let problem = "an artifact cannot hold a file of this name".into();
+            let reason = "an artifact cannot hold a file of this name".into();
             let hint = "use letters, digits, `.`, `_` and `-`".into();
-            return Err(Error::Layout { place: path.display().to_string(), problem, hint });
+            return Err(Error::Layout { place: path.display().to_string(), reason, hint });
         }
     }
     let paths = found.paths();
@@ -168,7 +168,7 @@ pub fn compare_pins(
     files: &BTreeMap<String, String>,
     pins: &BTreeMap<String, String>,
 ) -> Result<(), Error> {
-    let bad = |problem| Error::Layout { place: place.into(), problem, hint: UNPIN.into() };
+    let bad = |reason| Error::Layout { place: place.into(), reason, hint: UNPIN.into() };
     for (name, expected) in pins {
         let actual = files
             .get(name)

@@ -44,8 +44,8 @@ fn pinned(
     hub: Option<(&str, &str)>,
     files: &BTreeMap<String, String>,
 ) -> Result<String, Error> {
-    let bad = |problem: String| Error::Settings {
-        problem: format!("`{}`: {problem}", path.display()),
+    let bad = |reason: String| Error::Settings {
+        reason: format!("`{}`: {reason}", path.display()),
         hint: "give `--write-lock` the settings file of this model, such as one of `pipelines/models/`"
             .into(),
     };

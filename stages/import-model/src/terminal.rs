@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use failure::{Failure as _, Kind};
 use import_model::{Error, Watch};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use stage::StopFlag;
@@ -17,29 +18,27 @@ impl Terminal {
     pub(crate) fn new(stop: StopFlag) -> Self {
         Self { stop, bar: RefCell::new(ProgressBar::hidden()), tenths: Cell::new(0) }
     }
-
-    /// Turns a failed import into one that has the right exit code.
-    pub(crate) fn explain(&self, error: Error) -> anyhow::Error {
-        match error {
-            Error::Interrupted => stage::Interrupted { signal: self.stop.requested().unwrap_or(2) }.into(),
-            error => explain(error),
-        }
-    }
 }
 
-/// As [`Terminal::explain`], for failures before anything can be interrupted.
+/// Gives a failed import its exit code and hint.
 pub(crate) fn explain(error: Error) -> anyhow::Error {
-    match error {
-        Error::Io(error) => error.into(),
-        error if error.is_bad_input() => stage::bad_input(error),
-        error if error.is_usage() => stage::usage(error),
-        error => error.into(),
+    let hint = error.hint();
+    let explained = match (error.kind(), error) {
+        (_, Error::Io(error)) => error.into(),
+        (Kind::Interrupted { signal }, _) => stage::Interrupted { signal }.into(),
+        (Kind::BadInput, error) => stage::bad_input(error),
+        (Kind::Usage, error) => stage::usage(error),
+        (_, error) => error.into(),
+    };
+    match hint {
+        Some(hint) => stage::hint(explained, hint),
+        None => explained,
     }
 }
 
 impl Watch for Terminal {
-    fn stop(&self) -> bool {
-        self.stop.requested().is_some()
+    fn stop(&self) -> Option<i32> {
+        self.stop.requested()
     }
 
     fn begin(&self, name: &str, total: Option<u64>, already: u64) {

@@ -42,9 +42,9 @@ pub struct Ids {
 ///
 /// Fails with the crate's own message, which has line and column where the JSON is at fault.
 pub fn open(path: &Path) -> Result<Tokenizer, Error> {
-    let bad = |problem| Error::Json {
+    let bad = |reason| Error::Json {
         path: path.into(),
-        problem,
+        reason,
         hint: "the file is damaged, or of a newer format than this program knows; get it again from its source",
     };
     let bytes = fs_err::metadata(path)?.len();

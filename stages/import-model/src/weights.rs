@@ -24,10 +24,10 @@ pub const INDEX: &str = "model.safetensors.index.json";
 /// Fails on anything that makes two readers disagree about a tensor: a truncated file, overlaps, holes, trailing
 /// bytes, a name given twice, a shape that does not match its bytes; and on headers too large to be honest.
 pub fn check_file(path: &Path) -> Result<BTreeSet<String>, Error> {
-    let bad = |problem: String| Error::Weights { path: path.into(), problem };
+    let bad = |reason: String| Error::Weights { path: path.into(), reason };
     let header = TensorHeader::read(path).map_err(|error| match error {
         BadTensors::Io(error) => error.into(),
-        BadTensors::Content(problem) => bad(problem),
+        BadTensors::Content(reason) => bad(reason),
     })?;
     if header.tensors().is_empty() {
         return Err(bad("no tensor in the file".into()));
@@ -45,7 +45,7 @@ pub fn check_values(path: &Path) -> Result<(), Error> {
         Ok(None) => Ok(()),
         Ok(Some(tensor)) => Err(Error::NotFinite { path: path.into(), tensor }),
         Err(BadTensors::Io(error)) => Err(error.into()),
-        Err(BadTensors::Content(problem)) => Err(Error::Weights { path: path.into(), problem }),
+        Err(BadTensors::Content(reason)) => Err(Error::Weights { path: path.into(), reason }),
     }
 }
 
@@ -61,16 +61,16 @@ pub fn check_all(paths: &BTreeMap<String, &Path>, index: Option<&Path>) -> Resul
     for (name, path) in paths {
         for tensor in check_file(path)? {
             if let Some(other) = home.get(&tensor) {
-                let problem = format!("tensor `{tensor}` is also in `{other}`");
-                return Err(Error::Weights { path: path.to_path_buf(), problem });
+                let reason = format!("tensor `{tensor}` is also in `{other}`");
+                return Err(Error::Weights { path: path.to_path_buf(), reason });
             }
             home.insert(tensor, name);
         }
     }
     let Some(index) = index else { return Ok(()) };
-    let bad = |problem| Error::Index {
+    let bad = |reason| Error::Index {
         path: index.into(),
-        problem,
+        reason,
         hint: "index and shards come from different versions of the model; get the whole folder again",
     };
     let listed = read_index(index)?;
@@ -100,7 +100,7 @@ pub fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
         weight_map: BTreeMap<String, String>,
     }
     let index: Index = read_json(path, MAX_INDEX_BYTES)?;
-    let bad = |problem| Error::Index { path: path.into(), problem, hint: crate::error::GET_AGAIN };
+    let bad = |reason| Error::Index { path: path.into(), reason, hint: crate::error::GET_AGAIN };
     if index.weight_map.is_empty() {
         return Err(bad("`weight_map` is empty".into()));
     }

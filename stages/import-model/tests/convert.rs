@@ -81,9 +81,9 @@ fn every_mode_is_packed_as_the_models_read_it() {
 fn what_makes_no_sense_is_refused_before_anything_is_written() {
     let again =
         import(&golden_dir().join("llama-q4"), |config| config.quantize = Some(table("affine", 4, 32)));
-    let message = again.err().unwrap().to_string();
+    let message = failure::Error::from(again.err().unwrap()).report();
     assert!(message.contains("quantized already\nhint: "), "{message}");
     let nothing = import(&golden_dir().join("llama"), |config| config.dequantize = true);
-    let message = nothing.err().unwrap().to_string();
+    let message = failure::Error::from(nothing.err().unwrap()).report();
     assert!(message.contains("nothing in it is quantized\nhint: "), "{message}");
 }

@@ -52,9 +52,7 @@ fn body(args: &Args) -> anyhow::Result<()> {
     let terminal = Terminal { stop: stage::StopFlag::default(), bar: RefCell::new(ProgressBar::hidden()) };
     let files = local_files(&model).map_err(explain)?;
     let outcome = push(&files, &target, &settings, &terminal).map_err(|error| match error {
-        Error::Hub(hub::Error::Interrupted) => {
-            stage::Interrupted { signal: terminal.stop.requested().unwrap_or(2) }.into()
-        }
+        Error::Hub(hub::Error::Interrupted { signal }) => stage::Interrupted { signal }.into(),
         error => explain(error),
     })?;
     match (&outcome.changed[..], &outcome.removed[..]) {
@@ -97,8 +95,8 @@ struct Terminal {
 }
 
 impl Watch for Terminal {
-    fn stop(&self) -> bool {
-        self.stop.requested().is_some()
+    fn stop(&self) -> Option<i32> {
+        self.stop.requested()
     }
 
     fn begin(&self, name: &str, total: Option<u64>, _already: u64) {

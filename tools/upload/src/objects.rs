@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Seek as _, SeekFrom};
 
-use hub::{Client, Failure, Progress, Request, Watch};
+use hub::{AttemptError, Client, Progress, Request, Watch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ pub(crate) fn send(
     target: &Target<'_>,
     files: &[&LocalFile],
     progress: &mut Progress,
-) -> Result<u64, Failure<Error>> {
+) -> Result<u64, AttemptError<Error>> {
     let mut sent = 0;
     for files in files.chunks(BATCH) {
         let mut wanted: BTreeMap<&str, &LocalFile> =
@@ -59,9 +59,9 @@ pub(crate) fn send(
         for object in ask(client, target, &wanted)? {
             let Some(file) = wanted.remove(object.oid.as_str()) else { continue };
             if let Some(refused) = object.error {
-                let problem = format!("the hub does not take `{}`: {}", file.name, refused.message);
+                let reason = format!("the hub does not take `{}`: {}", file.name, refused.message);
                 let hint = "what the hub says tells what it minds".into();
-                return Err(Failure::Final(hub::Error::Refused { problem, hint }.into()));
+                return Err(AttemptError::Fatal(hub::Error::Refused { reason, hint }.into()));
             }
             // A file without an action is there already.
             let Some(Actions { upload: Some(upload), verify }) = object.actions else { continue };
@@ -74,7 +74,7 @@ pub(crate) fn send(
             sent += file.bytes;
         }
         if let Some((_, file)) = wanted.first_key_value() {
-            return Err(Failure::again(format!("the hub says nothing about `{}`", file.name)));
+            return Err(AttemptError::retry(format!("the hub says nothing about `{}`", file.name)));
         }
     }
     Ok(sent)
@@ -84,7 +84,7 @@ fn ask(
     client: &Client<'_>,
     target: &Target<'_>,
     files: &BTreeMap<&str, &LocalFile>,
-) -> Result<Vec<Object>, Failure<Error>> {
+) -> Result<Vec<Object>, AttemptError<Error>> {
     #[derive(Deserialize)]
     struct Answer {
         objects: Vec<Object>,
@@ -101,7 +101,7 @@ fn ask(
 }
 
 /// Sends one file, in parts where the hub gives an address for each.
-fn send_one(client: &Client<'_>, file: &LocalFile, upload: &Action) -> Result<(), Failure<Error>> {
+fn send_one(client: &Client<'_>, file: &LocalFile, upload: &Action) -> Result<(), AttemptError<Error>> {
     let part_bytes = upload.header.get("chunk_size").and_then(|value| match value {
         Value::String(text) => text.parse::<u64>().ok(),
         number => number.as_u64(),
@@ -115,7 +115,7 @@ fn send_one(client: &Client<'_>, file: &LocalFile, upload: &Action) -> Result<()
     for number in 1..=file.bytes.div_ceil(part_bytes) {
         let address = upload.header.iter().find(|(name, _)| name.parse() == Ok(number));
         let Some(address) = address.and_then(|(_, value)| value.as_str()) else {
-            return Err(Failure::again(format!(
+            return Err(AttemptError::retry(format!(
                 "the hub gives no address for part {number} of `{}`",
                 file.name
             )));
@@ -126,7 +126,7 @@ fn send_one(client: &Client<'_>, file: &LocalFile, upload: &Action) -> Result<()
         let etag =
             client.retrying(address, |_: &mut Progress| put(client, file, address, &[], range.clone()))?;
         let Some(etag) = etag else {
-            return Err(Failure::again(format!(
+            return Err(AttemptError::retry(format!(
                 "the storage gives no receipt for part {number} of `{}`",
                 file.name
             )));
@@ -155,20 +155,24 @@ fn put(
     url: &str,
     headers: &[(&str, &str)],
     range: std::ops::Range<u64>,
-) -> Result<Option<String>, Failure<Error>> {
+) -> Result<Option<String>, AttemptError<Error>> {
     let mut source = fs_err::File::open(&file.path).map_err(Error::from)?;
     source.seek(SeekFrom::Start(range.start)).map_err(Error::from)?;
     let bytes = range.end - range.start;
     let mut body = Watched { inner: source.take(bytes), watch: client.watch() };
     let request = Request { method: "PUT", url, headers, body: &mut body, bytes, with_token: false };
     let sent = client.send::<Error>(request, &[]);
-    if client.watch().stop() {
-        return Err(Failure::Final(hub::Error::Interrupted.into()));
+    if let Some(signal) = client.watch().stop() {
+        return Err(AttemptError::Fatal(hub::Error::Interrupted { signal }.into()));
     }
     Ok(sent?.header("etag"))
 }
 
-fn confirm(client: &Client<'_>, file: &LocalFile, verify: Option<&Action>) -> Result<(), Failure<Error>> {
+fn confirm(
+    client: &Client<'_>,
+    file: &LocalFile,
+    verify: Option<&Action>,
+) -> Result<(), AttemptError<Error>> {
     let Some(verify) = verify else { return Ok(()) };
     let question = json!({ "oid": file.sha256, "size": file.bytes });
     post_json::<Value>(client, &verify.href, LFS_JSON, &question).map(drop)
@@ -182,7 +186,7 @@ struct Watched<'a> {
 
 impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.watch.stop() {
+        if self.watch.stop().is_some() {
             return Err(std::io::Error::other("interrupted"));
         }
         let bytes = self.inner.read(buffer)?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hub::{Client, Entry, Failure, Progress, Request, Settings, Watch, is_hex, quoted};
+use hub::{AttemptError, Client, Entry, Progress, Request, Settings, Watch, is_hex, quoted};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ pub fn push(
         let (head, left) = compare(&client, target, files)?;
         if !left.is_empty() {
             let names: Vec<&str> = left.changed.iter().map(|file| file.name.as_str()).collect();
-            return Err(Failure::again(format!("the hub still lacks {}", names.join(", "))));
+            return Err(AttemptError::retry(format!("the hub still lacks {}", names.join(", "))));
         }
         done.commit = head;
         Ok(())
@@ -122,12 +122,12 @@ pub(crate) fn post_json<T: DeserializeOwned>(
     url: &str,
     kind: &str,
     question: &Value,
-) -> Result<T, Failure<Error>> {
+) -> Result<T, AttemptError<Error>> {
     let body = question.to_string();
     let mut answer = post(client, url, kind, body.as_bytes(), &[])?;
     let bytes = answer.read_to_end(MAX_ANSWER)?;
     serde_json::from_slice(if bytes.is_empty() { b"null" } else { &bytes })
-        .map_err(|error| Failure::again(format!("the answer is not the expected JSON: {error}")))
+        .map_err(|error| AttemptError::retry(format!("the answer is not the expected JSON: {error}")))
 }
 
 fn post(
@@ -136,7 +136,7 @@ fn post(
     kind: &str,
     mut body: &[u8],
     fine: &[u16],
-) -> Result<hub::Response, Failure<Error>> {
+) -> Result<hub::Response, AttemptError<Error>> {
     let bytes = body.len() as u64;
     let accept = if kind == "application/x-ndjson" { "application/json" } else { kind };
     let headers = [("content-type", kind), ("accept", accept)];
@@ -156,10 +156,10 @@ fn make_repository(client: &Client<'_>, target: &Target<'_>) -> Result<(), Error
         // 409: it is there. Some tokens may write to a repository and not make one: then it must be there.
         let status = post(client, &url, "application/json", question.as_bytes(), &[403, 409])?.status();
         if status == 403 && client.get::<Error>(&there, 0).is_err() {
-            let problem = format!("`{}` does not exist, and the token may not make it (403)", target.id);
+            let reason = format!("`{}` does not exist, and the token may not make it (403)", target.id);
             let hint =
                 "make the repository on the hub first, or a token that may write to this account".into();
-            return Err(Failure::Final(hub::Error::Refused { problem, hint }.into()));
+            return Err(AttemptError::Fatal(hub::Error::Refused { reason, hint }.into()));
         }
         match status {
             403 | 409 => tracing::debug!("`{}` is there", target.id),
@@ -194,7 +194,7 @@ fn compare<'a>(
     client: &Client<'_>,
     target: &Target<'_>,
     files: &'a [LocalFile],
-) -> Result<(String, Difference<'a>), Failure<Error>> {
+) -> Result<(String, Difference<'a>), AttemptError<Error>> {
     let head = hub::resolve(client, target.id, target.revision).map_err(Error::from)?;
     let entries = hub::tree(client, target.id, &head).map_err(Error::from)?;
     let mut changed = Vec::new();
@@ -233,7 +233,7 @@ fn commit(
     head: &str,
     difference: &Difference<'_>,
     progress: &mut Progress,
-) -> Result<u64, Failure<Error>> {
+) -> Result<u64, AttemptError<Error>> {
     let large = ask_for_large(client, target, &difference.changed)?;
     let (large, small): (Vec<&LocalFile>, Vec<&LocalFile>) =
         difference.changed.iter().partition(|file| large.contains(&file.name));
@@ -266,7 +266,7 @@ fn ask_for_large(
     client: &Client<'_>,
     target: &Target<'_>,
     files: &[&LocalFile],
-) -> Result<BTreeSet<String>, Failure<Error>> {
+) -> Result<BTreeSet<String>, AttemptError<Error>> {
     #[derive(Deserialize)]
     struct Answer {
         files: Vec<Mode>,
@@ -289,7 +289,7 @@ fn ask_for_large(
         modes.extend(answer.files.into_iter().map(|mode| (mode.path, mode.upload_mode)));
     }
     if let Some(file) = files.iter().find(|file| !modes.contains_key(&file.name)) {
-        return Err(Failure::again(format!("the hub says nothing about `{}`", file.name)));
+        return Err(AttemptError::retry(format!("the hub says nothing about `{}`", file.name)));
     }
     Ok(modes.into_iter().filter(|(_, mode)| mode == "lfs").map(|(path, _)| path).collect())
 }

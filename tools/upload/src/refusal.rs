@@ -8,7 +8,7 @@ pub(crate) fn explain(refusal: &Refusal<'_>) -> Error {
     let said = if message.is_empty() { String::new() } else { format!(": {message}") };
     let write_token =
         format!("make a token with write access on `{endpoint}/settings/tokens` and set `HF_TOKEN`");
-    let (problem, hint) = match status {
+    let (reason, hint) = match status {
         401 if *has_token => {
             (format!("the hub does not know the token in `HF_TOKEN` (401{said})"), write_token)
         }
@@ -35,5 +35,5 @@ pub(crate) fn explain(refusal: &Refusal<'_>) -> Error {
         ),
         _ => (format!("`{}` answers {status}{said}", without_query(url)), Refusal::CHECK_ENDPOINT.into()),
     };
-    Error::Refused { problem, hint }
+    Error::Refused { reason, hint }
 }

@@ -13,7 +13,7 @@ use hub::{Client, Entry, Progress, Response, without_query};
 use crate::error::Error;
 use crate::files::hex;
 
-type Failure = hub::Failure<Error>;
+type Failed = hub::AttemptError<Error>;
 
 /// Downloads `path` of the hub to `target`, unless it is there already.
 pub(super) fn file(client: &Client<'_>, path: &str, entry: &Entry, target: &Path) -> Result<PathBuf, Error> {
@@ -36,7 +36,7 @@ fn one_attempt(
     url: &str,
     part: &mut Part,
     progress: &mut Progress,
-) -> Result<(), Failure> {
+) -> Result<(), Failed> {
     let started_at = part.bytes;
     if !part.is_full() {
         let response = client.get::<Error>(url, part.bytes)?;
@@ -57,13 +57,13 @@ fn one_attempt(
     part.mismatches += 1;
     if started_at > 0 && part.mismatches == 1 {
         // What was there before may be to blame: once more, from the start.
-        return Err(Failure::again(format!(
+        return Err(Failed::retry(format!(
             "`{}` does not match its hash after resuming",
             without_query(url)
         )));
     }
     fs_err::remove_file(&part.path).map_err(Error::from)?;
-    Err(Failure::Final(Error::Hash {
+    Err(Failed::Fatal(Error::Hash {
         place: without_query(url).into(),
         expected,
         actual,
@@ -77,18 +77,18 @@ fn copy_body(
     response: Response,
     part: &mut Part,
     progress: &mut Progress,
-) -> Result<(), Failure> {
+) -> Result<(), Failed> {
     let mut reader = response.reader();
     let mut buffer = vec![0; 1 << 18];
     loop {
-        if client.watch().stop() {
-            return Err(Error::Interrupted.into());
+        if let Some(signal) = client.watch().stop() {
+            return Err(Error::from(hub::Error::Interrupted { signal }).into());
         }
         let bytes = match reader.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Failure::again(format!("the connection broke: {error}"))),
+            Err(error) => return Err(Failed::retry(format!("the connection broke: {error}"))),
         };
         part.append(&buffer[..bytes])?;
         if part.bytes > part.furthest {
@@ -161,11 +161,11 @@ impl Part {
         Ok(())
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Failed> {
         let after = self.bytes + bytes.len() as u64;
         if let Some(expected) = self.expected.bytes.filter(|expected| after > *expected) {
             self.restart()?;
-            return Err(Failure::again(format!("the hub sends more than the {expected} bytes it listed")));
+            return Err(Failed::retry(format!("the hub sends more than the {expected} bytes it listed")));
         }
         self.file.write_all(bytes).map_err(Error::from)?;
         self.hasher.update(bytes);
@@ -178,7 +178,7 @@ impl Part {
     }
 
     /// Decides where the body of `response` belongs; false when there is none to read.
-    fn accept(&mut self, response: &Response) -> Result<bool, Failure> {
+    fn accept(&mut self, response: &Response) -> Result<bool, Failed> {
         match response.status() {
             200 => self.restart()?, // the whole file, whatever we asked for
             206 => {
@@ -187,25 +187,25 @@ impl Part {
                 });
                 if start != Some(self.bytes) {
                     self.restart()?;
-                    return Err(Failure::again("the hub sent another range than asked for".into()));
+                    return Err(Failed::retry("the hub sent another range than asked for".into()));
                 }
             }
             _ => {
                 self.restart()?;
-                return Err(Failure::again("the hub has no such range".into()));
+                return Err(Failed::retry("the hub has no such range".into()));
             }
         }
         Ok(true)
     }
 
-    fn check_length(&mut self) -> Result<(), Failure> {
+    fn check_length(&mut self) -> Result<(), Failed> {
         match self.expected.bytes {
             Some(expected) if expected != self.bytes => {
                 let bytes = self.bytes;
                 if self.expected.sha256.is_none() {
                     self.restart()?;
                 }
-                Err(Failure::again(format!("the connection closed after {bytes} of {expected} bytes")))
+                Err(Failed::retry(format!("the connection closed after {bytes} of {expected} bytes")))
             }
             _ => Ok(()),
         }

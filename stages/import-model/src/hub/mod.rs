@@ -79,9 +79,9 @@ impl<'a> Hub<'a> {
             Err(_) if cached.is_empty() => self.check_online(id, || {
                 format!("commit {commit} is not in the local hub cache{}", self.cache_place())
             })?,
-            Err(error) => self.check_online(id, || {
-                format!("the local hub cache is not complete ({})", first_line(&error))
-            })?,
+            Err(error) => {
+                self.check_online(id, || format!("the local hub cache is not complete ({})", error))?
+            }
         }
         self.download(id, commit, pins, &cached, folder)
     }
@@ -144,8 +144,8 @@ impl<'a> Hub<'a> {
         Client::new(self.settings, self.watch, refusal::explain)
     }
 
-    fn check_online(&self, id: &str, problem: impl FnOnce() -> String) -> Result<(), Error> {
-        if self.settings.offline { Err(Error::Offline { id: id.into(), problem: problem() }) } else { Ok(()) }
+    fn check_online(&self, id: &str, reason: impl FnOnce() -> String) -> Result<(), Error> {
+        if self.settings.offline { Err(Error::Offline { id: id.into(), reason: reason() }) } else { Ok(()) }
     }
 
     fn cache_place(&self) -> String {
@@ -163,8 +163,8 @@ fn pick(
     if let Some(pins) = pins {
         names.retain(|name| pins.contains_key(name));
         if let Some(missing) = pins.keys().find(|name| !names.contains(*name)) {
-            let problem = format!("`{missing}` is missing");
-            return Err(Error::Layout { place: id.into(), problem, hint: model::UNPIN.into() });
+            let reason = format!("`{missing}` is missing");
+            return Err(Error::Layout { place: id.into(), reason, hint: model::UNPIN.into() });
         }
     }
     let kept = model::select(id, &names, |name| cached[name].clone())?;
@@ -181,8 +181,8 @@ fn apply_pins(
     entries.retain(|name, _| pins.contains_key(name));
     for (name, pinned) in pins {
         let Some(entry) = entries.get_mut(name) else {
-            let problem = format!("`{name}` is pinned in the settings, but the repository does not have it");
-            return Err(Error::Layout { place: id.into(), problem, hint: model::UNPIN.into() });
+            let reason = format!("`{name}` is pinned in the settings, but the repository does not have it");
+            return Err(Error::Layout { place: id.into(), reason, hint: model::UNPIN.into() });
         };
         if let Some(listed) = entry.sha256.replace(pinned.clone()).filter(|listed| listed != pinned) {
             return Err(Error::Hash {
@@ -213,17 +213,7 @@ fn check_space(
     let space = rustix::fs::statvfs(folder).map_err(std::io::Error::from)?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     if free < need {
-        let message = format!(
-            "`{}`: the weights need {} MiB, {} MiB are free\nhint: make room, or choose another place with `--store`",
-            folder.display(),
-            need >> 20,
-            free >> 20
-        );
-        return Err(std::io::Error::new(std::io::ErrorKind::StorageFull, message).into());
+        return Err(Error::NoSpace { folder: folder.into(), needed_bytes: need, free_bytes: free });
     }
     Ok(())
-}
-
-fn first_line(error: &Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }

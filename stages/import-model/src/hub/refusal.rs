@@ -9,7 +9,7 @@ pub(super) fn explain(refusal: &Refusal<'_>) -> Error {
         "accept the licence on `{endpoint}/{id}`, make a read token on `{endpoint}/settings/tokens` and set \
          `HF_TOKEN`; or give a folder with `MODEL_DIR=` or `--model-dir`"
     );
-    let (problem, hint) = match (status, code.as_str()) {
+    let (reason, hint) = match (status, code.as_str()) {
         (401 | 403, "GatedRepo") => {
             (format!("`{id}` is gated, and the hub refused access ({status})"), token)
         }
@@ -38,5 +38,5 @@ pub(super) fn explain(refusal: &Refusal<'_>) -> Error {
         ),
         _ => (format!("`{}` answers {status}", without_query(url)), Refusal::CHECK_ENDPOINT.into()),
     };
-    Error::Refused { problem, hint }
+    Error::Refused { reason, hint }
 }
