@@ -1,12 +1,18 @@
-//! Folders: the golden cases, copies, and what a folder holds.
+//! Files and folders: the golden cases, copies, and contents by hash.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// Returns the folder with the golden cases: `GOLDEN_DIR`, or `tests/golden` of this checkout.
+/// Returns the folder of a golden case of this checkout.
+pub fn golden(case: &str) -> PathBuf {
+    workspace_root().join("tests/golden").join(case)
+}
+
+/// Returns the folder with the golden cases to check: `GOLDEN_DIR`, or `tests/golden` of this checkout.
 pub fn golden_dir() -> PathBuf {
     std::env::var_os("GOLDEN_DIR").map_or_else(|| workspace_root().join("tests/golden"), PathBuf::from)
 }
@@ -20,7 +26,30 @@ pub fn workspace_root() -> PathBuf {
         .into()
 }
 
-/// Copies the files of `from` (not its sub-folders) into `to`, which is made if it is missing.
+/// Copies a file or folder with its times and permissions.
+///
+/// # Panics
+///
+/// If it cannot be copied.
+pub fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(status.is_ok_and(|status| status.success()), "cannot copy `{}`", from.display());
+}
+
+/// Removes a folder if it exists, read-only artifacts in it included.
+///
+/// # Panics
+///
+/// If it cannot be removed.
+pub fn remove(folder: &Path) {
+    if folder.exists() {
+        let status = Command::new("chmod").args(["-R", "u+w"]).arg(folder).status();
+        assert!(status.is_ok_and(|status| status.success()), "cannot unlock `{}`", folder.display());
+        fs_err::remove_dir_all(folder).expect("a folder of a test can be removed");
+    }
+}
+
+/// Copies the files of `from` (not its subfolders) into `to`, which is made if it is missing.
 pub fn copy_files(from: &Path, to: &Path) {
     fs_err::create_dir_all(to).expect("a test may write where it said");
     for entry in fs_err::read_dir(from).expect("the source folder exists") {
@@ -58,7 +87,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-/// Returns the hash that git files `bytes` under.
+/// Returns the SHA-1 of `bytes` as a git blob.
 pub fn git_oid(bytes: &[u8]) -> String {
     let mut hasher = Sha1::new();
     hasher.update(format!("blob {}\0", bytes.len()));

@@ -1,17 +1,26 @@
-//! Helpers that only tests use: a model hub on localhost, damaged weight files, golden folders.
+//! Test utilities shared by all crates: programs, temporary workspaces, golden cases, a model hub on localhost,
+//! damaged weight files, and the table of tolerances.
 //!
-//! Nothing here is shipped, and nothing here judges: helpers build input and show what happened, tests say what
-//! is right.
+//! For tests only: no program is built with it. Helpers prepare input and show outcomes; a test states the law.
 //!
 //! ```
-//! use testutil::hub::{HubServer, Repo};
+//! use testutil::{Program, Sandbox};
 //!
-//! let hub = HubServer::start(vec![Repo::new("org/tiny").file("config.json", b"{}")]);
-//! assert!(hub.endpoint().starts_with("http://127.0.0.1:"));
-//! assert!(hub.requests().is_empty());
+//! let sandbox = Sandbox::new();
+//! sandbox.write("rows.txt", "one\n");
+//! let ran = sandbox.program("cat").arg("rows.txt").run();
+//! assert_eq!(ran.succeeded(), "one\n");
+//! assert_eq!(Program::new("false").run().failed(1), "");
 //! ```
 
 pub mod files;
 pub mod hostile;
 mod http;
 pub mod hub;
+mod program;
+mod sandbox;
+pub mod tolerance;
+
+pub use files::{golden, golden_dir, workspace_root};
+pub use program::{Program, Ran, built_programs, filtered};
+pub use sandbox::{SMALL_SETTINGS, Sandbox, trees};
