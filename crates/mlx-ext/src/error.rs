@@ -1,43 +1,51 @@
-//! What can go wrong in MLX, with its own words.
+//! Errors of MLX, in MLX's own words.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Once;
 
-/// An error of MLX or of a closure that MLX called.
+use failure::Failure;
+
+/// Error of MLX or of a closure that MLX called.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// MLX refused an operation.
     #[error("mlx: {message}")]
     Mlx {
-        /// MLX's own message.
+        /// MLX's message.
         message: String,
     },
-    /// A closure handed to MLX panicked; the panic was caught at the border.
+    /// A closure passed to MLX panicked.
     #[error("a closure called by mlx panicked: {message}")]
     Panic {
-        /// The panic's message.
+        /// Message of the panic.
         message: String,
     },
-    /// Bytes do not fill the shape they were given.
-    #[error("{bytes} bytes cannot be a tensor of shape {shape:?} and type {dtype:?}")]
+    /// The number of bytes does not match the shape.
+    #[error("{bytes} bytes do not fill a tensor of shape {shape:?} and type {dtype:?}")]
     ByteCount {
-        /// How many bytes there were.
+        /// Number of bytes passed.
         bytes: usize,
-        /// The shape asked for.
+        /// Shape of the tensor.
         shape: Vec<i32>,
-        /// The element type asked for.
+        /// Element type of the tensor.
         dtype: mlx_rs::Dtype,
     },
-    /// The backend asked for cannot run here.
-    #[error("backend `{backend}` was built, but no such device is available here\nhint: use BACKEND=cpu")]
+    /// This build is for a kind of device that the machine lacks.
+    #[error("this build runs on `{backend}`, but no such device is available")]
     NoDevice {
         /// The backend that this build links.
         backend: &'static str,
     },
 }
 
-/// The result of an operation on MLX.
+impl Failure for Error {
+    fn hint(&self) -> Option<String> {
+        matches!(self, Self::NoDevice { .. }).then(|| "build again with BACKEND=cpu".to_owned())
+    }
+}
+
+/// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl From<mlx_rs::error::Exception> for Error {

@@ -1,57 +1,60 @@
-//! What can be wrong with a model folder.
+//! Errors of loading and running a model.
 
+use std::io;
 use std::path::PathBuf;
 
-/// An error of loading or running a model.
+use failure::{Failure, Kind};
+
+/// Error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file cannot be read.
+    /// A file cannot be read or written.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// A JSON file does not parse or lacks what a model needs.
+    Io(#[from] io::Error),
+    /// A JSON file does not parse or lacks a required setting.
     #[error("`{path}`: {reason}")]
     Config {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The problem and its place in the file.
         reason: String,
     },
-    /// The model's architecture is not one of ours.
-    #[error("`{path}`: model_type `{model_type}` is not supported\nhint: supported are {}", supported.join(", "))]
+    /// The architecture is not supported.
+    #[error("`{path}`: model_type `{model_type}` is not supported")]
     Unsupported {
-        /// The `config.json`.
+        /// Path of the `config.json`.
         path: PathBuf,
-        /// What it says.
+        /// The `model_type` in it.
         model_type: String,
-        /// What it could say.
+        /// The supported values.
         supported: Vec<&'static str>,
     },
+    /// A folder holds no weights.
+    #[error("`{folder}` holds no model*.safetensors file")]
+    NoWeights {
+        /// The model folder.
+        folder: PathBuf,
+    },
     /// A weight file is not valid safetensors.
-    #[error("`{path}`: {reason}\nhint: the file may be cut short; fetch it again")]
+    #[error("`{path}`: {reason}")]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// Tensors are missing, unknown or of another shape; every one is named.
-    #[error(
-        "`{path}` does not hold the weights that its config.json describes:\n{}\n\
-         hint: take config.json and weights from the same model, and convert the weights again if they were renamed",
-        problems.join("\n")
-    )]
+    /// Tensors are missing, unknown or have the wrong shape.
+    #[error("`{path}` does not hold the weights that its config.json describes:\n{}", problems.join("\n"))]
     Weights {
         /// The model folder.
         path: PathBuf,
-        /// One line a tensor.
+        /// One line per tensor, naming all of them.
         problems: Vec<String>,
     },
-    /// What the head gave for a token is not a number.
-    #[error(
-        "the model gives no probabilities after {tokens} tokens\nhint: the weights may be damaged, or too large for the type it computes in"
-    )]
+    /// The head returned a logit that is not a number.
+    #[error("the model gives no probabilities after {tokens} tokens")]
     NoProbabilities {
-        /// Tokens read before.
+        /// Number of tokens read before.
         tokens: usize,
     },
     /// MLX refused an operation.
@@ -59,10 +62,33 @@ pub enum Error {
     Mlx(#[from] mlx_ext::Error),
 }
 
-impl Error {
-    /// Tells whether the model folder is to blame, and not the machine or this program.
-    pub fn is_bad_input(&self) -> bool {
-        !matches!(self, Self::Io(_) | Self::Mlx(_))
+impl Failure for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io(source) => Failure::kind(source),
+            Self::Mlx(source) => source.kind(),
+            _ => Kind::BadInput,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Io(source) => return Failure::hint(source),
+            Self::Mlx(source) => return source.hint(),
+            Self::Config { .. } => return None,
+            Self::Unsupported { supported, .. } => {
+                return Some(format!("supported model types: {}", supported.join(", ")));
+            }
+            Self::NoWeights { .. } => "pass the folder that holds the weights and config.json of a model",
+            Self::File { .. } => "the file may be truncated; download it again",
+            Self::Weights { .. } => {
+                "take config.json and weights from the same model; if tensors were renamed, convert the weights again"
+            }
+            Self::NoProbabilities { .. } => {
+                "the weights may be damaged, or exceed the range of the dtype: try dtype = \"float32\""
+            }
+        };
+        Some(hint.to_owned())
     }
 }
 
@@ -72,5 +98,5 @@ impl From<mlx_rs::error::Exception> for Error {
     }
 }
 
-/// The result of an operation on a model.
+/// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;

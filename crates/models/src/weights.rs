@@ -32,10 +32,7 @@ impl TensorFiles {
     pub fn open(folder: &Path) -> Result<Self> {
         let paths = weight_files(folder)?;
         if paths.is_empty() {
-            return Err(Error::File {
-                path: folder.to_owned(),
-                reason: "holds no model*.safetensors file".to_owned(),
-            });
+            return Err(Error::NoWeights { folder: folder.to_owned() });
         }
         let mut all = Self { folder: folder.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
         for path in paths {

@@ -117,9 +117,9 @@ impl Failure for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Io(error) => Kind::of_io(error),
-            Self::Model(error) if error.is_bad_input() => Kind::BadInput,
+            Self::Model(error) => error.kind(),
             Self::Dataset(error) if error.is_bad_input() => Kind::BadInput,
-            Self::Model(_) | Self::Dataset(_) => Kind::Failed,
+            Self::Dataset(_) => Kind::Failed,
             Self::Settings { .. } => Kind::Usage,
             Self::ResumeState { .. } | Self::OtherShapes { .. } | Self::Diverged { .. } => Kind::Failed,
             Self::OutOfRange { .. }
@@ -142,8 +142,8 @@ impl Failure for Error {
                 "make the dataset with this model's own tokenizer (`prepare-data --tokenizer`)"
             }
             Self::NoTargets { .. } => "check `loss_on` and `max_tokens` of prepare-data",
+            Self::Model(error) => return error.hint(),
             Self::Io(_)
-            | Self::Model(_)
             | Self::Dataset(_)
             | Self::OutOfRange { .. }
             | Self::ResumeState { .. }
@@ -173,7 +173,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Returns whether `cause`, one of an error's causes, is about the content of an input.
 pub fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
     let tuner = cause.downcast_ref::<Error>().is_some_and(|error| error.kind() == Kind::BadInput);
-    let model = || cause.downcast_ref::<models::Error>().is_some_and(models::Error::is_bad_input);
+    let model = || cause.downcast_ref::<models::Error>().is_some_and(|error| error.kind() == Kind::BadInput);
     let dataset = || cause.downcast_ref::<dataset::Error>().is_some_and(dataset::Error::is_bad_input);
     tuner || model() || dataset()
 }

@@ -141,8 +141,7 @@ impl Failure for Error {
             Self::Offline { .. } => Kind::Failed,
             Self::NoSpace { .. } => Kind::Storage,
             Self::Hub(error) => error.kind(),
-            Self::Model(error) if error.is_bad_input() => Kind::BadInput,
-            Self::Model(_) => Kind::Failed,
+            Self::Model(error) => error.kind(),
             Self::Io(error) => Failure::kind(error),
         }
     }
@@ -171,7 +170,8 @@ impl Failure for Error {
             Self::NoSpace { .. } => {
                 Some("free some space, or choose a store on another disk with `--store`".to_owned())
             }
-            Self::Model(_) | Self::Io(_) => None,
+            Self::Model(error) => error.hint(),
+            Self::Io(_) => None,
         }
     }
 }
