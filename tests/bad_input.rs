@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
-use artifact::{Claim, Draft, write_folder};
+use artifact::{Draft, KeyMaterial, write_folder};
 use serde_json::{Value, json};
 use tests::{Place, Ran, command, copy, programs, root, run, trees};
 
@@ -93,19 +93,7 @@ impl Bench {
 
     /// An artifact like one of `import-model`, with the files of a folder.
     fn model_artifact(&self, folder: &Path, name: &str) -> Result<PathBuf> {
-        let draft = Draft {
-            stage: "import-model".to_owned(),
-            stage_version: 1,
-            slug: name.to_owned(),
-            key_material: json!({
-                "schema": "key-v1", "stage": "import-model", "stage_version": 1, "config": {"name": name}, "inputs": {},
-            }),
-            inputs: BTreeMap::new(),
-            metrics: BTreeMap::new(),
-            claim: Claim::BitExact,
-            provenance: json!({}),
-            config_defaults: Value::Null,
-        };
+        let draft = Draft::new(name, KeyMaterial::new("import-model", 1, json!({"name": name})));
         let out = self.folder(&format!("{name}-artifact"))?;
         write_folder(&out, &draft, |data| {
             for output in ["model", "tokenizer"] {

@@ -1,94 +1,147 @@
-//! Why two keys differ: the changed leaves of what was asked.
+//! Why two keys differ: the changed values of their material.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::Value;
 
-/// One leaf of key material that is not the same.
+use crate::canonical::{canonical, join};
+use crate::material::{InputContent, KeyMaterial};
+
+/// Longest value that is shown whole, in characters.
+const SHOWN_CHARACTERS: usize = 60;
+
+/// A difference between two key materials. The old or the new value is `None` where there is none.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Change {
-    /// JSON pointer without the leading slash, such as `config/learning_rate`.
-    pub pointer: String,
-    /// The former value; `None` where there was none.
-    pub old: Option<Value>,
-    /// The present value; `None` where there is none.
-    pub new: Option<Value>,
+pub enum Change {
+    /// An input has other content.
+    Input {
+        /// Role of the input.
+        role: String,
+        /// Former content.
+        old: Option<InputContent>,
+        /// Present content.
+        new: Option<InputContent>,
+    },
+    /// Another value, usually a setting.
+    Value {
+        /// JSON pointer without the leading slash, such as `config/learning_rate`.
+        pointer: String,
+        /// Former value.
+        old: Option<Value>,
+        /// Present value.
+        new: Option<Value>,
+    },
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let show = |value: &Option<Value>| value.as_ref().map_or("(none)".to_owned(), shorten);
-        write!(f, "{} {} → {}", self.pointer, show(&self.old), show(&self.new))
+        let none = || "(none)".to_owned();
+        match self {
+            Self::Input { role, old, new } => {
+                let show = |content: &Option<InputContent>| content.map_or_else(none, |c| c.to_string());
+                write!(f, "inputs/{role} {} → {}", show(old), show(new))
+            }
+            Self::Value { pointer, old, new } => {
+                let show = |value: &Option<Value>| value.as_ref().map_or_else(none, shorten);
+                write!(f, "{pointer} {} → {}", show(old), show(new))
+            }
+        }
     }
 }
 
-/// Lists the leaves in which `new` differs from `old`, in order of their pointers.
-pub fn changes(old: &Value, new: &Value) -> Vec<Change> {
+/// Lists the inputs and values in which `new` differs from `old`, in order of their JSON pointers.
+pub fn changes(old: &KeyMaterial, new: &KeyMaterial) -> Vec<Change> {
+    let mut found = BTreeMap::new();
+    for role in old.inputs.keys().chain(new.inputs.keys()).collect::<BTreeSet<_>>() {
+        let (old, new) = (old.inputs.get(role).copied(), new.inputs.get(role).copied());
+        if old != new {
+            found.insert(format!("inputs/{role}"), Change::Input { role: role.clone(), old, new });
+        }
+    }
     let (old, new) = (leaves(old), leaves(new));
-    let pointers: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
-    pointers
-        .into_iter()
-        .filter(|pointer| !same(old.get(*pointer), new.get(*pointer)))
-        .map(|pointer| Change {
-            pointer: pointer.clone(),
-            old: old.get(pointer).cloned(),
-            new: new.get(pointer).cloned(),
-        })
-        .collect()
+    for pointer in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+        let (old, new) = (old.get(pointer), new.get(pointer));
+        if !same(old, new) {
+            let change = Change::Value { pointer: pointer.clone(), old: old.cloned(), new: new.cloned() };
+            found.insert(pointer.clone(), change);
+        }
+    }
+    found.into_values().collect()
 }
 
 /// Compares by canonical form, in which `20` and `20.0` are the same.
 fn same(old: Option<&Value>, new: Option<&Value>) -> bool {
     match (old, new) {
-        (Some(old), Some(new)) => old == new || crate::canonical(old) == crate::canonical(new),
+        (Some(old), Some(new)) => old == new || canonical(old) == canonical(new),
         _ => false,
     }
 }
 
-fn leaves(value: &Value) -> BTreeMap<String, Value> {
-    fn collect(value: &Value, pointer: &str, leaves: &mut BTreeMap<String, Value>) {
-        let join =
-            |part: &str| if pointer.is_empty() { part.to_owned() } else { format!("{pointer}/{part}") };
-        match value {
-            Value::Object(fields) if !fields.is_empty() => {
-                fields.iter().for_each(|(name, field)| collect(field, &join(name), leaves));
-            }
-            Value::Array(items) if !items.is_empty() => {
-                let numbered = items.iter().enumerate();
-                numbered.for_each(|(index, item)| collect(item, &join(&index.to_string()), leaves));
-            }
-            leaf => {
-                leaves.insert(pointer.to_owned(), leaf.clone());
-            }
-        }
+/// Returns the values below all fields but `inputs`, by their pointers; an empty object or array is a value.
+fn leaves(material: &KeyMaterial) -> BTreeMap<String, Value> {
+    let mut value = material.to_value();
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("inputs");
     }
-    let mut found = BTreeMap::new();
-    collect(value, "", &mut found);
-    found
+    let mut leaves = BTreeMap::new();
+    collect_leaves(&value, "", &mut leaves);
+    leaves
 }
 
-/// Prints a leaf for people: numbers as canonical JSON has them, long text cut.
+fn collect_leaves(value: &Value, pointer: &str, leaves: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            for (name, field) in fields {
+                collect_leaves(field, &join(pointer, name), leaves);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for (index, item) in items.iter().enumerate() {
+                collect_leaves(item, &join(pointer, &index.to_string()), leaves);
+            }
+        }
+        leaf => {
+            leaves.insert(pointer.to_owned(), leaf.clone());
+        }
+    }
+}
+
+/// Prints a value as canonical JSON, cut if it is long.
 fn shorten(value: &Value) -> String {
-    let text = String::from_utf8(crate::canonical(value)).unwrap_or_default();
-    if text.chars().count() <= 60 {
+    let text = String::from_utf8(canonical(value)).unwrap_or_default();
+    if text.chars().count() <= SHOWN_CHARACTERS {
         return text;
     }
-    let head: String = text.chars().take(57).collect();
+    let head: String = text.chars().take(SHOWN_CHARACTERS - 3).collect();
     format!("{head}…")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
 
+    use super::*;
+    use crate::digest::{FileHash, TreeHash};
+
     #[test]
-    fn changed_added_and_removed_leaves_are_listed() {
-        let old = json!({"config": {"a": 1, "b": [1, 2], "c": 20.0}, "stage": "x"});
-        let new = json!({"config": {"a": 0.0002, "b": [1], "c": 20, "d": "t"}, "stage": "x"});
+    fn changed_added_and_removed_values_are_listed() {
+        let mut old = KeyMaterial::new("x", 1, json!({"a": 1, "b": [1, 2], "c": 20.0}));
+        let mut new = KeyMaterial::new("x", 1, json!({"a": 0.0002, "b": [1], "c": 20, "d": "t"}));
+        old.inputs.insert("data".to_owned(), InputContent::Tree(TreeHash([0; 32])));
+        new.inputs.insert("data".to_owned(), InputContent::Tree(TreeHash([17; 32])));
+        new.inputs.insert("train".to_owned(), InputContent::Manifest(FileHash([34; 32])));
         let lines: Vec<String> = changes(&old, &new).iter().map(ToString::to_string).collect();
-        assert_eq!(lines, ["config/a 1 → 0.0002", "config/b/1 2 → (none)", "config/d (none) → \"t\""]);
+        assert_eq!(
+            lines,
+            [
+                "config/a 1 → 0.0002",
+                "config/b/1 2 → (none)",
+                "config/d (none) → \"t\"",
+                "inputs/data 000000000000 → 111111111111",
+                "inputs/train (none) → 222222222222",
+            ]
+        );
         assert!(changes(&new, &new).is_empty());
     }
 }

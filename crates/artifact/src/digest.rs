@@ -35,14 +35,9 @@ macro_rules! hash_type {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name([u8; 32]);
+        pub struct $name(pub(crate) [u8; 32]);
 
         impl $name {
-            /// Wraps the 32 bytes of a hash.
-            pub fn from_bytes(bytes: [u8; 32]) -> Self {
-                Self(bytes)
-            }
-
             /// Returns the 32 bytes.
             pub fn as_bytes(&self) -> &[u8; 32] {
                 &self.0
@@ -142,7 +137,7 @@ mod tests {
 
     #[test]
     fn hash_prints_and_parses_back() {
-        let hash = TreeHash::from_bytes(sha256(b"abc"));
+        let hash = TreeHash(sha256(b"abc"));
         assert_eq!(hash.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(hash.short(), "ba7816bf8f01cfea");
         assert_eq!(hash.to_string().parse(), Ok(hash));

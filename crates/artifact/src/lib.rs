@@ -9,21 +9,12 @@
 //! machine learning, command lines or settings files: that is `stage`'s.
 //!
 //! ```
-//! use std::collections::BTreeMap;
-//! use artifact::{Artifact, Claim, Draft, write_folder};
+//! use artifact::{Artifact, Draft, KeyMaterial, write_folder};
+//! use serde_json::json;
 //!
 //! let home = tempfile::tempdir()?;
-//! let draft = Draft {
-//!     stage: "count".into(),
-//!     stage_version: 1,
-//!     slug: "words".into(),
-//!     key_material: serde_json::json!({"schema": "key-v1", "stage": "count", "stage_version": 1}),
-//!     inputs: BTreeMap::new(),
-//!     metrics: BTreeMap::from([("words".into(), 3.0)]),
-//!     claim: Claim::BitExact,
-//!     provenance: serde_json::json!({}),
-//!     config_defaults: serde_json::Value::Null,
-//! };
+//! let mut draft = Draft::new("words", KeyMaterial::new("count", 1, json!({"unit": "word"})));
+//! draft.metrics.insert("words".into(), 3.0);
 //! let out = home.path().join("count");
 //! write_folder(&out, &draft, |data| Ok(std::fs::write(data.join("count.json"), "3\n")?))?;
 //!
@@ -34,14 +25,15 @@
 //! ```
 
 mod bare;
+mod canonical;
 mod clock;
 mod diff;
 mod digest;
 mod error;
 mod folder;
-mod key;
 mod lock;
 mod manifest;
+mod material;
 mod memo;
 mod os;
 mod payload;
@@ -54,14 +46,15 @@ mod tree;
 mod workspace;
 
 pub use bare::{Bare, Stamp, Witness};
+pub use canonical::canonical;
 pub use clock::{format_utc, now};
 pub use diff::{Change, changes};
 pub use digest::{FileHash, Key, ParseHashError, TreeHash};
 pub use error::{Error, Refused, Result};
 pub use folder::{Folder, write_folder};
-pub use key::canonical;
 pub use lock::{KeyLock, Wait};
 pub use manifest::{Claim, Determinism, File, InputRecord, Manifest, Output};
+pub use material::{InputContent, KeyMaterial};
 pub use memo::Memo;
 pub use payload::{find_not_finite, verify_safetensors};
 pub use publish::{Published, Staging};

@@ -6,8 +6,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::damaged;
-use crate::{Error, FileHash, Key, Result, Tree, TreeFile, TreeHash, canonical};
+use crate::canonical::canonical;
+use crate::digest::{FileHash, Key, TreeHash};
+use crate::error::{Error, Result, damaged};
+use crate::material::KeyMaterial;
+use crate::tree::{Tree, TreeFile};
 
 pub(crate) const SCHEMA: &str = "manifest-v1";
 
@@ -24,8 +27,8 @@ pub struct Manifest {
     pub key: Key,
     /// The same without `numerics`.
     pub recipe_key: Key,
-    /// All that was asked: settings with every default, inputs by content.
-    pub key_material: Value,
+    /// What the key is the hash of: settings with every default, inputs by content.
+    pub key_material: KeyMaterial,
     /// Hash of all data.
     pub tree: TreeHash,
     /// Named outputs.
@@ -107,14 +110,14 @@ pub enum Claim {
 impl Manifest {
     /// Describes a tree that no stage made.
     pub fn of_bare_folder(tree: &Tree) -> Self {
-        let zero = Key::from_bytes([0; 32]);
+        let zero = Key([0; 32]);
         Self {
             schema: SCHEMA.to_owned(),
             stage: String::new(),
             stage_version: 0,
             key: zero,
             recipe_key: zero,
-            key_material: Value::Object(serde_json::Map::new()),
+            key_material: KeyMaterial::new("", 0, Value::Object(serde_json::Map::new())),
             tree: tree.hash(),
             outputs: outputs(tree),
             files: files(tree),
@@ -167,10 +170,11 @@ impl Manifest {
             return Err(damaged(path, "it is not canonical JSON"));
         }
         let manifest: Self = serde_json::from_value(value).map_err(json)?;
-        if Key::of(&manifest.key_material)? != manifest.key {
-            return Err(damaged(path, "its key does not belong to its key material"));
+        match manifest.key_material.key() {
+            Ok(key) if key == manifest.key => Ok(manifest),
+            Ok(_) => Err(damaged(path, "its key does not belong to its key material")),
+            Err(error) => Err(damaged(path, error.to_string())),
         }
-        Ok(manifest)
     }
 }
 

@@ -107,7 +107,7 @@ impl Staging {
         store::check_slug(&draft.slug)?;
         let manifest = seal(&self.dir, draft, before_commit)?;
         let key = manifest.key;
-        let parent = self.store.stage_dir(&draft.stage)?;
+        let parent = self.store.stage_dir(draft.stage())?;
         let target = parent.join(format!("{}-{}", key.short(), draft.slug));
         for _ in 0..3 {
             if os::rename_exclusive(&self.dir, &target)? {
@@ -138,14 +138,14 @@ impl Staging {
                 Ok(Some(Published::Same(artifact)))
             }
             Ok(artifact) => {
-                let quarantined = self.store.quarantine(&self.dir, &draft.stage, key, "nondeterministic")?;
+                let quarantined = self.store.quarantine(&self.dir, draft.stage(), key, "nondeterministic")?;
                 self.published = true;
                 Ok(Some(Published::Different { artifact, quarantined, tree }))
             }
             Err(Error::Io(error)) => Err(Error::Io(error)),
             Err(error) => {
                 tracing::warn!("{error}; moved to quarantine");
-                self.store.quarantine(target, &draft.stage, key, "damaged")?;
+                self.store.quarantine(target, draft.stage(), key, "damaged")?;
                 Ok(None)
             }
         }

@@ -5,21 +5,22 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::manifest::{Claim, Determinism, InputRecord, SCHEMA};
+use crate::canonical::canonical;
+use crate::digest::{FileHash, Key};
+use crate::error::{Error, Refused, Result};
+use crate::manifest::{Claim, Determinism, InputRecord, Manifest, SCHEMA};
+use crate::material::KeyMaterial;
 use crate::reader::{COMMIT, DATA, MANIFEST, PROVENANCE, SUMS, TELEMETRY, commit_text};
-use crate::{Error, FileHash, Key, Manifest, Result, Tree, canonical, manifest, os, payload};
+use crate::tree::Tree;
+use crate::{manifest, os, payload};
 
 /// All that is known about an artifact besides its data.
 #[derive(Debug, Clone)]
 pub struct Draft {
-    /// The stage's name.
-    pub stage: String,
-    /// The stage's version.
-    pub stage_version: u32,
     /// A short readable addition to the folder's name, made from settings: `[a-z0-9.-]{1,40}`.
     pub slug: String,
-    /// What the key is the hash of.
-    pub key_material: Value,
+    /// Stage, version, settings and inputs.
+    pub key_material: KeyMaterial,
     /// Where the inputs came from.
     pub inputs: BTreeMap<String, InputRecord>,
     /// Headline numbers.
@@ -33,13 +34,31 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// Makes a draft of an artifact that has no inputs and no metrics and is the same on every machine.
+    pub fn new(slug: &str, key_material: KeyMaterial) -> Self {
+        Self {
+            slug: slug.to_owned(),
+            key_material,
+            inputs: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            claim: Claim::BitExact,
+            provenance: json!({}),
+            config_defaults: Value::Null,
+        }
+    }
+
+    /// Returns the name of the stage.
+    pub fn stage(&self) -> &str {
+        &self.key_material.stage
+    }
+
     /// Returns the key of the draft.
     ///
     /// # Errors
     ///
     /// Fails when the material is outside the domain of keys.
     pub fn key(&self) -> Result<Key> {
-        Key::of(&self.key_material)
+        self.key_material.key()
     }
 
     fn manifest(&self, tree: &Tree) -> Result<Manifest> {
@@ -47,16 +66,16 @@ impl Draft {
         for (name, value) in &self.metrics {
             if !value.is_finite() {
                 let reason = "is not finite".to_owned();
-                return Err(Error::Payload(crate::error::Refused(vec![(format!("metric {name}"), reason)])));
+                return Err(Error::Payload(Refused(vec![(format!("metric {name}"), reason)])));
             }
             metrics.insert(name.clone(), value.to_string());
         }
         Ok(Manifest {
             schema: SCHEMA.to_owned(),
-            stage: self.stage.clone(),
-            stage_version: self.stage_version,
+            stage: self.key_material.stage.clone(),
+            stage_version: self.key_material.stage_version,
             key: self.key()?,
-            recipe_key: Key::recipe_of(&self.key_material)?,
+            recipe_key: self.key_material.recipe_key()?,
             key_material: self.key_material.clone(),
             tree: tree.hash(),
             outputs: manifest::outputs(tree),

@@ -100,7 +100,7 @@ impl Tree {
 
     /// Returns the hash of the whole tree.
     pub fn hash(&self) -> TreeHash {
-        TreeHash::from_bytes(sha256(self.sums().as_bytes()))
+        TreeHash(sha256(self.sums().as_bytes()))
     }
 
     /// Returns the hash of a named output: a top-level folder, or a file directly below the root.
@@ -116,7 +116,7 @@ impl Tree {
             })
             .peekable();
         lines.peek()?;
-        Some(TreeHash::from_bytes(sha256(sums(lines).as_bytes())))
+        Some(TreeHash(sha256(sums(lines).as_bytes())))
     }
 
     /// Returns the names of the outputs with number of files and bytes.

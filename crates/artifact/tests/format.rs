@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use artifact::{Artifact, Claim, Draft, FileHash, Folder, Level, Tree, TreeFile, write_folder};
+use artifact::{Artifact, Draft, FileHash, Folder, KeyMaterial, Level, Tree, TreeFile, write_folder};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -30,15 +30,9 @@ fn write_vector_a(data: &Path) {
 
 fn draft() -> Draft {
     Draft {
-        stage: "demo".to_owned(),
-        stage_version: 1,
-        slug: "plain".to_owned(),
-        key_material: json!({"schema": "key-v1", "stage": "demo", "stage_version": 1, "config": {"rank": 8}}),
-        inputs: BTreeMap::new(),
         metrics: BTreeMap::from([("loss".to_owned(), 2.25)]),
-        claim: Claim::BitExact,
         provenance: json!({"note": "any"}),
-        config_defaults: serde_json::Value::Null,
+        ..Draft::new("plain", KeyMaterial::new("demo", 1, json!({"rank": 8})))
     }
 }
 

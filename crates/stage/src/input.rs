@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use artifact::{Artifact, Bare, FileHash, InputRecord, Level, Manifest, Store, TreeHash, Witness};
-use serde_json::{Value, json};
+use artifact::{
+    Artifact, Bare, FileHash, InputContent, InputRecord, Level, Manifest, Store, TreeHash, Witness,
+};
 
 use crate::error::{bad_input, hint, usage};
 use crate::part::PART;
@@ -19,7 +20,7 @@ pub struct Input {
     pub(crate) source: Source,
     pub(crate) record: InputRecord,
     /// What the key says about it.
-    pub(crate) material: Value,
+    pub(crate) content: InputContent,
 }
 
 #[derive(Debug, Clone)]
@@ -83,7 +84,7 @@ impl Input {
             manifest,
             source: Source::Artifact(Box::new(artifact), output.to_owned()),
             record,
-            material: json!({"type": "tree", "sha256": tree.to_string()}),
+            content: InputContent::Tree(tree),
         })
     }
 
@@ -91,8 +92,7 @@ impl Input {
     pub(crate) fn open_manifest(store: Option<&Store>, locator: &Path) -> anyhow::Result<Self> {
         let mut input = Self::open(store, locator, "")?;
         if let Source::Artifact(artifact, _) = &input.source {
-            let hash = artifact.manifest_hash().to_string();
-            input.material = json!({"type": "manifest", "sha256": hash});
+            input.content = InputContent::Manifest(artifact.manifest_hash());
         }
         Ok(input)
     }
@@ -109,7 +109,7 @@ impl Input {
             manifest: Manifest::of_bare_folder(bare.tree()),
             source: Source::Bare(bare.witness().clone()),
             record: InputRecord { stage: None, key: None, tree, output: None },
-            material: json!({"type": "tree", "sha256": tree.to_string()}),
+            content: InputContent::Tree(tree),
         })
     }
 

@@ -6,8 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use artifact::{Key, changes};
-use serde_json::Value;
+use artifact::changes;
 
 use crate::error::{bad_input, hint};
 use crate::{Config, Input, Run};
@@ -35,7 +34,7 @@ impl<C: Config> Run<C> {
         let input = Input::open(self.shared_store(), locator, "")?;
         let manifest = input.manifest();
         let folder = input.path().join(PART);
-        if manifest.stage != C::STAGE || manifest.key_material.get(PART).is_none() || !folder.is_dir() {
+        if manifest.stage != C::STAGE || manifest.key_material.segment.is_none() || !folder.is_dir() {
             let error =
                 anyhow::anyhow!("it is no part of a run of `{}`, but made by `{}`", C::STAGE, manifest.stage);
             return Err(bad_input(hint(
@@ -43,9 +42,10 @@ impl<C: Config> Run<C> {
                 "give the artifact of a run that was told to stop on the way",
             )));
         }
-        let (theirs, ours) = (whole(&manifest.key_material), whole(&self.identity()?.material));
+        let (theirs, ours) =
+            (manifest.key_material.without_segment(), self.identity()?.material.without_segment());
         // Keys, not values: a manifest writes 16.0 as 16.
-        if Key::of(&theirs)? != Key::of(&ours)? {
+        if theirs.key()? != ours.key()? {
             let changed: Vec<String> = changes(&theirs, &ours).iter().map(ToString::to_string).collect();
             let error = anyhow::anyhow!("it is a part of another run: {}", changed.join("; "));
             return Err(bad_input(hint(
@@ -56,13 +56,4 @@ impl<C: Config> Run<C> {
         input.verify()?;
         Ok(folder)
     }
-}
-
-/// What was asked of the whole run.
-fn whole(material: &Value) -> Value {
-    let mut material = material.clone();
-    if let Some(fields) = material.as_object_mut() {
-        fields.remove(PART);
-    }
-    material
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use artifact::{Artifact, Change, Level, Manifest, Store, changes};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::error::Exit;
 use crate::logging::print_error_line;
@@ -91,68 +91,57 @@ fn print(
     path.map_or(Ok(()), output::print_path)
 }
 
-/// Explains a miss by the nearest artifact of the same stage: the one with the fewest changed leaves.
+/// Explains a miss by the nearest artifact of the same stage: the one with the fewest changes.
 fn reasons(store: &Store, id: &Identity, inputs: &BTreeMap<String, Input>) -> Vec<String> {
     let Some((nearest, changed)) = nearest(store, id) else {
         return vec![format!("no artifact of `{}` in `{}`", id.stage, store.root().display())];
     };
     let mut lines = vec![format!("nearest: {}", nearest.key.short())];
     for change in changed {
-        let role = change.pointer.strip_prefix("inputs/").and_then(|rest| rest.strip_suffix("/sha256"));
-        match role {
-            Some(role) => {
-                let new = inputs.get(role).and_then(Input::artifact).map(Artifact::manifest);
-                lines.push(input_change(store, &nearest, role, &change, new, DEPTH));
-            }
-            None => lines.push(change.to_string()),
-        }
+        let producer = match &change {
+            Change::Input { role, .. } => inputs.get(role).and_then(Input::artifact),
+            Change::Value { .. } => None,
+        };
+        lines.push(describe(store, &nearest, &change, producer.map(Artifact::manifest), DEPTH));
     }
     lines
 }
 
-/// Describes a changed input, and what changed in the stage that made it.
-fn input_change(
+/// Describes a change; for an input made by `producer`, also what changed in the stage that made it.
+fn describe(
     store: &Store,
     nearest: &Manifest,
-    role: &str,
     change: &Change,
-    new: Option<&Manifest>,
+    producer: Option<&Manifest>,
     depth: usize,
 ) -> String {
-    let short = |value: &Option<Value>| {
-        let text = value.as_ref().and_then(Value::as_str).unwrap_or("(none)");
-        text.chars().take(12).collect::<String>()
-    };
-    let mut line = format!("inputs/{role} {} → {}", short(&change.old), short(&change.new));
-    let Some(new) = new else { return line };
+    let mut line = change.to_string();
+    let (Change::Input { role, .. }, Some(new)) = (change, producer) else { return line };
     line.extend([" ⟵ ", &new.stage]);
-    let old = (|| {
-        let record = nearest.inputs.get(role)?;
-        let path = store.find(record.stage.as_deref()?, record.key.as_ref()?, "").ok()??;
-        read_manifest(&path)
-    })();
+    let old = read_producer(store, nearest, role);
     if let Some(old) = old.filter(|old| old.stage == new.stage && depth > 0) {
-        let parts: Vec<String> = changes(&old.key_material, &new.key_material)
+        let causes: Vec<String> = changes(&old.key_material, &new.key_material)
             .iter()
             .map(|change| {
-                let role =
-                    change.pointer.strip_prefix("inputs/").and_then(|rest| rest.strip_suffix("/sha256"));
-                let producer = role.and_then(|role| {
-                    let record = new.inputs.get(role)?;
-                    let path = store.find(record.stage.as_deref()?, record.key.as_ref()?, "").ok()??;
-                    Some((role, read_manifest(&path)?))
-                });
-                match producer {
-                    Some((role, made)) => input_change(store, &old, role, change, Some(&made), depth - 1),
-                    None => change.to_string(),
-                }
+                let producer = match change {
+                    Change::Input { role, .. } => read_producer(store, new, role),
+                    Change::Value { .. } => None,
+                };
+                describe(store, &old, change, producer.as_ref(), depth - 1)
             })
             .collect();
-        if !parts.is_empty() {
-            line.extend([" (", &parts.join("; "), ")"]);
+        if !causes.is_empty() {
+            line.extend([" (", &causes.join("; "), ")"]);
         }
     }
     line
+}
+
+/// Reads the manifest of the artifact that was the input `role`, if it is still in the store.
+fn read_producer(store: &Store, consumer: &Manifest, role: &str) -> Option<Manifest> {
+    let record = consumer.inputs.get(role)?;
+    let path = store.find(record.stage.as_deref()?, record.key.as_ref()?, "").ok()??;
+    read_manifest(&path)
 }
 
 fn nearest(store: &Store, id: &Identity) -> Option<(Manifest, Vec<Change>)> {

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use artifact::{Artifact, Key, Level};
-use serde_json::Value;
+use artifact::{Artifact, Level};
 
 use crate::{Config, Run};
 
@@ -18,25 +17,18 @@ impl<C: Config> Run<C> {
     pub fn relatives(&self, except: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
         let Some(store) = self.store() else { return Ok(Vec::new()) };
         // Keys, not values: a manifest writes 16.0 as 16.
-        let wanted = Key::of(&without(self.identity()?.material, except))?;
+        let wanted = self.identity()?.material.without_settings(except).key()?;
         let folder = store.stage_dir(C::STAGE)?;
         let mut found = Vec::new();
         let mut names = store.names(C::STAGE)?;
         names.sort();
         for name in names {
             let Ok(artifact) = Artifact::open_with(&folder.join(&name), Level::Auto) else { continue };
-            let key = Key::of(&without(artifact.manifest().key_material.clone(), except));
+            let key = artifact.manifest().key_material.without_settings(except).key();
             if key.is_ok_and(|key| key == wanted) {
                 found.push(artifact.data_dir());
             }
         }
         Ok(found)
     }
-}
-
-fn without(mut material: Value, except: &[&str]) -> Value {
-    if let Some(settings) = material.get_mut("config").and_then(Value::as_object_mut) {
-        settings.retain(|name, _| !except.contains(&name.as_str()));
-    }
-    material
 }

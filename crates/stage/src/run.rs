@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
-use artifact::{Artifact, Claim, Draft, Folder, Key, Level, Published, Store, Witness};
-use serde_json::{Value, json};
+use artifact::{Artifact, Claim, Draft, Folder, Key, KeyMaterial, Level, Published, Store, Witness};
+use serde_json::Value;
 
 use crate::error::{Nondeterministic, hint, usage};
 use crate::input::{check_role, unchanged};
 use crate::keep::Keep;
-use crate::part::PART;
 use crate::provenance::Recorder;
 use crate::scratch::Scratch;
 use crate::{CommonArgs, Config, Input, StopFlag, config, output, plan};
@@ -34,7 +33,7 @@ pub struct Run<C: Config> {
 pub(crate) struct Identity {
     pub(crate) stage: &'static str,
     pub(crate) key: Key,
-    pub(crate) material: Value,
+    pub(crate) material: KeyMaterial,
     pub(crate) slug: String,
 }
 
@@ -184,20 +183,21 @@ impl<C: Config> Run<C> {
         }
     }
 
+    /// Returns the key of the run, given the inputs and numerics that are known by now.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a setting cannot be part of a key (exit 2).
+    pub fn key(&self) -> anyhow::Result<Key> {
+        Ok(self.identity()?.key)
+    }
+
     pub(crate) fn identity(&self) -> anyhow::Result<Identity> {
-        let inputs: serde_json::Map<String, Value> =
-            self.inputs.iter().map(|(role, input)| (role.clone(), input.material.clone())).collect();
-        let mut material = json!({
-            "schema": "key-v1", "stage": C::STAGE, "stage_version": C::VERSION,
-            "config": config::to_material(&self.config)?, "inputs": inputs,
-        });
-        if !self.numerics.is_empty() {
-            material["numerics"] = json!(self.numerics);
-        }
-        if let Some(until) = &self.until {
-            material[PART] = json!(until);
-        }
-        let key = Key::of(&material).map_err(|error| usage(error.to_string()))?;
+        let mut material = KeyMaterial::new(C::STAGE, C::VERSION, config::to_material(&self.config)?);
+        material.inputs = self.inputs.iter().map(|(role, input)| (role.clone(), input.content)).collect();
+        material.numerics = self.numerics.clone();
+        material.segment = self.until.clone();
+        let key = material.key().map_err(|error| usage(error.to_string()))?;
         Ok(Identity { stage: C::STAGE, key, material, slug: clean_slug(&self.config.slug()) })
     }
 
@@ -352,8 +352,6 @@ impl<C: Config> Run<C> {
 
     fn draft(&self, id: &Identity, metrics: BTreeMap<String, f64>) -> Draft {
         Draft {
-            stage: id.stage.to_owned(),
-            stage_version: C::VERSION,
             slug: id.slug.clone(),
             key_material: id.material.clone(),
             inputs: self.inputs.iter().map(|(role, input)| (role.clone(), input.record.clone())).collect(),

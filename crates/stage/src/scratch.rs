@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use artifact::{Artifact, Claim, Draft, Key, Level, Store, Wait};
-use serde_json::{Value, json};
+use artifact::{Artifact, Claim, Draft, Key, KeyMaterial, Level, Store, Wait};
+use serde_json::Value;
 
 use crate::StopFlag;
 use crate::provenance::Recorder;
@@ -77,7 +77,6 @@ impl Scratch {
     /// # Errors
     ///
     /// Fails when `material` cannot be a key, when `body` fails, or when publishing fails.
-    #[expect(clippy::needless_pass_by_value, reason = "callers build it in place with `json!`")]
     pub fn unit(
         &mut self,
         stage: &str,
@@ -92,11 +91,9 @@ impl Scratch {
             self.temporary.push(dir);
             return Ok(path);
         };
-        let mut key_material = json!({"schema": "key-v1", "stage": stage, "stage_version": version, "config": material, "inputs": {}});
-        if !self.numerics.is_empty() {
-            key_material["numerics"] = json!(self.numerics);
-        }
-        let key = Key::of(&key_material)?;
+        let mut key_material = KeyMaterial::new(stage, version, material);
+        key_material.numerics = self.numerics.clone();
+        let key = key_material.key()?;
         if let Some(artifact) = find(&store, stage, &key)? {
             return Ok(artifact.data_dir());
         }
@@ -112,15 +109,9 @@ impl Scratch {
         let recorder = Recorder::start();
         body(staging.data())?;
         let draft = Draft {
-            stage: stage.to_owned(),
-            stage_version: version,
-            slug: "unit".to_owned(),
-            key_material,
-            inputs: BTreeMap::new(),
-            metrics: BTreeMap::new(),
             claim: if self.numerics.is_empty() { Claim::BitExact } else { Claim::Backend },
             provenance: recorder.finish(),
-            config_defaults: Value::Null,
+            ..Draft::new("unit", key_material)
         };
         let published =
             staging.publish(&draft, &mut || Ok(())).with_context(|| format!("keeping `{stage}`"))?;

@@ -80,7 +80,7 @@ fn settings_come_from_files_and_flags_in_order() {
     home.write("b.toml", "[tally]\ntitle = 'b'\n");
     let config = |arguments: &str| {
         let path = home.run(arguments).path();
-        Artifact::open(&home.path().join(path)).unwrap().manifest().key_material["config"].clone()
+        Artifact::open(&home.path().join(path)).unwrap().manifest().key_material.config.clone()
     };
     let both = config("--config a.toml --config b.toml");
     assert_eq!((both["title"].as_str(), both["nested"]["rank"].as_u64()), (Some("b"), Some(2)));

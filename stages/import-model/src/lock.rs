@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use artifact::{Artifact, Key, Level, Store};
 use import_model::{Config, model, pin};
-use serde_json::json;
 use stage::Config as _;
 
 use crate::terminal::explain;
@@ -19,25 +18,10 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Works out which artifact it is: by the commit, or by the content of `folder`.
-    pub(crate) fn new(
-        out: Option<&PathBuf>,
-        run: &stage::Run<Config>,
-        folder: Option<&stage::Input>,
-    ) -> anyhow::Result<Self> {
-        let config = run.config();
-        let inputs = folder.map_or_else(
-            || json!({}),
-            |folder| json!({ "source": { "type": "tree", "sha256": folder.tree().to_string() } }),
-        );
-        let key = Key::of(&json!({
-            "schema": "key-v1",
-            "stage": Config::STAGE,
-            "stage_version": Config::VERSION,
-            "config": { "id": config.id, "commit": config.commit },
-            "inputs": inputs,
-        }))?;
-        Ok(Self { key, slug: config.slug(), store: run.store().cloned(), out: out.cloned() })
+    /// Works out which artifact it is, once the inputs and numerics of `run` are known.
+    pub(crate) fn new(out: Option<&PathBuf>, run: &stage::Run<Config>) -> anyhow::Result<Self> {
+        let (key, slug) = (run.key()?, run.config().slug());
+        Ok(Self { key, slug, store: run.store().cloned(), out: out.cloned() })
     }
 
     /// Fails when what is published is not what is pinned.

@@ -30,13 +30,10 @@ fn body(args: Args) -> anyhow::Result<()> {
     };
     let config = Config { commit, ..asked };
     let mut run = stage::Run::<Config>::adjusted(&args.common, |it| it.clone_from(&config))?;
-    let folder = match &source {
-        Source::Folder(folder) => {
-            model::find_in_folder(folder).map_err(explain)?; // says better what is missing than hashing would
-            Some(run.input_folder("source", folder)?)
-        }
-        Source::Hub { .. } => None,
-    };
+    if let Source::Folder(folder) = &source {
+        model::find_in_folder(folder).map_err(explain)?; // says better what is missing than hashing would
+        run.input_folder("source", folder)?;
+    }
     if config.conversion().is_some() {
         if args.write_lock.is_some() {
             let reason = "`--write-lock` pins files as they come, and these settings change them".into();
@@ -47,7 +44,7 @@ fn body(args: Args) -> anyhow::Result<()> {
         let backend = mlx_ext::init(&mlx_ext::Options::default())?;
         run.numerics(backend.numerics("stored"));
     }
-    let lock = lock::Lock::new(args.common.out.as_ref(), &run, folder.as_ref())?;
+    let lock = lock::Lock::new(args.common.out.as_ref(), &run)?;
     lock.check(&config)?;
     run.execute(|scratch, config| {
         let terminal = Terminal::new(scratch.stop());

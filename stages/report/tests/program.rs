@@ -2,30 +2,21 @@
 
 mod fixture;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use artifact::{Claim, Draft};
+use artifact::{Draft, KeyMaterial};
 use serde_json::Value;
 
 /// Turns a made-up artifact into a real one, with hashes that hold.
 fn publish(made_up: &Path, store: &Path) -> PathBuf {
     let text = fs_err::read_to_string(made_up.join("manifest.json")).expect("manifest");
     let manifest: Value = serde_json::from_str(&text).expect("manifest");
-    let draft = Draft {
-        stage: manifest["stage"].as_str().expect("stage").to_owned(),
-        stage_version: 1,
-        slug: "test".to_owned(),
-        key_material: manifest["key_material"].clone(),
-        inputs: BTreeMap::new(),
-        metrics: BTreeMap::new(),
-        claim: Claim::BitExact,
-        provenance: serde_json::json!({}),
-        config_defaults: Value::Null,
-    };
+    let key_material: KeyMaterial =
+        serde_json::from_value(manifest["key_material"].clone()).expect("key material");
+    let draft = Draft::new("test", key_material);
     let key = draft.key().expect("key").to_string();
-    let out = store.join(&draft.stage).join(format!("{}-test", &key[..16]));
+    let out = store.join(draft.stage()).join(format!("{}-test", &key[..16]));
     fs_err::create_dir_all(out.parent().expect("stage folder")).expect("folder");
     fixture::put(made_up, "data/notes.txt", "made up\n");
     artifact::write_folder(&out, &draft, |data| {

@@ -2,11 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use artifact::{Artifact, Claim, Draft, write_folder};
+use artifact::{Artifact, Draft, KeyMaterial, write_folder};
 use select_best::{Checkpoint, Choice, Config, Losses, Row};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -202,17 +201,7 @@ fn one_row_cannot_rule_out_noise() {
 
 /// Writes an artifact as another stage would have.
 fn write_artifact(out: &Path, stage: &str, from: &Path, name: &str) {
-    let draft = Draft {
-        stage: stage.to_owned(),
-        stage_version: 1,
-        slug: "made-by-hand".to_owned(),
-        key_material: json!({"schema": "key-v1", "stage": stage, "stage_version": 1}),
-        inputs: BTreeMap::new(),
-        metrics: BTreeMap::new(),
-        claim: Claim::BitExact,
-        provenance: json!({}),
-        config_defaults: Value::Null,
-    };
+    let draft = Draft::new("made-by-hand", KeyMaterial::new(stage, 1, json!({})));
     write_folder(out, &draft, |data| {
         let copied = Command::new("cp").arg("-r").arg(from).arg(data.join(name)).status()?;
         assert!(copied.success());

@@ -2,10 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first thing amiss")]
 
-use artifact::{Claim, Draft, write_folder};
+use artifact::{Draft, KeyMaterial, write_folder};
 use dataset::SplitWriter;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -15,17 +14,7 @@ fn golden() -> PathBuf {
 
 /// Rows that count upwards: what comes next is easily learned.
 fn dataset(folder: &Path) -> PathBuf {
-    let draft = Draft {
-        stage: "prepare-data".into(),
-        stage_version: 1,
-        slug: "count".into(),
-        key_material: json!({"schema": "key-v1", "stage": "prepare-data", "stage_version": 1}),
-        inputs: BTreeMap::new(),
-        metrics: BTreeMap::new(),
-        config_defaults: json!({}),
-        claim: Claim::BitExact,
-        provenance: json!({}),
-    };
+    let draft = Draft::new("count", KeyMaterial::new("prepare-data", 1, json!({})));
     let out = folder.join("dataset");
     write_folder(&out, &draft, |data| {
         let tokens = data.join("tokens");

@@ -2,12 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use artifact::{Claim, Draft, write_folder};
+use artifact::{Draft, KeyMaterial, write_folder};
 use hub::{Settings, Unwatched};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -19,17 +18,7 @@ const ID: &str = "jane/tuned";
 
 /// An artifact as `fuse` makes it: a golden model with these further files.
 fn fused(folder: &Path, more: &[(&str, &[u8])]) -> PathBuf {
-    let draft = Draft {
-        stage: "fuse".into(),
-        stage_version: 1,
-        slug: "fused".into(),
-        key_material: json!({"schema": "key-v1", "stage": "fuse", "stage_version": 1, "config": {}, "inputs": {}}),
-        inputs: BTreeMap::new(),
-        metrics: BTreeMap::new(),
-        claim: Claim::BitExact,
-        provenance: json!({}),
-        config_defaults: Value::Null,
-    };
+    let draft = Draft::new("fused", KeyMaterial::new("fuse", 1, json!({})));
     let out = folder.join("fused");
     write_folder(&out, &draft, |data| {
         let model = data.join("model");
