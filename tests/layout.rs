@@ -10,9 +10,9 @@ use tests::{command, root, run};
 /// Stages that do without MLX.
 const PLAIN_STAGES: [&str; 3] = ["prepare-data", "select-best", "report"];
 /// Crates that do without MLX.
-const PLAIN_CRATES: [&str; 4] = ["artifact", "stage", "dataset", "metrics"];
+const PLAIN_CRATES: [&str; 5] = ["artifact", "stage", "dataset", "metrics", "chart"];
 /// Crates that depend on no other crate of the workspace, except `failure`.
-const LONE_CRATES: [&str; 2] = ["artifact", "metrics"];
+const LONE_CRATES: [&str; 3] = ["artifact", "metrics", "chart"];
 /// The only ones with unsafe code.
 const UNSAFE_CRATES: [&str; 2] = ["mlx-sys", "mlx-ext"];
 

@@ -4,12 +4,14 @@ use metrics::LossSum;
 use metrics::bootstrap::{Interval, paired_losses};
 use serde_json::Value;
 
+use chart::markup::{Element, classed, element};
+use chart::{
+    Chart, Horizontal, Level, Look, Marker, Point, Range, Series, Size, middle_range, outline, trailing_mean,
+};
+
 use crate::Error;
-use crate::chart::{Chart, Mark, Series, Size};
 use crate::config::Config;
-use crate::html::{Element, classed, element};
 use crate::number;
-use crate::series::{Point, middle_range, outline, trailing_mean};
 use crate::source::{Checkpoint, Contents};
 
 const WIDE: Size = Size { name: "wide", width: 940.0, height: 400.0 };
@@ -24,7 +26,7 @@ const SPIKES: f64 = 0.01;
 /// Returns the charts with something to show, with their sizes on a wide page.
 pub(crate) fn charts(contents: &Contents, config: &Config) -> Vec<(Chart, Size)> {
     let values = |get: fn(&crate::source::Step) -> Option<f64>| -> Vec<Point> {
-        contents.steps.iter().filter_map(|step| Some((step.step as f64, get(step)?))).collect()
+        contents.steps.iter().filter_map(|step| Some(Point::new(step.step as f64, get(step)?))).collect()
     };
     let rate = values(|step| step.learning_rate);
     let norm = values(|step| step.gradient_norm);
@@ -71,8 +73,11 @@ fn figure(chart: &Chart, wide: Size, narrow: Size) -> Element {
 
 fn loss(contents: &Contents, config: &Config, train: &[Point]) -> Option<Chart> {
     let checks: Vec<Point> = checked(contents);
-    let in_run: Vec<Point> =
-        contents.steps.iter().filter_map(|step| Some((step.step as f64, step.validation_loss?))).collect();
+    let in_run: Vec<Point> = contents
+        .steps
+        .iter()
+        .filter_map(|step| Some(Point::new(step.step as f64, step.validation_loss?)))
+        .collect();
     if train.is_empty() && checks.is_empty() {
         return None;
     }
@@ -82,11 +87,13 @@ fn loss(contents: &Contents, config: &Config, train: &[Point]) -> Option<Chart> 
     let base_loss = choice
         .base_loss
         .or_else(|| contents.losses.checkpoints.first().filter(|c| c.step == 0).map(|c| c.loss));
-    let chosen = (!checks.is_empty())
-        .then(|| ((choice.step as f64, choice.loss), format!("step {} chosen", number::count(choice.step))));
-    let ranges = [middle_range(train, SPIKES * 2.0), middle_range(&smooth, 0.0), middle_range(&checks, 0.0)];
-    let ranges = ranges.into_iter().flatten().chain(base_loss.map(|loss| (loss, loss)));
-    let y_range = ranges.fold((f64::MAX, f64::MIN), |(low, high), (a, b)| (low.min(a), high.max(b)));
+    let chosen = (!checks.is_empty()).then(|| Marker {
+        x: choice.step as f64,
+        ring: Some(choice.loss),
+        label: format!("step {} chosen", number::count(choice.step)),
+    });
+    let ranges = [middle_range(train, SPIKES * 2.0), Range::of_values(&smooth), Range::of_values(&checks)];
+    let y_range = ranges.into_iter().flatten().chain(Range::of(base_loss)).reduce(Range::union)?;
     let smooth_name = match mean_name(train, window) {
         name if window > 1 => format!("training, {name}"),
         _ => "training".to_owned(),
@@ -95,59 +102,62 @@ fn loss(contents: &Contents, config: &Config, train: &[Point]) -> Option<Chart> 
         name: "loss",
         title: "Loss".to_owned(),
         description: describe(contents, base_loss),
+        horizontal: Horizontal::Linear,
         x_label: "step".to_owned(),
         y_label: "nats per token".to_owned(),
+        y_range,
         series: vec![
             Series {
                 name: "training, as reported".to_owned(),
-                mark: Mark::Raw,
+                look: Look::Pale,
                 points: outline(train, BUCKETS),
             },
-            Series { name: smooth_name, mark: Mark::Smooth, points: outline(&smooth, BUCKETS) },
-            Series { name: "validation, during training".to_owned(), mark: Mark::Hollow, points: in_run },
-            Series { name: "validation, whole split".to_owned(), mark: Mark::Check, points: checks },
+            Series { name: smooth_name, look: Look::Strong, points: outline(&smooth, BUCKETS) },
+            Series { name: "validation, during training".to_owned(), look: Look::Hollow, points: in_run },
+            Series { name: "validation, whole split".to_owned(), look: Look::Dots, points: checks },
         ],
-        reference: base_loss.map(|loss| (loss, format!("base model {}", number::fixed(loss, 3)))),
-        chosen,
-        y_range,
+        level: base_loss
+            .map(|loss| Level { y: loss, label: format!("base model {}", number::fixed(loss, 3)) }),
+        markers: chosen.into_iter().collect(),
     })
 }
 
 fn small(name: &'static str, title: &str, points: &[Point], smoothing: Option<usize>) -> Option<Chart> {
-    let (low, high) = middle_range(points, if smoothing.is_some() { SPIKES } else { 0.0 })?;
-    let line = |name: &str, mark, points: &[Point]| Series {
+    let range = middle_range(points, if smoothing.is_some() { SPIKES } else { 0.0 })?;
+    let line = |name: &str, look, points: &[Point]| Series {
         name: name.to_owned(),
-        mark,
+        look,
         points: outline(points, BUCKETS),
     };
     let series = match smoothing {
         Some(window) if window > 1 => vec![
-            line("as reported", Mark::Raw, points),
-            line(&mean_name(points, window), Mark::Smooth, &settled_mean(points, window)),
+            line("as reported", Look::Pale, points),
+            line(&mean_name(points, window), Look::Strong, &settled_mean(points, window)),
         ],
-        _ => vec![line(title, Mark::Smooth, points)],
+        _ => vec![line(title, Look::Strong, points)],
     };
     Some(Chart {
         name,
         title: title.to_owned(),
         description: format!(
             "{title} over training steps, between {} and {}.",
-            number::three_digits(low),
-            number::three_digits(high)
+            number::three_digits(range.low),
+            number::three_digits(range.high)
         ),
+        horizontal: Horizontal::Linear,
         x_label: "step".to_owned(),
         y_label: String::new(),
+        y_range: Range { low: range.low.min(0.0), ..range },
         series,
-        reference: None,
-        chosen: None,
-        y_range: (low.min(0.0), high),
+        level: None,
+        markers: Vec::new(),
     })
 }
 
 /// The smoothing window in reports: the one asked for, but no more than a tenth of the run.
 fn window(points: &[Point], config: &Config) -> usize {
     let steps = match config.smoothing_steps {
-        0 => points.last().map_or(0.0, |last| last.0 / 50.0).max(50.0),
+        0 => points.last().map_or(0.0, |last| last.x / 50.0).max(50.0),
         steps => f64::from(steps),
     };
     let wanted = (steps / steps_a_report(points)).round() as usize;
@@ -156,7 +166,7 @@ fn window(points: &[Point], config: &Config) -> usize {
 
 fn steps_a_report(points: &[Point]) -> f64 {
     match points {
-        [first, .., last] => ((last.0 - first.0) / (points.len() - 1) as f64).max(1.0),
+        [first, .., last] => ((last.x - first.x) / (points.len() - 1) as f64).max(1.0),
         _ => 1.0,
     }
 }
@@ -175,7 +185,7 @@ fn settled_mean(points: &[Point], window: usize) -> Vec<Point> {
 /// Points of the trained checkpoints; the base is a reference line instead.
 fn checked(contents: &Contents) -> Vec<Point> {
     let trained = contents.losses.checkpoints.iter().filter(|checkpoint| checkpoint.step > 0);
-    trained.map(|checkpoint| (checkpoint.step as f64, checkpoint.loss)).collect()
+    trained.map(|checkpoint| Point::new(checkpoint.step as f64, checkpoint.loss)).collect()
 }
 
 fn describe(contents: &Contents, base_loss: Option<f64>) -> String {

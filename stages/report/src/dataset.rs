@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::html::{Element, classed, element};
 use crate::number;
+use chart::markup::{Element, classed, element};
 
 /// Entries of a list that are shown.
 const LISTED: usize = 50;

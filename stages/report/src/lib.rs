@@ -23,20 +23,16 @@
 //! # Ok::<(), report::Error>(())
 //! ```
 
-mod chart;
 mod config;
 mod curves;
 mod dataset;
 mod error;
 mod headline;
-mod html;
 mod number;
 mod page;
 mod results;
 mod samples;
-mod scale;
 mod scores;
-mod series;
 mod settings;
 mod source;
 mod stages;

@@ -1,29 +1,10 @@
 //! Numbers as people read them: a true minus sign, grouped thousands, as many digits as carry meaning.
 
+pub(crate) use chart::number::fixed;
+use chart::number::{MINUS, grouped, superscript};
+
 /// Joins a number and its unit so that no line break parts them.
 const NARROW_SPACE: char = '\u{202f}';
-const MINUS: char = '\u{2212}';
-
-/// Prints `value` with `decimals` digits after the point and commas between thousands.
-pub(crate) fn fixed(value: f64, decimals: usize) -> String {
-    let digits = format!("{:.decimals$}", value.abs());
-    let (whole, fraction) = digits.split_once('.').unwrap_or((&digits, ""));
-    let mut text = String::new();
-    if value < 0.0 && digits.bytes().any(|digit| (b'1'..=b'9').contains(&digit)) {
-        text.push(MINUS);
-    }
-    for (place, digit) in whole.char_indices() {
-        if place > 0 && (whole.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if !fraction.is_empty() {
-        text.push('.');
-        text.push_str(fraction);
-    }
-    text
-}
 
 /// Prints `value` as [`fixed`] does, with a sign in front unless it rounds to 0.
 pub(crate) fn signed(value: f64, decimals: usize) -> String {
@@ -60,24 +41,9 @@ pub(crate) fn scientific(value: f64) -> String {
     format!("{}×10{}", factor.replace('-', &MINUS.to_string()), superscript(exponent))
 }
 
-/// Raises the digits of a whole number.
-pub(crate) fn superscript(exponent: &str) -> String {
-    const RAISED: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
-    let raise = |c: char| c.to_digit(10).map_or('⁻', |digit| RAISED[digit as usize]);
-    exponent.chars().map(raise).collect()
-}
-
 /// Prints a count with commas between thousands.
 pub(crate) fn count(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.char_indices() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    grouped(&value.to_string())
 }
 
 /// Prints a count with its noun, in the plural where that is right.

@@ -1,12 +1,12 @@
 //! The page as a whole.
 
 use crate::Error;
-use crate::chart::{Chart, Size};
 use crate::config::Config;
-use crate::html::{classed, element};
 use crate::scores::Table;
 use crate::source::Contents;
 use crate::{curves, dataset, results, samples, stages};
+use chart::markup::{classed, element};
+use chart::{Chart, Size};
 
 /// Forbids the page to ask anyone for anything, whatever a text in it may hold.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
@@ -32,10 +32,7 @@ pub(crate) fn write(
         .child(element("meta").attribute("name", "color-scheme").attribute("content", "light dark"))
         .child(element("title").text(title))
         .child(
-            element("style")
-                .style(include_str!("style/palette.css"))
-                .style(include_str!("style/page.css"))
-                .style(include_str!("style/chart.css")),
+            element("style").style(chart::PALETTE).style(include_str!("style/page.css")).style(chart::SHEET),
         );
     let main = element("main")
         .child(results::head(contents, table, config))

@@ -2,10 +2,10 @@
 
 use crate::config::Config;
 use crate::headline::{self, model_name, print};
-use crate::html::{Element, classed, element};
 use crate::number;
 use crate::scores::{Cell, Kind, Score, Table};
 use crate::source::Contents;
+use chart::markup::{Element, classed, element};
 
 /// Returns the page's heading.
 pub(crate) fn title(contents: &Contents, config: &Config) -> String {

@@ -3,10 +3,10 @@
 use metrics::Chrf;
 
 use crate::headline::model_name;
-use crate::html::{Element, classed, element};
 use crate::number;
 use crate::scores::{Table, answer};
 use crate::source::{Contents, Row};
+use chart::markup::{Element, classed, element};
 
 /// Longer texts are folded: the rest opens on demand.
 const SHOWN_CHARACTERS: usize = 600;

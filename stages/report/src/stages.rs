@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use crate::Error;
-use crate::html::{Element, classed, element};
 use crate::number;
 use crate::settings::{self, Setting};
 use crate::source::{Contents, Manifest};
+use chart::markup::{Element, classed, element};
 
 /// Digits of a hash that are shown; the rest is a hover or a fold away.
 const SHORT: usize = 12;

@@ -1,31 +1,32 @@
-//! Elements that escape what they are given and close what they open.
+//! Elements of HTML and SVG with their text escaped and their tags closed.
 //!
-//! The same builder writes HTML and SVG. Its output is well-formed XML too, so tests can parse it with a strict
-//! parser, and there is one place only where text turns into markup.
+//! The output is well-formed XML too, so tests can parse it with a strict parser. Text becomes markup here and nowhere
+//! else.
 
 use std::fmt;
 
 /// One element with its attributes and content.
 #[derive(Debug, Clone)]
-pub(crate) struct Element {
+pub struct Element {
     name: &'static str,
     attributes: String,
     content: String,
 }
 
 /// Starts an element.
-pub(crate) fn element(name: &'static str) -> Element {
+pub fn element(name: &'static str) -> Element {
     Element { name, attributes: String::new(), content: String::new() }
 }
 
 /// Starts an element with a class.
-pub(crate) fn classed(name: &'static str, class: &str) -> Element {
+pub fn classed(name: &'static str, class: &str) -> Element {
     element(name).attribute("class", class)
 }
 
 impl Element {
     /// Adds an attribute.
-    pub(crate) fn attribute(mut self, name: &str, value: impl fmt::Display) -> Self {
+    #[must_use]
+    pub fn attribute(mut self, name: &str, value: impl fmt::Display) -> Self {
         for part in [" ", name, "=\"", &escape(&value.to_string()), "\""] {
             self.attributes.push_str(part);
         }
@@ -33,25 +34,29 @@ impl Element {
     }
 
     /// Adds text.
-    pub(crate) fn text(mut self, text: impl AsRef<str>) -> Self {
+    #[must_use]
+    pub fn text(mut self, text: impl AsRef<str>) -> Self {
         self.content.push_str(&escape(text.as_ref()));
         self
     }
 
     /// Adds an element.
+    #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "a page is built from elements made in place")]
-    pub(crate) fn child(mut self, child: Element) -> Self {
+    pub fn child(mut self, child: Element) -> Self {
         self.content.push_str(&child.to_string());
         self
     }
 
-    /// Adds elements.
-    pub(crate) fn children(self, children: impl IntoIterator<Item = Element>) -> Self {
+    /// Adds several elements.
+    #[must_use]
+    pub fn children(self, children: impl IntoIterator<Item = Element>) -> Self {
         children.into_iter().fold(self, Element::child)
     }
 
-    /// Adds a style sheet of ours, which is the only content that is not escaped.
-    pub(crate) fn style(mut self, sheet: &'static str) -> Self {
+    /// Adds a style sheet. It is not escaped, so it must be part of the program.
+    #[must_use]
+    pub fn style(mut self, sheet: &'static str) -> Self {
         self.content.push_str(sheet);
         self
     }
@@ -73,7 +78,7 @@ fn closes_itself(name: &str) -> bool {
     matches!(name, "meta" | "br" | "path" | "line" | "circle" | "rect")
 }
 
-/// Elements after which a line break changes nothing: it keeps the page readable as text, and its changes small.
+/// Returns whether a line break after the element changes nothing. Line breaks keep the source of a page readable.
 fn stands_alone(name: &str) -> bool {
     !matches!(
         name,
@@ -81,9 +86,9 @@ fn stands_alone(name: &str) -> bool {
     )
 }
 
-/// Escapes text for content and for quoted attributes alike.
+/// Escapes text for content and for quoted attributes.
 ///
-/// Characters that neither HTML nor XML may carry are shown as their control pictures.
+/// Characters that are invalid in HTML or XML are replaced with their control pictures.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

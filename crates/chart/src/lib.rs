@@ -1,0 +1,39 @@
+//! Line charts as SVG: series, axes with round ticks, a level to compare with, and markers.
+//!
+//! A [`Chart`] is drawn into a page with [`Chart::draw`] or into a file with [`Chart::draw_alone`]. [`markup`] builds the
+//! elements, for pages as well. Equal charts give equal bytes. Which curves to show, and where they come from, is up to
+//! the caller.
+//!
+//! ```
+//! use chart::{Chart, Horizontal, Look, Point, Range, Series, Size};
+//!
+//! let points = vec![Point::new(1e-5, 4.2), Point::new(1e-4, 3.1), Point::new(1e-3, 3.6)];
+//! let chart = Chart {
+//!     name: "rates",
+//!     title: "Loss over learning rate".into(),
+//!     description: "The loss is lowest at 1e-4.".into(),
+//!     horizontal: Horizontal::Logarithmic,
+//!     x_label: "learning rate".into(),
+//!     y_label: "nats per token".into(),
+//!     y_range: Range::of_values(&points).unwrap_or_default(),
+//!     series: vec![Series { name: "loss".into(), look: Look::Strong, points }],
+//!     level: None,
+//!     markers: Vec::new(),
+//! };
+//! let svg = chart.draw_alone(Size { name: "wide", width: 760.0, height: 420.0 }).to_string();
+//! assert!(svg.starts_with("<svg xmlns="));
+//! ```
+
+mod drawing;
+pub mod markup;
+pub mod number;
+mod scale;
+mod series;
+
+pub use drawing::{Chart, Horizontal, Level, Look, Marker, Series, Size};
+pub use series::{Point, Range, middle_range, outline, trailing_mean};
+
+/// Colours for light, dark and print, as CSS variables.
+pub const PALETTE: &str = include_str!("style/palette.css");
+/// Styles of the elements in a chart; needs [`PALETTE`].
+pub const SHEET: &str = include_str!("style/chart.css");
