@@ -1,11 +1,11 @@
-//! A tiny real stage, used by the tests: counts the lines of its input, one checkpoint a line.
+//! A tiny real stage, used by the tests: counts the lines of its input, one checkpoint per line.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use stage::{CommonArgs, Run, Scratch, bad_input, hint};
+use stage::{CommonArgs, Error, Job, Kind, Result, Run};
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -69,7 +69,7 @@ struct Args {
     /// File to count
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Artifact of this very stage to go on counting from
+    /// Artifact of this stage whose count is added
     #[arg(long, value_name = "ARTIFACT")]
     before: Option<PathBuf>,
     /// Write something else on every run
@@ -88,8 +88,8 @@ fn main() -> ExitCode {
             let mut run = Run::<Config>::new(&args.common)?;
             let data = args.data.as_ref().map(|path| run.input_folder("data", path)).transpose()?;
             let before = args.before.as_ref().map(|path| run.input("before", path, "tally")).transpose()?;
-            run.note("memory: none to speak of".to_owned());
-            run.execute(|scratch, config| {
+            run.note("memory: negligible".to_owned());
+            run.execute(|job, config| {
                 let mut text = String::new();
                 for input in data.iter().chain(&before) {
                     let path = if input.path().is_dir() {
@@ -97,14 +97,14 @@ fn main() -> ExitCode {
                     } else {
                         input.path().to_owned()
                     };
-                    text += &fs_err::read_to_string(path).map_err(bad_input)?;
+                    text += &fs_err::read_to_string(path).map_err(|error| Error::wrap(Kind::BadInput, error))?;
                 }
-                count(scratch, config, &text)?;
+                count(job, config, &text)?;
                 if args.random {
                     let noise = format!("{:?}\n", std::time::Instant::now());
-                    fs_err::write(scratch.out().join("noise.txt"), noise)?;
+                    fs_err::write(job.out().join("noise.txt"), noise)?;
                 }
-                scratch.metric("lines", if args.nan { f64::NAN } else { text.lines().count() as f64 });
+                job.metric("lines", if args.nan { f64::NAN } else { text.lines().count() as f64 });
                 Ok(())
             })
         },
@@ -113,34 +113,33 @@ fn main() -> ExitCode {
 }
 
 /// Counts line by line; every line is a step that is saved and can be resumed from.
-fn count(scratch: &mut Scratch, config: &Config, text: &str) -> anyhow::Result<()> {
-    let saved = scratch.resume_dir().join("done");
+fn count(job: &mut Job, config: &Config, text: &str) -> Result<()> {
+    let saved = job.resume_dir().join("done");
     let mut done: usize = fs_err::read_to_string(&saved).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     if done > 0 {
-        tracing::info!("going on after line {done} in {}", scratch.resume_dir().display());
+        tracing::info!("resuming after line {done} in {}", job.resume_dir().display());
     }
     for (index, line) in text.lines().enumerate().skip(done) {
         if line == "bad" {
-            let error = anyhow::anyhow!("line {} is bad", index + 1);
-            return Err(bad_input(hint(error, "mend it")));
+            return Err(Error::bad_input(format!("line {} is bad", index + 1)).hinted("correct it"));
         }
         std::thread::sleep(Duration::from_millis(config.milliseconds_per_line));
         done = index + 1;
-        let new = scratch.resume_dir().join("done.new");
+        let new = job.resume_dir().join("done.new");
         fs_err::write(&new, done.to_string())?;
         fs_err::rename(&new, &saved)?;
         tracing::debug!("line {done}");
-        scratch.stop().check()?;
+        job.stop().check()?;
     }
-    let unit = scratch.unit("tally-unit", 1, serde_json::json!({"lines": done}), |dir| {
+    let unit = job.unit("tally-unit", 1, serde_json::json!({"lines": done}), |dir| {
         tracing::info!("computing a unit");
         Ok(fs_err::write(dir.join("unit.json"), format!("{done}\n"))?)
     })?;
-    let out = scratch.out().join("tally");
+    let out = job.out().join("tally");
     fs_err::create_dir(&out)?;
     fs_err::copy(unit.join("unit.json"), out.join("count.json"))?;
     fs_err::write(out.join("padding.bin"), vec![0; config.padding_bytes])?;
-    fs_err::write(scratch.out().join("title.json"), format!("{:?}\n", config.title))?;
-    fs_err::write(scratch.telemetry_dir().join("timing.jsonl"), "{}\n")?;
+    fs_err::write(job.out().join("title.json"), format!("{:?}\n", config.title))?;
+    fs_err::write(job.telemetry_dir().join("timing.jsonl"), "{}\n")?;
     Ok(())
 }

@@ -6,50 +6,77 @@ use std::time::Duration;
 use artifact::Wait;
 use clap::Args;
 
+/// How much a program prints to stderr.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Verbosity {
+    /// Print more (`-vv`: even more)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Print errors only
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+impl AsRef<Verbosity> for Verbosity {
+    fn as_ref(&self) -> &Verbosity {
+        self
+    }
+}
+
+/// Flag of the stages that load a model.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct MemoryArgs {
+    /// Memory limit in GB (default: 80% of available memory)
+    #[arg(long, value_name = "GB")]
+    pub max_memory: Option<f64>,
+}
+
 /// Flags common to all stages; none of them changes the bytes of an artifact.
 #[derive(Debug, Clone, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 #[command(next_help_heading = "Common options")]
 pub struct CommonArgs {
-    /// Read settings from the stage's table in FILE (may be repeated; later files win)
+    /// Read settings from the stage's table in FILE (repeatable; later files win)
     #[arg(long, value_name = "FILE")]
     pub config: Vec<PathBuf>,
-    /// Change one setting (may be repeated; `STAGE.KEY=VALUE` names a stage)
+    /// Set one setting (repeatable; `STAGE.KEY=VALUE` is for that stage only)
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Keep artifacts in DIR
+    /// Store artifacts in DIR
     #[arg(long, value_name = "DIR", env = "ASHLAR_STORE", default_value = "artifacts")]
     pub store: PathBuf,
-    /// Write one artifact folder to DIR, without a store
+    /// Write the artifact to DIR instead of the store
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// With --out, keep what is needed to go on after an interruption in DIR
+    /// With --out, keep the resume state in DIR
     #[arg(long, value_name = "DIR", requires = "out")]
     pub resume_dir: Option<PathBuf>,
-    /// Only tell what would be done and why (exit 0: nothing, 10: run, 11: resume)
+    /// Show whether the stage would run, and why (exit 0: up to date, 10: run, 11: resume)
     #[arg(long, conflicts_with_all = ["force", "check"])]
     pub plan: bool,
-    /// Run even if the artifact exists, and compare with it
+    /// Run even if the artifact exists, and compare the result with it
     #[arg(long, conflicts_with = "check")]
     pub force: bool,
-    /// Run again and compare the bytes with the artifact that exists (exit 70 if they differ)
+    /// Run again and compare the bytes with the existing artifact (exit 70 if they differ)
     #[arg(long)]
     pub check: bool,
     /// Print --plan as JSON
     #[arg(long)]
     pub json: bool,
-    /// Say more (twice: even more)
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    pub verbose: u8,
-    /// Say only what went wrong
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Wait so long for another process that works on the same artifact (`0`, `30s`, `5m`, `forever`)
+    /// How much to print.
+    #[command(flatten)]
+    pub verbosity: Verbosity,
+    /// How long to wait for another process that is making the same artifact (`0`, `30s`, `5m`, `forever`)
     #[arg(long, value_name = "DURATION", default_value = "forever", value_parser = parse_wait)]
     pub lock_wait: Wait,
-    /// Name the artifact, so that it can be used as `refs/NAME`
+    /// Label the artifact, so that `refs/NAME` refers to it
     #[arg(long, value_name = "NAME", conflicts_with = "out")]
     pub label: Option<String>,
+}
+
+impl AsRef<Verbosity> for CommonArgs {
+    fn as_ref(&self) -> &Verbosity {
+        &self.verbosity
+    }
 }
 
 impl Default for CommonArgs {
@@ -64,8 +91,7 @@ impl Default for CommonArgs {
             force: false,
             check: false,
             json: false,
-            verbose: 0,
-            quiet: false,
+            verbosity: Verbosity::default(),
             lock_wait: Wait::Forever,
             label: None,
         }

@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::path::Path;
 
+use failure::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use toml::de::DeTable;
 use toml::{Table, Value};
 
-use crate::CommonArgs;
-use crate::error::usage;
+use crate::args::CommonArgs;
 
 /// The stages of this project; a settings file has one table for each.
 const STAGES: [&str; 8] =
@@ -38,7 +38,7 @@ pub trait Config: Default + Serialize + DeserializeOwned {
 }
 
 /// Resolves the settings of a stage.
-pub(crate) fn resolve<C: Config>(common: &CommonArgs) -> anyhow::Result<C> {
+pub(crate) fn resolve<C: Config>(common: &CommonArgs) -> Result<C> {
     let mut table = Table::new();
     for path in &common.config {
         merge(&mut table, read_file::<C>(path)?);
@@ -51,24 +51,24 @@ pub(crate) fn resolve<C: Config>(common: &CommonArgs) -> anyhow::Result<C> {
 }
 
 /// Reports all that is wrong with the values of a configuration.
-pub(crate) fn check<C: Config>(config: &C) -> anyhow::Result<()> {
+pub(crate) fn check<C: Config>(config: &C) -> Result<()> {
     let problems = config.problems();
     match problems.as_slice() {
         [] => Ok(()),
-        [one] => Err(usage(one)),
-        many => Err(usage(format!("{} settings are wrong:\n{}", many.len(), many.join("\n")))),
+        [one] => Err(Error::usage(one)),
+        many => Err(Error::usage(format!("{} settings are wrong:\n{}", many.len(), many.join("\n")))),
     }
 }
 
 /// Returns the settings as they enter the key: every default written out, unset options left out.
-pub(crate) fn to_material<C: Config>(config: &C) -> anyhow::Result<Json> {
+pub(crate) fn to_material<C: Config>(config: &C) -> Result<Json> {
     // TOML keeps NaN (JSON would turn it into null) and leaves out what is None.
     let table =
-        Value::try_from(config).map_err(|error| usage(format!("settings of `{}`: {error}", C::STAGE)))?;
+        Value::try_from(config).map_err(|error| Error::usage(format!("settings of `{}`: {error}", C::STAGE)))?;
     to_json(table, "")
 }
 
-fn to_json(value: Value, pointer: &str) -> anyhow::Result<Json> {
+fn to_json(value: Value, pointer: &str) -> Result<Json> {
     const EXACT: u64 = 1 << 53;
     let join = |part: &str| if pointer.is_empty() { part.to_owned() } else { format!("{pointer}.{part}") };
     Ok(match value {
@@ -77,7 +77,7 @@ fn to_json(value: Value, pointer: &str) -> anyhow::Result<Json> {
                 && !text.contains(char::is_whitespace)
                 && Path::new(&text).exists()
             {
-                return Err(usage(format!(
+                return Err(Error::usage(format!(
                     "setting `{pointer}` holds the path `{text}`; settings hold no paths"
                 )));
             }
@@ -87,7 +87,7 @@ fn to_json(value: Value, pointer: &str) -> anyhow::Result<Json> {
         Value::Integer(number) => number.into(),
         Value::Float(number) if number.is_finite() => number.into(),
         Value::Float(number) => {
-            return Err(usage(format!("setting `{pointer}` is {number}; it must be finite")));
+            return Err(Error::usage(format!("setting `{pointer}` is {number}; it must be finite")));
         }
         Value::Boolean(flag) => flag.into(),
         Value::Datetime(time) => time.to_string().into(),
@@ -100,7 +100,7 @@ fn to_json(value: Value, pointer: &str) -> anyhow::Result<Json> {
         Value::Table(fields) => {
             let fields = fields.into_iter().map(|(name, field)| {
                 let field = to_json(field, &join(&name))?;
-                anyhow::Ok((name, field))
+                Ok::<_, Error>((name, field))
             });
             Json::Object(fields.collect::<Result<_, _>>()?)
         }
@@ -108,22 +108,22 @@ fn to_json(value: Value, pointer: &str) -> anyhow::Result<Json> {
 }
 
 /// Reads the stage's table from one file; errors name the line.
-fn read_file<C: Config>(path: &Path) -> anyhow::Result<Table> {
-    let text = fs_err::read_to_string(path).map_err(|error| usage(format!("settings: {error}")))?;
+fn read_file<C: Config>(path: &Path) -> Result<Table> {
+    let text = fs_err::read_to_string(path).map_err(|error| Error::usage(format!("settings: {error}")))?;
     let text = unquote_numbers::<C>(text);
     let place = |span: Option<Range<usize>>| {
         let line = span.map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         format!("`{}:{line}`", path.display())
     };
     let fail = |error: &toml::de::Error| {
-        usage(format!("{}: {}", place(error.span()), explain(error.message(), C::STAGE)))
+        Error::usage(format!("{}: {}", place(error.span()), explain(error.message(), C::STAGE)))
     };
     let tables = DeTable::parse(&text).map_err(|error| fail(&error))?.into_inner();
     for name in tables.keys() {
         let known = || STAGES.iter().chain(&OTHERS).copied().chain([C::STAGE]);
         if !known().any(|other| other == name.get_ref().as_ref()) {
             let message = unknown(name.get_ref(), known());
-            return Err(usage(format!("{}: unknown table {message}", place(Some(name.span())))));
+            return Err(Error::usage(format!("{}: unknown table {message}", place(Some(name.span())))));
         }
     }
     let mine = tables.into_iter().find(|(name, _)| name.get_ref().as_ref() == C::STAGE);
@@ -133,7 +133,7 @@ fn read_file<C: Config>(path: &Path) -> anyhow::Result<Table> {
     let mut all: Table = toml::from_str(&text).map_err(|error| fail(&error))?;
     match all.remove(C::STAGE) {
         Some(Value::Table(table)) => Ok(table),
-        Some(_) => Err(usage(format!("`{}`: `{}` must be a table", path.display(), C::STAGE))),
+        Some(_) => Err(Error::usage(format!("`{}`: `{}` must be a table", path.display(), C::STAGE))),
         None => Ok(Table::new()),
     }
 }
@@ -175,13 +175,13 @@ fn merge(into: &mut Table, from: Table) {
 }
 
 /// Applies one `--set`; `None` when it is for another stage.
-fn apply_set<C: Config>(table: &mut Table, set: &str) -> anyhow::Result<Option<C>> {
+fn apply_set<C: Config>(table: &mut Table, set: &str) -> Result<Option<C>> {
     let Some((key, text)) = set.split_once('=') else {
-        return Err(usage(format!("`--set {set}`: expected KEY=VALUE")));
+        return Err(Error::usage(format!("`--set {set}`: expected KEY=VALUE")));
     };
     let mut path: Vec<&str> = key.trim().split('.').collect();
     if path.iter().any(|part| part.is_empty()) {
-        return Err(usage(format!("`--set {set}`: `{key}` is not a setting's name")));
+        return Err(Error::usage(format!("`--set {set}`: `{key}` is not a setting's name")));
     }
     let first = path[0];
     if path.len() > 1 && (first == C::STAGE || STAGES.contains(&first)) {
@@ -191,7 +191,7 @@ fn apply_set<C: Config>(table: &mut Table, set: &str) -> anyhow::Result<Option<C
         path.remove(0);
     } else if path.len() > 1 && !is_own_table::<C>(first) {
         let known = STAGES.iter().copied().chain([C::STAGE]);
-        return Err(usage(format!("`--set {set}`: unknown stage {}", unknown(first, known))));
+        return Err(Error::usage(format!("`--set {set}`: unknown stage {}", unknown(first, known))));
     }
     let text = text.trim();
     let parsed = format!("value = {text}").parse::<Table>().ok().filter(|parsed| parsed.len() == 1);
@@ -202,7 +202,7 @@ fn apply_set<C: Config>(table: &mut Table, set: &str) -> anyhow::Result<Option<C
     let mut problem = None;
     for value in candidates {
         let mut changed = table.clone();
-        insert(&mut changed, &path, value).map_err(|reason| usage(format!("`--set {set}`: {reason}")))?;
+        insert(&mut changed, &path, value).map_err(|reason| Error::usage(format!("`--set {set}`: {reason}")))?;
         match deserialize::<C>(&changed, &format!("`--set {set}`")) {
             Ok(config) => {
                 *table = changed;
@@ -237,9 +237,9 @@ fn insert(table: &mut Table, path: &[&str], value: Value) -> Result<(), String> 
     }
 }
 
-fn deserialize<C: Config>(table: &Table, place: &str) -> anyhow::Result<C> {
+fn deserialize<C: Config>(table: &Table, place: &str) -> Result<C> {
     C::deserialize(table.clone())
-        .map_err(|error| usage(format!("{place}: {}", explain(error.message(), C::STAGE))))
+        .map_err(|error| Error::usage(format!("{place}: {}", explain(error.message(), C::STAGE))))
 }
 
 /// Rewrites serde's words for an unknown field: all choices shrink to the nearest one.

@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use artifact::{
     Artifact, Bare, FileHash, InputContent, InputRecord, Level, Manifest, Store, TreeHash, Witness,
 };
+use failure::{Error, Kind, Result};
 
-use crate::error::{bad_input, hint, usage};
-use crate::part::PART;
+use crate::segment::SEGMENT_OUTPUT;
 
 /// An input that was opened.
 #[derive(Debug, Clone)]
@@ -60,7 +59,7 @@ impl Input {
     }
 
     /// Opens one output of an artifact (all outputs if `output` is empty).
-    pub(crate) fn open(store: Option<&Store>, locator: &Path, output: &str) -> anyhow::Result<Self> {
+    pub(crate) fn open(store: Option<&Store>, locator: &Path, output: &str) -> Result<Self> {
         let artifact = locate(store, locator)?;
         let manifest = artifact.manifest().clone();
         let (path, tree) = if output.is_empty() {
@@ -89,7 +88,7 @@ impl Input {
     }
 
     /// Opens a whole artifact, bound to its manifest.
-    pub(crate) fn open_manifest(store: Option<&Store>, locator: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open_manifest(store: Option<&Store>, locator: &Path) -> Result<Self> {
         let mut input = Self::open(store, locator, "")?;
         if let Source::Artifact(artifact, _) = &input.source {
             input.content = InputContent::Manifest(artifact.manifest_hash());
@@ -98,7 +97,7 @@ impl Input {
     }
 
     /// Opens and hashes a bare folder or file.
-    pub(crate) fn open_bare(store: Option<&Store>, path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open_bare(store: Option<&Store>, path: &Path) -> Result<Self> {
         let memo = store.map(Store::memo).unwrap_or_default();
         let bare = Bare::scan_with(path, &memo).map_err(bad_input)?;
         let tree = bare.hash();
@@ -114,7 +113,7 @@ impl Input {
     }
 
     /// Checks the bytes before they are used and notes what the files look like.
-    pub(crate) fn verify(&self) -> anyhow::Result<Witness> {
+    pub(crate) fn verify(&self) -> Result<Witness> {
         match &self.source {
             Source::Bare(witness) => Ok(witness.clone()),
             Source::Artifact(artifact, output) => {
@@ -125,15 +124,19 @@ impl Input {
                         witness.add(artifact.data_dir().join(&file.path), hash).map_err(bad_input)?;
                     }
                 }
-                artifact.verify_output(output).map_err(|error| damaged(error.into()))?;
+                artifact.verify_output(output)?;
                 Ok(witness)
             }
         }
     }
 }
 
-/// Finds an artifact: a path, or the name of a ref in the store.
-fn locate(store: Option<&Store>, locator: &Path) -> anyhow::Result<Artifact> {
+/// Finds an artifact by its path or by the name of a ref in the store.
+///
+/// # Errors
+///
+/// Fails if there is no such artifact, or if it is damaged (exit 65).
+pub fn locate(store: Option<&Store>, locator: &Path) -> Result<Artifact> {
     let by_name = |store: &Store| store.open_ref(locator.to_str()?, Level::Size).transpose();
     if !locator.join("COMMIT").exists()
         && let Some(named) = store.and_then(by_name)
@@ -141,50 +144,45 @@ fn locate(store: Option<&Store>, locator: &Path) -> anyhow::Result<Artifact> {
         return named.map_err(bad_input);
     }
     if locator.exists() {
-        return Artifact::open_with(locator, Level::Size).map_err(|error| match error {
-            artifact::Error::Damaged { .. } => damaged(error.into()),
-            artifact::Error::NotAnArtifact { .. } => {
-                bad_input(hint(error, "give the folder that a stage printed"))
-            }
-            error => bad_input(error),
-        });
+        return Artifact::open_with(locator, Level::Size).map_err(bad_input);
     }
-    let error = anyhow::anyhow!("there is no artifact `{}`", locator.display());
-    Err(bad_input(hint(error, "give the folder that a stage printed, or `refs/NAME` for a labelled one")))
+    Err(Error::bad_input(format!("artifact `{}` does not exist", locator.display()))
+        .hinted("give the folder that a stage printed, or `refs/NAME` for a labelled artifact"))
 }
 
-fn damaged(error: anyhow::Error) -> anyhow::Error {
-    bad_input(hint(error, "delete that folder and run the stage that made it again"))
+/// Blames the input for an error that could otherwise be about the store.
+fn bad_input(error: artifact::Error) -> Error {
+    Error::wrap(Kind::BadInput, Error::from(error))
 }
 
-fn no_output(locator: &Path, manifest: &Manifest, output: &str) -> anyhow::Error {
+fn no_output(locator: &Path, manifest: &Manifest, output: &str) -> Error {
     let names: Vec<_> = manifest.outputs.keys().map(|name| format!("`{name}`")).collect();
-    let error = anyhow::anyhow!(
+    let hint = if manifest.outputs.contains_key(SEGMENT_OUTPUT) {
+        "it is a segment: give the artifact of the run that resumed from it and finished".to_owned()
+    } else {
+        format!("give the artifact of a stage that makes `{output}`")
+    };
+    let message = format!(
         "`{}` (made by `{}`) has no output `{output}`, only {}",
         locator.display(),
         manifest.stage,
         names.join(", ")
     );
-    let remedy = if manifest.outputs.contains_key(PART) {
-        "it is only a part of a run: give the artifact of the one that went on from it to the end".to_owned()
-    } else {
-        format!("give the artifact of a stage that makes `{output}`")
-    };
-    bad_input(hint(error, remedy))
+    Error::bad_input(message).hinted(hint)
 }
 
 /// Checks that a role can be part of a key.
-pub(crate) fn check_role(role: &str) -> anyhow::Result<()> {
+pub(crate) fn check_role(role: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if role.is_empty() || !role.bytes().all(plain) {
-        return Err(usage(format!("`{role}` cannot name an input: expected [a-z0-9_]+")));
+        return Err(Error::usage(format!("`{role}` is not a valid input name: expected [a-z0-9_]+")));
     }
     Ok(())
 }
 
-/// Fails when an input is not what it was when the run began.
-pub(crate) fn unchanged(role: &str, witness: &Witness) -> anyhow::Result<()> {
+/// Fails if an input changed since the run began.
+pub(crate) fn unchanged(role: &str, witness: &Witness) -> Result<()> {
     let Some(path) = witness.changed() else { return Ok(()) };
-    let error = anyhow::anyhow!("`{}` changed while the stage was running", path.display());
-    Err(hint(error, "run the same command again")).with_context(|| format!("checking input `{role}`"))
+    let error = Error::failed(format!("`{}` changed while the stage was running", path.display()));
+    Err(error.hinted("run the same command again").context(format!("checking input `{role}`")))
 }

@@ -37,9 +37,9 @@
 //!         |args: Args| {
 //!             let mut run = stage::Run::<Config>::new(&args.common)?;
 //!             let data = run.input_folder("data", &args.data)?;
-//!             run.execute(|scratch, _config| {
+//!             run.execute(|job, _config| {
 //!                 let count = std::fs::read(data.path())?.len();
-//!                 std::fs::write(scratch.out().join("count.json"), format!("{count}\n"))?;
+//!                 std::fs::write(job.out().join("count.json"), format!("{count}\n"))?;
 //!                 Ok(())
 //!             })
 //!         },
@@ -54,57 +54,72 @@
 
 mod args;
 mod config;
-mod error;
+mod ending;
+mod identity;
 mod input;
-mod keep;
+mod job;
 mod logging;
 mod output;
-mod part;
 mod plan;
 mod provenance;
 mod relatives;
 mod run;
-mod scratch;
+mod scratch_folder;
+mod segment;
 mod signals;
+mod transition;
 
 use std::process::ExitCode;
 
-pub use args::CommonArgs;
+pub use args::{CommonArgs, MemoryArgs, Verbosity};
 pub use config::Config;
-pub use error::{
-    Interrupted, Nondeterministic, Usage, bad_input, bad_input_if, exit_code, format_error, hint, usage,
-};
-pub use input::Input;
+pub use failure::{Context, Error, Failure, Kind, Required, Result};
+pub use input::{Input, locate};
+pub use job::Job;
 pub use logging::{colour, progress_bar};
-pub use part::PART;
-pub use run::Run;
-pub use scratch::Scratch;
+pub use run::{KeyedRun, Run};
+pub use segment::SEGMENT_OUTPUT;
 pub use signals::StopFlag;
+pub use transition::{bad_input, bad_input_if, exit_code, format_error, hint, usage};
 
-/// Parses the command line, runs `body`, prints what went wrong, and returns the exit code.
-pub fn main<A: clap::Parser>(
-    body: impl FnOnce(A) -> anyhow::Result<()>,
-    common: fn(&A) -> &CommonArgs,
+/// Runs a program: listens for signals, and does the rest as [`program`] does.
+pub fn main<A: clap::Parser, V: AsRef<Verbosity>, E: Into<Error>>(
+    body: impl FnOnce(A) -> Result<(), E>,
+    verbosity: fn(&A) -> &V,
 ) -> ExitCode {
-    let args = match A::try_parse() {
+    let body = |args| {
+        if let Err(error) = signals::listen() {
+            tracing::warn!("cannot listen for signals: {error}");
+        }
+        body(args)
+    };
+    program(body, verbosity)
+}
+
+/// Runs a program that handles signals itself: parses the command line (with `--version`), starts logging, runs `body`,
+/// reports its error and returns the exit code.
+pub fn program<A: clap::Parser, V: AsRef<Verbosity>, E: Into<Error>>(
+    body: impl FnOnce(A) -> Result<(), E>,
+    verbosity: fn(&A) -> &V,
+) -> ExitCode {
+    let command = A::command().version(env!("CARGO_PKG_VERSION"));
+    let parsed = command.try_get_matches().and_then(|matches| A::from_arg_matches(&matches));
+    let args = match parsed {
         Ok(args) => args,
         Err(error) => {
-            // Help goes to stdout, mistakes to stderr; a closed pipe is no error.
+            // Help goes to stdout, errors to stderr; a closed pipe is not an error.
             let _ = error.print();
             return ExitCode::from(error.exit_code() as u8);
         }
     };
-    logging::start(common(&args));
-    if let Err(error) = signals::listen() {
-        tracing::warn!("cannot listen for signals: {error}");
-    }
-    match body(args) {
+    logging::start(*verbosity(&args).as_ref());
+    match body(args).map_err(Into::into) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if error.downcast_ref::<error::Exit>().is_none() {
-                logging::print_error_line(&format_error(&error));
+            if !matches!(error.kind(), Kind::Status(_)) {
+                logging::print_error_line(&error.report());
             }
-            ExitCode::from(exit_code(&error))
+            ExitCode::from(error.kind().exit_code())
         }
     }
 }

@@ -11,13 +11,13 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::CommonArgs;
+use crate::args::Verbosity;
 
 static BAR: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
 
 /// Starts to print events to stderr: warnings with `-q` only when errors, details with `-v`.
-pub(crate) fn start(common: &CommonArgs) {
-    let level = match (common.quiet, common.verbose) {
+pub(crate) fn start(verbosity: Verbosity) {
+    let level = match (verbosity.quiet, verbosity.verbose) {
         (true, _) => LevelFilter::ERROR,
         (false, 0) => LevelFilter::INFO,
         (false, 1) => LevelFilter::DEBUG,

@@ -1,17 +1,18 @@
-//! The one line on stdout, and small helpers for messages.
+//! The line on stdout, and the list of files that differ.
 
 use std::io::{self, Write as _};
 use std::path::Path;
 
 use artifact::Artifact;
+use failure::Result;
 
-/// Prints the path of the artifact, alone, on stdout.
-pub(crate) fn print_path(path: &Path) -> anyhow::Result<()> {
+/// Prints the path of the artifact to stdout.
+pub(crate) fn print_path(path: &Path) -> Result<()> {
     print_line(&path.display().to_string())
 }
 
-/// Prints one line on stdout; a reader that has gone away is no error.
-pub(crate) fn print_line(line: &str) -> anyhow::Result<()> {
+/// Prints one line to stdout and ignores a closed pipe.
+pub(crate) fn print_line(line: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -19,7 +20,7 @@ pub(crate) fn print_line(line: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Names the first files in which a rejected artifact differs.
+/// Names the first three files that differ between an artifact and a rejected one.
 pub(crate) fn differing_files(kept: &Artifact, rejected: &Path) -> String {
     let Ok(rejected) = Artifact::open_with(rejected, artifact::Level::Size) else { return String::new() };
     let (old, new) = (&kept.manifest().files, &rejected.manifest().files);

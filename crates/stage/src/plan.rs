@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use artifact::{Artifact, Change, Level, Manifest, Store, changes};
+use failure::{Error, Kind, Result};
 use serde_json::json;
 
-use crate::error::Exit;
+use crate::args::CommonArgs;
+use crate::identity::Identity;
+use crate::input::Input;
 use crate::logging::print_error_line;
-use crate::run::Identity;
-use crate::{CommonArgs, Input, output};
+use crate::output;
 
 /// At most so many of the latest artifacts are compared with.
 const NEAREST_OF: usize = 256;
@@ -27,7 +29,7 @@ pub(crate) fn for_store(
     id: &Identity,
     inputs: &BTreeMap<String, Input>,
     notes: &[String],
-) -> anyhow::Result<()> {
+) -> Result<()> {
     let found = store.lookup_with(id.stage, &id.key, &id.slug, Level::Auto);
     let mut why = Vec::new();
     let (action, code, path) = match found {
@@ -51,7 +53,7 @@ pub(crate) fn for_folder(
     id: &Identity,
     out: &Path,
     notes: &[String],
-) -> anyhow::Result<()> {
+) -> Result<()> {
     let existing = Artifact::open(out).ok();
     let hit =
         existing.is_some_and(|found| found.manifest().key == id.key && found.manifest().stage == id.stage);
@@ -60,8 +62,8 @@ pub(crate) fn for_folder(
     finish(code)
 }
 
-fn finish(code: u8) -> anyhow::Result<()> {
-    if code == HIT { Ok(()) } else { Err(Exit(code).into()) }
+fn finish(code: u8) -> Result<()> {
+    if code == HIT { Ok(()) } else { Err(Error::new(Kind::Status(code), "")) }
 }
 
 fn print(
@@ -71,7 +73,7 @@ fn print(
     path: Option<&Path>,
     why: &[String],
     notes: &[String],
-) -> anyhow::Result<()> {
+) -> Result<()> {
     if common.json {
         let plan = json!({
             "stage": id.stage, "action": action, "key": id.key.to_string(), "slug": id.slug, "path": path,

@@ -24,6 +24,11 @@ impl Recorder {
         Self { begun: Instant::now(), start: now(), resumed: Cell::new(false) }
     }
 
+    /// Returns the time since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
     /// Notes that the run went on from an earlier one.
     pub(crate) fn note_resumed(&self, resumed: bool) {
         self.resumed.set(resumed);

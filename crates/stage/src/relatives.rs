@@ -1,23 +1,26 @@
-//! Published artifacts that were asked for in almost the same way.
+//! Published artifacts whose settings differ in a few fields only.
 
 use std::path::PathBuf;
 
 use artifact::{Artifact, Level};
+use failure::Result;
 
-use crate::{Config, Run};
+use crate::config::Config;
+use crate::run::KeyedRun;
 
-impl<C: Config> Run<C> {
-    /// Finds the published artifacts of this stage that differ from this run in nothing but the settings `except`:
-    /// same inputs, numerics and all other settings. Returns their data folders, leaving out damaged ones; without a
-    /// store there are none.
+impl<C: Config> KeyedRun<C> {
+    /// Finds the finished artifacts of this stage with the same inputs, numerics and settings, except for the settings
+    /// `except`, and returns their data folders.
+    ///
+    /// Leaves out damaged artifacts. Returns an empty list if the run has no store.
     ///
     /// # Errors
     ///
-    /// Fails when the store cannot be listed.
-    pub fn relatives(&self, except: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
+    /// Fails if the store cannot be listed.
+    pub fn relatives(&self, except: &[&str]) -> Result<Vec<PathBuf>> {
         let Some(store) = self.store() else { return Ok(Vec::new()) };
         // Keys, not values: a manifest writes 16.0 as 16.
-        let wanted = self.identity()?.material.without_settings(except).key()?;
+        let wanted = self.identity().material.without_segment().without_settings(except).key()?;
         let folder = store.stage_dir(C::STAGE)?;
         let mut found = Vec::new();
         let mut names = store.names(C::STAGE)?;

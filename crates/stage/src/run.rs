@@ -1,20 +1,25 @@
-//! One run of a stage: resolve, look up, work, publish.
+//! One run of a stage: resolve settings, look up the key, work, publish.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Context as _;
-use artifact::{Artifact, Claim, Draft, Folder, Key, KeyMaterial, Level, Published, Store, Witness};
+use artifact::{Artifact, Claim, Draft, Folder, Key, Level, Published, Store, Witness};
+use failure::{Context, Error, Kind, Result};
 use serde_json::Value;
 
-use crate::error::{Nondeterministic, hint, usage};
-use crate::input::{check_role, unchanged};
-use crate::keep::Keep;
+use crate::args::CommonArgs;
+use crate::config::{self, Config};
+use crate::identity::Identity;
+use crate::input::{Input, check_role, unchanged};
+use crate::job::Job;
 use crate::provenance::Recorder;
-use crate::scratch::Scratch;
-use crate::{CommonArgs, Config, Input, StopFlag, config, output, plan};
+use crate::scratch_folder::ScratchFolder;
+use crate::signals::StopFlag;
+use crate::{ending, output, plan};
 
-/// A run of the stage with settings `C`.
+/// Run of the stage with settings `C`, while its inputs are collected.
+///
+/// The order of the calls does not matter: the key is computed by [`Run::with_key`] or [`Run::execute`].
 #[derive(Debug)]
 pub struct Run<C: Config> {
     common: CommonArgs,
@@ -23,18 +28,17 @@ pub struct Run<C: Config> {
     inputs: BTreeMap<String, Input>,
     numerics: BTreeMap<String, String>,
     notes: Vec<String>,
-    planned_bytes: u64,
-    /// How far a part of a run goes.
-    pub(crate) until: Option<String>,
+    expected_bytes: u64,
+    /// Where a segment stops.
+    stop_at: Option<String>,
     recorder: Recorder,
 }
 
-/// What identifies a run.
-pub(crate) struct Identity {
-    pub(crate) stage: &'static str,
-    pub(crate) key: Key,
-    pub(crate) material: KeyMaterial,
-    pub(crate) slug: String,
+/// Run whose inputs are complete, so that its key is known.
+#[derive(Debug)]
+pub struct KeyedRun<C: Config> {
+    run: Run<C>,
+    id: Identity,
 }
 
 impl<C: Config> Run<C> {
@@ -43,16 +47,16 @@ impl<C: Config> Run<C> {
     /// # Errors
     ///
     /// Fails on unknown or wrong settings (exit 2).
-    pub fn new(common: &CommonArgs) -> anyhow::Result<Self> {
+    pub fn new(common: &CommonArgs) -> Result<Self> {
         Self::adjusted(common, |_| {})
     }
 
-    /// As [`Run::new`]; `adjust` puts the stage's own flags on top of all other settings.
+    /// As [`Run::new`]; `adjust` applies the stage's own flags after all other settings.
     ///
     /// # Errors
     ///
     /// As [`Run::new`].
-    pub fn adjusted(common: &CommonArgs, adjust: impl FnOnce(&mut C)) -> anyhow::Result<Self> {
+    pub fn adjusted(common: &CommonArgs, adjust: impl FnOnce(&mut C)) -> Result<Self> {
         let mut config = config::resolve::<C>(common)?;
         adjust(&mut config);
         config::check(&config)?;
@@ -68,8 +72,8 @@ impl<C: Config> Run<C> {
             inputs: BTreeMap::new(),
             numerics: BTreeMap::new(),
             notes: Vec::new(),
-            planned_bytes: 0,
-            until: None,
+            expected_bytes: 0,
+            stop_at: None,
             recorder: Recorder::start(),
         })
     }
@@ -79,29 +83,29 @@ impl<C: Config> Run<C> {
         &self.config
     }
 
-    /// Opens an input artifact (a path, or a ref's name) and binds the key to its named output `output`, or to all
+    /// Opens an input artifact (a path, or a ref's name) and binds the key to its output `output`, or to all
     /// of its data if `output` is empty.
     ///
     /// # Errors
     ///
-    /// Fails when there is no such artifact or output, or when it is damaged (exit 65).
-    pub fn input(&mut self, role: &str, locator: &Path, output: &str) -> anyhow::Result<Input> {
+    /// Fails if there is no such artifact or output, or if it is damaged (exit 65).
+    pub fn input(&mut self, role: &str, locator: &Path, output: &str) -> Result<Input> {
         let input = Input::open(self.store.as_ref(), locator, output);
         self.add(role, input)
     }
 
-    /// Opens a bare folder or file as input and binds the key to its content.
+    /// Opens a plain folder or file as input and binds the key to its content.
     ///
     /// # Errors
     ///
-    /// Fails when it is missing, unreadable or empty (exit 65).
-    pub fn input_folder(&mut self, role: &str, path: &Path) -> anyhow::Result<Input> {
+    /// Fails if it is missing, unreadable or empty (exit 65).
+    pub fn input_folder(&mut self, role: &str, path: &Path) -> Result<Input> {
         let input = Input::open_bare(self.store(), path);
         self.add(role, input)
     }
 
-    /// Opens `locator` as a bare folder if it holds a file called `marker`, and else as [`Run::input`] does: what another
-    /// tool made can stand where a stage's artifact does.
+    /// Opens `locator` as a plain folder if it contains the file `marker`, and otherwise as [`Run::input`] does, so that
+    /// the result of another tool can replace an artifact.
     ///
     /// # Errors
     ///
@@ -112,7 +116,7 @@ impl<C: Config> Run<C> {
         locator: &Path,
         output: &str,
         marker: &str,
-    ) -> anyhow::Result<Input> {
+    ) -> Result<Input> {
         if locator.join(marker).is_file() {
             self.input_folder(role, locator)
         } else {
@@ -120,133 +124,179 @@ impl<C: Config> Run<C> {
         }
     }
 
-    /// Opens an input artifact and binds the key to all that its manifest says, settings and history included.
+    /// Opens an input artifact and binds the key to its whole manifest, settings and history included.
     ///
     /// # Errors
     ///
     /// As [`Run::input`].
-    pub fn input_manifest(&mut self, role: &str, locator: &Path) -> anyhow::Result<Input> {
+    pub fn input_manifest(&mut self, role: &str, locator: &Path) -> Result<Input> {
         let input = Input::open_manifest(self.store.as_ref(), locator);
         self.add(role, input)
     }
 
-    fn add(&mut self, role: &str, opened: anyhow::Result<Input>) -> anyhow::Result<Input> {
+    fn add(&mut self, role: &str, opened: Result<Input>) -> Result<Input> {
         check_role(role)?;
         let input = opened.with_context(|| format!("opening input `{role}`"))?;
         if self.inputs.insert(role.to_owned(), input.clone()).is_some() {
-            return Err(usage(format!("input `{role}` is given twice")));
+            return Err(Error::usage(format!("input `{role}` is given twice")));
         }
         Ok(input)
     }
 
-    /// Says what besides settings and inputs decides the bytes of a stage that computes with floats: library
-    /// version, backend, device class, dtype.
+    /// Sets what else decides the bytes of a stage that computes with floats: library version, backend, device class,
+    /// dtype.
     pub fn numerics(&mut self, numerics: BTreeMap<String, String>) {
         self.numerics = numerics;
     }
 
-    /// Adds a line for people to `--plan` and `-v`, such as an estimate of memory.
+    /// Adds a line for people to `--plan`, such as an estimate of memory.
     pub fn note(&mut self, note: String) {
         self.notes.push(note);
     }
 
-    /// Says how many bytes will be written, so that too little space is noticed before the work.
+    /// Sets how many bytes the stage will write, so that missing space is noticed before the work.
     pub fn expect_bytes(&mut self, bytes: u64) {
-        self.planned_bytes = bytes;
+        self.expected_bytes = bytes;
     }
 
-    /// Returns the store, unless the run writes to a folder of its own.
+    /// Makes this run a segment that stops at `stop_at`. Its body fills the output [`SEGMENT_OUTPUT`](crate::SEGMENT_OUTPUT).
+    pub fn stop_at(&mut self, stop_at: &str) {
+        self.stop_at = Some(stop_at.to_owned());
+    }
+
+    /// Returns the store, or `None` with `--out`.
     pub fn store(&self) -> Option<&Store> {
         if self.common.out.is_some() { None } else { self.store.as_ref() }
     }
 
-    /// Returns the store that refs are found in.
-    pub(crate) fn shared_store(&self) -> Option<&Store> {
-        self.store.as_ref()
-    }
-
-    /// Does what the flags ask for: plan, print the artifact that exists, or run `body` and publish what it wrote.
+    /// Computes the key; no input can be added afterwards.
     ///
     /// # Errors
     ///
-    /// Returns what `body` returns, and all that can go wrong with publishing; then nothing is published.
-    pub fn execute(self, body: impl FnOnce(&mut Scratch, &C) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let id = self.identity()?;
-        match (&self.common.out, &self.store) {
-            (Some(out), _) if self.common.plan => plan::for_folder(&self.common, &id, out, &self.notes),
-            (Some(out), _) => self.run_to_folder(&id, out, body),
-            (None, Some(store)) if self.common.plan => {
-                plan::for_store(&self.common, store, &id, &self.inputs, &self.notes)
+    /// Fails if a setting cannot be part of a key (exit 2).
+    pub fn with_key(self) -> Result<KeyedRun<C>> {
+        let id = Identity::new(&self.config, &self.inputs, &self.numerics, self.stop_at.as_deref())?;
+        Ok(KeyedRun { run: self, id })
+    }
+
+    /// As [`KeyedRun::execute`].
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyedRun::execute`].
+    pub fn execute(self, body: impl FnOnce(&mut Job, &C) -> Result<()>) -> Result<()> {
+        self.with_key()?.execute(body)
+    }
+}
+
+impl<C: Config> KeyedRun<C> {
+    /// Returns the key.
+    pub fn key(&self) -> &Key {
+        &self.id.key
+    }
+
+    /// Returns the settings.
+    pub fn config(&self) -> &C {
+        &self.run.config
+    }
+
+    /// Returns the store, or `None` with `--out`.
+    pub fn store(&self) -> Option<&Store> {
+        self.run.store()
+    }
+
+    /// As [`Run::note`].
+    pub fn note(&mut self, note: String) {
+        self.run.note(note);
+    }
+
+    /// As [`Run::expect_bytes`].
+    pub fn expect_bytes(&mut self, bytes: u64) {
+        self.run.expect_bytes(bytes);
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.id
+    }
+
+    /// Returns the store in which refs are looked up.
+    pub(crate) fn shared_store(&self) -> Option<&Store> {
+        self.run.store.as_ref()
+    }
+
+    /// Opens the artifact of this run if it exists: in the store, or the folder of `--out`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read, or if the artifact is damaged.
+    pub fn existing(&self) -> Result<Option<Artifact>> {
+        let Some(out) = &self.run.common.out else {
+            let Some(store) = self.store() else { return Ok(None) };
+            return Ok(store.lookup_with(self.id.stage, &self.id.key, &self.id.slug, Level::Auto)?);
+        };
+        let found = Artifact::open(out).ok();
+        Ok(found.filter(|found| found.manifest().key == self.id.key && found.manifest().stage == self.id.stage))
+    }
+
+    /// Does what the flags ask for: plans, prints the path of the existing artifact, or runs `body` and publishes its
+    /// result.
+    ///
+    /// Ends with one line on stderr that says what happened and how long it took.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of `body` or of publishing; then nothing is published.
+    pub fn execute(self, body: impl FnOnce(&mut Job, &C) -> Result<()>) -> Result<()> {
+        let common = &self.run.common;
+        match (&common.out, &self.run.store) {
+            (Some(out), _) if common.plan => plan::for_folder(common, &self.id, out, &self.run.notes),
+            (Some(out), _) => self.run_to_folder(out, body),
+            (None, Some(store)) if common.plan => {
+                plan::for_store(common, store, &self.id, &self.run.inputs, &self.run.notes)
             }
-            (None, Some(store)) => self.run_to_store(&id, &store.clone(), body),
+            (None, Some(store)) => self.run_to_store(store, body),
             (None, None) => unreachable!("a run without --out has a store"),
         }
     }
 
-    /// Returns the key of the run, given the inputs and numerics that are known by now.
-    ///
-    /// # Errors
-    ///
-    /// Fails when a setting cannot be part of a key (exit 2).
-    pub fn key(&self) -> anyhow::Result<Key> {
-        Ok(self.identity()?.key)
-    }
-
-    pub(crate) fn identity(&self) -> anyhow::Result<Identity> {
-        let mut material = KeyMaterial::new(C::STAGE, C::VERSION, config::to_material(&self.config)?);
-        material.inputs = self.inputs.iter().map(|(role, input)| (role.clone(), input.content)).collect();
-        material.numerics = self.numerics.clone();
-        material.segment = self.until.clone();
-        let key = material.key().map_err(|error| usage(error.to_string()))?;
-        Ok(Identity { stage: C::STAGE, key, material, slug: clean_slug(&self.config.slug()) })
-    }
-
-    fn run_to_store(
-        &self,
-        id: &Identity,
-        store: &Store,
-        body: impl FnOnce(&mut Scratch, &C) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let again = self.common.force || self.common.check;
+    fn run_to_store(&self, store: &Store, body: impl FnOnce(&mut Job, &C) -> Result<()>) -> Result<()> {
+        let (id, common) = (&self.id, &self.run.common);
+        let again = common.force || common.check;
         let mut existing = find(store, id)?;
         if let (Some(artifact), false) = (&existing, again) {
-            tracing::debug!("{} {}: nothing to do", id.stage, id.key.short());
-            return self.finish(store, artifact);
+            return self.finish(store, artifact, None);
         }
         let witnesses = self.verify_inputs()?;
-        store.check_space(self.planned_bytes)?;
+        store.check_space(self.run.expected_bytes)?;
         let stop = StopFlag::new();
         let mut waiting = |what: &str| tracing::info!("waiting for another process: {what}");
-        let lock = store
-            .lock(id.stage, &id.key, self.common.lock_wait, &mut waiting, &|| stop.requested().is_some())
-            .map_err(|error| match (error, stop.requested()) {
-                (artifact::Error::Stopped, Some(signal)) => crate::Interrupted { signal }.into(),
-                (error, _) => anyhow::Error::from(error),
-            })?;
+        let lock = store.lock(id.stage, &id.key, common.lock_wait, &mut waiting, &|| stop.requested().is_some());
+        stop.check()?;
+        let lock = lock?;
         if existing.is_none() {
             existing = find(store, id)?;
             if let (Some(artifact), false) = (&existing, again) {
-                tracing::debug!("{} {}: another process has done it", id.stage, id.key.short());
-                return self.finish(store, artifact);
+                tracing::debug!("{} {}: another process has made it", id.stage, id.key.short());
+                return self.finish(store, artifact, None);
             }
         }
-        let artifact = self.work(id, store, existing, &witnesses, body)?;
+        let (artifact, summary) = self.work(store, existing, &witnesses, body)?;
         drop(lock);
-        self.finish(store, &artifact)
+        self.finish(store, &artifact, Some(summary))
     }
 
-    /// Runs the body and publishes; the lock is held.
+    /// Runs the body and publishes its result, while the lock is held. Returns the artifact and the body's summary.
     fn work(
         &self,
-        id: &Identity,
         store: &Store,
         existing: Option<Artifact>,
         witnesses: &BTreeMap<String, Witness>,
-        body: impl FnOnce(&mut Scratch, &C) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Artifact> {
+        body: impl FnOnce(&mut Job, &C) -> Result<()>,
+    ) -> Result<(Artifact, String)> {
+        let (id, run) = (&self.id, &self.run);
         let workspace = store.workspace(id.stage, &id.key)?;
         let staging = store.stage_new(id.stage)?;
-        let comparing = self.common.check && existing.is_some();
+        let comparing = run.common.check && existing.is_some();
         let fresh = comparing.then(tempfile::tempdir).transpose().context("creating a folder for --check")?;
         let resume_dir = if let Some(dir) = &fresh {
             dir.path().to_owned()
@@ -255,123 +305,118 @@ impl<C: Config> Run<C> {
             workspace.state_dir()
         };
         let units = (!comparing).then(|| store.clone());
-        let mut scratch =
-            Scratch::new(staging.data(), staging.telemetry(), &resume_dir, units, &self.numerics);
-        scratch.lock_wait = self.common.lock_wait;
-        self.recorder.note_resumed(!comparing && workspace.has_state());
-        body(&mut scratch, &self.config)?;
+        let mut job = Job::new(staging.data(), staging.telemetry(), &resume_dir, units, &run.numerics);
+        job.lock_wait = run.common.lock_wait;
+        run.recorder.note_resumed(!comparing && workspace.has_state());
+        body(&mut job, &run.config)?;
 
-        let mut draft = self.draft(id, scratch.into_metrics());
-        draft.provenance = self.recorder.finish();
-        let mut check =
-            || check_inputs(witnesses).map_err(|error| artifact::Error::Precondition(error.into()));
-        let published = match (staging.publish(&draft, &mut check), existing) {
-            (Err(artifact::Error::Precondition(error)), _) => return Err(anyhow::Error::from_boxed(error)),
-            (result, _) => result.context("publishing the artifact")?,
-        };
+        let (metrics, summary) = job.into_results();
+        let mut draft = self.draft(metrics);
+        draft.provenance = run.recorder.finish();
+        let published = staging.publish(&draft, &mut || check_inputs(witnesses));
+        let published = refused(published).context("publishing the artifact")?;
         if fresh.is_none() {
             workspace.remove()?;
         }
-        self.judge(published)
+        Ok((self.judge(published)?, summary))
     }
 
-    fn judge(&self, published: Published) -> anyhow::Result<Artifact> {
+    fn judge(&self, published: Published) -> Result<Artifact> {
+        let common = &self.run.common;
         match published {
             Published::New(artifact) => {
-                if self.common.check {
-                    tracing::warn!("there was nothing to compare with; published; run `--check` once more");
+                if common.check {
+                    tracing::warn!("no artifact to compare with; published; run `--check` again");
                 }
                 Ok(artifact)
             }
             Published::Same(artifact) => {
-                if self.common.check || self.common.force {
-                    tracing::info!("ran again: the same bytes");
+                if common.check || common.force {
+                    tracing::info!("ran again and got identical bytes");
                 }
                 Ok(artifact)
             }
             Published::Different { artifact, quarantined, tree } => {
                 let message = format!(
-                    "running again gave {} instead of {} ({}); the new bytes are in `{}`",
+                    "the stage is not deterministic: running again gave {} instead of {} ({}); the new bytes are in `{}`",
                     tree.short(),
                     artifact.tree().short(),
                     output::differing_files(&artifact, &quarantined),
                     quarantined.display()
                 );
-                if self.common.check {
-                    return Err(Nondeterministic(message).into());
+                if common.check {
+                    return Err(Error::new(Kind::Nondeterministic, message));
                 }
-                tracing::warn!("the stage is not deterministic: {message}; the first artifact stays");
+                tracing::warn!("{message}; the first artifact is kept");
                 Ok(artifact)
             }
         }
     }
 
-    fn run_to_folder(
-        &self,
-        id: &Identity,
-        out: &Path,
-        body: impl FnOnce(&mut Scratch, &C) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        if self.common.check {
-            return Err(usage("`--check` needs a store; it cannot be used with `--out`"));
+    fn run_to_folder(&self, out: &Path, body: impl FnOnce(&mut Job, &C) -> Result<()>) -> Result<()> {
+        let (id, run) = (&self.id, &self.run);
+        if run.common.check {
+            return Err(Error::usage("`--check` needs a store; it cannot be used with `--out`"));
         }
-        if let (Ok(artifact), false) = (Artifact::open(out), self.common.force)
-            && (artifact.manifest().key, artifact.manifest().stage.as_str()) == (id.key, id.stage)
-        {
+        if !run.common.force && self.existing()?.is_some() {
+            ending::up_to_date(id.stage, out, run.recorder.elapsed());
             return output::print_path(out);
         }
         let witnesses = self.verify_inputs()?;
-        artifact::check_space(out, self.planned_bytes)?;
-        let folder = Folder::begin(out)
-            .map_err(|error| hint(error, "choose another folder for `--out`, or delete this one first"))?;
-        let keep = Keep::of(&self.common, id)?;
-        let mut scratch = Scratch::new(folder.data(), folder.telemetry(), keep.path(), None, &self.numerics);
-        body(&mut scratch, &self.config)?;
-        let mut draft = self.draft(id, scratch.into_metrics());
-        draft.provenance = self.recorder.finish();
+        artifact::check_space(out, run.expected_bytes)?;
+        let folder = Folder::begin(out).hint("choose another folder for `--out`, or delete this one first")?;
+        let scratch = ScratchFolder::new(&run.common, id)?;
+        let mut job = Job::new(folder.data(), folder.telemetry(), scratch.path(), None, &run.numerics);
+        body(&mut job, &run.config)?;
+        let (metrics, summary) = job.into_results();
+        let mut draft = self.draft(metrics);
+        draft.provenance = run.recorder.finish();
         if Recorder::is_reproducible() {
             folder.drop_telemetry()?;
         }
-        let mut check =
-            || check_inputs(&witnesses).map_err(|error| artifact::Error::Precondition(error.into()));
-        match folder.seal(&draft, &mut check) {
-            Err(artifact::Error::Precondition(error)) => return Err(anyhow::Error::from_boxed(error)),
-            result => result.context("writing the artifact")?,
-        };
-        keep.done()?;
+        refused(folder.seal(&draft, &mut || check_inputs(&witnesses))).context("writing the artifact")?;
+        scratch.remove()?;
+        ending::finished(id.stage, &summary, out, run.recorder.elapsed());
         output::print_path(out)
     }
 
-    fn verify_inputs(&self) -> anyhow::Result<BTreeMap<String, Witness>> {
+    fn verify_inputs(&self) -> Result<BTreeMap<String, Witness>> {
         let verify = |(role, input): (&String, &Input)| {
             let witness = input.verify().with_context(|| format!("verifying input `{role}`"))?;
             Ok((role.clone(), witness))
         };
-        self.inputs.iter().map(verify).collect()
+        self.run.inputs.iter().map(verify).collect()
     }
 
-    fn draft(&self, id: &Identity, metrics: BTreeMap<String, f64>) -> Draft {
+    fn draft(&self, metrics: BTreeMap<String, f64>) -> Draft {
+        let run = &self.run;
         Draft {
-            slug: id.slug.clone(),
-            key_material: id.material.clone(),
-            inputs: self.inputs.iter().map(|(role, input)| (role.clone(), input.record.clone())).collect(),
+            slug: self.id.slug.clone(),
+            key_material: self.id.material.clone(),
+            inputs: run.inputs.iter().map(|(role, input)| (role.clone(), input.record.clone())).collect(),
             metrics,
-            claim: if self.numerics.is_empty() { Claim::BitExact } else { Claim::Backend },
+            claim: if run.numerics.is_empty() { Claim::BitExact } else { Claim::Backend },
             provenance: Value::Null,
-            config_defaults: crate::config::to_material(&C::default()).unwrap_or_default(),
+            config_defaults: config::to_material(&C::default()).unwrap_or_default(),
         }
     }
 
-    fn finish(&self, store: &Store, artifact: &Artifact) -> anyhow::Result<()> {
-        if let Some(label) = &self.common.label {
+    /// Sets the label, and prints the ending line and the path. `summary` is that of the body, if it ran.
+    fn finish(&self, store: &Store, artifact: &Artifact, summary: Option<String>) -> Result<()> {
+        if let Some(label) = &self.run.common.label {
             store.set_ref(label, artifact)?;
+        }
+        let (stage, elapsed) = (self.id.stage, self.run.recorder.elapsed());
+        match summary {
+            Some(summary) => ending::finished(stage, &summary, artifact.path(), elapsed),
+            None => ending::up_to_date(stage, artifact.path(), elapsed),
         }
         output::print_path(artifact.path())
     }
 }
 
-/// Looks up a key; a damaged artifact is moved out of the way and counts as missing.
-fn find(store: &Store, id: &Identity) -> anyhow::Result<Option<Artifact>> {
+/// Looks up a key; a damaged artifact is moved to quarantine and counts as missing.
+fn find(store: &Store, id: &Identity) -> Result<Option<Artifact>> {
     match store.lookup_with(id.stage, &id.key, &id.slug, Level::Auto) {
         Ok(found) => Ok(found),
         Err(error @ (artifact::Error::Damaged { .. } | artifact::Error::NotAnArtifact { .. })) => {
@@ -385,16 +430,18 @@ fn find(store: &Store, id: &Identity) -> anyhow::Result<Option<Artifact>> {
     }
 }
 
-fn check_inputs(witnesses: &BTreeMap<String, Witness>) -> anyhow::Result<()> {
-    witnesses.iter().try_for_each(|(role, witness)| unchanged(role, witness))
+fn check_inputs(witnesses: &BTreeMap<String, Witness>) -> artifact::Result<()> {
+    let checked = witnesses.iter().try_for_each(|(role, witness)| unchanged(role, witness));
+    checked.map_err(|error| artifact::Error::Precondition(error.into()))
 }
 
-/// Makes a slug out of whatever a stage returned.
-pub(crate) fn clean_slug(text: &str) -> String {
-    let clean = |c: char| {
-        let c = c.to_ascii_lowercase();
-        if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' }
-    };
-    let slug: String = text.chars().map(clean).take(40).collect();
-    if slug.is_empty() { "default".to_owned() } else { slug }
+/// Takes the error of [`check_inputs`] out of the error of publishing.
+fn refused<T>(published: artifact::Result<T>) -> Result<T> {
+    published.map_err(|error| match error {
+        artifact::Error::Precondition(error) => match error.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(error) => Error::failed(error),
+        },
+        error => error.into(),
+    })
 }

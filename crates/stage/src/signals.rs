@@ -1,15 +1,14 @@
-//! Being asked to stop: the first signal sets a flag, the second ends the process at once.
+//! Signals: the first one sets a flag, the second ends the process immediately.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use failure::{Error, Kind, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::Interrupted;
-
 static REQUESTED: AtomicI32 = AtomicI32::new(0);
 
-/// Tells whether the stage was asked to stop. Look at it between steps.
+/// Flag that is set when the process is asked to stop; check it between steps.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StopFlag(());
 
@@ -26,13 +25,19 @@ impl StopFlag {
         }
     }
 
-    /// Fails with [`Interrupted`] when asked to stop, for use with `?`.
+    /// Fails with [`Kind::Interrupted`] if the process was asked to stop.
     ///
     /// # Errors
     ///
-    /// [`Interrupted`] names the signal.
-    pub fn check(self) -> Result<(), Interrupted> {
-        self.requested().map_or(Ok(()), |signal| Err(Interrupted { signal }))
+    /// As above.
+    pub fn check(self) -> Result<()> {
+        self.requested().map_or(Ok(()), |_| Err(self.interrupted()))
+    }
+
+    /// Returns the error for work that was interrupted.
+    pub fn interrupted(self) -> Error {
+        let signal = self.requested().unwrap_or(SIGINT);
+        Error::new(Kind::Interrupted { signal }, "interrupted; run the same command again to resume")
     }
 }
 
@@ -45,7 +50,7 @@ pub(crate) fn listen() -> std::io::Result<()> {
             if !first {
                 signal_hook::low_level::exit(128 + signal);
             }
-            tracing::warn!("stopping at the next safe point; once more to stop at once");
+            tracing::warn!("stopping at the next safe point; repeat the signal to stop immediately");
         }
     })?;
     Ok(())

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use artifact::{Artifact, Claim, Draft, Key, KeyMaterial, Level, Store, Wait};
+use failure::{Context, Result};
 use serde_json::Value;
 
-use crate::StopFlag;
 use crate::provenance::Recorder;
+use crate::signals::StopFlag;
 
 /// The folders that the body of a stage writes to, and what it reports.
 #[derive(Debug)]
-pub struct Scratch {
+pub struct Job {
     out: PathBuf,
     telemetry: PathBuf,
     resume: PathBuf,
@@ -20,11 +20,12 @@ pub struct Scratch {
     units: Option<Store>,
     numerics: BTreeMap<String, String>,
     metrics: BTreeMap<String, f64>,
+    summary: String,
     temporary: Vec<tempfile::TempDir>,
     pub(crate) lock_wait: Wait,
 }
 
-impl Scratch {
+impl Job {
     pub(crate) fn new(
         out: &Path,
         telemetry: &Path,
@@ -39,6 +40,7 @@ impl Scratch {
             units,
             numerics: numerics.clone(),
             metrics: BTreeMap::new(),
+            summary: String::new(),
             temporary: Vec::new(),
             lock_wait: Wait::Forever,
         }
@@ -65,6 +67,12 @@ impl Scratch {
         self.metrics.insert(name.to_owned(), value);
     }
 
+    /// Sets what the last line on stderr says between the stage's name and the time it took, such as
+    /// `120 steps, validation loss 2.31`.
+    pub fn summary(&mut self, summary: impl Into<String>) {
+        self.summary = summary.into();
+    }
+
     /// Returns the flag that says whether to stop; look at it between steps.
     pub fn stop(&self) -> StopFlag {
         StopFlag::new()
@@ -82,8 +90,8 @@ impl Scratch {
         stage: &str,
         version: u32,
         material: Value,
-        body: impl FnOnce(&Path) -> anyhow::Result<()>,
-    ) -> anyhow::Result<PathBuf> {
+        body: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
         let Some(store) = self.units.clone() else {
             let dir = tempfile::tempdir().context("creating a temporary folder")?;
             body(dir.path())?;
@@ -118,13 +126,14 @@ impl Scratch {
         Ok(published.artifact().data_dir())
     }
 
-    pub(crate) fn into_metrics(self) -> BTreeMap<String, f64> {
-        self.metrics
+    /// Returns the metrics and the summary.
+    pub(crate) fn into_results(self) -> (BTreeMap<String, f64>, String) {
+        (self.metrics, self.summary)
     }
 }
 
 /// Looks up a unit; a damaged one is moved out of the way.
-fn find(store: &Store, stage: &str, key: &Key) -> anyhow::Result<Option<Artifact>> {
+fn find(store: &Store, stage: &str, key: &Key) -> Result<Option<Artifact>> {
     match store.lookup_with(stage, key, "unit", Level::Auto) {
         Ok(found) => Ok(found),
         Err(error @ (artifact::Error::Damaged { .. } | artifact::Error::NotAnArtifact { .. })) => {

@@ -4,28 +4,28 @@ use std::fs::TryLockError;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use failure::{Context, Result};
 use fs_err::File;
 use rustix::fs::Mode;
 
-use crate::CommonArgs;
-use crate::run::Identity;
+use crate::args::CommonArgs;
+use crate::identity::Identity;
 
 /// Names a folder that builds may share; it is used if it is there, and does not matter otherwise.
 const VARIABLE: &str = "ASHLAR_SCRATCH";
 
-/// A folder for the state of a run; removed by [`Keep::done`], or on drop where nobody would look for it.
+/// A folder for the state of a run; removed by [`ScratchFolder::remove`], or on drop where nobody would look for it.
 #[derive(Debug)]
-pub(crate) struct Keep {
+pub(crate) struct ScratchFolder {
     path: PathBuf,
     temporary: Option<tempfile::TempDir>,
     /// Held as long as the folder is in use.
     _lock: Option<File>,
 }
 
-impl Keep {
+impl ScratchFolder {
     /// Takes the folder that was asked for, else one in the shared folder, else a temporary one.
-    pub(crate) fn of(common: &CommonArgs, id: &Identity) -> anyhow::Result<Self> {
+    pub(crate) fn new(common: &CommonArgs, id: &Identity) -> Result<Self> {
         let name = format!("{}-{}", id.stage, id.key.short());
         if let Some(dir) = &common.resume_dir {
             let path = dir.join(name);
@@ -53,7 +53,7 @@ impl Keep {
     }
 
     /// Removes it: the artifact is written.
-    pub(crate) fn done(self) -> std::io::Result<()> {
+    pub(crate) fn remove(self) -> std::io::Result<()> {
         match self.temporary {
             Some(temporary) => temporary.close(),
             None => fs_err::remove_dir_all(self.path),
