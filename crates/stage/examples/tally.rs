@@ -97,7 +97,8 @@ fn main() -> ExitCode {
                     } else {
                         input.path().to_owned()
                     };
-                    text += &fs_err::read_to_string(path).map_err(|error| Error::wrap(Kind::BadInput, error))?;
+                    text +=
+                        &fs_err::read_to_string(path).map_err(|error| Error::wrap(Kind::BadInput, error))?;
                 }
                 count(job, config, &text)?;
                 if args.random {

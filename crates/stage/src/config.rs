@@ -63,8 +63,8 @@ pub(crate) fn check<C: Config>(config: &C) -> Result<()> {
 /// Returns the settings as they enter the key: every default written out, unset options left out.
 pub(crate) fn to_material<C: Config>(config: &C) -> Result<Json> {
     // TOML keeps NaN (JSON would turn it into null) and leaves out what is None.
-    let table =
-        Value::try_from(config).map_err(|error| Error::usage(format!("settings of `{}`: {error}", C::STAGE)))?;
+    let table = Value::try_from(config)
+        .map_err(|error| Error::usage(format!("settings of `{}`: {error}", C::STAGE)))?;
     to_json(table, "")
 }
 
@@ -202,7 +202,8 @@ fn apply_set<C: Config>(table: &mut Table, set: &str) -> Result<Option<C>> {
     let mut problem = None;
     for value in candidates {
         let mut changed = table.clone();
-        insert(&mut changed, &path, value).map_err(|reason| Error::usage(format!("`--set {set}`: {reason}")))?;
+        insert(&mut changed, &path, value)
+            .map_err(|reason| Error::usage(format!("`--set {set}`: {reason}")))?;
         match deserialize::<C>(&changed, &format!("`--set {set}`")) {
             Ok(config) => {
                 *table = changed;

@@ -48,12 +48,7 @@ pub(crate) fn for_store(
 }
 
 /// Plans a run into a folder of its own.
-pub(crate) fn for_folder(
-    common: &CommonArgs,
-    id: &Identity,
-    out: &Path,
-    notes: &[String],
-) -> Result<()> {
+pub(crate) fn for_folder(common: &CommonArgs, id: &Identity, out: &Path, notes: &[String]) -> Result<()> {
     let existing = Artifact::open(out).ok();
     let hit =
         existing.is_some_and(|found| found.manifest().key == id.key && found.manifest().stage == id.stage);

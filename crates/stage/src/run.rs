@@ -235,7 +235,8 @@ impl<C: Config> KeyedRun<C> {
             return Ok(store.lookup_with(self.id.stage, &self.id.key, &self.id.slug, Level::Auto)?);
         };
         let found = Artifact::open(out).ok();
-        Ok(found.filter(|found| found.manifest().key == self.id.key && found.manifest().stage == self.id.stage))
+        Ok(found
+            .filter(|found| found.manifest().key == self.id.key && found.manifest().stage == self.id.stage))
     }
 
     /// Does what the flags ask for: plans, prints the path of the existing artifact, or runs `body` and publishes its
@@ -270,7 +271,8 @@ impl<C: Config> KeyedRun<C> {
         store.check_space(self.run.expected_bytes)?;
         let stop = StopFlag::new();
         let mut waiting = |what: &str| tracing::info!("waiting for another process: {what}");
-        let lock = store.lock(id.stage, &id.key, common.lock_wait, &mut waiting, &|| stop.requested().is_some());
+        let lock =
+            store.lock(id.stage, &id.key, common.lock_wait, &mut waiting, &|| stop.requested().is_some());
         stop.check()?;
         let lock = lock?;
         if existing.is_none() {
@@ -364,7 +366,8 @@ impl<C: Config> KeyedRun<C> {
         }
         let witnesses = self.verify_inputs()?;
         artifact::check_space(out, run.expected_bytes)?;
-        let folder = Folder::begin(out).hint("choose another folder for `--out`, or delete this one first")?;
+        let folder =
+            Folder::begin(out).hint("choose another folder for `--out`, or delete this one first")?;
         let scratch = ScratchFolder::new(&run.common, id)?;
         let mut job = Job::new(folder.data(), folder.telemetry(), scratch.path(), None, &run.numerics);
         body(&mut job, &run.config)?;

@@ -34,11 +34,10 @@ fn named(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 fn main() -> ExitCode {
-    let body = |args| body(args).map_err(|error| stage::bad_input_if(error, tuner::is_bad_input));
     stage::main(body, |args: &Args| &args.common)
 }
 
-fn body(args: Args) -> anyhow::Result<()> {
+fn body(args: Args) -> stage::Result<()> {
     let mut run = stage::Run::<Config>::new(&args.common)?;
     let mut models = Vec::new();
     for (index, (name, path)) in args.models.into_iter().enumerate() {
@@ -55,22 +54,22 @@ fn body(args: Args) -> anyhow::Result<()> {
     }
     let mut names = BTreeSet::new();
     if let Some(twice) = models.iter().find(|model| !names.insert(&model.name)) {
-        return Err(stage::usage(format!("the name `{}` is given twice", twice.name)));
+        return Err(stage::Error::usage(format!("the name `{}` is given twice", twice.name)));
     }
     let rows = run.input("rows", &args.dataset, "rows")?;
     let tokens = run.input("tokens", &args.dataset, "tokens")?;
     let tokenizer = run.input("tokenizer", &args.dataset, "tokenizer")?;
     let backend = mlx_ext::init(&mlx_ext::Options::default())?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
-    run.execute(|scratch, config| {
+    run.execute(|job, config| {
         mlx_ext::warn_if_slow()?;
         let dataset = Dataset { rows: rows.path(), tokens: tokens.path(), tokenizer: tokenizer.path() };
-        let stop = scratch.stop();
-        let report = evaluate::run(&models, &dataset, config, &backend, scratch.out(), || Ok(stop.check()?))?;
+        let stop = job.stop();
+        let report = evaluate::run(&models, &dataset, config, &backend, job.out(), || Ok(stop.check()?))?;
         for model in &models {
             for score in ["loss", "chrf"] {
                 if let Some(value) = report["models"][&model.name][score].as_f64() {
-                    scratch.metric(&format!("{}_{score}", model.name), value);
+                    job.metric(&format!("{}_{score}", model.name), value);
                 }
             }
         }

@@ -24,11 +24,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let body = |args: Args| body(&args).map_err(|error| stage::bad_input_if(error, tuner::is_bad_input));
-    stage::main(body, |args: &Args| &args.common)
+    stage::main(|args: Args| body(&args), |args: &Args| &args.common)
 }
 
-fn body(args: &Args) -> anyhow::Result<()> {
+fn body(args: &Args) -> stage::Result<()> {
     let mut run = stage::Run::<Config>::new(&args.common)?;
     let model = run.input_or_folder("model", &args.model, "model", "config.json")?;
     let adapters = run.input_or_folder("adapters", &args.adapters, "adapters", "adapter_config.json")?;
@@ -43,7 +42,7 @@ fn body(args: &Args) -> anyhow::Result<()> {
     let rows = beside("rows", &tokens, &args.dataset, "rows")?;
     let backend = mlx_ext::init(&mlx_ext::Options::default())?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
-    run.execute(|scratch, config| {
+    run.execute(|job, config| {
         mlx_ext::warn_if_slow()?;
         let inputs = Inputs {
             model: model.path(),
@@ -53,15 +52,15 @@ fn body(args: &Args) -> anyhow::Result<()> {
             stats: stats.as_ref().map(stage::Input::path),
             rows: rows.as_ref().map(stage::Input::path),
         };
-        let cost = fuse::run(&inputs, config, &backend, scratch.out())?;
+        let cost = fuse::run(&inputs, config, &backend, job.out())?;
         tracing::info!(
             "validation loss {:.4} with the adapter, {:.4} fused; logits within {:.1e}",
             cost.adapter_loss,
             cost.fused_loss,
             cost.max_logit_difference
         );
-        scratch.metric("adapter_loss", cost.adapter_loss);
-        scratch.metric("fused_loss", cost.fused_loss);
+        job.metric("adapter_loss", cost.adapter_loss);
+        job.metric("fused_loss", cost.fused_loss);
         Ok(())
     })
 }

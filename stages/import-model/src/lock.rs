@@ -7,8 +7,6 @@ use artifact::{Artifact, Key, Level, Store};
 use import_model::{Config, model, pin};
 use stage::Config as _;
 
-use crate::terminal::explain;
-
 /// The artifact of this import, whether it exists yet or not.
 pub(crate) struct Lock {
     key: Key,
@@ -19,28 +17,28 @@ pub(crate) struct Lock {
 
 impl Lock {
     /// Works out which artifact it is, once the inputs and numerics of `run` are known.
-    pub(crate) fn new(out: Option<&PathBuf>, run: &stage::Run<Config>) -> anyhow::Result<Self> {
-        let (key, slug) = (run.key()?, run.config().slug());
+    pub(crate) fn new(out: Option<&PathBuf>, run: &stage::KeyedRun<Config>) -> stage::Result<Self> {
+        let (key, slug) = (*run.key(), run.config().slug());
         Ok(Self { key, slug, store: run.store().cloned(), out: out.cloned() })
     }
 
     /// Fails when what is published is not what is pinned.
-    pub(crate) fn check(&self, config: &Config) -> anyhow::Result<()> {
+    pub(crate) fn check(&self, config: &Config) -> stage::Result<()> {
         match (config.pins(), self.published()) {
             (Some(pins), Some(artifact)) => {
                 let place = artifact.path().join("data/model").display().to_string();
-                model::compare_pins(&place, &files(&artifact), pins).map_err(explain)
+                Ok(model::compare_pins(&place, &files(&artifact), pins)?)
             }
             _ => Ok(()),
         }
     }
 
     /// Pins what is published in the settings file `file`.
-    pub(crate) fn write(&self, file: &Path, config: &Config) -> anyhow::Result<()> {
+    pub(crate) fn write(&self, file: &Path, config: &Config) -> stage::Result<()> {
         let Some(artifact) = self.published() else { return Ok(()) };
         let files = files(&artifact);
         let hub = (!config.commit.is_empty()).then_some((config.id.as_str(), config.commit.as_str()));
-        if pin::write(file, hub, &files).map_err(explain)? {
+        if pin::write(file, hub, &files)? {
             tracing::info!("pinned {} files in `{}`", files.len(), file.display());
         }
         Ok(())

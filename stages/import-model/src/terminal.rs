@@ -2,8 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use failure::{Failure as _, Kind};
-use import_model::{Error, Watch};
+use import_model::Watch;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use stage::StopFlag;
 
@@ -17,22 +16,6 @@ pub(crate) struct Terminal {
 impl Terminal {
     pub(crate) fn new(stop: StopFlag) -> Self {
         Self { stop, bar: RefCell::new(ProgressBar::hidden()), tenths: Cell::new(0) }
-    }
-}
-
-/// Gives a failed import its exit code and hint.
-pub(crate) fn explain(error: Error) -> anyhow::Error {
-    let hint = error.hint();
-    let explained = match (error.kind(), error) {
-        (_, Error::Io(error)) => error.into(),
-        (Kind::Interrupted { signal }, _) => stage::Interrupted { signal }.into(),
-        (Kind::BadInput, error) => stage::bad_input(error),
-        (Kind::Usage, error) => stage::usage(error),
-        (_, error) => error.into(),
-    };
-    match hint {
-        Some(hint) => stage::hint(explained, hint),
-        None => explained,
     }
 }
 

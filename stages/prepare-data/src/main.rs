@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use failure::{Failure, Kind};
 use prepare_data::Config;
 
 /// Turn data files into a dataset: splits, chat template, tokens, leak check
@@ -25,33 +24,25 @@ fn main() -> ExitCode {
     stage::main(|args: Args| body(&args), |args: &Args| &args.common)
 }
 
-fn body(args: &Args) -> anyhow::Result<()> {
+fn body(args: &Args) -> stage::Result<()> {
     let mut run = stage::Run::<Config>::new(&args.common)?;
     let tokenizer = if args.tokenizer.join("tokenizer.json").is_file() {
         run.input_folder("tokenizer", &args.tokenizer)?
     } else {
         run.input("tokenizer", &args.tokenizer, "tokenizer")?
     };
-    let files = prepare_data::find_files(&args.data, run.config()).map_err(with_hint)?;
+    let files = prepare_data::find_files(&args.data, run.config())?;
     // Each file is an input of its own, so that a file beside them does not matter.
     for (number, file) in files.iter().enumerate() {
         run.input_folder(&format!("data_{number}"), &file.path)?;
     }
-    run.execute(|scratch, config| {
-        let stats = prepare_data::run(tokenizer.path(), &files, config, scratch.out()).map_err(with_hint)?;
+    run.execute(|job, config| {
+        let stats = prepare_data::run(tokenizer.path(), &files, config, job.out())?;
         for (split, found) in &stats.splits {
-            scratch.metric(&format!("{split}_rows"), found.rows as f64);
-            scratch.metric(&format!("{split}_tokens"), found.tokens as f64);
-            scratch.metric(&format!("{split}_trained_tokens"), found.trained_tokens as f64);
+            job.metric(&format!("{split}_rows"), found.rows as f64);
+            job.metric(&format!("{split}_tokens"), found.tokens as f64);
+            job.metric(&format!("{split}_trained_tokens"), found.trained_tokens as f64);
         }
         Ok(())
     })
-}
-
-/// Carries kind and hint into the error that the crate `stage` takes today.
-fn with_hint(error: dataset::Error) -> anyhow::Error {
-    let (kind, hint) = (error.kind(), error.hint());
-    let error = anyhow::Error::from(error);
-    let error = hint.into_iter().fold(error, |error, hint| stage::hint(error, hint));
-    if kind == Kind::BadInput { stage::bad_input(error) } else { error }
 }

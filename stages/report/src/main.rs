@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     stage::main(body, |args: &Args| &args.common)
 }
 
-fn body(args: Args) -> anyhow::Result<()> {
+fn body(args: Args) -> stage::Result<()> {
     let mut run = stage::Run::<Config>::new(&args.common)?;
     let store = run.store().cloned();
     let mut open = |role, path: &Path| run.input_manifest(role, path);
@@ -61,8 +61,8 @@ fn body(args: Args) -> anyhow::Result<()> {
         prepare_data,
         import_model,
     };
-    run.execute(|scratch, config| {
-        let summary = report::run(&inputs, config, scratch.out()).map_err(stage::bad_input)?;
+    run.execute(|job, config| {
+        let summary = report::run(&inputs, config, job.out()).map_err(stage::bad_input)?;
         tracing::info!("{}\n{}", summary.headline, summary.table.trim_end());
         Ok(())
     })

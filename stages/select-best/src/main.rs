@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use select_best::Config;
-use stage::{CommonArgs, Run, bad_input};
+use stage::{CommonArgs, Context as _, Run, bad_input};
 
 /// Choose the checkpoint with the lowest loss on the whole validation split
 #[derive(clap::Parser)]
@@ -26,13 +25,14 @@ fn main() -> ExitCode {
             let mut run = Run::<Config>::new(&args.common)?;
             let train = run.input("train", &args.train, "checkpoints")?;
             let validate = run.input("validate", &args.validate, "losses.json")?;
-            run.execute(|scratch, config| {
-                let choice = select_best::run(train.path(), validate.path(), config, scratch.out())
+            run.execute(|job, config| {
+                let choice = select_best::run(train.path(), validate.path(), config, job.out())
                     .map_err(|error| if error.is_about_input() { bad_input(error) } else { error.into() })
+                    .map_err(stage::Error::from)
                     .context("choosing a checkpoint")?;
-                scratch.metric("step", choice.step as f64);
-                scratch.metric("loss", choice.loss);
-                scratch.metric("base_loss", choice.base_loss);
+                job.metric("step", choice.step as f64);
+                job.metric("loss", choice.loss);
+                job.metric("base_loss", choice.base_loss);
                 tracing::info!("{}", choice.reason);
                 Ok(())
             })

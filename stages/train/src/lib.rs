@@ -111,7 +111,7 @@ pub fn run(
         (summary, complete)
     };
     match saving.stop_at {
-        Some(_) if complete => lay_out(work, &out.join(stage::PART), &summary, &trainable)?,
+        Some(_) if complete => lay_out(work, &out.join(stage::SEGMENT_OUTPUT), &summary, &trainable)?,
         None if complete => lay_out(work, out, &summary, &trainable)?,
         _ => {}
     }

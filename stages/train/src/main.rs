@@ -51,11 +51,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let body = |args: Args| body(&args).map_err(|error| stage::bad_input_if(error, tuner::is_bad_input));
-    stage::main(body, |args: &Args| &args.common)
+    stage::main(|args: Args| body(&args), |args: &Args| &args.common)
 }
 
-fn body(args: &Args) -> anyhow::Result<()> {
+fn body(args: &Args) -> stage::Result<()> {
     let mut run = stage::Run::<Config>::new(&args.common)?;
     let model = if args.model.join("config.json").is_file() {
         run.input_folder("model", &args.model)?
@@ -71,20 +70,20 @@ fn body(args: &Args) -> anyhow::Result<()> {
     let losses = match &args.losses {
         Some(path) if ordered_by_loss && path.is_file() => Some(run.input_folder("losses", path)?),
         Some(path) if ordered_by_loss => Some(run.input("losses", path, "losses.json")?),
-        Some(_) => return Err(stage::usage("`--losses` needs curriculum = \"loss\"")),
+        Some(_) => return Err(stage::Error::usage("`--losses` needs curriculum = \"loss\"")),
         None if ordered_by_loss => {
-            return Err(stage::usage(
-                "curriculum = \"loss\" needs the losses\nhint: name their file with `--losses`",
-            ));
+            return Err(stage::Error::usage("curriculum = \"loss\" needs the losses")
+                .hinted("name their file with `--losses`"));
         }
         None => None,
     };
     let backend = mlx_ext::init(&mlx_ext::Options::with_max_gigabytes(args.max_memory))?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
     if let Some(stop_at) = args.stop_at {
-        run.end_at(&stop_at.to_string());
+        run.stop_at(&stop_at.to_string());
     }
-    let part = args.resume_from.as_deref().map(|part| run.part(part)).transpose()?;
+    let mut run = run.with_key()?;
+    let part = args.resume_from.as_deref().map(|part| run.segment(part)).transpose()?;
     let shorter = run.relatives(&train::LENGTH_SETTINGS)?;
     let inputs = Inputs {
         model: model.path(),
@@ -105,15 +104,15 @@ fn body(args: &Args) -> anyhow::Result<()> {
         estimate.advice(backend.memory_limit).into_iter().for_each(|line| run.note(line));
         train::describe_reuse(&inputs, run.config())?.into_iter().for_each(|line| run.note(line));
     }
-    run.execute(|scratch, config| {
+    run.execute(|job, config| {
         estimate.check(backend.memory_limit)?;
         mlx_ext::warn_if_slow()?;
-        let mut progress = Progress::new(scratch.stop(), Some(scratch.telemetry_dir().join("timing.jsonl")));
-        progress.follow(&scratch.resume_dir().join("metrics.jsonl"));
+        let mut progress = Progress::new(job.stop(), Some(job.telemetry_dir().join("timing.jsonl")));
+        progress.follow(&job.resume_dir().join("metrics.jsonl"));
         if args.gradient_norms {
             progress.record_group_norms();
         }
-        let folders = (scratch.resume_dir(), scratch.out());
+        let folders = (job.resume_dir(), job.out());
         let saving = Saving {
             every: args.save_every.max(1),
             keep_last: args.keep_last,
@@ -123,18 +122,18 @@ fn body(args: &Args) -> anyhow::Result<()> {
         let summary = train::run(&inputs, config, &backend, saving, folders, &mut progress)?;
         progress.finish();
         match &summary.stop {
-            Stop::Interrupted if scratch.out().join(stage::PART).exists() => {
+            Stop::Interrupted if job.out().join(stage::SEGMENT_OUTPUT).exists() => {
                 tracing::info!("this part ends after step {}", summary.step);
             }
             Stop::Interrupted => {
                 tracing::info!("saved after step {}; the same command goes on from there", summary.step);
-                scratch.stop().check()?;
+                job.stop().check()?;
             }
             Stop::Early(reason) => tracing::info!("stopped after step {}: {reason}", summary.step),
             Stop::Finished => {}
         }
-        scratch.metric("steps", summary.step as f64);
-        scratch.metric("trained_tokens", summary.trained_tokens as f64);
+        job.metric("steps", summary.step as f64);
+        job.metric("trained_tokens", summary.trained_tokens as f64);
         Ok(())
     })
 }

@@ -25,12 +25,11 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let body = |args| body(args).map_err(|error| stage::bad_input_if(error, tuner::is_bad_input));
     stage::main(body, |args: &Args| &args.common)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the stage hands its arguments over")]
-fn body(args: Args) -> anyhow::Result<()> {
+fn body(args: Args) -> stage::Result<()> {
     let mut run = stage::Run::<Config>::new(&args.common)?;
     let model = run.input_or_folder("model", &args.model, "model", "config.json")?;
     let tokens = run.input("tokens", &args.dataset, "tokens")?;
@@ -38,7 +37,7 @@ fn body(args: Args) -> anyhow::Result<()> {
     let checkpoints = run.input_or_folder("checkpoints", &args.train, "checkpoints", ADAPTER_CONFIG)?;
     let backend = mlx_ext::init(&mlx_ext::Options::default())?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
-    run.execute(|scratch, config| {
+    run.execute(|job, config| {
         mlx_ext::warn_if_slow()?;
         let mut scorer = None;
         let mut scores = Vec::new();
@@ -48,7 +47,7 @@ fn body(args: Args) -> anyhow::Result<()> {
             None => validate::foreign_candidates(checkpoints.path(), foreign.path())?,
         };
         for candidate in all {
-            scratch.stop().check()?;
+            job.stop().check()?;
             let adapters = candidate.adapters.as_deref().map(artifact::Bare::scan).transpose()?;
             let material = json!({
                 "adapters": adapters.map_or_else(|| "none".to_owned(), |files| files.hash().to_string()),
@@ -56,18 +55,18 @@ fn body(args: Args) -> anyhow::Result<()> {
                 "model": model.tree().to_string(),
                 "tokens": tokens.tree().to_string(),
             });
-            let folder = scratch.unit("validate-checkpoint", 1, material, |out| {
+            let folder = job.unit("validate-checkpoint", 1, material, |out| {
                 if scorer.is_none() {
                     scorer = Some(Scorer::open(model.path(), tokens.path(), config, &backend)?);
                 }
-                scorer.as_ref().expect("set above").score(&candidate, out)
+                scorer.as_ref().expect("set above").score(&candidate, out).map_err(stage::Error::from)
             })?;
             let score = validate::read_score(&folder)?;
             tracing::info!("step {:>6}: validation loss {:.4}", candidate.step, score.mean_loss());
             scores.push((candidate.step, score));
         }
         let best = scores.iter().map(|(_, score)| score.mean_loss()).fold(f64::INFINITY, f64::min);
-        scratch.metric("best_loss", best);
-        validate::write_losses(rows.path(), &scores, scratch.out())
+        job.metric("best_loss", best);
+        Ok(validate::write_losses(rows.path(), &scores, job.out())?)
     })
 }

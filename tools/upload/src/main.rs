@@ -52,7 +52,7 @@ fn body(args: &Args) -> anyhow::Result<()> {
     let terminal = Terminal { stop: stage::StopFlag::default(), bar: RefCell::new(ProgressBar::hidden()) };
     let files = local_files(&model).map_err(explain)?;
     let outcome = push(&files, &target, &settings, &terminal).map_err(|error| match error {
-        Error::Hub(hub::Error::Interrupted { signal }) => stage::Interrupted { signal }.into(),
+        Error::Hub(hub::Error::Interrupted { .. }) => stage::StopFlag::default().interrupted().into(),
         error => explain(error),
     })?;
     match (&outcome.changed[..], &outcome.removed[..]) {
