@@ -72,7 +72,7 @@ struct Args {
     /// Artifact of this stage whose count is added
     #[arg(long, value_name = "ARTIFACT")]
     before: Option<PathBuf>,
-    /// Write something else on every run
+    /// Write different bytes on every run
     #[arg(long)]
     random: bool,
     /// Write NaN into the results
@@ -106,6 +106,7 @@ fn main() -> ExitCode {
                     fs_err::write(job.out().join("noise.txt"), noise)?;
                 }
                 job.metric("lines", if args.nan { f64::NAN } else { text.lines().count() as f64 });
+                job.summary(format!("{} lines", text.lines().count()));
                 Ok(())
             })
         },

@@ -9,7 +9,7 @@ use clap::Args;
 /// How much a program prints to stderr.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Verbosity {
-    /// Print more (`-vv`: even more)
+    /// Print debug messages (`-vv`: also traces)
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Print errors only

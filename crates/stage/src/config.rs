@@ -4,36 +4,35 @@ use std::ops::Range;
 use std::path::Path;
 
 use failure::{Error, Result};
+use outputs::STAGES;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
-use toml::de::DeTable;
-use toml::{Table, Value};
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
 
 use crate::args::CommonArgs;
+use crate::shape::{Finding, Shape};
 
-/// The stages of this project; a settings file has one table for each.
-const STAGES: [&str; 8] =
-    ["import-model", "prepare-data", "train", "validate", "select-best", "fuse", "evaluate", "report"];
-/// What else may stand at the top of a settings file, for people and for the wiring.
-const OTHERS: [&str; 3] = ["pipeline", "name", "description"];
+/// Names that a settings file may have at the top besides the tables of the stages.
+const OTHER_NAMES: [&str; 3] = ["pipeline", "name", "description"];
 
-/// The settings of a stage: all that changes the bytes it writes.
+/// Settings of a stage: everything that changes the bytes it writes.
 ///
-/// Derive serde's traits with `#[serde(default, deny_unknown_fields)]` on the struct and every struct in it. Floats
-/// are `f64`; an `Option` that is `None` is left out of the key.
+/// Derive serde's traits with `#[serde(default, deny_unknown_fields)]` on the struct and on every struct in it. Floats
+/// are `f64`; the key leaves out an `Option` that is `None`.
 pub trait Config: Default + Serialize + DeserializeOwned {
-    /// The stage's name, which is also its table in settings files.
+    /// Name of the stage, which is also its table in settings files.
     const STAGE: &'static str;
-    /// The stage's version, raised whenever the same settings give outputs of another meaning.
+    /// Version of the stage, raised when the same settings produce outputs with another meaning.
     const VERSION: u32;
 
-    /// Lists everything that is wrong with the values, before any work.
+    /// Returns every problem of the values, before any work.
     fn problems(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Returns a short readable addition to the artifact's name, made from settings: `[a-z0-9.-]{1,40}`.
+    /// Returns a short readable suffix of the artifact's name, made from settings: `[a-z0-9.-]{1,40}`.
     fn slug(&self) -> String;
 }
 
@@ -50,7 +49,7 @@ pub(crate) fn resolve<C: Config>(common: &CommonArgs) -> Result<C> {
     Ok(config)
 }
 
-/// Reports all that is wrong with the values of a configuration.
+/// Fails with every problem of the values.
 pub(crate) fn check<C: Config>(config: &C) -> Result<()> {
     let problems = config.problems();
     match problems.as_slice() {
@@ -60,9 +59,9 @@ pub(crate) fn check<C: Config>(config: &C) -> Result<()> {
     }
 }
 
-/// Returns the settings as they enter the key: every default written out, unset options left out.
+/// Returns the settings as the key holds them: defaults are written out, unset options are left out.
 pub(crate) fn to_material<C: Config>(config: &C) -> Result<Json> {
-    // TOML keeps NaN (JSON would turn it into null) and leaves out what is None.
+    // TOML keeps NaN, which JSON would turn into null, and leaves out `None`.
     let table = Value::try_from(config)
         .map_err(|error| Error::usage(format!("settings of `{}`: {error}", C::STAGE)))?;
     to_json(table, "")
@@ -109,58 +108,61 @@ fn to_json(value: Value, pointer: &str) -> Result<Json> {
 
 /// Reads the stage's table from one file; errors name the line.
 fn read_file<C: Config>(path: &Path) -> Result<Table> {
-    let text = fs_err::read_to_string(path).map_err(|error| Error::usage(format!("settings: {error}")))?;
-    let text = unquote_numbers::<C>(text);
-    let place = |span: Option<Range<usize>>| {
-        let line = span.map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-        format!("`{}:{line}`", path.display())
-    };
-    let fail = |error: &toml::de::Error| {
-        Error::usage(format!("{}: {}", place(error.span()), explain(error.message(), C::STAGE)))
-    };
-    let tables = DeTable::parse(&text).map_err(|error| fail(&error))?.into_inner();
-    for name in tables.keys() {
-        let known = || STAGES.iter().chain(&OTHERS).copied().chain([C::STAGE]);
-        if !known().any(|other| other == name.get_ref().as_ref()) {
-            let message = unknown(name.get_ref(), known());
-            return Err(Error::usage(format!("{}: unknown table {message}", place(Some(name.span())))));
+    let mut text =
+        fs_err::read_to_string(path).map_err(|error| Error::usage(format!("settings: {error}")))?;
+    let shape = Shape::of::<C>();
+    let mut quoted = Vec::new();
+    for finding in stage_table::<C>(path, &text)?.map(|table| shape.findings(&table)).unwrap_or_default() {
+        match finding {
+            Finding::Unknown { name, known, span } => {
+                return Err(unknown_setting::<C>(&place(path, &text, Some(span)), &name, &known));
+            }
+            Finding::QuotedFraction { number, span } => quoted.push((span, number)),
         }
     }
-    let mine = tables.into_iter().find(|(name, _)| name.get_ref().as_ref() == C::STAGE);
-    if let Some((_, value)) = mine {
-        C::deserialize(toml::de::ValueDeserializer::from(value)).map_err(|error| fail(&error))?;
+    // Nix reads the same files and rounds fractions, so they may be written as strings (`learning_rate = "2e-3"`).
+    // The settings, and therefore the key, are the same either way.
+    for (span, number) in quoted.into_iter().rev() {
+        text.replace_range(span, &format!("{number:?}"));
     }
-    let mut all: Table = toml::from_str(&text).map_err(|error| fail(&error))?;
+    let Some(table) = stage_table::<C>(path, &text)? else { return Ok(Table::new()) };
+    C::deserialize(toml::de::ValueDeserializer::from(table))
+        .map_err(|error| wrong_toml(path, &text, &error))?;
+    let mut all: Table = toml::from_str(&text).map_err(|error| wrong_toml(path, &text, &error))?;
     match all.remove(C::STAGE) {
         Some(Value::Table(table)) => Ok(table),
-        Some(_) => Err(Error::usage(format!("`{}`: `{}` must be a table", path.display(), C::STAGE))),
-        None => Ok(Table::new()),
+        _ => unreachable!("it was found to be a table"),
     }
 }
 
-/// Takes the quotes off numbers in the stage's table. Nix reads the same files and rounds fractions, so they may be
-/// written as strings (`learning_rate = "2e-3"`); the settings, and so the key, are the same either way.
-fn unquote_numbers<C: Config>(mut text: String) -> String {
-    while let Some((place, number)) = quoted_number::<C>(&text) {
-        text.replace_range(place, &format!("{number:?}"));
+/// Parses a settings file and returns the stage's table; fails on tables of unknown stages.
+fn stage_table<'a, C: Config>(path: &Path, text: &'a str) -> Result<Option<Spanned<DeValue<'a>>>> {
+    let tables = DeTable::parse(text).map_err(|error| wrong_toml(path, text, &error))?.into_inner();
+    let known: Vec<&str> = stage_names::<C>().into_iter().chain(OTHER_NAMES).collect();
+    if let Some(name) = tables.keys().find(|name| !known.contains(&&**name.get_ref())) {
+        let message = format!("{}: unknown table `{}`", place(path, text, Some(name.span())), name.get_ref());
+        return Err(with_nearest(Error::usage(message), name.get_ref(), &known));
     }
-    text
+    Ok(tables.into_iter().find(|(name, _)| name.get_ref() == C::STAGE).map(|(_, table)| table))
 }
 
-/// Finds the first string that stands where a setting wants a fraction, and reads as one.
-fn quoted_number<C: Config>(text: &str) -> Option<(Range<usize>, f64)> {
-    let tables = DeTable::parse(text).ok()?.into_inner();
-    let (_, mine) = tables.into_iter().find(|(name, _)| name.get_ref().as_ref() == C::STAGE)?;
-    let error = C::deserialize(toml::de::ValueDeserializer::from(mine)).err()?;
-    let message = error.message();
-    if !message.starts_with("invalid type: string ") || !message.ends_with(" expected f64") {
-        return None;
-    }
-    let place = error.span()?;
-    let quoted = text.get(place.clone())?;
-    let inner = ['"', '\''].iter().find_map(|&mark| quoted.strip_prefix(mark)?.strip_suffix(mark))?;
-    let number = inner.parse::<f64>().ok().filter(|number| number.is_finite())?;
-    Some((place, number))
+/// Returns the names of all stages, `C` included.
+fn stage_names<C: Config>() -> Vec<&'static str> {
+    STAGES.iter().map(|stage| stage.name).chain([C::STAGE]).collect()
+}
+
+/// Formats a position as `FILE:LINE`.
+fn place(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
+    let line = span.map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+    format!("`{}:{line}`", path.display())
+}
+
+fn wrong_toml(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    Error::usage(format!("{}: {}", place(path, text, error.span()), one_line(error)))
+}
+
+fn one_line(error: &toml::de::Error) -> String {
+    error.message().trim_end().replace('\n', " ")
 }
 
 fn merge(into: &mut Table, from: Table) {
@@ -174,32 +176,23 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-/// Applies one `--set`; `None` when it is for another stage.
+/// Applies one `--set`; returns `None` if it is for another stage.
 fn apply_set<C: Config>(table: &mut Table, set: &str) -> Result<Option<C>> {
     let Some((key, text)) = set.split_once('=') else {
         return Err(Error::usage(format!("`--set {set}`: expected KEY=VALUE")));
     };
-    let mut path: Vec<&str> = key.trim().split('.').collect();
-    if path.iter().any(|part| part.is_empty()) {
-        return Err(Error::usage(format!("`--set {set}`: `{key}` is not a setting's name")));
-    }
-    let first = path[0];
-    if path.len() > 1 && (first == C::STAGE || STAGES.contains(&first)) {
-        if first != C::STAGE {
-            return Ok(None);
-        }
-        path.remove(0);
-    } else if path.len() > 1 && !is_own_table::<C>(first) {
-        let known = STAGES.iter().copied().chain([C::STAGE]);
-        return Err(Error::usage(format!("`--set {set}`: unknown stage {}", unknown(first, known))));
-    }
+    let shape = Shape::of::<C>();
+    let Some(path) = own_path::<C>(&shape, set, key)? else { return Ok(None) };
+    shape
+        .follow(&path)
+        .map_err(|(name, known)| unknown_setting::<C>(&format!("`--set {set}`"), name, &known))?;
     let text = text.trim();
     let parsed = format!("value = {text}").parse::<Table>().ok().filter(|parsed| parsed.len() == 1);
     let mut candidates: Vec<Value> =
         parsed.and_then(|mut parsed| parsed.remove("value")).into_iter().collect();
     candidates.push(Value::String(text.to_owned()));
 
-    let mut problem = None;
+    let mut first_error = None;
     for value in candidates {
         let mut changed = table.clone();
         insert(&mut changed, &path, value)
@@ -209,20 +202,35 @@ fn apply_set<C: Config>(table: &mut Table, set: &str) -> Result<Option<C>> {
                 *table = changed;
                 return Ok(Some(config));
             }
-            // The first reading is what the user most likely meant.
-            Err(error) => problem = problem.or(Some(error)),
+            // The first reading is most likely the intended one.
+            Err(error) => first_error = first_error.or(Some(error)),
         }
     }
-    Err(problem.expect("a value is always tried"))
+    Err(first_error.expect("a value is always tried"))
 }
 
-/// Tells whether the settings have a table of this name: an unknown one would be the only name serde complains about.
-fn is_own_table<C: Config>(name: &str) -> bool {
-    let probe = Table::from_iter([(name.to_owned(), Value::Table(Table::new()))]);
-    match C::deserialize(probe) {
-        Ok(_) => true,
-        Err(error) => !error.message().starts_with("unknown field"),
+/// Splits the key of a `--set` and removes the stage's name; returns `None` if it is for another stage.
+fn own_path<'a, C: Config>(shape: &Shape, set: &str, key: &'a str) -> Result<Option<Vec<&'a str>>> {
+    let mut path: Vec<&str> = key.trim().split('.').collect();
+    if path.iter().any(|name| name.is_empty()) {
+        return Err(Error::usage(format!("`--set {set}`: `{key}` is not a valid name of a setting")));
     }
+    let (first, stages) = (path[0], stage_names::<C>());
+    if path.len() == 1 {
+        return Ok(Some(path));
+    }
+    if first == C::STAGE {
+        path.remove(0);
+        return Ok(Some(path));
+    }
+    if stages.contains(&first) {
+        return Ok(None);
+    }
+    if !shape.names().contains(&first) {
+        let error = Error::usage(format!("`--set {set}`: unknown stage `{first}`"));
+        return Err(with_nearest(error, first, &stages));
+    }
+    Ok(Some(path))
 }
 
 fn insert(table: &mut Table, path: &[&str], value: Value) -> Result<(), String> {
@@ -239,30 +247,21 @@ fn insert(table: &mut Table, path: &[&str], value: Value) -> Result<(), String> 
 }
 
 fn deserialize<C: Config>(table: &Table, place: &str) -> Result<C> {
-    C::deserialize(table.clone())
-        .map_err(|error| Error::usage(format!("{place}: {}", explain(error.message(), C::STAGE))))
+    C::deserialize(table.clone()).map_err(|error| Error::usage(format!("{place}: {}", one_line(&error))))
 }
 
-/// Rewrites serde's words for an unknown field: all choices shrink to the nearest one.
-fn explain(message: &str, stage: &str) -> String {
-    let rewritten = (|| {
-        let rest = message.strip_prefix("unknown field `")?;
-        let (field, rest) = rest.split_once('`')?;
-        let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-        Some(format!("unknown setting {} (stage `{stage}`)", unknown(field, known.into_iter())))
-    })();
-    rewritten.unwrap_or_else(|| message.trim_end().replace('\n', " "))
+fn unknown_setting<C: Config>(place: &str, name: &str, known: &[&str]) -> Error {
+    let error = Error::usage(format!("{place}: unknown setting `{name}` (stage `{}`)", C::STAGE));
+    with_nearest(error, name, known)
 }
 
-/// Formats an unknown name with the nearest known one.
-fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let nearest = known
-        .map(|other| (strsim::damerau_levenshtein(&name.to_lowercase(), &other.to_lowercase()), other))
-        .min();
-    match nearest {
+/// Adds the known name nearest to `name` as a hint, if one is near enough.
+fn with_nearest(error: Error, name: &str, known: &[&str]) -> Error {
+    let distance = |other: &str| strsim::damerau_levenshtein(&name.to_lowercase(), &other.to_lowercase());
+    match known.iter().map(|&other| (distance(other), other)).min() {
         Some((distance, other)) if distance <= other.len().max(name.len()) * 2 / 3 => {
-            format!("`{name}`\nhint: did you mean `{other}`?")
+            error.hinted(format!("did you mean `{other}`?"))
         }
-        _ => format!("`{name}`"),
+        _ => error,
     }
 }

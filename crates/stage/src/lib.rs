@@ -66,6 +66,7 @@ mod relatives;
 mod run;
 mod scratch_folder;
 mod segment;
+mod shape;
 mod signals;
 mod transition;
 

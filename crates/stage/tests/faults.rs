@@ -4,11 +4,11 @@
 
 mod common;
 
-use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
 use artifact::{Artifact, Level, TreeHash};
-use common::{Home, Ran, program};
+use common::{Home, program};
+use testutil::Ran;
 
 fn unbroken() -> TreeHash {
     let home = Home::new();
@@ -18,17 +18,15 @@ fn unbroken() -> TreeHash {
 
 /// Runs with `fault@1`, `fault@2`, … until a run meets no fault any more, and gives each run to `look`.
 /// Returns how many there were.
-fn at_every_operation(fault: &str, mut look: impl FnMut(u32, &Home, Option<i32>, &Ran)) -> u32 {
+fn at_every_operation(fault: &str, mut look: impl FnMut(u32, &Ran)) -> u32 {
     let expected = unbroken();
     for turn in 1..1000 {
         let home = Home::new();
-        let output = home.command("").env("ASHLAR_FAULT", format!("{fault}@{turn}")).output().unwrap();
-        let signal = output.status.signal();
-        let ran = Ran::from(output);
+        let ran = home.run_with("", "ASHLAR_FAULT", &format!("{fault}@{turn}"));
         // Whatever is visible must verify, which `artifacts` checks.
         home.artifacts();
-        look(turn, &home, signal, &ran);
-        let finished = ran.code == 0;
+        look(turn, &ran);
+        let finished = ran.code == Some(0);
         let again = home.run("");
         let artifact = Artifact::open_with(&home.path().join(again.path()), Level::Hash).unwrap();
         assert_eq!(artifact.tree(), expected, "{fault}@{turn}");
@@ -42,8 +40,8 @@ fn at_every_operation(fault: &str, mut look: impl FnMut(u32, &Home, Option<i32>,
 
 #[test]
 fn killed_at_any_operation_leaves_nothing_half_written() {
-    let count = at_every_operation("kill", |turn, _, signal, ran| {
-        assert!(signal == Some(9) || ran.code == 0, "kill@{turn}: {signal:?} {ran:?}");
+    let count = at_every_operation("kill", |turn, ran| {
+        assert!(ran.signal == Some(9) || ran.code == Some(0), "kill@{turn}: {ran:?}");
     });
     assert!(count > 40, "only {count} operations were reached");
 }
@@ -51,11 +49,11 @@ fn killed_at_any_operation_leaves_nothing_half_written() {
 #[test]
 fn full_disk_at_any_operation_exits_with_74() {
     for fault in ["enospc", "eio"] {
-        at_every_operation(fault, |turn, _, _, ran| {
-            if ran.code == 0 {
+        at_every_operation(fault, |turn, ran| {
+            if ran.code == Some(0) {
                 return;
             }
-            assert_eq!((ran.code, ran.stdout.as_str()), (74, ""), "{fault}@{turn}: {}", ran.stderr);
+            assert_eq!((ran.code, ran.stdout.as_str()), (Some(74), ""), "{fault}@{turn}: {}", ran.stderr);
             assert!(ran.stderr.contains('`') && ran.stderr.contains("os error"), "{}", ran.stderr);
         });
     }
@@ -77,7 +75,7 @@ fn killed_out_folder_is_never_taken_for_an_artifact() {
         let home = Home::new();
         let ran = home.run_with("--out o", "ASHLAR_FAULT", &format!("kill@{turn}"));
         let opened = Artifact::open_with(&home.path().join("o"), Level::Hash);
-        if ran.code == 0 {
+        if ran.code == Some(0) {
             assert!(turn > 10 && opened.is_ok());
             return;
         }
@@ -92,7 +90,7 @@ fn killed_out_folder_is_never_taken_for_an_artifact() {
 fn too_little_space_is_noticed_before_the_work() {
     let home = Home::new();
     let ran = home.run_with("-v", "ASHLAR_MIN_FREE_BYTES", "9000000000000000");
-    assert_eq!(ran.code, 74);
+    assert_eq!(ran.code, Some(74));
     assert!(ran.stderr.contains("too little space") && ran.stderr.contains("hint: free some space"));
     assert!(!ran.stderr.contains("line 1"), "{}", ran.stderr);
     assert!(home.artifacts().is_empty());

@@ -4,13 +4,12 @@
 
 mod common;
 
-use std::io::Read as _;
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use artifact::{Artifact, Level};
-use common::{Home, Ran};
+use common::Home;
+use testutil::{Ran, filtered};
 
 fn tree(home: &Home, ran: &Ran) -> artifact::TreeHash {
     Artifact::open_with(&home.path().join(ran.path()), Level::Hash).unwrap().tree()
@@ -24,7 +23,7 @@ fn stdout_holds_only_the_path_and_a_second_run_is_a_hit() {
     assert!(first.path().starts_with("artifacts/tally"));
     let second = home.run("-v");
     assert_eq!(second.stdout, first.stdout);
-    assert!(second.stderr.contains("nothing to do"), "{}", second.stderr);
+    assert!(second.stderr.starts_with("tally: up to date, artifacts/tally"), "{}", second.stderr);
     assert_eq!(home.artifacts().len(), 1);
     let artifact = Artifact::open(&home.path().join(first.path())).unwrap();
     assert_eq!(artifact.manifest().metric("lines"), Some(3.0));
@@ -105,67 +104,142 @@ fn numbers_may_stand_in_quotes() {
     let before = home.artifacts().len();
     for (name, place) in [("late.toml", "`late.toml:4`"), ("empty.toml", ":2`"), ("infinite.toml", ":2`")] {
         let ran = home.run(&format!("--config {name}"));
-        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{name}");
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{name}");
         assert!(ran.stderr.contains(place), "{}", ran.stderr);
     }
     assert_eq!(home.artifacts().len(), before);
 }
 
+/// Runs commands that must fail with `code` and publish nothing; returns them with what they print.
 #[track_caller]
-fn fails(home: &Home, arguments: &str, code: i32, parts: &[&str]) {
-    let ran = home.run(arguments);
-    assert_eq!(ran.code, code, "{}", ran.stderr);
-    assert_eq!(ran.stdout, "");
-    for part in parts {
-        assert!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
+fn failures(home: &Home, code: i32, commands: &[&str]) -> String {
+    let mut text = String::new();
+    for arguments in commands {
+        let stderr = home.run(arguments).failed(code);
+        text += &format!("$ tally {arguments}\n{stderr}");
+        assert!(home.artifacts().is_empty(), "{arguments}");
+        assert_eq!(home.leftovers(), 0, "{arguments}");
     }
-    assert!(home.artifacts().is_empty());
-    assert_eq!(home.leftovers(), 0);
+    text
 }
 
 #[test]
 fn wrong_settings_name_place_and_nearest_key() {
     let home = Home::new();
     home.write("typo.toml", "# settings\n[tally]\ntitle = 'a'\nlearning_rat = 1\n");
+    home.write("optional.toml", "[tally]\nlimits = 1\n");
+    home.write("below.toml", "[tally]\nnested = { rang = 1 }\n");
     home.write("type.toml", "[tally]\n\nlearning_rate = 'fast'\n");
     home.write("syntax.toml", "[tally]\ntitle = \n");
     home.write("table.toml", "[trian]\nsteps = 1\n");
+    home.write("value.toml", "tally = 1\n");
     home.write("nan.toml", "[tally]\nlearning_rate = nan\n");
-    let rate = "hint: did you mean `learning_rate`?";
-    fails(&home, "--config typo.toml", 2, &["`typo.toml:4`", "unknown setting `learning_rat`", rate]);
-    fails(&home, "--config type.toml", 2, &["`type.toml:3`", "expected f64"]);
-    fails(&home, "--config syntax.toml", 2, &["`syntax.toml:2`"]);
-    fails(&home, "--config table.toml", 2, &["`table.toml:1`", "`trian`", "hint: did you mean `train`?"]);
-    fails(&home, "--config nan.toml", 2, &["must be finite"]);
-    fails(&home, "--config none.toml", 2, &["none.toml"]);
-    fails(&home, "--set learning_rat=1", 2, &["--set learning_rat=1", rate]);
-    fails(&home, "--set nested.rang=1", 2, &["hint: did you mean `rank`?"]);
-    fails(&home, "--set trian.steps=1", 2, &["unknown stage `trian`", "hint: did you mean `train`?"]);
-    fails(&home, "--set nested.rank=many", 2, &["--set nested.rank=many", "expected u64"]);
-    fails(&home, "--set title.x=1", 2, &["--set title.x=1"]);
-    fails(&home, "--set title", 2, &["expected KEY=VALUE"]);
-    let both = ["2 settings are wrong", "`learning_rate` is 0", "`nested.rank` is 0"];
-    fails(&home, "--set learning_rate=0.0 --set nested.rank=0", 2, &both);
-    fails(&home, "--set title=/etc", 2, &["settings hold no paths"]);
-    fails(&home, "--no-such-flag", 2, &["--no-such-flag"]);
+    let files = ["typo", "optional", "below", "type", "syntax", "table", "value", "nan", "none"];
+    let commands = files.map(|name| format!("--config {name}.toml"));
+    let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+    insta::assert_snapshot!(failures(&home, 2, &commands), @r#"
+    $ tally --config typo.toml
+    error: `typo.toml:4`: unknown setting `learning_rat` (stage `tally`)
+    hint: did you mean `learning_rate`?
+    $ tally --config optional.toml
+    error: `optional.toml:2`: unknown setting `limits` (stage `tally`)
+    hint: did you mean `limit`?
+    $ tally --config below.toml
+    error: `below.toml:2`: unknown setting `rang` (stage `tally`)
+    hint: did you mean `rank`?
+    $ tally --config type.toml
+    error: `type.toml:3`: invalid type: string "fast", expected f64
+    $ tally --config syntax.toml
+    error: `syntax.toml:2`: string values must be quoted, expected literal string
+    $ tally --config table.toml
+    error: `table.toml:1`: unknown table `trian`
+    hint: did you mean `train`?
+    $ tally --config value.toml
+    error: `value.toml:1`: `tally` must be a table
+    $ tally --config nan.toml
+    error: setting `learning_rate` is NaN; it must be finite
+    $ tally --config none.toml
+    error: settings: failed to open file `none.toml`: No such file or directory (os error 2)
+    "#);
+    let commands = [
+        "--set learning_rat=1",
+        "--set limits=1",
+        "--set nested.rang=1",
+        "--set nested={rang=1}",
+        "--set trian.steps=1",
+        "--set nested.rank=many",
+        "--set title.x=1",
+        "--set title",
+        "--set .title=1",
+        "--set learning_rate=0.0 --set nested.rank=0",
+        "--set title=/etc",
+    ];
+    insta::assert_snapshot!(failures(&home, 2, &commands), @r#"
+    $ tally --set learning_rat=1
+    error: `--set learning_rat=1`: unknown setting `learning_rat` (stage `tally`)
+    hint: did you mean `learning_rate`?
+    $ tally --set limits=1
+    error: `--set limits=1`: unknown setting `limits` (stage `tally`)
+    hint: did you mean `limit`?
+    $ tally --set nested.rang=1
+    error: `--set nested.rang=1`: unknown setting `rang` (stage `tally`)
+    hint: did you mean `rank`?
+    $ tally --set nested={rang=1}
+    error: `--set nested={rang=1}`: unknown field `rang`, expected `rank`
+    $ tally --set trian.steps=1
+    error: `--set trian.steps=1`: unknown stage `trian`
+    hint: did you mean `train`?
+    $ tally --set nested.rank=many
+    error: `--set nested.rank=many`: invalid type: string "many", expected u64
+    $ tally --set title.x=1
+    error: `--set title.x=1`: invalid type: map, expected a string
+    $ tally --set title
+    error: `--set title`: expected KEY=VALUE
+    $ tally --set .title=1
+    error: `--set .title=1`: `.title` is not a valid name of a setting
+    $ tally --set learning_rate=0.0 --set nested.rank=0
+    error: 2 settings are wrong:
+      `learning_rate` is 0; it must be above 0
+      `nested.rank` is 0; it must be at least 1
+    $ tally --set title=/etc
+    error: setting `title` holds the path `/etc`; settings hold no paths
+    "#);
+    assert!(failures(&home, 2, &["--no-such-flag"]).contains("--no-such-flag"));
 }
 
 #[test]
 fn bad_input_exits_with_65_and_ends_in_a_hint() {
     let home = Home::new();
     home.write("data.txt", "one\nbad\n");
-    fails(&home, "", 65, &["error: line 2 is bad"]);
-    assert!(home.run("").stderr.trim_end().ends_with("hint: mend it"));
-    fails(&home, "--before nowhere", 65, &["there is no artifact `nowhere`", "hint: "]);
-    fails(&home, "--before .", 65, &["is not an artifact"]);
+    let before = failures(&home, 65, &["", "--before nowhere", "--before ."]);
     fs_err::remove_file(home.path().join("data.txt")).unwrap();
-    fails(&home, "", 65, &["data.txt"]);
+    insta::assert_snapshot!(before + &failures(&home, 65, &[""]), @"
+    $ tally 
+    error: line 2 is bad
+    hint: correct it
+    $ tally --before nowhere
+    error: opening input `before`
+      caused by: artifact `nowhere` does not exist
+    hint: give the folder that a stage printed, or `refs/NAME` for a labelled artifact
+    $ tally --before .
+    error: opening input `before`
+      caused by: `.` is not an artifact: it has no file `COMMIT`
+    hint: give the folder that a stage printed
+    $ tally 
+    error: opening input `data`
+      caused by: failed to query resolved metadata `data.txt`: No such file or directory (os error 2)
+    ");
 }
 
 #[test]
 fn non_finite_result_is_not_published() {
     let home = Home::new();
-    fails(&home, "--nan", 1, &["refused to publish", "`metric lines` is not finite"]);
+    insta::assert_snapshot!(failures(&home, 1, &["--nan"]), @"
+    $ tally --nan
+    computing a unit
+    error: publishing the artifact
+      caused by: refused to publish: `metric lines` is not finite
+    ");
 }
 
 #[test]
@@ -178,7 +252,7 @@ fn damaged_input_is_noticed_before_it_is_used() {
     fs_err::set_permissions(&file, permissions).unwrap();
     fs_err::write(&file, "4\n").unwrap();
     let ran = home.run(&format!("--before {} --set title=next", first.display()));
-    assert_eq!(ran.code, 65, "{}", ran.stderr);
+    assert_eq!(ran.code, Some(65), "{}", ran.stderr);
     assert!(ran.stderr.contains("the bytes of `data/tally/count.json` have changed"), "{}", ran.stderr);
     // As the stage's own result it is moved away and made again.
     let again = home.run("");
@@ -190,11 +264,11 @@ fn damaged_input_is_noticed_before_it_is_used() {
 #[test]
 fn input_that_changes_during_the_run_stops_publishing() {
     let home = Home::new();
-    let child = home.command("--set milliseconds_per_line=300").spawn().unwrap();
+    let child = home.command("--set milliseconds_per_line=300").spawn();
     std::thread::sleep(Duration::from_millis(400));
     home.write("data.txt", "one\ntwo\nthree\nfour\n");
     let ran = Ran::from(child.wait_with_output().unwrap());
-    assert_eq!(ran.code, 1);
+    assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("`data.txt` changed while the stage was running"), "{}", ran.stderr);
     assert!(ran.stderr.contains("hint: run the same command again"), "{}", ran.stderr);
     assert!(home.artifacts().is_empty());
@@ -217,7 +291,7 @@ fn out_writes_what_the_store_would() {
     assert_eq!(Artifact::open(&folder).unwrap().tree(), tree(&home, &home.run("")));
     assert_eq!(home.run("--out result").stdout, "result\n", "the same again is a hit");
     let other = home.run("--out result --set title=x");
-    assert_eq!(other.code, 2, "{}", other.stderr);
+    assert_eq!(other.code, Some(2), "{}", other.stderr);
     // Used as an input, it is as good as one from the store.
     assert_eq!(
         home.run("--before result").path(),
@@ -244,23 +318,26 @@ fn check_finds_a_stage_that_is_not_deterministic() {
     let home = Home::new();
     home.run("").path();
     let same = home.run("--check");
-    assert!(same.stderr.contains("the same bytes"), "{}", same.stderr);
+    assert!(same.stderr.contains("identical bytes"), "{}", same.stderr);
     let forced = home.run("--force --random");
-    assert_eq!(forced.code, 0);
+    assert_eq!(forced.code, Some(0));
     assert!(forced.stderr.contains("not deterministic"), "{}", forced.stderr);
     let checked = home.run("--check --random");
-    assert_eq!((checked.code, checked.stdout.as_str()), (70, ""));
+    assert_eq!((checked.code, checked.stdout.as_str()), (Some(70), ""));
     assert!(checked.stderr.contains("`noise.txt`"), "{}", checked.stderr);
     assert_eq!(home.artifacts().len(), 1);
 }
 
 #[test]
-fn plan_tells_what_would_be_done_and_why() {
+fn plan_shows_what_would_be_done_and_why() {
     let home = Home::new();
     let fresh = home.run("--plan");
-    assert_eq!((fresh.code, fresh.stdout.as_str()), (10, ""));
-    assert!(fresh.stderr.contains("tally: would run") && fresh.stderr.contains("no artifact of `tally`"));
-    assert!(fresh.stderr.contains("memory: none"), "{}", fresh.stderr);
+    assert_eq!((fresh.code, fresh.stdout.as_str()), (Some(10), ""));
+    insta::assert_snapshot!(filtered(&fresh.stderr), @"
+    tally: would run [HASH]-rank8
+      no artifact of `tally` in `artifacts`
+      memory: negligible
+    ");
     assert!(!home.store().exists(), "planning must not write");
     let first = home.run("").path();
     let hit = home.run("--plan");
@@ -268,18 +345,18 @@ fn plan_tells_what_would_be_done_and_why() {
     assert!(hit.stderr.contains("tally: hit"));
     home.run("--set learning_rate=5e-4 --set title=far").path();
     let changed = home.run("--plan --set learning_rate=2e-4");
-    assert_eq!(changed.code, 10);
+    assert_eq!(changed.code, Some(10));
     assert!(changed.stderr.contains("config/learning_rate 0.0001 → 0.0002"), "{}", changed.stderr);
     assert!(!changed.stderr.contains("title"), "{}", changed.stderr);
 
     home.run(&format!("--before {}", first.display())).path();
     home.write("more.txt", "1\n2\n3\n4\n");
     let longer = home.run("--data more.txt --set nested.rank=9");
-    assert_eq!(longer.code, 2, "--data twice");
+    assert_eq!(longer.code, Some(2), "--data twice");
     let mut other = home.command("");
     other.args(["--before", first.to_str().unwrap(), "--plan", "--json", "--set", "limit=1"]);
-    let ran = Ran::from(other.output().unwrap());
-    assert_eq!(ran.code, 10);
+    let ran = other.run();
+    assert_eq!(ran.code, Some(10));
     let plan: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!((plan["stage"].as_str(), plan["action"].as_str()), (Some("tally"), Some("run")));
     assert_eq!(plan["why"][1], "config/limit (none) → 1");
@@ -295,7 +372,7 @@ fn plan_follows_a_changed_input_to_the_stage_that_made_it() {
     let large = home.run("--set nested.rank=32").path();
     home.write("data.txt", "one\ntwo\nthree\n");
     let plan = home.run(&format!("--plan --before {}", large.display()));
-    assert_eq!(plan.code, 10);
+    assert_eq!(plan.code, Some(10));
     let line = plan.stderr.lines().find(|line| line.contains("inputs/before")).unwrap();
     assert!(line.contains("⟵ tally (") && line.contains("config/nested/rank 8 → 32"), "{line}");
 }
@@ -304,39 +381,39 @@ fn plan_follows_a_changed_input_to_the_stage_that_made_it() {
 fn killed_run_resumes_in_the_same_folder() {
     let home = Home::new();
     let slow = "-v --set milliseconds_per_line=250";
-    let mut child = home.command(slow).spawn().unwrap();
+    let mut child = home.command(slow).spawn();
     std::thread::sleep(Duration::from_millis(600));
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(home.artifacts().is_empty());
     assert_eq!(home.leftovers(), 1);
-    assert_eq!(home.run(&format!("{slow} --plan")).code, 11);
+    assert_eq!(home.run(&format!("{slow} --plan")).code, Some(11));
     let resumed = home.run(slow);
-    assert!(resumed.stderr.contains("going on after line"), "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("resuming after line"), "{}", resumed.stderr);
     assert!(!resumed.stderr.contains("debug: line 1\n"), "{}", resumed.stderr);
     let unbroken = Home::new();
     assert_eq!(tree(&home, &resumed), tree(&unbroken, &unbroken.run(slow)));
     assert_eq!(home.leftovers(), 0);
-    assert_eq!(home.run(&format!("{slow} --plan")).code, 0);
+    assert_eq!(home.run(&format!("{slow} --plan")).code, Some(0));
 }
 
 #[test]
 fn out_resumes_only_from_a_folder_that_was_given() {
     let home = Home::new();
     let arguments = "--out o --resume-dir keep --set milliseconds_per_line=250";
-    let mut child = home.command(arguments).spawn().unwrap();
+    let mut child = home.command(arguments).spawn();
     std::thread::sleep(Duration::from_millis(600));
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(Artifact::open(&home.path().join("o")).is_err());
     let resumed = home.run(arguments);
-    assert!(resumed.stderr.contains("going on after line"), "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("resuming after line"), "{}", resumed.stderr);
     Artifact::open(&home.path().join("o")).unwrap();
     assert_eq!(fs_err::read_dir(home.path().join("keep")).unwrap().count(), 0);
 }
 
 #[test]
-fn a_shared_folder_keeps_state_for_whoever_goes_on() {
+fn a_shared_folder_keeps_the_resume_state_for_other_users() {
     use std::os::unix::fs::PermissionsExt as _;
     let home = Home::new();
     let shared = home.path().join("shared");
@@ -346,24 +423,24 @@ fn a_shared_folder_keeps_state_for_whoever_goes_on() {
         command
     };
     // The folder does not matter: without it nothing is kept, and nothing is made.
-    assert_eq!(Ran::from(run("first").output().unwrap()).code, 0);
+    assert_eq!(run("first").run().code, Some(0));
     assert!(!shared.exists());
     fs_err::create_dir(&shared).unwrap();
-    let mut child = run("second").spawn().unwrap();
+    let mut child = run("second").spawn();
     std::thread::sleep(Duration::from_millis(600));
     // Another one with the same key does not touch what the first is working with.
-    let other = Ran::from(run("other").output().unwrap());
-    assert!(other.code == 0 && !other.stderr.contains("going on"), "{}", other.stderr);
+    let other = run("other").run();
+    assert!(other.code == Some(0) && !other.stderr.contains("resuming"), "{}", other.stderr);
     child.wait().unwrap();
-    let mut child = run("third").spawn().unwrap();
+    let mut child = run("third").spawn();
     std::thread::sleep(Duration::from_millis(600));
     child.kill().unwrap();
     child.wait().unwrap();
     let kept = fs_err::read_dir(&shared).unwrap().next().unwrap().unwrap().path();
     let mode = |path: &std::path::Path| fs_err::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&kept), mode(&kept.join("done"))), (0o777, 0o666), "open to the next user");
-    let resumed = Ran::from(run("third").output().unwrap());
-    assert!(resumed.stderr.contains("going on after line"), "{}", resumed.stderr);
+    let resumed = run("third").run();
+    assert!(resumed.stderr.contains("resuming after line"), "{}", resumed.stderr);
     assert_eq!(fs_err::read_dir(&shared).unwrap().count(), 0);
     let sums = |out: &str| fs_err::read_to_string(home.path().join(out).join("SHA256SUMS")).unwrap();
     assert!(["second", "other", "third"].iter().all(|out| sums(out) == sums("first")));
@@ -379,17 +456,17 @@ fn first_signal_saves_and_second_ends_at_once() {
     use rustix::process::Signal;
     for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let home = Home::new();
-        let child = home.command("--set milliseconds_per_line=200").spawn().unwrap();
+        let child = home.command("--set milliseconds_per_line=200").spawn();
         std::thread::sleep(Duration::from_millis(300));
         signal(&child, number);
         let ran = Ran::from(child.wait_with_output().unwrap());
-        assert_eq!((ran.code, ran.stdout.as_str()), (code, ""), "{}", ran.stderr);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(code), ""), "{}", ran.stderr);
         assert!(ran.stderr.contains("run the same command again"), "{}", ran.stderr);
         assert_eq!(home.leftovers(), 0);
-        assert!(home.run("--set milliseconds_per_line=200").stderr.contains("going on after line"));
+        assert!(home.run("--set milliseconds_per_line=200").stderr.contains("resuming after line"));
     }
     let home = Home::new();
-    let mut child = home.command("--set milliseconds_per_line=20000").spawn().unwrap();
+    let mut child = home.command("--set milliseconds_per_line=20000").spawn();
     std::thread::sleep(Duration::from_millis(300));
     let begin = Instant::now();
     signal(&child, Signal::INT);
@@ -402,9 +479,9 @@ fn first_signal_saves_and_second_ends_at_once() {
 #[test]
 fn eight_processes_publish_once() {
     let home = Home::new();
-    let children: Vec<_> =
-        (0..8).map(|_| home.command("--set milliseconds_per_line=30").spawn().unwrap()).collect();
-    let ran: Vec<Ran> = children.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
+    let children: Vec<_> = (0..8).map(|_| home.command("--set milliseconds_per_line=30").spawn()).collect();
+    let ran: Vec<Ran> =
+        children.into_iter().map(|child| Ran::from(child.wait_with_output().unwrap())).collect();
     for one in &ran {
         assert_eq!(one.path(), ran[0].path());
     }
@@ -417,10 +494,10 @@ fn eight_processes_publish_once() {
 fn locked_key_exits_with_75() {
     let home = Home::new();
     let slow = "--set milliseconds_per_line=500";
-    let mut child = home.command(slow).spawn().unwrap();
+    let mut child = home.command(slow).spawn();
     std::thread::sleep(Duration::from_millis(300));
     let ran = home.run(&format!("{slow} --lock-wait 0"));
-    assert_eq!(ran.code, 75, "{}", ran.stderr);
+    assert_eq!(ran.code, Some(75), "{}", ran.stderr);
     assert!(ran.stderr.contains(&format!("(process {} on", child.id())), "{}", ran.stderr);
     assert!(child.wait().unwrap().success());
 }
@@ -446,11 +523,10 @@ fn unit_is_shared_between_runs() {
 #[test]
 fn closed_pipes_do_no_harm() {
     let home = Home::new();
-    let mut child = home.command("").spawn().unwrap();
+    let mut child = home.command("").spawn();
     drop(child.stdout.take());
     drop(child.stderr.take());
-    let status = child.wait().unwrap();
-    assert_eq!((status.code(), status.signal()), (Some(0), None));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(home.artifacts().len(), 1);
 }
 
@@ -458,25 +534,60 @@ fn closed_pipes_do_no_harm() {
 fn quiet_prints_no_progress_and_help_lists_flags() {
     let home = Home::new();
     assert_eq!(home.run("-q").stderr, "");
-    let mut help = Command::new(common::program()).arg("--help").stdout(Stdio::piped()).spawn().unwrap();
-    let mut text = String::new();
-    help.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-    assert!(help.wait().unwrap().success());
-    for flag in [
-        "--config",
-        "--set",
-        "--store",
-        "--out",
-        "--plan",
-        "--force",
-        "--check",
-        "--json",
-        "--lock-wait",
-        "--label",
-    ] {
-        assert!(text.contains(flag), "{flag}");
-    }
+    let help = home.command("--help").run();
+    insta::assert_snapshot!(help.succeeded(), @"
+    Count the lines of a file
+
+    Usage: tally [OPTIONS]
+
+    Options:
+          --data <FILE>        File to count
+          --before <ARTIFACT>  Artifact of this stage whose count is added
+          --random             Write different bytes on every run
+          --nan                Write NaN into the results
+      -h, --help               Print help
+      -V, --version            Print version
+
+    Common options:
+          --config <FILE>         Read settings from the stage's table in FILE (repeatable; later files
+                                  win)
+          --set <KEY=VALUE>       Set one setting (repeatable; `STAGE.KEY=VALUE` is for that stage only)
+          --store <DIR>           Store artifacts in DIR [env: ASHLAR_STORE=] [default: artifacts]
+          --out <DIR>             Write the artifact to DIR instead of the store
+          --resume-dir <DIR>      With --out, keep the resume state in DIR
+          --plan                  Show whether the stage would run, and why (exit 0: up to date, 10:
+                                  run, 11: resume)
+          --force                 Run even if the artifact exists, and compare the result with it
+          --check                 Run again and compare the bytes with the existing artifact (exit 70 if
+                                  they differ)
+          --json                  Print --plan as JSON
+      -v, --verbose...            Print debug messages (`-vv`: also traces)
+      -q, --quiet                 Print errors only
+          --lock-wait <DURATION>  How long to wait for another process that is making the same artifact
+                                  (`0`, `30s`, `5m`, `forever`) [default: forever]
+          --label <NAME>          Label the artifact, so that `refs/NAME` refers to it
+    ");
+    assert!(home.command("--version").run().succeeded().ends_with(concat!(
+        " ",
+        env!("CARGO_PKG_VERSION"),
+        "\n"
+    )));
     assert!(!home.run("").stderr.contains('\u{1b}'), "no colour outside a terminal");
+}
+
+#[test]
+fn the_last_line_says_what_was_done_and_how_long_it_took() {
+    let home = Home::new();
+    let last = |arguments: &str| {
+        let stderr = filtered(&home.run(arguments).stderr);
+        stderr.lines().next_back().unwrap_or_default().to_owned()
+    };
+    assert_eq!(last(""), "tally: 3 lines in [TIME]");
+    assert_eq!(last(""), "tally: up to date, artifacts/tally/[HASH]-rank8 ([TIME])");
+    assert_eq!(last("--check"), "tally: 3 lines in [TIME]");
+    assert_eq!(last("--out o"), "tally: 3 lines in [TIME]");
+    assert_eq!(last("--out o"), "tally: up to date, o ([TIME])");
+    assert!(last("--plan").starts_with("  "));
 }
 
 #[test]
