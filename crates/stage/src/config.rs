@@ -126,6 +126,10 @@ fn read_file<C: Config>(path: &Path) -> Result<Table> {
         text.replace_range(span, &format!("{number:?}"));
     }
     let Some(table) = stage_table::<C>(path, &text)? else { return Ok(Table::new()) };
+    if !table.get_ref().is_table() {
+        let place = place(path, &text, Some(table.span()));
+        return Err(Error::usage(format!("{place}: `{}` must be a table", C::STAGE)));
+    }
     C::deserialize(toml::de::ValueDeserializer::from(table))
         .map_err(|error| wrong_toml(path, &text, &error))?;
     let mut all: Table = toml::from_str(&text).map_err(|error| wrong_toml(path, &text, &error))?;
