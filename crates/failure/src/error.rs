@@ -144,7 +144,7 @@ impl<E: Failure + Send + Sync + 'static> From<E> for Error {
 /// TRANSITION: for stages that still use `anyhow`; goes away with the last of them.
 impl From<anyhow::Error> for Error {
     fn from(error: anyhow::Error) -> Self {
-        if error.chain().next().is_some_and(|outermost| outermost.is::<Self>()) {
+        if error.chain().next().is_some_and(<dyn StdError>::is::<Self>) {
             return error.downcast().expect("it was just looked at");
         }
         let known = error.chain().find_map(|cause| cause.downcast_ref::<Self>());

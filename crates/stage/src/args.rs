@@ -1,7 +1,6 @@
 //! The flags that every stage has.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use artifact::Wait;
 use clap::Args;
@@ -33,6 +32,7 @@ pub struct MemoryArgs {
 
 /// Flags common to all stages; none of them changes the bytes of an artifact.
 #[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 #[command(next_help_heading = "Common options")]
 pub struct CommonArgs {
     /// Read settings from the stage's table in FILE (repeatable; later files win)
@@ -102,20 +102,14 @@ fn parse_wait(text: &str) -> Result<Wait, String> {
     if text == "forever" {
         return Ok(Wait::Forever);
     }
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err("expected a number with `s`, `m` or `h`, or `forever`".to_owned()),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| "expected a number, such as `30s`, or `forever`".to_owned())?;
-    Ok(Wait::AtMost(Duration::from_secs(number.saturating_mul(factor))))
+    let expected = |error| format!("expected a duration, such as `30s` or `5m`, or `forever`: {error}");
+    humantime::parse_duration(text).map(Wait::AtMost).map_err(expected)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -124,7 +118,7 @@ mod tests {
         for (text, seconds) in [("0", 0), ("30s", 30), ("5m", 300), ("2h", 7200)] {
             assert_eq!(parse_wait(text), Ok(Wait::AtMost(Duration::from_secs(seconds))));
         }
-        for text in ["", "s", "-1", "1d", "soon"] {
+        for text in ["", "s", "-1s", "30", "soon"] {
             assert!(parse_wait(text).is_err(), "{text}");
         }
     }

@@ -282,7 +282,7 @@ impl<C: Config> KeyedRun<C> {
                 return self.finish(store, artifact, None);
             }
         }
-        let (artifact, summary) = self.work(store, existing, &witnesses, body)?;
+        let (artifact, summary) = self.work(store, existing.is_some(), &witnesses, body)?;
         drop(lock);
         self.finish(store, &artifact, Some(summary))
     }
@@ -291,14 +291,14 @@ impl<C: Config> KeyedRun<C> {
     fn work(
         &self,
         store: &Store,
-        existing: Option<Artifact>,
+        exists: bool,
         witnesses: &BTreeMap<String, Witness>,
         body: impl FnOnce(&mut Job, &C) -> Result<()>,
     ) -> Result<(Artifact, String)> {
         let (id, run) = (&self.id, &self.run);
         let workspace = store.workspace(id.stage, &id.key)?;
         let staging = store.stage_new(id.stage)?;
-        let comparing = run.common.check && existing.is_some();
+        let comparing = run.common.check && exists;
         let fresh = comparing.then(tempfile::tempdir).transpose().context("creating a folder for --check")?;
         let resume_dir = if let Some(dir) = &fresh {
             dir.path().to_owned()

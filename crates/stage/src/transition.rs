@@ -45,9 +45,6 @@ pub fn format_error(error: &anyhow::Error) -> String {
     messages.dedup();
     let known = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
     let hints = known.map(Error::hints).unwrap_or_default();
-    format!(
-        "error: {}\n{}",
-        messages.join("\n  caused by: "),
-        hints.iter().map(|hint| format!("hint: {hint}")).collect::<String>()
-    )
+    let hints: Vec<String> = hints.iter().map(|hint| format!("hint: {hint}")).collect();
+    format!("error: {}\n{}", messages.join("\n  caused by: "), hints.join("\n"))
 }

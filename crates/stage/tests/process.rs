@@ -116,7 +116,7 @@ fn failures(home: &Home, code: i32, commands: &[&str]) -> String {
     let mut text = String::new();
     for arguments in commands {
         let stderr = home.run(arguments).failed(code);
-        text += &format!("$ tally {arguments}\n{stderr}");
+        text.extend(["$ tally ", arguments, "\n", &stderr]);
         assert!(home.artifacts().is_empty(), "{arguments}");
         assert_eq!(home.leftovers(), 0, "{arguments}");
     }
