@@ -1,23 +1,24 @@
 //! Runs every case folder in `GOLDEN_DIR` (default `tests/golden`) against its reference.
 //!
-//! A folder with a `config.json` is a model case: logits, loss, greedy tokens, chats. A folder with a
+//! A folder with `config.json` is a model case: logits, loss, greedy tokens, chats. A folder with
 //! `batches.safetensors` is a training case: losses, first gradients, final weights.
 
-#![expect(clippy::print_stdout, reason = "tells what each case found, with --nocapture")]
+#![expect(clippy::print_stdout, reason = "shows the result of each case with --nocapture")]
 
-use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
 use dataset::TextTokenizer;
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 use models::{Input, LoadOptions, Model, TensorFiles};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use tests::{golden_dir, tolerance};
+use testutil::{Sandbox, files, golden, golden_dir, tolerance};
 use tuner::{AdapterSettings, Batch, OptimizerSettings, Trainer};
 
 fn cases_with(file: &str) -> Result<Vec<PathBuf>> {
     let mut folders: Vec<PathBuf> =
         fs_err::read_dir(golden_dir())?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-    // A folder of our own holds cases of both kinds, another one may hold only one.
+    // Another folder than ours may hold only one kind of case.
     folders.retain(|folder| folder.join("expected.json").is_file());
     ensure!(!folders.is_empty(), "`{}` holds no case", golden_dir().display());
     folders.retain(|folder| folder.join(file).is_file());
@@ -38,7 +39,7 @@ fn worst(a: &Array, b: &Array) -> Result<f32> {
     Ok(a.subtract(b)?.abs()?.max(None)?.item_exact())
 }
 
-/// Runs `check` on every case and fails once, with all that went wrong.
+/// Runs `check` on every case, prints its results, and fails with those of all failed cases.
 fn every(folders: &[PathBuf], check: impl Fn(&Path) -> Result<String>) -> Result<()> {
     mlx_ext::init(&mlx_ext::Options::default())?;
     let mut failures = Vec::new();
@@ -54,8 +55,21 @@ fn every(folders: &[PathBuf], check: impl Fn(&Path) -> Result<String>) -> Result
 }
 
 fn load(folder: &Path) -> Result<Model> {
-    let options = LoadOptions { dtype: Some(mlx_rs::Dtype::Float32), unpack: true };
-    Model::load(folder, &options).context("loading")
+    load_as(folder, Dtype::Float32, true)
+}
+
+fn load_as(folder: &Path, dtype: Dtype, unpack: bool) -> Result<Model> {
+    Model::load(folder, &LoadOptions { dtype: Some(dtype), unpack }).context("loading")
+}
+
+/// Returns the logits of rows of tokens, in `f32`.
+fn logits(model: &Model, tokens: &Array) -> Result<Array> {
+    Ok(model.logits(&model.hidden(Input::tokens(tokens))?)?.as_dtype(Dtype::Float32)?)
+}
+
+/// Returns the tokens of a model case, `[B, L]`.
+fn tokens_in(folder: &Path) -> Result<Array> {
+    Ok(TensorFiles::open_file(&folder.join("expected.safetensors"))?.array("input_ids")?)
 }
 
 #[test]
@@ -63,9 +77,7 @@ fn logits_are_those_of_the_reference() -> Result<()> {
     every(&cases_with("config.json")?, |folder| {
         let reference = TensorFiles::open_file(&folder.join("expected.safetensors"))?;
         let model = load(folder)?;
-        let tokens = reference.array("input_ids")?;
-        let logits = model.logits(&model.hidden(Input::tokens(&tokens))?)?;
-        let worst = worst(&logits, &reference.array("logits")?)?;
+        let worst = worst(&logits(&model, &tokens_in(folder)?)?, &reference.array("logits")?)?;
         let quantized = model.config().get("quantization").is_some();
         let allowed = if quantized { tolerance::QUANTIZED_LOGITS } else { tolerance::LOGITS };
         ensure!(worst <= allowed, "logits are off by {worst}, allowed {allowed}");
@@ -77,13 +89,13 @@ fn logits_are_those_of_the_reference() -> Result<()> {
 fn losses_are_those_of_the_reference() -> Result<()> {
     every(&cases_with("config.json")?, |folder| {
         let expected = expected(folder)?;
-        let tokens = TensorFiles::open_file(&folder.join("expected.safetensors"))?.array("input_ids")?;
+        let tokens = tokens_in(folder)?;
         let model = load(folder)?;
-        let logits = model.logits(&model.hidden(Input::tokens(&tokens))?)?;
+        let logits = logits(&model, &tokens)?;
         let scores = logits.subtract(logits.logsumexp_axis(-1, true)?)?.contiguous()?;
         scores.eval()?;
         let (length, vocabulary) = (tokens.dim(1) as usize, model.vocabulary() as usize);
-        // The row goes on with its own first token; a target at `step` (from 1) counts from `offset` to `end`.
+        // The row continues with its own first token; targets at steps (from 1) `offset` to `end` count.
         let (mut sum, mut counted) = (0.0, 0);
         let rows =
             tokens.as_slice::<i32>().chunks(length).zip(scores.as_slice::<f32>().chunks(length * vocabulary));
@@ -95,12 +107,12 @@ fn losses_are_those_of_the_reference() -> Result<()> {
         }
         ensure!(Some(counted) == expected["loss_tokens"].as_u64(), "{counted} targets count");
         let off = (sum / counted as f64 - expected["loss"].as_f64().context("`loss` is missing")?).abs();
-        ensure!(off <= f64::from(tolerance::LOSS), "the loss is off by {off}");
+        ensure!(off <= tolerance::LOSS, "the loss is off by {off}");
         Ok(format!("loss within {off:.1e}"))
     })
 }
 
-/// The first and last counted target of each row, out of the sentence that says them: `[0, 40] and [10, 30]`.
+/// Parses the first and last counted target of each row: `[0, 40] and [10, 30]`.
 fn spans_of(expected: &Value) -> Result<Vec<(usize, usize)>> {
     let text = expected["loss_batch"].as_str().context("`loss_batch` is missing")?;
     let brackets = text.split('[').skip(1).filter_map(|rest| rest.split_once(']'));
@@ -110,13 +122,74 @@ fn spans_of(expected: &Value) -> Result<Vec<(usize, usize)>> {
 
 #[test]
 fn packed_weights_give_the_logits_of_unpacked_ones() -> Result<()> {
-    every(&cases_with("config.json")?, |folder| {
-        let packed = LoadOptions { dtype: Some(mlx_rs::Dtype::Float32), unpack: false };
-        let tokens = TensorFiles::open_file(&folder.join("expected.safetensors"))?.array("input_ids")?;
-        let logits = |model: &Model| model.logits(&model.hidden(Input::tokens(&tokens))?);
-        let worst = worst(&logits(&load(folder)?)?, &logits(&Model::load(folder, &packed)?)?)?;
+    let mut folders = cases_with("config.json")?;
+    folders.retain(|folder| {
+        fs_err::read_to_string(folder.join("config.json")).is_ok_and(|text| text.contains("\"quantization\""))
+    });
+    ensure!(folders.len() >= 4 || std::env::var_os("GOLDEN_DIR").is_some(), "packed cases: {folders:?}");
+    every(&folders, |folder| {
+        let tokens = tokens_in(folder)?;
+        let (plain, packed) = (load(folder)?, load_as(folder, Dtype::Float32, false)?);
+        let worst = worst(&logits(&plain, &tokens)?, &logits(&packed, &tokens)?)?;
         ensure!(worst <= tolerance::QUANTIZED_LOGITS, "logits are off by {worst}");
         Ok(format!("packed within {worst:.1e}"))
+    })
+}
+
+/// The reference computes in `f32`; half precision rounds every intermediate value.
+#[test]
+fn half_precision_stays_near_the_reference() -> Result<()> {
+    every(&cases_with("config.json")?, |folder| {
+        let reference = TensorFiles::open_file(&folder.join("expected.safetensors"))?.array("logits")?;
+        let size = reference.abs()?.max(None)?.item_exact::<f32>();
+        let tokens = tokens_in(folder)?;
+        let mut found = Vec::new();
+        for (dtype, allowed) in
+            [(Dtype::Bfloat16, tolerance::BFLOAT16_LOGITS), (Dtype::Float16, tolerance::FLOAT16_LOGITS)]
+        {
+            let off = worst(&logits(&load_as(folder, dtype, true)?, &tokens)?, &reference)? / size;
+            ensure!(off <= allowed, "{dtype:?}: logits are off by {off} of the largest, allowed {allowed}");
+            found.push(format!("{dtype:?} within {off:.1e}"));
+        }
+        Ok(found.join(", "))
+    })
+}
+
+/// A position sees W tokens per layer with a sliding window of W, so (W − 1) · layers + 1 tokens in all: earlier tokens
+/// change nothing, and the earliest of these does.
+#[test]
+fn a_sliding_window_limits_the_context_exactly() -> Result<()> {
+    const WINDOW: usize = 4;
+    let cases = ["gemma2", "mistral", "phi3", "qwen2", "qwen3"];
+    every(&cases.map(golden), |folder| {
+        let sandbox = Sandbox::new();
+        files::copy_files(folder, sandbox.path());
+        let mut config: Value = serde_json::from_str(&sandbox.read("config.json"))?;
+        let layers = config["num_hidden_layers"].as_u64().context("`num_hidden_layers` is missing")? as usize;
+        config["sliding_window"] = WINDOW.into();
+        config["use_sliding_window"] = true.into();
+        config["layer_types"] = vec!["sliding_attention"; layers].into();
+        sandbox.write("config.json", config.to_string());
+        let (windowed, full) = (load(sandbox.path())?, load(folder)?);
+
+        let context = (WINDOW - 1) * layers + 1;
+        let tokens = tokens_in(folder)?;
+        let row = &tokens.as_slice::<i32>()[..tokens.dim(1) as usize];
+        let cut = &row[row.len() - context..];
+        let mut other = cut.to_vec();
+        other[0] = cut[1];
+        ensure!(row.len() > context && other[0] != cut[0], "the row cannot show it");
+        let last = |model: &Model, row: &[i32]| -> Result<Array> {
+            let logits = logits(model, &Array::from_slice(row, &[1, row.len() as i32]))?;
+            Ok(logits.take_axis(Array::from_int(row.len() as i32 - 1), 1)?)
+        };
+        let off = worst(&last(&windowed, row)?, &last(&windowed, cut)?)?;
+        ensure!(off <= tolerance::LOGITS, "earlier tokens change logits by {off}");
+        let without = worst(&last(&full, row)?, &last(&full, cut)?)?;
+        ensure!(without > 10.0 * tolerance::LOGITS, "without a window they change them by only {without}");
+        let earliest = worst(&last(&windowed, cut)?, &last(&windowed, &other)?)?;
+        ensure!(earliest > 10.0 * off, "the earliest token in the window changes logits by only {earliest}");
+        Ok(format!("window within {off:.1e}, earliest token {earliest:.1e}, no window {without:.1e}"))
     })
 }
 
@@ -127,7 +200,7 @@ fn greedy_tokens_are_those_of_the_reference() -> Result<()> {
         let prompt = tokens_of(&expected["greedy_prompt"]);
         let wanted = tokens_of(&expected["greedy_tokens"]);
         let model = load(folder)?;
-        // Together with prompts of other lengths, so that padding is at work.
+        // In a batch with prompts of other lengths, so that rows are padded.
         let prompts = vec![prompt[3..].to_vec(), prompt.clone(), prompt[..1].to_vec()];
         let options = models::GenerationOptions { max_tokens: wanted.len(), stop: Vec::new(), batch_size: 3 };
         let batched = models::generate(&model, &prompts, &options)?;
@@ -159,7 +232,7 @@ impl Case {
         self.expected[name].as_f64().unwrap_or_default() as f32
     }
 
-    /// The model with the case's initial parameters.
+    /// Returns a trainer with the initial parameters of the case.
     fn trainer(&self) -> Result<Trainer> {
         let name = self.expected["model"].as_str().context("`model` is missing")?;
         let mut model = load(&self.folder.join("..").join(name))?;
@@ -193,7 +266,7 @@ impl Case {
         Ok(self.names.iter().map(|name| stored.array(name)).collect::<models::Result<_>>()?)
     }
 
-    /// mlx-lm's batch `index`: targets at positions offset..=length of each row.
+    /// Returns mlx-lm's batch `index`, with targets at positions offset..=length of each row.
     fn batch(&self, index: usize) -> Result<Batch> {
         let stored = TensorFiles::open_file(&self.folder.join("batches.safetensors"))?;
         let tokens = stored.array(&format!("tokens.{index}"))?;
@@ -239,7 +312,7 @@ fn training_takes_the_steps_of_the_reference() -> Result<()> {
             let report = trainer.step(&[batch], rate, None, (index + 1, &[]))?;
             worst_loss = worst_loss.max((report.mean_loss() - wanted).abs());
         }
-        ensure!(worst_loss <= f64::from(tolerance::LOSS), "a loss is off by {worst_loss}");
+        ensure!(worst_loss <= tolerance::LOSS, "a loss is off by {worst_loss}");
         let mut worst_weight = 0.0_f32;
         for (found, wanted) in trainer.parameters().iter().zip(case.arrays("final.safetensors")?) {
             worst_weight = worst_weight.max(worst(found, &wanted)?);
@@ -250,7 +323,7 @@ fn training_takes_the_steps_of_the_reference() -> Result<()> {
 }
 
 #[test]
-fn the_head_that_makes_its_gradient_ahead_agrees_with_the_plain_one() -> Result<()> {
+fn the_chunked_head_agrees_with_the_plain_one() -> Result<()> {
     every(&cases_with("batches.safetensors")?, |folder| {
         let case = Case::open(folder)?;
         let (fast, mut plain) = (case.trainer()?, case.trainer()?);
@@ -260,7 +333,7 @@ fn the_head_that_makes_its_gradient_ahead_agrees_with_the_plain_one() -> Result<
         for (a, b) in fast.mean_gradients(&batches)?.iter().zip(plain.mean_gradients(&batches)?) {
             off = off.max(worst(a, &b)?);
         }
-        ensure!(off <= 1e-5, "gradients are off by {off}");
+        ensure!(off <= tolerance::HEAD_GRADIENT, "gradients are off by {off}");
         Ok(format!("gradients within {off:.1e}"))
     })
 }

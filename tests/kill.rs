@@ -1,6 +1,6 @@
-//! Training that is killed or interrupted at any moment ends, after a rerun, in the bytes of an unbroken run.
+//! Training that is killed or interrupted at any moment produces, after a rerun, the bytes of an unbroken run.
 //!
-//! `ASHLAR_KILLS` is how often it is killed (default 20), `ASHLAR_SEED` repeats the moments of an earlier run.
+//! `ASHLAR_KILLS` is the number of kills (default 20); `ASHLAR_SEED` repeats the moments of an earlier test run.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
@@ -11,57 +11,61 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use artifact::TreeHash;
 use rustix::process::{Pid, Signal, kill_process};
-use tests::{Place, Ran, run, trees};
+use testutil::{Ran, Sandbox, trees};
 
-/// Longer than any wait in here, even on a busy machine.
+/// Longer than any wait below, even on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// Logged by a run that resumes.
+const RESUMED: &str = "going on after step";
+/// Logged once training is about to start.
+const STARTED: &str = "parameters train";
 
-/// A model, a dataset, and what training on them gives when nobody disturbs it.
-struct Bench {
-    place: Place,
+/// A model, a dataset, and the result of an undisturbed run on them.
+struct Fixture {
+    sandbox: Sandbox,
     model: String,
     dataset: String,
     unbroken: TreeHash,
     duration: Duration,
 }
 
-impl Bench {
+impl Fixture {
     fn new() -> Result<Self> {
-        let place = Place::new()?;
-        let model = place.model("tests/golden/gemma3_text")?;
-        let dataset = place.dataset(&model)?;
-        let store = place.path().join("unbroken");
+        let sandbox = Sandbox::new();
+        let model = sandbox.model("tests/golden/gemma3_text");
+        let dataset = sandbox.dataset(&model);
+        let store = sandbox.join("unbroken");
         let arguments = ["--model", &model, "--dataset", &dataset, "--save-every", "1"];
         let begun = Instant::now();
-        run(&mut place.stage_in(&store, "train", &arguments))?.path()?;
+        sandbox.stage_in(&store, "train", &arguments).run().path();
         let (duration, unbroken) = (begun.elapsed(), only(&store)?);
-        Ok(Self { place, model, dataset, unbroken, duration })
+        Ok(Self { sandbox, model, dataset, unbroken, duration })
     }
 
     fn store(&self, name: &str) -> PathBuf {
-        self.place.path().join("stores").join(name)
+        self.sandbox.join("stores").join(name)
     }
 
-    /// Starts training with its messages in a file.
+    /// Starts training with its stderr in a file.
     fn start(&self, store: &Path, more: &[&str]) -> Result<(Child, PathBuf)> {
         let messages = store.with_extension("stderr");
         fs_err::create_dir_all(store)?;
         let inputs = ["--model", &self.model, "--dataset", &self.dataset];
-        let mut command = self.place.stage_in(store, "train", &[&inputs, more].concat());
-        command.stderr(fs_err::File::create(&messages)?.into_parts().0);
-        Ok((command.spawn()?, messages))
+        let mut train = self.sandbox.stage_in(store, "train", &[&inputs, more].concat());
+        train.command().stderr(fs_err::File::create(&messages)?.into_parts().0);
+        Ok((train.spawn(), messages))
     }
 
-    /// Trains to the end, looking at the store all the time, and compares the result.
+    /// Trains to the end while reading the store, and compares the result.
     fn finish(&self, store: &Path, more: &[&str]) -> Result<Ran> {
         let (mut child, messages) = self.start(store, more)?;
         wait_until(|| {
-            trees(store)?;
+            trees(store);
             Ok(child.try_wait()?.is_some())
         })?;
         let mut ran = Ran::from(child.wait_with_output()?);
         ran.stderr = fs_err::read_to_string(messages)?;
-        ran.path()?;
+        ran.path();
         let tree = only(store)?;
         ensure!(tree == self.unbroken, "tree {tree} instead of {}:\n{}", self.unbroken, ran.stderr);
         Ok(ran)
@@ -70,9 +74,9 @@ impl Bench {
 
 /// Returns the tree hash of the only artifact in a store.
 fn only(store: &Path) -> Result<TreeHash> {
-    let all = trees(store)?;
+    let all = trees(store);
     ensure!(all.len() == 1, "the store holds {all:?}");
-    Ok(*all.values().next().context("there is one")?)
+    Ok(*all.values().next().context("the store is empty")?)
 }
 
 fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
@@ -89,7 +93,7 @@ fn signal(child: &Child, signal: Signal) -> Result<()> {
     Ok(kill_process(pid, signal)?)
 }
 
-/// Tells whether a run left a state to go on from, as long as that is not its first steps' business.
+/// Returns whether an unfinished run saved its resume state of `step`.
 fn has_state(store: &Path, step: usize) -> bool {
     let Ok(keys) = fs_err::read_dir(store.join(".work/train")) else { return false };
     keys.flatten().any(|key| key.path().join(format!("ckpt/state/{step:07}")).is_dir())
@@ -99,7 +103,7 @@ fn has_state(store: &Path, step: usize) -> bool {
 struct Random(u64);
 
 impl Random {
-    /// Starts with `ASHLAR_SEED`, or with any seed.
+    /// Starts with `ASHLAR_SEED`, or with a random seed.
     fn start() -> Result<Self> {
         let seed = match std::env::var("ASHLAR_SEED") {
             Ok(seed) => seed.parse().with_context(|| format!("ASHLAR_SEED={seed}"))?,
@@ -122,29 +126,29 @@ impl Random {
 }
 
 #[test]
-fn killed_at_any_moment_a_rerun_ends_in_the_same_bytes() -> Result<()> {
+fn killed_at_any_moment_a_rerun_produces_the_same_bytes() -> Result<()> {
     let wanted: usize = std::env::var("ASHLAR_KILLS").map_or(Ok(20), |count| count.parse())?;
     let mut random = Random::start()?;
     println!("ASHLAR_SEED={}", random.0);
-    let bench = Bench::new()?;
+    let fixture = Fixture::new()?;
     let (mut kills, mut runs, mut resumed) = (0, 0, 0);
     while kills < wanted {
         runs += 1;
-        let store = bench.store(&format!("run-{runs}"));
+        let store = fixture.store(&format!("run-{runs}"));
         loop {
             let every = (1 + random.below(3)).to_string();
-            let moment = Duration::from_micros(random.below(bench.duration.as_micros() as u64));
-            let (mut child, _) = bench.start(&store, &["--save-every", &every])?;
+            let moment = Duration::from_micros(random.below(fixture.duration.as_micros() as u64));
+            let (mut child, _) = fixture.start(&store, &["--save-every", &every])?;
             let begun = Instant::now();
             while begun.elapsed() < moment && child.try_wait()?.is_none() {
-                trees(&store)?;
+                trees(&store);
                 sleep(moment.saturating_sub(begun.elapsed()).min(Duration::from_millis(5)));
             }
             child.kill()?;
             let ran = Ran::from(child.wait_with_output()?);
-            trees(&store).with_context(|| format!("kill {kills} after {moment:?}"))?;
+            trees(&store);
             if ran.signal != Some(9) {
-                break; // it was done before
+                break; // it had finished
             }
             kills += 1;
             if kills == wanted || random.below(2) == 0 {
@@ -152,63 +156,57 @@ fn killed_at_any_moment_a_rerun_ends_in_the_same_bytes() -> Result<()> {
             }
         }
         let every = (1 + random.below(3)).to_string();
-        let ran = bench.finish(&store, &["--save-every", &every]).with_context(|| format!("run {runs}"))?;
-        resumed += usize::from(ran.stderr.contains("going on after step"));
+        let ran = fixture.finish(&store, &["--save-every", &every]).with_context(|| format!("run {runs}"))?;
+        resumed += usize::from(ran.stderr.contains(RESUMED));
     }
-    println!("{kills} kills in {runs} runs, {resumed} of which went on from a saved state");
-    ensure!(resumed * 4 >= runs, "only {resumed} of {runs} runs went on from a saved state");
+    println!("{kills} kills in {runs} runs, {resumed} of which resumed from a saved state");
+    ensure!(resumed * 4 >= runs, "only {resumed} of {runs} runs resumed from a saved state");
     Ok(())
 }
 
 #[test]
-fn interrupted_training_tells_how_to_go_on_and_goes_on() -> Result<()> {
-    let bench = Bench::new()?;
+fn interrupted_training_says_how_to_resume_and_resumes() -> Result<()> {
+    let fixture = Fixture::new()?;
     for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let store = bench.store(&format!("signal-{code}"));
-        // The state that counts is the one saved on the signal: step 2 is not a multiple of 100.
-        let (child, messages) = bench.start(&store, &["--save-every", "100"])?;
-        wait_until(|| Ok(fs_err::read_to_string(&messages)?.contains("parameters train")))?;
-        sleep(bench.duration / 4);
+        let store = fixture.store(&format!("signal-{code}"));
+        // Only the signal saves a state: no step is a multiple of 100.
+        let (child, messages) = fixture.start(&store, &["--save-every", "100"])?;
+        wait_until(|| Ok(fs_err::read_to_string(&messages)?.contains(STARTED)))?;
+        sleep(fixture.duration / 4);
         signal(&child, number)?;
-        let ran = Ran::from(child.wait_with_output()?);
-        let said = fs_err::read_to_string(&messages)?;
-        ensure!(ran.code == Some(code), "ended with {:?}:\n{said}", ran.code);
-        ensure!(ran.stdout.is_empty() && trees(&store)?.is_empty(), "an unfinished run is published");
-        for part in
-            ["stopping at the next safe point", "saved after step", "run the same command again to go on"]
-        {
-            ensure!(said.contains(part), "`{part}` is not in:\n{said}");
-        }
-        let ran = bench.finish(&store, &[])?;
-        ensure!(ran.stderr.contains("going on after step"), "{}", ran.stderr);
+        let mut ran = Ran::from(child.wait_with_output()?);
+        ran.stderr = fs_err::read_to_string(&messages)?;
+        ran.failed(code);
+        ran.says(&["stopping at the next safe point", "saved after step", "run the same command again"]);
+        ensure!(trees(&store).is_empty(), "an unfinished run is published");
+        fixture.finish(&store, &[])?.says(&[RESUMED]);
     }
     Ok(())
 }
 
 #[test]
-fn second_interrupt_ends_at_once_and_loses_no_saved_step() -> Result<()> {
-    let bench = Bench::new()?;
-    let store = bench.store("twice");
+fn a_second_interrupt_ends_the_process_immediately_and_loses_no_saved_step() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let store = fixture.store("twice");
     // First some steps with a saved state, then one that takes minutes.
-    let (mut child, _) = bench.start(&store, &["--save-every", "1"])?;
+    let (mut child, _) = fixture.start(&store, &["--save-every", "1"])?;
     wait_until(|| Ok(has_state(&store, 2) || child.try_wait()?.is_some()))?;
     child.kill()?;
     child.wait()?;
-    let long = bench.store("long");
-    let (mut child, messages) = bench.start(&long, &["--set", "accumulation=2000"])?;
-    wait_until(|| Ok(fs_err::read_to_string(&messages)?.contains("parameters train")))?;
+    let long = fixture.store("long");
+    let (mut child, messages) = fixture.start(&long, &["--set", "accumulation=2000"])?;
+    wait_until(|| Ok(fs_err::read_to_string(&messages)?.contains(STARTED)))?;
     sleep(Duration::from_millis(300));
     signal(&child, Signal::INT)?;
-    wait_until(|| Ok(fs_err::read_to_string(&messages)?.contains("once more to stop at once")))?;
+    wait_until(|| Ok(fs_err::read_to_string(&messages)?.contains("stopping at the next safe point")))?;
     sleep(Duration::from_millis(300));
-    ensure!(child.try_wait()?.is_none(), "the first one waits for the step to end");
+    ensure!(child.try_wait()?.is_none(), "the first signal waits for the step to end");
     let begun = Instant::now();
     signal(&child, Signal::INT)?;
     let code = child.wait()?.code();
     ensure!(code == Some(130), "ended with {code:?}");
     ensure!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
-    ensure!(trees(&long)?.is_empty(), "an unfinished run is published");
-    let ran = bench.finish(&store, &[])?;
-    ensure!(ran.stderr.contains("going on after step"), "{}", ran.stderr);
+    ensure!(trees(&long).is_empty(), "an unfinished run is published");
+    fixture.finish(&store, &[])?.says(&[RESUMED]);
     Ok(())
 }

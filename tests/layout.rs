@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::{command, root, run};
+use testutil::{Program, workspace_root as root};
 
 /// Stages that do without MLX.
 const PLAIN_STAGES: [&str; 3] = ["prepare-data", "select-best", "report"];
@@ -20,9 +20,8 @@ const UNSAFE_CRATES: [&str; 2] = ["mlx-sys", "mlx-ext"];
 fn packages() -> Result<BTreeMap<String, Value>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["metadata", "--no-deps", "--offline", "--format-version", "1"];
-    let ran = run(command(PathBuf::from(cargo)).args(arguments))?;
-    ensure!(ran.code == Some(0), "{}", ran.stderr);
-    let metadata: Value = serde_json::from_str(&ran.stdout)?;
+    let ran = Program::new(cargo).args(arguments).run();
+    let metadata: Value = serde_json::from_str(ran.succeeded())?;
     let packages = metadata["packages"].as_array().context("no packages")?;
     packages
         .iter()
@@ -172,8 +171,9 @@ fn unsafe_code_stays_in_two_crates() -> Result<()> {
 
 /// The files that belong to the repository; `None` where there is no git, as in an unpacked archive.
 fn tracked() -> Option<Vec<String>> {
-    let ran = run(command("git").args(["ls-files", "-z"])).ok().filter(|ran| ran.code == Some(0))?;
-    Some(ran.stdout.split_terminator('\0').map(str::to_owned).collect())
+    let output = Program::new("git").args(["ls-files", "-z"]).command().output().ok()?;
+    let listed = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    Some(listed.split_terminator('\0').map(str::to_owned).collect())
 }
 
 #[test]

@@ -1,23 +1,23 @@
-//! Memory of preparing and training on many rows: a few bytes a row, whatever the rows hold.
+//! Memory of preparing and training on many rows: a few bytes per row, independent of their content.
 //!
-//! `ASHLAR_ROWS=1000000` (`make million`) runs the whole size; each case takes minutes then.
+//! `ASHLAR_ROWS=1000000` (`make million`) runs the full size, which takes minutes per case.
 
 #![cfg(target_os = "linux")]
 
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use tests::{Place, Ran, command, programs};
+use outputs::{Document as _, Stats};
+use testutil::{Program, Ran, Sandbox};
 
-/// What a million rows may take beyond a few thousand.
+/// Memory that a million rows may need beyond that of a few thousand.
 const BYTES_FOR_A_MILLION: u64 = 300 << 20;
-/// What a program's memory differs by from run to run.
+/// Difference of a program's memory between equal runs.
 const NOISE_BYTES: u64 = 8 << 20;
-/// Rows of the small dataset that the large one is compared with.
+/// Number of rows of the small dataset, the base of the comparison.
 const FEW: usize = 5_000;
 
 fn rows() -> Result<usize> {
@@ -27,14 +27,14 @@ fn rows() -> Result<usize> {
     }
 }
 
-/// A number that looks like chance.
+/// Returns a hash of `seed`.
 fn mixed(seed: usize) -> u64 {
     let mut mixed = (seed as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed ^ (mixed >> 31)
 }
 
-/// Writes rows of some twenty words; every row has a group of at most two, and one of 500 has a double.
+/// Writes rows of about twenty words in groups of two; one row in 500 repeats the text of another.
 fn generate(folder: &Path, rows: usize) -> Result<PathBuf> {
     let path = folder.join(format!("{rows}.jsonl"));
     let mut file = BufWriter::new(fs_err::File::create(&path)?);
@@ -57,10 +57,10 @@ fn generate(folder: &Path, rows: usize) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Runs a program to its end; returns what it printed, its peak of resident memory in bytes, and how long it took.
-fn watched(command: &mut Command) -> Result<(Ran, u64, Duration)> {
+/// Runs a program to its end; returns its outcome, its peak resident memory in bytes, and its duration.
+fn watched(program: &mut Program) -> Result<(Ran, u64, Duration)> {
     let begun = Instant::now();
-    let mut child = command.spawn()?;
+    let mut child = program.spawn();
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     while child.try_wait()?.is_none() {
@@ -72,28 +72,26 @@ fn watched(command: &mut Command) -> Result<(Ran, u64, Duration)> {
     Ok((child.wait_with_output()?.into(), peak << 10, begun.elapsed()))
 }
 
-/// Makes the dataset of `rows` rows and trains two steps on it: the peaks of both programs.
-fn peaks(place: &Place, model: &str, rows: usize, by: &str) -> Result<[u64; 2]> {
-    let data = generate(place.path(), rows)?;
-    let config = place.path().join(format!("{by}.toml"));
+/// Makes a dataset of `rows` rows and trains two steps on it; returns the peak memory of both programs.
+fn peaks(sandbox: &Sandbox, model: &str, rows: usize, by: &str) -> Result<[u64; 2]> {
+    let data = generate(sandbox.path(), rows)?;
     let train = "batch_size = 4\nnum_layers = 1\nkeys = ['self_attn.q_proj']\nwarmup_steps = 0\nsteps = 2";
     let prepare = format!("on_leak = 'drop'\nsplit = {{ by = '{by}' }}");
-    fs_err::write(&config, format!("[prepare-data]\n{prepare}\n[train]\n{train}\n"))?;
+    let settings = format!("[prepare-data]\n{prepare}\n[train]\n{train}\n");
+    let config = sandbox.write(&format!("{by}.toml"), settings);
     let stage = |stage: &str| {
-        let mut command = command(programs().join(stage));
-        command.arg("--config").arg(&config).arg("--store").arg(place.store());
-        command
+        let mut program = Program::built(stage);
+        program.arg("--config").arg(&config).arg("--store").arg(sandbox.store());
+        program
     };
     let mut prepare = stage("prepare-data");
     let (ran, prepared, prepare_time) = watched(prepare.args(["--tokenizer", model, "--data"]).arg(&data))?;
-    let dataset = ran.path()?;
-    let stats = fs_err::read_to_string(dataset.join("data/stats.json"))?;
-    let stats: serde_json::Value = serde_json::from_str(&stats)?;
-    let dropped = stats["leaks"]["dropped_train_rows"]["count"].as_u64();
-    ensure!(dropped > Some(rows as u64 / 20_000), "doubles are found: {dropped:?}");
+    let dataset = ran.path();
+    let dropped = Stats::read(&dataset.join("data").join(Stats::FILE))?.leaks.dropped_train_rows.count;
+    ensure!(dropped > rows as u64 / 20_000, "only {dropped} repeated rows were dropped");
     let mut train = stage("train");
     let (ran, trained, train_time) = watched(train.args(["--model", model, "--dataset"]).arg(&dataset))?;
-    ran.path()?;
+    ran.path();
     let line = format!(
         "{rows} rows by {by}: prepare-data {} MiB in {prepare_time:.1?}, train {} MiB in {train_time:.1?}\n",
         prepared >> 20,
@@ -104,13 +102,13 @@ fn peaks(place: &Place, model: &str, rows: usize, by: &str) -> Result<[u64; 2]> 
     Ok([prepared, trained])
 }
 
-/// Compares many rows with few, split by `by`.
+/// Compares the memory for many rows with that for few, split by `by`.
 fn compare(by: &str) -> Result<()> {
-    let place = Place::new()?;
-    let model = place.model("tests/golden/gemma3_text")?;
+    let sandbox = Sandbox::new();
+    let model = sandbox.model("tests/golden/gemma3_text");
     let many = rows()?;
-    let few = peaks(&place, &model, FEW, by)?;
-    let peaks = peaks(&place, &model, many, by)?;
+    let few = peaks(&sandbox, &model, FEW, by)?;
+    let peaks = peaks(&sandbox, &model, many, by)?;
     let allowed = NOISE_BYTES + BYTES_FOR_A_MILLION * (many - FEW) as u64 / 1_000_000;
     for ((few, many), stage) in few.into_iter().zip(peaks).zip(["prepare-data", "train"]) {
         let more = many.saturating_sub(few);
@@ -120,11 +118,11 @@ fn compare(by: &str) -> Result<()> {
 }
 
 #[test]
-fn memory_grows_by_some_bytes_a_row() -> Result<()> {
+fn memory_grows_by_some_bytes_per_row() -> Result<()> {
     compare("ratio")
 }
 
 #[test]
-fn memory_grows_by_some_bytes_a_row_in_groups_of_two() -> Result<()> {
+fn memory_grows_by_some_bytes_per_row_in_groups_of_two() -> Result<()> {
     compare("group")
 }

@@ -1,69 +1,59 @@
-//! Mixtures and curricula through the programs, and what must not show in the bytes: threads, and rows made ahead.
+//! Mixtures and curricula through the programs; the number of threads and of prefetched rows changes no byte.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::{Place, Ran, command, programs, run, trees};
+use testutil::{Program, Ran, Sandbox, trees};
 
 const TRAIN: &str = "batch_size = 2\naccumulation = 2\ndropout = 0.1\nwarmup_steps = 2\nsteps = 8\nreport_every = 1\n\
     num_layers = 1\nkeys = ['self_attn.q_proj']\ncheckpoint_every = 4";
 
-/// A model, and a dataset of two parts: `short` has 30 rows, `long` has 10.
-struct Bench {
-    place: Place,
+/// A model, and a dataset of two mixture components: `short` with 30 rows, `long` with 10.
+struct Fixture {
+    sandbox: Sandbox,
     model: String,
     dataset: String,
 }
 
-impl Bench {
-    fn new() -> Result<Self> {
-        let place = Place::new()?;
-        let model = place.model("tests/golden/gemma3_text")?;
+impl Fixture {
+    fn new() -> Self {
+        let sandbox = Sandbox::new();
+        let model = sandbox.model("tests/golden/gemma3_text");
         let line = |text: String| format!("{{\"text\":\"{text}\"}}\n");
         let short: String = (0..30).map(|row| line(format!("he kanaka {row}"))).collect();
         let long: String =
             (0..10).map(|row| line(format!("he mau kumu nui o ka aina {row} ").repeat(3))).collect();
-        fs_err::write(place.path().join("short.jsonl"), short)?;
-        fs_err::write(place.path().join("long.jsonl"), long)?;
-        fs_err::write(place.path().join("valid.jsonl"), line("he wahine".into()))?;
-        let settings = "split.by = 'files'\ntrain = ['short.jsonl', 'long.jsonl']\nvalidation = ['valid.jsonl']\n\
+        sandbox.write("short.jsonl", short);
+        sandbox.write("long.jsonl", long);
+        sandbox.write("validation.jsonl", line("he wahine".into()));
+        let settings = "split.by = 'files'\ntrain = ['short.jsonl', 'long.jsonl']\nvalidation = ['validation.jsonl']\n\
             mixture = { short = { files = ['short.jsonl'] }, long = { files = ['long.jsonl'] } }";
-        let config = write(&place, "prepare.toml", &format!("[prepare-data]\n{settings}\n"))?;
-        let data = place.path().to_string_lossy().into_owned();
-        let mut prepare = stage(&place, "prepare-data", &config);
-        let dataset = run(prepare.args(["--tokenizer", &model, "--data", &data]))?.path()?;
-        Ok(Self { dataset: dataset.to_string_lossy().into_owned(), place, model })
+        let dataset = prepared(&sandbox, &model, settings, sandbox.path());
+        Self { sandbox, model, dataset }
     }
 
-    fn train(&self, store: &str, settings: &str, more: &[&str], threads: &str) -> Result<Ran> {
-        let config =
-            write(&self.place, &format!("{store}.toml"), &format!("[train]\n{TRAIN}\n{settings}\n"))?;
-        let mut train = command(programs().join("train"));
-        train.arg("--config").arg(config).arg("--store").arg(self.place.path().join(store)).args(more);
+    fn train(&self, store: &str, settings: &str, more: &[&str], threads: &str) -> Ran {
+        let config = self.sandbox.write(&format!("{store}.toml"), format!("[train]\n{TRAIN}\n{settings}\n"));
+        let mut train = Program::built("train");
+        train.arg("--config").arg(config).arg("--store").arg(self.sandbox.join(store)).args(more);
         train.env("RAYON_NUM_THREADS", threads).args(["--model", &self.model, "--dataset", &self.dataset]);
-        run(&mut train)
+        train.run()
     }
 
-    /// Trains in a store of its own and returns every byte as hashes.
-    fn trained(&self, store: &str, settings: &str, more: &[&str], threads: &str) -> Result<Vec<String>> {
-        self.train(store, settings, more, threads)?.path()?;
-        let trees = trees(&self.place.path().join(store))?;
-        Ok(trees.into_iter().map(|(name, tree)| format!("{name} {tree}")).collect())
+    /// Trains in a separate store and returns the hashes of all bytes in it.
+    fn trained(&self, store: &str, settings: &str, more: &[&str], threads: &str) -> Vec<String> {
+        self.train(store, settings, more, threads).path();
+        let trees = trees(&self.sandbox.join(store));
+        trees.into_iter().map(|(name, tree)| format!("{name} {tree}")).collect()
     }
 
-    fn refused(&self, settings: &str, more: &[&str], code: i32, parts: &[&str]) -> Result<()> {
-        let ran = self.train("refused", settings, more, "2")?;
-        ensure!(
-            ran.code == Some(code) && ran.stdout.is_empty(),
-            "{settings}: {:?}:\n{}",
-            ran.code,
-            ran.stderr
-        );
-        for part in parts {
-            ensure!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
-        }
-        Ok(())
+    /// Trains with settings that must be refused with `code` and a message that contains `words`.
+    #[track_caller]
+    fn refused(&self, settings: &str, more: &[&str], code: i32, words: &[&str]) {
+        let ran = self.train("refused", settings, more, "2");
+        ran.failed(code);
+        ran.says(words);
     }
 
     /// Writes a loss for every training row but the last `lacking`.
@@ -74,48 +64,44 @@ impl Bench {
         let lines: Vec<String> =
             lines.map(|(row, id)| format!("{{\"id\":\"{id}\",\"loss\":{}}}", row * 7 % 40)).collect();
         let text = lines.join("\n") + "\n";
-        Ok(write(&self.place, name, &text)?.to_string_lossy().into_owned())
+        Ok(self.sandbox.write(name, text).to_string_lossy().into_owned())
     }
 }
 
-fn write(place: &Place, name: &str, text: &str) -> Result<PathBuf> {
-    let path = place.path().join(name);
-    fs_err::write(&path, text)?;
-    Ok(path)
-}
-
-fn stage(place: &Place, stage: &str, config: &Path) -> std::process::Command {
-    let mut command = command(programs().join(stage));
-    command.arg("--config").arg(config).arg("--store").arg(place.store());
-    command
+/// Makes a dataset with settings of prepare-data and returns the artifact.
+fn prepared(sandbox: &Sandbox, model: &str, settings: &str, data: &Path) -> String {
+    let config = sandbox.write("prepare.toml", format!("[prepare-data]\n{settings}\n"));
+    let mut prepare = Program::built("prepare-data");
+    prepare.arg("--config").arg(config).arg("--store").arg(sandbox.store());
+    prepare.args(["--tokenizer", model, "--data"]).arg(data).run().path_text()
 }
 
 #[test]
-fn threads_and_rows_made_ahead_change_no_byte() -> Result<()> {
-    let bench = Bench::new()?;
-    let losses = bench.losses("losses.jsonl", 0)?;
+fn threads_and_prefetched_rows_change_no_byte() -> Result<()> {
+    let fixture = Fixture::new();
+    let losses = fixture.losses("losses.jsonl", 0)?;
     let all = "mixture = { short = 1, long = 3 }\npacking = true\ncurriculum = 'loss'\ncurriculum_epochs = 1";
     for (name, settings, more) in [("plain", "", &[][..]), ("all", all, &["--losses", &losses])] {
         let mut found = BTreeMap::new();
         for (threads, prefetch) in [("1", "0"), ("1", "0"), ("2", "1"), ("4", "4"), ("4", "0"), ("1", "4")] {
             let store = format!("{name}-{}", found.len());
             let more = [more, &["--prefetch", prefetch]].concat();
-            let hashes = bench.trained(&store, settings, &more, threads)?;
+            let hashes = fixture.trained(&store, settings, &more, threads);
             ensure!(hashes.len() == 1, "one artifact: {hashes:?}");
             found.insert((found.len(), threads, prefetch), hashes);
         }
-        let first = found.values().next().context("there are runs")?;
+        let first = found.values().next().context("nothing ran")?;
         for (how, hashes) in &found {
-            ensure!(hashes == first, "{name}: {how:?} (run, threads, ahead) differs");
+            ensure!(hashes == first, "{name}: {how:?} (run, threads, prefetched) differs");
         }
     }
     Ok(())
 }
 
 #[test]
-fn weights_and_orders_change_what_is_trained_and_belong_to_the_key() -> Result<()> {
-    let bench = Bench::new()?;
-    let (some, other) = (bench.losses("a.jsonl", 0)?, bench.losses("b.jsonl", 0)?);
+fn weights_and_orders_change_training_and_the_key() -> Result<()> {
+    let fixture = Fixture::new();
+    let (some, other) = (fixture.losses("a.jsonl", 0)?, fixture.losses("b.jsonl", 0)?);
     let lines = fs_err::read_to_string(&other)?;
     fs_err::write(&other, lines.lines().rev().collect::<Vec<_>>().join("\n"))?;
     let mut found = BTreeMap::new();
@@ -128,62 +114,44 @@ fn weights_and_orders_change_what_is_trained_and_belong_to_the_key() -> Result<(
         ("curriculum = 'loss'", &["--losses", &other]),
     ];
     for (settings, more) in orders {
-        let path = bench.train("one", settings, more, "2")?.path()?;
+        let path = fixture.train("one", settings, more, "2").path();
         let metrics = fs_err::read_to_string(path.join("data/metrics.jsonl"))?;
         found.insert(path, metrics);
     }
-    ensure!(found.len() == orders.len(), "every order has a key of its own: {:?}", found.keys());
+    ensure!(found.len() == orders.len(), "two orders share a key: {:?}", found.keys());
     // The same losses in another file give the same order.
-    let different: std::collections::BTreeSet<&String> = found.values().collect();
+    let different: BTreeSet<&String> = found.values().collect();
     ensure!(different.len() == orders.len() - 1, "{} trainings", different.len());
-    let again = bench.train("one", "mixture = { long = 2, short = 1.0 }", &[], "2")?.path()?;
-    ensure!(found.contains_key(&again), "the order of the names is none of the key");
+    let again = fixture.train("one", "mixture = { long = 2, short = 1.0 }", &[], "2").path();
+    ensure!(found.contains_key(&again), "the order of the names changes the key");
     Ok(())
 }
 
 #[test]
-fn what_is_wrong_with_mixtures_and_curricula_is_named() -> Result<()> {
-    let bench = Bench::new()?;
+fn mistakes_in_mixtures_and_curricula_are_named() -> Result<()> {
+    let fixture = Fixture::new();
     let weight = |text: &str| format!("mixture = {{ {text} }}");
-    bench.refused(&weight("short = 1, long = 0"), &[], 2, &["`mixture.long` is 0", "above 0"])?;
-    bench.refused(&weight("short = -2, long = 1"), &[], 2, &["`mixture.short` is -2"])?;
-    bench.refused(&weight("short = 1"), &[], 2, &["no weight for the component `long`", "hint: "])?;
-    bench.refused(
-        &weight("short = 1, lang = 1"),
-        &[],
-        2,
-        &["`mixture.lang` is not a component", "`long`, `short`"],
-    )?;
-    bench.refused("curriculum = 'loss'", &[], 2, &["needs the losses", "--losses"])?;
-    bench.refused("curriculum_epochs = 1", &[], 2, &["`curriculum_epochs` needs a `curriculum`"])?;
-    let losses = bench.losses("lacking.jsonl", 2)?;
-    bench.refused("", &["--losses", &losses], 2, &["curriculum = \"loss\""])?;
-    let parts = ["lacking.jsonl", "2 training rows have no loss in it: `", "hint: "];
-    bench.refused("curriculum = 'loss'", &["--losses", &losses], 65, &parts)?;
+    fixture.refused(&weight("short = 1, long = 0"), &[], 2, &["`mixture.long`", "above 0"]);
+    fixture.refused(&weight("short = -2, long = 1"), &[], 2, &["`mixture.short`", "-2"]);
+    fixture.refused(&weight("short = 1"), &[], 2, &["weight", "`long`", "hint: "]);
+    fixture.refused(&weight("short = 1, lang = 1"), &[], 2, &["`mixture.lang`", "`long`, `short`"]);
+    fixture.refused("curriculum = 'loss'", &[], 2, &["--losses"]);
+    fixture.refused("curriculum_epochs = 1", &[], 2, &["`curriculum_epochs` needs", "`curriculum`"]);
+    let losses = fixture.losses("lacking.jsonl", 2)?;
+    fixture.refused("", &["--losses", &losses], 2, &["curriculum = \"loss\""]);
+    let with_losses = ["--losses", &losses];
+    fixture.refused("curriculum = 'loss'", &with_losses, 65, &["lacking.jsonl", "2 training rows", "hint: "]);
     let double = fs_err::read_to_string(&losses)?.repeat(2);
     fs_err::write(&losses, double)?;
-    bench.refused(
-        "curriculum = 'loss'",
-        &["--losses", &losses],
-        65,
-        &["lacking.jsonl:39", "the id of row 1"],
-    )?;
+    fixture.refused("curriculum = 'loss'", &with_losses, 65, &["lacking.jsonl:39", "row 1"]);
     Ok(())
 }
 
 #[test]
-fn a_dataset_without_parts_cannot_be_mixed() -> Result<()> {
-    let mut bench = Bench::new()?;
-    let config =
-        write(&bench.place, "plain.toml", "[prepare-data]\nsplit = { validation = 0.1, test = 0.0 }\n")?;
-    let data = bench.place.path().join("short.jsonl");
-    let mut prepare = stage(&bench.place, "prepare-data", &config);
-    let made = run(prepare.args(["--tokenizer", &bench.model, "--data"]).arg(data))?.path()?;
-    bench.dataset = made.to_string_lossy().into_owned();
-    bench.refused(
-        "mixture = { short = 1 }",
-        &[],
-        2,
-        &["`mixture` needs a dataset with parts", "prepare-data"],
-    )
+fn a_dataset_without_components_cannot_be_mixed() {
+    let mut fixture = Fixture::new();
+    let data = fixture.sandbox.join("short.jsonl");
+    let settings = "split = { validation = 0.1, test = 0.0 }";
+    fixture.dataset = prepared(&fixture.sandbox, &fixture.model, settings, &data);
+    fixture.refused("mixture = { short = 1 }", &[], 2, &["`mixture` needs a dataset with", "prepare-data"]);
 }

@@ -1,4 +1,4 @@
-//! `make pipeline` as a user runs it, on real rows and the demo model, few of both: what runs, and what does not.
+//! `make pipeline` as a user runs it, on a few real rows and the demo model: which stages run, and which do not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -6,58 +6,55 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
-use tests::{Ran, command, copy, programs, remove, root, run, tolerance, trees};
+use outputs::{Document, FusionCost, STAGES, Scores};
+use testutil::files::{copy, remove};
+use testutil::{Program, Ran, SMALL_SETTINGS, built_programs, tolerance, trees, workspace_root};
 
-const STAGES: [&str; 8] =
-    ["import-model", "prepare-data", "train", "validate", "select-best", "fuse", "evaluate", "report"];
-
-/// A folder with the parts of the repository that `make pipeline` reads; the programs are those of the test build.
+/// A folder with the files of the repository that `make pipeline` reads; the programs are those of the test build.
 struct Checkout {
     folder: PathBuf,
 }
 
 impl Checkout {
-    /// Starts anew in a folder of this name below `target/tmp`.
+    /// Empties a folder of this name below `target/tmp`.
     fn new(name: &str) -> Result<Self> {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pipeline").join(name);
-        remove(&folder)?;
+        remove(&folder);
         fs_err::create_dir_all(&folder)?;
         Ok(Self { folder })
     }
 
-    /// A checkout with a finished pipeline, a copy for each test; the first one that asks runs it.
+    /// Returns a copy of a checkout with a finished pipeline; the first call runs the pipeline.
     fn finished(name: &str) -> Result<Self> {
         static FINISHED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
         let finished = FINISHED.get_or_init(|| {
             let checkout = Self::new("finished").map_err(|error| format!("{error:#}"))?;
-            let begun = checkout.fill().and_then(|()| checkout.make("pipeline", ""));
-            let ran = begun.map_err(|error| format!("{error:#}"))?;
+            checkout.fill().map_err(|error| format!("{error:#}"))?;
+            let ran = checkout.make("pipeline", "");
             let kept = fs_err::write(checkout.folder.join("stdout"), &ran.stdout);
             kept.map_err(|error| error.to_string())?;
             if ran.code == Some(0) { Ok(checkout.folder) } else { Err(ran.stderr) }
         });
         let finished = finished.as_ref().map_err(|error| anyhow::anyhow!("make pipeline: {error}"))?;
         let checkout = Self::new(name)?;
-        copy(&finished.join("."), &checkout.folder)?;
+        copy(&finished.join("."), &checkout.folder);
         Ok(checkout)
     }
 
     fn fill(&self) -> Result<()> {
         fs_err::create_dir_all(self.folder.join("data/models"))?;
         for name in ["Makefile", "pipelines", "data/haw-eng", "data/models/demo"] {
-            copy(&root().join(name), &self.folder.join(name))?;
+            copy(&workspace_root().join(name), &self.folder.join(name));
         }
-        fs_err::copy(root().join("tests/fixtures/small.toml"), self.folder.join("pipelines/small.toml"))?;
+        fs_err::copy(workspace_root().join(SMALL_SETTINGS), self.folder.join("pipelines/small.toml"))?;
         Ok(())
     }
 
-    /// Runs make with `SET=set`; `small.toml` stands for the pipeline's settings.
-    fn make(&self, target: &str, set: &str) -> Result<Ran> {
-        let mut make = command("make");
-        make.current_dir(&self.folder).arg(target).arg(format!("BIN={}", programs().display()));
-        make.args(["PIPELINE=small", "DATA=data/haw-eng"]).arg(format!("SET={set}"));
-        run(&mut make)
+    /// Runs make with `SET=set` and `small.toml` as the settings of the pipeline.
+    fn make(&self, target: &str, set: &str) -> Ran {
+        let mut make = Program::new("make");
+        make.current_dir(&self.folder).arg(target).arg(format!("BIN={}", built_programs().display()));
+        make.args(["PIPELINE=small", "DATA=data/haw-eng"]).arg(format!("SET={set}")).run()
     }
 
     fn store(&self) -> PathBuf {
@@ -66,16 +63,15 @@ impl Checkout {
 
     /// Runs `make pipeline` and returns the stages that published something.
     fn stages_that_run(&self, set: &str) -> Result<BTreeSet<String>> {
-        let before = trees(&self.store())?;
-        let ran = self.make("pipeline", set)?;
-        ensure!(ran.code == Some(0), "{}", ran.stderr);
-        let after = trees(&self.store())?;
+        let before = trees(&self.store());
+        self.make("pipeline", set).succeeded();
+        let after = trees(&self.store());
         ensure!(before.iter().all(|(name, tree)| after.get(name) == Some(tree)), "an artifact changed");
         let new = after.keys().filter(|name| !before.contains_key(*name));
         Ok(new.filter_map(|name| Some(name.split_once('/')?.0.to_owned())).collect())
     }
 
-    /// Returns every file of artifacts and pointers with the time of its last change.
+    /// Returns the modification time of every file of artifacts and pointers.
     fn times(&self) -> Result<BTreeMap<PathBuf, SystemTime>> {
         let mut found = BTreeMap::new();
         for name in ["artifacts", "build"] {
@@ -84,13 +80,11 @@ impl Checkout {
         Ok(found)
     }
 
-    /// Reads a JSON file of the artifact that the pointer of a stage names.
-    fn json(&self, stage: &str, file: &str) -> Result<Value> {
-        let pointer = self.folder.join("build/small/demo").join(format!("{stage}.path"));
+    /// Reads a file of the artifact that the pointer of its stage names.
+    fn read<D: Document>(&self) -> Result<D> {
+        let pointer = self.folder.join("build/small/demo").join(format!("{}.path", D::STAGE));
         let artifact = fs_err::read_to_string(pointer)?;
-        Ok(serde_json::from_str(&fs_err::read_to_string(
-            self.folder.join(artifact.trim_end()).join("data").join(file),
-        )?)?)
+        Ok(D::read(&self.folder.join(artifact.trim_end()).join("data").join(D::FILE))?)
     }
 }
 
@@ -99,7 +93,7 @@ fn times(folder: &Path, found: &mut BTreeMap<PathBuf, SystemTime>) -> Result<()>
         let entry = entry?;
         let path = entry.path();
         if entry.file_type()?.is_dir() {
-            // Locks and remembered hashes are the store's own business.
+            // Locks and remembered hashes may change.
             if !entry.file_name().to_string_lossy().starts_with('.') {
                 times(&path, found)?;
             }
@@ -125,44 +119,41 @@ fn the_whole_chain_ends_with_scores_and_the_path_of_the_report() -> Result<()> {
     for part in ["base", "fused", "Perplexity", "chrF"] {
         ensure!(stdout.contains(part), "`{part}` is not in the summary:\n{stdout}");
     }
-    let made: BTreeSet<String> = trees(&checkout.store())?
-        .keys()
-        .filter_map(|name| Some(name.split_once('/')?.0.to_owned()))
-        .collect();
+    let made = trees(&checkout.store());
     for stage in STAGES {
-        ensure!(made.contains(stage), "`{stage}` made nothing");
+        let prefix = format!("{}/", stage.name);
+        ensure!(made.keys().any(|name| name.starts_with(&prefix)), "`{}` made nothing", stage.name);
     }
     Ok(())
 }
 
 #[test]
-fn the_fused_model_is_clearly_better_and_the_same_as_its_adapter() -> Result<()> {
+fn the_fused_model_is_clearly_better_and_equals_its_adapter() -> Result<()> {
     let checkout = Checkout::finished("better")?;
-    let scores = checkout.json("evaluate", "metrics.json")?;
-    let perplexity = |model: &str| scores["models"][model]["perplexity"].as_f64().unwrap_or(f64::NAN);
+    let scores: Scores = checkout.read()?;
+    let perplexity = |model: &str| scores.models[model].perplexity;
     let (base, fused) = (perplexity("base"), perplexity("fused"));
     ensure!(fused < 0.9 * base, "test perplexity {fused} of the fused model, {base} of the base");
-    let fusion = checkout.json("fuse", "fuse.json")?;
-    let off = fusion["max_logit_difference"].as_f64().unwrap_or(f64::NAN);
+    let off = checkout.read::<FusionCost>()?.max_logit_difference;
     ensure!(off < f64::from(tolerance::LOGITS), "fused logits are off by {off}");
     Ok(())
 }
 
 #[test]
-fn again_nothing_runs_in_under_a_second() -> Result<()> {
+fn a_second_run_does_nothing_in_under_a_second() -> Result<()> {
     let checkout = Checkout::finished("again")?;
     let before = checkout.times()?;
     let mut fastest = Duration::MAX;
-    // Others may be at work on this machine: the best of a few.
+    // The best of five, since the machine may be busy.
     for _ in 0..5 {
         let begun = Instant::now();
         ensure!(checkout.stages_that_run("")? == set([]), "something ran");
         fastest = fastest.min(begun.elapsed());
     }
     ensure!(checkout.times()? == before, "files were written");
-    ensure!(fastest < Duration::from_secs(1), "finding nothing to do took {fastest:?}");
-    let plan = checkout.make("plan", "")?;
-    ensure!(plan.code == Some(0) && !plan.stdout.contains("would"), "{}", plan.stdout);
+    ensure!(fastest < Duration::from_secs(1), "it took {fastest:?}");
+    let plan = checkout.make("plan", "");
+    ensure!(!plan.succeeded().contains("would"), "{}", plan.stdout);
     Ok(())
 }
 
@@ -176,7 +167,7 @@ fn touched_and_rewritten_inputs_run_nothing() -> Result<()> {
     }
     ensure!(inputs.len() > 10, "only {} inputs", inputs.len());
     for input in inputs.keys() {
-        // Another file of the same content, and of another time.
+        // A new file with the same content and another time.
         let bytes = fs_err::read(input)?;
         fs_err::remove_file(input)?;
         fs_err::write(input, bytes)?;
@@ -189,22 +180,23 @@ fn touched_and_rewritten_inputs_run_nothing() -> Result<()> {
 #[test]
 fn a_changed_learning_rate_runs_train_and_all_after_it() -> Result<()> {
     let checkout = Checkout::finished("rate")?;
-    let plan = checkout.make("plan", "train.learning_rate=1e-3")?;
+    let plan = checkout.make("plan", "train.learning_rate=1e-3");
     for line in ["import-model: hit", "prepare-data: hit", "train: would run", "validate: waits for train"] {
         ensure!(plan.stdout.contains(line), "`{line}` is not in:\n{}", plan.stdout);
     }
     ensure!(plan.stdout.contains("learning_rate"), "the plan does not say why:\n{}", plan.stdout);
     let all = checkout.stages_that_run("train.learning_rate=1e-3")?;
-    let expected = [&STAGES[2..], &["validate-checkpoint"]].concat();
-    ensure!(all == expected.into_iter().map(str::to_owned).collect(), "these ran: {all:?}");
-    ensure!(checkout.stages_that_run("")? == set([]), "the first result is still there");
+    let mut expected: BTreeSet<String> = STAGES[2..].iter().map(|stage| stage.name.to_owned()).collect();
+    expected.insert("validate-checkpoint".to_owned());
+    ensure!(all == expected, "these ran: {all:?}");
+    ensure!(checkout.stages_that_run("")? == set([]), "the first result was lost");
     Ok(())
 }
 
 #[test]
-fn a_changed_setting_that_leaves_the_bytes_the_same_runs_nothing_after_its_stage() -> Result<()> {
+fn a_changed_setting_that_changes_no_byte_runs_only_its_stage() -> Result<()> {
     let checkout = Checkout::finished("cutoff")?;
-    // No row is that long.
+    // No row is longer than either limit.
     for changed in ["prepare-data.max_tokens=1000", "prepare-data.leak.words=40"] {
         let ran = checkout.stages_that_run(changed)?;
         ensure!(ran == set(["prepare-data"]), "with {changed} these ran: {ran:?}");
@@ -213,39 +205,38 @@ fn a_changed_setting_that_leaves_the_bytes_the_same_runs_nothing_after_its_stage
 }
 
 #[test]
-fn a_longer_run_scores_only_new_checkpoints_again() -> Result<()> {
+fn a_longer_run_scores_only_new_checkpoints() -> Result<()> {
     let checkout = Checkout::finished("longer")?;
-    let before = trees(&checkout.store())?;
+    let before = trees(&checkout.store());
     checkout.stages_that_run("train.steps=18 train.schedule=constant train.warmup_steps=0")?;
-    let after = trees(&checkout.store())?;
+    let after = trees(&checkout.store());
     let units = |trees: &BTreeMap<String, _>| {
         trees.keys().filter(|name| name.starts_with("validate-checkpoint/")).count()
     };
-    // The base model is the same; the three checkpoints are not.
+    // The base model is scored once; the three checkpoints are new.
     ensure!((units(&before), units(&after)) == (3, 6), "{} and {} units", units(&before), units(&after));
     Ok(())
 }
 
 #[test]
-fn one_target_makes_what_it_needs_and_no_more() -> Result<()> {
+fn a_target_makes_only_what_it_needs() -> Result<()> {
     let checkout = Checkout::new("one")?;
     checkout.fill()?;
-    let plan = checkout.make("plan", "")?;
+    let plan = checkout.make("plan", "");
     ensure!(plan.stdout.contains("import-model: would run"), "{}", plan.stdout);
     ensure!(plan.stdout.contains("report: waits for import-model"), "{}", plan.stdout);
-    ensure!(trees(&checkout.store())?.is_empty(), "a plan made something");
-    let ran = checkout.make("prepare-data", "")?;
-    ensure!(ran.code == Some(0), "{}", ran.stderr);
-    let made: Vec<String> = trees(&checkout.store())?.into_keys().collect();
+    ensure!(trees(&checkout.store()).is_empty(), "a plan made something");
+    checkout.make("prepare-data", "").succeeded();
+    let made: Vec<String> = trees(&checkout.store()).into_keys().collect();
     ensure!(made.len() == 2 && made[1].starts_with("prepare-data/"), "{made:?}");
     Ok(())
 }
 
 #[test]
-fn a_failed_stage_fails_make_and_leaves_its_pointer_as_it_was() -> Result<()> {
+fn a_failed_stage_fails_make_and_keeps_its_pointer() -> Result<()> {
     let checkout = Checkout::finished("failed")?;
     let before = checkout.times()?;
-    let ran = checkout.make("pipeline", "train.learning_rat=1e-3")?;
+    let ran = checkout.make("pipeline", "train.learning_rat=1e-3");
     ensure!(ran.code == Some(2), "make ended with {:?}", ran.code);
     ensure!(ran.stderr.contains("did you mean `learning_rate`?"), "{}", ran.stderr);
     ensure!(checkout.times()? == before, "something was written");

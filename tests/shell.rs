@@ -1,18 +1,16 @@
 //! Stages in a plain shell, without make: stdout is the path and nothing else, with a store and without one.
 
 use anyhow::{Result, ensure};
-use tests::{Place, Ran, command, programs, root, run};
-
-const STAGES: [&str; 8] =
-    ["import-model", "prepare-data", "train", "validate", "select-best", "fuse", "evaluate", "report"];
+use outputs::STAGES;
+use testutil::{Program, Ran, SMALL_SETTINGS, Sandbox, built_programs, workspace_root};
 
 /// Runs a script with the programs in its `PATH`; `$root` is the repository, `$settings` the flags for small runs.
-fn shell(place: &Place, script: &str) -> Result<Ran> {
-    let path = format!("{}:{}", programs().display(), std::env::var("PATH")?);
-    let settings = format!("--config {}", root().join("tests/fixtures/small.toml").display());
-    let mut shell = command("/bin/sh");
-    shell.current_dir(place.path()).env("PATH", path).env("root", root()).env("settings", settings);
-    run(shell.arg("-euc").arg(script))
+fn shell(sandbox: &Sandbox, script: &str) -> Result<Ran> {
+    let path = format!("{}:{}", built_programs().display(), std::env::var("PATH")?);
+    let settings = format!("--config {}", workspace_root().join(SMALL_SETTINGS).display());
+    let mut shell = sandbox.program("/bin/sh");
+    shell.env("PATH", path).env("root", workspace_root()).env("settings", settings);
+    Ok(shell.arg("-euc").arg(script).run())
 }
 
 const CHAIN: &str = r#"
@@ -31,7 +29,7 @@ const CHAIN: &str = r#"
     done
 "#;
 
-/// Every stage writes to a folder of its own and reads those of others.
+/// Every stage writes to its own folder and reads those of others.
 const FOLDERS: &str = r#"
     i="$settings"
     import-model $i --model-dir "$root/data/models/demo" --out import-model
@@ -46,53 +44,44 @@ const FOLDERS: &str = r#"
 "#;
 
 #[test]
-fn paths_go_from_stage_to_stage_and_folders_hold_what_the_store_does() -> Result<()> {
-    let place = Place::new()?;
-    let chained = shell(&place, CHAIN)?;
-    ensure!(chained.code == Some(0), "{}\n{}", chained.stdout, chained.stderr);
-    let paths: Vec<&str> = chained.stdout.lines().collect();
-    ensure!(paths.len() == STAGES.len(), "more than paths was printed:\n{}", chained.stdout);
-    for (path, stage) in paths.iter().zip(STAGES) {
+fn paths_pass_from_stage_to_stage_and_folders_equal_the_store() -> Result<()> {
+    let names = STAGES.map(|stage| stage.name);
+    let sandbox = Sandbox::new();
+    let chained = shell(&sandbox, CHAIN)?;
+    let paths: Vec<&str> = chained.succeeded().lines().collect();
+    ensure!(paths.len() == names.len(), "more than paths was printed:\n{}", chained.stdout);
+    for (path, stage) in paths.iter().zip(names) {
         ensure!(path.starts_with(&format!("artifacts/{stage}/")), "`{path}` is not of `{stage}`");
     }
-    ensure!(!chained.stderr.is_empty(), "what people should see goes to stderr");
+    ensure!(!chained.stderr.is_empty(), "messages for people belong on stderr");
 
-    let bare = Place::new()?;
+    let bare = Sandbox::new();
     let folders = shell(&bare, FOLDERS)?;
-    ensure!(folders.code == Some(0), "{}\n{}", folders.stdout, folders.stderr);
-    ensure!(folders.stdout.lines().eq(STAGES), "each stage prints its folder:\n{}", folders.stdout);
-    for (path, stage) in paths.iter().zip(STAGES) {
+    ensure!(folders.succeeded().lines().eq(names), "each stage prints its folder:\n{}", folders.stdout);
+    for (path, stage) in paths.iter().zip(names) {
         for name in ["SHA256SUMS", "manifest.json"] {
-            let stored = fs_err::read_to_string(place.path().join(path).join(name))?;
-            let written = fs_err::read_to_string(bare.path().join(stage).join(name))?;
+            let stored = sandbox.read(format!("{path}/{name}"));
+            let written = bare.read(format!("{stage}/{name}"));
             ensure!(stored == written, "`{name}` of `{stage}` differs:\n{stored}\n{written}");
         }
         let sums = "cd \"$0/data\" && sha256sum --check --quiet ../SHA256SUMS";
-        let checked = run(command("/bin/sh").current_dir(bare.path()).args(["-c", sums, stage]))?;
-        ensure!(checked.code == Some(0), "`{stage}`: {}{}", checked.stdout, checked.stderr);
+        bare.program("/bin/sh").args(["-c", sums, stage]).run().succeeded();
     }
-    let mut names: Vec<String> = fs_err::read_dir(bare.path())?
+    let mut found: Vec<String> = fs_err::read_dir(bare.path())?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<Result<_>>()?;
-    names.sort();
-    let mut expected = STAGES.map(str::to_owned);
-    expected.sort();
-    ensure!(names == expected, "beside the folders there is: {names:?}");
+    found.sort();
+    let mut expected = names;
+    expected.sort_unstable();
+    ensure!(found == expected, "stages left more than their folders: {found:?}");
     Ok(())
 }
 
 #[test]
-fn help_goes_to_stdout_and_mistakes_go_to_stderr() -> Result<()> {
-    let place = Place::new()?;
+fn usage_errors_go_to_stderr() {
     for stage in STAGES {
-        let help = run(&mut place.stage(stage, &["--help"]))?;
-        ensure!(help.code == Some(0) && help.stderr.is_empty(), "`{stage} --help`: {}", help.stderr);
-        for part in ["Usage:", "--config", "--set", "--store", "--out", "--plan"] {
-            ensure!(help.stdout.contains(part), "`{stage} --help` does not speak of `{part}`");
-        }
-        let wrong = run(&mut place.stage(stage, &["--no-such-flag"]))?;
-        ensure!(wrong.code == Some(2) && wrong.stdout.is_empty(), "`{stage}`: {}", wrong.stderr);
-        ensure!(wrong.stderr.contains("--no-such-flag"), "`{stage}`: {}", wrong.stderr);
+        let ran = Program::built(stage.name).arg("--no-such-flag").run();
+        ran.failed(2);
+        ran.says(&["--no-such-flag"]);
     }
-    Ok(())
 }

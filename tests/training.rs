@@ -1,26 +1,28 @@
-//! What training promises to those who run the program: longer runs go on from shorter ones, trust weighs rows, the log
-//! says what happened and what is left to go back to.
+//! Training through the program: longer runs resume from shorter ones, trust weighs rows, and errors say what was saved.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use artifact::{Artifact, Level};
+use outputs::{Line as _, MetricsLine, TrainLine};
 use serde_json::Value;
-use tests::{Place, Ran, run, trees};
+use testutil::{Program, Ran, Sandbox, tolerance, trees};
 
-/// A model with a head of its own, and rows of trusted and distrusted sources.
-struct Bench {
-    place: Place,
+/// A model with an untied head, and rows of trusted and distrusted sources.
+struct Fixture {
+    sandbox: Sandbox,
     dataset: String,
 }
 
-/// (authority, entropy) of the rows, in turn; one row in four has neither.
+/// Authority and entropy of the rows, in turn; one row in four has neither.
 const SOURCES: [Option<(f64, f64)>; 4] = [Some((0.05, 7.5)), Some((0.5, 5.0)), None, Some((0.9, 1.0))];
 const MODEL: &str = "tests/golden/llama";
+/// Logged by a run that resumes.
+const RESUMED: &str = "going on";
 
-impl Bench {
-    fn new() -> Result<Self> {
-        let place = Place::new()?;
+impl Fixture {
+    fn new() -> Self {
+        let sandbox = Sandbox::new();
         let mut text = String::new();
         for row in 0..40_usize {
             let long = "so ".repeat(row % 5);
@@ -35,149 +37,141 @@ impl Bench {
             text += &line.to_string();
             text.push('\n');
         }
-        let rows = place.path().join("rows.jsonl");
-        fs_err::write(&rows, text)?;
-        let mut command = tests::command(tests::programs().join("prepare-data"));
-        command.args(["--tokenizer", MODEL, "--set", "max_tokens=96", "--data"]).arg(&rows);
-        command.arg("--store").arg(place.store());
-        let dataset = run(&mut command)?.path()?.to_string_lossy().into_owned();
-        Ok(Self { place, dataset })
+        sandbox.write("rows.jsonl", text);
+        let dataset = prepared(&sandbox);
+        Self { sandbox, dataset }
     }
 
-    /// Trains in a store of its own name, with settings and then flags.
-    fn train(&self, store: &str, settings: &[&str], flags: &[&str]) -> Result<Ran> {
-        let mut command = tests::command(tests::programs().join("train"));
-        command
-            .args(["--model", MODEL, "--dataset", &self.dataset, "--store"])
-            .arg(self.place.path().join(store));
-        for setting in
-            ["rank=2", "batch_size=2", "learning_rate=5e-3", "report_every=5"].iter().chain(settings)
-        {
-            command.args(["--set", setting]);
+    /// Trains in the store of that name.
+    fn train(&self, store: &str, settings: &[&str], flags: &[&str]) -> Ran {
+        let mut train = Program::built("train");
+        train.args(["--model", MODEL, "--dataset", &self.dataset, "--store"]).arg(self.sandbox.join(store));
+        let common = ["rank=2", "batch_size=2", "learning_rate=5e-3", "report_every=5"];
+        for setting in common.iter().chain(settings) {
+            train.args(["--set", setting]);
         }
-        run(command.args(flags))
+        train.args(flags).run()
     }
 
     fn tree(&self, store: &str, artifact: &Path) -> Result<String> {
         let name = format!("train/{}", artifact.file_name().context("a name")?.to_string_lossy());
-        let all = trees(&self.place.path().join(store))?;
+        let all = trees(&self.sandbox.join(store));
         Ok(all.get(&name).with_context(|| format!("`{name}` is not in {all:?}"))?.to_string())
     }
 }
 
-fn metrics(artifact: &Path) -> Result<Vec<Value>> {
-    let text = fs_err::read_to_string(artifact.join("data/metrics.jsonl"))?;
-    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+/// Makes a dataset of `rows.jsonl` in the sandbox and returns the artifact.
+fn prepared(sandbox: &Sandbox) -> String {
+    let mut prepare = Program::built("prepare-data");
+    prepare.args(["--tokenizer", MODEL, "--set", "max_tokens=96", "--data"]).arg(sandbox.join("rows.jsonl"));
+    prepare.arg("--store").arg(sandbox.store()).run().path_text()
 }
 
-/// The bytes of the last checkpoint's weights.
+/// Returns the training lines of the metrics of a run without validation.
+fn metrics(artifact: &Path) -> Result<Vec<TrainLine>> {
+    let path = artifact.join("data").join(MetricsLine::FILE);
+    MetricsLine::read(&path)?
+        .map(|line| match line? {
+            MetricsLine::Train(line) => Ok(line),
+            MetricsLine::Validation(line) => anyhow::bail!("a validation: {line:?}"),
+        })
+        .collect()
+}
+
+/// Returns the bytes of the weights of a checkpoint.
 fn weights(artifact: &Path, step: usize) -> Result<Vec<u8>> {
     let folder = artifact.join(format!("data/checkpoints/{step:07}/adapters"));
     Ok(fs_err::read(folder.join("adapters.safetensors"))?)
 }
 
-fn said(ran: &Ran, part: &str) -> Result<()> {
-    ensure!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
-    Ok(())
-}
-
 #[test]
-fn a_longer_run_trains_only_what_is_left_and_ends_in_the_bytes_of_an_unbroken_one() -> Result<()> {
-    let bench = Bench::new()?;
+fn a_longer_run_takes_only_the_remaining_steps_and_has_the_bytes_of_an_unbroken_one() -> Result<()> {
+    let fixture = Fixture::new();
     let settings =
         ["schedule=constant", "dropout=0.1", "accumulation=2", "checkpoint_every=10", "validation_every=5"];
     let with = |steps| [&settings[..], &[steps]].concat();
-    let unbroken = bench.train("at once", &with("steps=40"), &[])?;
-    ensure!(!unbroken.stderr.contains("going on"), "{}", unbroken.stderr);
-    let short = bench.train("in two", &with("steps=20"), &[])?.path()?;
-    let plan = bench.train("in two", &with("steps=40"), &["--plan"])?;
+    let unbroken = fixture.train("unbroken", &with("steps=40"), &[]);
+    ensure!(!unbroken.stderr.contains(RESUMED), "{}", unbroken.stderr);
+    let short = fixture.train("reused", &with("steps=20"), &[]).path();
+    let plan = fixture.train("reused", &with("steps=40"), &["--plan"]);
     ensure!(plan.code == Some(10), "{plan:?}");
-    said(&plan, "goes on from a published run of 20 steps: 20 are left")?;
-    let longer = bench.train("in two", &with("steps=40"), &[])?;
-    said(&longer, "going on after step 20 of 40")?;
-    let (longer, unbroken) = (longer.path()?, unbroken.path()?);
-    ensure!(bench.tree("at once", &unbroken)? == bench.tree("in two", &longer)?, "other bytes");
-    // Only the steps that were left were taken, and the shorter run is still what it was.
+    plan.says(&["a published run of 20 steps", "20 are left"]);
+    let longer = fixture.train("reused", &with("steps=40"), &[]);
+    longer.says(&[RESUMED, "after step 20 of 40"]);
+    let (longer, unbroken) = (longer.path(), unbroken.path());
+    ensure!(fixture.tree("unbroken", &unbroken)? == fixture.tree("reused", &longer)?, "other bytes");
+    // Only the remaining steps were taken, and the shorter run is unchanged.
     let timing = fs_err::read_to_string(longer.join("telemetry/timing.jsonl"))?;
-    let first: Value = serde_json::from_str(timing.lines().next().context("a line")?)?;
+    let first: Value = serde_json::from_str(timing.lines().next().context("no line")?)?;
     ensure!(first["step"] == 25, "{first}");
     Artifact::open_with(&short, Level::Hash)?;
     Ok(())
 }
 
 #[test]
-fn nothing_is_taken_from_a_run_whose_schedule_depends_on_its_length() -> Result<()> {
-    let bench = Bench::new()?;
+fn a_run_whose_schedule_depends_on_its_length_is_not_reused() {
+    let fixture = Fixture::new();
     let settings = ["schedule=cosine", "checkpoint_every=10"];
     let with = |steps| [&settings[..], &[steps]].concat();
-    bench.train("store", &with("steps=20"), &[])?.path()?;
-    let plan = bench.train("store", &with("steps=40"), &["--plan"])?;
-    said(&plan, "depends on the length of the run: nothing of it is used")?;
-    let ran = bench.train("store", &with("steps=40"), &[])?;
-    ran.path()?;
-    ensure!(!ran.stderr.contains("going on"), "{}", ran.stderr);
-    // A change of anything else leaves nothing to go on from.
-    bench.train("store", &["schedule=constant", "steps=20", "checkpoint_every=10"], &[])?.path()?;
+    fixture.train("store", &with("steps=20"), &[]).path();
+    let plan = fixture.train("store", &with("steps=40"), &["--plan"]);
+    plan.says(&["depends on the length of the run"]);
+    let ran = fixture.train("store", &with("steps=40"), &[]);
+    ran.path();
+    assert!(!ran.stderr.contains(RESUMED), "{}", ran.stderr);
+    // A run with any other difference is not reused either.
+    fixture.train("store", &["schedule=constant", "steps=20", "checkpoint_every=10"], &[]).path();
     let other = ["schedule=constant", "steps=40", "checkpoint_every=10", "seed=7"];
-    let plan = bench.train("store", &other, &["--plan"])?;
-    ensure!(!plan.stderr.contains("goes on from"), "{}", plan.stderr);
-    Ok(())
+    let plan = fixture.train("store", &other, &["--plan"]);
+    assert!(!plan.stderr.contains("a published run"), "{}", plan.stderr);
 }
 
 #[test]
 fn trust_weighs_rows_from_the_data_files_to_the_weights() -> Result<()> {
-    let bench = Bench::new()?;
-    let of = |settings: &[&str]| -> Result<(Ran, PathBuf)> {
-        let ran = bench.train("store", &[&["steps=10", "schedule=constant"], settings].concat(), &[])?;
-        let path = ran.path()?;
-        Ok((ran, path))
+    let fixture = Fixture::new();
+    let train = |settings: &[&str]| {
+        fixture.train("store", &[&["steps=10", "schedule=constant"], settings].concat(), &[])
     };
-    let (_, plain) = of(&[])?;
-    let (additive_run, additive) = of(&["distrust=additive"])?;
-    said(&additive_run, "cannot change a gradient")?;
-    let (_, zero) = of(&["distrust=reweight", "distrust_lambda=0"])?;
-    let (_, reweighted) = of(&["distrust=reweight", "distrust_lambda=0.6"])?;
+    let plain = train(&[]).path();
+    let additive = train(&["distrust=additive"]);
+    additive.says(&["gradient"]);
+    let additive = additive.path();
+    let zero = train(&["distrust=reweight", "distrust_lambda=0"]).path();
+    let reweighted = train(&["distrust=reweight", "distrust_lambda=0.6"]).path();
     ensure!(weights(&plain, 10)? == weights(&additive, 10)?, "`additive` changed the weights");
     ensure!(weights(&plain, 10)? == weights(&zero, 10)?, "`reweight` at lambda 0 is not plain");
     ensure!(weights(&plain, 10)? != weights(&reweighted, 10)?, "`reweight` changed nothing");
     let (plain, additive) = (metrics(&plain)?, metrics(&additive)?);
     ensure!(plain.len() == additive.len() && plain.len() == 2, "{plain:?}");
     for (plain, additive) in plain.iter().zip(&additive) {
-        ensure!(plain["train_loss"] == additive["train_loss"], "{plain} and {additive}");
+        ensure!(plain.train_loss.to_bits() == additive.train_loss.to_bits(), "{plain:?} and {additive:?}");
         // Between lambda times the least and the greatest loss of a row.
-        let added = additive["distrust_loss"].as_f64().context("it is logged")?;
+        let added = additive.distrust_loss.context("the distrust loss is not logged")?;
         ensure!((0.6 * 4.581_165..0.6 * 149.804_727).contains(&added), "{added}");
-        ensure!(plain.get("distrust_loss").is_none(), "{plain}");
+        ensure!(plain.distrust_loss.is_none(), "{plain:?}");
     }
     Ok(())
 }
 
 #[test]
-fn a_row_that_the_distrust_loss_cannot_take_is_named() -> Result<()> {
-    let bench = Bench::new()?;
-    let rows = bench.place.path().join("rows.jsonl");
-    let text = fs_err::read_to_string(&rows)?.replace("\"auth_weight\":0.9", "\"auth_weight\":0.995");
-    fs_err::write(&rows, text)?;
-    let mut command = tests::command(tests::programs().join("prepare-data"));
-    command.args(["--tokenizer", MODEL, "--set", "max_tokens=96", "--data"]).arg(&rows);
-    let dataset =
-        run(command.arg("--store").arg(bench.place.store()))?.path()?.to_string_lossy().into_owned();
-    let bench = Bench { dataset, ..bench };
-    let ran = bench.train("store", &["steps=2", "distrust=reweight"], &[])?;
-    ensure!(ran.code == Some(65), "{ran:?}");
-    said(&ran, "`auth_weight` is 0.995, expected 0 to 0.99")?;
-    said(&ran, "row `row")
+fn a_row_outside_the_range_of_the_distrust_loss_is_named() {
+    let fixture = Fixture::new();
+    let text = fixture.sandbox.read("rows.jsonl").replace("\"auth_weight\":0.9", "\"auth_weight\":0.995");
+    fixture.sandbox.write("rows.jsonl", text);
+    let fixture = Fixture { dataset: prepared(&fixture.sandbox), ..fixture };
+    let ran = fixture.train("store", &["steps=2", "distrust=reweight"], &[]);
+    ran.failed(65);
+    ran.says(&["`auth_weight` is 0.995, expected 0 to 0.99", "row `row"]);
 }
 
 #[test]
 fn last_layers_and_head_are_one_line_of_settings() -> Result<()> {
-    let bench = Bench::new()?;
-    let settings = bench.place.path().join("settings.toml");
-    fs_err::write(&settings, "train = { num_layers = 2, lm_head = true, steps = 2 }\n")?;
-    let settings = settings.to_string_lossy().into_owned();
-    let ran = bench.train("store", &[], &["--config", &settings])?;
-    let path = ran.path()?;
-    said(&ran, "parameters train (")?;
+    let fixture = Fixture::new();
+    let settings = "train = { num_layers = 2, lm_head = true, steps = 2 }\n";
+    let settings = fixture.sandbox.write("settings.toml", settings).to_string_lossy().into_owned();
+    let ran = fixture.train("store", &[], &["--config", &settings]);
+    let path = ran.path();
+    ran.says(&["parameters train"]);
     let file = path.join("data/checkpoints/0000002/adapters/adapters.safetensors");
     let names: Vec<String> = models::TensorFiles::open_file(&file)?.names().map(str::to_owned).collect();
     let (head, blocks): (Vec<&String>, Vec<&String>) =
@@ -189,69 +183,64 @@ fn last_layers_and_head_are_one_line_of_settings() -> Result<()> {
 }
 
 #[test]
-fn norms_of_parts_are_recorded_on_demand_and_change_no_byte() -> Result<()> {
-    let bench = Bench::new()?;
-    let plain = bench.train("plain", &["steps=5"], &[])?.path()?;
-    let measured = bench.train("measured", &["steps=5"], &["--gradient-norms"])?.path()?;
-    ensure!(bench.tree("plain", &plain)? == bench.tree("measured", &measured)?, "other bytes");
+fn gradient_norms_are_recorded_on_request_and_change_no_byte() -> Result<()> {
+    let fixture = Fixture::new();
+    let plain = fixture.train("plain", &["steps=5"], &[]).path();
+    let measured = fixture.train("measured", &["steps=5"], &["--gradient-norms"]).path();
+    ensure!(fixture.tree("plain", &plain)? == fixture.tree("measured", &measured)?, "other bytes");
     let line = |artifact: &Path| -> Result<Value> {
         let text = fs_err::read_to_string(artifact.join("telemetry/timing.jsonl"))?;
-        Ok(serde_json::from_str(text.lines().last().context("a line")?)?)
+        Ok(serde_json::from_str(text.lines().last().context("no line")?)?)
     };
     ensure!(line(&plain)?.get("gradient_norms").is_none(), "{}", line(&plain)?);
     let norms = line(&measured)?["gradient_norms"].clone();
-    let parts: Vec<&String> = norms.as_object().context("a table")?.keys().collect();
-    ensure!(parts == ["layers.0", "layers.1", "layers.2"], "{parts:?}");
+    let groups: Vec<&String> = norms.as_object().context("not a table")?.keys().collect();
+    ensure!(groups == ["layers.0", "layers.1", "layers.2"], "{groups:?}");
     let squares =
         norms.as_object().into_iter().flatten().filter_map(|(_, norm)| norm.as_f64()).map(|norm| norm * norm);
-    let (all, metrics) = (squares.sum::<f64>().sqrt(), metrics(&measured)?);
-    let norm = metrics.last().and_then(|line| line["gradient_norm"].as_f64()).context("a norm")?;
-    ensure!((all - norm).abs() <= 1e-5 * norm, "{all} and {norm}");
+    let total = squares.sum::<f64>().sqrt();
+    let logged = f64::from(metrics(&measured)?.last().context("no metrics")?.gradient_norm);
+    ensure!((total - logged).abs() <= tolerance::NORM * logged, "{total} and {logged}");
     Ok(())
 }
 
 #[test]
-fn a_run_that_diverges_says_where_and_what_is_left() -> Result<()> {
-    let bench = Bench::new()?;
+fn a_diverging_run_says_where_and_what_was_saved() -> Result<()> {
+    let fixture = Fixture::new();
     let settings =
         ["optimizer=sgd", "learning_rate=1e38", "max_gradient_norm=0", "warmup_steps=0", "steps=20"];
-    let ran = bench.train("store", &settings, &[])?;
-    ensure!(ran.code == Some(1) && ran.stdout.is_empty(), "{ran:?}");
-    said(&ran, "training diverged at step ")?;
-    said(&ran, "its rows were [")?;
-    said(&ran, "nothing was saved before it")?;
-    // The first steps are fine, then the rate has risen too far.
+    let ran = fixture.train("store", &settings, &[]);
+    ran.failed(1);
+    ran.says(&["diverged: ", "rows were [", "nothing was saved"]);
+    // The loss is finite in the first steps, until the rate has risen too far.
     let later = [
         "optimizer=sgd",
         "learning_rate=1e12",
         "max_gradient_norm=0",
         "warmup_steps=1",
         "checkpoint_every=1",
+        "steps=20",
+        "schedule=cyclic",
     ];
-    let ran = bench.train(
-        "later",
-        &[&later[..], &["steps=20", "schedule=cyclic"]].concat(),
-        &["--save-every", "1"],
-    )?;
-    ensure!(ran.code == Some(1) && trees(&bench.place.path().join("later"))?.is_empty(), "{ran:?}");
+    let ran = fixture.train("later", &later, &["--save-every", "1"]);
+    ran.failed(1);
+    ensure!(trees(&fixture.sandbox.join("later")).is_empty(), "{ran:?}");
     let kept = ran.stderr.split_once("is kept in `").and_then(|(_, rest)| rest.split_once('`'));
     match kept {
         Some((path, _)) => ensure!(Path::new(path).join("adapters/adapters.safetensors").is_file(), "{path}"),
-        None => said(&ran, "nothing was saved before it")?,
+        None => ran.says(&["nothing was saved"]),
     }
     Ok(())
 }
 
 #[test]
-fn what_does_not_fit_into_memory_is_refused_with_the_settings_to_change() -> Result<()> {
-    let bench = Bench::new()?;
-    let plan = bench.train("store", &["steps=2"], &["--plan"])?;
-    said(&plan, "needs about")?;
+fn a_run_that_exceeds_the_memory_limit_is_refused_with_the_settings_to_change() {
+    let fixture = Fixture::new();
+    fixture.train("store", &["steps=2"], &["--plan"]).says(&["needs about"]);
     let tight = ["--max-memory", "0.001"];
-    let plan = bench.train("store", &["steps=2"], &[&tight[..], &["--plan"]].concat())?;
-    said(&plan, "does not fit into the limit of 0.00 GB")?;
-    let ran = bench.train("store", &["steps=2"], &tight)?;
-    ensure!(ran.code == Some(1) && ran.stdout.is_empty(), "{ran:?}");
-    said(&ran, "hint: ")?;
-    said(&ran, "--max-memory")
+    let plan = fixture.train("store", &["steps=2"], &[&tight[..], &["--plan"]].concat());
+    plan.says(&["the limit of 0.00 GB"]);
+    let ran = fixture.train("store", &["steps=2"], &tight);
+    ran.failed(1);
+    ran.says(&["hint: ", "--max-memory"]);
 }
