@@ -1,14 +1,19 @@
-//! Tables: CSV and TSV with a header, quoting as in RFC 4180.
+//! Tables: CSV and TSV with a header, quoted as in RFC 4180.
+//!
+//! Not the crate `csv`, which reads leniently: it takes a lone CR as the end of a row (or, with `\n` as the only ending,
+//! leaves the CR of CRLF in the last cell), accepts text after a closing quote, reads to the end of the file for a quote
+//! that is never closed, in unbounded memory, and reports lines but no columns. Rows that are cut in a wrong place still
+//! train a model, so here each of these is an error with its place, and a row has at most [`MAX_ROW_BYTES`].
 
-use std::io::BufRead;
+use std::io::{self, BufRead};
 
 use serde_json::{Map, Value};
 
 use crate::error::RowProblem;
 use crate::lines::{Lines, MAX_ROW_BYTES};
-use crate::source::{RawRow, TableFailure, utf8};
+use crate::row::RawRow;
 
-const QUOTES: &str = "put the cell in double quotes and write a quote inside it twice";
+const QUOTES: &str = "put the cell in double quotes and double each quote inside it";
 
 /// A table whose header has been read.
 pub(crate) struct Table<R> {
@@ -17,123 +22,151 @@ pub(crate) struct Table<R> {
     columns: Vec<String>,
 }
 
+/// An error that ends the reading of a table; a [`RowProblem`] alone concerns one row.
+pub(crate) enum TableError {
+    Io(io::Error),
+    Row(RowProblem),
+}
+
+impl From<io::Error> for TableError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<RowProblem> for TableError {
+    fn from(problem: RowProblem) -> Self {
+        Self::Row(problem)
+    }
+}
+
+/// The cells of one row.
+struct Cells {
+    /// Line where the row begins.
+    line: u64,
+    values: Vec<String>,
+}
+
 impl<R: BufRead> Table<R> {
-    pub(crate) fn open(lines: Lines<R>, delimiter: u8) -> Result<Self, TableFailure> {
+    /// Reads the header.
+    pub(crate) fn open(lines: Lines<R>, delimiter: u8) -> Result<Self, TableError> {
         let mut table = Self { lines, delimiter: char::from(delimiter), columns: Vec::new() };
-        let Some((line, cells)) = table.next_cells()? else {
-            return Err(TableFailure::Row(RowProblem::new(
-                1,
-                "no header line",
-                "name the columns in line 1",
-            )));
+        let Some(header) = table.next_cells()?.transpose()? else {
+            return Err(RowProblem::new(1, "no header line", "name the columns in line 1").into());
         };
-        table.columns =
-            cells.map_err(TableFailure::Row)?.into_iter().map(|name| name.trim().to_owned()).collect();
+        table.columns = header.values.into_iter().map(|name| name.trim().to_owned()).collect();
         for (index, name) in table.columns.iter().enumerate() {
-            if name.is_empty() || table.columns[..index].contains(name) {
-                let reason =
-                    format!("column {} is named `{name}`: empty, or the second of that name", index + 1);
-                let hint = "give every column its own name in the header";
-                return Err(TableFailure::Row(RowProblem::new(line, reason, hint)));
-            }
+            let number = index + 1;
+            let reason = if name.is_empty() {
+                format!("column {number} of the header has no name")
+            } else if table.columns[..index].contains(name) {
+                format!("column {number} of the header has the same name as another: `{name}`")
+            } else {
+                continue;
+            };
+            let hint = "line 1 names the columns: give each a name of its own";
+            return Err(RowProblem::new(header.line, reason, hint).into());
         }
         Ok(table)
     }
 
-    pub(crate) fn columns(&self) -> &[String] {
-        &self.columns
+    /// Returns the next row or a problem with it; `None` at the end.
+    pub(crate) fn next_row(&mut self) -> Result<Option<Result<RawRow, RowProblem>>, TableError> {
+        let cells = self.next_cells()?;
+        Ok(cells.map(|cells| cells.and_then(|cells| self.row(cells))))
     }
 
-    pub(crate) fn next_row(&mut self) -> Result<Option<Result<RawRow, RowProblem>>, TableFailure> {
-        let Some((line, cells)) = self.next_cells()? else { return Ok(None) };
-        Ok(Some(cells.and_then(|cells| self.named(line, cells))))
-    }
-
-    fn named(&self, line: u64, cells: Vec<String>) -> Result<RawRow, RowProblem> {
-        if cells.len() != self.columns.len() {
-            let reason = format!("{} cells where the header names {}", cells.len(), self.columns.len());
-            return Err(RowProblem::new(line, reason, QUOTES));
+    fn row(&self, cells: Cells) -> Result<RawRow, RowProblem> {
+        let Cells { line, values } = cells;
+        if values.len() != self.columns.len() {
+            let reason = format!("{} cells where the header names {}", values.len(), self.columns.len());
+            let hint =
+                format!("give every row {} cells; {QUOTES} if it contains the delimiter", self.columns.len());
+            return Err(RowProblem::new(line, reason, hint));
         }
         let cell = |text: String| if text.is_empty() { Value::Null } else { Value::String(text) };
         let fields: Map<String, Value> =
-            self.columns.iter().cloned().zip(cells.into_iter().map(cell)).collect();
+            self.columns.iter().cloned().zip(values.into_iter().map(cell)).collect();
         Ok(RawRow { line, fields })
     }
 
-    /// Reads the lines of one record, which goes on while a quote is open.
-    #[expect(clippy::type_complexity, reason = "a line number beside the cells or what is wrong with them")]
-    fn next_cells(&mut self) -> Result<Option<(u64, Result<Vec<String>, RowProblem>)>, TableFailure> {
-        let (start, mut text) = loop {
+    /// Reads the lines of one row, which ends with the first line that leaves no quote open.
+    fn next_cells(&mut self) -> Result<Option<Result<Cells, RowProblem>>, TableError> {
+        let (line, mut text) = loop {
             let Some((number, content)) = self.lines.next()? else { return Ok(None) };
-            match utf8(number, content) {
+            match content.into_text(number) {
                 Ok(text) if text.trim_ascii().is_empty() => {}
                 Ok(text) => break (number, text),
-                Err(problem) => return Ok(Some((number, Err(problem)))),
+                Err(problem) => return Ok(Some(Err(problem))),
             }
         };
-        let mut record = Record::new(start, self.delimiter);
+        let mut parser = RowParser::new(line, self.delimiter);
         let mut bytes = 0;
         loop {
             bytes += text.len();
-            if let Err(problem) = record.take(&text) {
-                return Ok(Some((start, Err(problem))));
+            if let Err(problem) = parser.push_line(&text) {
+                return Ok(Some(Err(problem)));
             }
-            if !record.open {
-                return Ok(Some((start, Ok(record.finish()))));
+            if !parser.quote_is_open {
+                return Ok(Some(Ok(parser.finish())));
             }
-            let unclosed = || {
-                let reason = format!("a quote that opens in line {start} is not closed");
-                TableFailure::Row(RowProblem::new(start, reason, QUOTES))
+            let next = if bytes > MAX_ROW_BYTES { None } else { self.lines.next()? };
+            let Some((number, content)) = next else {
+                let reason = format!("a quote that opens in line {line} is not closed");
+                return Err(
+                    RowProblem::new(line, reason, "close the quote, or double it if it is text").into()
+                );
             };
-            if bytes > MAX_ROW_BYTES {
-                return Err(unclosed());
-            }
-            let (number, content) = self.lines.next()?.ok_or_else(unclosed)?;
-            text = match utf8(number, content) {
-                Ok(text) => text,
-                // Where the record would end is unknown, so the rest of the file is too.
-                Err(problem) => return Err(TableFailure::Row(problem)),
-            };
-            record.cell.push('\n');
+            // Nobody knows where a row with an open quote would end, so a problem here ends the file.
+            text = content.into_text(number)?;
+            parser.cell.push('\n');
         }
     }
 }
 
-/// A record being taken apart; `open` while inside quotes.
-struct Record {
-    start: u64,
+/// Splits the lines of one row into cells.
+struct RowParser {
+    line: u64,
     delimiter: char,
     cells: Vec<String>,
     cell: String,
-    open: bool,
-    closed: bool,
+    quote_is_open: bool,
+    /// Whether the current cell was quoted and its quote is closed.
+    quote_was_closed: bool,
 }
 
-impl Record {
-    fn new(start: u64, delimiter: char) -> Self {
-        Self { start, delimiter, cells: Vec::new(), cell: String::new(), open: false, closed: false }
+impl RowParser {
+    fn new(line: u64, delimiter: char) -> Self {
+        Self {
+            line,
+            delimiter,
+            cells: Vec::new(),
+            cell: String::new(),
+            quote_is_open: false,
+            quote_was_closed: false,
+        }
     }
 
-    fn take(&mut self, line: &str) -> Result<(), RowProblem> {
+    fn push_line(&mut self, line: &str) -> Result<(), RowProblem> {
         let mut letters = line.char_indices().peekable();
         while let Some((index, letter)) = letters.next() {
             match letter {
-                '"' if self.open && letters.peek().is_some_and(|&(_, next)| next == '"') => {
+                '"' if self.quote_is_open && letters.peek().is_some_and(|&(_, next)| next == '"') => {
                     letters.next();
                     self.cell.push('"');
                 }
-                '"' if self.open => {
-                    self.open = false;
-                    self.closed = true;
+                '"' if self.quote_is_open => {
+                    self.quote_is_open = false;
+                    self.quote_was_closed = true;
                 }
-                _ if self.open => self.cell.push(letter),
-                '"' if self.cell.is_empty() && !self.closed => self.open = true,
+                _ if self.quote_is_open => self.cell.push(letter),
+                '"' if self.cell.is_empty() && !self.quote_was_closed => self.quote_is_open = true,
                 _ if letter == self.delimiter => {
                     self.cells.push(std::mem::take(&mut self.cell));
-                    self.closed = false;
+                    self.quote_was_closed = false;
                 }
                 '\r' => return Err(self.problem(index, "a lone carriage return outside quotes")),
-                _ if self.closed => return Err(self.problem(index, "text after a closing quote")),
+                _ if self.quote_was_closed => return Err(self.problem(index, "text after a closing quote")),
                 _ => self.cell.push(letter),
             }
         }
@@ -141,19 +174,20 @@ impl Record {
     }
 
     fn problem(&self, index: usize, reason: &str) -> RowProblem {
-        RowProblem::new(self.start, reason, QUOTES).at_column(index as u64 + 1)
+        RowProblem::new(self.line, reason, QUOTES).at_column(index as u64 + 1)
     }
 
-    fn finish(mut self) -> Vec<String> {
+    fn finish(mut self) -> Cells {
         self.cells.push(self.cell);
-        self.cells
+        Cells { line: self.line, values: self.cells }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn rows(text: &str, delimiter: u8) -> Vec<Result<Vec<String>, String>> {
         let Ok(mut table) = Table::open(Lines::new(text.as_bytes()), delimiter) else {
@@ -169,11 +203,11 @@ mod tests {
                     })
                     .map_err(|problem| format!("{}: {}", problem.line, problem.reason)),
                 ),
-                Err(TableFailure::Row(problem)) => {
+                Err(TableError::Row(problem)) => {
                     all.push(Err(format!("fatal {}: {}", problem.line, problem.reason)));
                     return all;
                 }
-                Err(TableFailure::Io(error)) => panic!("{error}"),
+                Err(TableError::Io(error)) => panic!("{error}"),
             }
         }
     }

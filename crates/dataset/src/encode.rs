@@ -50,9 +50,9 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// Returns the number of targets that count.
-    pub fn trained_tokens(&self) -> usize {
-        self.trained.iter().map(|&flag| usize::from(flag == 1)).sum()
+    /// Returns the number of targets.
+    pub fn target_count(&self) -> usize {
+        self.trained.iter().filter(|&&flag| flag == 1).count()
     }
 
     /// Cuts the record off after `max_tokens`.

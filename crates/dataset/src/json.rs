@@ -1,20 +1,23 @@
-//! JSON with one meaning only: a key given twice is an error, and so are numbers beyond `f64`.
+//! Strict JSON: duplicate keys and numbers beyond `f64` are errors.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Why a text is not acceptable JSON, and the column (in bytes, from 1) where that shows.
+/// Why a text is not acceptable JSON.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct JsonProblem {
+    /// What is wrong.
     pub(crate) reason: String,
+    /// Column in bytes, counted from 1.
     pub(crate) column: u64,
 }
 
 /// Parses one JSON value, nested at most 127 deep.
 pub(crate) fn parse(text: &str) -> Result<Value, JsonProblem> {
     serde_json::from_str::<Strict>(text).map(|strict| strict.0).map_err(|error| {
+        // serde_json offers its message only with the position at the end.
         let full = error.to_string();
         let reason = full.rsplit_once(" at line ").map_or(full.as_str(), |(reason, _)| reason).to_owned();
         JsonProblem { reason, column: error.column().max(1) as u64 }
@@ -89,8 +92,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn reason(text: &str) -> String {
         parse(text).unwrap_err().reason

@@ -11,8 +11,7 @@
 //!
 //! ```
 //! # fn main() -> dataset::Result<()> {
-//! use dataset::source::RowReader;
-//! use dataset::{Record, Shape};
+//! use dataset::{Record, RowReader, Shape};
 //! # let folder = tempfile::tempdir()?;
 //! let path = folder.path().join("pairs");
 //! fs_err::write(&path, "prompt\tcompletion\naloha\thello\n")?;
@@ -29,12 +28,16 @@ mod delimited;
 mod encode;
 mod error;
 mod generation;
+mod hash;
 mod json;
 mod lines;
 mod mixture;
 mod names;
 mod python;
+mod record;
+mod row;
 mod rows;
+mod source;
 mod spans;
 mod template;
 mod tokenizer;
@@ -42,19 +45,19 @@ mod tokens;
 
 pub mod leak;
 pub mod order;
-pub mod record;
-pub mod source;
 pub mod split;
 pub mod text;
 
 pub use encode::{Encoded, LossOn, OnTooLong, as_messages, encode};
 pub use error::{Error, Place, Result, RowProblem};
 pub use lines::MAX_ROW_BYTES;
-pub use mixture::MixtureParts;
+pub use mixture::{MixtureComponent, MixtureComponents};
 pub use names::Names;
 pub use python::Date;
 pub use record::{Record, Shape};
+pub use row::RawRow;
 pub use rows::{RowWriter, StoredRow, read_rows};
+pub use source::RowReader;
 pub use template::{ChatTemplate, Conversation, Rendered};
 pub use tokenizer::{TextTokenizer, Tokens};
 pub use tokens::{Row, Split, SplitWriter};

@@ -1,6 +1,8 @@
-//! Lines of a file, one at a time, with a bound on memory.
+//! Lines of a file, one at a time, in bounded memory.
 
 use std::io::{self, BufRead};
+
+use crate::error::RowProblem;
 
 /// Longest row, in bytes, that is read into memory.
 pub const MAX_ROW_BYTES: usize = 16 << 20;
@@ -10,11 +12,36 @@ pub const MAX_ROW_BYTES: usize = 16 << 20;
 pub(crate) enum Line {
     /// The bytes of the line.
     Whole(Vec<u8>),
-    /// The line is longer than [`MAX_ROW_BYTES`]; it was passed over.
+    /// The line is longer than [`MAX_ROW_BYTES`] and was skipped.
     TooLong,
 }
 
-/// Reads `\n`-ended lines; a `\r` before the `\n` belongs to the ending.
+impl Line {
+    /// Returns the text of the line, whose number is `number`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the line is too long or is not UTF-8.
+    pub(crate) fn into_text(self, number: u64) -> Result<String, RowProblem> {
+        match self {
+            Self::TooLong => {
+                let reason = format!("the line is longer than {} MiB", MAX_ROW_BYTES >> 20);
+                Err(RowProblem::new(
+                    number,
+                    reason,
+                    "check that the file has one row per line, or split the row",
+                ))
+            }
+            Self::Whole(bytes) => String::from_utf8(bytes).map_err(|error| {
+                let column = error.utf8_error().valid_up_to() as u64 + 1;
+                let hint = "save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8 FILE`";
+                RowProblem::new(number, "not valid UTF-8", hint).at_column(column)
+            }),
+        }
+    }
+}
+
+/// Reads lines that end in `\n` or `\r\n`.
 pub(crate) struct Lines<R> {
     reader: R,
     number: u64,
@@ -26,36 +53,36 @@ impl<R: BufRead> Lines<R> {
         Self { reader, number: 0, limit: MAX_ROW_BYTES }
     }
 
-    /// Returns the next line with its number, or nothing at the end.
+    /// Returns the next line with its number, counted from 1, or `None` at the end.
     pub(crate) fn next(&mut self) -> io::Result<Option<(u64, Line)>> {
         let mut line = Vec::new();
         let mut too_long = false;
-        let mut seen = false;
+        let mut at_end = true;
         loop {
-            let chunk = match self.reader.fill_buf() {
-                Ok(chunk) => chunk,
+            let buffer = match self.reader.fill_buf() {
+                Ok(buffer) => buffer,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            if chunk.is_empty() {
+            if buffer.is_empty() {
                 break;
             }
-            seen = true;
-            let newline = chunk.iter().position(|&byte| byte == b'\n');
-            let part = &chunk[..newline.unwrap_or(chunk.len())];
-            too_long |= line.len() + part.len() > self.limit;
+            at_end = false;
+            let newline = buffer.iter().position(|&byte| byte == b'\n');
+            let content = &buffer[..newline.unwrap_or(buffer.len())];
+            too_long |= line.len() + content.len() > self.limit;
             if too_long {
                 line = Vec::new();
             } else {
-                line.extend_from_slice(part);
+                line.extend_from_slice(content);
             }
-            let used = part.len() + usize::from(newline.is_some());
+            let used = content.len() + usize::from(newline.is_some());
             self.reader.consume(used);
             if newline.is_some() {
                 break;
             }
         }
-        if !seen {
+        if at_end {
             return Ok(None);
         }
         self.number += 1;
@@ -68,11 +95,12 @@ impl<R: BufRead> Lines<R> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::BufReader;
 
+    use super::*;
+
     #[test]
-    fn endings_and_a_missing_last_one_are_understood() {
+    fn both_line_endings_and_a_missing_last_one_are_read() {
         let mut lines = Lines::new(BufReader::with_capacity(3, &b"one\r\n\ntwo\rx\nlast"[..]));
         let mut all = Vec::new();
         while let Some((number, Line::Whole(bytes))) = lines.next().unwrap() {
@@ -83,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_line_is_passed_over_without_keeping_it() {
+    fn a_huge_line_is_skipped_without_keeping_it() {
         let mut lines = Lines::new(BufReader::with_capacity(4, &b"0123456789\nok\n"[..]));
         lines.limit = 8;
         assert_eq!(lines.next().unwrap(), Some((1, Line::TooLong)));

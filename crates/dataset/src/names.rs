@@ -1,76 +1,76 @@
 //! Names as small numbers.
 
-use crate::leak::Hash;
+use crate::hash::Hash;
 
-/// Gives each name a number, counted from 0 in the order in which they first come.
+/// Numbers names from 0, in the order of their first occurrence.
 ///
-/// A name takes its own bytes and about 20 more, so that a million of them are some tens of megabytes.
+/// Each name takes its own bytes and about 20 more: a million names take tens of megabytes.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     /// All names, one after another.
     text: String,
-    /// Where each ends.
+    /// End of each name in `text`.
     ends: Vec<usize>,
-    /// Numbers + 1 at places told by the names' hashes, 0 where there is none; at most half are taken.
+    /// Open-addressing table: number + 1 per slot, 0 if empty; load factor at most 1/2.
     table: Vec<u32>,
 }
 
 impl Names {
-    /// Returns the number of `name`, a new one if it has none yet.
+    /// Returns the number of `name`, which gets the next free number if it is new.
     ///
     /// # Panics
     ///
-    /// When there are more than `u32::MAX` - 1 names.
+    /// Panics at more than `u32::MAX` - 1 names.
     pub fn number(&mut self, name: &str) -> u32 {
         if self.table.len() < 2 * (self.ends.len() + 1) {
             self.grow();
         }
-        let place = self.place(name);
-        if self.table[place] == 0 {
+        let slot = self.slot(name);
+        if self.table[slot] == 0 {
             self.text.push_str(name);
             self.ends.push(self.text.len());
-            self.table[place] = u32::try_from(self.ends.len()).expect("fewer than 2^32 names");
+            self.table[slot] = u32::try_from(self.ends.len()).expect("fewer than 2^32 names");
         }
-        self.table[place] - 1
+        self.table[slot] - 1
     }
 
-    /// Returns the name with a number.
+    /// Returns the name with the given number.
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// Panics when no name has that number.
     pub fn get(&self, number: u32) -> &str {
         let number = number as usize;
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.text[start..self.ends[number]]
     }
 
-    /// Returns how many names there are.
+    /// Returns the number of names.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Tells whether there is none.
+    /// Returns whether there are no names.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Where `name` is in the table, or would be.
-    fn place(&self, name: &str) -> usize {
+    /// Returns the slot that holds `name`, or the empty slot for it.
+    fn slot(&self, name: &str) -> usize {
         let mask = self.table.len() - 1;
         let hash = Hash::of(name.as_bytes());
-        let mut place = (hash ^ (hash >> 32)) as usize & mask;
-        while self.table[place] != 0 && self.get(self.table[place] - 1) != name {
-            place = (place + 1) & mask;
+        let mut slot = (hash ^ (hash >> 32)) as usize & mask;
+        while self.table[slot] != 0 && self.get(self.table[slot] - 1) != name {
+            slot = (slot + 1) & mask;
         }
-        place
+        slot
     }
 
     fn grow(&mut self) {
         self.table = vec![0; (4 * (self.ends.len() + 1)).next_power_of_two()];
         for number in 0..self.ends.len() as u32 {
-            let place = self.place(self.get(number));
-            self.table[place] = number + 1;
+            let slot = self.slot(self.get(number));
+            self.table[slot] = number + 1;
         }
     }
 }
@@ -82,18 +82,18 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn a_name_has_one_number_and_a_number_one_name(names in proptest::collection::vec("[a-cā]{0,3}", 0..200)) {
-            let mut found = Names::default();
-            let mut plain: Vec<&str> = Vec::new();
+            let mut numbered = Names::default();
+            let mut expected: Vec<&str> = Vec::new();
             for name in &names {
-                let number = plain.iter().position(|known| known == name).unwrap_or(plain.len());
-                if number == plain.len() {
-                    plain.push(name);
+                let number = expected.iter().position(|known| known == name).unwrap_or(expected.len());
+                if number == expected.len() {
+                    expected.push(name);
                 }
-                proptest::prop_assert_eq!(found.number(name), number as u32);
+                proptest::prop_assert_eq!(numbered.number(name), number as u32);
             }
-            proptest::prop_assert_eq!(found.len(), plain.len());
-            for (number, name) in plain.iter().enumerate() {
-                proptest::prop_assert_eq!(found.get(number as u32), *name);
+            proptest::prop_assert_eq!(numbered.len(), expected.len());
+            for (number, name) in expected.iter().enumerate() {
+                proptest::prop_assert_eq!(numbered.get(number as u32), *name);
             }
         }
     }

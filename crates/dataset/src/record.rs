@@ -1,87 +1,98 @@
-//! Rows with a meaning: a chat, a prompt with its completion, or a text.
+//! Records: rows as a chat, a prompt with its completion, or a text.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::error::RowProblem;
-use crate::source::RawRow;
+use crate::row::RawRow;
 use crate::text;
 
+const MESSAGE: &str = "a message is `{\"role\": \"user\", \"content\": \"…\"}`";
 const SHAPES: &str = "a row needs `messages`, `prompt` and `completion`, or `text`; \
-    other column names can be mapped with the settings `prompt` and `completion`, or `text`";
+    for other names use templates, such as `prompt = \"{question}\"` and `completion = \"{answer}\"`";
 
-/// What a row holds.
+/// Content of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shape {
-    /// A conversation, rendered by the chat template.
+    /// A conversation, rendered with the chat template.
     Chat {
-        /// Messages, objects with a string `role`.
+        /// Messages: objects with a string `role`.
         messages: Vec<Value>,
         /// JSON schemas of functions that the model may call.
         tools: Option<Value>,
     },
-    /// A prompt and what should follow it: a chat of two messages where the tokenizer has a chat template.
+    /// A prompt and its completion; a chat of two messages if the tokenizer has a chat template.
     Completion {
-        /// What comes before.
+        /// Text before the completion.
         prompt: String,
-        /// What is learned.
+        /// Text to learn.
         completion: String,
     },
     /// Plain text.
     Text(String),
 }
 
-/// One row, normalized to NFC.
+/// One row with a known meaning, normalized to NFC.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// The row's own `id`, else its source.
+    /// The `id` of the row, or its source if it has none.
     pub id: String,
-    /// What it holds.
+    /// Content.
     pub shape: Shape,
-    /// Rows of one group go to one split.
+    /// Group; all rows of a group go to one split.
     pub group: Option<String>,
-    /// Factor of this row's loss, 1 if not given.
+    /// Factor of the row's loss; 1 by default.
     pub weight: f32,
     /// Trust in the row's source, 0 to 1, for losses that use it.
     pub auth_weight: Option<f64>,
-    /// Spread of the row's sources in bits, at least 0, for losses that use it.
+    /// Entropy of the row's sources in bits, at least 0, for losses that use it.
     pub prov_entropy: Option<f64>,
-    /// File name without folders, and line.
+    /// File name without folders, and line: `file:line`.
     pub source: String,
 }
 
 impl Record {
-    /// Gives a row its meaning. The shape is told from each row's own fields, in this order:
-    /// `prompt` with `completion`, `messages`, `text`.
+    /// Returns the record of a row. Its fields decide the shape: `prompt` with `completion` first, then `messages`,
+    /// then `text`.
     ///
     /// # Errors
     ///
-    /// Fails when the row has none of the shapes, or a field of the wrong kind.
+    /// Fails when the row has none of these fields, or a field of the wrong type.
     pub fn from_row(row: RawRow, file: &Path) -> Result<Self, RowProblem> {
         let line = row.line;
-        let at = |(reason, hint): (String, &str)| RowProblem::new(line, reason, hint);
+        let at_line = |problem: FieldProblem| RowProblem::new(line, problem.reason, problem.hint);
         let mut fields = row.fields;
         fields.values_mut().for_each(text::normalize_value);
-        refuse_nul(&fields).map_err(at)?;
+        refuse_nul(&fields).map_err(at_line)?;
         let name = file.file_name().map_or_else(|| file.to_string_lossy(), |name| name.to_string_lossy());
         let source = format!("{name}:{line}");
         Ok(Self {
-            id: label(&fields, "id").map_err(at)?.unwrap_or_else(|| source.clone()),
-            group: label(&fields, "group").map_err(at)?,
+            id: label(&fields, "id").map_err(at_line)?.unwrap_or_else(|| source.clone()),
+            group: label(&fields, "group").map_err(at_line)?,
             weight: number(&fields, "weight", |n| n > 0.0 && n < f64::from(f32::MAX), "above 0")
-                .map_err(at)?
+                .map_err(at_line)?
                 .map_or(1.0, |weight| weight as f32),
             auth_weight: number(&fields, "auth_weight", |n| (0.0..=1.0).contains(&n), "from 0 to 1")
-                .map_err(at)?,
-            prov_entropy: number(&fields, "prov_entropy", |n| n >= 0.0, "at least 0").map_err(at)?,
-            shape: shape(fields).map_err(at)?,
+                .map_err(at_line)?,
+            prov_entropy: number(&fields, "prov_entropy", |n| n >= 0.0, "at least 0").map_err(at_line)?,
+            shape: shape(fields).map_err(at_line)?,
             source,
         })
     }
 }
 
-type FieldProblem = (String, &'static str);
+/// A problem with a field; the caller adds the line.
+struct FieldProblem {
+    reason: String,
+    hint: &'static str,
+}
+
+impl FieldProblem {
+    fn new(reason: impl Into<String>, hint: &'static str) -> Self {
+        Self { reason: reason.into(), hint }
+    }
+}
 
 fn shape(mut fields: Map<String, Value>) -> Result<Shape, FieldProblem> {
     let mut take = |name: &str| fields.remove(name).filter(|value| !value.is_null());
@@ -96,38 +107,37 @@ fn shape(mut fields: Map<String, Value>) -> Result<Shape, FieldProblem> {
             completion: string("completion", completion)?,
         }),
         (_, _, Some(Value::Array(messages)), _) => chat(messages, tools),
-        (_, _, Some(_), _) => Err(("`messages` is not a list".into(), SHAPES)),
+        (_, _, Some(_), _) => Err(FieldProblem::new("`messages` is not a list", MESSAGE)),
         (_, _, None, Some(text)) => Ok(Shape::Text(string("text", text)?)),
-        (Some(_), None, ..) => Err(("`prompt` without `completion`".into(), SHAPES)),
-        (None, Some(_), ..) => Err(("`completion` without `prompt`".into(), SHAPES)),
+        (Some(_), None, ..) => Err(FieldProblem::new("`prompt` without `completion`", SHAPES)),
+        (None, Some(_), ..) => Err(FieldProblem::new("`completion` without `prompt`", SHAPES)),
         (None, None, None, None) => {
             let names: Vec<&str> = fields.keys().map(String::as_str).take(12).collect();
-            Err((format!("no known shape; the fields are `{}`", names.join("`, `")), SHAPES))
+            Err(FieldProblem::new(format!("no known shape; the fields are `{}`", names.join("`, `")), SHAPES))
         }
     }
 }
 
 fn chat(messages: Vec<Value>, tools: Option<Value>) -> Result<Shape, FieldProblem> {
-    const MESSAGE: &str = "a message is `{\"role\": \"user\", \"content\": \"…\"}`";
     if messages.is_empty() {
-        return Err(("`messages` is empty".into(), MESSAGE));
+        return Err(FieldProblem::new("`messages` is empty", MESSAGE));
     }
     for (index, message) in messages.iter().enumerate() {
         let Some(fields) = message.as_object() else {
-            return Err((format!("message {} is not an object", index + 1), MESSAGE));
+            return Err(FieldProblem::new(format!("message {} is not an object", index + 1), MESSAGE));
         };
         if !fields.get("role").is_some_and(Value::is_string) {
-            return Err((format!("message {} has no `role`", index + 1), MESSAGE));
+            return Err(FieldProblem::new(format!("message {} has no `role`", index + 1), MESSAGE));
         }
         match fields.get("content") {
             Some(Value::String(_) | Value::Array(_)) => {}
             None | Some(Value::Null) if fields.get("tool_calls").is_some_and(Value::is_array) => {}
-            _ => return Err((format!("message {} has no `content`", index + 1), MESSAGE)),
+            _ => return Err(FieldProblem::new(format!("message {} has no `content`", index + 1), MESSAGE)),
         }
     }
     match tools {
         Some(tools) if !tools.is_array() => {
-            Err(("`tools` is not a list".into(), "write a list of JSON schemas"))
+            Err(FieldProblem::new("`tools` is not a list", "write a list of JSON schemas"))
         }
         tools => Ok(Shape::Chat { messages, tools }),
     }
@@ -136,19 +146,26 @@ fn chat(messages: Vec<Value>, tools: Option<Value>) -> Result<Shape, FieldProble
 fn string(name: &str, value: Value) -> Result<String, FieldProblem> {
     match value {
         Value::String(text) if !text.trim().is_empty() => Ok(text),
-        Value::String(_) => Err((format!("`{name}` is empty"), "fill it, or leave the row out")),
-        _ => Err((format!("`{name}` is not a string"), SHAPES)),
+        Value::String(_) => Err(FieldProblem::new(
+            format!("`{name}` is empty"),
+            "fill it in, or leave such rows out with `where` or `on_bad_row = \"skip\"`",
+        )),
+        _ => Err(FieldProblem::new(
+            format!("`{name}` is not a string"),
+            "write it as a JSON string, in double quotes",
+        )),
     }
 }
 
-/// Reads a name that may be given as a string or a whole number.
+/// Reads a name, which may be a string or a number.
 fn label(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, FieldProblem> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
         Some(_) => {
-            Err((format!("`{name}` is neither a string nor a number"), "give one, or leave the field out"))
+            let reason = format!("`{name}` is neither a string nor a number");
+            Err(FieldProblem::new(reason, "write a string or a number, or leave the field out"))
         }
     }
 }
@@ -165,10 +182,12 @@ fn number(
         Some(Value::String(text)) => text.trim().parse().ok(),
         Some(_) => None,
     };
-    number
-        .filter(|&number| number.is_finite() && allowed(number))
-        .map(Some)
-        .ok_or_else(|| (format!("`{name}` is not a number {range}"), "correct it, or leave the field out"))
+    number.filter(|&number| number.is_finite() && allowed(number)).map(Some).ok_or_else(|| {
+        FieldProblem::new(
+            format!("`{name}` is not a number {range}"),
+            "correct the number, or leave the field out",
+        )
+    })
 }
 
 fn refuse_nul(fields: &Map<String, Value>) -> Result<(), FieldProblem> {
@@ -182,7 +201,10 @@ fn refuse_nul(fields: &Map<String, Value>) -> Result<(), FieldProblem> {
     }
     match fields.iter().find(|(_, value)| holds_nul(value)) {
         None => Ok(()),
-        Some((name, _)) => Err((format!("`{name}` holds a NUL character"), "remove it: text never has one")),
+        Some((name, _)) => Err(FieldProblem::new(
+            format!("`{name}` holds a NUL character"),
+            "remove it; NUL characters never belong to a text",
+        )),
     }
 }
 
@@ -197,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_tells_its_own_shape() {
+    fn the_fields_decide_the_shape() {
         let chat =
             record(r#"{"messages":[{"role":"user","content":"a"}],"tools":[],"text":"ignored"}"#).unwrap();
         assert!(matches!(chat.shape, Shape::Chat { messages, tools: Some(_) } if messages.len() == 1));

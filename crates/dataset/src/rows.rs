@@ -1,4 +1,4 @@
-//! Rows as stored in a dataset: one JSON object a line.
+//! Rows as stored in a dataset: one JSON object per line.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Place, REMAKE, Result};
 
-/// A stored row. Fields are written in the order of their names, those without a value not at all.
+/// A stored row. Fields are written in the order of their names; fields without a value are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoredRow {
@@ -19,34 +19,34 @@ pub struct StoredRow {
     /// Rows of one group are in one split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// The row's name.
+    /// Name of the row.
     pub id: String,
-    /// The conversation, unless the row is plain text.
+    /// Messages of the conversation; absent for plain text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Value>>,
-    /// Text with which a model is asked for the last turn.
+    /// Text that asks a model for the last turn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// Spread of the row's sources in bits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prov_entropy: Option<f64>,
-    /// The last turn as it should be.
+    /// The expected last turn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// File and line it came from.
+    /// File and line of the row.
     pub source: String,
-    /// The text, unless the row is a conversation.
+    /// Plain text; absent for a conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// Functions that the model may call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<Value>,
-    /// Factor of the row's loss, 1 if absent.
+    /// Factor of the row's loss; absent for 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<f32>,
 }
 
-/// Writes rows, one a line.
+/// Writes rows, one per line.
 #[derive(Debug)]
 pub struct RowWriter {
     file: BufWriter<File>,
@@ -72,7 +72,7 @@ impl RowWriter {
         Ok(self.file.write_all(b"\n")?)
     }
 
-    /// Writes what is left.
+    /// Flushes the file.
     ///
     /// # Errors
     ///
@@ -82,11 +82,11 @@ impl RowWriter {
     }
 }
 
-/// Reads the rows of a dataset one by one.
+/// Reads the rows of a dataset, one at a time.
 ///
 /// # Errors
 ///
-/// Fails when the file cannot be opened; each row fails by itself when it is not as [`RowWriter`] writes it.
+/// Fails when the file cannot be opened. An item fails when its line is not what [`RowWriter`] writes.
 pub fn read_rows(path: &Path) -> Result<impl Iterator<Item = Result<StoredRow>> + use<>> {
     let file = File::open(path).map_err(Error::unreadable(path))?;
     let path = path.to_owned();

@@ -1,28 +1,20 @@
-//! Data files as rows of named fields. The format is told from the content, never from the file's name.
+//! Reading data files. The format is detected from the content, never from the file's name.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use fs_err::File;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::delimited::Table;
+use crate::delimited::{Table, TableError};
 use crate::error::{Error, Result, RowProblem};
 use crate::json;
-use crate::lines::{Line, Lines, MAX_ROW_BYTES};
+use crate::lines::Lines;
+use crate::row::RawRow;
 
-/// A row's fields before their meaning is known.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RawRow {
-    /// Line where the row begins, counted from 1.
-    pub line: u64,
-    /// Fields in the order of the file. Cells of a table are strings, empty cells are null.
-    pub fields: Map<String, Value>,
-}
-
-/// Reads rows from JSON lines, CSV or TSV, holding one row at a time.
+/// Reads rows from JSON lines, CSV or TSV, one row in memory at a time.
 ///
-/// UTF-8 with or without a byte-order mark, lines ending in LF or CRLF; blank lines are passed over.
+/// Files are UTF-8 with or without a byte-order mark; lines end in LF or CRLF; blank lines are skipped.
 pub struct RowReader {
     path: PathBuf,
     format: Format,
@@ -34,12 +26,12 @@ enum Format {
 }
 
 impl RowReader {
-    /// Opens `path` and finds out its format.
+    /// Opens `path` and detects its format.
     ///
     /// # Errors
     ///
-    /// Fails when the file cannot be read, is empty, compressed, not UTF-8 text, one JSON array, or a table
-    /// with an unusable header.
+    /// Fails when the file cannot be read, is empty, compressed, not UTF-8 text, a JSON array, or a table with an
+    /// unusable header.
     pub fn open(path: &Path) -> Result<Self> {
         let unreadable = Error::unreadable(path);
         let file = File::open(path).map_err(&unreadable)?;
@@ -48,7 +40,7 @@ impl RowReader {
         refuse_foreign(path, start)?;
         let mark = if start.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
         let first = start[mark..].iter().copied().find(|byte| !byte.is_ascii_whitespace());
-        let comes_tabbed = start[mark..]
+        let has_tabs = start[mark..]
             .split(|&byte| byte == b'\n')
             .find(|line| !line.trim_ascii().is_empty())
             .is_some_and(|line| line.contains(&b'\t'));
@@ -58,60 +50,35 @@ impl RowReader {
             None => return Err(file_error(path, "holds no rows", "an input file needs at least one row")),
             Some(b'{') => Format::JsonLines(lines),
             Some(b'[') => {
-                let hint = "write one JSON object a line, for example with `jq -c '.[]'`";
-                return Err(file_error(path, "begins with `[`: a JSON array, not JSON lines", hint));
+                let hint = "write one JSON object per line, for example with `jq -c '.[]'`";
+                return Err(file_error(path, "begins with `[`: it is a JSON array, not JSON lines", hint));
             }
             Some(_) => {
-                let delimiter = if comes_tabbed { b'\t' } else { b',' };
-                let table = Table::open(lines, delimiter).map_err(|problem| match problem {
-                    TableFailure::Io(error) => unreadable(error),
-                    TableFailure::Row(problem) => problem.in_file(path),
-                })?;
+                let delimiter = if has_tabs { b'\t' } else { b',' };
+                let table = Table::open(lines, delimiter).map_err(|error| table_error(path, error))?;
                 Format::Table(table)
             }
         };
         Ok(Self { path: path.to_owned(), format })
     }
 
-    /// Returns the next row, a problem with it, or nothing at the end of the file.
+    /// Returns the next row or a problem with it; `None` at the end of the file.
     ///
     /// # Errors
     ///
     /// Fails when the rest of the file cannot be read, for example after a quote that is never closed.
     pub fn next_row(&mut self) -> Result<Option<Result<RawRow, RowProblem>>> {
-        let row = match &mut self.format {
-            Format::JsonLines(lines) => next_json(lines).map_err(TableFailure::Io),
-            Format::Table(table) => table.next_row(),
-        };
-        row.map_err(|failure| match failure {
-            TableFailure::Io(error) => Error::unreadable(&self.path)(error),
-            TableFailure::Row(problem) => problem.in_file(&self.path),
-        })
-    }
-
-    /// Returns the column names of a table, nothing for JSON lines.
-    pub fn columns(&self) -> Option<&[String]> {
-        match &self.format {
-            Format::JsonLines(_) => None,
-            Format::Table(table) => Some(table.columns()),
+        match &mut self.format {
+            Format::JsonLines(lines) => next_json(lines).map_err(Error::unreadable(&self.path)),
+            Format::Table(table) => table.next_row().map_err(|error| table_error(&self.path, error)),
         }
     }
-
-    /// Returns the file as it was named on opening.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
-/// Ends the reading of a file, while a [`RowProblem`] ends only a row.
-pub(crate) enum TableFailure {
-    Io(std::io::Error),
-    Row(RowProblem),
-}
-
-impl From<std::io::Error> for TableFailure {
-    fn from(source: std::io::Error) -> Self {
-        Self::Io(source)
+fn table_error(path: &Path, error: TableError) -> Error {
+    match error {
+        TableError::Io(error) => Error::unreadable(path)(error),
+        TableError::Row(problem) => problem.in_file(path),
     }
 }
 
@@ -119,33 +86,57 @@ fn file_error(path: &Path, reason: &str, hint: &str) -> Error {
     Error::File { path: path.to_owned(), reason: reason.to_owned(), hint: hint.to_owned() }
 }
 
-fn refuse_foreign(path: &Path, start: &[u8]) -> Result<()> {
-    let known: [(&[u8], &str, &str); 7] = [
-        (b"\x1F\x8B", "is gzip-compressed", "decompress it first: `gzip -dc FILE > FILE.jsonl`"),
-        (b"\x28\xB5\x2F\xFD", "is zstd-compressed", "decompress it first: `zstd -d FILE`"),
-        (b"BZh", "is bzip2-compressed", "decompress it first: `bzip2 -d FILE`"),
-        (b"PK\x03\x04", "is a zip archive", "unpack it first"),
-        (b"PAR1", "is a Parquet file", "export it as JSON lines or CSV"),
-        (b"\xFF\xFE", "is UTF-16 text", "convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 FILE`"),
-        (b"\xFE\xFF", "is UTF-16 text", "convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 FILE`"),
-    ];
-    if let Some((_, reason, hint)) = known.iter().find(|(magic, ..)| start.starts_with(magic)) {
-        return Err(file_error(path, reason, hint));
-    }
-    if start.first() == Some(&0) {
-        return Err(file_error(path, "begins with a NUL byte", "rows are UTF-8 text; was the file cut off?"));
-    }
-    Ok(())
+/// First bytes of a file that is not text, what it is, and what to do with it.
+struct Foreign {
+    magic: &'static [u8],
+    reason: &'static str,
+    hint: &'static str,
 }
 
-fn next_json(lines: &mut Lines<BufReader<File>>) -> std::io::Result<Option<Result<RawRow, RowProblem>>> {
-    while let Some((line, content)) = lines.next()? {
-        let text = match utf8(line, content) {
-            Ok(text) => text,
+const FOREIGN: [Foreign; 8] = [
+    Foreign {
+        magic: b"\x1F\x8B",
+        reason: "is gzip-compressed",
+        hint: "decompress it first: `gzip -dc FILE > FILE.jsonl`",
+    },
+    Foreign {
+        magic: b"\x28\xB5\x2F\xFD",
+        reason: "is zstd-compressed",
+        hint: "decompress it first: `zstd -d FILE`",
+    },
+    Foreign { magic: b"BZh", reason: "is bzip2-compressed", hint: "decompress it first: `bzip2 -d FILE`" },
+    Foreign { magic: b"PK\x03\x04", reason: "is a zip archive", hint: "unpack it first" },
+    Foreign { magic: b"PAR1", reason: "is a Parquet file", hint: "export it as JSON lines or CSV" },
+    Foreign {
+        magic: b"\xFF\xFE",
+        reason: "is UTF-16 text",
+        hint: "convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 FILE`",
+    },
+    Foreign {
+        magic: b"\xFE\xFF",
+        reason: "is UTF-16 text",
+        hint: "convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 FILE`",
+    },
+    Foreign {
+        magic: b"\0",
+        reason: "begins with a NUL byte",
+        hint: "rows are UTF-8 text; check that the file is complete",
+    },
+];
+
+fn refuse_foreign(path: &Path, start: &[u8]) -> Result<()> {
+    match FOREIGN.iter().find(|foreign| start.starts_with(foreign.magic)) {
+        Some(foreign) => Err(file_error(path, foreign.reason, foreign.hint)),
+        None => Ok(()),
+    }
+}
+
+fn next_json(lines: &mut Lines<BufReader<File>>) -> io::Result<Option<Result<RawRow, RowProblem>>> {
+    while let Some((number, line)) = lines.next()? {
+        match line.into_text(number) {
+            Ok(text) if text.trim_ascii().is_empty() => {}
+            Ok(text) => return Ok(Some(json_row(number, &text))),
             Err(problem) => return Ok(Some(Err(problem))),
-        };
-        if !text.trim_ascii().is_empty() {
-            return Ok(Some(json_row(line, &text)));
         }
     }
     Ok(None)
@@ -155,30 +146,14 @@ fn json_row(line: u64, text: &str) -> Result<RawRow, RowProblem> {
     match json::parse(text) {
         Ok(Value::Object(fields)) => Ok(RawRow { line, fields }),
         Ok(_) => Err(RowProblem::new(line, "the row is not a JSON object", "write a row as `{\"text\": …}`")),
-        Err(problem) if text.contains('\r') => {
-            let hint = "a lone carriage return ends no line; convert the file: `tr '\\r' '\\n' < FILE`";
-            Err(RowProblem::new(line, format!("not JSON: {}", problem.reason), hint)
-                .at_column(problem.column))
-        }
         Err(problem) => {
-            let hint = "correct the line, or set `on_bad_row = \"skip\"` to leave such rows out";
+            let hint = if text.contains('\r') {
+                "lines end in CR alone: convert the file with `tr '\\r' '\\n' < FILE`"
+            } else {
+                "correct the line, or set `on_bad_row = \"skip\"` to leave such rows out"
+            };
             Err(RowProblem::new(line, format!("not JSON: {}", problem.reason), hint)
                 .at_column(problem.column))
         }
-    }
-}
-
-/// Turns a line into text, or says why it is none.
-pub(crate) fn utf8(line: u64, content: Line) -> Result<String, RowProblem> {
-    match content {
-        Line::TooLong => {
-            let reason = format!("the line is longer than {} MiB", MAX_ROW_BYTES >> 20);
-            Err(RowProblem::new(line, reason, "split the row; is the file really one row a line?"))
-        }
-        Line::Whole(bytes) => String::from_utf8(bytes).map_err(|error| {
-            let column = error.utf8_error().valid_up_to() as u64 + 1;
-            let hint = "save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8 FILE`";
-            RowProblem::new(line, "not valid UTF-8", hint).at_column(column)
-        }),
     }
 }

@@ -1,14 +1,14 @@
-//! The one place that normalizes text.
+//! Normalization of text, and words for comparison.
 
 use serde_json::Value;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-use crate::leak::Hash;
+use crate::hash::Hash;
 
-/// Returns `text` in Unicode normalization form C.
+/// Returns `text` in Unicode normalization form C. No other code normalizes text.
 ///
-/// That composes a vowel and a combining macron into one letter with kahakō and leaves the ʻokina (U+02BB) alone;
-/// quotation marks that old print uses for the ʻokina are kept too, since guessing would change the source.
+/// A vowel and a combining macron become one letter with kahakō; the ʻokina (U+02BB) stays. Quotation marks that old
+/// print uses for the ʻokina stay too, since replacing them would be a guess.
 ///
 /// ```
 /// assert_eq!(dataset::text::normalize("Ha\u{304}ʻena"), "Hāʻena");
@@ -17,7 +17,7 @@ pub fn normalize(text: &str) -> String {
     if is_nfc_quick(text.chars()) == IsNormalized::Yes { text.to_owned() } else { text.nfc().collect() }
 }
 
-/// Normalizes every string inside `value`, but not the keys of objects.
+/// Normalizes every string inside `value`, except the keys of objects.
 pub(crate) fn normalize_value(value: &mut Value) {
     match value {
         Value::String(text) if is_nfc_quick(text.chars()) != IsNormalized::Yes => *text = normalize(text),
@@ -27,50 +27,32 @@ pub(crate) fn normalize_value(value: &mut Value) {
     }
 }
 
-/// Splits `text` into words for comparing: lower case, without punctuation.
+/// Returns the hash of each word of `text`, for comparison: lower case, without punctuation.
 ///
 /// An ʻokina or apostrophe inside a word is dropped, so that `Na’u`, `Na'u` and `Naʻu` are the same word.
-pub fn words(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = String::new();
-    for letter in text.nfc() {
-        if letter.is_alphanumeric() && !is_apostrophe(letter) {
-            word.extend(letter.to_lowercase());
-        } else if !is_apostrophe(letter) && !word.is_empty() {
-            words.push(std::mem::take(&mut word));
-        }
-    }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    words
-}
-
-/// Returns a hash of each of the [`words`] of `text`, without making them.
 pub(crate) fn word_hashes(text: &str) -> Vec<u64> {
     if is_nfc_quick(text.chars()) == IsNormalized::Yes {
-        word_hashes_of(text.chars())
+        hash_words(text.chars())
     } else {
-        word_hashes_of(text.nfc())
+        hash_words(text.nfc())
     }
 }
 
-fn word_hashes_of(letters: impl Iterator<Item = char>) -> Vec<u64> {
+fn hash_words(letters: impl Iterator<Item = char>) -> Vec<u64> {
     let mut hashes = Vec::new();
     let mut word: Option<Hash> = None;
     let mut buffer = [0; 4];
     for letter in letters {
-        let inside = letter.is_alphanumeric();
-        if inside && !is_apostrophe(letter) {
+        if letter.is_alphanumeric() && !is_apostrophe(letter) {
             let hash = word.get_or_insert_default();
             for lower in letter.to_lowercase() {
                 hash.bytes(lower.encode_utf8(&mut buffer).as_bytes());
             }
         } else if !is_apostrophe(letter) {
-            hashes.extend(word.take().map(|hash| hash.0));
+            hashes.extend(word.take().map(Hash::value));
         }
     }
-    hashes.extend(word.map(|hash| hash.0));
+    hashes.extend(word.map(Hash::value));
     hashes
 }
 
@@ -81,6 +63,23 @@ fn is_apostrophe(letter: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Splits `text` into the words whose hashes [`word_hashes`] returns.
+    fn words(text: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        let mut word = String::new();
+        for letter in text.nfc() {
+            if letter.is_alphanumeric() && !is_apostrophe(letter) {
+                word.extend(letter.to_lowercase());
+            } else if !is_apostrophe(letter) && !word.is_empty() {
+                words.push(std::mem::take(&mut word));
+            }
+        }
+        if !word.is_empty() {
+            words.push(word);
+        }
+        words
+    }
 
     #[test]
     fn okina_and_kahako_survive() {
@@ -106,8 +105,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn hashes_are_those_of_the_words(text in "[a-cĀāA ’'ʻŚé\u{304}\u{301}İß9,.]{0,40}") {
-            let plain: Vec<u64> = words(&text).iter().map(|word| Hash::of(word.as_bytes())).collect();
-            proptest::prop_assert_eq!(word_hashes(&text), plain);
+            let expected: Vec<u64> = words(&text).iter().map(|word| Hash::of(word.as_bytes())).collect();
+            proptest::prop_assert_eq!(word_hashes(&text), expected);
         }
     }
 }

@@ -115,11 +115,6 @@ impl TextTokenizer {
         self.special.contains(&token)
     }
 
-    /// Returns the number of tokens, added ones included.
-    pub fn vocabulary_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
-    }
-
     /// Returns the chat template used for conversations without tools.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.templates.get("default")

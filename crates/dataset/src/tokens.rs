@@ -143,6 +143,13 @@ pub struct Row<'a> {
     pub prompt_length: usize,
 }
 
+impl Row<'_> {
+    /// Returns the number of targets.
+    pub fn target_count(&self) -> usize {
+        self.trained.iter().filter(|&&flag| flag == 1).count()
+    }
+}
+
 impl std::fmt::Debug for Split {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Split")
@@ -228,23 +235,6 @@ impl Split {
             weight: self.tensor::<f32>(2, index..index + 1)[0],
             prompt_length: self.tensor::<u32>(3, index..index + 1)[0] as usize,
         }
-    }
-
-    /// Returns the number of tokens.
-    pub fn total_tokens(&self) -> u64 {
-        self.tokens
-    }
-
-    /// Counts the targets that count; reads all flags.
-    pub fn total_trained(&self) -> u64 {
-        let mut total = 0;
-        let tokens = self.tokens as usize;
-        for start in (0..tokens).step_by(1 << 20) {
-            let part: &[u8] = self.tensor(4, start..tokens.min(start + (1 << 20)));
-            total += part.iter().map(|&flag| u64::from(flag == 1)).sum::<u64>();
-            self.touch(part.len());
-        }
-        total
     }
 
     fn tensor<T: bytemuck::AnyBitPattern>(&self, index: usize, range: std::ops::Range<usize>) -> &[T] {

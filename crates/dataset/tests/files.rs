@@ -1,36 +1,37 @@
-//! Files as people have them: each defect has a defined result with its place, and nothing panics.
+//! Data files as people have them: each defect has a defined result with its place, and nothing panics.
 
 #![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
 use std::path::Path;
 
-use dataset::leak::{Check, Kind, Settings};
-use dataset::source::RowReader;
-use dataset::{MAX_ROW_BYTES, Record, Shape, TextTokenizer};
-use dataset::{Result, StoredRow, as_messages};
+use dataset::leak::{Check, Settings};
+use dataset::{MAX_ROW_BYTES, Record, Result, RowReader, Shape, StoredRow, TextTokenizer, as_messages};
+use insta::assert_snapshot;
+use outputs::LeakKind;
 
-/// Reads a file: texts of rows, and problems as `line:column reason`.
+/// Reads a file: texts of rows and problems with them in the order of the file, or the error that ends the reading.
 fn read(bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("named.txt");
     fs_err::write(&path, bytes).unwrap();
-    let shown = |text: String| text.replace(&format!("{}/", folder.path().display()), "");
-    let mut reader = RowReader::open(&path).map_err(|error| shown(error.to_string()))?;
+    let without_folder = |text: String| text.replace(&format!("{}/", folder.path().display()), "");
+    let report = |error: dataset::Error| without_folder(failure::Error::from(error).report());
+    let mut reader = RowReader::open(&path).map_err(report)?;
     let mut rows = Vec::new();
-    while let Some(row) = reader.next_row().map_err(|error| shown(error.to_string()))? {
+    while let Some(row) = reader.next_row().map_err(report)? {
         let record = row.and_then(|row| Record::from_row(row, &path));
         rows.push(match record.map(|record| record.shape) {
             Ok(Shape::Text(text)) => text,
             Ok(Shape::Completion { prompt, completion }) => format!("{prompt}→{completion}"),
             Ok(Shape::Chat { messages, .. }) => format!("{} messages", messages.len()),
-            Err(problem) => shown(problem.in_file(&path).to_string().lines().next().unwrap().to_owned()),
+            Err(problem) => without_folder(problem.in_file(&path).to_string()),
         });
     }
     Ok(rows)
 }
 
 #[test]
-fn formats_are_told_from_the_content_row_by_row() {
+fn the_content_decides_the_format_and_each_row_its_shape() {
     let mixed = "\u{FEFF}{\"text\":\"a\"}\r\n\r\n{\"prompt\":\"b\",\"completion\":\"c\"}\r\n  {\"messages\":[{\"role\":\"user\",\"content\":\"d\"}]}";
     assert_eq!(read(mixed.as_bytes()).unwrap(), ["a", "b→c", "1 messages"]);
     assert_eq!(read("\u{FEFF}prompt,completion\r\n\"x, y\",\"z\"\r\n".as_bytes()).unwrap(), ["x, y→z"]);
@@ -82,27 +83,23 @@ proptest::proptest! {
 }
 
 #[test]
-fn files_that_hold_no_rows_say_what_they_are() {
-    for (bytes, reason) in [
-        (&b""[..], "holds no rows"),
-        (b"\xEF\xBB\xBF \r\n\n", "holds no rows"),
-        (b"\x1F\x8B\x08\x00", "is gzip-compressed"),
-        (b"\xFF\xFE{\0", "is UTF-16 text"),
-        (b"PAR1", "is a Parquet file"),
-        (b"\0\0\0\0", "begins with a NUL byte"),
-        (b"[{\"text\":\"a\"}]", "a JSON array, not JSON lines"),
-        (b"a,,b\n1,2,3\n", "column 2 is named ``"),
-        (b"\xFF\xFFtext\n", "not valid UTF-8"),
-        (b"text\n\"open\n", "a quote that opens in line 2 is not closed"),
-    ] {
-        let error = read(bytes).unwrap_err();
-        assert!(
-            error.contains("named.txt") && error.contains(reason) && error.contains("\nhint: "),
-            "{error}"
-        );
-    }
-    let missing = RowReader::open(Path::new("/nowhere/x.jsonl")).err().unwrap().to_string();
-    assert!(missing.contains("/nowhere/x.jsonl") && missing.contains("hint: "), "{missing}");
+fn files_without_usable_rows_say_what_they_are() {
+    let files = [
+        &b""[..],
+        b"\xEF\xBB\xBF \r\n\n",
+        b"\x1F\x8B\x08\x00",
+        b"\xFF\xFE{\0",
+        b"PAR1",
+        b"\0\0\0\0",
+        b"[{\"text\":\"a\"}]",
+        b"a,,b\n1,2,3\n",
+        b"a,b,a\n1,2,3\n",
+        b"\xFF\xFFtext\n",
+        b"text\n\"open\n",
+    ];
+    assert_snapshot!(files.map(|bytes| read(bytes).unwrap_err()).join("\n"), @"");
+    let missing = failure::Error::from(RowReader::open(Path::new("/nowhere/x.jsonl")).err().unwrap());
+    assert_snapshot!(missing.report(), @"");
     assert!(TextTokenizer::open(Path::new("/nowhere")).is_err());
 }
 
@@ -133,9 +130,9 @@ fn benchmark_passage_7_lies_inside_training_row_657() -> Result<()> {
         check.add("test", row, &Check::fingerprint(&settings, row))?;
     }
     check.add_train(&train, &Check::fingerprint(&settings, &train))?;
-    let report = check.run(&[])?;
-    assert_eq!((report.count, report.leaks.len()), (1, 1));
-    assert_eq!((report.leaks[0].kind, report.leaks[0].row.as_str()), (Kind::Contained, "row 7"));
-    assert_eq!(report.train_rows, [0]);
+    let findings = check.find_leaks(&[])?;
+    assert_eq!((findings.count, findings.leaks.len()), (1, 1));
+    assert_eq!((findings.leaks[0].kind, findings.leaks[0].row.as_str()), (LeakKind::Contained, "row 7"));
+    assert_eq!(findings.train_rows, [0]);
     Ok(())
 }

@@ -52,7 +52,7 @@ fn every_assistant_turn_is_trained_with_its_end_and_nothing_else() {
         let messages = chat["messages"].as_array().unwrap().clone();
         let turns: Vec<&Value> = messages.iter().filter(|message| message["role"] == "assistant").collect();
         let expected: Vec<&str> = turns.iter().map(|turn| turn["content"].as_str().unwrap()).collect();
-        let row = dataset::source::RawRow {
+        let row = dataset::RawRow {
             line: 1,
             fields: [("messages".to_owned(), Value::Array(messages.clone()))].into_iter().collect(),
         };

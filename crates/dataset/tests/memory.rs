@@ -28,9 +28,9 @@ fn memory_does_not_grow_with_the_rows() -> Result<()> {
     let split = Split::open(&path)?;
     assert_eq!(split.len(), ROWS);
     for index in order.into_iter().map(|index| index as usize).chain(0..ROWS) {
-        assert_eq!(split.row(index).tokens[41], index as u32);
+        let row = split.row(index);
+        assert_eq!((row.tokens[41], row.target_count()), (index as u32, 42));
     }
-    assert_eq!(split.total_trained(), ROWS as u64 * 42);
     let read = kibibytes("VmHWM");
     assert!(fs_err::metadata(&path)?.len() > 85 << 20);
     assert!(written - before < 16 << 10, "writing took {} KiB more", written - before);

@@ -4,8 +4,7 @@
 
 use std::path::Path;
 
-use dataset::source::RawRow;
-use dataset::{Encoded, LossOn, Record, TextTokenizer, encode};
+use dataset::{Encoded, LossOn, RawRow, Record, TextTokenizer, encode};
 use serde_json::{Value, json};
 
 /// The byte-level tokenizer of a golden case (end of text 1, beginning 2, `<|start|>` 3, `<|end|>` 4) with another template.
@@ -127,7 +126,7 @@ fn without_special_tokens_the_text_up_to_the_next_message_ends_a_turn() {
 fn loss_on_all_counts_all_but_the_first_token() {
     let tokenizer = tokenizer(Some(CHATML));
     let encoded = encode(&tokenizer, &record(&json!({"messages": two_turns()})), LossOn::All).unwrap();
-    assert_eq!(encoded.trained_tokens(), encoded.tokens.len() - 1);
+    assert_eq!(encoded.target_count(), encoded.tokens.len() - 1);
     assert_eq!(encoded.trained[0], 0);
 }
 
@@ -138,7 +137,7 @@ fn plain_text_is_ended_once() {
     let encoded = text("aloha");
     assert_eq!(encoded.tokens.last(), Some(&1));
     assert_eq!(encoded, text("aloha<eos>"));
-    assert_eq!(encoded.trained_tokens(), encoded.tokens.len() - 1);
+    assert_eq!(encoded.target_count(), encoded.tokens.len() - 1);
 }
 
 #[test]
@@ -162,7 +161,7 @@ fn pairs_without_a_template_follow_each_other() {
 #[test]
 fn a_chat_without_an_answer_has_no_target() {
     let (_, encoded) = chat(CHATML, &json!([{"role": "user", "content": "aloha"}]));
-    assert_eq!(encoded.trained_tokens(), 0);
+    assert_eq!(encoded.target_count(), 0);
     assert_eq!(encoded.prompt, None);
 }
 

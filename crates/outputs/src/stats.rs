@@ -118,8 +118,8 @@ pub struct Leak {
     pub train_source: Option<String>,
 }
 
-/// Kind of leak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Kind of leak, the most certain first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LeakKind {
     /// The whole row occurs in training.

@@ -1,17 +1,17 @@
-//! The settings of `prepare-data`: which rows, what is made of them, and where they go.
+//! Settings of `prepare-data`: which rows are used, how they are rendered, and which split they go to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dataset::{Date, LossOn, OnTooLong, leak};
 use serde::{Deserialize, Serialize};
 
-use crate::mapping::Template;
+use crate::template::Template;
 
-/// Settings of the stage: the table `[prepare-data]` of a pipeline file.
+/// Settings of the stage: the table `[prepare-data]` of a settings file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Files that are split by `split`, by name within the given data; none named means all of them.
+    /// Names of the files to split, within the given data; all files if empty.
     pub source: Vec<String>,
     /// Files of training rows, with `split.by = "files"`.
     pub train: Vec<String>,
@@ -19,42 +19,42 @@ pub struct Config {
     pub validation: Vec<String>,
     /// Files of test rows, with `split.by = "files"`.
     pub test: Vec<String>,
-    /// Named parts of the data, which `train` can mix by weight: their files are split by `split`, or are those of
-    /// `train` with `split.by = "files"`.
+    /// Mixture components by name. `train` mixes them by weight. Their files are split by `split`; with
+    /// `split.by = "files"` they are the files of `train`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub mixture: BTreeMap<String, Part>,
-    /// How rows are dealt out.
+    pub mixture: BTreeMap<String, Component>,
+    /// How rows are assigned to splits.
     pub split: SplitConfig,
-    /// Fields that together name a row's group, in place of the field `group`.
+    /// Fields that together name a row's group, instead of the field `group`.
     pub group_fields: Vec<String>,
-    /// What the user says, with `{field}` for a row's fields; empty takes rows as they are.
+    /// Template of the user's message, with `{field}` for a row's fields; if empty, rows are used as they are.
     pub prompt: String,
-    /// What the assistant should answer, with `{field}` for a row's fields.
+    /// Template of the assistant's answer, with `{field}` for a row's fields.
     pub completion: String,
-    /// Plain text, with `{field}` for a row's fields; not together with `prompt`.
+    /// Template of a plain text, with `{field}` for a row's fields; cannot be combined with `prompt`.
     pub text: String,
-    /// System message put in front of conversations that have none; empty for none.
+    /// System message for conversations that have none; empty for none.
     pub system: String,
-    /// Conditions that a row must meet, all of them.
+    /// Conditions that a row must meet; all must hold.
     #[serde(rename = "where")]
     pub conditions: Vec<Condition>,
-    /// Rows that neither train nor validate.
+    /// Rows held out of training and validation.
     pub hold_out: HoldOut,
-    /// Most rows of each split, a pinned sample; 0 takes all.
+    /// Maximum number of rows per split, sampled with `split.seed`; 0 for all.
     pub max_rows: MaxRows,
-    /// Most tokens of a row.
+    /// Maximum number of tokens per row.
     pub max_tokens: usize,
-    /// What happens to longer rows: `truncate`, `drop` or `error`.
+    /// What to do with longer rows: `truncate`, `drop` or `error`.
     pub on_too_long: OnTooLong,
     /// Which tokens are targets: `completions` or `all`.
     pub loss_on: LossOn,
-    /// What happens to a row that cannot be used: `error` or `skip`.
+    /// What to do with unusable rows: `error` or `skip`.
     pub on_bad_row: OnBadRow,
-    /// What happens when validation, test or held-out rows occur in training rows: `error`, `drop` or `allow`.
+    /// What to do if validation, test or held-out rows occur in training rows: `error`, `drop` or `allow`.
     pub on_leak: OnLeak,
-    /// How much text must agree to be a leak.
+    /// How much text must match to be a leak.
     pub leak: leak::Settings,
-    /// The day that templates print as today, `YYYY-MM-DD`; empty for templates that print none.
+    /// Date that chat templates print as today, `YYYY-MM-DD`; empty for templates that do not print it.
     pub template_date: String,
 }
 
@@ -86,22 +86,22 @@ impl Default for Config {
     }
 }
 
-/// A part of a mixture. What it does not say is as the settings of the same name say.
+/// A mixture component. Fields left out are taken from the settings of the same name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Part {
-    /// Its files, by name within the given data.
+pub struct Component {
+    /// Names of its files, within the given data.
     pub files: Vec<String>,
-    /// What the user says, with `{field}` for a row's fields.
+    /// Template of the user's message.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub prompt: String,
-    /// What the assistant should answer.
+    /// Template of the assistant's answer.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub completion: String,
-    /// Plain text; not together with `prompt`.
+    /// Template of a plain text; cannot be combined with `prompt`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub text: String,
-    /// System message put in front of conversations that have none.
+    /// System message for conversations that have none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub system: String,
     /// Fields that together name a row's group.
@@ -109,24 +109,68 @@ pub struct Part {
     pub group_fields: Vec<String>,
 }
 
-impl Part {
-    /// Tells whether it has templates of its own.
-    pub(crate) fn has_texts(&self) -> bool {
-        !(self.prompt.is_empty() && self.completion.is_empty() && self.text.is_empty())
+/// The settings for the texts of a row, of all rows or of a mixture component.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Texts<'a> {
+    prompt: &'a str,
+    completion: &'a str,
+    text: &'a str,
+    system: &'a str,
+}
+
+impl<'a> Texts<'a> {
+    pub(crate) fn of_config(config: &'a Config) -> Self {
+        let Config { prompt, completion, text, system, .. } = config;
+        Self { prompt, completion, text, system }
+    }
+
+    pub(crate) fn of_component(component: &'a Component) -> Self {
+        let Component { prompt, completion, text, system, .. } = component;
+        Self { prompt, completion, text, system }
+    }
+
+    /// Returns the templates with the names of their settings.
+    pub(crate) fn templates(self) -> impl Iterator<Item = (&'static str, &'a str)> {
+        [("prompt", self.prompt), ("completion", self.completion), ("text", self.text)].into_iter()
+    }
+
+    pub(crate) fn has_templates(&self) -> bool {
+        self.templates().any(|(_, source)| !source.is_empty())
+    }
+
+    /// Returns the problems of these settings, whose names begin with `prefix`.
+    fn problems(self, prefix: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        let name = |name: &str| format!("`{prefix}{name}`");
+        if self.prompt.is_empty() != self.completion.is_empty() {
+            problems.push(format!("{} and {} must be set together", name("prompt"), name("completion")));
+        }
+        if !self.text.is_empty() && !self.prompt.is_empty() {
+            problems.push(format!("{} cannot be combined with {}", name("text"), name("prompt")));
+        }
+        if !self.text.is_empty() && !self.system.is_empty() {
+            problems.push(format!("{} cannot be combined with {}", name("system"), name("text")));
+        }
+        for (setting, source) in self.templates() {
+            if let Err(reason) = Template::parse(source) {
+                problems.push(format!("{}: {reason}", name(setting)));
+            }
+        }
+        problems
     }
 }
 
-/// How rows are dealt out to the splits.
+/// How rows are assigned to splits.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitConfig {
-    /// By whole groups, row by row, or as files say.
+    /// What decides a row's split.
     pub by: SplitBy,
-    /// Share of the rows for validation.
+    /// Share of the rows for validation, 0 to 1.
     pub validation: f64,
-    /// Share of the rows for test.
+    /// Share of the rows for test, 0 to 1.
     pub test: f64,
-    /// Seed of the order in which rows or groups are dealt out, and of samples.
+    /// Seed of the order in which rows or groups are assigned, and of samples.
     pub seed: u64,
 }
 
@@ -136,47 +180,47 @@ impl Default for SplitConfig {
     }
 }
 
-/// What decides over a row's split.
+/// How a row's split is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SplitBy {
-    /// Its group; a group is never on two sides.
+    /// By its group: all rows of a group are in one split.
     Group,
-    /// Chance, by a pinned order.
+    /// At random, in an order that `seed` determines.
     Ratio,
-    /// The file it is in.
+    /// By its file.
     Files,
 }
 
-/// One condition on a field; without the field, or with null, a row fails unless `or_null`.
+/// A condition on a field. A row in which the field is absent or null fails unless `or_null` is set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Condition {
     /// Name of the field.
     pub field: String,
-    /// The value is this.
+    /// The value equals this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub equals: Option<Scalar>,
     /// The value is one of these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub one_of: Vec<Scalar>,
-    /// The value is a number not below this.
+    /// The value is a number and at least this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_least: Option<f64>,
-    /// The value is a number not above this.
+    /// The value is a number and at most this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_most: Option<f64>,
-    /// The value is a text of at least so many words.
+    /// The value is a text with at least this number of words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_words: Option<usize>,
-    /// The value is a text of at most so many words.
+    /// The value is a text with at most this number of words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_words: Option<usize>,
-    /// A row without a value passes.
+    /// Rows without a value pass.
     pub or_null: bool,
 }
 
-/// A value to compare with.
+/// A value in a condition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Scalar {
@@ -188,30 +232,31 @@ pub enum Scalar {
     Text(String),
 }
 
-/// Rows that neither train nor validate. They are part of the leak check wherever they go.
+/// Rows held out of training and validation. The leak check always includes them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HoldOut {
-    /// Rows with a value in this field; empty for none.
+    /// Holds out the rows with a value in this field; empty for none.
     pub field: String,
-    /// Rows with these ids.
+    /// Holds out the rows with these ids.
     pub ids: Vec<String>,
-    /// Where they go: `drop`, or `test` (whatever `where` says; with their whole group, if groups are split).
+    /// Where the rows go: `drop`, or `test`, even if they fail `where`. With `split.by = "group"` their whole groups go to
+    /// the test split.
     pub to: HoldOutTo,
 }
 
-/// Where held-out rows go.
+/// Destination of held-out rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HoldOutTo {
-    /// Nowhere.
+    /// Left out.
     #[default]
     Drop,
-    /// To the test split.
+    /// The test split.
     Test,
 }
 
-/// Most rows of each split; 0 takes all.
+/// Maximum number of rows per split; 0 for all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MaxRows {
@@ -223,32 +268,32 @@ pub struct MaxRows {
     pub test: usize,
 }
 
-/// What happens to a row that cannot be used.
+/// What to do with unusable rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadRow {
-    /// It stops the work.
+    /// Fail at the first one.
     #[default]
     Error,
-    /// It is left out, counted and listed.
+    /// Leave them out, count them and list the first ones.
     Skip,
 }
 
-/// What happens when rows that must not be in training are.
+/// What to do if validation, test or held-out rows occur in training rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnLeak {
-    /// It stops the work.
+    /// Fail.
     #[default]
     Error,
-    /// The training rows in which they occur are left out, counted and listed.
+    /// Leave out those training rows, count them and list the first ones.
     Drop,
-    /// It is only reported.
+    /// Only report the leaks.
     Allow,
 }
 
 impl Config {
-    /// Returns every problem of the settings.
+    /// Returns all problems of the settings.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut refuse = |wrong: bool, problem: &str| {
@@ -258,8 +303,8 @@ impl Config {
         };
         let files = self.split.by == SplitBy::Files;
         let lists = !(self.train.is_empty() && self.validation.is_empty() && self.test.is_empty());
-        refuse(!files && lists, "`train`, `validation` and `test` need `split.by = \"files\"`");
-        refuse(files && !self.source.is_empty(), "`source` does not go with `split.by = \"files\"`");
+        refuse(!files && lists, "`train`, `validation` and `test` require `split.by = \"files\"`");
+        refuse(files && !self.source.is_empty(), "`source` cannot be combined with `split.by = \"files\"`");
         refuse(files && lists && self.train.is_empty(), "`train` names no file");
         let share = |share: f64| (0.0..1.0).contains(&share);
         let shares = share(self.split.validation)
@@ -267,34 +312,35 @@ impl Config {
             && self.split.validation + self.split.test < 1.0;
         refuse(
             !files && !shares,
-            "`split.validation` and `split.test` are shares from 0 to 1 that leave some to train",
+            "`split.validation` and `split.test` must be at least 0 and add up to less than 1",
         );
-        refuse(self.max_tokens < 2, "`max_tokens` is at least 2");
-        refuse(self.leak.words == 0, "`leak.words` is at least 1");
+        refuse(self.max_tokens < 2, "`max_tokens` must be at least 2");
+        refuse(self.leak.words == 0, "`leak.words` must be at least 1");
         refuse(
             !(self.leak.overlap > 0.0 && self.leak.overlap <= 1.0),
-            "`leak.overlap` is above 0 and at most 1",
+            "`leak.overlap` must be above 0 and at most 1",
         );
-        refuse(!(0.0..=1.0).contains(&self.leak.common), "`leak.common` is from 0 to 1");
+        refuse(!(0.0..=1.0).contains(&self.leak.common), "`leak.common` must be from 0 to 1");
         let dated = self.template_date.is_empty() || Date::parse(&self.template_date).is_some();
-        refuse(!dated, "`template_date` is not a day as `YYYY-MM-DD`");
+        refuse(!dated, "`template_date` is not a date in the form `YYYY-MM-DD`");
         refuse(
             self.conditions.iter().any(|condition| condition.field.is_empty()),
-            "a condition in `where` names no `field`",
+            "a condition in `where` has no `field`",
         );
         refuse(
-            self.conditions.iter().any(Condition::asks_nothing),
-            "a condition in `where` asks for nothing",
+            self.conditions.iter().any(Condition::is_empty),
+            "a condition in `where` has only `field`: add `equals`, `one_of`, `at_least`, `at_most`, `min_words` or `max_words`",
         );
-        problems.extend(text_problems("", [&self.prompt, &self.completion, &self.text, &self.system]));
+        problems.extend(Texts::of_config(self).problems(""));
         problems.extend(self.mixture_problems());
         problems
     }
 
-    /// Returns the part of the mixture that a file belongs to, by the file's name in the settings.
-    pub(crate) fn part_of(&self, file: &str) -> Option<String> {
-        let part = self.mixture.iter().find(|(_, part)| part.files.iter().any(|name| name == file));
-        part.map(|(name, _)| name.clone())
+    /// Returns the mixture component of a file, by the file's name in the settings.
+    pub(crate) fn component_of(&self, file: &str) -> Option<String> {
+        let mut components = self.mixture.iter();
+        let (name, _) = components.find(|(_, component)| component.files.iter().any(|name| name == file))?;
+        Some(name.clone())
     }
 
     fn mixture_problems(&self) -> Vec<String> {
@@ -303,38 +349,37 @@ impl Config {
         }
         let mut problems = Vec::new();
         if self.split.by == SplitBy::Files && self.train.is_empty() {
-            problems
-                .push("`mixture` with `split.by = \"files\"` needs the files listed in `train`".to_owned());
+            problems.push("`mixture` with `split.by = \"files\"` requires `train`".to_owned());
         }
         if !self.source.is_empty() {
-            problems.push("`source` does not go with `mixture`: its parts name the files".to_owned());
+            problems.push(
+                "`source` cannot be combined with `mixture`, whose components name the files".to_owned(),
+            );
         }
         let mut files = BTreeSet::new();
-        for (name, part) in &self.mixture {
-            let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
-            if name.is_empty() || !name.chars().all(plain) {
+        for (name, component) in &self.mixture {
+            let is_allowed = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
+            if name.is_empty() || !name.chars().all(is_allowed) {
                 problems.push(format!(
-                    "`mixture.{name}`: a name may hold only ASCII letters, digits, `_` and `-`"
+                    "`mixture.{name}`: a name may contain only ASCII letters, digits, `_` and `-`"
                 ));
             }
-            if part.files.is_empty() {
-                problems.push(format!("`mixture.{name}` names no `files`"));
+            if component.files.is_empty() {
+                problems.push(format!("`mixture.{name}` has no `files`"));
             }
-            for file in part.files.iter().filter(|file| !files.insert(file.as_str())) {
-                problems.push(format!("`mixture.{name}`: the file `{file}` is named twice"));
+            for file in component.files.iter().filter(|file| !files.insert(file.as_str())) {
+                problems.push(format!("`mixture.{name}`: the file `{file}` is listed twice"));
             }
-            let prefix = format!("mixture.{name}.");
-            problems
-                .extend(text_problems(&prefix, [&part.prompt, &part.completion, &part.text, &part.system]));
+            problems.extend(Texts::of_component(component).problems(&format!("mixture.{name}.")));
         }
-        let of_splits: BTreeSet<&str> =
+        let split_files: BTreeSet<&str> =
             [&self.train, &self.validation, &self.test].into_iter().flatten().map(String::as_str).collect();
         if self.split.by == SplitBy::Files {
             for file in self.train.iter().filter(|file| !files.contains(file.as_str())) {
-                problems.push(format!("the file `{file}` in `train` is in no part of `mixture`"));
+                problems.push(format!("the file `{file}` in `train` is not in any component of `mixture`"));
             }
-            for file in files.difference(&of_splits) {
-                problems.push(format!("the file `{file}` in `mixture` is in no split"));
+            for file in files.difference(&split_files) {
+                problems.push(format!("the file `{file}` in `mixture` is not in any split"));
             }
         }
         problems
@@ -351,30 +396,8 @@ impl Config {
     }
 }
 
-/// What is wrong with templates and system message, whose names begin with `prefix`.
-fn text_problems(prefix: &str, [prompt, completion, text, system]: [&String; 4]) -> Vec<String> {
-    let mut problems = Vec::new();
-    let name = |name: &str| format!("`{prefix}{name}`");
-    if prompt.is_empty() != completion.is_empty() {
-        problems.push(format!("{} and {} go together", name("prompt"), name("completion")));
-    }
-    let mut refuse = |wrong: bool, left: &str, right: &str| {
-        if wrong {
-            problems.push(format!("{} does not go with {}", name(left), name(right)));
-        }
-    };
-    refuse(!text.is_empty() && !prompt.is_empty(), "text", "prompt");
-    refuse(!text.is_empty() && !system.is_empty(), "system", "text");
-    for (which, template) in [("prompt", prompt), ("completion", completion), ("text", text)] {
-        if let Err(reason) = Template::parse(template) {
-            problems.push(format!("{}: {reason}", name(which)));
-        }
-    }
-    problems
-}
-
 impl Condition {
-    fn asks_nothing(&self) -> bool {
+    fn is_empty(&self) -> bool {
         *self == Self { field: self.field.clone(), or_null: self.or_null, ..Self::default() }
     }
 }
@@ -394,59 +417,46 @@ impl stage::Config for Config {
 
 #[cfg(test)]
 mod tests {
+    use insta::assert_snapshot;
+
     use super::*;
 
-    #[test]
-    fn all_problems_are_told_at_once() {
-        assert_eq!(Config::default().problems(), [""; 0]);
-        let config: Config = toml::from_str(
-            "train = ['a']\nprompt = '{a'\nmax_tokens = 1\ntemplate_date = 'today'\nwhere = [{ field = 'x' }]\n\
-             split = { validation = 0.6, test = 0.6 }",
-        )
-        .unwrap();
-        let problems = config.problems().join("\n");
-        for part in [
-            "split.by",
-            "shares",
-            "go together",
-            "max_tokens",
-            "template_date",
-            "asks for nothing",
-            "`prompt`: ",
-        ] {
-            assert!(problems.contains(part), "{part}: {problems}");
-        }
+    fn problems(settings: &str) -> String {
+        toml::from_str::<Config>(settings).unwrap().problems().join("\n")
     }
 
     #[test]
-    fn problems_of_a_mixture_name_the_part() {
-        let problems = |settings: &str| toml::from_str::<Config>(settings).unwrap().problems().join("\n");
-        let fine = "[mixture.news]\nfiles = ['a']\ntext = '{t}'\n[mixture.chat]\nfiles = ['b']";
-        assert_eq!(problems(fine), "");
-        for (settings, part) in [
-            ("source = ['a']\nmixture.x.files = ['a']", "`source` does not go with `mixture`"),
-            ("mixture.x.files = []", "`mixture.x` names no `files`"),
-            ("mixture.'x.y'.files = ['a']", "`mixture.x.y`: a name may hold only"),
-            ("mixture.x.files = ['a']\nmixture.y.files = ['a']", "`mixture.y`: the file `a` is named twice"),
-            (
-                "[mixture.x]\nfiles = ['a']\nprompt = 'p'",
-                "`mixture.x.prompt` and `mixture.x.completion` go together",
-            ),
-            ("[mixture.x]\nfiles = ['a']\ntext = '{'", "`mixture.x.text`: "),
-            ("train = ['a']\nsplit.by = 'files'\nmixture.x.files = ['b']", "`a` in `train` is in no part"),
-            (
-                "train = ['a']\nsplit.by = 'files'\nmixture.x.files = ['a', 'b']",
-                "`b` in `mixture` is in no split",
-            ),
-            ("split.by = 'files'\nmixture.x.files = ['a']", "needs the files listed in `train`"),
-        ] {
-            let problems = problems(settings);
-            assert!(problems.contains(part), "{part}: {problems}");
-        }
+    fn all_problems_are_reported_together() {
+        assert_eq!(problems(""), "");
+        let settings = "train = ['a']\nprompt = '{a'\nmax_tokens = 1\ntemplate_date = 'today'\n\
+            where = [{ field = 'x' }]\nsplit = { validation = 0.6, test = 0.6 }\n\
+            leak = { words = 0, overlap = 0.0, common = 2.0 }";
+        assert_snapshot!(problems(settings), @"");
     }
 
     #[test]
-    fn settings_without_a_mixture_are_as_before_there_were_any() {
+    fn problems_of_a_mixture_name_the_component() {
+        assert_eq!(
+            problems("[mixture.news]\nfiles = ['a']\ntext = '{t}'\n[mixture.chat]\nfiles = ['b']"),
+            ""
+        );
+        let settings = [
+            "source = ['a']\nmixture.x.files = ['a']",
+            "mixture.x.files = []",
+            "mixture.'x.y'.files = ['a']",
+            "mixture.x.files = ['a']\nmixture.y.files = ['a']",
+            "[mixture.x]\nfiles = ['a']\nprompt = 'p'",
+            "[mixture.x]\nfiles = ['a']\ntext = '{'",
+            "[mixture.x]\nfiles = ['a']\ntext = 't'\nsystem = 's'",
+            "train = ['a']\nsplit.by = 'files'\nmixture.x.files = ['b']",
+            "train = ['a']\nsplit.by = 'files'\nmixture.x.files = ['a', 'b']",
+            "split.by = 'files'\nmixture.x.files = ['a']",
+        ];
+        assert_snapshot!(settings.map(problems).join("\n"), @"");
+    }
+
+    #[test]
+    fn settings_without_a_mixture_do_not_mention_it() {
         let text = serde_json::to_string(&Config::default()).unwrap();
         assert!(!text.contains("mixture"), "{text}");
     }
@@ -458,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn resolved_settings_hold_no_null() {
+    fn resolved_settings_contain_no_null() {
         let config: Config = toml::from_str("where = [{ field = 'a', at_least = 1 }]").unwrap();
         assert!(!serde_json::to_string(&config).unwrap().contains(":null"));
     }

@@ -1,4 +1,4 @@
-//! Which files are read: names in the settings, found in the data that was given.
+//! Finding the data files: names in the settings, looked up in the given data.
 
 use std::path::{Path, PathBuf};
 
@@ -7,28 +7,19 @@ use dataset::{Error, Result};
 
 use crate::config::{Config, SplitBy};
 
-/// A data file and the split that its rows go to, if the file decides.
+/// A data file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFile {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its split, with `split.by = "files"`.
+    /// Split of its rows, with `split.by = "files"`.
     pub split: Option<SplitName>,
-    /// The part of the mixture that it belongs to.
-    pub part: Option<String>,
+    /// Mixture component of its rows.
+    pub component: Option<String>,
 }
 
-/// Finds the files that `config` names in `data`, a list of files and folders.
-///
-/// A name is looked up in each folder, and compared with the last part of each file's path. If the settings name no
-/// file, all files are taken: the given ones, and those of given folders that end in `.jsonl`, `.json`, `.csv`,
-/// `.tsv`; with `split.by = "files"` their names tell the split (`train`, `valid` or `validation`, `test`). The files of
-/// a mixture come part by part, in the order of the parts' names.
-///
-/// # Errors
-///
-/// Fails when a file is named or given but not there, or none is found.
-pub fn find(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
+/// Finds the files that `config` names in `data`; see [`find_files`](crate::find_files).
+pub(crate) fn find(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
     for path in data {
         fs_err::metadata(path).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
     }
@@ -41,31 +32,38 @@ pub fn find(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
     let mut files = Vec::new();
     for (names, split) in lists {
         for name in names {
-            files.push(DataFile { path: named(data, name)?, split, part: config.part_of(name) });
+            files.push(DataFile {
+                path: find_named(data, name)?,
+                split,
+                component: config.component_of(name),
+            });
         }
     }
     if config.split.by != SplitBy::Files {
-        for name in config.mixture.values().flat_map(|part| &part.files) {
-            files.push(DataFile { path: named(data, name)?, split: None, part: config.part_of(name) });
+        for name in config.mixture.values().flat_map(|component| &component.files) {
+            let component = config.component_of(name);
+            files.push(DataFile { path: find_named(data, name)?, split: None, component });
         }
     }
-    files.sort_by(|a, b| a.part.cmp(&b.part));
+    files.sort_by(|a, b| a.component.cmp(&b.component));
     if files.is_empty() {
-        for path in all(data)? {
-            let split = if config.split.by == SplitBy::Files { Some(told_by_name(&path)?) } else { None };
-            files.push(DataFile { path, split, part: None });
+        for path in list(data)? {
+            let split = if config.split.by == SplitBy::Files { Some(split_from_name(&path)?) } else { None };
+            files.push(DataFile { path, split, component: None });
         }
     }
     if files.is_empty() {
+        let places: Vec<String> = data.iter().map(|path| path.display().to_string()).collect();
         return Err(Error::Rows {
-            reason: "no data file was found".into(),
-            hint: "give files with `--data`, or name them with the setting `source`".into(),
+            reason: format!("no `.jsonl`, `.json`, `.csv` or `.tsv` file in `{}`", places.join("`, `")),
+            hint: "give data files with `--data`, or name files of other endings with the setting `source`"
+                .into(),
         });
     }
     Ok(files)
 }
 
-fn named(data: &[PathBuf], name: &str) -> Result<PathBuf> {
+fn find_named(data: &[PathBuf], name: &str) -> Result<PathBuf> {
     let found = data.iter().find_map(|path| {
         let inside = path.join(name);
         if path.is_dir() {
@@ -83,7 +81,8 @@ fn named(data: &[PathBuf], name: &str) -> Result<PathBuf> {
     })
 }
 
-fn all(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
+/// Lists the given files and the data files in the given folders.
+fn list(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in data {
         if !path.is_dir() {
@@ -94,8 +93,8 @@ fn all(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let mut inside = Vec::new();
         for entry in fs_err::read_dir(path).map_err(unreadable)? {
             let file = entry.map_err(unreadable)?.path();
-            let known = file.extension().and_then(|extension| extension.to_str());
-            if matches!(known, Some("jsonl" | "json" | "csv" | "tsv")) && file.is_file() {
+            let extension = file.extension().and_then(|extension| extension.to_str());
+            if matches!(extension, Some("jsonl" | "json" | "csv" | "tsv")) && file.is_file() {
                 inside.push(file);
             }
         }
@@ -105,17 +104,17 @@ fn all(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn told_by_name(path: &Path) -> Result<SplitName> {
+fn split_from_name(path: &Path) -> Result<SplitName> {
     match path.file_stem().and_then(|stem| stem.to_str()) {
         Some("train") => Ok(SplitName::Train),
         Some("valid" | "validation" | "dev") => Ok(SplitName::Validation),
         Some("test") => Ok(SplitName::Test),
         _ => Err(Error::File {
             path: path.to_owned(),
-            reason: "its name tells no split".into(),
-            hint:
-                "name files with the settings `train`, `validation` and `test`, or choose another `split.by`"
-                    .into(),
+            reason: "the file's name does not say which split it is".into(),
+            hint: "rename it to `train`, `validation` or `test` with its ending, list the files with the settings \
+                   `train`, `validation` and `test`, or choose another `split.by`"
+                .into(),
         }),
     }
 }

@@ -1,13 +1,13 @@
-//! Turns data files into a dataset: rows put into splits, rendered, tokenized, checked for leaks.
+//! Turns data files into a dataset: assigns rows to splits, renders and tokenizes them, and checks them for leaks.
 //!
-//! Two passes over the files: the first decides where each row goes, the second writes. Between them there are a few
-//! bytes a row; the rows themselves are never all in memory. The bytes written depend on the files, the tokenizer and
-//! the settings, not on the number of threads.
+//! The files are read twice: the first pass decides where each row goes, the second writes. In between, a few bytes per
+//! row are kept; the rows are never all in memory. The bytes written depend on the files, the tokenizer and the settings,
+//! not on the number of threads.
 //!
-//! This crate leaves formats, templates and token files to the crate `dataset`, and publishing to the crate `stage`.
+//! The crate `dataset` reads formats, renders templates and writes token files; the crate `stage` publishes.
 //!
 //! ```no_run
-//! # fn main() -> dataset::Result<()> {
+//! # fn main() -> failure::Result<()> {
 //! use std::path::{Path, PathBuf};
 //!
 //! let config = prepare_data::Config { system: "Translate.".into(), ..Default::default() };
@@ -19,59 +19,80 @@
 //! ```
 
 mod config;
+mod destinations;
 mod files;
 mod mapping;
-mod parts;
-mod plan;
+mod mixture;
+mod rows;
 mod stats;
+mod template;
 mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dataset::split::SplitName;
-use dataset::{Date, Error, Result, TextTokenizer};
+use dataset::{Date, Error, TextTokenizer};
+use failure::Result;
+use outputs::{Document, LeakKind, Stats};
 
-pub use config::{
-    Condition, Config, HoldOut, HoldOutTo, MaxRows, OnBadRow, OnLeak, Part, Scalar, SplitBy, SplitConfig,
+use crate::destinations::{Destination, destinations};
+use crate::rows::for_each_row;
+use crate::write::Writer;
+
+pub use crate::config::{
+    Component, Condition, Config, HoldOut, HoldOutTo, MaxRows, OnBadRow, OnLeak, Scalar, SplitBy, SplitConfig,
 };
-pub use files::{DataFile, find as find_files};
-pub use stats::{LeakReport, Lengths, SplitStats, Stats, Tally};
+pub use crate::files::DataFile;
 
-use plan::Destination;
-use write::Writer;
+/// Number of leaks in the error about them.
+const LISTED_LEAKS: u64 = 10;
+
+/// Finds the files that `config` names in `data`, a list of files and folders.
+///
+/// A name is looked up in each folder and compared with the end of each file's path. If the settings name no file, all
+/// files are used: the given ones, and those in the given folders that end in `.jsonl`, `.json`, `.csv` or `.tsv`; with
+/// `split.by = "files"` their names decide the split (`train`, `valid`, `validation` or `dev`, `test`). The files of a
+/// mixture are sorted by the names of its components.
+///
+/// # Errors
+///
+/// Fails when a named or given file does not exist, or when there are no files (bad input).
+pub fn find_files(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
+    Ok(files::find(data, config)?)
+}
 
 /// Makes the dataset of `files` in the folder `out`: `rows/`, `tokens/`, `tokenizer/` and `stats.json`.
 ///
 /// # Errors
 ///
-/// Fails when a file or row cannot be used, a split that was asked for is empty, or validation or test rows occur in
-/// training rows and `on_leak` is `error`.
+/// Fails when a file or row cannot be used, when a split that the settings ask for is empty, and when validation or test
+/// rows occur in training rows and `on_leak` is `error`.
 ///
 /// # Panics
 ///
-/// When [`Config::problems`] has any.
+/// Panics if [`Config::problems`] returns any.
 pub fn run(tokenizer: &Path, files: &[DataFile], config: &Config, out: &Path) -> Result<Stats> {
     let date = Date::parse(&config.template_date);
     let text_tokenizer = TextTokenizer::open_with_date(tokenizer, date)?;
     let mut stats = Stats::default();
-    let destinations = plan::destinations(files, config, &mut stats)?;
+    let destinations = destinations(files, config, &mut stats)?;
     let mut writer = Writer::create(config, &text_tokenizer, &destinations, out)?;
-    let mut next = destinations.into_iter();
-    let mut repeated = Stats::default();
-    plan::for_each_row(files, config, &mut repeated, |record, _, file| {
-        let destination = next.next().unwrap_or(Destination::Nowhere);
+    let mut destinations = destinations.into_iter();
+    // The first pass has counted the rows.
+    let mut uncounted = Stats::default();
+    for_each_row(files, config, &mut uncounted, |record, _, file| {
+        let destination = destinations.next().unwrap_or(Destination::Nowhere);
         writer.push(*record, destination, file, &mut stats)
     })?;
     writer.finish(out, &mut stats)?;
-    copy_tokenizer(tokenizer, &out.join("tokenizer"))?;
-    let text = serde_json::to_string_pretty(&stats).map_err(std::io::Error::from)?;
-    fs_err::write(out.join("stats.json"), text + "\n")?;
+    copy_tokenizer(tokenizer, &out.join(outputs::TOKENIZER))?;
+    stats.write(out)?;
     refuse_empty(config, files, &stats)?;
     refuse_leaks(config, &stats)?;
     Ok(stats)
 }
 
-/// The files that make a tokenizer; a folder given as one may hold a whole model.
+/// The files of a tokenizer. The given folder may contain a whole model.
 const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -84,24 +105,25 @@ const TOKENIZER_FILES: [&str; 9] = [
     "additional_chat_templates",
 ];
 
-fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
+fn copy_tokenizer(from: &Path, to: &Path) -> dataset::Result<()> {
     fs_err::create_dir_all(to)?;
     for name in TOKENIZER_FILES.map(|name| from.join(name)).iter().filter(|path| path.exists()) {
-        let target = to.join(name.file_name().expect("it was joined above"));
+        let copy = to.join(name.file_name().expect("a name was joined above"));
         if !name.is_dir() {
-            fs_err::write(target, fs_err::read(name)?)?;
+            fs_err::write(copy, fs_err::read(name)?)?;
             continue;
         }
-        fs_err::create_dir_all(&target)?;
+        fs_err::create_dir_all(&copy)?;
         for entry in fs_err::read_dir(name)? {
             let entry = entry?;
-            fs_err::write(target.join(entry.file_name()), fs_err::read(entry.path())?)?;
+            fs_err::write(copy.join(entry.file_name()), fs_err::read(entry.path())?)?;
         }
     }
     Ok(())
 }
 
-fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> Result<()> {
+/// Fails if a split that the settings ask for has no rows.
+fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> dataset::Result<()> {
     for split in SplitName::ALL {
         let wanted = match (config.split.by, split) {
             (_, SplitName::Train) => true,
@@ -122,37 +144,52 @@ fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> Result<()
                 found.too_long.count,
                 found.no_target.count,
             );
-            let hint = "give more rows, loosen `where` or `max_tokens`, or set the share in `split` to 0";
-            return Err(Error::Rows { reason, hint: hint.into() });
+            let hint = match split {
+                SplitName::Train => "give more rows, or loosen `where` or `max_tokens`".to_owned(),
+                _ => format!(
+                    "give more rows, loosen `where` or `max_tokens`, or set `split.{}` to 0",
+                    split.as_str()
+                ),
+            };
+            return Err(Error::Rows { reason, hint });
         }
     }
     Ok(())
 }
 
-fn refuse_leaks(config: &Config, stats: &Stats) -> Result<()> {
+/// Fails if validation, test or held-out rows occur in training rows, unless the settings allow it.
+fn refuse_leaks(config: &Config, stats: &Stats) -> dataset::Result<()> {
     if config.on_leak == OnLeak::Allow || stats.leaks.remaining == 0 {
         return Ok(());
     }
     let mut reason = format!(
-        "{} of {} rows kept from training occur in it",
+        "{} of {} validation, test and held-out rows occur in training rows:",
         stats.leaks.remaining, stats.leaks.checked_rows
     );
-    for leak in stats.leaks.rows.iter().take(10.min(stats.leaks.remaining as usize)) {
-        let kind = serde_json::to_value(leak.kind).map_err(std::io::Error::from)?;
+    for leak in stats.leaks.rows.iter().take(stats.leaks.remaining.min(LISTED_LEAKS) as usize) {
+        let (row, source, split) = (&leak.row, &leak.source, &leak.split);
+        let percent = leak.overlap * 100.0;
         let train = match (&leak.train_row, &leak.train_source) {
             (Some(id), Some(source)) => format!("training row `{id}` ({source})"),
-            _ => "training rows taken together".to_owned(),
+            _ => "several training rows together".to_owned(),
         };
-        let line = format!(
-            "\n{} row `{}` ({}): {} {:.0} % with {train}",
-            leak.split,
-            leak.row,
-            leak.source,
-            kind.as_str().unwrap_or_default(),
-            leak.overlap * 100.0
-        );
-        reason.push_str(&line);
+        let how = match leak.kind {
+            LeakKind::Exact => format!("equals {train}"),
+            LeakKind::Contained => format!("contains or is contained in {train} ({percent:.0}%)"),
+            LeakKind::Overlap => format!("shares {percent:.0}% of its text with {train}"),
+        };
+        reason.push_str(&format!("\n{split} row `{row}` ({source}) {how}"));
     }
-    let hint = "hold such rows out with `hold_out.ids`, split by a group that they share, or set `on_leak` to `drop` or `allow`";
+    if stats.leaks.remaining > LISTED_LEAKS {
+        reason.push_str("\n…");
+    }
+    let hint = match config.on_leak {
+        OnLeak::Drop => {
+            "only several training rows together hold these texts: raise `leak.overlap`, or set `on_leak = \"allow\"`"
+        }
+        _ => {
+            "set `on_leak = \"drop\"` to leave those training rows out, or split by a group that such rows share"
+        }
+    };
     Err(Error::Rows { reason, hint: hint.into() })
 }

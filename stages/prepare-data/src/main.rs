@@ -1,48 +1,50 @@
-//! Command line of the stage `prepare-data`.
+//! Command line of `prepare-data`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use failure::Context;
+use outputs::{SPLITS, TOKENIZER};
 use prepare_data::Config;
+use stage::{CommonArgs, Run};
 
 /// Turn data files into a dataset: splits, chat template, tokens, leak check
-#[derive(Parser)]
-#[command(version)]
+#[derive(clap::Parser)]
 struct Args {
-    /// Artifact with the tokenizer, or a tokenizer folder
+    /// Artifact of `import-model`, or a folder with `tokenizer.json`
     #[arg(long, value_name = "ARTIFACT")]
     tokenizer: PathBuf,
-    /// Data file, or folder with the files that the settings name (may be repeated)
+    /// Data file, or folder with the files that the settings name (repeatable)
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     data: Vec<PathBuf>,
     #[command(flatten)]
-    common: stage::CommonArgs,
+    common: CommonArgs,
 }
 
 fn main() -> ExitCode {
-    stage::main(|args: Args| body(&args), |args: &Args| &args.common)
-}
-
-fn body(args: &Args) -> stage::Result<()> {
-    let mut run = stage::Run::<Config>::new(&args.common)?;
-    let tokenizer = if args.tokenizer.join("tokenizer.json").is_file() {
-        run.input_folder("tokenizer", &args.tokenizer)?
-    } else {
-        run.input("tokenizer", &args.tokenizer, "tokenizer")?
-    };
-    let files = prepare_data::find_files(&args.data, run.config())?;
-    // Each file is an input of its own, so that a file beside them does not matter.
-    for (number, file) in files.iter().enumerate() {
-        run.input_folder(&format!("data_{number}"), &file.path)?;
-    }
-    run.execute(|job, config| {
-        let stats = prepare_data::run(tokenizer.path(), &files, config, job.out())?;
-        for (split, found) in &stats.splits {
-            job.metric(&format!("{split}_rows"), found.rows as f64);
-            job.metric(&format!("{split}_tokens"), found.tokens as f64);
-            job.metric(&format!("{split}_trained_tokens"), found.trained_tokens as f64);
-        }
-        Ok(())
-    })
+    stage::main(
+        |args: Args| {
+            let mut run = Run::<Config>::new(&args.common)?;
+            let tokenizer = run.input_or_folder("tokenizer", &args.tokenizer, TOKENIZER, "tokenizer.json")?;
+            let files =
+                prepare_data::find_files(&args.data, run.config()).context("finding the data files")?;
+            // Each file is a separate input, so that other files in the folder do not change the key.
+            for (number, file) in files.iter().enumerate() {
+                run.input_folder(&format!("data_{number}"), &file.path)?;
+            }
+            run.execute(|job, config| {
+                let stats = prepare_data::run(tokenizer.path(), &files, config, job.out())
+                    .context("making the dataset")?;
+                for (split, found) in &stats.splits {
+                    job.metric(&format!("{split}_rows"), found.rows as f64);
+                    job.metric(&format!("{split}_tokens"), found.tokens as f64);
+                    job.metric(&format!("{split}_trained_tokens"), found.trained_tokens as f64);
+                }
+                let [train, validation, test] = SPLITS.map(|split| stats.splits[split].rows);
+                job.summary(format!("{train} training, {validation} validation and {test} test rows"));
+                Ok(())
+            })
+        },
+        |args| &args.common,
+    )
 }

@@ -1,4 +1,4 @@
-//! The second pass: encodes rows, writes them, and compares the splits.
+//! The second pass: encodes rows, writes them, and checks the splits for leaks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,50 +9,58 @@ use dataset::{
     Encoded, Error, OnTooLong, Place, Record, Result, RowWriter, Shape, Split, SplitWriter, StoredRow,
     TextTokenizer, as_messages, encode, read_rows,
 };
+use outputs::{SplitStats, Stats};
 use rayon::prelude::*;
 
 use crate::config::{Config, OnBadRow, OnLeak};
+use crate::destinations::Destination;
 use crate::files::DataFile;
-use crate::parts::Parts;
-use crate::plan::{Destination, brief};
-use crate::stats::{Counter, SplitStats, Stats};
+use crate::mixture::ComponentRows;
+use crate::rows::one_line;
+use crate::stats::{SplitCounter, tally};
 
-/// Rows that are encoded at a time, in parallel; fewer if they are long.
-const CHUNK_ROWS: usize = 512;
-const CHUNK_BYTES: usize = 8 << 20;
+/// Number of rows that are encoded together, in parallel.
+const BLOCK_ROWS: usize = 512;
+/// Bytes of text after which fewer rows are encoded together.
+const BLOCK_BYTES: usize = 8 << 20;
 
 /// Writes one split.
 struct Sink {
     rows: RowWriter,
     tokens: SplitWriter,
-    counter: Counter,
+    counter: SplitCounter,
 }
 
-/// A row that waits to be encoded.
+/// A row to encode.
 struct Waiting<'a> {
     record: Record,
-    split: SplitName,
-    place: Place,
-    file: &'a DataFile,
+    route: Route<'a>,
 }
 
-/// A row ready to be written.
+/// Where a row comes from and goes to.
+struct Route<'a> {
+    file: &'a DataFile,
+    place: Place,
+    split: SplitName,
+}
+
+/// A row to write.
 struct Ready {
     row: StoredRow,
     encoded: Encoded,
-    print: Option<Fingerprint>,
+    fingerprint: Option<Fingerprint>,
 }
 
-/// Encodes rows as they come and writes each to its split.
+/// Encodes rows and writes each to its split.
 pub(crate) struct Writer<'a> {
     config: &'a Config,
     tokenizer: &'a TextTokenizer,
     sinks: BTreeMap<SplitName, Sink>,
     waiting: Vec<Waiting<'a>>,
     waiting_bytes: usize,
-    /// Only if there is anything that must not be in training.
+    /// `None` if all rows train.
     check: Option<Check>,
-    parts: Parts,
+    component_rows: ComponentRows,
 }
 
 impl<'a> Writer<'a> {
@@ -69,17 +77,19 @@ impl<'a> Writer<'a> {
             let sink = Sink {
                 rows: RowWriter::create(&out.join(format!("rows/{}.jsonl", split.as_str())))?,
                 tokens: SplitWriter::create(&out.join(format!("tokens/{}.safetensors", split.as_str())))?,
-                counter: Counter::default(),
+                counter: SplitCounter::default(),
             };
             sinks.insert(split, sink);
         }
-        let trains =
-            |to: &Destination| matches!(to, Destination::Split(SplitName::Train) | Destination::Nowhere);
-        let check = if destinations.iter().all(trains) { None } else { Some(Check::new(config.leak, out)?) };
-        let parts = Parts::new(config);
-        Ok(Self { config, tokenizer, sinks, waiting: Vec::new(), waiting_bytes: 0, check, parts })
+        let is_checked =
+            |to: &Destination| !matches!(to, Destination::Split(SplitName::Train) | Destination::Nowhere);
+        let needs_check = destinations.iter().any(is_checked);
+        let check = needs_check.then(|| Check::new(config.leak, out)).transpose()?;
+        let component_rows = ComponentRows::new(config);
+        Ok(Self { config, tokenizer, sinks, waiting: Vec::new(), waiting_bytes: 0, check, component_rows })
     }
 
+    /// Adds a row; it is written when enough rows are waiting.
     pub(crate) fn push(
         &mut self,
         record: Record,
@@ -100,8 +110,8 @@ impl<'a> Writer<'a> {
                     record.source.rsplit_once(':').and_then(|(_, line)| line.parse().ok()).unwrap_or(0);
                 let place = Place { file: file.path.clone(), line, column: None };
                 self.waiting_bytes += text_bytes(&record);
-                self.waiting.push(Waiting { record, split, place, file });
-                if self.waiting.len() >= CHUNK_ROWS || self.waiting_bytes >= CHUNK_BYTES {
+                self.waiting.push(Waiting { record, route: Route { file, place, split } });
+                if self.waiting.len() >= BLOCK_ROWS || self.waiting_bytes >= BLOCK_BYTES {
                     self.flush(stats)?;
                 }
             }
@@ -109,131 +119,136 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Encodes the waiting rows in parallel and writes them in their order.
+    /// Encodes the waiting rows in parallel and writes them in order.
     fn flush(&mut self, stats: &mut Stats) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
         let (tokenizer, loss_on) = (self.tokenizer, self.config.loss_on);
         let leak = self.check.as_ref().map(|_| &self.config.leak);
-        let make = |Waiting { record, split, place, file }| {
+        let encode_row = |Waiting { record, route }| {
             let ready = encode(tokenizer, &record, loss_on).map(|encoded| {
                 let row = stored(record, &encoded);
-                let print = leak.map(|settings| Check::fingerprint(settings, &row));
-                Ready { row, encoded, print }
+                let fingerprint = leak.map(|settings| Check::fingerprint(settings, &row));
+                Ready { row, encoded, fingerprint }
             });
-            (ready, split, place, file)
+            (ready, route)
         };
-        let made: Vec<_> = waiting.into_par_iter().map(make).collect();
-        for (ready, split, place, file) in made {
+        let encoded: Vec<_> = waiting.into_par_iter().map(encode_row).collect();
+        for (ready, route) in encoded {
             match ready {
-                Ok(ready) => self.write(ready, split, place, file)?,
-                // A tokenizer without a chat template is no row's fault.
+                Ok(ready) => self.write(ready, route)?,
+                // Every row fails with a tokenizer that has no chat template.
                 Err(error @ (Error::File { .. } | Error::Io(_))) => return Err(error),
                 Err(error) => {
-                    let error = error.at_row(place);
+                    let error = error.at_row(route.place);
                     if self.config.on_bad_row == OnBadRow::Error {
                         return Err(error);
                     }
-                    stats.bad_rows.add(|| brief(&error, file));
+                    tally(&mut stats.bad_rows, || one_line(&error, route.file));
                 }
             }
         }
         Ok(())
     }
 
-    fn write(&mut self, ready: Ready, split: SplitName, place: Place, file: &DataFile) -> Result<()> {
-        let Ready { row, mut encoded, print } = ready;
+    fn write(&mut self, ready: Ready, route: Route<'_>) -> Result<()> {
+        let Route { file, place, split } = route;
+        let Ready { row, mut encoded, fingerprint } = ready;
         let sink = self.sinks.get_mut(&split).expect("every split has a sink");
-        let (length, most) = (encoded.tokens.len(), self.config.max_tokens);
+        let (length, limit) = (encoded.tokens.len(), self.config.max_tokens);
         let example = || format!("{} ({}): {length} tokens", row.id, row.source);
-        if length > most {
+        if length > limit {
             match self.config.on_too_long {
                 OnTooLong::Truncate => {
-                    encoded.truncate(most);
-                    sink.counter.stats.truncated.add(example);
+                    encoded.truncate(limit);
+                    tally(&mut sink.counter.stats.truncated, example);
                 }
                 OnTooLong::Drop => {
-                    sink.counter.stats.too_long.add(example);
+                    tally(&mut sink.counter.stats.too_long, example);
                     return Ok(());
                 }
                 OnTooLong::Error => {
                     return Err(Error::Row {
                         place,
-                        reason: format!("the row has {length} tokens where `max_tokens` is {most}"),
+                        reason: format!("the row has {length} tokens, but `max_tokens` is {limit}"),
                         hint: "raise `max_tokens`, or set `on_too_long` to `truncate` or `drop`".into(),
                     });
                 }
             }
         }
-        if encoded.trained_tokens() == 0 {
-            sink.counter.stats.no_target.add(|| format!("{} ({})", row.id, row.source));
+        if encoded.target_count() == 0 {
+            tally(&mut sink.counter.stats.no_target, || format!("{} ({})", row.id, row.source));
             return Ok(());
         }
         if !encoded.prompt_is_prefix {
-            sink.counter.stats.prompt_not_prefix.add(|| format!("{} ({})", row.id, row.source));
+            tally(&mut sink.counter.stats.prompt_not_prefix, || format!("{} ({})", row.id, row.source));
         }
-        sink.counter.add(encoded.tokens.len(), encoded.trained_tokens(), row.group.as_deref());
+        sink.counter.add(encoded.tokens.len(), encoded.target_count(), row.group.as_deref());
         let weight = row.weight.unwrap_or(1.0);
         sink.tokens.push(&encoded.tokens, &encoded.trained, weight, encoded.prompt_length)?;
-        match (&mut self.check, print, split) {
-            (Some(check), Some(print), SplitName::Train) => check.add_train(&row, &print)?,
-            (Some(check), Some(print), split) => check.add(split.as_str(), &row, &print)?,
+        match (&mut self.check, fingerprint, split) {
+            (Some(check), Some(fingerprint), SplitName::Train) => check.add_train(&row, &fingerprint)?,
+            (Some(check), Some(fingerprint), split) => check.add(split.as_str(), &row, &fingerprint)?,
             _ => {}
         }
         if split == SplitName::Train {
-            self.parts.count(file.part.as_deref());
+            self.component_rows.add(file.component.as_deref());
         }
         sink.rows.push(&row)
     }
 
-    /// Writes what is left; compares the splits; fills in `stats`.
+    /// Writes the waiting rows, checks the splits for leaks and completes `stats`.
     pub(crate) fn finish(mut self, out: &Path, stats: &mut Stats) -> Result<()> {
         self.flush(stats)?;
         for (split, sink) in self.sinks {
             sink.rows.finish()?;
             sink.tokens.finish()?;
-            stats.splits.insert(split.as_str(), sink.counter.finish(split != SplitName::Train));
+            stats.splits.insert(split.as_str().to_owned(), sink.counter.finish(split != SplitName::Train));
         }
         if let Some(mut check) = self.check {
-            let mut report = check.run(&[])?;
-            stats.leaks.checked_rows = check.tested_rows();
-            stats.leaks.remaining = report.count;
-            if self.config.on_leak == OnLeak::Drop && !report.train_rows.is_empty() {
-                let train = drop_rows(out, &report.train_rows, &mut self.parts, stats)?;
-                stats.splits.insert(SplitName::Train.as_str(), train);
-                let left = check.run(&report.train_rows)?;
-                // What was found first stays listed; what remains has no single row that could be dropped.
-                stats.leaks.remaining = left.count;
-                report.count += left.count;
-                report.leaks.splice(0..0, left.leaks);
+            let mut findings = check.find_leaks(&[])?;
+            stats.leaks.checked_rows = check.checked_rows();
+            stats.leaks.remaining = findings.count;
+            if self.config.on_leak == OnLeak::Drop && !findings.train_rows.is_empty() {
+                let train = drop_rows(out, &findings.train_rows, &mut self.component_rows, stats)?;
+                stats.splits.insert(SplitName::Train.as_str().to_owned(), train);
+                // A leak that remains occurs only in several training rows together; it is listed before the others.
+                let remaining = check.find_leaks(&findings.train_rows)?;
+                stats.leaks.remaining = remaining.count;
+                findings.count += remaining.count;
+                findings.leaks.splice(0..0, remaining.leaks);
             }
-            stats.leaks.count = report.count;
-            stats.leaks.rows = report.leaks.into_iter().take(LISTED).collect();
+            stats.leaks.count = findings.count;
+            stats.leaks.rows = findings.leaks.into_iter().take(LISTED).collect();
         }
-        self.parts.write(out, stats)
+        self.component_rows.write(out, stats)
     }
 }
 
-/// Writes the training split again without some of its rows, given by their sorted numbers.
-fn drop_rows(out: &Path, dropped: &[u32], parts: &mut Parts, stats: &mut Stats) -> Result<SplitStats> {
+/// Rewrites the training split without the rows in `dropped`, which are sorted row numbers.
+fn drop_rows(
+    out: &Path,
+    dropped: &[u32],
+    component_rows: &mut ComponentRows,
+    stats: &mut Stats,
+) -> Result<SplitStats> {
     let (rows, tokens) = (out.join("rows/train.jsonl"), out.join("tokens/train.safetensors"));
     let (new_rows, new_tokens) = (out.join("rows/train.new"), out.join("tokens/train.new"));
     let (mut row_writer, mut token_writer) =
         (RowWriter::create(&new_rows)?, SplitWriter::create(&new_tokens)?);
-    let mut counter = Counter::default();
+    let mut counter = SplitCounter::default();
     let split = Split::open(&tokens)?;
     let mut dropped = dropped.iter().map(|&row| row as usize).peekable();
-    let mut part_of = parts.of_rows();
+    let mut components = component_rows.component_of_rows();
     for (index, row) in read_rows(&rows)?.enumerate() {
-        let (row, part) = (row?, part_of.next().flatten());
+        let (row, component) = (row?, components.next().flatten());
         if dropped.next_if_eq(&index).is_some() {
-            stats.leaks.dropped_train_rows.add(|| format!("{} ({})", row.id, row.source));
-            parts.discount(part);
+            tally(&mut stats.leaks.dropped_train_rows, || format!("{} ({})", row.id, row.source));
+            component_rows.remove(component);
             continue;
         }
         let encoded = split.row(index);
-        let trained_tokens = encoded.trained.iter().map(|&flag| usize::from(flag == 1)).sum();
-        counter.add(encoded.tokens.len(), trained_tokens, row.group.as_deref());
+        counter.add(encoded.tokens.len(), encoded.target_count(), row.group.as_deref());
         token_writer.push(encoded.tokens, encoded.trained, encoded.weight, encoded.prompt_length)?;
         row_writer.push(&row)?;
     }
@@ -247,18 +262,19 @@ fn drop_rows(out: &Path, dropped: &[u32], parts: &mut Parts, stats: &mut Stats) 
     Ok(SplitStats { rows, tokens, trained_tokens, length, groups, ..before })
 }
 
-/// Estimates how much text a record holds.
+/// Estimates the bytes of text in a record.
 fn text_bytes(record: &Record) -> usize {
-    let string = |message: &serde_json::Value| {
+    let message_bytes = |message: &serde_json::Value| {
         message.get("content").and_then(|text| text.as_str()).map_or(64, str::len)
     };
     match &record.shape {
-        Shape::Chat { messages, .. } => messages.iter().map(string).sum(),
+        Shape::Chat { messages, .. } => messages.iter().map(message_bytes).sum(),
         Shape::Completion { prompt, completion } => prompt.len() + completion.len(),
         Shape::Text(text) => text.len(),
     }
 }
 
+/// Returns the row as it is stored.
 fn stored(record: Record, encoded: &Encoded) -> StoredRow {
     let mut row = StoredRow {
         auth_weight: record.auth_weight,

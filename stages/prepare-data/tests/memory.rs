@@ -1,12 +1,11 @@
-//! Memory while a dataset is made. Alone in its program, since a process has one peak.
+//! Memory while a dataset is made. The only test of its program, because the peak is per process.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
 use std::io::{BufWriter, Write};
-use std::path::Path;
 
-use dataset::Result;
+use failure::Result;
 use prepare_data::{Config, find_files, run};
 
 fn peak_kibibytes() -> u64 {
@@ -15,8 +14,8 @@ fn peak_kibibytes() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Makes a dataset of `rows` rows and returns how many of them train.
-fn made(rows: usize) -> Result<u64> {
+/// Makes a dataset of `rows` rows and returns the number of training rows.
+fn make(rows: usize) -> Result<u64> {
     let data = tempfile::tempdir()?;
     let file = data.path().join("rows.csv");
     let mut writer = BufWriter::new(fs_err::File::create(&file)?);
@@ -27,17 +26,16 @@ fn made(rows: usize) -> Result<u64> {
     writer.flush()?;
     let config: Config = toml::from_str("max_rows = { validation = 100, test = 100 }").unwrap();
     let files = find_files(&[file], &config)?;
-    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama");
     let out = tempfile::tempdir()?;
-    Ok(run(&tokenizer, &files, &config, out.path())?.splits["train"].rows)
+    Ok(run(&testutil::golden("llama"), &files, &config, out.path())?.splits["train"].rows)
 }
 
-/// What is kept of each row between the passes is a few bytes; a row itself has a hundred.
+/// A row has about 100 bytes; between the passes, a few bytes of it are kept.
 #[test]
 fn memory_hardly_grows_with_the_rows() -> Result<()> {
-    made(5_000)?;
+    make(5_000)?;
     let before = peak_kibibytes();
-    assert_eq!(made(100_000)?, 80_000);
+    assert_eq!(make(100_000)?, 80_000);
     let more = peak_kibibytes() - before;
     assert!(more < 16 << 10, "{more} KiB more");
     Ok(())

@@ -3,7 +3,7 @@
 use crate::config::CurriculumName;
 use crate::{Config, Inputs, losses};
 use anyhow::{Context, Result};
-use dataset::{MixtureParts, Split};
+use dataset::{MixtureComponents, Split};
 use tuner::{BatchPlan, Curriculum, Mixture, MixturePart};
 
 /// Plans the micro-batches of the training split.
@@ -30,12 +30,13 @@ pub(crate) fn plan(inputs: &Inputs<'_>, config: &Config, train: &Split) -> Resul
 }
 
 fn mixture(inputs: &Inputs<'_>, config: &Config, rows: usize) -> Result<Mixture> {
-    let Some(parts) = MixtureParts::read(inputs.tokens, rows)? else {
+    let Some(mixture) = MixtureComponents::read(inputs.tokens, rows)? else {
         return Err(stage::usage(
             "`mixture` needs a dataset with parts\nhint: name them with the setting `mixture` of prepare-data",
         ));
     };
-    let parts = parts.parts.into_iter().map(|(name, rows)| MixturePart { name, rows }).collect();
+    let parts = mixture.components.into_iter();
+    let parts = parts.map(|component| MixturePart { name: component.name, rows: component.rows }).collect();
     Mixture::new(parts, &config.mixture, config.seed).map_err(stage::usage)
 }
 

@@ -4,8 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
-use dataset::source::{RawRow, RowReader};
-use dataset::{Error, Place};
+use dataset::{Error, Place, RawRow, RowReader};
 use indicatif::ProgressBar;
 use models::{Flow, Generation, Model};
 use serde_json::{Map, Value, json};

@@ -1,23 +1,24 @@
-//! A row as hashes: what is compared, in a few bytes a word, and spilled to a file that has no name.
+//! Rows as hashes, a few bytes per word, kept in an unnamed temporary file.
 
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
 use crate::error::Result;
+use crate::hash::Hash;
 use crate::rows::StoredRow;
 use crate::text;
 
-/// What the leak check compares of a row.
+/// Hashes of a row's text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// All the words of the row.
+    /// Hash of all words of the row.
     pub(super) whole: u64,
-    /// The runs of words of each side that has one, each sorted and without doubles.
+    /// Hashes of the shingles of each side that has any, sorted and without duplicates.
     pub(super) sides: Vec<Vec<u64>>,
 }
 
 impl Fingerprint {
-    /// Hashes `row` in runs of `words` words.
+    /// Hashes `row` with shingles of `words` words.
     pub(super) fn of(row: &StoredRow, words: usize) -> Self {
         let mut whole = Hash::default();
         let mut sides = Vec::new();
@@ -27,68 +28,41 @@ impl Fingerprint {
             for &word in &hashes {
                 whole.number(word);
             }
-            let mut runs: Vec<u64> = hashes.windows(words.max(1)).map(run_hash).collect();
-            runs.sort_unstable();
-            runs.dedup();
-            if !runs.is_empty() {
-                sides.push(runs);
+            let mut shingles: Vec<u64> = hashes.windows(words.max(1)).map(hash_shingle).collect();
+            shingles.sort_unstable();
+            shingles.dedup();
+            if !shingles.is_empty() {
+                sides.push(shingles);
             }
         }
-        Self { whole: whole.0, sides }
+        Self { whole: whole.value(), sides }
     }
 }
 
-/// The texts that are compared: of a chat every message but the system's.
+/// Returns the texts to compare: the plain text, or every message except system messages.
 fn sides_of(row: &StoredRow) -> Vec<String> {
     let Some(messages) = &row.messages else { return row.text.clone().into_iter().collect() };
     let content = |message: &serde_json::Value| {
         let system = matches!(message.get("role")?.as_str()?, "system" | "developer");
         let content = message.get("content")?;
-        let text = content.as_str().map_or_else(|| parts(content), str::to_owned);
+        let text = content.as_str().map_or_else(|| joined_text(content), str::to_owned);
         (!system).then_some(text)
     };
     messages.iter().filter_map(content).collect()
 }
 
-fn parts(content: &serde_json::Value) -> String {
-    let texts = content.as_array().into_iter().flatten().filter_map(|part| part.get("text")?.as_str());
+/// Joins the texts of a content that is a list.
+fn joined_text(content: &serde_json::Value) -> String {
+    let texts = content.as_array().into_iter().flatten().filter_map(|item| item.get("text")?.as_str());
     texts.collect::<Vec<_>>().join(" ")
 }
 
-fn run_hash(words: &[u64]) -> u64 {
+fn hash_shingle(words: &[u64]) -> u64 {
     let mut hash = Hash::default();
     for &word in words {
         hash.number(word);
     }
-    hash.0
-}
-
-/// FNV-1a with 64 bits: the same everywhere, which the standard library's hash does not promise.
-#[derive(Clone, Copy)]
-pub(crate) struct Hash(pub(crate) u64);
-
-impl Default for Hash {
-    fn default() -> Self {
-        Self(0xCBF2_9CE4_8422_2325)
-    }
-}
-
-impl Hash {
-    pub(crate) fn of(bytes: &[u8]) -> u64 {
-        let mut hash = Self::default();
-        hash.bytes(bytes);
-        hash.0
-    }
-
-    fn number(&mut self, number: u64) {
-        self.bytes(&number.to_le_bytes());
-    }
-
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
-        }
-    }
+    hash.value()
 }
 
 /// A row in a [`Spill`].
@@ -97,10 +71,10 @@ pub(super) struct Spilled {
     pub(super) split: String,
     pub(super) id: String,
     pub(super) source: String,
-    pub(super) print: Fingerprint,
+    pub(super) fingerprint: Fingerprint,
 }
 
-/// Fingerprints in a file that is gone when it is closed: memory does not grow with the rows.
+/// Rows in a file that disappears when it is closed, so that memory does not grow with the rows.
 #[derive(Debug)]
 pub(super) struct Spill {
     file: BufWriter<std::fs::File>,
@@ -117,22 +91,22 @@ impl Spill {
         self.rows
     }
 
-    pub(super) fn push(&mut self, split: &str, row: &StoredRow, print: &Fingerprint) -> Result<()> {
+    pub(super) fn push(&mut self, split: &str, row: &StoredRow, fingerprint: &Fingerprint) -> Result<()> {
         for text in [split, &row.id, &row.source] {
             self.file.write_all(&(text.len() as u32).to_le_bytes())?;
             self.file.write_all(text.as_bytes())?;
         }
-        self.file.write_all(&print.whole.to_le_bytes())?;
-        self.file.write_all(&(print.sides.len() as u32).to_le_bytes())?;
-        for runs in &print.sides {
-            self.file.write_all(&(runs.len() as u32).to_le_bytes())?;
-            self.file.write_all(bytemuck::cast_slice(runs))?;
+        self.file.write_all(&fingerprint.whole.to_le_bytes())?;
+        self.file.write_all(&(fingerprint.sides.len() as u32).to_le_bytes())?;
+        for shingles in &fingerprint.sides {
+            self.file.write_all(&(shingles.len() as u32).to_le_bytes())?;
+            self.file.write_all(bytemuck::cast_slice(shingles))?;
         }
         self.rows += 1;
         Ok(())
     }
 
-    /// Reads all rows from the first on, in their order.
+    /// Returns a reader of all rows in their order.
     pub(super) fn read(&mut self) -> Result<Reader<'_>> {
         self.file.flush()?;
         self.file.get_mut().rewind()?;
@@ -147,7 +121,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads the next row into `row`; false at the end.
+    /// Reads the next row into `row`; returns whether there was one.
     pub(super) fn next_into(&mut self, row: &mut Spilled) -> Result<bool> {
         if self.left == 0 {
             return Ok(false);
@@ -162,14 +136,14 @@ impl Reader<'_> {
         }
         let mut whole = [0; 8];
         self.file.read_exact(&mut whole)?;
-        row.print.whole = u64::from_le_bytes(whole);
+        row.fingerprint.whole = u64::from_le_bytes(whole);
         let sides = self.count()?;
-        row.print.sides.resize_with(sides, Vec::new);
+        row.fingerprint.sides.resize_with(sides, Vec::new);
         for index in 0..sides {
             let length = self.count()?;
-            let runs = &mut row.print.sides[index];
-            runs.resize(length, 0);
-            self.file.read_exact(bytemuck::cast_slice_mut(runs))?;
+            let shingles = &mut row.fingerprint.sides[index];
+            shingles.resize(length, 0);
+            self.file.read_exact(bytemuck::cast_slice_mut(shingles))?;
         }
         Ok(true)
     }
@@ -186,25 +160,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_spilled_comes_back_as_often_as_it_is_read() -> Result<()> {
+    fn spilled_rows_come_back_each_time_they_are_read() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let mut spill = Spill::new(folder.path())?;
-        let prints = [
+        let fingerprints = [
             Fingerprint { whole: 7, sides: vec![vec![1, 2], vec![3]] },
             Fingerprint { whole: 8, sides: vec![] },
             Fingerprint { whole: 9, sides: vec![vec![u64::MAX]] },
         ];
         let row =
             |index: usize| StoredRow { id: format!("ā{index}"), source: "x".into(), ..StoredRow::default() };
-        for (index, print) in prints.iter().enumerate() {
-            spill.push("test", &row(index), print)?;
+        for (index, fingerprint) in fingerprints.iter().enumerate() {
+            spill.push("test", &row(index), fingerprint)?;
         }
         for _ in 0..2 {
             let mut reader = spill.read()?;
             let mut read = Spilled::default();
-            for (index, print) in prints.iter().enumerate() {
+            for (index, fingerprint) in fingerprints.iter().enumerate() {
                 assert!(reader.next_into(&mut read)?);
-                assert_eq!((&read.id, &read.print), (&row(index).id, print));
+                assert_eq!((&read.id, &read.fingerprint), (&row(index).id, fingerprint));
             }
             assert!(!reader.next_into(&mut read)?);
         }

@@ -1,50 +1,68 @@
-//! Some rows under test, ready to be compared with training rows that stream past.
+//! A portion of the checked rows, ready to be compared with training rows that stream past.
 
-use super::Settings;
+use std::cmp::Reverse;
+
+use outputs::LeakKind;
+
+use super::findings::Match;
 use super::fingerprint::Fingerprint;
-use super::report::{Best, Kind};
+use super::settings::Settings;
 
-/// Rows under test with the runs of words of their sides, in sorted lists.
+/// Checked rows with the shingles of their sides, in sorted lists.
 ///
-/// A run of a side takes 16 to 24 bytes; while the table is made, up to 40.
+/// A shingle of a side takes 16 to 24 bytes, and up to 40 while the table is built.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// Every run that occurs, once, sorted.
-    runs: Vec<u64>,
-    /// Where in `runs` those begin whose first bits are so much.
+    /// Hashes of all shingles, sorted and without duplicates. Elsewhere a shingle is an index into this list.
+    shingles: Vec<u64>,
+    /// Index of the first shingle for each value of the leading bits of its hash.
     buckets: Vec<u32>,
     bucket_shift: u32,
-    /// Where in `postings` the sides of each run begin.
+    /// Index into `postings` of the first side of each shingle.
     starts: Vec<u32>,
-    /// Sides, run by run.
+    /// Sides that have a shingle, shingle by shingle.
     postings: Vec<u32>,
-    /// The row of each side, counted within the table.
+    /// Row of each side, counted within the table.
     row_of_side: Vec<u32>,
-    /// Hashes of whole rows with their rows, sorted.
-    whole: Vec<(u64, u32)>,
+    /// Hashes of whole rows, sorted.
+    whole: Vec<WholeRow>,
     rows: u32,
 }
 
-/// What fills a [`Table`].
+/// The hash of a whole row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct WholeRow {
+    hash: u64,
+    row: u32,
+}
+
+/// A shingle of a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    shingle: u64,
+    side: u32,
+}
+
+/// Collects rows for a [`Table`].
 #[derive(Debug, Default)]
 pub(super) struct Builder {
-    entries: Vec<(u64, u32)>,
+    entries: Vec<Entry>,
     row_of_side: Vec<u32>,
-    whole: Vec<(u64, u32)>,
+    whole: Vec<WholeRow>,
 }
 
 impl Builder {
-    pub(super) fn add(&mut self, print: &Fingerprint) {
+    pub(super) fn add(&mut self, fingerprint: &Fingerprint) {
         let row = self.whole.len() as u32;
-        self.whole.push((print.whole, row));
-        for runs in &print.sides {
+        self.whole.push(WholeRow { hash: fingerprint.whole, row });
+        for shingles in &fingerprint.sides {
             let side = self.row_of_side.len() as u32;
             self.row_of_side.push(row);
-            self.entries.extend(runs.iter().map(|&run| (run, side)));
+            self.entries.extend(shingles.iter().map(|&shingle| Entry { shingle, side }));
         }
     }
 
-    /// How many runs there are, those of each side counted.
+    /// Returns the number of shingles, counted once per side.
     pub(super) fn entries(&self) -> usize {
         self.entries.len()
     }
@@ -57,21 +75,21 @@ impl Builder {
         let Self { mut entries, row_of_side, mut whole } = self;
         entries.sort_unstable();
         whole.sort_unstable();
-        let (mut runs, mut starts) = (Vec::new(), Vec::new());
-        for (index, &(run, _)) in entries.iter().enumerate() {
-            if runs.last() != Some(&run) {
-                runs.push(run);
+        let (mut shingles, mut starts) = (Vec::new(), Vec::new());
+        for (index, &Entry { shingle, .. }) in entries.iter().enumerate() {
+            if shingles.last() != Some(&shingle) {
+                shingles.push(shingle);
                 starts.push(index as u32);
             }
         }
         starts.push(entries.len() as u32);
-        let postings = entries.iter().map(|&(_, side)| side).collect();
+        let postings = entries.iter().map(|entry| entry.side).collect();
         drop(entries);
-        let bits = (runs.len() as u64 | 1).ilog2().clamp(1, 24);
+        let bits = (shingles.len() as u64 | 1).ilog2().clamp(1, 24);
         let bucket_shift = 64 - bits;
         let mut buckets = vec![0; (1 << bits) + 1];
-        for &run in &runs {
-            buckets[(run >> bucket_shift) as usize + 1] += 1;
+        for &shingle in &shingles {
+            buckets[(shingle >> bucket_shift) as usize + 1] += 1;
         }
         let mut total = 0;
         for bucket in &mut buckets {
@@ -79,7 +97,7 @@ impl Builder {
             *bucket = total;
         }
         let rows = whole.len() as u32;
-        Table { runs, buckets, bucket_shift, starts, postings, row_of_side, whole, rows }
+        Table { shingles, buckets, bucket_shift, starts, postings, row_of_side, whole, rows }
     }
 }
 
@@ -88,100 +106,107 @@ impl Table {
         self.rows as usize
     }
 
-    fn find(&self, run: u64) -> Option<u32> {
-        let bucket = (run >> self.bucket_shift) as usize;
+    /// Returns the index of the shingle with the given hash.
+    fn find(&self, hash: u64) -> Option<u32> {
+        let bucket = (hash >> self.bucket_shift) as usize;
         let (start, end) = (self.buckets[bucket] as usize, self.buckets[bucket + 1] as usize);
-        let place = self.runs[start..end].binary_search(&run).ok()?;
-        Some((start + place) as u32)
+        let index = self.shingles[start..end].binary_search(&hash).ok()?;
+        Some((start + index) as u32)
     }
 
-    fn sides_of(&self, run: u32) -> &[u32] {
-        let run = run as usize;
-        &self.postings[self.starts[run] as usize..self.starts[run + 1] as usize]
+    /// Returns the sides that have a shingle.
+    fn sides_of(&self, shingle: u32) -> &[u32] {
+        let shingle = shingle as usize;
+        &self.postings[self.starts[shingle] as usize..self.starts[shingle + 1] as usize]
+    }
+
+    /// Returns the rows whose whole text has the given hash.
+    fn rows_equal_to(&self, hash: u64) -> impl Iterator<Item = u32> {
+        let first = self.whole.partition_point(|whole| whole.hash < hash);
+        self.whole[first..].iter().take_while(move |whole| whole.hash == hash).map(|whole| whole.row)
     }
 
     pub(super) fn comparison(&self, settings: Settings) -> Comparison<'_> {
-        let frequency = vec![0; self.runs.len()];
-        let best = vec![None; self.rows()];
         Comparison {
             table: self,
             settings,
-            frequency,
+            frequency: vec![0; self.shingles.len()],
             limit: f64::INFINITY,
             counted: Vec::new(),
-            best,
+            best: vec![None; self.rows()],
             hits: Vec::new(),
             sides: Vec::new(),
         }
     }
 }
 
-/// One table and what is known of the training rows: first how often they have each run, then who agrees most.
+/// Compares a table with training rows in two passes: the first counts shingles, the second finds the best matches.
 pub(super) struct Comparison<'a> {
     table: &'a Table,
     settings: Settings,
-    /// How many training rows have each run.
+    /// Number of training rows that have each shingle.
     frequency: Vec<u32>,
-    /// A run that more training rows have than this is common.
+    /// A shingle is common if more training rows than this have it.
     limit: f64,
-    /// How many runs of each side are not common.
+    /// Number of shingles of each side that are not common.
     counted: Vec<u32>,
-    best: Vec<Option<Best>>,
+    /// Best match of each row so far.
+    best: Vec<Option<Match>>,
     hits: Vec<u32>,
     sides: Vec<u32>,
 }
 
 impl Comparison<'_> {
-    /// First pass: counts the runs of a training row.
+    /// Counts the shingles of a training row, in the first pass.
     pub(super) fn count(&mut self, train: &Fingerprint) {
         self.hits.clear();
-        self.hits.extend(train.sides.iter().flatten().filter_map(|&run| self.table.find(run)));
+        self.hits.extend(train.sides.iter().flatten().filter_map(|&shingle| self.table.find(shingle)));
         self.hits.sort_unstable();
         self.hits.dedup();
-        for &run in &self.hits {
-            self.frequency[run as usize] += 1;
+        for &shingle in &self.hits {
+            self.frequency[shingle as usize] += 1;
         }
     }
 
-    fn is_common(&self, run: u32) -> bool {
-        f64::from(self.frequency[run as usize]) > self.limit
+    fn is_common(&self, shingle: u32) -> bool {
+        f64::from(self.frequency[shingle as usize]) > self.limit
     }
 
-    /// Ends the first pass over `train_rows` rows.
-    pub(super) fn counted(&mut self, train_rows: u32) {
+    /// Ends the first pass, which saw `train_rows` rows.
+    pub(super) fn finish_counting(&mut self, train_rows: u32) {
         self.limit = (f64::from(train_rows) * self.settings.common).max(20.0);
-        self.counted = self.sides_with(|comparison, run| !comparison.is_common(run));
+        self.counted = self.count_per_side(|shingle| !self.is_common(shingle));
     }
 
-    /// How many runs of each side are `wanted`.
-    fn sides_with(&self, wanted: impl Fn(&Self, u32) -> bool) -> Vec<u32> {
+    /// Returns how many shingles of each side are `wanted`.
+    fn count_per_side(&self, wanted: impl Fn(u32) -> bool) -> Vec<u32> {
         let mut counts = vec![0; self.table.row_of_side.len()];
-        for run in (0..self.table.runs.len() as u32).filter(|&run| wanted(self, run)) {
-            for &side in self.table.sides_of(run) {
+        for shingle in (0..self.table.shingles.len() as u32).filter(|&shingle| wanted(shingle)) {
+            for &side in self.table.sides_of(shingle) {
                 counts[side as usize] += 1;
             }
         }
         counts
     }
 
-    /// Second pass: compares training row `number` with all rows; tells whether one of them occurs in it.
+    /// Compares training row `number` with all rows, in the second pass; returns whether one of them occurs in it.
     pub(super) fn compare(&mut self, number: u32, train: &Fingerprint) -> bool {
         let mut found = false;
-        let from = self.table.whole.partition_point(|&(whole, _)| whole < train.whole);
-        for &(_, row) in self.table.whole[from..].iter().take_while(|&&(whole, _)| whole == train.whole) {
+        for row in self.table.rows_equal_to(train.whole) {
             found = true;
-            note(&mut self.best[row as usize], (Kind::Exact, 1000, Some(number)));
+            let exact = Match { kind: LeakKind::Exact, per_mille: 1000, train_row: Some(number) };
+            keep_better(&mut self.best[row as usize], exact);
         }
-        for runs in &train.sides {
+        for shingles in &train.sides {
             let (mut hits, mut common) = (std::mem::take(&mut self.hits), 0);
             hits.clear();
-            hits.extend(runs.iter().filter_map(|&run| self.table.find(run)));
+            hits.extend(shingles.iter().filter_map(|&shingle| self.table.find(shingle)));
             self.sides.clear();
-            for &run in &hits {
-                if self.is_common(run) {
+            for &shingle in &hits {
+                if self.is_common(shingle) {
                     common += 1;
                 } else {
-                    self.sides.extend(self.table.sides_of(run));
+                    self.sides.extend(self.table.sides_of(shingle));
                 }
             }
             self.hits = hits;
@@ -190,27 +215,28 @@ impl Comparison<'_> {
                 let (side, count) = (same[0] as usize, same.len());
                 let all = self.counted[side];
                 let share = count as f64 / f64::from(all);
-                let kind = if count == all as usize || count == runs.len() - common {
-                    Kind::Contained
+                let kind = if count == all as usize || count == shingles.len() - common {
+                    LeakKind::Contained
                 } else if share >= self.settings.overlap {
-                    Kind::Overlap
+                    LeakKind::Overlap
                 } else {
                     continue;
                 };
                 found = true;
                 let row = self.table.row_of_side[side] as usize;
-                note(&mut self.best[row], (kind, per_mille(share), Some(number)));
+                let partial = Match { kind, per_mille: per_mille(share), train_row: Some(number) };
+                keep_better(&mut self.best[row], partial);
             }
         }
         found
     }
 
-    /// Ends the second pass: what each row agrees with most. A row whose text only all training rows together have
-    /// is an overlap with none of them.
-    pub(super) fn finish(mut self) -> Vec<Option<Best>> {
-        let seen = self.sides_with(|comparison, run| {
-            comparison.frequency[run as usize] > 0 && !comparison.is_common(run)
-        });
+    /// Ends the second pass and returns the best match of each row.
+    ///
+    /// A row whose text occurs only in all training rows together is an overlap without a training row.
+    pub(super) fn finish(mut self) -> Vec<Option<Match>> {
+        let seen =
+            self.count_per_side(|shingle| self.frequency[shingle as usize] > 0 && !self.is_common(shingle));
         let mut together = vec![0; self.table.rows()];
         for (side, (&seen, &all)) in
             seen.iter().zip(&self.counted).enumerate().filter(|(_, (_, all))| **all > 0)
@@ -221,20 +247,19 @@ impl Comparison<'_> {
                 *most = per_mille(share).max(*most);
             }
         }
-        for (best, share) in self.best.iter_mut().zip(together) {
-            if best.is_none() && share > 0 {
-                *best = Some((Kind::Overlap, share, None));
+        for (best, per_mille) in self.best.iter_mut().zip(together) {
+            if best.is_none() && per_mille > 0 {
+                *best = Some(Match { kind: LeakKind::Overlap, per_mille, train_row: None });
             }
         }
         self.best
     }
 }
 
-/// Keeps the plainest kind, of it the largest share, and of those the first row.
-fn note(best: &mut Option<Best>, found: Best) {
-    let (kind, share, _) = found;
-    let better = |&(kept, most, _): &Best| (kind, u32::MAX - share) < (kept, u32::MAX - most);
-    if best.as_ref().is_none_or(better) {
+/// Replaces `best` if `found` is of a more certain kind, or of the same kind with a larger share.
+fn keep_better(best: &mut Option<Match>, found: Match) {
+    let rank = |matched: Match| (matched.kind, Reverse(matched.per_mille));
+    if best.is_none_or(|best| rank(found) < rank(best)) {
         *best = Some(found);
     }
 }
