@@ -10,9 +10,9 @@ use testutil::{Program, workspace_root as root};
 /// Stages that do without MLX.
 const PLAIN_STAGES: [&str; 3] = ["prepare-data", "select-best", "report"];
 /// Crates that do without MLX.
-const PLAIN_CRATES: [&str; 5] = ["artifact", "stage", "dataset", "metrics", "chart"];
+const PLAIN_CRATES: [&str; 6] = ["artifact", "tensors", "stage", "dataset", "metrics", "chart"];
 /// Crates that depend on no other crate of the workspace, except `failure`.
-const LONE_CRATES: [&str; 3] = ["artifact", "metrics", "chart"];
+const LONE_CRATES: [&str; 4] = ["artifact", "tensors", "metrics", "chart"];
 /// The only ones with unsafe code.
 const UNSAFE_CRATES: [&str; 2] = ["mlx-sys", "mlx-ext"];
 

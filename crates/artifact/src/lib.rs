@@ -41,7 +41,6 @@ mod publish;
 mod reader;
 mod seal;
 mod store;
-mod tensors;
 mod tree;
 mod workspace;
 
@@ -56,12 +55,11 @@ pub use lock::{KeyLock, Wait};
 pub use manifest::{Claim, Determinism, File, InputRecord, Manifest, Output};
 pub use material::{InputContent, KeyMaterial};
 pub use memo::Memo;
-pub use payload::{find_not_finite, verify_safetensors};
+pub use payload::FileCheck;
 pub use publish::{Published, Staging};
 pub use reader::{Artifact, Level};
 pub use seal::Draft;
 pub use store::{Ref, Store};
-pub use tensors::{BadTensors, TensorHeader};
 pub use tree::{Tree, TreeFile};
 pub use workspace::Workspace;
 

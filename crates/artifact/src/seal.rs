@@ -10,6 +10,7 @@ use crate::digest::{FileHash, Key};
 use crate::error::{Error, Refused, Result};
 use crate::manifest::{Claim, Determinism, InputRecord, Manifest, SCHEMA};
 use crate::material::KeyMaterial;
+use crate::payload::FileCheck;
 use crate::reader::{COMMIT, DATA, MANIFEST, PROVENANCE, SUMS, TELEMETRY, commit_text};
 use crate::tree::Tree;
 use crate::{manifest, os, payload};
@@ -29,12 +30,14 @@ pub struct Draft {
     pub claim: Claim,
     /// What is worth knowing but differs from run to run; an object.
     pub provenance: Value,
+    /// Decides which files may be published, beyond the rule that JSON files must be JSON.
+    pub check_file: FileCheck,
     /// The settings as they are by default, so that a reader sees what was changed; `null` where there are none.
     pub config_defaults: Value,
 }
 
 impl Draft {
-    /// Makes a draft of an artifact that has no inputs and no metrics and is the same on every machine.
+    /// Makes a draft of an artifact that has no inputs and no metrics, is the same on every machine, and may hold any file.
     pub fn new(slug: &str, key_material: KeyMaterial) -> Self {
         Self {
             slug: slug.to_owned(),
@@ -43,6 +46,7 @@ impl Draft {
             metrics: BTreeMap::new(),
             claim: Claim::BitExact,
             provenance: json!({}),
+            check_file: |_| Ok(None),
             config_defaults: Value::Null,
         }
     }
@@ -101,7 +105,7 @@ pub(crate) fn seal(
 ) -> Result<Manifest> {
     let data = root.join(DATA);
     let tree = Tree::scan(&data)?;
-    payload::check(&data, &tree)?;
+    payload::check(&data, &tree, draft.check_file)?;
     let manifest = draft.manifest(&tree)?;
     before_commit()?;
 

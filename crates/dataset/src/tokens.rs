@@ -8,11 +8,11 @@ use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use artifact::{BadTensors, TensorHeader};
 use fs_err::File;
 use mmap_io::errors::MmapIoError;
 use mmap_io::{MemoryMappedFile, MmapAdvice};
 use safetensors::tensor::TensorInfo;
+use tensors::TensorHeader;
 
 use crate::error::{Error, Result};
 
@@ -266,8 +266,8 @@ impl Split {
 fn read_header(path: &Path) -> Result<[(u64, u64); 5]> {
     let bad = |reason: String| Error::tokens(path, reason);
     let header = TensorHeader::read(path).map_err(|error| match error {
-        BadTensors::Io(error) => Error::unreadable(path)(error),
-        BadTensors::Content(reason) => bad(reason),
+        tensors::Error::Io(error) => Error::unreadable(path)(error),
+        tensors::Error::Content(reason) => bad(reason),
     })?;
     if header.metadata().is_some() {
         return Err(bad("it holds `__metadata__`, which no token file has".into()));

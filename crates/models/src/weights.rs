@@ -1,13 +1,13 @@
 //! The tensors of a model folder, checked before MLX sees a byte, and the strict loader that hands them out.
 
 use crate::error::{Error, Result};
-use artifact::{BadTensors, TensorHeader};
 use mlx_rs::{Array, Dtype};
 use safetensors::tensor::TensorInfo;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use tensors::TensorHeader;
 
 /// Tensors of one or more safetensors files, read one at a time.
 pub struct TensorFiles {
@@ -138,8 +138,8 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 /// Reads and checks the header of a safetensors file, before MLX or anyone else sees the file.
 fn read_header(path: &Path) -> Result<TensorHeader> {
     TensorHeader::read(path).map_err(|error| match error {
-        BadTensors::Io(error) => error.into(),
-        BadTensors::Content(reason) => Error::File { path: path.to_owned(), reason },
+        tensors::Error::Io(error) => error.into(),
+        tensors::Error::Content(reason) => Error::File { path: path.to_owned(), reason },
     })
 }
 

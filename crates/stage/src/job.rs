@@ -119,6 +119,7 @@ impl Job {
         let draft = Draft {
             claim: if self.numerics.is_empty() { Claim::BitExact } else { Claim::Backend },
             provenance: recorder.finish(),
+            check_file: tensors::refusal,
             ..Draft::new("unit", key_material)
         };
         let published =

@@ -400,6 +400,7 @@ impl<C: Config> KeyedRun<C> {
             metrics,
             claim: if run.numerics.is_empty() { Claim::BitExact } else { Claim::Backend },
             provenance: Value::Null,
+            check_file: tensors::refusal,
             config_defaults: config::to_material(&C::default()).unwrap_or_default(),
         }
     }

@@ -1,13 +1,13 @@
 //! Checks of weight files before anything else reads them.
 //!
-//! Headers are checked by `artifact`, which reads nothing else of a file: the cost does not depend on the size of the
+//! Headers are checked by `tensors`, which reads nothing else of a file: the cost does not depend on the size of the
 //! weights. Here is what only a model asks for: shards that agree with their index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use artifact::{BadTensors, TensorHeader};
 use serde::Deserialize;
+use tensors::TensorHeader;
 
 use crate::error::Error;
 use crate::files::read_json;
@@ -26,8 +26,8 @@ pub const INDEX: &str = "model.safetensors.index.json";
 pub fn check_file(path: &Path) -> Result<BTreeSet<String>, Error> {
     let bad = |reason: String| Error::Weights { path: path.into(), reason };
     let header = TensorHeader::read(path).map_err(|error| match error {
-        BadTensors::Io(error) => error.into(),
-        BadTensors::Content(reason) => bad(reason),
+        tensors::Error::Io(error) => error.into(),
+        tensors::Error::Content(reason) => bad(reason),
     })?;
     if header.tensors().is_empty() {
         return Err(bad("no tensor in the file".into()));
@@ -41,11 +41,11 @@ pub fn check_file(path: &Path) -> Result<BTreeSet<String>, Error> {
 ///
 /// Names the first tensor that holds NaN or infinity; and as [`check_file`].
 pub fn check_values(path: &Path) -> Result<(), Error> {
-    match artifact::find_not_finite(path) {
+    match tensors::find_not_finite(path) {
         Ok(None) => Ok(()),
         Ok(Some(tensor)) => Err(Error::NotFinite { path: path.into(), tensor }),
-        Err(BadTensors::Io(error)) => Err(error.into()),
-        Err(BadTensors::Content(reason)) => Err(Error::Weights { path: path.into(), reason }),
+        Err(tensors::Error::Io(error)) => Err(error.into()),
+        Err(tensors::Error::Content(reason)) => Err(Error::Weights { path: path.into(), reason }),
     }
 }
 

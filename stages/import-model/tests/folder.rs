@@ -190,7 +190,7 @@ fn weights_that_are_no_numbers_are_refused_by_file_and_tensor() {
         let folder = llama();
         let path = folder.path().join("model.safetensors");
         let tensor = {
-            let header = artifact::TensorHeader::read(&path).unwrap();
+            let header = tensors::TensorHeader::read(&path).unwrap();
             let (name, info) = header.tensors().last().unwrap().clone();
             assert_eq!(info.dtype, safetensors::Dtype::F32);
             let mut bytes = fs_err::read(&path).unwrap();

@@ -1,19 +1,20 @@
 //! The header of a safetensors file, checked against the file before anything else reads it.
 //!
-//! A safetensors file is eight bytes of header length, the header as JSON, and the data. Readers that trust the
-//! header can be made to read outside the file or to mix up tensors, so every number in it is checked here against
-//! every other. Only the header is read, and what it may make us hold is bounded: the cost does not depend on the
-//! size of the data. All that reads such files here begins with [`TensorHeader::read`].
+//! A safetensors file is eight bytes of header length, the header as JSON, and the data. A reader that trusts the header can
+//! be made to read outside the file or to mix up tensors, so every number in it is checked against the others. Only the
+//! header is read, and its size is limited: time and memory do not depend on the size of the data.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use crate::error::{Error, Result};
 
 /// The checked header of a safetensors file.
 #[derive(Debug, Clone)]
@@ -23,95 +24,84 @@ pub struct TensorHeader {
     metadata: Option<BTreeMap<String, String>>,
 }
 
-/// Why a file cannot be read as tensors.
-#[derive(Debug, thiserror::Error)]
-pub enum BadTensors {
-    /// It cannot be read at all.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// It lies about its content, or does not hold all of it; names the tensor where there is one.
-    #[error("{0}")]
-    Content(String),
-}
-
 impl TensorHeader {
-    /// The longest header that is read: about ten times that of the largest published models.
+    /// Longest header in bytes, about ten times that of the largest published models.
     pub const MAX_BYTES: u64 = 8 << 20;
-    /// The most tensors in one file.
+    /// Largest number of tensors in a file.
     pub const MAX_TENSORS: usize = 100_000;
-    /// The most dimensions of a tensor.
+    /// Largest number of dimensions of a tensor.
     const MAX_DIMENSIONS: usize = 32;
-    /// The most texts beside the tensors.
+    /// Largest number of entries in `__metadata__`.
     const MAX_METADATA: usize = 4096;
 
-    /// Reads and checks the header of the file `path`, or of what it links to.
+    /// Reads and checks the header of the file `path`, through links.
     ///
     /// # Errors
     ///
-    /// Fails on anything that makes two readers disagree about a tensor: a truncated file, overlaps, holes, trailing
-    /// bytes, a name given twice, a shape that does not match its bytes; and on headers too large to be honest.
-    pub fn read(path: &Path) -> Result<Self, BadTensors> {
+    /// Fails on anything that makes two readers disagree about a tensor: a truncated file, overlaps, holes, trailing bytes, a
+    /// repeated name, a shape that does not match its bytes. Fails also on headers beyond the limits.
+    pub fn read(path: &Path) -> Result<Self> {
         let mut file = fs_err::File::open(path)?;
         let file_bytes = file.metadata()?.len();
         Self::from_reader(&mut file, file_bytes)
     }
 
-    /// As [`TensorHeader::read`], of an open file of `file_bytes` bytes; leaves it where the data begins.
-    pub(crate) fn from_reader(file: &mut impl Read, file_bytes: u64) -> Result<Self, BadTensors> {
+    /// Reads the header of an open file of `file_bytes` bytes as [`TensorHeader::read`] does; the data is read next.
+    pub(crate) fn from_reader(file: &mut impl Read, file_bytes: u64) -> Result<Self> {
         let bytes = header_length(file, file_bytes)?;
         let mut text = vec![0; bytes as usize];
         file.read_exact(&mut text)?;
         let mut parsed: Parsed = serde_json::from_slice(&text)
-            .map_err(|error| BadTensors::Content(format!("the header is not valid: {error}")))?;
+            .map_err(|error| Error::Content(format!("the header is not valid: {error}")))?;
         drop(text);
-        let tensors = parsed.checked(file_bytes - 8 - bytes).map_err(BadTensors::Content)?;
+        let tensors = parsed.checked(file_bytes - 8 - bytes).map_err(Error::Content)?;
         Ok(Self { data_start: 8 + bytes, tensors, metadata: parsed.metadata })
     }
 
-    /// Where the data begins in the file: the offsets of tensors count from there.
+    /// Returns the offset of the data in the file in bytes; the offsets of tensors count from there.
     pub fn data_start(&self) -> u64 {
         self.data_start
     }
 
-    /// The tensors in the order of their data.
+    /// Returns the tensors in the order of their data.
     pub fn tensors(&self) -> &[(String, TensorInfo)] {
         &self.tensors
     }
 
-    /// The tensors in the order of their data, to keep.
+    /// Turns the header into its tensors, in the order of their data.
     pub fn into_tensors(self) -> Vec<(String, TensorInfo)> {
         self.tensors
     }
 
-    /// The texts beside the tensors, if there is a table for them.
+    /// Returns the entries of `__metadata__`, if the header has it.
     pub fn metadata(&self) -> Option<&BTreeMap<String, String>> {
         self.metadata.as_ref()
     }
 }
 
-fn header_length(file: &mut impl Read, file_bytes: u64) -> Result<u64, BadTensors> {
-    let bad = |problem| Err(BadTensors::Content(problem));
+fn header_length(file: &mut impl Read, file_bytes: u64) -> Result<u64> {
     let mut length = [0; 8];
     if file_bytes < 8 {
-        return bad(format!(
-            "the file has {file_bytes} bytes, not even the first 8 bytes of a safetensors file"
-        ));
+        return Err(Error::Content(format!(
+            "the file has {file_bytes} bytes, fewer than the 8 bytes of the header's length"
+        )));
     }
     file.read_exact(&mut length)?;
     let bytes = u64::from_le_bytes(length);
     if bytes > TensorHeader::MAX_BYTES {
-        return bad(format!(
+        return Err(Error::Content(format!(
             "the header claims {bytes} bytes, more than the {} allowed",
             TensorHeader::MAX_BYTES
-        ));
+        )));
     }
     if bytes > file_bytes - 8 {
-        return bad(format!("truncated: the header claims {bytes} bytes, {} follow", file_bytes - 8));
+        let follow = file_bytes - 8;
+        return Err(Error::Content(format!("truncated: the header claims {bytes} bytes, {follow} follow")));
     }
     Ok(bytes)
 }
 
-/// A header as it stands in the file: names in file order, none twice.
+/// The entries of a header in the order of the file; names do not repeat.
 #[derive(Default)]
 struct Parsed {
     metadata: Option<BTreeMap<String, String>>,
@@ -119,8 +109,9 @@ struct Parsed {
 }
 
 impl Parsed {
-    /// Checks every tensor against its neighbours and against `data_bytes`, the length of what follows the header;
-    /// returns them in the order of their data.
+    /// Checks every tensor against its neighbours and against `data_bytes`, the length of the data after the header.
+    ///
+    /// Returns the tensors in the order of their data.
     fn checked(&mut self, data_bytes: u64) -> Result<Vec<(String, TensorInfo)>, String> {
         let mut tensors = std::mem::take(&mut self.tensors);
         tensors.sort_by_key(|(_, info)| info.data_offsets);
@@ -150,7 +141,7 @@ impl Parsed {
     }
 }
 
-/// Checks that the shape of a tensor needs exactly the bytes it is given.
+/// Checks that the shape of a tensor needs exactly the bytes that its offsets cover.
 fn check_tensor(name: &str, info: &TensorInfo) -> Result<(), String> {
     let (start, stop) = info.data_offsets;
     let TensorInfo { dtype, shape, .. } = info;
@@ -189,14 +180,14 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         let mut seen = HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
             if !seen.insert(name.clone()) {
-                return Err(A::Error::custom(format!("`{name}` stands in it twice")));
+                return Err(A::Error::custom(format!("`{name}` occurs twice")));
             }
             if name == "__metadata__" {
-                // MLX writes `null` where it has none.
+                // MLX writes `null` if it has no metadata.
                 parsed.metadata = map.next_value::<Option<Texts>>()?.map(|texts| texts.0);
             } else if parsed.tensors.len() == TensorHeader::MAX_TENSORS {
-                let problem = format!("it lists more than {} tensors", TensorHeader::MAX_TENSORS);
-                return Err(A::Error::custom(problem));
+                let reason = format!("it lists more than {} tensors", TensorHeader::MAX_TENSORS);
+                return Err(A::Error::custom(reason));
             } else {
                 let Described { dtype, shape, data_offsets } = map
                     .next_value()
@@ -208,7 +199,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     }
 }
 
-/// What a header says of one tensor.
+/// The description of one tensor in a header.
 #[derive(Deserialize)]
 struct Described {
     dtype: Dtype,
@@ -216,13 +207,13 @@ struct Described {
     data_offsets: (usize, usize),
 }
 
-/// The dimensions of a tensor, a few.
+/// The dimensions of a tensor, limited in number.
 struct Shape(Vec<usize>);
 
 impl<'de> Deserialize<'de> for Shape {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Few;
-        impl<'de> Visitor<'de> for Few {
+        struct ShapeVisitor;
+        impl<'de> Visitor<'de> for ShapeVisitor {
             type Value = Shape;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -240,17 +231,17 @@ impl<'de> Deserialize<'de> for Shape {
                 Ok(Shape(shape))
             }
         }
-        deserializer.deserialize_seq(Few)
+        deserializer.deserialize_seq(ShapeVisitor)
     }
 }
 
-/// Names and texts, none twice.
+/// Entries of `__metadata__`; names do not repeat.
 struct Texts(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Unique;
-        impl<'de> Visitor<'de> for Unique {
+        struct MetadataVisitor;
+        impl<'de> Visitor<'de> for MetadataVisitor {
             type Value = Texts;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -264,14 +255,14 @@ impl<'de> Deserialize<'de> for Texts {
                         return Err(A::Error::custom("`__metadata__` has too many entries"));
                     }
                     if texts.contains_key(&name) {
-                        return Err(A::Error::custom(format!("`{name}` stands in `__metadata__` twice")));
+                        return Err(A::Error::custom(format!("`{name}` occurs twice in `__metadata__`")));
                     }
                     texts.insert(name, text);
                 }
                 Ok(Texts(texts))
             }
         }
-        deserializer.deserialize_map(Unique)
+        deserializer.deserialize_map(MetadataVisitor)
     }
 }
 
@@ -279,7 +270,7 @@ impl<'de> Deserialize<'de> for Texts {
 mod tests {
     use super::*;
 
-    fn read(header: &str, data: usize) -> Result<TensorHeader, BadTensors> {
+    fn read(header: &str, data: usize) -> Result<TensorHeader> {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(header.as_bytes());
         bytes.resize(bytes.len() + data, 0);
@@ -288,7 +279,7 @@ mod tests {
 
     fn refused(header: &str, data: usize) -> String {
         match read(header, data) {
-            Err(BadTensors::Content(problem)) => problem,
+            Err(Error::Content(reason)) => reason,
             other => panic!("{other:?}"),
         }
     }
@@ -309,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn no_tensors_and_tensors_without_elements_are_fine() {
+    fn files_without_tensors_and_tensors_without_elements_are_valid() {
         assert!(read("{}", 0).unwrap().tensors().is_empty());
         assert!(read(r#"{"__metadata__":null}"#, 0).unwrap().metadata().is_none());
         let (a, b) = (tensor("a", "F32", "[0,7]", "0", "0"), tensor("b", "U8", "[]", "0", "1"));
@@ -317,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn every_lie_is_named() {
+    fn every_contradiction_is_named() {
         let a = tensor("a", "F32", "[2]", "0", "8");
         let cases = [
             (format!("{a},{}", tensor("b", "F32", "[2]", "4", "12")), 12, "`b` overlaps `a`"),
@@ -328,7 +319,7 @@ mod tests {
             ),
             (a.clone(), 13, "5 trailing bytes"),
             (a.clone(), 7, "truncated"),
-            (format!("{a},{a}"), 8, "`a` stands in it twice"),
+            (format!("{a},{a}"), 8, "`a` occurs twice"),
             (tensor("a", "F32", "[4294967296,4294967296,2]", "0", "8"), 8, "overflows"),
             (tensor("a", "F32", "[4611686018427387905,4]", "0", "16"), 16, "overflows"),
             (tensor("a", "F32", "[-2,-1]", "0", "8"), 8, "tensor `a`"),
@@ -340,12 +331,12 @@ mod tests {
             (tensor("a", "U8", &format!("[{}1]", "1,".repeat(40)), "0", "1"), 1, "too many dimensions"),
         ];
         for (header, data, word) in cases {
-            let problem = refused(&format!("{{{header}}}"), data);
-            assert!(problem.contains(word), "{word}: {problem}");
+            let reason = refused(&format!("{{{header}}}"), data);
+            assert!(reason.contains(word), "{word}: {reason}");
         }
         let many: Vec<String> = (0..5000).map(|number| format!(r#""k{number}":"""#)).collect();
-        let problem = refused(&format!(r#"{{"__metadata__":{{{}}}}}"#, many.join(",")), 0);
-        assert!(problem.contains("too many entries"), "{problem}");
+        let reason = refused(&format!(r#"{{"__metadata__":{{{}}}}}"#, many.join(",")), 0);
+        assert!(reason.contains("too many entries"), "{reason}");
     }
 
     #[test]
