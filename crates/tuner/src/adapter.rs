@@ -1,4 +1,4 @@
-//! What trains: adapters on chosen layers, or layers themselves.
+//! Trainable parameters: adapters on selected layers, or the layers themselves.
 
 mod files;
 mod peft;
@@ -6,48 +6,49 @@ mod peft;
 pub use files::{load_adapters, save_adapters};
 pub use peft::save_peft;
 
-use crate::error::{Error, Result};
-use crate::seed;
 use mlx_rs::ops;
 use models::{Adapter, Layer, Linear, Model, Weight, join};
 use serde::{Deserialize, Serialize};
 
-/// How a model is tuned.
+use crate::error::{Error, Result};
+use crate::seed;
+
+/// Kind of fine-tuning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FineTuneType {
     /// Low-rank updates (arXiv:2106.09685).
     Lora,
-    /// Low-rank updates of the direction, and the magnitude beside them (arXiv:2402.09353).
+    /// Low-rank updates of the direction plus a trained magnitude (arXiv:2402.09353).
     Dora,
     /// The weights themselves.
     Full,
 }
 
-/// Which parameters train, and how adapters are shaped.
+/// Settings of adapters: which parameters are trained, and the shape of adapters.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent switch")]
 pub struct AdapterSettings {
-    /// How the model is tuned.
+    /// Kind of fine-tuning.
     pub fine_tune_type: FineTuneType,
-    /// The last so many blocks; `None` for all.
+    /// Number of blocks to train, counted from the last; `None` for all.
     pub num_layers: Option<usize>,
-    /// Linear maps to adapt, by their name inside a block (`self_attn.q_proj`) or in the whole model (`lm_head`); empty
-    /// for all of the blocks'.
+    /// Linear layers to adapt, by their name in a block (`self_attn.q_proj`) or in the model (`lm_head`); empty for all
+    /// in the blocks.
     pub keys: Vec<String>,
-    /// Size of an adapter.
+    /// Rank of adapters.
     pub rank: i32,
-    /// Strength; scale = alpha / rank, or alpha / √rank.
+    /// Strength of adapters: scale = alpha / rank, or alpha / √rank.
     pub alpha: f32,
-    /// scale = alpha / √rank (arXiv:2312.03732).
+    /// Use scale = alpha / √rank (arXiv:2312.03732).
     pub rank_stabilized: bool,
-    /// Share of an adapter's inputs that is dropped in training.
+    /// Share of an adapter's inputs that is dropped in training, 0 to 1.
     pub dropout: f32,
-    /// Also the head (a tied head trains with the embedding, and only under `full`).
+    /// Also train the head (a tied head is trained with the embedding, and only with `full`).
     pub lm_head: bool,
-    /// Also the token embedding; only under `full`.
+    /// Also train the token embedding; only with `full`.
     pub embeddings: bool,
-    /// Also the norms; `full` trains those of its blocks anyway.
+    /// Also train the norms; `full` always trains those in its blocks.
     pub norms: bool,
 }
 
@@ -69,31 +70,32 @@ impl Default for AdapterSettings {
 }
 
 impl AdapterSettings {
-    /// alpha / rank, or alpha / √rank: the one place where the scale is made.
+    /// Returns the scale, alpha / rank or alpha / √rank.
     pub fn scale(&self) -> f32 {
         let rank = self.rank as f32;
         self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
     }
 }
 
-/// The parameters that train: their names, in order, and how many numbers there are.
+/// Trainable parameters of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trainable {
-    /// Sorted names.
+    /// Names, sorted.
     pub names: Vec<String>,
-    /// Numbers that train.
+    /// Number of trainable parameters.
     pub trainable: usize,
-    /// Numbers that do not.
+    /// Number of frozen parameters.
     pub frozen: usize,
 }
 
-/// Puts fresh adapters into `model`, or picks the weights that train, and names all that trains.
+/// Adds fresh adapters to `model`, or selects the weights to train, and returns the trainable parameters.
 ///
-/// A fresh adapter changes nothing: `a` is uniform within 1/√in, `b` is zero, DoRA's magnitudes are the row norms.
+/// A fresh adapter does not change the model: `a` is uniform within ±1/√in, `b` is zero, and DoRA's magnitudes are the
+/// row norms.
 ///
 /// # Errors
 ///
-/// Fails when a setting names something that the model does not have, or that cannot train.
+/// Fails when a setting names a layer that the model does not have or that cannot be trained.
 pub fn attach(model: &mut Model, settings: &AdapterSettings, seed: u64) -> Result<Trainable> {
     let layers = model.layer_count();
     if let Some(wanted) = settings.num_layers.filter(|&wanted| wanted > layers) {
@@ -119,8 +121,8 @@ pub fn attach(model: &mut Model, settings: &AdapterSettings, seed: u64) -> Resul
     Ok(count(model, names))
 }
 
-/// Places adapters, or picks the weights that train; returns the sorted names of all that trains, and the keys that
-/// name nothing.
+/// Adds adapters or selects the weights to train; returns the sorted names of the trainable parameters, and the keys that
+/// match no layer.
 fn place(model: &mut Model, settings: &AdapterSettings, seed: u64) -> Result<(Vec<String>, Vec<String>)> {
     let layers = model.layer_count();
     let first = layers.saturating_sub(settings.num_layers.unwrap_or(layers));
@@ -128,18 +130,18 @@ fn place(model: &mut Model, settings: &AdapterSettings, seed: u64) -> Result<(Ve
     let mut problem = None;
     let mut used = vec![false; settings.keys.len()];
     model.visit(&mut |path, layer| {
-        let place = Place::of(path, first);
+        let position = Position::of(path, first);
         let outcome = match layer {
             Layer::Linear(linear) if settings.fine_tune_type == FineTuneType::Full => {
-                full_linear(path, &place, linear, settings, &mut names)
+                full_linear(path, &position, linear, settings, &mut names)
             }
-            Layer::Linear(linear) if place.adapts(path, settings, &mut used) => {
+            Layer::Linear(linear) if position.adapts(path, settings, &mut used) => {
                 adapt(path, linear, settings, seed, &mut names)
             }
             Layer::Linear(_) => Ok(()),
             Layer::Embedding(embedding) => full_embedding(path, &embedding.weight, settings, &mut names),
             Layer::Norm(_) => {
-                let in_blocks = settings.fine_tune_type == FineTuneType::Full && place.in_trained_block();
+                let in_blocks = settings.fine_tune_type == FineTuneType::Full && position.in_trained_block();
                 if settings.norms || in_blocks {
                     names.push(join(path, "weight"));
                 }
@@ -158,6 +160,7 @@ fn place(model: &mut Model, settings: &AdapterSettings, seed: u64) -> Result<(Ve
     Ok((names, unused.map(|(key, _)| key.clone()).collect()))
 }
 
+/// Counts trainable and frozen parameters.
 fn count(model: &mut Model, names: Vec<String>) -> Trainable {
     let (mut trainable, mut frozen) = (0, 0);
     model.visit_parameters(&mut |name, array| {
@@ -167,17 +170,17 @@ fn count(model: &mut Model, names: Vec<String>) -> Trainable {
     Trainable { names, trainable, frozen }
 }
 
-/// Where a layer stands.
-enum Place<'a> {
-    /// In a block that trains; its name there.
+/// Position of a layer in the model.
+enum Position<'a> {
+    /// In a trained block, with its name there.
     Trained(&'a str),
-    /// In a block that does not.
+    /// In a frozen block.
     Frozen,
     Head,
     Outside,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Position<'a> {
     fn of(path: &'a str, first: usize) -> Self {
         if path.ends_with("lm_head") {
             return Self::Head;
@@ -193,7 +196,7 @@ impl<'a> Place<'a> {
         matches!(self, Self::Trained(_))
     }
 
-    /// Whether the layer at `path` gets an adapter: a key is a name inside a block that trains, or a whole path.
+    /// Returns whether the layer at `path` gets an adapter. A key is a name in a trained block, or a whole path.
     fn adapts(&self, path: &str, settings: &AdapterSettings, used: &mut [bool]) -> bool {
         let in_block = match self {
             Self::Trained(name) => Some(*name),
@@ -211,7 +214,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Number of the block that a layer stands in, and its name there.
+/// Returns the index of the block that a layer is in, and its name there.
 pub(crate) fn split_block(path: &str) -> Option<(usize, &str)> {
     let (_, rest) = path.split_once("layers.")?;
     let (index, name) = rest.split_once('.').unwrap_or((rest, ""));
@@ -242,15 +245,15 @@ fn adapt(
 
 fn full_linear(
     path: &str,
-    place: &Place<'_>,
+    position: &Position<'_>,
     linear: &Linear,
     settings: &AdapterSettings,
     names: &mut Vec<String>,
 ) -> Result<()> {
-    let wanted = match place {
-        Place::Trained(_) => true,
-        Place::Head => settings.lm_head,
-        Place::Frozen | Place::Outside => false,
+    let wanted = match position {
+        Position::Trained(_) => true,
+        Position::Head => settings.lm_head,
+        Position::Frozen | Position::Outside => false,
     };
     if !wanted {
         return Ok(());

@@ -1,10 +1,11 @@
-//! Rows of tokens as arrays: what goes to the model, and the targets that count.
+//! Batches: rows of tokens as arrays, with the targets that count.
 
-use crate::plan::MicroBatch;
-use dataset::Split;
+use dataset::{Row, Split};
 use mlx_rs::Array;
 
-/// What a [`Batch`] holds before it becomes arrays: any thread can make it.
+use crate::batch_order::MicroBatch;
+
+/// The numbers of a [`Batch`] before they become arrays; any thread can make them.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BatchData {
     shape: [i32; 2],
@@ -17,57 +18,57 @@ pub(crate) struct BatchData {
     total_weight: f64,
 }
 
-/// A row as it goes into a batch: its tokens, 1 where a token counts as a target, and the weight of its targets.
-pub type Part<'a> = (&'a [u32], &'a [u8], f32);
-
-/// Rows as the model reads them, and the targets that count.
+/// Rows as the model reads them, and their targets.
 pub struct Batch {
-    /// `[B, L]`, `i32`, padded on the right.
+    /// Tokens, `[B, L]`, `i32`, padded on the right.
     pub tokens: Array,
-    /// `[B, L]`, `i32`: which row of its line a token belongs to, −1 for padding; `None` with one row a line.
+    /// Index of each token's row within its line, `[B, L]`, `i32`, −1 for padding; `None` with one row per line.
     pub segments: Option<Array>,
-    /// Flat positions b · L + t whose next token counts, `[N]`, `i32`, padded with positions of no weight.
+    /// Flat positions b · L + t whose next token is a target, `[N]`, `i32`, padded with positions of weight 0.
     pub positions: Array,
-    /// Those next tokens, `[N]`, `i32`.
+    /// The targets, `[N]`, `i32`.
     pub targets: Array,
-    /// The weight of each, `[N]`, `f32`.
+    /// Weight of each target, `[N]`, `f32`.
     pub weights: Array,
-    /// How many targets each row has, in the order of `positions`.
+    /// Number of targets per row, in the order of `positions`.
     pub targets_of_row: Vec<usize>,
     /// Sum of the weights.
     pub total_weight: f64,
 }
 
 impl BatchData {
-    /// One row a line.
-    fn new(rows: &[Part<'_>], pad_to: usize) -> Self {
-        let longest = rows.iter().map(|(tokens, _, _)| inputs_of(tokens.len())).max().unwrap_or(0);
+    /// Makes the numbers of one row per line.
+    fn new(rows: &[Row<'_>], pad_to: usize) -> Self {
+        let longest = rows.iter().map(|row| input_count(row.tokens.len())).max().unwrap_or(0);
         let length = longest.max(1).next_multiple_of(pad_to.max(1));
-        let lines: Vec<&[Part<'_>]> = rows.chunks(1).collect();
+        let lines: Vec<&[Row<'_>]> = rows.chunks(1).collect();
         Self::of_lines(&lines, length, pad_to, false)
     }
 
-    fn packed(lines: &[Vec<Part<'_>>], length: usize, pad_to: usize) -> Self {
-        let lines: Vec<&[Part<'_>]> = lines.iter().map(Vec::as_slice).collect();
+    /// Makes the numbers of packed lines of `length` tokens.
+    fn packed(lines: &[Vec<Row<'_>>], length: usize, pad_to: usize) -> Self {
+        let lines: Vec<&[Row<'_>]> = lines.iter().map(Vec::as_slice).collect();
         Self::of_lines(&lines, length, pad_to, true)
     }
 
-    /// What a planned micro-batch reads; `factors` multiply the weights of rows.
+    /// Makes the numbers of a micro-batch; `factors` multiply the weights of rows.
     pub(crate) fn of_micro_batch(
         split: &Split,
-        micro: &MicroBatch,
+        micro_batch: &MicroBatch,
         pad_to: usize,
         factors: Option<&[f32]>,
     ) -> Self {
-        let line = |rows: &Vec<u32>| rows.iter().map(|&row| part(split, row, factors)).collect::<Vec<_>>();
-        let lines: Vec<_> = micro.lines.iter().map(line).collect();
-        match micro.length {
+        let weighted_line = |rows: &Vec<u32>| -> Vec<Row<'_>> {
+            rows.iter().map(|&row| weighted_row(split, row, factors)).collect()
+        };
+        let lines: Vec<_> = micro_batch.lines.iter().map(weighted_line).collect();
+        match micro_batch.length {
             Some(length) => Self::packed(&lines, length, pad_to),
             None => Self::new(&lines.concat(), pad_to),
         }
     }
 
-    fn of_lines(lines: &[&[Part<'_>]], length: usize, pad_to: usize, packed: bool) -> Self {
+    fn of_lines(lines: &[&[Row<'_>]], length: usize, pad_to: usize, packed: bool) -> Self {
         let shape = [lines.len() as i32, length as i32];
         let mut flat = vec![0_i32; lines.len() * length];
         let mut segments = vec![-1_i32; if packed { flat.len() } else { 0 }];
@@ -75,8 +76,8 @@ impl BatchData {
         let mut targets_of_row = Vec::new();
         for (line, rows) in lines.iter().enumerate() {
             let mut start = line * length;
-            for (segment, (tokens, trained, weight)) in rows.iter().enumerate() {
-                let inputs = &tokens[..inputs_of(tokens.len())];
+            for (segment, row) in rows.iter().enumerate() {
+                let inputs = &row.tokens[..input_count(row.tokens.len())];
                 let end = start + inputs.len();
                 assert!(end <= (line + 1) * length, "the rows of a line fit");
                 flat[start..end].iter_mut().zip(inputs).for_each(|(slot, &token)| *slot = token as i32);
@@ -84,10 +85,10 @@ impl BatchData {
                     segments[start..end].fill(segment as i32);
                 }
                 let before = positions.len();
-                for t in (1..tokens.len()).filter(|&t| trained[t] != 0) {
+                for t in (1..row.tokens.len()).filter(|&t| row.trained[t] != 0) {
                     positions.push((start + t - 1) as i32);
-                    targets.push(tokens[t] as i32);
-                    weights.push(*weight);
+                    targets.push(row.tokens[t] as i32);
+                    weights.push(row.weight);
                 }
                 targets_of_row.push(positions.len() - before);
                 start = end;
@@ -119,58 +120,68 @@ impl From<BatchData> for Batch {
 }
 
 impl Batch {
-    /// Makes a batch of one row a line.
+    /// Makes a batch with one row per line.
     ///
-    /// Lines are padded to the longest, rounded up to `pad_to`, and so is the number of targets: few shapes of arrays
-    /// come again and again. The last token of a row is never read: it is only a target.
-    pub fn new(rows: &[Part<'_>], pad_to: usize) -> Self {
+    /// Lines are padded to the longest row, rounded up to a multiple of `pad_to`, and so is the number of targets, so
+    /// that few array shapes occur. The last token of a row is only a target and never an input.
+    pub fn new(rows: &[Row<'_>], pad_to: usize) -> Self {
         BatchData::new(rows, pad_to).into()
     }
 
-    /// Makes a batch of lines of `length` tokens, each of which holds one row after another; no row reads another.
+    /// Makes a batch of lines of `length` tokens, each with several rows that do not see each other.
     ///
     /// # Panics
     ///
-    /// When the rows of a line do not fit.
-    pub fn packed(lines: &[Vec<Part<'_>>], length: usize, pad_to: usize) -> Self {
+    /// Panics if the rows of a line do not fit.
+    pub fn packed(lines: &[Vec<Row<'_>>], length: usize, pad_to: usize) -> Self {
         BatchData::packed(lines, length, pad_to).into()
     }
 
-    /// Makes a batch of rows of a split, one a line.
+    /// Makes a batch of the given rows of a split, one row per line.
     pub fn of_rows(split: &Split, rows: &[u32], pad_to: usize) -> Self {
-        let parts: Vec<_> = rows.iter().map(|&row| part(split, row, None)).collect();
-        Self::new(&parts, pad_to)
+        let rows: Vec<_> = rows.iter().map(|&row| split.row(row as usize)).collect();
+        Self::new(&rows, pad_to)
     }
 
-    /// Makes the batch of a planned micro-batch; `factors` multiply the weights of rows.
-    pub fn of_micro_batch(split: &Split, micro: &MicroBatch, pad_to: usize, factors: Option<&[f32]>) -> Self {
-        BatchData::of_micro_batch(split, micro, pad_to, factors).into()
+    /// Makes the batch of a micro-batch; `factors` multiply the weights of rows.
+    pub fn of_micro_batch(
+        split: &Split,
+        micro_batch: &MicroBatch,
+        pad_to: usize,
+        factors: Option<&[f32]>,
+    ) -> Self {
+        BatchData::of_micro_batch(split, micro_batch, pad_to, factors).into()
     }
 
-    /// How many targets count.
+    /// Returns the number of targets.
     pub fn target_count(&self) -> usize {
         self.targets_of_row.iter().sum()
     }
 }
 
-/// Tokens of a row that are read.
-fn inputs_of(tokens: usize) -> usize {
+/// Returns the number of tokens of a row that the model reads: all but the last.
+fn input_count(tokens: usize) -> usize {
     tokens.saturating_sub(1)
 }
 
-fn part<'a>(split: &'a Split, row: u32, factors: Option<&[f32]>) -> Part<'a> {
+/// Returns a row of `split` with its weight multiplied by its factor.
+fn weighted_row<'a>(split: &'a Split, row: u32, factors: Option<&[f32]>) -> Row<'a> {
     let factor = factors.map_or(1.0, |factors| factors[row as usize]);
     let row = split.row(row as usize);
-    (row.tokens, row.trained, row.weight * factor)
+    Row { weight: row.weight * factor, ..row }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn row<'a>(tokens: &'a [u32], trained: &'a [u8], weight: f32) -> Row<'a> {
+        Row { tokens, trained, weight, prompt_length: 0 }
+    }
+
     #[test]
     fn targets_are_the_next_tokens_of_positions_that_count() {
-        let rows: [(&[u32], &[u8], f32); 2] = [(&[5, 6, 7], &[0, 0, 1], 1.0), (&[8, 9], &[0, 1], 2.0)];
+        let rows = [row(&[5, 6, 7], &[0, 0, 1], 1.0), row(&[8, 9], &[0, 1], 2.0)];
         let batch = Batch::new(&rows, 1);
         assert_eq!(batch.tokens.as_slice::<i32>(), &[5, 6, 8, 0]);
         assert_eq!(batch.positions.as_slice::<i32>(), &[1, 2]);
@@ -181,9 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_a_line_keep_apart_and_padding_carries_no_weight() {
-        let lines: [Vec<Part<'_>>; 2] =
-            [vec![(&[5, 6, 7], &[0, 0, 1], 1.0), (&[8, 9], &[0, 1], 2.0)], vec![(&[3, 4], &[0, 1], 0.5)]];
+    fn rows_of_a_line_have_own_segments_and_padding_has_no_weight() {
+        let lines = [
+            vec![row(&[5, 6, 7], &[0, 0, 1], 1.0), row(&[8, 9], &[0, 1], 2.0)],
+            vec![row(&[3, 4], &[0, 1], 0.5)],
+        ];
         let batch = Batch::packed(&lines, 4, 4);
         assert_eq!(batch.tokens.as_slice::<i32>(), &[5, 6, 8, 0, 3, 0, 0, 0]);
         let segments = batch.segments.expect("packed");

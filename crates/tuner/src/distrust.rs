@@ -1,26 +1,27 @@
-//! The distrust loss: rows whose source is trusted a little, or much, weigh differently.
+//! The distrust loss, which depends on how far the source of a row is trusted.
 //!
-//! A row of authority w and provenance entropy H has the loss L = alpha · (ln(1 − w + 1e-8) + H)². As published it is
-//! added to the cross-entropy; since it does not depend on the model, its gradient is zero. `reweight` puts it to work
-//! as the weight of a row.
+//! A row with authority w and provenance entropy H has the loss L = alpha · (ln(1 − w + 1e-8) + H)². As published, it is
+//! added to the cross-entropy; but it does not depend on the model, so its gradient is zero. The mode `reweight` derives
+//! the weight of a row from it instead.
 
-use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// How the distrust loss is used.
+use crate::error::{Error, Result};
+
+/// Use of the distrust loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DistrustMode {
-    /// Not at all.
+    /// Not used.
     #[default]
     Off,
-    /// Added to the logged loss, times lambda; training is that of `off`.
+    /// Logged as `distrust_loss`, times lambda; does not change training.
     Additive,
-    /// A row weighs 1 + lambda · (L / mean(L) − 1), at least 0.
+    /// The weight of a row is multiplied by 1 + lambda · (L / mean(L) − 1), at least 0.
     Reweight,
 }
 
-/// The distrust loss of one row.
+/// Returns the distrust loss of one row.
 ///
 /// # Errors
 ///
@@ -39,7 +40,7 @@ pub fn distrust_loss(authority: f64, entropy: f64, alpha: f64) -> Result<f64> {
     Ok(alpha * distance * distance)
 }
 
-/// The distrust losses of a training split, and what is done with them.
+/// Distrust losses of the training rows, and how they are used.
 #[derive(Debug, Clone)]
 pub struct Distrust {
     mode: DistrustMode,
@@ -49,11 +50,11 @@ pub struct Distrust {
 }
 
 impl Distrust {
-    /// Takes the losses of all rows; a row without one counts as the mean of the others.
+    /// Takes the losses of all rows; a row without a loss gets the mean of the others.
     ///
     /// # Errors
     ///
-    /// Fails when no row has one.
+    /// Fails when all rows are without a loss.
     pub fn new(mode: DistrustMode, lambda: f64, losses: &[Option<f64>]) -> Result<Self> {
         let known: Vec<f64> = losses.iter().copied().flatten().collect();
         if known.is_empty() {
@@ -70,12 +71,12 @@ impl Distrust {
         Ok(Self { mode, lambda, losses, factors })
     }
 
-    /// What each row's weight is multiplied by; `None` where the mode leaves weights alone.
+    /// Returns the factor of each row's weight; `None` if the mode does not change weights.
     pub fn factors(&self) -> Option<&[f32]> {
         (self.mode == DistrustMode::Reweight).then_some(&self.factors[..])
     }
 
-    /// Lambda times the mean loss of `rows`: what the additive form adds to their cross-entropy.
+    /// Returns lambda times the mean loss of `rows`, in additive mode.
     pub fn added(&self, rows: &[u32]) -> Option<f64> {
         let sum: f64 = rows.iter().map(|&row| self.losses[row as usize]).sum();
         (self.mode == DistrustMode::Additive).then(|| self.lambda * sum / rows.len().max(1) as f64)

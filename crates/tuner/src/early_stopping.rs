@@ -1,23 +1,23 @@
-//! Reasons to stop before the last step.
+//! Rules for stopping before the last step.
 
 use serde::{Deserialize, Serialize};
 
-/// When to stop early; each rule is off at zero.
+/// Settings of early stopping; a rule with patience 0 is off.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct EarlyStopping {
-    /// Validations in a row without a loss lower than the best by `min_delta`.
+    /// Consecutive validations without a loss that is lower than the best by `min_delta`.
     pub patience: usize,
-    /// How much lower counts, in nats.
+    /// Smallest decrease of the validation loss that counts, in nats per target.
     pub min_delta: f64,
-    /// Reports in a row in which the moving average of the training loss made no new low.
+    /// Consecutive reports without a new minimum of the moving average of the training loss.
     pub plateau_patience: usize,
     /// Gradient norm above which a step counts as a spike.
     pub spike_threshold: f32,
-    /// Spikes in a row, after the warmup, that stop the run.
+    /// Consecutive spikes, after the warmup.
     pub spike_patience: usize,
 }
 
-/// What the rules have counted so far.
+/// State of the rules.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Counters {
     best_validation: Option<f64>,
@@ -32,7 +32,7 @@ pub struct Counters {
 const AVERAGE_WEIGHT: f64 = 0.2;
 
 impl EarlyStopping {
-    /// Counts a validation; a reason when it is time to stop.
+    /// Counts a validation; returns the reason if the run should stop.
     pub(crate) fn on_validation(&self, counters: &mut Counters, loss: f64) -> Option<String> {
         if counters.best_validation.is_none_or(|best| loss < best - self.min_delta) {
             counters.best_validation = Some(loss);
@@ -45,7 +45,7 @@ impl EarlyStopping {
             .then(|| format!("validation loss made no gain of {} in {count} validations", self.min_delta))
     }
 
-    /// Counts a report of the mean training loss since the last one.
+    /// Counts a report with the mean training loss since the last one; returns the reason if the run should stop.
     pub(crate) fn on_report(&self, counters: &mut Counters, loss: f64) -> Option<String> {
         let average = counters.moving_average.map_or(loss, |old| old + AVERAGE_WEIGHT * (loss - old));
         counters.moving_average = Some(average);
@@ -60,7 +60,7 @@ impl EarlyStopping {
             .then(|| format!("the moving average of the training loss made no new low in {count} reports"))
     }
 
-    /// Counts a step's gradient norm; steps of the warmup do not count.
+    /// Counts a step, unless it is in the warmup; returns the reason if the run should stop.
     pub(crate) fn on_step(&self, counters: &mut Counters, norm: f32, warming_up: bool) -> Option<String> {
         if warming_up || self.spike_threshold <= 0.0 || norm <= self.spike_threshold {
             counters.spikes = 0;
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_counts_validations_without_a_real_gain() {
+    fn patience_counts_validations_without_a_sufficient_decrease() {
         let rule = EarlyStopping { patience: 2, min_delta: 0.1, ..Default::default() };
         let mut counters = Counters::default();
         let stops: Vec<bool> = [2.0, 1.5, 1.45, 1.3, 1.25, 1.25]
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_noisy_but_falling_loss_is_no_plateau() {
+    fn a_noisy_but_falling_loss_is_not_a_plateau() {
         let rule = EarlyStopping { plateau_patience: 3, ..Default::default() };
         let mut counters = Counters::default();
         for report in 0..50 {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn spikes_count_after_the_warmup_and_in_a_row() {
+    fn consecutive_spikes_after_the_warmup_count() {
         let rule = EarlyStopping { spike_threshold: 1.0, spike_patience: 2, ..Default::default() };
         let mut counters = Counters::default();
         assert!(rule.on_step(&mut counters, 9.0, true).is_none());

@@ -1,30 +1,31 @@
-//! The head and its loss, in chunks, each with its gradient made in the forward pass.
+//! The output head and its loss, computed in chunks, with gradients made in the forward pass.
 //!
-//! The logits of a batch are never there at once: a chunk's logits, its share of the loss and its share of every gradient
-//! are made together, before the next chunk begins, and the whole is one function with a gradient of its own.
+//! The logits of a whole batch never exist at one time. For each chunk of rows, the logits, their share of the loss and
+//! their share of every gradient are computed before the next chunk begins. To MLX the whole is one function with a
+//! custom gradient.
 
 use mlx_ext::Result;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, ops};
 use models::{Adapter, Head, Model, Weight, scalar};
 
-/// Logits of about this many numbers are alive at a time.
+/// Number of logits that exist at one time, approximately.
 const CHUNK_NUMBERS: usize = 1 << 24;
 
-/// Fewer rows than this would read the head's weights too often.
+/// Smallest number of rows in a chunk; smaller chunks would read the weights of the head too often.
 const SMALLEST_CHUNK: usize = 64;
 
-/// Rows of a chunk.
+/// Returns the number of rows in a chunk.
 pub(crate) fn chunk_rows(vocabulary: i32) -> usize {
     (CHUNK_NUMBERS / vocabulary.max(1) as usize).max(SMALLEST_CHUNK)
 }
 
-/// Where the chunks of `count` rows begin and end.
+/// Splits `count` rows into chunks of `size`, and yields the start and end of each.
 pub(crate) fn chunks(count: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).step_by(size).map(move |start| (start, (start + size).min(count)))
 }
 
-/// The part of `array` from row `start` to row `end`.
+/// Returns the rows `start..end` of `array`.
 pub(crate) fn slice(array: &Array, start: usize, end: usize) -> Result<Array> {
     if start == 0 && end == array.dim(0) as usize {
         return Ok(array.clone());
@@ -36,34 +37,54 @@ pub(crate) fn slice(array: &Array, start: usize, end: usize) -> Result<Array> {
     })
 }
 
-/// Returns the weighted sum of the losses of `targets [N]` after hidden states `rows [N, D]`, in nats, `f32`.
+/// Targets with their weights.
+#[derive(Debug, Clone)]
+pub(crate) struct Targets {
+    /// Token ids, `[N]`, `i32`.
+    pub(crate) tokens: Array,
+    /// Weights, `[N]`, `f32`.
+    pub(crate) weights: Array,
+}
+
+impl Targets {
+    fn slice(&self, start: usize, end: usize) -> Result<Self> {
+        Ok(Self { tokens: slice(&self.tokens, start, end)?, weights: slice(&self.weights, start, end)? })
+    }
+}
+
+/// How the head is computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadOptions {
+    /// Number of rows in a chunk.
+    pub(crate) chunk_rows: usize,
+    /// Whether the head's own parameters get gradients.
+    pub(crate) is_trained: bool,
+}
+
+/// Returns the weighted sum of the losses of `targets` `[N]` given hidden states `[N, D]`, in nats, `f32`.
 ///
-/// The head takes `chunk` rows at a time. The gradient reaches `rows` and, if the head `trains`, what of it may train.
-pub(crate) fn weighted_sum(
+/// Gradients flow to `hidden` and, if the head is trained, to its trainable parameters.
+pub(crate) fn chunked_loss(
     model: &Model,
-    rows: &Array,
-    (targets, weights): (&Array, &Array),
-    (chunk, trains): (usize, bool),
+    hidden: &Array,
+    targets: Targets,
+    options: HeadOptions,
 ) -> Result<Array> {
-    let (mut model, targets, weights) = (model.clone(), targets.clone(), weights.clone());
-    let mut inputs = vec![rows.clone()];
-    if trains {
+    let mut model = model.clone();
+    let mut inputs = vec![hidden.clone()];
+    if options.is_trained {
         model.visit_head(&mut |array| inputs.push(array.clone()));
     }
     let function = mlx_ext::custom_vjp(
         move |inputs| {
             let mut model = model.clone();
-            let mut values = inputs[1..].iter();
-            if trains {
+            let mut parameters = inputs[1..].iter();
+            if options.is_trained {
                 model.visit_head(&mut |array| {
-                    *array = values.next().expect("as many as were collected").clone();
+                    *array = parameters.next().expect("one input was collected per parameter").clone();
                 });
             }
-            LinearMap::new(&model.head())?.loss_and_gradients(
-                &inputs[0],
-                (&targets, &weights),
-                (chunk, trains),
-            )
+            LinearMap::new(&model.head())?.loss_and_gradients(&inputs[0], &targets, options)
         },
         |_, cotangents, outputs| {
             let scaled = |output: &Array| Ok(output.multiply(cotangents[0].as_dtype(output.dtype())?)?);
@@ -76,19 +97,19 @@ pub(crate) fn weighted_sum(
 /// The linear map of a head, y = f ⊙ (Wh + s · (d(h) a) b) with dropout d and DoRA's factor f, and its loss.
 struct LinearMap<'a> {
     head: &'a Head<'a>,
-    /// `[V]`, `f32`: the norms that DoRA divides by; no gradient flows through them.
+    /// Norms that DoRA divides by, `[V]`, `f32`; no gradient flows through them.
     norms: Option<Array>,
 }
 
-/// What a chunk adds.
-struct Part {
+/// Loss and gradients of one chunk.
+struct ChunkGradients {
     loss: Array,
-    /// `[n, D]`
-    of_rows: Array,
-    /// The same for the rows as dropout left them, `[n, D]`.
-    of_dropped: Option<Array>,
-    /// In the order of [`Model::visit_head`].
-    of_parameters: Vec<Array>,
+    /// Gradient of the hidden states, `[n, D]`.
+    hidden: Array,
+    /// Gradient of the hidden states after dropout, `[n, D]`, if there is an adapter.
+    dropped: Option<Array>,
+    /// Gradients of the head's parameters, in the order of [`Model::visit_head`].
+    parameters: Vec<Array>,
 }
 
 impl<'a> LinearMap<'a> {
@@ -97,65 +118,59 @@ impl<'a> LinearMap<'a> {
         Ok(Self { head, norms: dora.map(|adapter| adapted_norms(head.weight, adapter)).transpose()? })
     }
 
-    /// The sum of the losses, its gradient for `rows`, and, if the head `trains`, those for its parameters.
+    /// Returns the sum of the losses, its gradient for `hidden` and, if the head is trained, for its parameters.
     fn loss_and_gradients(
         &self,
-        rows: &Array,
-        (targets, weights): (&Array, &Array),
-        (chunk, trains): (usize, bool),
+        hidden: &Array,
+        targets: &Targets,
+        options: HeadOptions,
     ) -> Result<Vec<Array>> {
         let adapter = self.head.adapter;
-        // One mask for all rows, whatever the chunks.
-        let dropped = adapter.map_or_else(|| Ok(rows.clone()), |adapter| adapter.dropped(rows))?;
-        let (mut losses, mut of_rows, mut of_dropped) = (Vec::new(), Vec::new(), Vec::new());
+        // One dropout mask for all rows, so that chunks do not change the result.
+        let dropped = adapter.map_or_else(|| Ok(hidden.clone()), |adapter| adapter.dropped(hidden))?;
+        let (mut losses, mut of_hidden, mut of_dropped) = (Vec::new(), Vec::new(), Vec::new());
         let mut of_parameters: Vec<Array> = Vec::new();
-        for (start, end) in chunks(rows.dim(0) as usize, chunk) {
-            let part = |array: &Array| slice(array, start, end);
-            let mut h = part(rows)?;
-            if let (Some(loss), Some(gradient)) = (losses.last(), of_rows.last()) {
-                // All of a chunk is done before the next begins: its logits live no longer.
-                let before: Vec<Array> =
+        for (start, end) in chunks(hidden.dim(0) as usize, options.chunk_rows) {
+            let mut h = slice(hidden, start, end)?;
+            if let (Some(loss), Some(gradient)) = (losses.last(), of_hidden.last()) {
+                // The previous chunk is finished before this one begins, so that its logits are freed.
+                let previous: Vec<Array> =
                     [loss, gradient].into_iter().chain(&of_parameters).cloned().collect();
-                h = mlx_ext::after(&h, &before)?;
+                h = mlx_ext::after(&h, &previous)?;
             }
-            let new = self.chunk((&h, &part(&dropped)?), (&part(targets)?, &part(weights)?), trains)?;
-            losses.push(new.loss.reshape(&[1])?);
-            of_rows.push(new.of_rows);
-            of_dropped.extend(new.of_dropped);
+            let dropped = slice(&dropped, start, end)?;
+            let chunk = self.chunk(&h, &dropped, &targets.slice(start, end)?, options.is_trained)?;
+            losses.push(chunk.loss.reshape(&[1])?);
+            of_hidden.push(chunk.hidden);
+            of_dropped.extend(chunk.dropped);
             of_parameters = match of_parameters.len() {
-                0 => new.of_parameters,
+                0 => chunk.parameters,
                 _ => of_parameters
                     .iter()
-                    .zip(&new.of_parameters)
+                    .zip(&chunk.parameters)
                     .map(|(a, b)| Ok(a.add(b)?))
                     .collect::<Result<_>>()?,
             };
         }
-        let mut of_rows = ops::concatenate(&of_rows, 0)?;
+        let mut of_hidden = ops::concatenate(&of_hidden, 0)?;
         if let Some(adapter) = adapter {
-            of_rows = of_rows.add(adapter.dropped(&ops::concatenate(&of_dropped, 0)?)?)?;
+            of_hidden = of_hidden.add(adapter.dropped(&ops::concatenate(&of_dropped, 0)?)?)?;
         }
         let loss = ops::concatenate(&losses, 0)?.sum(None)?;
-        Ok([loss, of_rows].into_iter().chain(of_parameters).collect())
+        Ok([loss, of_hidden].into_iter().chain(of_parameters).collect())
     }
 
-    /// One chunk: `h [n, D]`, and `x`, the same as dropout left it.
-    fn chunk(
-        &self,
-        (h, x): (&Array, &Array),
-        (targets, weights): (&Array, &Array),
-        trains: bool,
-    ) -> Result<Part> {
+    /// Computes one chunk from its hidden states `h` `[n, D]` and `x`, the same after dropout.
+    fn chunk(&self, h: &Array, x: &Array, targets: &Targets, is_trained: bool) -> Result<ChunkGradients> {
         let (weight, wide) = (self.head.weight, Dtype::Float32);
         let Some(adapter) = self.head.adapter else {
-            let (loss, slope) = cross_entropy(self.head, &weight.project(h)?, targets, weights)?;
-            let of_weight = if trains { Some(slope.t().matmul(h)?) } else { None };
-            let of_rows = weight.project_back(&slope)?;
-            return Ok(Part {
+            let (loss, gradient) = cross_entropy(self.head, &weight.project(h)?, targets)?;
+            let of_weight = if is_trained { Some(gradient.t().matmul(h)?) } else { None };
+            return Ok(ChunkGradients {
                 loss,
-                of_rows,
-                of_dropped: None,
-                of_parameters: of_weight.into_iter().collect(),
+                hidden: weight.project_back(&gradient)?,
+                dropped: None,
+                parameters: of_weight.into_iter().collect(),
             });
         };
         let (a, b) = (adapter.a.as_dtype(h.dtype())?, adapter.b.as_dtype(h.dtype())?);
@@ -167,49 +182,49 @@ impl<'a> LinearMap<'a> {
             _ => None,
         };
         let mapped = factor.as_ref().map_or_else(|| Ok(plain.clone()), |factor| plain.multiply(factor))?;
-        let (loss, mut slope) = cross_entropy(self.head, &mapped, targets, weights)?;
+        let (loss, mut gradient) = cross_entropy(self.head, &mapped, targets)?;
         let mut of_magnitude = None;
         if let (Some(factor), Some(norms)) = (&factor, &self.norms) {
-            of_magnitude = Some(slope.multiply(&plain)?.as_dtype(wide)?.sum_axis(0, false)?.divide(norms)?);
-            slope = slope.multiply(factor)?;
+            of_magnitude =
+                Some(gradient.multiply(&plain)?.as_dtype(wide)?.sum_axis(0, false)?.divide(norms)?);
+            gradient = gradient.multiply(factor)?;
         }
-        let pulled = slope.matmul(b.t())?.multiply(&scale)?;
+        let of_inner = gradient.matmul(b.t())?.multiply(&scale)?;
         let mut of_parameters = Vec::new();
-        if trains {
-            of_parameters.push(x.t().matmul(&pulled)?.as_dtype(wide)?);
-            of_parameters.push(inner.t().matmul(&slope)?.as_dtype(wide)?);
+        if is_trained {
+            of_parameters.push(x.t().matmul(&of_inner)?.as_dtype(wide)?);
+            of_parameters.push(inner.t().matmul(&gradient)?.as_dtype(wide)?);
             of_parameters.extend(of_magnitude);
         }
-        let of_rows = weight.project_back(&slope)?;
-        Ok(Part { loss, of_rows, of_dropped: Some(pulled.matmul(a.t())?), of_parameters })
+        Ok(ChunkGradients {
+            loss,
+            hidden: weight.project_back(&gradient)?,
+            dropped: Some(of_inner.matmul(a.t())?),
+            parameters: of_parameters,
+        })
     }
 }
 
-/// The weighted sum of the losses of a chunk, and its gradient for what the head's linear map made, `[n, V]`.
+/// Returns the weighted sum of the losses of a chunk, and its gradient for the outputs of the linear map, `[n, V]`.
 ///
 /// With p = softmax(z), ∂loss/∂z = p − onehot, where z = cap · tanh(scale · y / cap).
-fn cross_entropy(
-    head: &Head<'_>,
-    mapped: &Array,
-    targets: &Array,
-    weights: &Array,
-) -> Result<(Array, Array)> {
+fn cross_entropy(head: &Head<'_>, mapped: &Array, targets: &Targets) -> Result<(Array, Array)> {
     let mut logits = mapped.as_dtype(Dtype::Float32)?;
-    let mut bend = None;
+    let mut cap_gradient = None;
     if let Some(scale) = head.scale {
         logits = logits.multiply(scalar(scale, &logits)?)?;
     }
     if let Some(cap) = head.softcap {
         let cap = scalar(cap, &logits)?;
         let bent = ops::tanh(logits.divide(&cap)?)?;
-        bend = Some(scalar(1.0, &bent)?.subtract(bent.square()?)?);
+        cap_gradient = Some(scalar(1.0, &bent)?.subtract(bent.square()?)?);
         logits = bent.multiply(&cap)?;
     }
-    let column = targets.expand_dims(1)?;
-    let weights = weights.expand_dims(1)?;
+    let column = targets.tokens.expand_dims(1)?;
+    let weights = targets.weights.expand_dims(1)?;
     let highest = logits.max_axis(-1, true)?;
     let picked = logits.take_along_axis(&column, 1)?;
-    // One exponential a logit: for the sum and for the gradient.
+    // The exponentials serve both the sum and the gradient.
     let powers = logits.subtract(&highest)?.exp()?;
     let total = powers.sum_axis(-1, true)?;
     let losses = highest.add(total.log()?)?.subtract(picked)?;
@@ -217,17 +232,17 @@ fn cross_entropy(
 
     let share = powers.multiply(weights.divide(total)?)?;
     let at_target = share.take_along_axis(&column, 1)?.subtract(&weights)?;
-    let mut slope = share.put_along_axis(&column, &at_target, 1)?;
-    if let Some(bend) = bend {
-        slope = slope.multiply(bend)?;
+    let mut gradient = share.put_along_axis(&column, &at_target, 1)?;
+    if let Some(cap_gradient) = cap_gradient {
+        gradient = gradient.multiply(cap_gradient)?;
     }
     if let Some(scale) = head.scale {
-        slope = slope.multiply(scalar(scale, &slope)?)?;
+        gradient = gradient.multiply(scalar(scale, &gradient)?)?;
     }
-    Ok((loss, slope.as_dtype(mapped.dtype())?))
+    Ok((loss, gradient.as_dtype(mapped.dtype())?))
 }
 
-/// The norm of each row of the weight with the adapter's update, `[V]`, `f32`, a slice of rows at a time.
+/// Returns the norm of each row of the weight plus the adapter's update, `[V]`, `f32`, a slice of rows at a time.
 fn adapted_norms(weight: &Weight, adapter: &Adapter) -> Result<Array> {
     let (a, b) = (&adapter.a, &adapter.b);
     let (width, vocabulary) = (a.dim(0), b.dim(1));
@@ -236,8 +251,8 @@ fn adapted_norms(weight: &Weight, adapter: &Adapter) -> Result<Array> {
     for start in (0..vocabulary).step_by(step as usize) {
         let end = (start + step).min(vocabulary);
         let mut rows = ops::arange::<_, i32>(start, end, None)?;
-        if let Some(before) = norms.last() {
-            rows = mlx_ext::after(&rows, std::slice::from_ref(before))?;
+        if let Some(previous) = norms.last() {
+            rows = mlx_ext::after(&rows, std::slice::from_ref(previous))?;
         }
         let delta = b.try_index((.., start..end))?.t().matmul(a.t())?;
         let delta = delta.multiply(Array::from_f32(adapter.scale))?;

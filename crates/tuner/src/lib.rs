@@ -1,8 +1,8 @@
-//! Fine-tuning on MLX: what trains, the loss, optimizers, schedules, checkpoints and the loop that ties them together.
+//! Fine-tuning on MLX: adapters, loss, optimizers, schedules, the training loop and scoring.
 //!
-//! Plain arrays in, plain arrays out: parameters are a list in name order, passed to the gradient as arguments;
-//! everything random comes from (seed, purpose, step), so a run that goes on from a checkpoint makes the same bytes as
-//! one that was never stopped. Files of artifacts, progress bars and settings files are left to the stages.
+//! Everything random is derived from (seed, purpose, step), so a resumed run produces the same bytes as an uninterrupted
+//! one. Trainable parameters are lists of arrays in the order of their names, and are passed to the gradient as arguments.
+//! Artifacts, progress bars and settings files are left to the stages.
 //!
 //! ```no_run
 //! # fn main() -> tuner::Result<()> {
@@ -16,7 +16,7 @@
 
 mod adapter;
 mod batch;
-mod checkpoint;
+mod batch_order;
 mod distrust;
 mod early_stopping;
 mod error;
@@ -24,28 +24,30 @@ mod head;
 mod loss;
 mod mixture;
 mod optimizer;
-mod plan;
 mod prefetch;
-mod run;
+mod resume_state;
 mod schedule;
 mod score;
 mod seed;
 mod trainer;
+mod training_loop;
 mod vocabulary;
 
 pub use adapter::{
     AdapterSettings, FineTuneType, Trainable, attach, load_adapters, save_adapters, save_peft,
 };
-pub use batch::{Batch, Part};
-pub use checkpoint::{Checkpoint, RunState};
+pub use batch::Batch;
+pub use batch_order::{BatchOrder, Curriculum, MicroBatch};
 pub use distrust::{Distrust, DistrustMode, distrust_loss};
 pub use early_stopping::EarlyStopping;
 pub use error::{Error, Result, is_bad_input};
-pub use mixture::{Mixture, Part as MixturePart};
+pub use mixture::{Mixture, MixtureComponent};
 pub use optimizer::{Optimizer, OptimizerName, OptimizerSettings};
-pub use plan::{BatchPlan, Curriculum, MicroBatch};
-pub use run::{Observer, RunSettings, Stop, Summary, run};
+pub use resume_state::{ResumeState, RunCounters, step_name};
 pub use schedule::{ScheduleName, ScheduleSettings};
-pub use score::{RowScore, Score, score, score_batch, token_losses};
-pub use trainer::{StepReport, Trainer};
+#[cfg(feature = "test-hooks")]
+pub use score::score_batch;
+pub use score::{Score, row_loss, score, token_losses};
+pub use trainer::{Step, StepReport, Trainer};
+pub use training_loop::{Observer, Splits, TrainingSettings, train};
 pub use vocabulary::check_vocabulary;

@@ -1,54 +1,63 @@
-//! Cross-entropy over the targets that count: only positions that carry loss reach the head.
+//! Cross-entropy over targets; only positions with a target reach the head.
 
-use crate::batch::Batch;
-use crate::head;
 use mlx_ext::Result;
 use mlx_rs::{Array, Dtype, ops};
 use models::{Input, Model, Pass};
 
-/// How the head is treated.
+use crate::batch::Batch;
+use crate::head::{self, HeadOptions, Targets};
+
+/// How the gradient of the head is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeadGradient {
-    /// Its weights do not train; the gradient for what it reads is made in the forward pass.
+    /// The head is frozen; the gradient of its inputs is computed in the forward pass.
     OfInputs,
-    /// It trains, or carries an adapter; that gradient is made in the forward pass too.
+    /// The head is trained or has an adapter; all gradients are computed in the forward pass.
     OfAll,
-    /// All logits at once, and MLX derives the gradient: what the others are tested against.
+    /// All logits at one time, differentiated by MLX: the reference that the others are tested against.
+    #[cfg(feature = "test-hooks")]
     Derived,
 }
 
-/// Returns the weighted sum of the losses of `batch` in nats, `f32`; the head takes `chunk` rows at a time, or as many
-/// as suit its vocabulary.
-pub(crate) fn weighted_sum(
+/// Returns the weighted sum of the losses of `batch` in nats, `f32`.
+///
+/// `chunk_rows` is the number of rows that the head takes at a time; `None` chooses it by the vocabulary.
+pub(crate) fn batch_loss(
     model: &Model,
     batch: &Batch,
-    (gradient, chunk): (HeadGradient, Option<usize>),
+    gradient: HeadGradient,
+    chunk_rows: Option<usize>,
     pass: Pass<'_>,
 ) -> Result<Array> {
-    let rows = rows_with_loss(model, batch, pass)?;
-    if gradient == HeadGradient::Derived {
-        let losses = token_losses(model, &rows, &batch.targets)?;
-        return Ok(losses.multiply(&batch.weights)?.sum(None)?);
-    }
-    let chunk = chunk.unwrap_or_else(|| head::chunk_rows(model.vocabulary()));
-    let trains = gradient == HeadGradient::OfAll;
-    head::weighted_sum(model, &rows, (&batch.targets, &batch.weights), (chunk, trains))
+    let hidden = hidden_at_targets(model, batch, pass)?;
+    let is_trained = match gradient {
+        HeadGradient::OfInputs => false,
+        HeadGradient::OfAll => true,
+        #[cfg(feature = "test-hooks")]
+        HeadGradient::Derived => {
+            let losses = cross_entropies(model, &hidden, &batch.targets)?;
+            return Ok(losses.multiply(&batch.weights)?.sum(None)?);
+        }
+    };
+    let chunk_rows = chunk_rows.unwrap_or_else(|| head::chunk_rows(model.vocabulary()));
+    let targets = Targets { tokens: batch.targets.clone(), weights: batch.weights.clone() };
+    head::chunked_loss(model, &hidden, targets, HeadOptions { chunk_rows, is_trained })
 }
 
-/// The states that enter a block, evaluated: what comes before it is then no part of a gradient.
+/// Returns the evaluated states that enter a block, `[B, L, D]`, so that earlier blocks are not traced.
 pub(crate) fn entering(model: &Model, batch: &Batch, block: usize) -> Result<Array> {
     let states = model.entering(input_of(batch), block)?;
     states.eval()?;
     Ok(states)
 }
 
-/// Returns the loss of every target of `batch` in nats, `[N]`, `f32`, unweighted.
-pub(crate) fn of_each_target(model: &Model, batch: &Batch) -> Result<Array> {
-    let rows = rows_with_loss(model, batch, Pass::default())?;
+/// Returns the unweighted loss of every target of `batch` in nats, `[N]`, `f32`.
+pub(crate) fn losses_of_targets(model: &Model, batch: &Batch) -> Result<Array> {
+    let hidden = hidden_at_targets(model, batch, Pass::default())?;
     let mut losses = Vec::new();
-    for (start, end) in head::chunks(rows.dim(0) as usize, head::chunk_rows(model.vocabulary())) {
-        let (rows, targets) = (head::slice(&rows, start, end)?, head::slice(&batch.targets, start, end)?);
-        let chunk = token_losses(model, &rows, &targets)?;
+    for (start, end) in head::chunks(hidden.dim(0) as usize, head::chunk_rows(model.vocabulary())) {
+        let (rows, targets) = (head::slice(&hidden, start, end)?, head::slice(&batch.targets, start, end)?);
+        let chunk = cross_entropies(model, &rows, &targets)?;
         chunk.eval()?;
         losses.push(chunk);
     }
@@ -59,16 +68,16 @@ fn input_of(batch: &Batch) -> Input<'_> {
     Input { tokens: &batch.tokens, segments: batch.segments.as_ref(), cache: None }
 }
 
-/// The hidden states that the head has to score, `[N, D]`.
-fn rows_with_loss(model: &Model, batch: &Batch, pass: Pass<'_>) -> Result<Array> {
+/// Returns the hidden states at the positions with a target, `[N, D]`.
+fn hidden_at_targets(model: &Model, batch: &Batch, pass: Pass<'_>) -> Result<Array> {
     let hidden = model.hidden_with(input_of(batch), pass)?;
     let flat = hidden.reshape(&[-1, model.hidden_size()])?;
     Ok(flat.take_axis(&batch.positions, 0)?)
 }
 
-/// −log p of `targets [N]` after hidden states `rows [N, D]`: `[N]`, `f32` whatever the model computes in.
-fn token_losses(model: &Model, rows: &Array, targets: &Array) -> Result<Array> {
-    let logits = model.logits(rows)?.as_dtype(Dtype::Float32)?;
+/// Returns −log p of `targets` `[N]` given hidden states `[N, D]`: `[N]`, `f32` whatever the model computes in.
+fn cross_entropies(model: &Model, hidden: &Array, targets: &Array) -> Result<Array> {
+    let logits = model.logits(hidden)?.as_dtype(Dtype::Float32)?;
     let picked = logits.take_along_axis(targets.expand_dims(1)?, 1)?.squeeze_axes(&[1])?;
     Ok(logits.logsumexp_axis(-1, false)?.subtract(picked)?)
 }

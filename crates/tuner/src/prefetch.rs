@@ -1,34 +1,36 @@
-//! What steps read, made ahead of time on a thread of its own.
+//! Preparing the rows of steps in advance on another thread.
 //!
-//! The thread hands over plain numbers, never arrays: MLX stays on the thread that trains. What a step reads depends on
-//! its number alone, so how far ahead it was made shows nowhere.
+//! The thread hands over plain numbers, never arrays, so that MLX stays on the training thread. The data of a step depends
+//! only on its number, so prefetching does not change the result.
 
-use crate::batch::BatchData;
-use crate::plan::{BatchPlan, MicroBatch};
-use dataset::Split;
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
-/// What one step reads.
+use dataset::Split;
+
+use crate::batch::BatchData;
+use crate::batch_order::{BatchOrder, MicroBatch};
+
+/// Data of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StepData {
     pub(crate) batches: Vec<BatchData>,
-    /// All row numbers.
+    /// Indices of all rows.
     pub(crate) rows: Vec<u32>,
-    /// How many epochs are over after it.
+    /// Epochs completed after the step, as a fraction of rows.
     pub(crate) epochs: f64,
 }
 
-/// Makes the data of one step after another.
+/// Iterator over the data of steps.
 pub(crate) struct Source<'a> {
-    pub(crate) plan: &'a mut BatchPlan,
+    pub(crate) order: &'a mut BatchOrder,
     pub(crate) split: &'a Split,
-    /// Micro-batches a step.
+    /// Micro-batches per step.
     pub(crate) accumulation: usize,
     pub(crate) pad_to: usize,
-    /// Factors of the weights of rows.
+    /// Factors of the rows' weights.
     pub(crate) factors: Option<&'a [f32]>,
-    /// The steps to come, counted from 0.
+    /// Steps to take, counted from 0.
     pub(crate) steps: Range<usize>,
 }
 
@@ -38,31 +40,34 @@ impl Iterator for Source<'_> {
     fn next(&mut self) -> Option<StepData> {
         let first = self.steps.next()? * self.accumulation;
         let micro_batches: Vec<MicroBatch> =
-            (first..first + self.accumulation).map(|index| self.plan.at(index)).collect();
-        let of = |micro| BatchData::of_micro_batch(self.split, micro, self.pad_to, self.factors);
-        let batches = micro_batches.iter().map(of).collect();
+            (first..first + self.accumulation).map(|index| self.order.at(index)).collect();
+        let batches = micro_batches
+            .iter()
+            .map(|micro| BatchData::of_micro_batch(self.split, micro, self.pad_to, self.factors))
+            .collect();
         let rows = micro_batches.iter().flat_map(MicroBatch::rows).collect();
-        Some(StepData { batches, rows, epochs: self.plan.epochs_after(first + self.accumulation) })
+        Some(StepData { batches, rows, epochs: self.order.epochs_after(first + self.accumulation) })
     }
 }
 
-/// Calls `body` with a function that returns the data of the next step, of which up to `ahead` are made before they
-/// are asked for; 0 makes each when it is asked for.
+/// Calls `body` with a function that returns the data of the next step.
+///
+/// Another thread prepares up to `ahead` steps in advance; with 0, each is prepared when it is needed.
 pub(crate) fn with_data<R>(
     mut source: Source<'_>,
     ahead: usize,
     body: impl FnOnce(&mut dyn FnMut() -> StepData) -> R,
 ) -> R {
-    const ASKED: &str = "no more steps are asked for than there are";
+    const IN_RANGE: &str = "the training loop stops at the last step";
     if ahead == 0 {
-        return body(&mut || source.next().expect(ASKED));
+        return body(&mut || source.next().expect(IN_RANGE));
     }
     std::thread::scope(|scope| {
-        // One more waits to be handed over.
+        // The thread itself holds one more, so the channel needs one place less.
         let (sender, receiver) = sync_channel(ahead - 1);
         scope.spawn(move || source.try_for_each(|data| sender.send(data)));
-        // The receiver goes with the function, and the thread ends.
-        let mut next = move || receiver.recv().expect(ASKED);
+        // Dropping the function drops the receiver, which ends the thread.
+        let mut next = move || receiver.recv().expect(IN_RANGE);
         body(&mut next)
     })
 }
@@ -74,7 +79,7 @@ mod tests {
     use dataset::SplitWriter;
 
     #[test]
-    fn what_comes_does_not_depend_on_how_far_ahead_it_was_made() -> Result<()> {
+    fn prefetching_does_not_change_the_data() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("x.safetensors");
         let mut writer = SplitWriter::create(&path)?;
@@ -88,13 +93,13 @@ mod tests {
         let factors: Vec<f32> = (0..23).map(|row| row as f32).collect();
         for packed in [false, true] {
             let made = |ahead: usize, first: usize, steps: usize| -> Result<Vec<StepData>> {
-                let mut plan = if packed {
-                    BatchPlan::packed(lengths.clone(), 1, 48, 5)?
+                let mut order = if packed {
+                    BatchOrder::packed(lengths.clone(), 1, 48, 5)?
                 } else {
-                    BatchPlan::new(lengths.clone(), 2, 5)?
+                    BatchOrder::new(lengths.clone(), 2, 5)?
                 };
                 let source = Source {
-                    plan: &mut plan,
+                    order: &mut order,
                     split: &split,
                     accumulation: 2,
                     pad_to: 8,

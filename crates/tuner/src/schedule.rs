@@ -1,49 +1,62 @@
-//! Learning rates as a function of the step, and of nothing else.
+//! Learning rates as a pure function of the step.
 
 use serde::{Deserialize, Serialize};
 
-/// The shape of a schedule after its warmup.
+/// Shape of a schedule after its warmup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleName {
-    /// The peak, all the way.
+    /// The peak rate throughout.
     Constant,
     /// A straight line from the peak to the minimum.
     Linear,
-    /// Half a cosine from the peak to the minimum.
+    /// Half a cosine period from the peak to the minimum.
     Cosine,
-    /// Half a cosine again and again, every `cycle_steps`.
+    /// Half a cosine period, restarted every `cycle_steps` steps.
     CosineRestarts,
-    /// A triangle between minimum and peak, `cycle_steps` wide.
+    /// A triangle wave between peak and minimum with a period of `cycle_steps`.
     Cyclic,
 }
 
 impl ScheduleName {
-    /// Whether the rate at a step depends on the length of the run.
+    /// Returns whether the rate at a step depends on the length of the run.
     pub fn depends_on_length(self) -> bool {
         matches!(self, Self::Linear | Self::Cosine)
     }
 }
 
-/// A schedule with its numbers.
+/// Settings of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScheduleSettings {
-    /// The shape.
+    /// Shape after the warmup.
     pub name: ScheduleName,
-    /// The highest rate.
+    /// Highest rate.
     pub peak: f64,
-    /// The lowest rate after the warmup.
+    /// Lowest rate after the warmup.
     pub minimum: f64,
     /// Steps over which the rate rises from zero to the peak.
     pub warmup_steps: usize,
-    /// Steps of a cycle, for the shapes that have one.
+    /// Steps per cycle, for periodic shapes.
     pub cycle_steps: usize,
     /// Steps of the run.
     pub steps: usize,
 }
 
+impl Default for ScheduleSettings {
+    fn default() -> Self {
+        Self {
+            name: ScheduleName::Cosine,
+            peak: 1e-4,
+            minimum: 0.0,
+            warmup_steps: 10,
+            cycle_steps: 100,
+            steps: 1,
+        }
+    }
+}
+
 impl ScheduleSettings {
-    /// The learning rate of `step`, counted from 0. The first step of a warmup already has a share of the peak.
+    /// Returns the learning rate of `step`, counted from 0; the first step of a warmup is above zero.
     pub fn rate(&self, step: usize) -> f64 {
         if step < self.warmup_steps {
             return self.peak * (step + 1) as f64 / (self.warmup_steps + 1) as f64;
@@ -92,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_passes_its_landmarks() {
+    fn shapes_have_known_values() {
         near(schedule(ScheduleName::Constant).rate(23), 1.0);
         near(schedule(ScheduleName::Linear).rate(14), 0.55);
         near(schedule(ScheduleName::Cosine).rate(14), 0.55);
@@ -103,9 +116,9 @@ mod tests {
         near(schedule(ScheduleName::Cyclic).rate(14), 1.0);
     }
 
-    /// mlx-lm's `cosine_decay(init, steps, end)` and `linear_schedule(init, end, steps)`, which begin after its warmup.
+    /// mlx-lm's `cosine_decay(init, steps, end)` and `linear_schedule(init, end, steps)`, which start after its warmup.
     #[test]
-    fn decays_are_those_of_mlx_lm() {
+    fn decays_equal_those_of_mlx_lm() {
         for steps in 5..60 {
             for step in 4..70 {
                 let (init, end, decay_steps) = (1.0, 0.1, f64::from(steps - 4));
@@ -113,16 +126,16 @@ mod tests {
                 let cosine =
                     end + 0.5 * (1.0 + (s / decay_steps * std::f64::consts::PI).cos()) * (init - end);
                 let linear = s * ((end - init) / decay_steps) + init;
-                let of = |name| ScheduleSettings { steps: steps as usize, ..schedule(name) };
-                near(of(ScheduleName::Cosine).rate(step as usize), cosine);
-                near(of(ScheduleName::Linear).rate(step as usize), linear);
+                let with_steps = |name| ScheduleSettings { steps: steps as usize, ..schedule(name) };
+                near(with_steps(ScheduleName::Cosine).rate(step as usize), cosine);
+                near(with_steps(ScheduleName::Linear).rate(step as usize), linear);
             }
         }
     }
 
-    /// mlx-lm's warmup, `linear_schedule(0, peak, warmup)`, spends its first step at a rate of zero; this one does not.
+    /// mlx-lm's warmup, `linear_schedule(0, peak, warmup)`, takes its first step at a rate of zero; ours does not.
     #[test]
-    fn a_warmup_is_that_of_mlx_lm_one_step_longer_without_its_first() {
+    fn a_warmup_equals_one_of_mlx_lm_that_is_a_step_longer_without_its_first_step() {
         for warmup_steps in 1..20 {
             for name in [ScheduleName::Constant, ScheduleName::CosineRestarts, ScheduleName::Cyclic] {
                 let ours = ScheduleSettings { warmup_steps, ..schedule(name) };
@@ -135,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn cycles_come_again_and_stay_between_their_bounds() {
+    fn cycles_repeat_and_stay_within_their_bounds() {
         for name in [ScheduleName::CosineRestarts, ScheduleName::Cyclic] {
             let schedule = schedule(name);
             for step in 4..200 {
@@ -143,7 +156,7 @@ mod tests {
                 assert!((0.1..=1.0).contains(&schedule.rate(step)), "{name:?} {step}");
             }
         }
-        // A triangle has the same slope all the way; a cosine falls through each cycle.
+        // A triangle rises as fast as it falls; a cosine with restarts only falls within a cycle.
         let cyclic = schedule(ScheduleName::Cyclic);
         near(cyclic.rate(5) - cyclic.rate(4), -(cyclic.rate(10) - cyclic.rate(9)));
         let restarts = schedule(ScheduleName::CosineRestarts);

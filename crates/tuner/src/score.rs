@@ -1,61 +1,50 @@
-//! The loss of a model on a whole split, row by row.
+//! Losses of a model on a whole split, per row or per target.
+
+use dataset::Split;
+use models::Model;
+use outputs::RowLoss;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::loss;
 use crate::vocabulary::check_vocabulary;
-use dataset::Split;
-use models::Model;
-use serde::{Deserialize, Serialize};
 
-/// The loss of one row.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct RowScore {
-    /// Sum over its targets, in nats.
-    pub loss: f64,
-    /// Targets that count.
-    pub tokens: usize,
-}
-
-/// The loss of a split.
+/// Losses of a model on a split.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
-    /// Of every row, in the order of the split.
-    pub rows: Vec<RowScore>,
-}
-
-impl RowScore {
-    /// Sums up the losses of a row's targets.
-    pub fn of(losses: &[f32]) -> Self {
-        Self { loss: losses.iter().map(|&loss| f64::from(loss)).sum(), tokens: losses.len() }
-    }
+    /// Loss of every row, in the order of the split.
+    pub rows: Vec<RowLoss>,
 }
 
 impl Score {
-    /// Targets that count.
-    pub fn tokens(&self) -> usize {
+    /// Returns the number of targets.
+    pub fn tokens(&self) -> u64 {
         self.rows.iter().map(|row| row.tokens).sum()
     }
 
-    /// Mean loss a target, in nats: every target counts the same, whatever row it stands in.
+    /// Returns the mean loss in nats per target; every target counts the same, whatever row it is in.
     pub fn mean_loss(&self) -> f64 {
         self.rows.iter().map(|row| row.loss).sum::<f64>() / self.tokens() as f64
     }
 }
 
-/// Scores every row of `split`, `batch_size` at a time, rows of like length together.
+/// Sums up the losses of a row's targets, in nats.
+pub fn row_loss(losses: &[f32]) -> RowLoss {
+    RowLoss { loss: losses.iter().map(|&loss| f64::from(loss)).sum(), tokens: losses.len() as u64 }
+}
+
+/// Scores every row of `split`, `batch_size` rows at a time, rows of similar length together.
 ///
 /// # Errors
 ///
-/// Fails when the split has no target that counts or a token that the model does not know, or when a loss is not finite.
+/// Fails when the split has no targets or a token that the model does not know, or when a loss is not finite.
 pub fn score(model: &Model, split: &Split, name: &str, batch_size: usize) -> Result<Score> {
-    let mut rows = vec![RowScore::of(&[]); split.len()];
-    each_row(model, split, name, batch_size, &mut |row, losses| rows[row] = RowScore::of(losses))?;
+    let mut rows = vec![row_loss(&[]); split.len()];
+    each_row(model, split, name, batch_size, &mut |row, losses| rows[row] = row_loss(losses))?;
     Ok(Score { rows })
 }
 
-/// Returns the losses of the targets of every row of `split`, in nats, unweighted: rows in the order of the split, targets
-/// in the order of the row. As [`score`], which sums them up.
+/// Returns the unweighted losses of all targets of `split` in nats: one list per row, in the order of the split.
 ///
 /// # Errors
 ///
@@ -81,17 +70,16 @@ fn each_row(
     for batch_rows in order.chunks(batch_size.max(1)) {
         let batch = Batch::of_rows(split, batch_rows, 1);
         targets += batch.target_count();
-        let mut rows = batch_rows.iter();
-        let mut outcome = Ok(());
-        losses_of_batch(model, &batch, &mut |losses| {
-            let row = *rows.next().expect("a batch has the rows it was made of");
-            let bad = losses.iter().find(|loss| !loss.is_finite());
-            if let (Some(value), Ok(())) = (bad, &outcome) {
-                outcome = Err(Error::NotFinite { split: name.to_owned(), row, value: f64::from(*value) });
+        let losses = losses_of_batch(model, &batch)?;
+        let mut rest = &losses[..];
+        for (&row, &targets) in batch_rows.iter().zip(&batch.targets_of_row) {
+            let (losses, others) = rest.split_at(targets);
+            rest = others;
+            if let Some(&value) = losses.iter().find(|loss| !loss.is_finite()) {
+                return Err(Error::NotFinite { split: name.to_owned(), row, value: f64::from(value) });
             }
             visit(row as usize, losses);
-        })?;
-        outcome?;
+        }
     }
     if targets == 0 {
         return Err(Error::NoTargets { split: name.to_owned() });
@@ -99,26 +87,26 @@ fn each_row(
     Ok(())
 }
 
-/// Calls `visit` with the losses of the targets of each row of a batch, in the order of its lines.
-fn losses_of_batch(model: &Model, batch: &Batch, visit: &mut dyn FnMut(&[f32])) -> Result<()> {
+/// Returns the losses of all targets of a batch, row by row.
+fn losses_of_batch(model: &Model, batch: &Batch) -> Result<Vec<f32>> {
     if batch.target_count() == 0 {
-        batch.targets_of_row.iter().for_each(|_| visit(&[]));
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let losses = loss::of_each_target(model, batch)?;
+    let losses = loss::losses_of_targets(model, batch)?;
     losses.eval()?;
-    let mut rest = losses.as_slice::<f32>();
-    for &targets in &batch.targets_of_row {
-        let (row, others) = rest.split_at(targets);
-        visit(row);
-        rest = others;
-    }
-    Ok(())
+    Ok(losses.as_slice::<f32>()[..batch.target_count()].to_vec())
 }
 
-/// Scores the rows of a batch, in the order of its lines; a row without a target has the loss 0.
-pub fn score_batch(model: &Model, batch: &Batch) -> Result<Vec<RowScore>> {
+/// Scores the rows of a batch, in its order; the loss of a row without targets is 0.
+#[cfg(feature = "test-hooks")]
+pub fn score_batch(model: &Model, batch: &Batch) -> Result<Vec<RowLoss>> {
+    let losses = losses_of_batch(model, batch)?;
+    let mut rest = &losses[..];
     let mut rows = Vec::new();
-    losses_of_batch(model, batch, &mut |losses| rows.push(RowScore::of(losses)))?;
+    for &targets in &batch.targets_of_row {
+        let (losses, others) = rest.split_at(targets);
+        rows.push(row_loss(losses));
+        rest = others;
+    }
     Ok(rows)
 }

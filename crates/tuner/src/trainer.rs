@@ -1,29 +1,31 @@
 //! One step of training: gradients over micro-batches, clipping, the optimizer's update.
 
+use std::collections::{BTreeMap, HashMap};
+
+use mlx_rs::{Array, Dtype};
+use models::{Layer, Model, Pass};
+
 use crate::adapter::{Trainable, split_block};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::loss::{self, HeadGradient};
 use crate::optimizer::{Optimizer, OptimizerSettings};
 use crate::seed;
-use mlx_rs::{Array, Dtype};
-use models::{Layer, Model, Pass};
-use std::collections::{BTreeMap, HashMap};
 
-/// A step may make room for so much before its first operations are done.
+/// How far MLX may allocate ahead of completed work, in bytes.
 const RUN_AHEAD_BYTES: usize = 128 << 20;
 
-/// A model, what trains of it, and the optimizer.
+/// A model with its trainable parameters and the optimizer.
 pub struct Trainer {
     model: Model,
     trainable: Trainable,
-    /// `f32` masters in the order of the names.
+    /// `f32` masters of the trainable parameters, in the order of their names.
     parameters: Vec<Array>,
     optimizer: Optimizer,
     head: HeadGradient,
-    head_chunk: Option<usize>,
-    /// The first block with something that trains; what comes before it is no part of a gradient. `None` when the
-    /// embedding trains.
+    /// Rows per chunk of the head; `None` chooses by the vocabulary.
+    head_chunk_rows: Option<usize>,
+    /// Index of the first trainable block; earlier blocks are not traced. `None` if the embedding is trained.
     first_block: Option<usize>,
     dropout: f32,
     recompute: bool,
@@ -31,23 +33,43 @@ pub struct Trainer {
     seed: u64,
 }
 
-/// What a step found.
+/// Arguments of one step besides its batches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step<'a> {
+    /// Number of the step, counted from 1; seeds its dropout.
+    pub number: usize,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Global norm that gradients are clipped to; `None` for no clipping.
+    pub max_gradient_norm: Option<f32>,
+    /// Indices of the rows, for the error when the step diverges.
+    pub rows: &'a [u32],
+}
+
+impl Step<'_> {
+    /// Makes the arguments of a step without clipping.
+    pub fn new(number: usize, learning_rate: f64) -> Self {
+        Self { number, learning_rate, max_gradient_norm: None, rows: &[] }
+    }
+}
+
+/// Outcome of one optimizer step.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StepReport {
     /// Sum of the weighted losses, in nats.
     pub loss_sum: f64,
-    /// Sum of the weights: what a mean divides by.
+    /// Sum of the weights, the divisor of the mean.
     pub weight: f64,
-    /// Targets that counted.
+    /// Number of targets.
     pub targets: usize,
     /// Norm of the gradient of the mean loss, before clipping.
     pub gradient_norm: f32,
-    /// The same for each block, the head, the embedding and the last norm, if asked for.
+    /// The same norm for each block, the head, the embedding and the final norm, if requested.
     pub group_norms: BTreeMap<String, f32>,
 }
 
 impl StepReport {
-    /// Mean loss a target, in nats; 0 when none counted.
+    /// Returns the mean loss in nats per target; 0 without targets.
     pub fn mean_loss(&self) -> f64 {
         if self.weight > 0.0 { self.loss_sum / self.weight } else { 0.0 }
     }
@@ -55,7 +77,7 @@ impl StepReport {
 
 /// Loss and gradients of one or more micro-batches.
 struct Gradients {
-    /// Of the weighted sum.
+    /// Gradients of the weighted sum of losses.
     sums: Vec<Array>,
     loss_sum: Array,
     weight: f64,
@@ -63,7 +85,7 @@ struct Gradients {
 }
 
 impl Trainer {
-    /// Starts with the parameters that `model` holds under the names of `trainable`.
+    /// Makes a trainer that starts with the current values of the trainable parameters of `model`.
     pub fn new(model: Model, trainable: Trainable, optimizer: OptimizerSettings, seed: u64) -> Result<Self> {
         let mut model = model;
         let all = model.parameters();
@@ -77,11 +99,11 @@ impl Trainer {
         forget(&mut model, &trainable.names)?;
         mlx_rs::transforms::eval(optimizer.moments().iter().flatten())?;
         mlx_ext::hold_back(mlx_rs::memory::active_memory()? + RUN_AHEAD_BYTES)?;
-        let trains = |part: &str| trainable.names.iter().any(|name| name.contains(part));
-        let head_trains = trains("lm_head") || (model.has_tied_head() && trains("embed_tokens"));
-        let head = if head_trains { HeadGradient::OfAll } else { HeadGradient::OfInputs };
+        let is_trained = |layer: &str| trainable.names.iter().any(|name| name.contains(layer));
+        let trains_head = is_trained("lm_head") || (model.has_tied_head() && is_trained("embed_tokens"));
+        let head = if trains_head { HeadGradient::OfAll } else { HeadGradient::OfInputs };
         let blocks = trainable.names.iter().filter_map(|name| Some(split_block(name)?.0));
-        let first_block = (!trains("embed_tokens")).then(|| blocks.min().unwrap_or(model.layer_count()));
+        let first_block = (!is_trained("embed_tokens")).then(|| blocks.min().unwrap_or(model.layer_count()));
         let (dropout, recompute, with_group_norms) = (0.0, false, false);
         Ok(Self {
             model,
@@ -89,7 +111,7 @@ impl Trainer {
             parameters,
             optimizer,
             head,
-            head_chunk: None,
+            head_chunk_rows: None,
             first_block,
             dropout,
             recompute,
@@ -98,64 +120,64 @@ impl Trainer {
         })
     }
 
-    /// Drops this share of every adapter's inputs while training.
+    /// Sets the share of every adapter's inputs that is dropped in training.
     pub fn set_dropout(&mut self, rate: f32) {
         self.dropout = rate;
     }
 
-    /// Computes the inner values of blocks again for the gradient instead of keeping them: less memory, more time.
+    /// Sets whether activations inside blocks are recomputed for the gradient instead of kept: less memory, more time.
     pub fn set_gradient_checkpointing(&mut self, on: bool) {
         self.recompute = on;
     }
 
-    /// Reports the norm of the gradient of every block too.
+    /// Sets whether steps report the gradient norm of every group of parameters.
     pub fn set_group_norms(&mut self, on: bool) {
         self.with_group_norms = on;
     }
 
-    /// Takes all logits at once and a plain gradient through them; for tests.
-    #[doc(hidden)]
-    pub fn use_plain_head(&mut self) {
+    /// Computes all logits at one time and lets MLX derive the gradient.
+    #[cfg(feature = "test-hooks")]
+    pub fn use_reference_head(&mut self) {
         self.head = HeadGradient::Derived;
     }
 
-    /// Lets the head take chunks of so many rows; for tests, whose vocabularies are small.
-    #[doc(hidden)]
-    pub fn head_chunks_of(&mut self, rows: usize) {
-        self.head_chunk = Some(rows);
+    /// Sets the number of rows per chunk of the head.
+    #[cfg(feature = "test-hooks")]
+    pub fn set_head_chunk_rows(&mut self, rows: usize) {
+        self.head_chunk_rows = Some(rows);
     }
 
-    /// Takes blocks that do not train into the gradient's trace as well; for tests.
-    #[doc(hidden)]
+    /// Traces frozen blocks too.
+    #[cfg(feature = "test-hooks")]
     pub fn trace_all_blocks(&mut self) {
         self.first_block = None;
     }
 
-    /// Blocks of the model.
+    /// Returns the number of blocks of the model.
     pub fn layer_count(&self) -> usize {
         self.model.layer_count()
     }
 
-    /// What trains.
+    /// Returns the trainable parameters.
     pub fn trainable(&self) -> &Trainable {
         &self.trainable
     }
 
-    /// The parameters, `f32`, in the order of the names.
+    /// Returns the values of the trainable parameters, `f32`, in the order of their names.
     pub fn parameters(&self) -> &[Array] {
         &self.parameters
     }
 
-    /// The optimizer and its state.
+    /// Returns the optimizer with its state.
     pub fn optimizer(&self) -> &Optimizer {
         &self.optimizer
     }
 
-    /// Takes up saved parameters and optimizer state.
+    /// Replaces parameters and optimizer state by saved ones.
     ///
     /// # Errors
     ///
-    /// Fails when they do not fit the model.
+    /// Fails when their shapes differ.
     pub fn restore(&mut self, parameters: Vec<Array>, moments: Vec<Vec<Array>>, steps: usize) -> Result<()> {
         let fits = parameters.len() == self.parameters.len()
             && parameters.iter().zip(&self.parameters).all(|(new, old)| new.shape() == old.shape());
@@ -167,28 +189,21 @@ impl Trainer {
         Ok(())
     }
 
-    /// The model with the parameters as they are now.
+    /// Returns the model with the current parameters.
     pub fn model(&self) -> Result<Model> {
         Ok(with_parameters(&self.model, &self.trainable.names, &self.parameters)?)
     }
 
-    /// Takes a step over micro-batches, as one batch of all their targets, at a learning rate.
+    /// Takes one optimizer step over micro-batches, as if they were one batch. Without targets nothing changes.
     ///
     /// # Errors
     ///
-    /// Fails when the loss or the gradient is not finite; the parameters are then those of before the step. `step`
-    /// (counted from 1) and `rows` only name the place. Without any target that counts, nothing changes.
-    pub fn step(
-        &mut self,
-        batches: &[Batch],
-        rate: f64,
-        max_gradient_norm: Option<f32>,
-        (step, rows): (usize, &[u32]),
-    ) -> Result<StepReport> {
-        let Some(gradients) = self.gradients(batches, step)? else {
+    /// Fails when the loss or the gradient is not finite; the parameters are then unchanged.
+    pub fn step(&mut self, batches: &[Batch], step: Step<'_>) -> Result<StepReport> {
+        let Some(gradients) = self.gradients(batches, step.number)? else {
             return Ok(StepReport::default());
         };
-        // From here on a list of gradients is given away, never kept beside the one that is made of it.
+        // Each list of gradients is consumed by the next one, so that two are never in memory.
         let Gradients { sums, loss_sum, weight, targets } = gradients;
         let mean = Array::from_f32((1.0 / weight) as f32);
         let means = sums.into_iter().map(|sum| Ok(sum.multiply(&mean)?)).collect::<Result<Vec<Array>>>()?;
@@ -198,18 +213,21 @@ impl Trainer {
         mlx_rs::transforms::eval(means.iter().chain(numbers))?;
         let loss_sum = loss_sum.item_exact::<f32>();
         let gradient_norm = norm.item_exact::<f32>();
-        for (what, value) in [("loss", loss_sum), ("gradient norm", gradient_norm)] {
+        for (name, value) in [("loss", loss_sum), ("gradient norm", gradient_norm)] {
             if !value.is_finite() {
-                let reason = format!("the {what} is {value}");
-                let kept = "the parameters are unchanged".to_owned();
-                return Err(Error::Diverged { step, reason, rows: rows.to_vec(), kept });
+                return Err(Error::Diverged {
+                    step: step.number,
+                    reason: format!("the {name} is {value}"),
+                    rows: step.rows.to_vec(),
+                    kept: "the parameters are unchanged".to_owned(),
+                });
             }
         }
-        let clipped = match max_gradient_norm {
+        let clipped = match step.max_gradient_norm {
             Some(limit) => clip(means, &norm, limit)?,
             None => means,
         };
-        self.optimizer.update(rate, &mut self.parameters, clipped)?;
+        self.optimizer.update(step.learning_rate, &mut self.parameters, clipped)?;
         Ok(StepReport {
             loss_sum: f64::from(loss_sum),
             weight,
@@ -219,7 +237,7 @@ impl Trainer {
         })
     }
 
-    /// The norms of the gradients of each part of the model.
+    /// Returns the gradient norm of each group of parameters.
     fn group_norms(&self, gradients: &[Array]) -> Result<BTreeMap<String, Array>> {
         let mut groups: BTreeMap<String, Vec<Array>> = BTreeMap::new();
         for (name, gradient) in self.trainable.names.iter().zip(gradients) {
@@ -228,24 +246,24 @@ impl Trainer {
         groups.into_iter().map(|(name, gradients)| Ok((name, global_norm(&gradients)?))).collect()
     }
 
-    /// Names the first parameter or moment that holds something else than finite numbers.
+    /// Returns the name of the first parameter or moment that contains NaN or infinity.
     pub(crate) fn first_not_finite(&self) -> Result<Option<String>> {
         let lists = std::iter::once(("", &self.parameters[..]))
             .chain(self.optimizer.moments().iter().map(|moments| ("a moment of ", &moments[..])));
         for (kind, arrays) in lists {
             for (name, array) in self.trainable.names.iter().zip(arrays).filter(|(_, array)| array.size() > 0)
             {
-                // NaN and infinity survive a sum; what overflows in it is not far from them.
+                // NaN and infinity survive a sum; a sum that overflows is close to them.
                 let sum = array.sum(None)?.item_exact::<f32>();
                 if !sum.is_finite() {
-                    return Ok(Some(format!("{kind}`{name}` is not finite")));
+                    return Ok(Some(format!("{kind}`{name}`")));
                 }
             }
         }
         Ok(None)
     }
 
-    /// The gradients of the mean loss, in the order of the names, without taking a step.
+    /// Returns the gradients of the mean loss, in the order of the names, without taking a step.
     pub fn mean_gradients(&self, batches: &[Batch]) -> Result<Vec<Array>> {
         let gradients = self.gradients(batches, 1)?;
         let gradients = gradients.ok_or_else(|| Error::NoTargets { split: "train".to_owned() })?;
@@ -253,9 +271,10 @@ impl Trainer {
         gradients.sums.iter().map(|sum| Ok(sum.multiply(&mean)?)).collect()
     }
 
+    /// Returns loss and gradients of a step; `None` without targets.
     fn gradients(&self, batches: &[Batch], step: usize) -> Result<Option<Gradients>> {
         let mut total: Option<Gradients> = None;
-        // A batch whose rows were all cut before their first target has no mean to take.
+        // A batch whose rows were all cut before their first target has no mean loss.
         for (index, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.total_weight > 0.0) {
             let model = self.with_dropout_of(step, index)?;
             let entering = match self.first_block {
@@ -267,7 +286,7 @@ impl Trainer {
             let (mut values, sums) = mlx_ext::value_and_grad(
                 |parameters| {
                     let traced = with_parameters(&model, &self.trainable.names, parameters)?;
-                    Ok(vec![loss::weighted_sum(&traced, batch, (self.head, self.head_chunk), pass)?])
+                    Ok(vec![loss::batch_loss(&traced, batch, self.head, self.head_chunk_rows, pass)?])
                 },
                 &self.parameters,
                 self.parameters.len(),
@@ -280,7 +299,7 @@ impl Trainer {
                 Some(total) => total.plus(new)?,
             });
             if batches.len() > 1 {
-                // One micro-batch's activations at a time.
+                // Only one micro-batch's activations are in memory at a time.
                 let total = total.as_ref().expect("set above");
                 mlx_rs::transforms::eval(total.sums.iter().chain([&total.loss_sum]))?;
             }
@@ -288,7 +307,7 @@ impl Trainer {
         Ok(total)
     }
 
-    /// The model with the dropout masks of a step's micro-batch.
+    /// Returns the model with the dropout masks of a micro-batch.
     fn with_dropout_of(&self, step: usize, micro_batch: usize) -> Result<Model> {
         let mut model = self.model.clone();
         if self.dropout == 0.0 {
@@ -323,7 +342,7 @@ impl Gradients {
     }
 }
 
-/// Leaves nothing but the type of the arrays that train in the model: their values are the trainer's.
+/// Replaces the trainable arrays in the model by empty ones of the same type; the trainer owns their values.
 fn forget(model: &mut Model, names: &[String]) -> Result<()> {
     let mut outcome = Ok(());
     model.visit_parameters(&mut |name, array| {
@@ -337,14 +356,16 @@ fn forget(model: &mut Model, names: &[String]) -> Result<()> {
     outcome
 }
 
-/// The part of the model that a parameter belongs to: `layers.3`, `lm_head`, `embed_tokens`, `norm`.
+/// Returns the group of a parameter: `layers.3`, `lm_head`, `embed_tokens` or `norm`.
 fn group_of(name: &str) -> String {
-    let of_block = split_block(name).map(|(block, _)| format!("layers.{block}"));
-    let known = || ["lm_head", "embed_tokens"].into_iter().find(|part| name.contains(part));
-    of_block.unwrap_or_else(|| known().unwrap_or("norm").to_owned())
+    if let Some((block, _)) = split_block(name) {
+        return format!("layers.{block}");
+    }
+    let outside = ["lm_head", "embed_tokens"].into_iter().find(|layer| name.contains(layer));
+    outside.unwrap_or("norm").to_owned()
 }
 
-/// A copy of `model` that holds `values` under `names`; weights and biases in their own type, adapters in `f32`.
+/// Returns a copy of `model` with `values` under `names`, each in the type of the array that it replaces.
 fn with_parameters(model: &Model, names: &[String], values: &[Array]) -> mlx_ext::Result<Model> {
     let by_name: HashMap<&str, &Array> = names.iter().map(String::as_str).zip(values).collect();
     let mut copy = model.clone();
@@ -360,7 +381,7 @@ fn with_parameters(model: &Model, names: &[String], values: &[Array]) -> mlx_ext
     Ok(copy)
 }
 
-/// √(Σ of all squares), `f32`, summed in the order of the names.
+/// Returns √(Σ of all squares), `f32`, summed in the order of the names.
 fn global_norm(gradients: &[Array]) -> Result<Array> {
     let mut sum = Array::from_f32(0.0);
     for gradient in gradients {
@@ -369,7 +390,7 @@ fn global_norm(gradients: &[Array]) -> Result<Array> {
     Ok(sum.sqrt()?)
 }
 
-/// Scales gradients down to a global norm of `limit`; smaller ones stay as they are.
+/// Scales gradients down to a global norm of `limit`; leaves smaller ones unchanged.
 fn clip(gradients: Vec<Array>, norm: &Array, limit: f32) -> Result<Vec<Array>> {
     let limit = Array::from_f32(limit);
     let factor = mlx_rs::ops::minimum(limit.divide(norm.add(Array::from_f32(1e-6))?)?, Array::from_f32(1.0))?;

@@ -1,16 +1,17 @@
-//! Whether a model knows all tokens of a dataset.
+//! Checking the tokens of a dataset against the vocabulary of a model.
 
-use crate::error::{Error, Result};
 use dataset::Split;
 use models::Model;
 
-/// Fails at the first row of `split` with a token that `model` has no embedding for.
+use crate::error::{Error, Result};
+
+/// Checks that `model` has an embedding for every token of `split`, called `name` in errors.
 ///
-/// MLX takes indices on trust: it would compute with whatever lies behind the table.
+/// MLX does not check indices: it would read memory past the end of the table.
 ///
 /// # Errors
 ///
-/// Names the row and the token.
+/// Fails at the first token without an embedding, and names its row.
 pub fn check_vocabulary(model: &Model, split: &Split, name: &str) -> Result<()> {
     let vocabulary = model.vocabulary() as u32;
     for row in 0..split.len() {

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use support::{copy_folder, files, lengths, model, ragged_rows, split};
 use tuner::{
-    AdapterSettings, BatchPlan, EarlyStopping, FineTuneType, Observer, OptimizerName, OptimizerSettings,
-    RunSettings, ScheduleName, ScheduleSettings, StepReport, Stop, Summary, Trainer,
+    AdapterSettings, BatchOrder, EarlyStopping, FineTuneType, Observer, OptimizerName, OptimizerSettings,
+    TrainingSettings, ScheduleName, ScheduleSettings, StepReport, Stop, Summary, Trainer,
 };
 
 const STEPS: usize = 12;
@@ -134,11 +134,11 @@ impl Bench {
         trainer.set_dropout(variant.adapter.dropout);
         trainer.set_gradient_checkpointing(variant.checkpointing);
         let mut plan = if variant.packing {
-            BatchPlan::packed(lengths(&self.train), 1, 48, 5)?
+            BatchOrder::packed(lengths(&self.train), 1, 48, 5)?
         } else {
-            BatchPlan::new(lengths(&self.train), 2, 5)?
+            BatchOrder::new(lengths(&self.train), 2, 5)?
         };
-        let settings = RunSettings {
+        let settings = TrainingSettings {
             steps: STEPS,
             schedule: ScheduleSettings {
                 name: variant.schedule,
@@ -163,7 +163,7 @@ impl Bench {
             keep_last: 2,
         };
         let splits = (&self.train, &self.validation);
-        Ok(tuner::run(&mut trainer, &mut plan, splits, &settings, folder, watch)?)
+        Ok(tuner::train(&mut trainer, &mut plan, splits, &settings, folder, watch)?)
     }
 
     /// Runs again on what an interruption or a kill left, and compares what there is for others.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use mlx_rs::{Array, Dtype};
 use models::{LoadOptions, Model};
 use support::{MODELS, golden, model, parts, ragged_rows, same_gradients, same_loss, tolerance, trainer};
-use tuner::{AdapterSettings, Batch, BatchPlan, FineTuneType, OptimizerSettings, Trainer};
+use tuner::{AdapterSettings, Batch, BatchOrder, FineTuneType, OptimizerSettings, Trainer};
 
 fn of(fine_tune_type: FineTuneType) -> AdapterSettings {
     AdapterSettings { fine_tune_type, ..AdapterSettings::default() }
@@ -94,7 +94,7 @@ fn blocks_that_do_not_train_leave_the_trace_without_changing_a_bit() -> Result<(
     let rows = ragged_rows(9);
     let folder = tempfile::tempdir()?;
     let split = support::split(folder.path(), "train", &rows)?;
-    let mut plan = BatchPlan::packed(support::lengths(&split), 4, 64, 5)?;
+    let mut plan = BatchOrder::packed(support::lengths(&split), 4, 64, 5)?;
     let batches = [Batch::new(&parts(&rows), 8), Batch::of_micro_batch(&split, &plan.at(0), 8, None)];
     for name in
         MODELS.into_iter().chain(["gemma2", "cohere", "phi3", "qwen2", "qwen3", "mistral-layers", "llama-q4"])

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use mlx_rs::Array;
 use models::{Input, Model};
 use support::{MODELS, lengths, model, parts, ragged_rows, same_gradients, same_loss, split, trainer};
-use tuner::{AdapterSettings, Batch, BatchPlan, FineTuneType, OptimizerName, OptimizerSettings};
+use tuner::{AdapterSettings, Batch, BatchOrder, FineTuneType, OptimizerName, OptimizerSettings};
 
 fn logits(model: &Model) -> Result<Vec<f32>> {
     let tokens = Array::from_slice(&[5, 17, 200, 33, 4, 9, 9, 120], &[2, 4]);
@@ -90,7 +90,7 @@ fn a_packed_batch_has_the_loss_and_gradient_of_its_rows() -> Result<()> {
     let rows = ragged_rows(8);
     let folder = tempfile::tempdir()?;
     let split = split(folder.path(), "train", &rows)?;
-    let mut plan = BatchPlan::packed(lengths(&split), 8, 64, 5)?;
+    let mut plan = BatchOrder::packed(lengths(&split), 8, 64, 5)?;
     let micro = plan.at(0);
     assert_eq!(plan.batches_in(1), 1, "all rows are in one batch");
     assert!(micro.lines.iter().any(|line| line.len() > 1));
@@ -156,7 +156,7 @@ fn rows_that_fill_no_batch_are_trained_on_too() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let rows = ragged_rows(7);
     let split = split(folder.path(), "train", &rows)?;
-    let mut plan = BatchPlan::new(lengths(&split), 3, 1)?;
+    let mut plan = BatchOrder::new(lengths(&split), 3, 1)?;
     let mut trainer = trainer("llama", &AdapterSettings::default(), OptimizerSettings::default())?;
     let mut targets = 0;
     for index in 0..plan.batches_in(1) {

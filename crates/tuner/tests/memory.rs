@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
 use support::{lengths, model, ragged_rows, split};
 use tuner::{
-    AdapterSettings, BatchPlan, EarlyStopping, Observer, OptimizerSettings, RunSettings, ScheduleName,
+    AdapterSettings, BatchOrder, EarlyStopping, Observer, OptimizerSettings, TrainingSettings, ScheduleName,
     ScheduleSettings, StepReport, Trainer,
 };
 
@@ -60,9 +60,9 @@ fn two_thousand_steps_of_changing_shapes_leave_memory_flat() -> Result<()> {
     let trainable = tuner::attach(&mut model, &adapter, 5)?;
     let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
     trainer.set_dropout(adapter.dropout);
-    let mut plan = BatchPlan::new(lengths(&train), 2, 5)?;
+    let mut plan = BatchOrder::new(lengths(&train), 2, 5)?;
     let epoch = plan.batches_in(1).div_ceil(2);
-    let settings = RunSettings {
+    let settings = TrainingSettings {
         steps: STEPS,
         schedule: ScheduleSettings {
             name: ScheduleName::Constant,
@@ -88,7 +88,7 @@ fn two_thousand_steps_of_changing_shapes_leave_memory_flat() -> Result<()> {
         keep_last: 1,
     };
     let mut watch = Watch::default();
-    tuner::run(
+    tuner::train(
         &mut trainer,
         &mut plan,
         (&train, &validation),

@@ -7,8 +7,8 @@ use dataset::Split;
 use std::path::{Path, PathBuf};
 use support::{copy_folder, files, lengths, model, ragged_rows, split};
 use tuner::{
-    AdapterSettings, BatchPlan, Curriculum, EarlyStopping, Mixture, MixturePart, Observer, OptimizerSettings,
-    RunSettings, ScheduleName, ScheduleSettings, StepReport, Stop, Summary, Trainer,
+    AdapterSettings, BatchOrder, Curriculum, EarlyStopping, Mixture, MixtureComponent, Observer, OptimizerSettings,
+    TrainingSettings, ScheduleName, ScheduleSettings, StepReport, Stop, Summary, Trainer,
 };
 
 const STEPS: usize = 30;
@@ -80,18 +80,18 @@ impl Setup {
         let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
         trainer.set_dropout(adapter.dropout);
         let mut plan = if self.packing {
-            BatchPlan::packed(lengths(&self.train), 1, 48, 5)?
+            BatchOrder::packed(lengths(&self.train), 1, 48, 5)?
         } else {
-            BatchPlan::new(lengths(&self.train), 2, 5)?
+            BatchOrder::new(lengths(&self.train), 2, 5)?
         };
         if self.mixed {
-            let part = |name: &str, rows| MixturePart { name: name.to_owned(), rows };
+            let part = |name: &str, rows| MixtureComponent { name: name.to_owned(), rows };
             let weights = [("most".to_owned(), 1.0), ("few".to_owned(), 2.0)].into();
             let hardness = lengths(&self.train).into_iter().map(|length| length as f32).collect();
             plan = plan.mixed(Mixture::new(vec![part("most", 18), part("few", 5)], &weights, 5)?);
             plan = plan.in_order(Curriculum { hardness, epochs: 1 });
         }
-        let settings = RunSettings {
+        let settings = TrainingSettings {
             steps: STEPS,
             schedule: ScheduleSettings {
                 name: ScheduleName::Cosine,
@@ -122,7 +122,7 @@ impl Setup {
             keep_last: 2,
         };
         let splits = (&self.train, &self.validation);
-        Ok(tuner::run(&mut trainer, &mut plan, splits, &settings, folder, watch)?)
+        Ok(tuner::train(&mut trainer, &mut plan, splits, &settings, folder, watch)?)
     }
 }
 
@@ -272,10 +272,10 @@ fn a_longer_run_goes_on_from_a_shorter_one_to_the_bytes_of_one_that_was_never_sh
         let mut model = model("llama")?;
         let trainable = tuner::attach(&mut model, &AdapterSettings::default(), 5)?;
         let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
-        let mut plan = BatchPlan::new(lengths(&train), 2, 4)?;
-        let settings = RunSettings { report_every: 3, checkpoint_every: 2, save_every: 5, ..quick(steps) };
+        let mut plan = BatchOrder::new(lengths(&train), 2, 4)?;
+        let settings = TrainingSettings { report_every: 3, checkpoint_every: 2, save_every: 5, ..quick(steps) };
         let (work, mut watch) = (folder.path().join(work), Watch::default());
-        tuner::run(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut watch)?;
+        tuner::train(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut watch)?;
         Ok(watch.started)
     };
     run("at once", 12)?;
@@ -298,10 +298,10 @@ fn only_states_are_dropped_and_as_many_stay_as_asked_for() -> Result<()> {
         let mut model = model("llama")?;
         let trainable = tuner::attach(&mut model, &AdapterSettings::default(), 5)?;
         let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
-        let mut plan = BatchPlan::new(lengths(&train), 2, 4)?;
-        let settings = RunSettings { keep_last, ..quick(5) };
+        let mut plan = BatchOrder::new(lengths(&train), 2, 4)?;
+        let settings = TrainingSettings { keep_last, ..quick(5) };
         let work = folder.path().join(keep_last.to_string());
-        tuner::run(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default())?;
+        tuner::train(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default())?;
         let count = |part: &str| fs_err::read_dir(work.join(part)).map(Iterator::count);
         assert_eq!((count("state")?, count("checkpoints")?), (keep_last.max(1), 5));
     }
@@ -327,14 +327,14 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_step_and_rows() -> Result<()>
     let adapter = AdapterSettings::default();
     let trainable = tuner::attach(&mut model, &adapter, 5)?;
     let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
-    let mut plan = BatchPlan::new(lengths(&train), 2, 4)?;
+    let mut plan = BatchOrder::new(lengths(&train), 2, 4)?;
     let poisoned =
         (0..20).find(|&index| plan.at(index).rows().any(|row| row == 29)).context("in the epoch")?;
     ensure!(poisoned >= 2, "the seed puts the row at step {}", poisoned + 1);
     let settings = quick(20);
     let work = folder.path().join("work");
     let outcome =
-        tuner::run(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default());
+        tuner::train(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default());
     let error = outcome.expect_err("it diverges");
     let tuner::Error::Diverged { step, rows, .. } = &error else { anyhow::bail!("{error}") };
     assert_eq!(*step, poisoned + 1);
@@ -350,24 +350,24 @@ fn weights_that_are_no_numbers_are_never_saved() -> Result<()> {
     let trainable = tuner::attach(&mut model, &AdapterSettings::default(), 5)?;
     let optimizer = OptimizerSettings { name: tuner::OptimizerName::Sgd, ..OptimizerSettings::default() };
     let mut trainer = Trainer::new(model, trainable, optimizer, 5)?;
-    let mut plan = BatchPlan::new(lengths(&train), 2, 4)?;
+    let mut plan = BatchOrder::new(lengths(&train), 2, 4)?;
     let mut settings = quick(6);
     let work = folder.path().join("work");
     settings.steps = 3;
-    tuner::run(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default())?;
+    tuner::train(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default())?;
     // Loss and gradient of step 4 are fine, but the step leads out of all numbers.
     settings.steps = 6;
     settings.schedule.peak = f64::MAX;
     let outcome =
-        tuner::run(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default());
+        tuner::train(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default());
     let error = outcome.expect_err("it diverges");
     ensure!(matches!(&error, tuner::Error::Diverged { step: 4, rows, .. } if rows.len() == 2), "{error}");
     nothing_but_numbers(&work, 3)
 }
 
 /// Settings that save and checkpoint after every step.
-fn quick(steps: usize) -> RunSettings {
-    RunSettings {
+fn quick(steps: usize) -> TrainingSettings {
+    TrainingSettings {
         steps,
         schedule: ScheduleSettings {
             name: ScheduleName::Constant,

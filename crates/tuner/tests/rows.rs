@@ -7,7 +7,7 @@ use models::Model;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use support::{MODELS, Row, golden, lengths, model, parts, same_gradients, same_loss, split, trainer};
-use tuner::{AdapterSettings, Batch, BatchPlan, OptimizerSettings, RowScore, score_batch};
+use tuner::{AdapterSettings, Batch, BatchOrder, OptimizerSettings, RowScore, score_batch};
 
 /// Tokens of a packed line: longer than the windows of the models that have them, and most contexts that longrope and
 /// yarn were trained on.
@@ -194,8 +194,8 @@ fn an_epoch_trains_on_every_target_once_however_rows_are_planned() -> Result<()>
         for batch_size in [1, 3, 8] {
             for length in [None, Some(LINE)] {
                 let mut plan = match length {
-                    None => BatchPlan::new(lengths(&split), batch_size, 3)?,
-                    Some(length) => BatchPlan::packed(lengths(&split), batch_size, length, 3)?,
+                    None => BatchOrder::new(lengths(&split), batch_size, 3)?,
+                    Some(length) => BatchOrder::packed(lengths(&split), batch_size, length, 3)?,
                 };
                 let mut targets = 0;
                 for index in 0..plan.batches_in(1) {

@@ -4,8 +4,8 @@ use models::ComputeDtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tuner::{
-    AdapterSettings, BatchPlan, Distrust, DistrustMode, EarlyStopping, FineTuneType, OptimizerName,
-    OptimizerSettings, RunSettings, ScheduleName, ScheduleSettings,
+    AdapterSettings, BatchOrder, Distrust, DistrustMode, EarlyStopping, FineTuneType, OptimizerName,
+    OptimizerSettings, TrainingSettings, ScheduleName, ScheduleSettings,
 };
 
 /// What an epoch's order goes by.
@@ -305,27 +305,27 @@ impl Config {
     /// # Errors
     ///
     /// Fails when there is no row, or one that fits no packed line.
-    pub fn plan(&self, lengths: Vec<u32>) -> tuner::Result<BatchPlan> {
+    pub fn plan(&self, lengths: Vec<u32>) -> tuner::Result<BatchOrder> {
         if !self.packing {
-            return BatchPlan::new(lengths, self.batch_size, self.seed);
+            return BatchOrder::new(lengths, self.batch_size, self.seed);
         }
         let longest = lengths.iter().max().map_or(1, |&tokens| tokens.saturating_sub(1).max(1) as usize);
         let length = if self.pack_tokens > 0 { self.pack_tokens } else { longest };
-        BatchPlan::packed(lengths, self.batch_size, length.next_multiple_of(self.pad_to), self.seed)
+        BatchOrder::packed(lengths, self.batch_size, length.next_multiple_of(self.pad_to), self.seed)
     }
 
     /// How the run goes, over the micro-batches of `plan`.
     pub fn run(
         &self,
-        plan: &mut BatchPlan,
+        plan: &mut BatchOrder,
         (save_every, keep_last): (usize, usize),
         distrust: Option<Distrust>,
-    ) -> RunSettings {
+    ) -> TrainingSettings {
         let steps = match self.steps {
             0 => plan.batches_in(self.epochs).div_ceil(self.accumulation),
             steps => steps,
         };
-        RunSettings {
+        TrainingSettings {
             steps,
             schedule: ScheduleSettings {
                 name: self.schedule,

@@ -29,7 +29,7 @@ use models::{LoadOptions, Model};
 use part::Until;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use tuner::{Distrust, DistrustMode, Observer, RunSettings, Stop, Summary, Trainable, Trainer};
+use tuner::{Distrust, DistrustMode, Observer, TrainingSettings, Stop, Summary, Trainable, Trainer};
 
 /// The folders a run reads.
 pub struct Inputs<'a> {
@@ -92,7 +92,7 @@ pub fn run(
     let mut plan = order::plan(inputs, config, &train)?;
     let distrust = distrust(inputs, config)?;
     let settings = config.run(&mut plan, (saving.every, saving.keep_last), distrust);
-    let settings = RunSettings { prefetch: saving.prefetch, ..settings };
+    let settings = TrainingSettings { prefetch: saving.prefetch, ..settings };
     let earlier = inputs.part.map(|part| part::take_up(part, work)).transpose()?;
     if earlier.is_none()
         && let Some(steps) = reuse::adopt(inputs.shorter, config, &settings, work)?
@@ -106,7 +106,7 @@ pub fn run(
     } else {
         let mut until = Until::new(observer, saving.stop_at);
         let splits = (&train, &validation);
-        let summary = tuner::run(&mut trainer, &mut plan, splits, &settings, work, &mut until)?;
+        let summary = tuner::train(&mut trainer, &mut plan, splits, &settings, work, &mut until)?;
         let complete = summary.stop != Stop::Interrupted || until.is_reached();
         (summary, complete)
     };

@@ -4,7 +4,7 @@ use crate::{Config, Inputs, copy_tree, open_split, order};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use tuner::RunSettings;
+use tuner::TrainingSettings;
 
 /// Settings in which a shorter run may differ from a longer one.
 pub const LENGTH_SETTINGS: [&str; 2] = ["epochs", "steps"];
@@ -14,7 +14,7 @@ pub const LENGTH_SETTINGS: [&str; 2] = ["epochs", "steps"];
 pub(crate) fn adopt(
     shorter: &[PathBuf],
     config: &Config,
-    settings: &RunSettings,
+    settings: &TrainingSettings,
     work: &Path,
 ) -> Result<Option<usize>> {
     if work.join("state").exists() {
@@ -29,7 +29,7 @@ pub(crate) fn adopt(
 fn longest<'a>(
     shorter: &'a [PathBuf],
     config: &Config,
-    settings: &RunSettings,
+    settings: &TrainingSettings,
 ) -> Option<(usize, &'a PathBuf)> {
     if config.schedule.depends_on_length() {
         return None;
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use tuner::ScheduleName;
 
-    fn settings(config: &Config) -> RunSettings {
+    fn settings(config: &Config) -> TrainingSettings {
         let mut plan = config.plan(vec![5; 20]).expect("there are rows");
         config.run(&mut plan, (1, 2), None)
     }

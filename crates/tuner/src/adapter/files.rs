@@ -1,20 +1,22 @@
-//! Adapters' files, in mlx-lm's format: `adapters.safetensors` and `adapter_config.json`.
+//! Adapter folders in mlx-lm's format: `adapters.safetensors` and `adapter_config.json`.
 
-use super::{AdapterSettings, Trainable, count, peft, place, split_block};
-use crate::error::{Error, Result};
-use mlx_rs::{Array, Dtype};
-use models::{Model, TensorFiles, write_safetensors};
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use mlx_rs::{Array, Dtype};
+use models::{Model, TensorFiles, write_safetensors};
+use serde_json::{Value, json};
+
+use super::{AdapterSettings, Trainable, count, peft, place, split_block};
+use crate::error::{Error, Result};
+
 impl AdapterSettings {
-    /// `adapter_config.json`: what mlx-lm reads, and our own settings beside it. `names` are those of the adapters'
-    /// tensors.
+    /// Returns the content of `adapter_config.json`: the fields that mlx-lm reads, and our own settings. `names` are the
+    /// names of the tensors.
     fn to_json(&self, layer_count: usize, names: &[String]) -> Value {
         let name = serde_json::to_value(self.fine_tune_type).expect("a unit variant");
         let mut lora = json!({"rank": self.rank, "scale": self.scale(), "dropout": self.dropout});
-        // Without keys mlx-lm adapts what is in the blocks and nothing else; with keys, only what they name.
+        // Without `keys` mlx-lm adapts all linear layers in the blocks and no others; with it, only those it lists.
         if self.lm_head || !self.keys.is_empty() {
             let adapted = names.iter().filter_map(|name| name.strip_suffix(".lora_a"));
             let keys: BTreeSet<&str> =
@@ -34,13 +36,13 @@ impl AdapterSettings {
     }
 
     fn from_json(path: &Path, config: &Value) -> Result<Self> {
-        let bad =
+        let invalid =
             |reason: &str| Error::Adapter { path: path.to_owned(), reason: reason.to_owned(), hint: None };
         let kind = config.get("fine_tune_type").cloned().unwrap_or(json!("lora"));
         let fine_tune_type =
-            serde_json::from_value(kind).map_err(|_| bad("`fine_tune_type` is not known"))?;
+            serde_json::from_value(kind).map_err(|_| invalid("`fine_tune_type` is unknown"))?;
         let layers =
-            config.get("num_layers").and_then(Value::as_i64).ok_or_else(|| bad("`num_layers` is missing"))?;
+            config.get("num_layers").and_then(Value::as_i64).ok_or_else(|| invalid("`num_layers` is missing"))?;
         let lora = config.get("lora_parameters").unwrap_or(&Value::Null);
         let flag = |name: &str| config.get(name).and_then(Value::as_bool).unwrap_or(false);
         let rank = lora.get("rank").and_then(Value::as_i64).unwrap_or(8) as i32;
@@ -50,7 +52,7 @@ impl AdapterSettings {
             keys.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
         Ok(Self {
             fine_tune_type,
-            // mlx-lm counts zero and below as all.
+            // For mlx-lm, zero and below mean all.
             num_layers: usize::try_from(layers).ok().filter(|&layers| layers > 0),
             keys,
             rank,
@@ -64,7 +66,7 @@ impl AdapterSettings {
     }
 }
 
-/// Writes a folder that mlx-lm loads: `adapters.safetensors` and `adapter_config.json`.
+/// Writes adapters to `folder` in mlx-lm's format.
 pub fn save_adapters(
     folder: &Path,
     settings: &AdapterSettings,
@@ -75,24 +77,24 @@ pub fn save_adapters(
     fs_err::create_dir_all(folder)?;
     let tensors: BTreeMap<String, Array> = names.iter().cloned().zip(values.iter().cloned()).collect();
     write_safetensors(&folder.join("adapters.safetensors"), &tensors)?;
-    let mut text = serde_json::to_string_pretty(&settings.to_json(layer_count, names)).expect("plain JSON");
+    let mut text = serde_json::to_string_pretty(&settings.to_json(layer_count, names)).expect("a JSON value can be written");
     text.push('\n');
     Ok(fs_err::write(folder.join("adapter_config.json"), text)?)
 }
 
-/// Reads such a folder, ours or mlx-lm's, or one in PEFT's format, into `model`.
+/// Reads an adapter folder, in mlx-lm's or PEFT's format, into `model`.
 ///
-/// Keys that name nothing and more layers than there are do no harm here, as in mlx-lm: the tensors tell whether the
-/// adapters fit.
+/// As in mlx-lm, keys that match no layer and a `num_layers` above the number of blocks are ignored: only the tensors
+/// decide whether the adapter fits.
 ///
 /// # Errors
 ///
-/// Fails when a tensor is missing, unknown or of another shape than the model and the config ask for.
+/// Fails when a tensor is missing, unknown, or does not have the shape that model and config require.
 pub fn load_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
     let config_path = folder.join("adapter_config.json");
-    let bad = |path: &Path, reason: String| Error::Adapter { path: path.to_owned(), reason, hint: None };
+    let invalid = |path: &Path, reason: String| Error::Adapter { path: path.to_owned(), reason, hint: None };
     let config: Value = serde_json::from_str(&fs_err::read_to_string(&config_path)?)
-        .map_err(|error| bad(&config_path, error.to_string()))?;
+        .map_err(|error| invalid(&config_path, error.to_string()))?;
     if peft::is_peft(&config) {
         return peft::load(model, folder, &config);
     }
@@ -114,7 +116,7 @@ pub fn load_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
                 array.shape()
             )),
             Some(value) => {
-                // Adapters stay masters in `f32`; weights take the type of those they replace.
+                // Adapters are `f32` masters; weights take the type of those they replace.
                 let dtype = match name.rsplit('.').next() {
                     Some("weight" | "bias") => array.dtype(),
                     _ => Dtype::Float32,
@@ -124,7 +126,7 @@ pub fn load_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
         }
     });
     problems.extend(tensors.keys().map(|name| format!("unknown tensor `{name}`")));
-    if problems.is_empty() { Ok(trainable) } else { Err(bad(&weights_path, problems.join("\n"))) }
+    if problems.is_empty() { Ok(trainable) } else { Err(invalid(&weights_path, problems.join("\n"))) }
 }
 
 #[cfg(test)]

@@ -1,21 +1,23 @@
 //! Adapters in PEFT's format: `adapter_model.safetensors` and an `adapter_config.json` with `peft_type`.
 //!
-//! The tensors tell which layers are adapted, and of which rank; the config tells the strength. PEFT keeps `A` as
-//! `[rank, in]` and `B` as `[out, rank]`, the transposes of ours. What would change the result and is not read here
-//! is refused by name.
+//! The tensors decide which layers are adapted and the rank; the config decides the scale. PEFT stores `A` as `[rank, in]`
+//! and `B` as `[out, rank]`, the transposes of ours. Settings that would change the result and are not supported are
+//! errors that name them.
 
-use super::{Trainable, count, split_block};
-use crate::error::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
 use mlx_rs::{Array, Dtype};
 use models::{Adapter, Layer, Model, TensorFiles, canonical_name, join, write_safetensors};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+
+use super::{Trainable, count, split_block};
+use crate::error::{Error, Result};
 
 const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 
-/// Settings that change what an adapter computes and that are not supported, unless they are as here or absent.
+/// Settings that change the result and are not supported; they must be absent, null, false or empty.
 const UNSUPPORTED: [&str; 11] = [
     "alora_invocation_tokens",
     "alpha_pattern",
@@ -30,20 +32,20 @@ const UNSUPPORTED: [&str; 11] = [
     "use_qalora",
 ];
 
-/// Tells whether an `adapter_config.json` is PEFT's.
+/// Returns whether an `adapter_config.json` is in PEFT's format.
 pub(super) fn is_peft(config: &Value) -> bool {
     config.get("peft_type").is_some()
 }
 
-/// The three tensors of one adapted layer.
+/// Tensors of one adapted layer.
 #[derive(Default)]
-struct Parts {
+struct LayerTensors {
     a: Option<Array>,
     b: Option<Array>,
     magnitude: Option<Array>,
 }
 
-/// Reads PEFT's adapters in `folder` into `model`; `config` is its `adapter_config.json`.
+/// Reads the adapters in `folder` into `model`; `config` is the content of its `adapter_config.json`.
 pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<Trainable> {
     let config_path = folder.join("adapter_config.json");
     check_config(&config_path, config)?;
@@ -58,14 +60,14 @@ pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<T
         });
     }
     let mut problems = Vec::new();
-    let mut layers: BTreeMap<String, Parts> = BTreeMap::new();
+    let mut layers: BTreeMap<String, LayerTensors> = BTreeMap::new();
     for (name, array) in TensorFiles::open_file(&path)?.arrays()? {
         let array = array.as_dtype(Dtype::Float32)?;
-        match part_of(&name) {
+        match layer_and_kind(&name) {
             Some((layer, "lora_A.weight")) => layers.entry(layer).or_default().a = Some(array),
             Some((layer, "lora_B.weight")) => layers.entry(layer).or_default().b = Some(array),
             Some((layer, _)) => layers.entry(layer).or_default().magnitude = Some(array),
-            None => problems.push(format!("tensor `{name}` is no part of a linear map's adapter")),
+            None => problems.push(format!("tensor `{name}` does not belong to the adapter of a linear layer")),
         }
     }
     let expected = Expected::of(config);
@@ -73,15 +75,15 @@ pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<T
     let mut outcome = Ok(());
     model.visit(&mut |layer_path, layer| {
         let Layer::Linear(linear) = layer else { return };
-        let Some(parts) = take(&mut layers, layer_path) else {
+        let Some(tensors) = take(&mut layers, layer_path) else {
             if expected.covers(layer_path) {
-                problems.push(format!("`target_modules` names `{layer_path}`, but no tensor is for it"));
+                problems.push(format!("`target_modules` names `{layer_path}`, but there are no tensors for it"));
             }
             return;
         };
-        match adapter(config, parts, linear.inputs, linear.outputs) {
+        match adapter(config, tensors, linear.inputs, linear.outputs) {
             Ok(adapter) => {
-                names.extend(["lora_a", "lora_b"].map(|part| join(layer_path, part)));
+                names.extend(["lora_a", "lora_b"].map(|name| join(layer_path, name)));
                 if adapter.magnitude.is_some() {
                     names.push(join(layer_path, "m"));
                 }
@@ -92,7 +94,7 @@ pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<T
         }
     });
     outcome?;
-    problems.extend(layers.keys().map(|layer| format!("the model has no linear map `{layer}`")));
+    problems.extend(layers.keys().map(|layer| format!("the model has no linear layer `{layer}`")));
     if !problems.is_empty() {
         return Err(Error::Adapter { path, reason: problems.join("\n"), hint: None });
     }
@@ -139,27 +141,31 @@ fn check_config(path: &Path, config: &Value) -> Result<()> {
     )
 }
 
-/// Layer and part that a tensor's name tells.
-fn part_of(name: &str) -> Option<(String, &str)> {
+/// Returns the layer and the kind of a tensor from its name.
+fn layer_and_kind(name: &str) -> Option<(String, &str)> {
     let rest = name.strip_prefix(PREFIX)?;
-    let parts = ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"];
-    parts.into_iter().find_map(|part| {
-        // Some versions of PEFT wrote the magnitudes with `.weight` behind.
+    let kinds = ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"];
+    kinds.into_iter().find_map(|kind| {
+        // Some versions of PEFT appended `.weight` to the name of the magnitudes.
         let rest =
-            if part == "lora_magnitude_vector" { rest.strip_suffix(".weight").unwrap_or(rest) } else { rest };
-        let layer = rest.strip_suffix(part)?.strip_suffix('.')?;
-        Some((canonical_name(layer), part))
+            if kind == "lora_magnitude_vector" { rest.strip_suffix(".weight").unwrap_or(rest) } else { rest };
+        let layer = rest.strip_suffix(kind)?.strip_suffix('.')?;
+        Some((canonical_name(layer), kind))
     })
 }
 
-/// The tensors for the layer `path`; the head of a multimodal model stands outside of its `language_model` there.
-fn take(layers: &mut BTreeMap<String, Parts>, path: &str) -> Option<Parts> {
+/// Removes and returns the tensors of the layer `path`; in PEFT the head of a multimodal model is outside of
+/// `language_model`.
+fn take(layers: &mut BTreeMap<String, LayerTensors>, path: &str) -> Option<LayerTensors> {
     let outside = path.strip_prefix("language_model.").filter(|name| *name == "lm_head");
     layers.remove(path).or_else(|| layers.remove(outside?))
 }
 
+/// Why an adapter cannot be made.
 enum Reason {
+    /// The files are wrong.
     Text(String),
+    /// MLX failed.
     Error(Error),
 }
 
@@ -169,8 +175,9 @@ impl From<mlx_rs::error::Exception> for Reason {
     }
 }
 
-fn adapter(config: &Value, parts: Parts, inputs: i32, outputs: i32) -> Result<Adapter, Reason> {
-    let (Some(a), Some(b)) = (parts.a, parts.b) else {
+/// Makes the adapter of a linear layer with the given numbers of inputs and outputs.
+fn adapter(config: &Value, tensors: LayerTensors, inputs: i32, outputs: i32) -> Result<Adapter, Reason> {
+    let (Some(a), Some(b)) = (tensors.a, tensors.b) else {
         return Err(Reason::Text("has only one of `lora_A` and `lora_B`".to_owned()));
     };
     let rank = a.shape().first().copied().unwrap_or(0);
@@ -181,7 +188,7 @@ fn adapter(config: &Value, parts: Parts, inputs: i32, outputs: i32) -> Result<Ad
             b.shape()
         )));
     }
-    let magnitude = parts.magnitude.map(|m| m.reshape(&[-1])).transpose()?;
+    let magnitude = tensors.magnitude.map(|m| m.reshape(&[-1])).transpose()?;
     let is_dora = config.get("use_dora").and_then(Value::as_bool).unwrap_or(false);
     match &magnitude {
         None if is_dora => return Err(Reason::Text("has no `lora_magnitude_vector`".to_owned())),
@@ -197,7 +204,7 @@ fn adapter(config: &Value, parts: Parts, inputs: i32, outputs: i32) -> Result<Ad
     Ok(Adapter { a: a.t().contiguous()?, b: b.t().contiguous()?, scale, magnitude, dropout: None })
 }
 
-/// The layers that a config says are adapted, as far as it lists them.
+/// The layers that a config lists as adapted.
 struct Expected<'a> {
     targets: Vec<&'a str>,
     layers: Option<Vec<u64>>,
@@ -221,7 +228,7 @@ impl<'a> Expected<'a> {
             Value::Number(number) => number.as_u64().map(|number| vec![number]),
             _ => None,
         };
-        // Exclusions and patterns are for PEFT to read: then the tensors alone tell.
+        // Exclusions and patterns are not read; then only the tensors decide.
         let is_plain = ["exclude_modules", "layers_pattern"].iter().all(|name| config[*name].is_null());
         let targets = if is_plain { texts("target_modules") } else { Vec::new() };
         Self { targets, layers: config.get("layers_to_transform").and_then(numbers) }
@@ -239,11 +246,11 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// Writes the adapters of `model` as PEFT's `from_pretrained` reads them.
+/// Writes the adapters of `model` to `folder` in PEFT's format.
 ///
 /// # Errors
 ///
-/// Fails when the model carries no adapters, or adapters of different strengths.
+/// Fails when the model has no adapters, or adapters of different ranks or scales.
 pub fn save_peft(model: &mut Model, folder: &Path) -> Result<()> {
     let mut tensors = BTreeMap::new();
     let mut paths = Vec::new();
@@ -276,7 +283,7 @@ pub fn save_peft(model: &mut Model, folder: &Path) -> Result<()> {
             "set peft = false",
         ));
     }
-    // The product of two short floats is exact, so reading it back gives the same scale.
+    // The product of two short floats is exact, so that reading it back gives the same scale.
     let alpha = f64::from(f32::from_bits(scale)) * f64::from(rank);
     let alpha = if alpha.fract() == 0.0 { json!(alpha as i64) } else { json!(alpha) };
     let (targets, layers) = targets(&paths, &all);
@@ -298,11 +305,12 @@ pub fn save_peft(model: &mut Model, folder: &Path) -> Result<()> {
     });
     fs_err::create_dir_all(folder)?;
     write_safetensors(&folder.join(WEIGHTS), &tensors)?;
-    let text = serde_json::to_string_pretty(&config).expect("plain JSON");
+    let text = serde_json::to_string_pretty(&config).expect("a JSON value can be written");
     Ok(fs_err::write(folder.join("adapter_config.json"), text + "\n")?)
 }
 
-/// Our name as transformers has it: the opposite of [`canonical_name`], and the head outside of `language_model`.
+/// Returns the name of a layer in transformers: the inverse of [`canonical_name`], with the head outside of
+/// `language_model`.
 fn foreign_name(path: &str) -> String {
     match path.strip_prefix("language_model.") {
         Some(rest) => {
@@ -312,8 +320,8 @@ fn foreign_name(path: &str) -> String {
     }
 }
 
-/// What `target_modules` and `layers_to_transform` say: short names and blocks, as most tools expect them, where these
-/// give exactly `adapted` out of `all`, or else whole names.
+/// Returns `target_modules` and `layers_to_transform`: short names and blocks, as most tools expect, if these select
+/// exactly `adapted` out of `all`; otherwise whole paths.
 fn targets(adapted: &[String], all: &[String]) -> (BTreeSet<String>, Option<BTreeSet<usize>>) {
     let short = |path: &String| path.rsplit('.').next().unwrap_or(path).to_owned();
     let block = |path: &String| split_block(path).map(|(index, _)| index);
@@ -346,7 +354,7 @@ mod tests {
         Ok(Model::load(&golden.join(case), &LoadOptions { dtype: Some(Dtype::Float32), unpack: true })?)
     }
 
-    /// A model whose adapters are not zero anywhere.
+    /// Returns a model whose adapters are nowhere zero.
     fn adapted(case: &str, settings: &AdapterSettings) -> Result<Model> {
         let mut model = model(case)?;
         attach(&mut model, settings, 3)?;
@@ -386,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn adapters_make_the_round_trip_to_the_last_bit() -> Result<()> {
+    fn adapters_survive_a_round_trip_to_the_last_bit() -> Result<()> {
         let lora = AdapterSettings { rank: 3, alpha: 5.0, ..AdapterSettings::default() };
         let all = [
             ("llama", lora.clone()),
@@ -408,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn target_modules_are_short_where_that_says_all() -> Result<()> {
+    fn target_modules_are_short_names_if_those_are_unambiguous() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let keys = vec!["self_attn.q_proj".to_owned(), "self_attn.v_proj".to_owned()];
         let settings = AdapterSettings { keys, ..AdapterSettings::default() };
@@ -427,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_refused_by_name() -> Result<()> {
+    fn unsupported_settings_are_refused_by_name() -> Result<()> {
         let folder = tempfile::tempdir()?;
         save_peft(&mut adapted("llama", &AdapterSettings::default())?, folder.path())?;
         let plain = config_of(folder.path());
@@ -445,7 +453,7 @@ mod tests {
             (json!({"peft_type": "IA3"}), "`peft_type` is `IA3`"),
             (json!({"bias": "all"}), "`bias` is `all`"),
             (json!({"use_dora": true}), "`model.layers.0.self_attn.q_proj` has no `lora_magnitude_vector`"),
-            (json!({"target_modules": ["lm_head"]}), "names `lm_head`, but no tensor is for it"),
+            (json!({"target_modules": ["lm_head"]}), "names `lm_head`, but there are no tensors for it"),
         ];
         for (change, message) in cases {
             let error = refusal(change)?;
@@ -458,10 +466,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_model_has_no_adapters_to_write() -> Result<()> {
+    fn a_model_without_adapters_is_refused() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let error = save_peft(&mut model("llama")?, folder.path()).unwrap_err().to_string();
-        assert!(error.contains("no adapters"), "{error}");
+        assert!(error.contains("the model has none"), "{error}");
         Ok(())
     }
 }

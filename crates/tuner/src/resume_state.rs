@@ -1,18 +1,21 @@
-//! Everything a run needs to go on, saved so that a kill at any moment leaves the newest whole one behind.
+//! Resume states: everything a run needs to resume, saved so that a kill at any moment leaves a complete one.
 //!
-//! A saved state is a folder `state/<step>` with the parameters, the optimizer's moments, the counters and a
-//! `SHA256SUMS` over them. It is written under another name, flushed, and renamed. On loading, a folder that does not
-//! check out is set aside and the next older one is used.
+//! A resume state is a folder `state/<step>` with the parameters, the optimizer's moments, the counters and a
+//! `SHA256SUMS` over them. It is written under another name, flushed, and renamed. On loading, a damaged folder is set
+//! aside as `bad-…`, and the next older one is used.
 
-use crate::error::{Error, Result};
-use mlx_rs::Array;
-use models::{TensorFiles, write_safetensors};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use mlx_rs::Array;
+use models::{TensorFiles, write_safetensors};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::early_stopping;
+use crate::error::{Error, Result};
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -21,55 +24,56 @@ const SUMS: &str = "SHA256SUMS";
 
 /// The numbers of a run between two steps.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct RunState {
+pub struct RunCounters {
     /// Steps taken.
     pub step: usize,
-    /// Targets trained on.
+    /// Targets trained.
     pub trained_tokens: u64,
     /// Sum of weighted losses since the last report, in nats.
     pub window_loss: f64,
-    /// Sum of the distrust losses times those weights, where they are added.
+    /// Sum of distrust losses times those weights since the last report, in additive mode.
     #[serde(default)]
     pub window_distrust: f64,
     /// Sum of weights since the last report.
     pub window_weight: f64,
-    /// What early stopping has counted.
-    pub early_stopping: crate::early_stopping::Counters,
-    /// Why the run ended early, if it did.
+    /// Counters of early stopping.
+    pub early_stopping: early_stopping::Counters,
+    /// Why the run stopped early, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
     /// Length of `metrics.jsonl` in bytes.
     pub metrics_bytes: u64,
-    /// SHA-256 of that much of it.
+    /// SHA-256 of those bytes.
     pub metrics_sha256: String,
-    /// Published checkpoints: step → SHA-256 of the adapter file.
+    /// Checkpoints: step → SHA-256 of the adapter file.
     pub checkpoints: BTreeMap<usize, String>,
 }
 
-/// A state as it was saved.
-pub struct Checkpoint {
+/// Everything a run needs to resume.
+pub struct ResumeState {
     /// Parameters, in the order of their names.
     pub parameters: Vec<Array>,
     /// Moments of the optimizer, each in the same order.
     pub moments: Vec<Vec<Array>>,
-    /// Steps the optimizer has taken.
+    /// Steps of the optimizer.
     pub optimizer_steps: usize,
-    /// The counters.
-    pub state: RunState,
+    /// Counters of the run.
+    pub counters: RunCounters,
 }
 
+/// Content of `counters.json`.
 #[derive(Serialize, Deserialize)]
-struct Counters {
+struct CountersFile {
     optimizer_steps: usize,
     /// Not flattened: serde would then read the steps of `checkpoints` as text.
-    run: RunState,
+    run: RunCounters,
 }
 
-impl Checkpoint {
-    /// Saves under `folder/<step>` and drops all but the newest `keep`.
+impl ResumeState {
+    /// Saves under `folder/<step>` and deletes all but the newest `keep` states, at least one.
     pub fn save(&self, folder: &Path, names: &[String], keep: usize) -> Result<()> {
         fs_err::create_dir_all(folder)?;
-        let name = step_name(self.state.step);
+        let name = step_name(self.counters.step);
         let unfinished = folder.join(format!(".{name}"));
         if unfinished.exists() {
             fs_err::remove_dir_all(&unfinished)?;
@@ -88,7 +92,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Writes the files of a state into `folder`.
+    /// Writes the files into `folder`.
     pub fn write(&self, folder: &Path, names: &[String]) -> Result<()> {
         let weights = names.iter().cloned().zip(self.parameters.iter().cloned()).collect();
         write_safetensors(&folder.join(WEIGHTS), &weights)?;
@@ -99,14 +103,14 @@ impl Checkpoint {
             }
         }
         write_safetensors(&folder.join(OPTIMIZER), &moments)?;
-        let counters = Counters { optimizer_steps: self.optimizer_steps, run: self.state.clone() };
-        let mut text = serde_json::to_string_pretty(&counters).expect("plain numbers and strings");
+        let counters = CountersFile { optimizer_steps: self.optimizer_steps, run: self.counters.clone() };
+        let mut text = serde_json::to_string_pretty(&counters).expect("numbers and strings are always JSON");
         text.push('\n');
         fs_err::write(folder.join(COUNTERS), text)?;
         let mut sums = String::new();
         for file in [COUNTERS, OPTIMIZER, WEIGHTS] {
             let path = folder.join(file);
-            writeln!(sums, "{}  {file}", sha256_of(&path)?).expect("a string takes anything");
+            writeln!(sums, "{}  {file}", sha256_of(&path)?).expect("writing to a string succeeds");
             sync(&path)?;
         }
         fs_err::write(folder.join(SUMS), sums)?;
@@ -114,53 +118,56 @@ impl Checkpoint {
         sync(folder)
     }
 
-    /// Loads the newest state under `folder` that checks out and that `accept` takes; sets bad ones aside.
+    /// Loads the newest undamaged state under `folder` that `check` accepts; sets the others aside.
     ///
-    /// Returns `None` where there is none.
+    /// Returns `None` if there is no such state.
     pub fn load_newest(
         folder: &Path,
         names: &[String],
-        accept: impl Fn(&RunState) -> Result<()>,
+        check: impl Fn(&RunCounters) -> Result<()>,
     ) -> Result<Option<Self>> {
         if !folder.is_dir() {
             return Ok(None);
         }
         for path in states(folder)?.into_iter().rev() {
-            let loaded = Self::load(&path, names).and_then(|loaded| accept(&loaded.state).map(|()| loaded));
+            let loaded =
+                Self::load(&path, names).and_then(|loaded| check(&loaded.counters).map(|()| loaded));
             match loaded {
                 Ok(loaded) => return Ok(Some(loaded)),
                 Err(error) => {
-                    let bad = bad_name(&path);
-                    tracing::warn!("saved state set aside as `{}`: {error}", bad.display());
-                    fs_err::rename(&path, &bad)?;
+                    let aside = path_set_aside(&path);
+                    tracing::warn!("resume state is damaged ({error}); moved to `{}`", aside.display());
+                    fs_err::rename(&path, &aside)?;
                 }
             }
         }
         Ok(None)
     }
 
-    /// Loads one state, checking every byte.
+    /// Loads one state and verifies every byte.
     pub fn load(folder: &Path, names: &[String]) -> Result<Self> {
         verify(folder)?;
-        let bad = |file: &str, reason: String| Error::ResumeState { path: folder.join(file), reason };
-        let counters: Counters = serde_json::from_str(&fs_err::read_to_string(folder.join(COUNTERS))?)
-            .map_err(|error| bad(COUNTERS, error.to_string()))?;
+        let counters: CountersFile =
+            serde_json::from_str(&fs_err::read_to_string(folder.join(COUNTERS))?).map_err(|error| {
+                Error::ResumeState { path: folder.join(COUNTERS), reason: error.to_string() }
+            })?;
         let weights = TensorFiles::open_file(&folder.join(WEIGHTS))?;
         let parameters = names.iter().map(|name| weights.array(name)).collect::<models::Result<_>>()?;
         let stored = TensorFiles::open_file(&folder.join(OPTIMIZER))?;
-        let count = stored.names().filter_map(|name| name.split('.').nth(1)?.parse::<usize>().ok()).max();
-        let moments = (0..count.map_or(0, |last| last + 1))
+        let last = stored.names().filter_map(|name| name.split('.').nth(1)?.parse::<usize>().ok()).max();
+        let moments = (0..last.map_or(0, |last| last + 1))
             .map(|index| names.iter().map(|name| stored.array(&format!("moment.{index}.{name}"))).collect())
             .collect::<models::Result<_>>()?;
-        Ok(Self { parameters, moments, optimizer_steps: counters.optimizer_steps, state: counters.run })
+        Ok(Self { parameters, moments, optimizer_steps: counters.optimizer_steps, counters: counters.run })
     }
 }
 
-/// The name of a step's folder: seven digits, so that names sort as steps do.
-pub(crate) fn step_name(step: usize) -> String {
+/// Returns the name of a step's folder: seven digits, so that names sort as steps do.
+pub fn step_name(step: usize) -> String {
     format!("{step:07}")
 }
 
+/// Returns the folders of complete states, oldest first.
 fn states(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> =
         fs_err::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
@@ -172,10 +179,11 @@ fn states(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn bad_name(path: &Path) -> PathBuf {
+/// Returns an unused path for a damaged state.
+fn path_set_aside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let of = |number: usize| path.with_file_name(format!("bad-{name}-{number}"));
-    of((0..usize::MAX).find(|&number| !of(number).exists()).unwrap_or_default())
+    let candidate = |number: usize| path.with_file_name(format!("bad-{name}-{number}"));
+    candidate((0..usize::MAX).find(|&number| !candidate(number).exists()).unwrap_or_default())
 }
 
 fn verify(folder: &Path) -> Result<()> {
@@ -190,12 +198,12 @@ fn verify(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// SHA-256 of a file, in hexadecimal.
+/// Returns the SHA-256 of a file in hexadecimal.
 pub(crate) fn sha256_of(path: &Path) -> Result<String> {
     sha256_of_first(path, u64::MAX)
 }
 
-/// SHA-256 of the first `bytes` bytes of a file, in hexadecimal.
+/// Returns the SHA-256 of the first `bytes` bytes of a file in hexadecimal.
 pub(crate) fn sha256_of_first(path: &Path, bytes: u64) -> Result<String> {
     let mut reader = fs_err::File::open(path)?.take(bytes);
     let mut hash = Sha256::new();
@@ -209,12 +217,12 @@ pub(crate) fn sha256_of_first(path: &Path, bytes: u64) -> Result<String> {
     }
     let mut text = String::new();
     for byte in hash.finalize() {
-        write!(text, "{byte:02x}").expect("a string takes anything");
+        write!(text, "{byte:02x}").expect("writing to a string succeeds");
     }
     Ok(text)
 }
 
-/// Flushes a file or folder to the disk.
+/// Flushes a file or folder to disk.
 pub(crate) fn sync(path: &Path) -> Result<()> {
     Ok(fs_err::File::open(path)?.sync_all()?)
 }
@@ -223,13 +231,13 @@ pub(crate) fn sync(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn checkpoint(step: usize) -> Checkpoint {
+    fn resume_state(step: usize) -> ResumeState {
         let array = |value: f32| Array::from_slice(&[value, 2.0], &[2]);
-        Checkpoint {
+        ResumeState {
             parameters: vec![array(step as f32), array(-1.0)],
             moments: vec![vec![array(0.5), array(0.25)], vec![array(0.125), array(0.0)]],
             optimizer_steps: step,
-            state: RunState {
+            counters: RunCounters {
                 step,
                 trained_tokens: 10,
                 window_loss: 0.1 + 0.2,
@@ -244,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_state_comes_back_as_it_was_and_old_ones_go() -> Result<()> {
+    fn the_newest_state_loads_unchanged_and_old_ones_are_deleted() -> Result<()> {
         let folder = tempfile::tempdir()?;
         for step in [5, 10, 15] {
-            checkpoint(step).save(folder.path(), &names(), 2)?;
+            resume_state(step).save(folder.path(), &names(), 2)?;
         }
-        let loaded = Checkpoint::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("there are states");
-        assert_eq!(loaded.state, checkpoint(15).state);
+        let loaded = ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("states were saved");
+        assert_eq!(loaded.counters, resume_state(15).counters);
         assert_eq!(loaded.parameters[0].as_slice::<f32>(), &[15.0, 2.0]);
         assert_eq!(loaded.moments[1][0].as_slice::<f32>(), &[0.125, 2.0]);
         assert_eq!(states(folder.path())?.len(), 2);
@@ -262,7 +270,7 @@ mod tests {
         for file in [WEIGHTS, OPTIMIZER, COUNTERS, SUMS] {
             let folder = tempfile::tempdir()?;
             for step in [5, 10] {
-                checkpoint(step).save(folder.path(), &names(), 2)?;
+                resume_state(step).save(folder.path(), &names(), 2)?;
             }
             let path = folder.path().join("0000010").join(file);
             let mut bytes = fs_err::read(&path)?;
@@ -270,21 +278,21 @@ mod tests {
             bytes[middle] ^= 1;
             fs_err::write(&path, bytes)?;
             let loaded =
-                Checkpoint::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("the older one");
-            assert_eq!(loaded.state.step, 5, "{file}");
+                ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("the older state");
+            assert_eq!(loaded.counters.step, 5, "{file}");
             assert!(folder.path().join("bad-0000010-0").is_dir());
         }
         Ok(())
     }
 
     #[test]
-    fn what_a_kill_left_unfinished_is_not_taken_for_a_state() -> Result<()> {
+    fn an_unfinished_state_left_by_a_kill_is_ignored() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        checkpoint(5).save(folder.path(), &names(), 2)?;
+        resume_state(5).save(folder.path(), &names(), 2)?;
         fs_err::create_dir(folder.path().join(".0000010"))?;
-        let loaded = Checkpoint::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("the whole one");
-        assert_eq!(loaded.state.step, 5);
-        checkpoint(10).save(folder.path(), &names(), 2)?;
+        let loaded = ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("the complete state");
+        assert_eq!(loaded.counters.step, 5);
+        resume_state(10).save(folder.path(), &names(), 2)?;
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use mlx_ext::Backend;
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use tuner::{Batch, BatchPlan, Trainer};
+use tuner::{Batch, BatchOrder, Trainer};
 
 /// Flags of the finder: they change no artifact.
 #[derive(Debug, Clone, clap::Args)]
@@ -197,7 +197,7 @@ fn start(
     config: &Config,
     backend: &Backend,
     train: &Split,
-) -> Result<(Trainer, BatchPlan)> {
+) -> Result<(Trainer, BatchOrder)> {
     let mut model = crate::load(inputs.model, config, backend)?;
     tuner::check_vocabulary(&model, train, "train")
         .with_context(|| format!("checking `{}`", inputs.tokens.display()))?;

@@ -1,0 +1,399 @@
+//! The training loop: steps, reports, validations, checkpoints and resuming.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use dataset::Split;
+use outputs::{Line as _, MetricsLine, Stop, Summary, TrainLine, ValidationLine};
+
+use crate::adapter::{AdapterSettings, save_adapters};
+use crate::batch::Batch;
+use crate::batch_order::BatchOrder;
+use crate::distrust::Distrust;
+use crate::early_stopping::EarlyStopping;
+use crate::error::{Error, Result};
+use crate::prefetch::{Source, StepData, with_data};
+use crate::resume_state::{ResumeState, RunCounters, sha256_of, sha256_of_first, step_name, sync};
+use crate::schedule::ScheduleSettings;
+use crate::score::score;
+use crate::trainer::{Step, StepReport, Trainer};
+
+/// Settings of a training run besides those of the model and the optimizer.
+#[derive(Debug, Clone)]
+pub struct TrainingSettings {
+    /// Number of steps.
+    pub steps: usize,
+    /// Learning rate of each step.
+    pub schedule: ScheduleSettings,
+    /// Micro-batches per step.
+    pub accumulation: usize,
+    /// Rows are padded to a multiple of this many tokens.
+    pub pad_to: usize,
+    /// Global norm that gradients are clipped to; `None` for no clipping.
+    pub max_gradient_norm: Option<f32>,
+    /// Steps between lines of metrics.
+    pub report_every: usize,
+    /// Steps between checkpoints; the last step always has one.
+    pub checkpoint_every: usize,
+    /// Steps between resume states.
+    pub save_every: usize,
+    /// Steps between validations; 0 for none.
+    pub validation_every: usize,
+    /// Rows per batch of a validation.
+    pub validation_batch_size: usize,
+    /// Rules for stopping early.
+    pub early_stopping: EarlyStopping,
+    /// Settings of the adapters, for the configuration file of checkpoints.
+    pub adapter: AdapterSettings,
+    /// Distrust losses of the training rows.
+    pub distrust: Option<Distrust>,
+    /// Steps whose rows are prepared in advance on another thread; 0 for none. Does not change the result.
+    pub prefetch: usize,
+    /// Number of resume states to keep, at least one. Checkpoints are never deleted.
+    pub keep_last: usize,
+}
+
+impl Default for TrainingSettings {
+    fn default() -> Self {
+        let schedule = ScheduleSettings::default();
+        Self {
+            steps: schedule.steps,
+            schedule,
+            accumulation: 1,
+            pad_to: 8,
+            max_gradient_norm: Some(1.0),
+            report_every: 10,
+            checkpoint_every: 100,
+            save_every: 25,
+            validation_every: 0,
+            validation_batch_size: 4,
+            early_stopping: EarlyStopping::default(),
+            adapter: AdapterSettings::default(),
+            distrust: None,
+            prefetch: 2,
+            keep_last: 2,
+        }
+    }
+}
+
+/// Receives the events of a run. Every method has a default that does nothing.
+#[expect(unused_variables, reason = "defaults ignore their arguments, whose names document them")]
+pub trait Observer {
+    /// The run starts, or resumes after `step` of `steps` steps.
+    fn started(&mut self, step: usize, steps: usize) {}
+    /// A step was taken.
+    fn stepped(&mut self, step: usize, report: &StepReport, learning_rate: f64) {}
+    /// A line of metrics was written.
+    fn reported(&mut self, step: usize, train_loss: f64) {}
+    /// The validation split was scored.
+    fn validated(&mut self, step: usize, loss: f64) {}
+    /// A checkpoint was written.
+    fn checkpointed(&mut self, step: usize) {}
+    /// Asked after every step; true saves a resume state and ends the run.
+    fn interrupted(&self) -> bool {
+        false
+    }
+    /// Asked before steps with a report; true adds the gradient norm of every group of parameters to the step's report.
+    fn wants_group_norms(&self) -> bool {
+        false
+    }
+}
+
+/// The splits that training reads.
+#[derive(Clone, Copy)]
+pub struct Splits<'a> {
+    /// Rows to train on.
+    pub train: &'a Split,
+    /// Rows to score every `validation_every` steps.
+    pub validation: &'a Split,
+}
+
+/// Trains until the last step, an early stop or an interruption.
+///
+/// `folder` survives the process and holds `metrics.jsonl`, `checkpoints/<step>/adapters` and `state/<step>`. If it has a
+/// resume state, the run resumes from it and ends with the same bytes as an uninterrupted run.
+///
+/// # Errors
+///
+/// Fails when a loss, a gradient or a parameter is not finite; checkpoints and resume states from before are kept.
+pub fn train(
+    trainer: &mut Trainer,
+    order: &mut BatchOrder,
+    splits: Splits<'_>,
+    settings: &TrainingSettings,
+    folder: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
+    let mut training = TrainingLoop {
+        trainer,
+        settings,
+        folder,
+        counters: RunCounters::default(),
+        rows: Vec::new(),
+        saved: None,
+    };
+    training.resume()?;
+    observer.started(training.counters.step, settings.steps);
+    let source = Source {
+        order,
+        split: splits.train,
+        accumulation: settings.accumulation,
+        pad_to: settings.pad_to,
+        factors: settings.distrust.as_ref().and_then(Distrust::factors),
+        steps: training.counters.step..settings.steps,
+    };
+    let stop = with_data(source, settings.prefetch, |next| {
+        loop {
+            if let Some(reason) = &training.counters.stopped {
+                return Ok::<Stop, Error>(Stop::Early(reason.clone()));
+            }
+            if training.counters.step >= settings.steps {
+                return Ok(Stop::Finished);
+            }
+            training.step(next(), splits.validation, observer)?;
+            let ended = training.counters.step >= settings.steps || training.counters.stopped.is_some();
+            if !ended && observer.interrupted() {
+                training.save()?;
+                return Ok(Stop::Interrupted);
+            }
+        }
+    })?;
+    if stop != Stop::Interrupted {
+        training.checkpoint(observer)?;
+        training.save()?;
+    }
+    let trainable = training.trainer.trainable();
+    Ok(Summary {
+        frozen_parameters: trainable.frozen as u64,
+        steps: training.counters.step as u64,
+        stop,
+        trainable_parameters: trainable.trainable as u64,
+        trained_tokens: training.counters.trained_tokens,
+    })
+}
+
+struct TrainingLoop<'a> {
+    trainer: &'a mut Trainer,
+    settings: &'a TrainingSettings,
+    folder: &'a Path,
+    counters: RunCounters,
+    /// Rows of the last step.
+    rows: Vec<u32>,
+    /// Step of the newest resume state.
+    saved: Option<usize>,
+}
+
+impl TrainingLoop<'_> {
+    fn metrics_path(&self) -> PathBuf {
+        self.folder.join(outputs::METRICS)
+    }
+
+    fn checkpoint_path(&self, step: usize) -> PathBuf {
+        self.folder.join(outputs::CHECKPOINTS).join(step_name(step))
+    }
+
+    /// Loads the newest undamaged resume state whose metrics and checkpoints are undamaged too.
+    fn resume(&mut self) -> Result<()> {
+        fs_err::create_dir_all(self.folder)?;
+        let names = self.trainer.trainable().names.clone();
+        let check = |counters: &RunCounters| self.check(counters);
+        let loaded = ResumeState::load_newest(&self.folder.join(outputs::STATE), &names, check)?;
+        if let Some(loaded) = loaded {
+            self.trainer.restore(loaded.parameters, loaded.moments, loaded.optimizer_steps)?;
+            self.counters = loaded.counters;
+            self.saved = Some(self.counters.step);
+        }
+        // Lines that were written after the state will be written again.
+        let metrics = fs_err::OpenOptions::new().create(true).append(true).open(self.metrics_path())?;
+        metrics.set_len(self.counters.metrics_bytes)?;
+        metrics.sync_all()?;
+        Ok(())
+    }
+
+    /// Verifies metrics and checkpoints against the hashes in a resume state.
+    fn check(&self, counters: &RunCounters) -> Result<()> {
+        let differs = |path: PathBuf| {
+            let reason = "does not match its hash in the resume state".to_owned();
+            Err(Error::ResumeState { path, reason })
+        };
+        if counters.metrics_bytes > 0
+            && sha256_of_first(&self.metrics_path(), counters.metrics_bytes)? != counters.metrics_sha256
+        {
+            return differs(self.metrics_path());
+        }
+        for (step, sum) in &counters.checkpoints {
+            let path = self.checkpoint_path(*step).join("adapters/adapters.safetensors");
+            if sha256_of(&path)? != *sum {
+                return differs(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one step, then writes all reports, checkpoints and resume states that are due.
+    fn step(&mut self, data: StepData, validation: &Split, observer: &mut dyn Observer) -> Result<()> {
+        let settings = self.settings;
+        let index = self.counters.step;
+        let learning_rate = settings.schedule.rate(index);
+        let StepData { batches, rows, epochs } = data;
+        let batches: Vec<Batch> = batches.into_iter().map(Batch::from).collect();
+        let report_due = |step: usize| step.is_multiple_of(settings.report_every) || step == settings.steps;
+        self.trainer.set_group_norms(observer.wants_group_norms() && report_due(index + 1));
+        let step = Step {
+            number: index + 1,
+            learning_rate,
+            max_gradient_norm: settings.max_gradient_norm,
+            rows: &rows,
+        };
+        let report = self.trainer.step(&batches, step).map_err(|error| self.with_what_is_kept(error))?;
+
+        if let Some(added) = settings.distrust.as_ref().and_then(|distrust| distrust.added(&rows)) {
+            self.counters.window_distrust += added * report.weight;
+        }
+        self.rows = rows;
+        self.counters.step += 1;
+        self.counters.trained_tokens += report.targets as u64;
+        self.counters.window_loss += report.loss_sum;
+        self.counters.window_weight += report.weight;
+        let step = self.counters.step;
+        observer.stepped(step, &report, learning_rate);
+        let warming_up = step <= settings.schedule.warmup_steps;
+        let rules = settings.early_stopping;
+        let mut stop = rules.on_step(&mut self.counters.early_stopping, report.gradient_norm, warming_up);
+        // Rows without targets have no mean loss.
+        if report_due(step) && self.counters.window_weight > 0.0 {
+            let loss = self.report(epochs, &report, learning_rate)?;
+            observer.reported(step, loss);
+            stop = stop.or(rules.on_report(&mut self.counters.early_stopping, loss));
+        }
+        if settings.validation_every > 0 && step.is_multiple_of(settings.validation_every) {
+            let loss = self.validate(validation)?;
+            observer.validated(step, loss);
+            stop = stop.or(rules.on_validation(&mut self.counters.early_stopping, loss));
+        }
+        // Set before anything is saved: a run killed after its last step must not take another one.
+        self.counters.stopped = stop;
+        if step.is_multiple_of(settings.checkpoint_every) {
+            self.checkpoint(observer)?;
+        }
+        if step.is_multiple_of(settings.save_every) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Adds to an error of divergence what was saved before it.
+    fn with_what_is_kept(&self, error: Error) -> Error {
+        let Error::Diverged { step, reason, rows, .. } = error else { return error };
+        let checkpoint = self.counters.checkpoints.keys().next_back();
+        let kept = match (checkpoint, self.saved) {
+            (Some(&last), _) => {
+                let path = self.checkpoint_path(last);
+                format!("the last good checkpoint, of step {last}, is kept in `{}`", path.display())
+            }
+            (None, Some(saved)) => {
+                format!("the resume state of step {saved} is kept, but there was no checkpoint yet")
+            }
+            (None, None) => "nothing was saved before it".to_owned(),
+        };
+        Error::Diverged { step, reason, rows, kept }
+    }
+
+    /// Writes a line of metrics and returns the mean loss since the last one.
+    fn report(&mut self, epoch: f64, report: &StepReport, learning_rate: f64) -> Result<f64> {
+        let counters = &self.counters;
+        let train_loss = counters.window_loss / counters.window_weight;
+        let added = self.settings.distrust.as_ref().and_then(|distrust| distrust.added(&[]));
+        self.append(&MetricsLine::Train(TrainLine {
+            distrust_loss: added.map(|_| counters.window_distrust / counters.window_weight),
+            epoch,
+            gradient_norm: report.gradient_norm,
+            learning_rate,
+            step: counters.step as u64,
+            train_loss,
+            trained_tokens: counters.trained_tokens,
+        }))?;
+        self.counters.window_loss = 0.0;
+        self.counters.window_distrust = 0.0;
+        self.counters.window_weight = 0.0;
+        Ok(train_loss)
+    }
+
+    fn validate(&self, validation: &Split) -> Result<f64> {
+        let model = self.trainer.model()?;
+        let score = score(&model, validation, "validation", self.settings.validation_batch_size)?;
+        let loss = score.mean_loss();
+        self.append(&MetricsLine::Validation(ValidationLine {
+            step: self.counters.step as u64,
+            validation_loss: loss,
+            validation_tokens: score.tokens(),
+        }))?;
+        Ok(loss)
+    }
+
+    fn append(&self, line: &MetricsLine) -> Result<()> {
+        let mut file = fs_err::OpenOptions::new().append(true).open(self.metrics_path())?;
+        Ok(file.write_all(line.to_line().as_bytes())?)
+    }
+
+    /// Writes the parameters as a checkpoint, completely or not at all.
+    fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let step = self.counters.step;
+        if self.counters.checkpoints.contains_key(&step) {
+            return Ok(());
+        }
+        self.check_finite()?;
+        let target = self.checkpoint_path(step);
+        let unfinished = target.with_file_name(format!(".{}", step_name(step)));
+        for stale in [&unfinished, &target] {
+            if stale.exists() {
+                fs_err::remove_dir_all(stale)?;
+            }
+        }
+        let adapters = unfinished.join(outputs::ADAPTERS);
+        let names = &self.trainer.trainable().names;
+        let layer_count = self.trainer.layer_count();
+        save_adapters(&adapters, &self.settings.adapter, layer_count, names, self.trainer.parameters())?;
+        let weights = adapters.join("adapters.safetensors");
+        let sum = sha256_of(&weights)?;
+        for path in [&weights, &adapters.join("adapter_config.json"), &adapters, &unfinished] {
+            sync(path)?;
+        }
+        fs_err::rename(&unfinished, &target)?;
+        sync(&self.folder.join(outputs::CHECKPOINTS))?;
+        self.counters.checkpoints.insert(step, sum);
+        observer.checkpointed(step);
+        Ok(())
+    }
+
+    /// Fails if a parameter or moment is not finite, so that nothing broken is saved.
+    fn check_finite(&self) -> Result<()> {
+        let Some(name) = self.trainer.first_not_finite()? else { return Ok(()) };
+        Err(self.with_what_is_kept(Error::Diverged {
+            step: self.counters.step,
+            reason: format!("{name} is not finite"),
+            rows: self.rows.clone(),
+            kept: String::new(),
+        }))
+    }
+
+    /// Saves a resume state.
+    fn save(&mut self) -> Result<()> {
+        self.check_finite()?;
+        let metrics = self.metrics_path();
+        sync(&metrics)?;
+        self.counters.metrics_bytes = fs_err::metadata(&metrics)?.len();
+        self.counters.metrics_sha256 = sha256_of(&metrics)?;
+        let optimizer = self.trainer.optimizer();
+        let state = ResumeState {
+            parameters: self.trainer.parameters().to_vec(),
+            moments: optimizer.moments().to_vec(),
+            optimizer_steps: optimizer.steps(),
+            counters: self.counters.clone(),
+        };
+        let names = &self.trainer.trainable().names;
+        state.save(&self.folder.join(outputs::STATE), names, self.settings.keep_last)?;
+        self.saved = Some(self.counters.step);
+        Ok(())
+    }
+}

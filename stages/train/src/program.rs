@@ -1,0 +1,133 @@
+//! From the command line to an artifact, a plan, or a learning rate.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use mlx_ext::Backend;
+use outputs::Stop;
+use stage::{Error, Input, Job, KeyedRun, Result, Run, StopFlag};
+use tuner::DistrustMode;
+
+use crate::args::Args;
+use crate::config::{Config, CurriculumName};
+use crate::finder::find_learning_rate;
+use crate::inputs::Inputs;
+use crate::memory::Estimate;
+use crate::progress::Progress;
+use crate::reuse::{LENGTH_SETTINGS, describe_reuse};
+use crate::run::{Saving, run};
+
+/// The inputs as they were opened.
+struct Opened {
+    model: Input,
+    tokens: Input,
+    rows: Option<Input>,
+    losses: Option<Input>,
+}
+
+impl Opened {
+    fn open(run: &mut Run<Config>, args: &Args) -> Result<Self> {
+        let model = run.input_or_folder("model", &args.model, outputs::MODEL, "config.json")?;
+        let tokens = run.input("tokens", &args.dataset, outputs::TOKENS)?;
+        let ordered_by_loss = run.config().curriculum == CurriculumName::Loss;
+        let needs_rows = ordered_by_loss || run.config().distrust != DistrustMode::Off;
+        let rows = needs_rows.then(|| run.input("rows", &args.dataset, outputs::ROWS)).transpose()?;
+        let losses = match &args.losses {
+            Some(path) if ordered_by_loss && path.is_file() => Some(run.input_folder("losses", path)?),
+            Some(path) if ordered_by_loss => Some(run.input("losses", path, outputs::LOSSES)?),
+            Some(_) => return Err(Error::usage("`--losses` needs curriculum = \"loss\"")),
+            None if ordered_by_loss => {
+                return Err(Error::usage("curriculum = \"loss\" needs the losses of the training rows")
+                    .hinted("name their file with `--losses`"));
+            }
+            None => None,
+        };
+        Ok(Self { model, tokens, rows, losses })
+    }
+
+    fn inputs<'a>(&'a self, shorter: &'a [PathBuf], segment: Option<&'a PathBuf>) -> Inputs<'a> {
+        Inputs {
+            model: self.model.path(),
+            tokens: self.tokens.path(),
+            rows: self.rows.as_ref().map(Input::path),
+            losses: self.losses.as_ref().map(Input::path),
+            shorter,
+            segment: segment.map(PathBuf::as_path),
+        }
+    }
+}
+
+/// Runs the program: trains, plans, or finds a learning rate.
+///
+/// # Errors
+///
+/// Fails when an input or a setting is wrong, when the run does not fit into memory, and when training diverges.
+pub fn program(args: &Args) -> Result<()> {
+    let mut run = Run::<Config>::new(&args.common)?;
+    let opened = Opened::open(&mut run, args)?;
+    let backend = mlx_ext::init(&mlx_ext::Options::with_max_gigabytes(args.memory.max_memory))?;
+    run.numerics(backend.numerics(run.config().dtype.name(&backend)));
+    if let Some(stop_at) = args.stop_at {
+        run.stop_at(&stop_at.to_string());
+    }
+    let run = run.with_key()?;
+    let segment = args.resume_from.as_deref().map(|segment| run.segment(segment)).transpose()?;
+    let shorter = run.relatives(&LENGTH_SETTINGS)?;
+    let inputs = opened.inputs(&shorter, segment.as_ref());
+    if args.finder.find_learning_rate {
+        let (stop, out) = (StopFlag::default(), args.common.out.as_deref());
+        let rate = find_learning_rate(&inputs, run.config(), &backend, &args.finder, out, stop)?;
+        return Ok(writeln!(std::io::stdout(), "{rate:e}")?);
+    }
+    execute(args, run, &inputs, &backend)
+}
+
+/// Plans or trains.
+fn execute(args: &Args, mut run: KeyedRun<Config>, inputs: &Inputs<'_>, backend: &Backend) -> Result<()> {
+    let estimate = Estimate::new(inputs, run.config(), backend)?;
+    run.note(format!("needs about {estimate}"));
+    if args.common.plan {
+        let advice = estimate.advice(backend.memory_limit);
+        let reuse = describe_reuse(inputs, run.config())?;
+        advice.into_iter().chain(reuse).for_each(|line| run.note(line));
+    }
+    run.execute(|job, config| {
+        estimate.check(backend.memory_limit)?;
+        mlx_ext::warn_if_slow()?;
+        train(args, job, inputs, config, backend)
+    })
+}
+
+/// Trains with a progress bar, and reports how the run ended.
+fn train(args: &Args, job: &mut Job, inputs: &Inputs<'_>, config: &Config, backend: &Backend) -> Result<()> {
+    let mut progress = Progress::new(job.stop(), Some(job.telemetry_dir().join("timing.jsonl")));
+    progress.follow(&job.resume_dir().join(outputs::METRICS));
+    if args.gradient_norms {
+        progress.record_group_norms();
+    }
+    let saving = Saving {
+        save_every: args.save_every.max(1),
+        keep_last: args.keep_last,
+        stop_at: args.stop_at,
+        prefetch: args.prefetch,
+        work: job.resume_dir(),
+        out: job.out(),
+    };
+    let summary = run(inputs, config, backend, saving, &mut progress)?;
+    progress.finish();
+    match &summary.stop {
+        Stop::Interrupted if job.out().join(stage::SEGMENT_OUTPUT).exists() => {
+            tracing::info!("this segment ends after step {}", summary.steps);
+        }
+        Stop::Interrupted => {
+            tracing::info!("saved a resume state after step {}", summary.steps);
+            return Err(job.stop().interrupted());
+        }
+        Stop::Early(reason) => tracing::info!("stopped early after step {}: {reason}", summary.steps),
+        Stop::Finished => {}
+    }
+    job.metric("steps", summary.steps as f64);
+    job.metric("trained_tokens", summary.trained_tokens as f64);
+    job.summary(progress.summary(summary.steps));
+    Ok(())
+}
