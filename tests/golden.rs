@@ -8,12 +8,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use dataset::TextTokenizer;
+use dataset::{Row, TextTokenizer};
 use mlx_rs::{Array, Dtype};
 use models::{Input, LoadOptions, Model, TensorFiles};
 use serde_json::Value;
 use testutil::{Sandbox, files, golden, golden_dir, tolerance};
-use tuner::{AdapterSettings, Batch, OptimizerSettings, Trainer};
+use tuner::{AdapterSettings, Batch, OptimizerSettings, Step, Trainer};
 
 fn cases_with(file: &str) -> Result<Vec<PathBuf>> {
     let mut folders: Vec<PathBuf> =
@@ -249,8 +249,8 @@ impl Case {
         ensure!(trainable.names == self.names, "other parameters train: {:?}", trainable.names);
         let optimizer = OptimizerSettings {
             name: serde_json::from_value(self.expected["optimizer"].clone())?,
-            weight_decay: self.number("weight_decay"),
-            momentum: self.number("momentum"),
+            weight_decay: f64::from(self.number("weight_decay")),
+            momentum: f64::from(self.number("momentum")),
             bias_correction: false,
             ..OptimizerSettings::default()
         };
@@ -284,8 +284,12 @@ impl Case {
                 (0..row.len() as i32).map(|t| u8::from(t >= 1 && t >= span[0] && t <= span[1])).collect()
             })
             .collect();
-        let parts: Vec<_> = rows.iter().zip(&trained).map(|(row, on)| (&row[..], &on[..], 1.0)).collect();
-        Ok(Batch::new(&parts, 1))
+        let token_rows: Vec<_> = rows
+            .iter()
+            .zip(&trained)
+            .map(|(tokens, trained)| Row { tokens, trained, weight: 1.0, prompt_length: 0 })
+            .collect();
+        Ok(Batch::new(&token_rows, 1))
     }
 }
 
@@ -309,7 +313,7 @@ fn training_takes_the_steps_of_the_reference() -> Result<()> {
                 }
             }
             let rate = f64::from(case.number("learning_rate"));
-            let report = trainer.step(&[batch], rate, None, (index + 1, &[]))?;
+            let report = trainer.step(&[batch], Step::new(index + 1, rate))?;
             worst_loss = worst_loss.max((report.mean_loss() - wanted).abs());
         }
         ensure!(worst_loss <= tolerance::LOSS, "a loss is off by {worst_loss}");
@@ -327,7 +331,7 @@ fn the_chunked_head_agrees_with_the_plain_one() -> Result<()> {
     every(&cases_with("batches.safetensors")?, |folder| {
         let case = Case::open(folder)?;
         let (fast, mut plain) = (case.trainer()?, case.trainer()?);
-        plain.use_plain_head();
+        plain.use_reference_head();
         let batches = [case.batch(0)?, case.batch(1)?];
         let mut off = 0.0_f32;
         for (a, b) in fast.mean_gradients(&batches)?.iter().zip(plain.mean_gradients(&batches)?) {

@@ -16,9 +16,9 @@ use testutil::{Ran, Sandbox, trees};
 /// Longer than any wait below, even on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// Logged by a run that resumes.
-const RESUMED: &str = "going on after step";
+const RESUMED: &str = "resuming after step";
 /// Logged once training is about to start.
-const STARTED: &str = "parameters train";
+const STARTED: &str = "parameters (";
 
 /// A model, a dataset, and the result of an undisturbed run on them.
 struct Fixture {
@@ -177,7 +177,11 @@ fn interrupted_training_says_how_to_resume_and_resumes() -> Result<()> {
         let mut ran = Ran::from(child.wait_with_output()?);
         ran.stderr = fs_err::read_to_string(&messages)?;
         ran.failed(code);
-        ran.says(&["stopping at the next safe point", "saved after step", "run the same command again"]);
+        ran.says(&[
+            "stopping at the next safe point",
+            "saved a resume state after step",
+            "run the same command again",
+        ]);
         ensure!(trees(&store).is_empty(), "an unfinished run is published");
         fixture.finish(&store, &[])?.says(&[RESUMED]);
     }

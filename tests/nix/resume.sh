@@ -49,6 +49,6 @@ kill_builder "$(output_of "${again[@]}")" saved
 if wait $builder; then fail 'the killed build succeeded'; fi
 saved || fail 'nothing was kept'
 quietly small "${again[@]}"
-grep -q 'going on after step' "$work/log" || fail "it began anew: $(cat "$work/log")"
+grep -q 'resuming after step' "$work/log" || fail "it began anew: $(cat "$work/log")"
 compare 'with a scratch folder'
 same '' "$(ls "$work/scratch")" 'left in the scratch folder'

@@ -9,9 +9,9 @@ use crate::{Document, stages};
 /// How far a checkpoint's loss may be from the mean over its rows, relative: rounding, not contradiction.
 const TOLERANCE: f64 = 1e-4;
 
-/// Losses of checkpoints, written by validate.
+/// Losses of checkpoints, written by validate. Readers that need less memory can choose another type for rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Losses {
+pub struct Losses<Row = NamedRowLoss> {
     /// Name of the split.
     pub split: String,
     /// Number of rows in the split.
@@ -19,12 +19,12 @@ pub struct Losses {
     /// Number of targets in the split.
     pub tokens: u64,
     /// One entry per checkpoint; step 0 is the base model.
-    pub checkpoints: Vec<CheckpointLosses>,
+    pub checkpoints: Vec<CheckpointLosses<Row>>,
 }
 
 /// Losses of one checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CheckpointLosses {
+pub struct CheckpointLosses<Row = NamedRowLoss> {
     /// Step of the checkpoint.
     pub step: u64,
     /// Mean loss in nats per target over the whole split.
@@ -36,7 +36,7 @@ pub struct CheckpointLosses {
     /// Number of targets.
     pub tokens: u64,
     /// One entry per row of the split, in its order.
-    pub rows: Vec<NamedRowLoss>,
+    pub rows: Vec<Row>,
 }
 
 /// Loss of one row.

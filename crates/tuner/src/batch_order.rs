@@ -286,10 +286,10 @@ fn input_count(tokens: u32) -> usize {
 mod tests {
     use std::collections::BTreeMap;
 
+    use dataset::MixtureComponent;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::mixture::MixtureComponent;
 
     /// Computes an epoch literally as documented, without saving memory.
     fn plain_epoch(order: &BatchOrder, epoch: u64) -> Vec<Vec<Vec<u32>>> {
@@ -421,20 +421,23 @@ mod tests {
 
     #[test]
     fn ordered_and_mixed_orders_give_the_same_micro_batch_from_any_position() -> Result<()> {
-        let components = vec![MixtureComponent { name: "a".into(), rows: 12 }, MixtureComponent { name: "b".into(), rows: 8 }];
+        let components = vec![
+            MixtureComponent { name: "a".into(), rows: 12 },
+            MixtureComponent { name: "b".into(), rows: 8 },
+        ];
         let weights = BTreeMap::from([("a".to_owned(), 1.0), ("b".to_owned(), 3.0)]);
-        let plan = |packed: bool| -> Result<BatchOrder> {
+        let order = |packed: bool| -> Result<BatchOrder> {
             let lengths: Vec<u32> = (1..=20).collect();
             let hardness = lengths.iter().map(|&length| (length % 7) as f32).collect();
-            let plan =
+            let order =
                 if packed { BatchOrder::packed(lengths, 3, 24, 9)? } else { BatchOrder::new(lengths, 3, 9)? };
-            let plan = plan.mixed(Mixture::new(components.clone(), &weights, 9)?);
-            Ok(plan.in_order(Curriculum { hardness, epochs: 1 }))
+            let order = order.mixed(Mixture::new(components.clone(), &weights, 9)?);
+            Ok(order.in_order(Curriculum { hardness, epochs: 1 }))
         };
         for packed in [false, true] {
             let all: Vec<MicroBatch> =
-                (0..30).map(|index| plan(packed).map(|mut order| order.at(index))).collect::<Result<_>>()?;
-            let mut order = plan(packed)?;
+                (0..30).map(|index| order(packed).map(|mut order| order.at(index))).collect::<Result<_>>()?;
+            let mut order = order(packed)?;
             assert!((0..30).rev().all(|index| order.at(index) == all[index]));
         }
         Ok(())
@@ -475,13 +478,13 @@ mod tests {
     #[test]
     fn an_order_gives_the_same_micro_batch_from_any_position() -> Result<()> {
         for length in [None, Some(24)] {
-            let plan = || match length {
+            let order = || match length {
                 None => BatchOrder::new((1..=20).collect(), 3, 9),
                 Some(length) => BatchOrder::packed((1..=20).collect(), 3, length, 9),
             };
             let all: Vec<MicroBatch> =
-                (0..30).map(|index| plan().map(|mut order| order.at(index))).collect::<Result<_>>()?;
-            let mut order = plan()?;
+                (0..30).map(|index| order().map(|mut order| order.at(index))).collect::<Result<_>>()?;
+            let mut order = order()?;
             assert!((0..30).rev().all(|index| order.at(index) == all[index]));
             let share = order.epochs_after(30);
             assert!(share >= all[29].epoch as f64 && share <= all[29].epoch as f64 + 1.0);

@@ -41,8 +41,9 @@ pub use batch_order::{BatchOrder, Curriculum, MicroBatch};
 pub use distrust::{Distrust, DistrustMode, distrust_loss};
 pub use early_stopping::EarlyStopping;
 pub use error::{Error, Result, is_bad_input};
-pub use mixture::{Mixture, MixtureComponent};
+pub use mixture::Mixture;
 pub use optimizer::{Optimizer, OptimizerName, OptimizerSettings};
+pub use outputs::RowLoss as RowScore;
 pub use resume_state::{ResumeState, RunCounters, step_name};
 pub use schedule::{ScheduleName, ScheduleSettings};
 #[cfg(feature = "test-hooks")]

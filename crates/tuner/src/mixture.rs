@@ -2,18 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use dataset::MixtureComponent;
 use dataset::order::permutation;
 
 use crate::error::{Error, Result};
-
-/// A mixture component: consecutive rows of the training split that came from files under one name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MixtureComponent {
-    /// Name of the component.
-    pub name: String,
-    /// Number of rows.
-    pub rows: usize,
-}
 
 /// Draws rows from components in proportion to their weights.
 ///
@@ -37,7 +29,11 @@ impl Mixture {
     /// # Errors
     ///
     /// Fails when a weight is not above 0 or has an unknown name, and when a component is without weight or rows.
-    pub fn new(components: Vec<MixtureComponent>, weights: &BTreeMap<String, f64>, seed: u64) -> Result<Self> {
+    pub fn new(
+        components: Vec<MixtureComponent>,
+        weights: &BTreeMap<String, f64>,
+        seed: u64,
+    ) -> Result<Self> {
         let names: Vec<&str> = components.iter().map(|component| component.name.as_str()).collect();
         for (name, weight) in weights {
             if !(*weight > 0.0 && weight.is_finite()) {

@@ -97,9 +97,8 @@ impl OptimizerSettings {
 
     /// Returns the size of the moments of parameters with these shapes, in bytes.
     pub fn state_bytes<'a>(&self, shapes: impl Iterator<Item = &'a [i32]>) -> usize {
-        let moments = shapes.flat_map(|shape| {
-            (0..self.moment_count()).map(move |index| self.moment_shape(index, shape))
-        });
+        let moments = shapes
+            .flat_map(|shape| (0..self.moment_count()).map(move |index| self.moment_shape(index, shape)));
         moments.map(|shape| 4 * shape.iter().map(|&extent| extent as usize).product::<usize>()).sum()
     }
 }
@@ -217,7 +216,8 @@ impl Optimizer {
         } else {
             (rate, 1.0)
         };
-        let denominator = v.sqrt()?.multiply(Array::from_f32(root as f32))?.add(Array::from_f32(epsilon as f32))?;
+        let denominator =
+            v.sqrt()?.multiply(Array::from_f32(root as f32))?.add(Array::from_f32(epsilon as f32))?;
         let change = m.multiply(Array::from_f32(rate as f32))?.divide(denominator)?;
         Ok((p.subtract(change)?, vec![m, v]))
     }

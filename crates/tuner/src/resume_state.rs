@@ -130,8 +130,7 @@ impl ResumeState {
             return Ok(None);
         }
         for path in states(folder)?.into_iter().rev() {
-            let loaded =
-                Self::load(&path, names).and_then(|loaded| check(&loaded.counters).map(|()| loaded));
+            let loaded = Self::load(&path, names).and_then(|loaded| check(&loaded.counters).map(|()| loaded));
             match loaded {
                 Ok(loaded) => return Ok(Some(loaded)),
                 Err(error) => {
@@ -147,10 +146,8 @@ impl ResumeState {
     /// Loads one state and verifies every byte.
     pub fn load(folder: &Path, names: &[String]) -> Result<Self> {
         verify(folder)?;
-        let counters: CountersFile =
-            serde_json::from_str(&fs_err::read_to_string(folder.join(COUNTERS))?).map_err(|error| {
-                Error::ResumeState { path: folder.join(COUNTERS), reason: error.to_string() }
-            })?;
+        let counters: CountersFile = serde_json::from_str(&fs_err::read_to_string(folder.join(COUNTERS))?)
+            .map_err(|error| Error::ResumeState { path: folder.join(COUNTERS), reason: error.to_string() })?;
         let weights = TensorFiles::open_file(&folder.join(WEIGHTS))?;
         let parameters = names.iter().map(|name| weights.array(name)).collect::<models::Result<_>>()?;
         let stored = TensorFiles::open_file(&folder.join(OPTIMIZER))?;
@@ -257,7 +254,8 @@ mod tests {
         for step in [5, 10, 15] {
             resume_state(step).save(folder.path(), &names(), 2)?;
         }
-        let loaded = ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("states were saved");
+        let loaded =
+            ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("states were saved");
         assert_eq!(loaded.counters, resume_state(15).counters);
         assert_eq!(loaded.parameters[0].as_slice::<f32>(), &[15.0, 2.0]);
         assert_eq!(loaded.moments[1][0].as_slice::<f32>(), &[0.125, 2.0]);
@@ -290,7 +288,8 @@ mod tests {
         let folder = tempfile::tempdir()?;
         resume_state(5).save(folder.path(), &names(), 2)?;
         fs_err::create_dir(folder.path().join(".0000010"))?;
-        let loaded = ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("the complete state");
+        let loaded =
+            ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("the complete state");
         assert_eq!(loaded.counters.step, 5);
         resume_state(10).save(folder.path(), &names(), 2)?;
         Ok(())

@@ -5,12 +5,13 @@ mod support;
 use anyhow::{Context, Result, ensure};
 use dataset::Split;
 use models::Model;
+use outputs::{Stop, Summary};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use support::{copy_folder, files, lengths, model, ragged_rows, split};
 use tuner::{
     AdapterSettings, BatchOrder, EarlyStopping, FineTuneType, Observer, OptimizerName, OptimizerSettings,
-    TrainingSettings, ScheduleName, ScheduleSettings, StepReport, Stop, Summary, Trainer,
+    ScheduleName, ScheduleSettings, Splits, StepReport, Trainer, TrainingSettings,
 };
 
 const STEPS: usize = 12;
@@ -41,8 +42,6 @@ impl Observer for Watch {
         self.step = step;
         self.copy("before anything is saved");
     }
-
-    fn reported(&mut self, _step: usize, _train_loss: f64) {}
 
     fn validated(&mut self, _step: usize, _loss: f64) {
         self.copy("after the validation");
@@ -133,7 +132,7 @@ impl Bench {
         let mut trainer = Trainer::new(model, trainable, variant.optimizer.clone(), 5)?;
         trainer.set_dropout(variant.adapter.dropout);
         trainer.set_gradient_checkpointing(variant.checkpointing);
-        let mut plan = if variant.packing {
+        let mut order = if variant.packing {
             BatchOrder::packed(lengths(&self.train), 1, 48, 5)?
         } else {
             BatchOrder::new(lengths(&self.train), 2, 5)?
@@ -162,8 +161,8 @@ impl Bench {
             prefetch: 1,
             keep_last: 2,
         };
-        let splits = (&self.train, &self.validation);
-        Ok(tuner::train(&mut trainer, &mut plan, splits, &settings, folder, watch)?)
+        let splits = Splits { train: &self.train, validation: &self.validation };
+        Ok(tuner::train(&mut trainer, &mut order, splits, &settings, folder, watch)?)
     }
 
     /// Runs again on what an interruption or a kill left, and compares what there is for others.
@@ -171,7 +170,8 @@ impl Bench {
         let found = self.run(folder, 4, &mut Watch::default())?;
         let how = format!("{}: {how}", self.variant.name);
         ensure!(found == *wanted, "{how}: {found:?} instead of {wanted:?}");
-        let (expected, found) = (result(unbroken, wanted.step)?, result(folder, wanted.step)?);
+        let (expected, found) =
+            (result(unbroken, wanted.steps as usize)?, result(folder, wanted.steps as usize)?);
         ensure!(expected.keys().eq(found.keys()), "{how}: other files: {:?}", found.keys());
         for (name, bytes) in &expected {
             ensure!(found[name] == *bytes, "{how}: `{}` differs", name.display());
@@ -183,10 +183,14 @@ impl Bench {
     fn cut_at_every_step(&self) -> Result<Summary> {
         let (unbroken, folder) = (self.folder("unbroken"), self.folder("stopped"));
         let wanted = self.run(&unbroken, 100, &mut Watch::default())?;
-        for stop_after in 1..wanted.step {
-            let mut watch = Watch { stop_after: Some(stop_after), ..Watch::default() };
+        for stop_after in 1..wanted.steps {
+            let mut watch = Watch { stop_after: Some(stop_after as usize), ..Watch::default() };
             let summary = self.run(&folder, 100, &mut watch)?;
-            ensure!((summary.step, summary.stop) == (stop_after, Stop::Interrupted), "{}", self.variant.name);
+            ensure!(
+                (summary.steps, summary.stop) == (stop_after, Stop::Interrupted),
+                "{}",
+                self.variant.name
+            );
         }
         self.goes_on_to(&unbroken, &folder, &wanted, "stopped after every step")?;
         self.goes_on_to(&unbroken, &folder, &wanted, "run again when all was done")?;
@@ -227,7 +231,7 @@ fn every_optimizer_goes_on_to_the_same_bytes() -> Result<()> {
     for name in [Adam, Adamw, Sgd, Adafactor, Lion, Muon] {
         let summary =
             Bench::new(with_optimizer(name))?.cut_at_every_step().with_context(|| format!("{name:?}"))?;
-        assert_eq!((summary.step, summary.stop), (STEPS, Stop::Finished));
+        assert_eq!((summary.steps, summary.stop), (STEPS as u64, Stop::Finished));
     }
     Ok(())
 }
@@ -298,7 +302,7 @@ fn a_run_that_stops_early_stops_there_wherever_it_was_cut() -> Result<()> {
         let bench = Bench::new(variant)?;
         let summary = bench.cut_at_every_step()?;
         ensure!(matches!(&summary.stop, Stop::Early(_)), "{name}: {summary:?}");
-        ensure!(summary.step < STEPS, "{name}: {summary:?}");
+        ensure!(summary.steps < STEPS as u64, "{name}: {summary:?}");
         bench.killed_at_every_moment(1)?;
     }
     Ok(())

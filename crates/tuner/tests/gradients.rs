@@ -5,8 +5,10 @@ mod support;
 use anyhow::{Context, Result, ensure};
 use mlx_rs::{Array, Dtype};
 use models::{LoadOptions, Model};
-use support::{MODELS, golden, model, parts, ragged_rows, same_gradients, same_loss, tolerance, trainer};
-use tuner::{AdapterSettings, Batch, BatchOrder, FineTuneType, OptimizerSettings, Trainer};
+use support::{
+    MODELS, clipped, golden, model, ragged_rows, same_gradients, same_loss, token_rows, tolerance, trainer,
+};
+use tuner::{AdapterSettings, Batch, BatchOrder, FineTuneType, OptimizerSettings, Step, Trainer};
 
 fn of(fine_tune_type: FineTuneType) -> AdapterSettings {
     AdapterSettings { fine_tune_type, ..AdapterSettings::default() }
@@ -17,22 +19,22 @@ fn large_batch() -> [Batch; 1] {
     let mut rows = ragged_rows(40);
     rows[3].2 = 0.25;
     rows[7].2 = 2.5;
-    [Batch::new(&parts(&rows), 8)]
+    [Batch::new(&token_rows(&rows), 8)]
 }
 
 /// Fails unless the trainer's gradients are those that MLX derives from all logits at once.
 fn same_as_derived(mut trainer: Trainer, name: &str) -> Result<()> {
     let batch = large_batch();
-    trainer.head_chunks_of(48);
+    trainer.set_head_chunk_rows(48);
     let chunked = trainer.mean_gradients(&batch)?;
     let reported = |trainer: &mut Trainer| -> Result<f64> {
         let (before, moments) = (trainer.parameters().to_vec(), trainer.optimizer().moments().to_vec());
-        let report = trainer.step(&batch, 1e-3, None, (1, &[]))?;
+        let report = trainer.step(&batch, Step::new(1, 1e-3))?;
         trainer.restore(before, moments, 0)?;
         Ok(report.mean_loss())
     };
     let loss = reported(&mut trainer)?;
-    trainer.use_plain_head();
+    trainer.use_reference_head();
     same_gradients(&trainer.mean_gradients(&batch)?, &chunked).with_context(|| name.to_owned())?;
     same_loss(reported(&mut trainer)?, loss)
 }
@@ -77,9 +79,9 @@ fn dropout_before_the_head_does_not_depend_on_its_chunks() -> Result<()> {
     trainer.set_dropout(0.3);
     let batch = large_batch();
     let whole = trainer.mean_gradients(&batch)?;
-    trainer.head_chunks_of(32);
+    trainer.set_head_chunk_rows(32);
     same_gradients(&whole, &trainer.mean_gradients(&batch)?)?;
-    trainer.use_plain_head();
+    trainer.use_reference_head();
     same_gradients(&whole, &trainer.mean_gradients(&batch)?)
 }
 
@@ -95,7 +97,7 @@ fn blocks_that_do_not_train_leave_the_trace_without_changing_a_bit() -> Result<(
     let folder = tempfile::tempdir()?;
     let split = support::split(folder.path(), "train", &rows)?;
     let mut plan = BatchOrder::packed(support::lengths(&split), 4, 64, 5)?;
-    let batches = [Batch::new(&parts(&rows), 8), Batch::of_micro_batch(&split, &plan.at(0), 8, None)];
+    let batches = [Batch::new(&token_rows(&rows), 8), Batch::of_micro_batch(&split, &plan.at(0), 8, None)];
     for name in
         MODELS.into_iter().chain(["gemma2", "cohere", "phi3", "qwen2", "qwen3", "mistral-layers", "llama-q4"])
     {
@@ -150,7 +152,7 @@ fn gradients_are_the_slopes_of_the_loss() -> Result<()> {
             let moved = start.iter().zip(&gradients);
             let moved = moved.map(|(p, g)| Ok(p.add(g.multiply(Array::from_f32(step / norm.sqrt()))?)?));
             trainer.restore(moved.collect::<Result<_>>()?, moments.clone(), 0)?;
-            Ok(trainer.step(&batch, 0.0, None, (1, &[]))?.mean_loss())
+            Ok(trainer.step(&batch, Step::new(1, 0.0))?.mean_loss())
         };
         let slope = (loss_at(1e-2)? - loss_at(-1e-2)?) / 2e-2;
         let off = (slope - f64::from(norm.sqrt())).abs() / f64::from(norm.sqrt());
@@ -164,9 +166,9 @@ fn the_norms_of_parts_make_up_the_norm_of_all() -> Result<()> {
     let adapter = AdapterSettings { lm_head: true, embeddings: true, norms: true, ..of(FineTuneType::Full) };
     let mut trainer = trainer("llama", &adapter, OptimizerSettings::default())?;
     let batch = large_batch();
-    assert!(trainer.step(&batch, 0.0, None, (1, &[]))?.group_norms.is_empty());
+    assert!(trainer.step(&batch, Step::new(1, 0.0))?.group_norms.is_empty());
     trainer.set_group_norms(true);
-    let report = trainer.step(&batch, 0.0, Some(0.01), (1, &[]))?;
+    let report = trainer.step(&batch, clipped(1, 0.0, 0.01))?;
     let mut names: Vec<String> = (0..trainer.layer_count()).map(|layer| format!("layers.{layer}")).collect();
     names.extend(["embed_tokens", "lm_head", "norm"].map(str::to_owned));
     names.sort();

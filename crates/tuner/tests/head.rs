@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use support::Row;
-use tuner::{AdapterSettings, Batch, FineTuneType, OptimizerSettings, Trainer};
+use tuner::{AdapterSettings, Batch, FineTuneType, OptimizerSettings, Step, Trainer};
 
 const VOCABULARY: i32 = 262_144;
 const WIDTH: i32 = 64;
@@ -113,8 +113,8 @@ fn peak_of(model: (bool, bool), adapter: &AdapterSettings, targets: usize) -> Re
     let trainable = tuner::attach(&mut model, adapter, 3)?;
     let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 3)?;
     let rows = rows(targets);
-    let batch = [Batch::new(&support::parts(&rows), 8)];
-    let (report, added) = added(|| Ok(trainer.step(&batch, 1e-3, None, (1, &[]))?))?;
+    let batch = [Batch::new(&support::token_rows(&rows), 8)];
+    let (report, added) = added(|| Ok(trainer.step(&batch, Step::new(1, 1e-3))?))?;
     assert_eq!(report.targets, targets);
     // Random weights know nothing: the loss is that of a guess.
     ensure!((report.mean_loss() - f64::from(VOCABULARY).ln()).abs() < 0.1, "{}", report.mean_loss());

@@ -6,15 +6,15 @@ use std::path::Path;
 use mlx_rs::Array;
 use sha2::{Digest, Sha256};
 use testutil::hostile;
-use tuner::{Checkpoint, Result, RunState};
+use tuner::{Result, ResumeState, RunCounters};
 
-fn state(step: usize) -> Checkpoint {
+fn state(step: usize) -> ResumeState {
     let array = || Array::from_slice(&[1.0_f32, 2.0], &[2]);
-    Checkpoint {
+    ResumeState {
         parameters: vec![array()],
         moments: vec![vec![array()]],
         optimizer_steps: step,
-        state: RunState { step, ..RunState::default() },
+        counters: RunCounters { step, ..RunCounters::default() },
     }
 }
 
@@ -43,12 +43,12 @@ fn a_hostile_state_with_right_checksums_makes_way_for_the_older_one() -> Result<
         fs_err::write(newest.join(file), &case.bytes)?;
         seal(&newest)?;
         let error =
-            Checkpoint::load(&newest, &names).err().map(|error| error.to_string()).unwrap_or_default();
+            ResumeState::load(&newest, &names).err().map(|error| error.to_string()).unwrap_or_default();
         if case.name != "no tensors" {
             assert!(error.contains(case.mentions) && error.contains(file), "{}: {error}", case.name);
         }
-        let loaded = Checkpoint::load_newest(folder.path(), &names, |_| Ok(()))?.expect("the older one");
-        assert!(loaded.state.step == 5 || case.name == "no tensors", "{}", case.name);
+        let loaded = ResumeState::load_newest(folder.path(), &names, |_| Ok(()))?.expect("the older one");
+        assert!(loaded.counters.step == 5 || case.name == "no tensors", "{}", case.name);
     }
     Ok(())
 }

@@ -5,8 +5,10 @@ mod support;
 use anyhow::{Context, Result, ensure};
 use mlx_rs::Array;
 use models::{Input, Model};
-use support::{MODELS, lengths, model, parts, ragged_rows, same_gradients, same_loss, split, trainer};
-use tuner::{AdapterSettings, Batch, BatchOrder, FineTuneType, OptimizerName, OptimizerSettings};
+use support::{
+    MODELS, clipped, lengths, model, ragged_rows, same_gradients, same_loss, split, token_rows, trainer,
+};
+use tuner::{AdapterSettings, Batch, BatchOrder, FineTuneType, OptimizerName, OptimizerSettings, Step};
 
 fn logits(model: &Model) -> Result<Vec<f32>> {
     let tokens = Array::from_slice(&[5, 17, 200, 33, 4, 9, 9, 120], &[2, 4]);
@@ -46,15 +48,15 @@ fn padding_changes_no_loss_and_no_gradient() -> Result<()> {
     for name in MODELS {
         for adapter in adapters() {
             let mut trainer = trainer(name, &adapter, OptimizerSettings::default())?;
-            let (tight, wide) = (Batch::new(&parts(&rows), 1), Batch::new(&parts(&rows), 64));
+            let (tight, wide) = (Batch::new(&token_rows(&rows), 1), Batch::new(&token_rows(&rows), 64));
             assert_eq!(wide.tokens.shape(), [5, 64]);
             let of_tight = trainer.mean_gradients(std::slice::from_ref(&tight))?;
             same_gradients(&of_tight, &trainer.mean_gradients(std::slice::from_ref(&wide))?)?;
             let before = trainer.parameters().to_vec();
             let moments = trainer.optimizer().moments().to_vec();
-            let a = trainer.step(&[tight], 1e-3, None, (1, &[]))?;
+            let a = trainer.step(&[tight], Step::new(1, 1e-3))?;
             trainer.restore(before, moments, 0)?;
-            let b = trainer.step(&[wide], 1e-3, None, (1, &[]))?;
+            let b = trainer.step(&[wide], Step::new(1, 1e-3))?;
             same_loss(a.mean_loss(), b.mean_loss())?;
         }
     }
@@ -67,7 +69,7 @@ fn one_batch_of_eight_equals_eight_of_one() -> Result<()> {
     // Weights of rows count too.
     rows[2].2 = 0.25;
     rows[5].2 = 3.0;
-    let parts = parts(&rows);
+    let parts = token_rows(&rows);
     for name in MODELS {
         for adapter in adapters() {
             let mut trainer = trainer(name, &adapter, OptimizerSettings::default())?;
@@ -75,9 +77,9 @@ fn one_batch_of_eight_equals_eight_of_one() -> Result<()> {
             let single: Vec<Batch> = parts.chunks(1).map(|row| Batch::new(row, 1)).collect();
             same_gradients(&trainer.mean_gradients(&whole)?, &trainer.mean_gradients(&single)?)?;
             let (start, moments) = (trainer.parameters().to_vec(), trainer.optimizer().moments().to_vec());
-            let a = trainer.step(&whole, 1e-3, Some(1.0), (1, &[]))?;
+            let a = trainer.step(&whole, clipped(1, 1e-3, 1.0))?;
             trainer.restore(start, moments, 0)?;
-            let b = trainer.step(&single, 1e-3, Some(1.0), (1, &[]))?;
+            let b = trainer.step(&single, clipped(1, 1e-3, 1.0))?;
             same_loss(a.mean_loss(), b.mean_loss())?;
             assert_eq!(a.targets, b.targets);
         }
@@ -99,12 +101,12 @@ fn a_packed_batch_has_the_loss_and_gradient_of_its_rows() -> Result<()> {
             let mut trainer = trainer(name, &adapter, OptimizerSettings::default())?;
             let packed = [Batch::of_micro_batch(&split, &micro, 8, None)];
             assert_eq!(packed[0].tokens.shape(), [micro.lines.len() as i32, 64]);
-            let alone: Vec<Batch> = parts(&rows).chunks(1).map(|row| Batch::new(row, 1)).collect();
+            let alone: Vec<Batch> = token_rows(&rows).chunks(1).map(|row| Batch::new(row, 1)).collect();
             same_gradients(&trainer.mean_gradients(&alone)?, &trainer.mean_gradients(&packed)?)?;
             let (start, moments) = (trainer.parameters().to_vec(), trainer.optimizer().moments().to_vec());
-            let a = trainer.step(&alone, 1e-3, None, (1, &[]))?;
+            let a = trainer.step(&alone, Step::new(1, 1e-3))?;
             trainer.restore(start, moments, 0)?;
-            let b = trainer.step(&packed, 1e-3, None, (1, &[]))?;
+            let b = trainer.step(&packed, Step::new(1, 1e-3))?;
             same_loss(a.mean_loss(), b.mean_loss())?;
             assert_eq!(a.targets, b.targets);
         }
@@ -115,7 +117,7 @@ fn a_packed_batch_has_the_loss_and_gradient_of_its_rows() -> Result<()> {
 #[test]
 fn gradients_are_the_same_when_inner_values_are_computed_again() -> Result<()> {
     let rows = ragged_rows(4);
-    let batch = [Batch::new(&parts(&rows), 8)];
+    let batch = [Batch::new(&token_rows(&rows), 8)];
     for name in MODELS.into_iter().chain(["gemma2", "cohere", "phi3", "qwen3", "llama-q4"]) {
         for adapter in adapters() {
             if name == "llama-q4" && adapter.fine_tune_type == FineTuneType::Full {
@@ -161,7 +163,7 @@ fn rows_that_fill_no_batch_are_trained_on_too() -> Result<()> {
     let mut targets = 0;
     for index in 0..plan.batches_in(1) {
         let batch = Batch::of_micro_batch(&split, &plan.at(index), 8, None);
-        targets += trainer.step(&[batch], 1e-4, None, (index + 1, &[]))?.targets;
+        targets += trainer.step(&[batch], Step::new(index + 1, 1e-4))?.targets;
     }
     let expected: usize = (0..split.len()).map(|row| split.row(row).target_count()).sum();
     assert_eq!(targets, expected);
@@ -172,9 +174,10 @@ fn rows_that_fill_no_batch_are_trained_on_too() -> Result<()> {
 fn a_row_without_a_target_left_never_gives_nan() -> Result<()> {
     let cut: support::Row = (vec![20, 21, 22, 23], vec![0; 4], 1.0);
     let whole = ragged_rows(2);
-    let alone = [Batch::new(&parts(&whole), 1)];
-    let with_cut = [Batch::new(&parts(&[whole[0].clone(), cut.clone(), whole[1].clone()]), 1)];
-    let beside_cut = [Batch::new(&parts(&whole), 1), Batch::new(&parts(std::slice::from_ref(&cut)), 8)];
+    let alone = [Batch::new(&token_rows(&whole), 1)];
+    let with_cut = [Batch::new(&token_rows(&[whole[0].clone(), cut.clone(), whole[1].clone()]), 1)];
+    let beside_cut =
+        [Batch::new(&token_rows(&whole), 1), Batch::new(&token_rows(std::slice::from_ref(&cut)), 8)];
     let mut weightless = ragged_rows(1);
     weightless[0].2 = 0.0;
     for name in MODELS {
@@ -184,7 +187,7 @@ fn a_row_without_a_target_left_never_gives_nan() -> Result<()> {
         same_gradients(&expected, &trainer.mean_gradients(&beside_cut)?)?;
         let before = trainer.parameters().to_vec();
         for rows in [vec![cut.clone()], weightless.clone()] {
-            let report = trainer.step(&[Batch::new(&parts(&rows), 1)], 0.1, Some(1.0), (1, &[]))?;
+            let report = trainer.step(&[Batch::new(&token_rows(&rows), 1)], clipped(1, 0.1, 1.0))?;
             ensure!(report.loss_sum == 0.0 && report.gradient_norm == 0.0 && report.mean_loss() == 0.0);
         }
         for (a, b) in before.iter().zip(trainer.parameters()) {
@@ -202,8 +205,8 @@ fn a_weight_of_two_counts_as_the_row_twice() -> Result<()> {
     rows[1].2 = 2.0;
     let trainer = trainer("llama", &AdapterSettings::default(), OptimizerSettings::default())?;
     same_gradients(
-        &trainer.mean_gradients(&[Batch::new(&parts(&twice), 1)])?,
-        &trainer.mean_gradients(&[Batch::new(&parts(&rows), 1)])?,
+        &trainer.mean_gradients(&[Batch::new(&token_rows(&twice), 1)])?,
+        &trainer.mean_gradients(&[Batch::new(&token_rows(&rows), 1)])?,
     )
 }
 
@@ -221,8 +224,8 @@ fn child_that_trains() -> Result<()> {
         trainer.set_dropout(0.1);
         let rows = ragged_rows(12);
         for step in 0..4 {
-            let batch = Batch::new(&parts(&rows[3 * step..3 * step + 3]), 8);
-            trainer.step(&[batch], 1e-3, Some(1.0), (step + 1, &[]))?;
+            let batch = Batch::new(&token_rows(&rows[3 * step..3 * step + 3]), 8);
+            trainer.step(&[batch], clipped(step + 1, 1e-3, 1.0))?;
         }
         let target = std::path::Path::new(&folder).join(name);
         let names = trainer.trainable().names.clone();

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
 use support::{lengths, model, ragged_rows, split};
 use tuner::{
-    AdapterSettings, BatchOrder, EarlyStopping, Observer, OptimizerSettings, TrainingSettings, ScheduleName,
-    ScheduleSettings, StepReport, Trainer,
+    AdapterSettings, BatchOrder, EarlyStopping, Observer, OptimizerSettings, ScheduleName, ScheduleSettings,
+    Splits, StepReport, Trainer, TrainingSettings,
 };
 
 const STEPS: usize = 2000;
@@ -60,8 +60,8 @@ fn two_thousand_steps_of_changing_shapes_leave_memory_flat() -> Result<()> {
     let trainable = tuner::attach(&mut model, &adapter, 5)?;
     let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
     trainer.set_dropout(adapter.dropout);
-    let mut plan = BatchOrder::new(lengths(&train), 2, 5)?;
-    let epoch = plan.batches_in(1).div_ceil(2);
+    let mut order = BatchOrder::new(lengths(&train), 2, 5)?;
+    let epoch = order.batches_in(1).div_ceil(2);
     let settings = TrainingSettings {
         steps: STEPS,
         schedule: ScheduleSettings {
@@ -90,8 +90,8 @@ fn two_thousand_steps_of_changing_shapes_leave_memory_flat() -> Result<()> {
     let mut watch = Watch::default();
     tuner::train(
         &mut trainer,
-        &mut plan,
-        (&train, &validation),
+        &mut order,
+        Splits { train: &train, validation: &validation },
         &settings,
         &folder.path().join("run"),
         &mut watch,

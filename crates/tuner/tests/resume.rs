@@ -3,12 +3,13 @@
 mod support;
 
 use anyhow::{Context, Result, ensure};
-use dataset::Split;
+use dataset::{MixtureComponent, Split};
+use outputs::{Stop, Summary};
 use std::path::{Path, PathBuf};
 use support::{copy_folder, files, lengths, model, ragged_rows, split};
 use tuner::{
-    AdapterSettings, BatchOrder, Curriculum, EarlyStopping, Mixture, MixtureComponent, Observer, OptimizerSettings,
-    TrainingSettings, ScheduleName, ScheduleSettings, StepReport, Stop, Summary, Trainer,
+    AdapterSettings, BatchOrder, Curriculum, EarlyStopping, Mixture, Observer, OptimizerSettings,
+    ScheduleName, ScheduleSettings, Splits, StepReport, Trainer, TrainingSettings,
 };
 
 const STEPS: usize = 30;
@@ -36,12 +37,6 @@ impl Observer for Watch {
             copy_folder(from, &to.join(step.to_string())).expect("copies");
         }
     }
-
-    fn reported(&mut self, _step: usize, _train_loss: f64) {}
-
-    fn validated(&mut self, _step: usize, _loss: f64) {}
-
-    fn checkpointed(&mut self, _step: usize) {}
 
     fn interrupted(&self) -> bool {
         self.stop_after == Some(self.step)
@@ -79,17 +74,17 @@ impl Setup {
         let trainable = tuner::attach(&mut model, &adapter, 5)?;
         let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
         trainer.set_dropout(adapter.dropout);
-        let mut plan = if self.packing {
+        let mut order = if self.packing {
             BatchOrder::packed(lengths(&self.train), 1, 48, 5)?
         } else {
             BatchOrder::new(lengths(&self.train), 2, 5)?
         };
         if self.mixed {
-            let part = |name: &str, rows| MixtureComponent { name: name.to_owned(), rows };
+            let component = |name: &str, rows| MixtureComponent { name: name.to_owned(), rows };
             let weights = [("most".to_owned(), 1.0), ("few".to_owned(), 2.0)].into();
             let hardness = lengths(&self.train).into_iter().map(|length| length as f32).collect();
-            plan = plan.mixed(Mixture::new(vec![part("most", 18), part("few", 5)], &weights, 5)?);
-            plan = plan.in_order(Curriculum { hardness, epochs: 1 });
+            order = order.mixed(Mixture::new(vec![component("most", 18), component("few", 5)], &weights, 5)?);
+            order = order.in_order(Curriculum { hardness, epochs: 1 });
         }
         let settings = TrainingSettings {
             steps: STEPS,
@@ -121,8 +116,8 @@ impl Setup {
             prefetch: self.prefetch,
             keep_last: 2,
         };
-        let splits = (&self.train, &self.validation);
-        Ok(tuner::train(&mut trainer, &mut plan, splits, &settings, folder, watch)?)
+        let splits = Splits { train: &self.train, validation: &self.validation };
+        Ok(tuner::train(&mut trainer, &mut order, splits, &settings, folder, watch)?)
     }
 }
 
@@ -156,7 +151,7 @@ fn a_run_stopped_after_any_step_ends_with_the_same_bytes() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let mut watch = Watch { stop_after: Some(stop_after), ..Watch::default() };
         let summary = setup.run(folder.path(), 6, &mut watch)?;
-        assert_eq!((summary.step, summary.stop), (stop_after, Stop::Interrupted));
+        assert_eq!((summary.steps, summary.stop), (stop_after as u64, Stop::Interrupted));
         let mut watch = Watch::default();
         setup.run(folder.path(), 6, &mut watch)?;
         assert_eq!(watch.started, stop_after);
@@ -226,7 +221,7 @@ fn a_run_stopped_again_and_again_ends_with_the_same_bytes() -> Result<()> {
     setup.run(unbroken.path(), 100, &mut Watch::default())?;
     for stop_after in 1..STEPS {
         let mut watch = Watch { stop_after: Some(stop_after), ..Watch::default() };
-        assert_eq!(setup.run(folder.path(), 100, &mut watch)?.step, stop_after);
+        assert_eq!(setup.run(folder.path(), 100, &mut watch)?.steps, stop_after as u64);
         assert_eq!(watch.started, stop_after - 1);
     }
     setup.run(folder.path(), 100, &mut Watch::default())?;
@@ -272,10 +267,18 @@ fn a_longer_run_goes_on_from_a_shorter_one_to_the_bytes_of_one_that_was_never_sh
         let mut model = model("llama")?;
         let trainable = tuner::attach(&mut model, &AdapterSettings::default(), 5)?;
         let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
-        let mut plan = BatchOrder::new(lengths(&train), 2, 4)?;
-        let settings = TrainingSettings { report_every: 3, checkpoint_every: 2, save_every: 5, ..quick(steps) };
+        let mut order = BatchOrder::new(lengths(&train), 2, 4)?;
+        let settings =
+            TrainingSettings { report_every: 3, checkpoint_every: 2, save_every: 5, ..quick(steps) };
         let (work, mut watch) = (folder.path().join(work), Watch::default());
-        tuner::train(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut watch)?;
+        tuner::train(
+            &mut trainer,
+            &mut order,
+            Splits { train: &train, validation: &train },
+            &settings,
+            &work,
+            &mut watch,
+        )?;
         Ok(watch.started)
     };
     run("at once", 12)?;
@@ -298,10 +301,17 @@ fn only_states_are_dropped_and_as_many_stay_as_asked_for() -> Result<()> {
         let mut model = model("llama")?;
         let trainable = tuner::attach(&mut model, &AdapterSettings::default(), 5)?;
         let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
-        let mut plan = BatchOrder::new(lengths(&train), 2, 4)?;
+        let mut order = BatchOrder::new(lengths(&train), 2, 4)?;
         let settings = TrainingSettings { keep_last, ..quick(5) };
         let work = folder.path().join(keep_last.to_string());
-        tuner::train(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default())?;
+        tuner::train(
+            &mut trainer,
+            &mut order,
+            Splits { train: &train, validation: &train },
+            &settings,
+            &work,
+            &mut Watch::default(),
+        )?;
         let count = |part: &str| fs_err::read_dir(work.join(part)).map(Iterator::count);
         assert_eq!((count("state")?, count("checkpoints")?), (keep_last.max(1), 5));
     }
@@ -327,14 +337,20 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_step_and_rows() -> Result<()>
     let adapter = AdapterSettings::default();
     let trainable = tuner::attach(&mut model, &adapter, 5)?;
     let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
-    let mut plan = BatchOrder::new(lengths(&train), 2, 4)?;
+    let mut order = BatchOrder::new(lengths(&train), 2, 4)?;
     let poisoned =
-        (0..20).find(|&index| plan.at(index).rows().any(|row| row == 29)).context("in the epoch")?;
+        (0..20).find(|&index| order.at(index).rows().any(|row| row == 29)).context("in the epoch")?;
     ensure!(poisoned >= 2, "the seed puts the row at step {}", poisoned + 1);
     let settings = quick(20);
     let work = folder.path().join("work");
-    let outcome =
-        tuner::train(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default());
+    let outcome = tuner::train(
+        &mut trainer,
+        &mut order,
+        Splits { train: &train, validation: &train },
+        &settings,
+        &work,
+        &mut Watch::default(),
+    );
     let error = outcome.expect_err("it diverges");
     let tuner::Error::Diverged { step, rows, .. } = &error else { anyhow::bail!("{error}") };
     assert_eq!(*step, poisoned + 1);
@@ -350,16 +366,29 @@ fn weights_that_are_no_numbers_are_never_saved() -> Result<()> {
     let trainable = tuner::attach(&mut model, &AdapterSettings::default(), 5)?;
     let optimizer = OptimizerSettings { name: tuner::OptimizerName::Sgd, ..OptimizerSettings::default() };
     let mut trainer = Trainer::new(model, trainable, optimizer, 5)?;
-    let mut plan = BatchOrder::new(lengths(&train), 2, 4)?;
+    let mut order = BatchOrder::new(lengths(&train), 2, 4)?;
     let mut settings = quick(6);
     let work = folder.path().join("work");
     settings.steps = 3;
-    tuner::train(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default())?;
+    tuner::train(
+        &mut trainer,
+        &mut order,
+        Splits { train: &train, validation: &train },
+        &settings,
+        &work,
+        &mut Watch::default(),
+    )?;
     // Loss and gradient of step 4 are fine, but the step leads out of all numbers.
     settings.steps = 6;
     settings.schedule.peak = f64::MAX;
-    let outcome =
-        tuner::train(&mut trainer, &mut plan, (&train, &train), &settings, &work, &mut Watch::default());
+    let outcome = tuner::train(
+        &mut trainer,
+        &mut order,
+        Splits { train: &train, validation: &train },
+        &settings,
+        &work,
+        &mut Watch::default(),
+    );
     let error = outcome.expect_err("it diverges");
     ensure!(matches!(&error, tuner::Error::Diverged { step: 4, rows, .. } if rows.len() == 2), "{error}");
     nothing_but_numbers(&work, 3)

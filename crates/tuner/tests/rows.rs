@@ -4,10 +4,13 @@ mod support;
 
 use anyhow::{Context, Result, ensure};
 use models::Model;
+use outputs::RowLoss;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use support::{MODELS, Row, golden, lengths, model, parts, same_gradients, same_loss, split, trainer};
-use tuner::{AdapterSettings, Batch, BatchOrder, OptimizerSettings, RowScore, score_batch};
+use support::{
+    MODELS, Row, clipped, golden, lengths, model, same_gradients, same_loss, split, token_rows, trainer,
+};
+use tuner::{AdapterSettings, Batch, BatchOrder, OptimizerSettings, score_batch};
 
 /// Tokens of a packed line: longer than the windows of the models that have them, and most contexts that longrope and
 /// yarn were trained on.
@@ -33,7 +36,7 @@ fn for_all(cases: u32, rows: std::ops::Range<usize>, law: impl Fn(Vec<Row>) -> R
     outcome.map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-fn alone(model: &Model, rows: &[Row]) -> Result<Vec<RowScore>> {
+fn alone(model: &Model, rows: &[Row]) -> Result<Vec<RowLoss>> {
     let mut scores = Vec::new();
     for part in parts(rows) {
         scores.extend(score_batch(model, &Batch::new(&[part], 1))?);
@@ -41,7 +44,7 @@ fn alone(model: &Model, rows: &[Row]) -> Result<Vec<RowScore>> {
     Ok(scores)
 }
 
-fn same_scores(expected: &[RowScore], found: &[RowScore]) -> Result<()> {
+fn same_scores(expected: &[RowLoss], found: &[RowLoss]) -> Result<()> {
     ensure!(expected.len() == found.len(), "{} and {} rows", expected.len(), found.len());
     for (row, (a, b)) in expected.iter().zip(found).enumerate() {
         ensure!(a.tokens == b.tokens, "row {row}: {} and {} targets", a.tokens, b.tokens);
@@ -51,11 +54,11 @@ fn same_scores(expected: &[RowScore], found: &[RowScore]) -> Result<()> {
 }
 
 /// Rows put into lines one after another, as they come.
-fn lines(rows: &[Row]) -> Vec<Vec<tuner::Part<'_>>> {
-    let mut lines: Vec<Vec<tuner::Part<'_>>> = vec![Vec::new()];
+fn lines(rows: &[Row]) -> Vec<Vec<dataset::Row<'_>>> {
+    let mut lines: Vec<Vec<dataset::Row<'_>>> = vec![Vec::new()];
     let mut room = LINE;
     for part in parts(rows) {
-        let read = part.0.len() - 1;
+        let read = part.tokens.len() - 1;
         if read > room {
             lines.push(Vec::new());
             room = LINE;
@@ -99,7 +102,7 @@ fn a_packed_row_has_the_loss_that_it_has_alone_in_every_architecture() -> Result
 fn rows_of_a_line_that_are_not_kept_apart_have_another_loss() -> Result<()> {
     let rows: Vec<Row> = (0..3).map(|row| (vec![20 + row, 30, 40, 50], vec![0, 1, 1, 1], 1.0)).collect();
     for (name, model) in models_of_every_kind()? {
-        let mut joined = Batch::packed(&[parts(&rows)], 16, 1);
+        let mut joined = Batch::packed(&[token_rows(&rows)], 16, 1);
         same_scores(&alone(&model, &rows)?, &score_batch(&model, &joined)?).with_context(|| name.clone())?;
         joined.segments = None;
         let found = score_batch(&model, &joined)?;
@@ -115,7 +118,7 @@ fn padding_and_company_change_no_loss() -> Result<()> {
         for_all(12, 1..9, |rows| {
             let expected = alone(&model, &rows)?;
             for pad_to in [1, 8, 64] {
-                same_scores(&expected, &score_batch(&model, &Batch::new(&parts(&rows), pad_to))?)?;
+                same_scores(&expected, &score_batch(&model, &Batch::new(&token_rows(&rows), pad_to))?)?;
             }
             Ok(())
         })
@@ -154,11 +157,11 @@ fn a_step_is_the_same_however_its_rows_are_put_together() -> Result<()> {
     for name in MODELS {
         let adapter = AdapterSettings { num_layers: Some(1), ..AdapterSettings::default() };
         for_all(6, 1..9, |rows| {
-            let parts = parts(&rows);
+            let parts = token_rows(&rows);
             let step = |batches: &[Batch]| -> Result<Step> {
                 let mut trainer = trainer(name, &adapter, OptimizerSettings::default())?;
                 let gradients = trainer.mean_gradients(batches).ok();
-                let report = trainer.step(batches, 0.0, Some(1.0), (1, &[]))?;
+                let report = trainer.step(batches, clipped(1, 0.0, 1.0))?;
                 ensure!(report.gradient_norm.is_finite() && report.mean_loss().is_finite(), "not a number");
                 Ok((report.loss_sum, report.targets, gradients))
             };

@@ -154,7 +154,7 @@ fn outcome(
     }
     let (losses, token_losses) = if config.token_losses {
         let of_rows = tuner::token_losses(&model, split, "test", config.batch_size)?;
-        (of_rows.iter().map(|losses| RowScore::of(losses)).collect(), Some(of_rows))
+        (of_rows.iter().map(|losses| tuner::row_loss(losses)).collect(), Some(of_rows))
     } else {
         (tuner::score(&model, split, "test", config.batch_size)?.rows, None)
     };
@@ -270,7 +270,7 @@ fn report(
 }
 
 fn model_scores(outcome: &Outcome, answers: &[&str], references: &[&str]) -> Value {
-    let tokens: usize = outcome.losses.iter().map(|row| row.tokens).sum();
+    let tokens: u64 = outcome.losses.iter().map(|row| row.tokens).sum();
     let loss = outcome.losses.iter().map(|row| row.loss).sum::<f64>() / tokens as f64;
     let mut scores = json!({
         "generated_rows": answers.len(),

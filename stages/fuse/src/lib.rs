@@ -110,7 +110,7 @@ pub struct Cost {
     /// The largest difference between any two of their logits, on the first rows.
     pub max_logit_difference: f32,
     /// Targets scored.
-    pub tokens: usize,
+    pub tokens: u64,
 }
 
 /// Rows whose logits are compared one by one.

@@ -6,7 +6,7 @@ use mlx_ext::Backend;
 use mlx_rs::Dtype;
 use models::{LoadOptions, Model, TensorFiles};
 use std::path::{Path, PathBuf};
-use tuner::{AdapterSettings, Batch, OptimizerName, OptimizerSettings, Trainer};
+use tuner::{AdapterSettings, Batch, OptimizerName, OptimizerSettings, Step, Trainer};
 
 /// Losses that should be the same, in nats.
 const SAME_LOSS: f64 = 1e-5;
@@ -44,7 +44,7 @@ fn adapters(model: &Path, tokens: &Path, folder: &Path) -> Result<PathBuf> {
     let mut trainer = Trainer::new(base, trainable.clone(), optimizer, 3)?;
     let split = dataset::Split::open(&tokens.join("validation.safetensors"))?;
     for step in 1..=60 {
-        trainer.step(&[Batch::of_rows(&split, &[0, 1, 2, 3, 4, 5], 1)], 1e-2, None, (step, &[]))?;
+        trainer.step(&[Batch::of_rows(&split, &[0, 1, 2, 3, 4, 5], 1)], Step::new(step, 1e-2))?;
     }
     tuner::save_adapters(&folder, &settings, layers, &trainable.names, trainer.parameters())?;
     Ok(folder)

@@ -1,34 +1,35 @@
-//! Settings of training: everything here changes the bytes of the result.
+//! Settings of the stage: everything here changes the bytes of the result.
+
+use std::collections::BTreeMap;
 
 use models::ComputeDtype;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use tuner::{
     AdapterSettings, BatchOrder, Distrust, DistrustMode, EarlyStopping, FineTuneType, OptimizerName,
-    OptimizerSettings, TrainingSettings, ScheduleName, ScheduleSettings,
+    OptimizerSettings, ScheduleName, ScheduleSettings, TrainingSettings,
 };
 
-/// What an epoch's order goes by.
+/// Order of the rows of an epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CurriculumName {
-    /// Chance.
+    /// Random.
     #[default]
     Off,
-    /// Short rows come first.
+    /// Short rows first.
     Length,
-    /// Rows with a low loss come first.
+    /// Rows with a low loss first.
     Loss,
 }
 
 impl CurriculumName {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_off(&self) -> bool {
         *self == Self::Off
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }
@@ -36,19 +37,19 @@ fn is_zero(number: &usize) -> bool {
 /// Settings of the stage `train`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "a settings file is full of switches")]
+#[expect(clippy::struct_excessive_bools, reason = "settings include many switches")]
 pub struct Config {
     /// `lora`, `dora` or `full`.
     pub fine_tune_type: FineTuneType,
-    /// Train the last so many blocks; 0 for all.
+    /// Number of blocks to train, counted from the last; 0 for all.
     pub num_layers: usize,
-    /// Linear maps to adapt, by their name inside a block (`self_attn.q_proj`); empty for all.
+    /// Linear layers to adapt, by their name in a block (`self_attn.q_proj`); empty for all.
     pub keys: Vec<String>,
-    /// Size of an adapter.
+    /// Rank of adapters.
     pub rank: i32,
-    /// Strength of an adapter; scale = alpha / rank.
+    /// Strength of adapters: scale = alpha / rank.
     pub alpha: f64,
-    /// scale = alpha / √rank instead.
+    /// Use scale = alpha / √rank instead.
     pub rank_stabilized: bool,
     /// Share of an adapter's inputs that is dropped in training.
     pub dropout: f64,
@@ -65,137 +66,141 @@ pub struct Config {
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Term added to the root of the second moment.
     pub epsilon: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// SGD's momentum.
+    /// Momentum of SGD.
     pub momentum: f64,
-    /// Muon's momentum.
+    /// Momentum of Muon.
     pub muon_momentum: f64,
     /// Correct Adam's moments for starting at zero (mlx-lm does not).
     pub bias_correction: bool,
 
-    /// The highest learning rate.
+    /// Highest learning rate.
     pub learning_rate: f64,
     /// `constant`, `linear`, `cosine`, `cosine-restarts` or `cyclic`.
     pub schedule: ScheduleName,
-    /// The lowest learning rate after the warmup.
+    /// Lowest learning rate after the warmup.
     pub minimum_learning_rate: f64,
     /// Steps over which the learning rate rises to its peak.
     pub warmup_steps: usize,
-    /// Steps of a cycle, for schedules that have one.
+    /// Steps per cycle, for periodic schedules.
     pub cycle_steps: usize,
 
-    /// Steps to take; 0 to count in epochs.
+    /// Number of steps; 0 to use `epochs`.
     pub steps: usize,
     /// Passes over the training split, when `steps` is 0.
     pub epochs: usize,
-    /// Rows in a micro-batch.
+    /// Rows per micro-batch.
     pub batch_size: usize,
-    /// Micro-batches in a step.
+    /// Micro-batches per step.
     pub accumulation: usize,
     /// Rows are padded to a multiple of this many tokens.
     pub pad_to: usize,
-    /// Put several rows on one line, so that all lines are equally long; rows do not see each other. `batch_size` then
-    /// counts lines.
+    /// Pack several rows into each line, so that all lines have the same length; rows do not see each other.
+    /// `batch_size` then counts lines.
     pub packing: bool,
-    /// Tokens of a packed line; 0 for the longest row.
+    /// Tokens per packed line; 0 for the longest row.
     pub pack_tokens: usize,
-    /// How much of training each part of the dataset's mixture is, by weight; empty takes every row once an epoch.
+    /// Weights of the dataset's mixture components; empty for every row once per epoch.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub mixture: BTreeMap<String, f64>,
-    /// `off`, `length` (short rows first) or `loss` (rows with a low loss in the file `--losses` first).
+    /// `off`, `length` (short rows first) or `loss` (rows with a low loss in `--losses` first).
     #[serde(skip_serializing_if = "CurriculumName::is_off")]
     pub curriculum: CurriculumName,
-    /// Epochs in the order of the curriculum, later ones are shuffled; 0 for all.
+    /// Number of epochs in the order of the curriculum; later ones are shuffled. 0 for all.
     #[serde(skip_serializing_if = "is_zero")]
     pub curriculum_epochs: usize,
-    /// Global norm that gradients are clipped to; 0 leaves them alone.
+    /// Global norm that gradients are clipped to; 0 for no clipping.
     pub max_gradient_norm: f64,
-    /// Compute the inner values of blocks again for the gradient instead of keeping them: less memory, more time.
+    /// Recompute activations inside blocks for the gradient instead of keeping them: less memory, more time.
     pub gradient_checkpointing: bool,
-    /// `off`, `additive` (logged only: it cannot change a gradient) or `reweight`: the distrust loss of rows with
-    /// `auth_weight` and `prov_entropy`.
+    /// Use of the distrust loss of rows with `auth_weight` and `prov_entropy`: `off`, `additive` (logged only, since it
+    /// cannot change a gradient) or `reweight`.
     pub distrust: DistrustMode,
     /// Strength of the distrust loss.
     pub distrust_lambda: f64,
-    /// Its scale, 2.3 to 3.
+    /// Scale of the distrust loss, 2.3 to 3.
     pub distrust_alpha: f64,
-    /// `auto`, `float32`, `bfloat16` or `float16`: what the model computes in.
+    /// Type that the model computes in: `auto`, `float32`, `bfloat16` or `float16`.
     pub dtype: ComputeDtype,
-    /// Seed of adapters, order and dropout.
+    /// Seed of adapters, batch order and dropout.
     pub seed: u64,
 
-    /// A line of metrics every so many steps.
+    /// Steps between lines of metrics.
     pub report_every: usize,
-    /// A checkpoint every so many steps, and after the last.
+    /// Steps between checkpoints; the last step always has one.
     pub checkpoint_every: usize,
-    /// Score the validation split every so many steps; 0 for not at all (the stage `validate` scores checkpoints).
+    /// Steps between validations; 0 for none (the stage `validate` scores checkpoints).
     pub validation_every: usize,
-    /// Stop after so many validations without a gain; 0 for never.
+    /// Stop after this many consecutive validations without a decrease of `min_delta`; 0 for never.
     pub patience: usize,
-    /// How much lower a validation loss must be to count as a gain, in nats.
+    /// Smallest decrease of the validation loss that counts, in nats per target.
     pub min_delta: f64,
-    /// Stop after so many reports without a new low of the averaged training loss; 0 for never.
+    /// Stop after this many consecutive reports without a new minimum of the averaged training loss; 0 for never.
     pub plateau_patience: usize,
-    /// Gradient norm that counts as a spike; 0 for none.
+    /// Gradient norm above which a step counts as a spike; 0 for none.
     pub spike_threshold: f64,
-    /// Stop after so many spikes in a row; 0 for never.
+    /// Stop after this many consecutive spikes; 0 for never.
     pub spike_patience: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
+        let adapter = AdapterSettings::default();
+        let optimizer = OptimizerSettings::default();
+        let training = TrainingSettings::default();
+        let (schedule, early_stopping) = (training.schedule, training.early_stopping);
         Self {
-            fine_tune_type: FineTuneType::Lora,
-            num_layers: 0,
-            keys: Vec::new(),
-            rank: 8,
-            alpha: 16.0,
-            rank_stabilized: false,
-            dropout: 0.0,
-            lm_head: false,
-            embeddings: false,
-            norms: false,
-            optimizer: OptimizerName::Adamw,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.01,
-            momentum: 0.0,
-            muon_momentum: 0.95,
-            bias_correction: true,
-            learning_rate: 1e-4,
-            schedule: ScheduleName::Cosine,
-            minimum_learning_rate: 0.0,
-            warmup_steps: 10,
-            cycle_steps: 100,
+            fine_tune_type: adapter.fine_tune_type,
+            num_layers: adapter.num_layers.unwrap_or(0),
+            keys: adapter.keys,
+            rank: adapter.rank,
+            alpha: f64::from(adapter.alpha),
+            rank_stabilized: adapter.rank_stabilized,
+            dropout: f64::from(adapter.dropout),
+            lm_head: adapter.lm_head,
+            embeddings: adapter.embeddings,
+            norms: adapter.norms,
+            optimizer: optimizer.name,
+            beta1: optimizer.beta1,
+            beta2: optimizer.beta2,
+            epsilon: optimizer.epsilon,
+            weight_decay: optimizer.weight_decay,
+            momentum: optimizer.momentum,
+            muon_momentum: optimizer.muon_momentum,
+            bias_correction: optimizer.bias_correction,
+            learning_rate: schedule.peak,
+            schedule: schedule.name,
+            minimum_learning_rate: schedule.minimum,
+            warmup_steps: schedule.warmup_steps,
+            cycle_steps: schedule.cycle_steps,
             steps: 0,
             epochs: 1,
-            batch_size: 4,
-            accumulation: 1,
-            pad_to: 8,
+            batch_size: training.validation_batch_size,
+            accumulation: training.accumulation,
+            pad_to: training.pad_to,
             packing: false,
             pack_tokens: 0,
             mixture: BTreeMap::new(),
             curriculum: CurriculumName::Off,
             curriculum_epochs: 0,
-            max_gradient_norm: 1.0,
+            max_gradient_norm: training.max_gradient_norm.map_or(0.0, f64::from),
             gradient_checkpointing: false,
             distrust: DistrustMode::Off,
             distrust_lambda: 0.6,
             distrust_alpha: 2.7,
             dtype: ComputeDtype::Auto,
             seed: 42,
-            report_every: 10,
-            checkpoint_every: 100,
-            validation_every: 0,
-            patience: 0,
-            min_delta: 0.0,
-            plateau_patience: 0,
-            spike_threshold: 0.0,
-            spike_patience: 0,
+            report_every: training.report_every,
+            checkpoint_every: training.checkpoint_every,
+            validation_every: training.validation_every,
+            patience: early_stopping.patience,
+            min_delta: early_stopping.min_delta,
+            plateau_patience: early_stopping.plateau_patience,
+            spike_threshold: f64::from(early_stopping.spike_threshold),
+            spike_patience: early_stopping.spike_patience,
         }
     }
 }
@@ -205,55 +210,56 @@ impl stage::Config for Config {
     const VERSION: u32 = 1;
 
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut need = |fine: bool, problem: &str| {
-            if !fine {
-                problems.push(problem.to_owned());
-            }
-        };
-        need(self.rank >= 1, "`rank` must be at least 1");
-        need(self.alpha > 0.0, "`alpha` must be above 0");
-        need((0.0..1.0).contains(&self.dropout), "`dropout` must be from 0 to below 1");
-        need((0.0..1.0).contains(&self.beta1), "`beta1` must be from 0 to below 1");
-        need((0.0..1.0).contains(&self.beta2), "`beta2` must be from 0 to below 1");
-        need(self.epsilon > 0.0, "`epsilon` must be above 0");
-        need(self.weight_decay >= 0.0, "`weight_decay` must not be negative");
-        need((0.0..1.0).contains(&self.momentum), "`momentum` must be from 0 to below 1");
-        need((0.0..1.0).contains(&self.muon_momentum), "`muon_momentum` must be from 0 to below 1");
-        need(self.learning_rate > 0.0, "`learning_rate` must be above 0");
-        need(
-            (0.0..=self.learning_rate).contains(&self.minimum_learning_rate),
-            "`minimum_learning_rate` must be from 0 to `learning_rate`",
-        );
-        need(self.cycle_steps >= 1, "`cycle_steps` must be at least 1");
-        need(self.steps > 0 || self.epochs > 0, "one of `steps` and `epochs` must be above 0");
-        need(self.batch_size >= 1, "`batch_size` must be at least 1");
-        need(self.accumulation >= 1, "`accumulation` must be at least 1");
-        need(self.pad_to >= 1, "`pad_to` must be at least 1");
-        need(self.max_gradient_norm >= 0.0, "`max_gradient_norm` must not be negative");
-        need(self.packing || self.pack_tokens == 0, "`pack_tokens` needs packing = true");
-        need(
-            self.curriculum != CurriculumName::Off || self.curriculum_epochs == 0,
-            "`curriculum_epochs` needs a `curriculum`",
-        );
-        need(self.distrust_lambda >= 0.0, "`distrust_lambda` must not be negative");
-        need((2.3..=3.0).contains(&self.distrust_alpha), "`distrust_alpha` must be from 2.3 to 3");
-        need(self.report_every >= 1, "`report_every` must be at least 1");
-        need(self.checkpoint_every >= 1, "`checkpoint_every` must be at least 1");
-        need(self.min_delta >= 0.0, "`min_delta` must not be negative");
-        need(
-            self.patience == 0 || self.validation_every > 0,
-            "`patience` counts validations: set `validation_every` too",
-        );
-        need(
-            self.spike_patience == 0 || self.spike_threshold > 0.0,
-            "`spike_patience` counts spikes: set `spike_threshold` too",
-        );
-        let full = self.fine_tune_type == FineTuneType::Full;
-        need(full || !self.embeddings, "`embeddings` trains only with fine_tune_type = \"full\"");
-        need(full || !self.norms, "`norms` train only with fine_tune_type = \"full\"");
-        need(!full || self.keys.is_empty(), "`keys` choose adapters; fine_tune_type = \"full\" has none");
-        need(!full || self.dropout == 0.0, "`dropout` acts on adapters; fine_tune_type = \"full\" has none");
+        let is_full = self.fine_tune_type == FineTuneType::Full;
+        let conditions = [
+            (self.rank >= 1, "`rank` must be at least 1"),
+            (self.alpha > 0.0, "`alpha` must be above 0"),
+            ((0.0..1.0).contains(&self.dropout), "`dropout` must be from 0 to below 1"),
+            ((0.0..1.0).contains(&self.beta1), "`beta1` must be from 0 to below 1"),
+            ((0.0..1.0).contains(&self.beta2), "`beta2` must be from 0 to below 1"),
+            (self.epsilon > 0.0, "`epsilon` must be above 0"),
+            (self.weight_decay >= 0.0, "`weight_decay` must not be negative"),
+            ((0.0..1.0).contains(&self.momentum), "`momentum` must be from 0 to below 1"),
+            ((0.0..1.0).contains(&self.muon_momentum), "`muon_momentum` must be from 0 to below 1"),
+            (self.learning_rate > 0.0, "`learning_rate` must be above 0"),
+            (
+                (0.0..=self.learning_rate).contains(&self.minimum_learning_rate),
+                "`minimum_learning_rate` must be from 0 to `learning_rate`",
+            ),
+            (self.cycle_steps >= 1, "`cycle_steps` must be at least 1"),
+            (self.steps > 0 || self.epochs > 0, "one of `steps` and `epochs` must be above 0"),
+            (self.batch_size >= 1, "`batch_size` must be at least 1"),
+            (self.accumulation >= 1, "`accumulation` must be at least 1"),
+            (self.pad_to >= 1, "`pad_to` must be at least 1"),
+            (self.max_gradient_norm >= 0.0, "`max_gradient_norm` must not be negative"),
+            (self.packing || self.pack_tokens == 0, "`pack_tokens` needs packing = true"),
+            (
+                self.curriculum != CurriculumName::Off || self.curriculum_epochs == 0,
+                "`curriculum_epochs` needs a `curriculum`",
+            ),
+            (self.distrust_lambda >= 0.0, "`distrust_lambda` must not be negative"),
+            ((2.3..=3.0).contains(&self.distrust_alpha), "`distrust_alpha` must be from 2.3 to 3"),
+            (self.report_every >= 1, "`report_every` must be at least 1"),
+            (self.checkpoint_every >= 1, "`checkpoint_every` must be at least 1"),
+            (self.min_delta >= 0.0, "`min_delta` must not be negative"),
+            (
+                self.patience == 0 || self.validation_every > 0,
+                "`patience` counts validations: set `validation_every` too",
+            ),
+            (
+                self.spike_patience == 0 || self.spike_threshold > 0.0,
+                "`spike_patience` counts spikes: set `spike_threshold` too",
+            ),
+            (is_full || !self.embeddings, "`embeddings` trains only with fine_tune_type = \"full\""),
+            (is_full || !self.norms, "`norms` trains only with fine_tune_type = \"full\""),
+            (!is_full || self.keys.is_empty(), "`keys` choose adapters; fine_tune_type = \"full\" has none"),
+            (
+                !is_full || self.dropout == 0.0,
+                "`dropout` acts on adapters; fine_tune_type = \"full\" has none",
+            ),
+        ];
+        let broken = conditions.into_iter().filter(|(holds, _)| !holds);
+        let mut problems: Vec<String> = broken.map(|(_, problem)| problem.to_owned()).collect();
         for (name, weight) in self.mixture.iter().filter(|(_, weight)| weight.is_nan() || **weight <= 0.0) {
             problems.push(format!("`mixture.{name}` is {weight}, but a weight must be above 0"));
         }
@@ -270,7 +276,7 @@ impl stage::Config for Config {
 }
 
 impl Config {
-    /// What trains.
+    /// Returns the settings of the adapters.
     pub fn adapter(&self) -> AdapterSettings {
         AdapterSettings {
             fine_tune_type: self.fine_tune_type,
@@ -286,26 +292,31 @@ impl Config {
         }
     }
 
-    /// How it is updated.
+    /// Returns the settings of the optimizer.
     pub fn optimizer(&self) -> OptimizerSettings {
         OptimizerSettings {
             name: self.optimizer,
             beta1: self.beta1,
             beta2: self.beta2,
-            epsilon: self.epsilon as f32,
-            weight_decay: self.weight_decay as f32,
-            momentum: self.momentum as f32,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+            momentum: self.momentum,
             muon_momentum: self.muon_momentum,
             bias_correction: self.bias_correction,
         }
     }
 
-    /// Which rows of these lengths make a step, before mixture and curriculum.
+    /// Returns the global norm that gradients are clipped to.
+    pub(crate) fn max_gradient_norm(&self) -> Option<f32> {
+        Some(self.max_gradient_norm as f32).filter(|&norm| norm > 0.0)
+    }
+
+    /// Returns the order of rows with the given lengths, before mixture and curriculum.
     ///
     /// # Errors
     ///
-    /// Fails when there is no row, or one that fits no packed line.
-    pub fn plan(&self, lengths: Vec<u32>) -> tuner::Result<BatchOrder> {
+    /// Fails without rows, and when a row is longer than a packed line.
+    pub fn batch_order(&self, lengths: Vec<u32>) -> tuner::Result<BatchOrder> {
         if !self.packing {
             return BatchOrder::new(lengths, self.batch_size, self.seed);
         }
@@ -314,15 +325,10 @@ impl Config {
         BatchOrder::packed(lengths, self.batch_size, length.next_multiple_of(self.pad_to), self.seed)
     }
 
-    /// How the run goes, over the micro-batches of `plan`.
-    pub fn run(
-        &self,
-        plan: &mut BatchOrder,
-        (save_every, keep_last): (usize, usize),
-        distrust: Option<Distrust>,
-    ) -> TrainingSettings {
+    /// Returns the settings of a run over `order`; those that do not change the result have their defaults.
+    pub fn training_settings(&self, order: &mut BatchOrder, distrust: Option<Distrust>) -> TrainingSettings {
         let steps = match self.steps {
-            0 => plan.batches_in(self.epochs).div_ceil(self.accumulation),
+            0 => order.batches_in(self.epochs).div_ceil(self.accumulation),
             steps => steps,
         };
         TrainingSettings {
@@ -337,10 +343,9 @@ impl Config {
             },
             accumulation: self.accumulation,
             pad_to: self.pad_to,
-            max_gradient_norm: Some(self.max_gradient_norm as f32).filter(|&norm| norm > 0.0),
+            max_gradient_norm: self.max_gradient_norm(),
             report_every: self.report_every,
             checkpoint_every: self.checkpoint_every,
-            save_every,
             validation_every: self.validation_every,
             validation_batch_size: self.batch_size,
             early_stopping: EarlyStopping {
@@ -352,8 +357,7 @@ impl Config {
             },
             adapter: self.adapter(),
             distrust,
-            prefetch: 0,
-            keep_last,
+            ..TrainingSettings::default()
         }
     }
 }

@@ -1,21 +1,23 @@
-//! What a person sees of a run: a bar on a terminal, a line now and then elsewhere; and timings for machines.
+//! Progress of a run: a bar on a terminal, log lines elsewhere, and timings for programs.
 
-use crate::TensorBoard;
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use serde_json::json;
 use tuner::{Observer, StepReport};
 
-/// Steps that the shown mean of the loss runs over.
+use crate::tensorboard::TensorBoard;
+
+/// Number of steps that the displayed mean loss covers.
 const MEAN_OVER: usize = 50;
 
-/// Memory that grew by this much since the tenth step is worth a warning.
+/// Growth of memory since the tenth step that causes a warning.
 const GROWTH_WARNING: f64 = 1.5;
 
-/// Shows a run and records its speed.
+/// Observer that shows progress and records timings.
 pub struct Progress {
     bar: ProgressBar,
     steps: usize,
@@ -34,7 +36,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Shows a run that `stop` can end; timings go to `timing`, one JSON object a report.
+    /// Makes an observer that interrupts the run when `stop` is set, and writes one JSON line per report to `timing`.
     pub fn new(stop: stage::StopFlag, timing: Option<PathBuf>) -> Self {
         Self {
             bar: ProgressBar::hidden(),
@@ -54,7 +56,7 @@ impl Progress {
         }
     }
 
-    /// Writes a TensorBoard event file beside the timings, of these and of the run's `metrics`.
+    /// Writes a TensorBoard event file of the timings and of the run's `metrics`, next to the timings.
     pub fn follow(&mut self, metrics: &Path) {
         let Some((timing, folder)) = self.timing.as_ref().and_then(|timing| Some((timing, timing.parent()?)))
         else {
@@ -66,11 +68,12 @@ impl Progress {
     fn write_events(&mut self) {
         let Some(events) = &mut self.events else { return };
         if let Err(error) = events.follow() {
-            tracing::warn!("no more TensorBoard events are written: {error}");
+            tracing::warn!("stopped writing TensorBoard events: {error}");
             self.events = None;
         }
     }
 
+    /// Returns the mean loss of the last steps.
     fn mean(&self) -> f64 {
         self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64
     }
@@ -84,17 +87,17 @@ impl Progress {
         self.started.elapsed().mul_f64((self.steps - step) as f64 / done)
     }
 
-    /// How the model does.
+    /// Formats loss and learning rate.
     fn learning(&self, loss: f64) -> String {
         format!("loss {loss:.3} · mean {:.3} · rate {:.2e}", self.mean(), self.rate)
     }
 
-    /// How the run does.
+    /// Formats speed, remaining time and memory.
     fn running(&mut self, step: usize) -> String {
         let memory = mlx_ext::resident_memory().unwrap_or(0);
-        let growth = self.growth.take(step - self.first_step, memory);
+        let growth = self.growth.relative(step - self.first_step, memory);
         format!(
-            "{:.0} tokens/s · {} left · {} {:+.0} % · {} since checkpoint",
+            "{:.0} tokens/s · {} left · {} {:+.0}% · {} since checkpoint",
             self.tokens_per_second(),
             HumanDuration(self.remaining(step)),
             gigabytes(memory),
@@ -103,18 +106,26 @@ impl Progress {
         )
     }
 
-    /// Records the gradient norm of every part of the model beside the timings.
+    /// Records the gradient norm of every group of parameters with the timings.
     pub fn record_group_norms(&mut self) {
         self.with_group_norms = true;
     }
 
-    /// Takes the bar off the screen.
+    /// Ends the bar and leaves its last state on the screen.
     pub fn finish(&self) {
-        self.bar.finish_and_clear();
+        self.bar.abandon();
+    }
+
+    /// Summarizes the run for the last line of the stage.
+    pub fn summary(&self, steps: u64) -> String {
+        if self.losses.is_empty() {
+            return format!("{steps} steps");
+        }
+        format!("{steps} steps, mean loss {:.3} over the last {}", self.mean(), self.losses.len())
     }
 }
 
-/// Resident memory over a run: it should not grow.
+/// Growth of resident memory over a run.
 #[derive(Debug, Default)]
 struct Growth {
     first: Option<usize>,
@@ -122,8 +133,8 @@ struct Growth {
 }
 
 impl Growth {
-    /// Takes the memory after so many steps of this sitting; returns how many times that of the tenth it is.
-    fn take(&mut self, steps: usize, memory: usize) -> f64 {
+    /// Returns `memory` after `steps` steps of this process relative to that after the tenth step; warns once if it has grown.
+    fn relative(&mut self, steps: usize, memory: usize) -> f64 {
         if self.first.is_none() && steps >= 10 {
             self.first = Some(memory);
         }
@@ -131,7 +142,11 @@ impl Growth {
         let growth = memory as f64 / first as f64;
         if growth > GROWTH_WARNING && !self.warned {
             self.warned = true;
-            tracing::warn!("memory grew from {} to {}", gigabytes(first), gigabytes(memory));
+            tracing::warn!(
+                "memory has grown from {} to {} since step 10",
+                gigabytes(first),
+                gigabytes(memory)
+            );
         }
         growth
     }
@@ -148,12 +163,12 @@ impl Observer for Progress {
         self.checkpoint = step;
         self.started = Instant::now();
         if step > 0 {
-            tracing::info!("going on after step {step} of {steps}");
+            tracing::info!("resuming after step {step} of {steps}");
         }
         self.bar = stage::progress_bar(steps as u64);
-        // Two lines: one would be cut on a terminal of 80 columns.
+        // On two lines, because one line would be cut on a terminal with 80 columns.
         self.bar.set_style(
-            ProgressStyle::with_template("{bar:10} {percent:>3} % {pos}/{len} {prefix}\n{wide_msg}")
+            ProgressStyle::with_template("{bar:10} {percent:>3}% {pos}/{len} {prefix}\n{wide_msg}")
                 .expect("the template is well formed"),
         );
         self.bar.set_position(step as u64);
@@ -181,7 +196,7 @@ impl Observer for Progress {
         if self.bar.is_hidden() {
             let (learning, running) = (self.learning(train_loss), self.running(step));
             let (steps, percent) = (self.steps, 100 * step / self.steps.max(1));
-            tracing::info!("{percent:>3} % {step}/{steps} {learning} · {running}");
+            tracing::info!("{percent:>3}% {step}/{steps} {learning} · {running}");
         }
         let Some(path) = &self.timing else { return };
         let mut record = json!({
@@ -197,7 +212,7 @@ impl Observer for Progress {
         }
         let file = fs_err::OpenOptions::new().create(true).append(true).open(path);
         if let Err(error) = file.and_then(|mut file| writeln!(file, "{record}")) {
-            tracing::warn!("timings are not recorded: {error}");
+            tracing::warn!("stopped recording timings: {error}");
             self.timing = None;
         }
         self.write_events();
@@ -227,14 +242,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_that_grows_by_half_is_noticed_once() {
+    fn growth_of_memory_by_half_is_reported_once() {
         let mut growth = Growth::default();
-        // The first steps only fill up.
-        assert!((growth.take(1, 50) - 1.0).abs() < 1e-9);
-        assert!((growth.take(10, 100) - 1.0).abs() < 1e-9);
-        assert!((growth.take(11, 149) - 1.49).abs() < 1e-9);
+        // Memory of the first steps does not count.
+        assert!((growth.relative(1, 50) - 1.0).abs() < 1e-9);
+        assert!((growth.relative(10, 100) - 1.0).abs() < 1e-9);
+        assert!((growth.relative(11, 149) - 1.49).abs() < 1e-9);
         assert!(!growth.warned);
-        assert!((growth.take(12, 151) - 1.51).abs() < 1e-9);
+        assert!((growth.relative(12, 151) - 1.51).abs() < 1e-9);
         assert!(growth.warned);
     }
 }

@@ -1,134 +1,132 @@
-//! Going on from a shorter run that is published already, to the bytes of a run that was never shorter.
+//! Resuming from a published shorter run, to the same bytes as a run from the start.
 
-use crate::{Config, Inputs, copy_tree, open_split, order};
-use anyhow::{Context, Result};
-use serde_json::Value;
 use std::path::{Path, PathBuf};
+
+use failure::{Context, Result};
+use outputs::{Document as _, Stop, Summary};
 use tuner::TrainingSettings;
+
+use crate::config::Config;
+use crate::inputs::Inputs;
+use crate::{batch_order, layout};
 
 /// Settings in which a shorter run may differ from a longer one.
 pub const LENGTH_SETTINGS: [&str; 2] = ["epochs", "steps"];
 
-/// Puts the longest of the `shorter` runs (their data folders) that leads to this one into `work`, unless something is
-/// there already; returns its steps.
+/// A published run that took all its steps.
+#[derive(Debug, Clone, Copy)]
+struct Shorter<'a> {
+    steps: usize,
+    data: &'a Path,
+}
+
+impl<'a> Shorter<'a> {
+    /// Reads the summary of a run; `None` if it stopped early or cannot be read.
+    fn read(data: &'a PathBuf) -> Option<Self> {
+        let summary = Summary::read_if_present(data).ok().flatten()?;
+        (summary.stop == Stop::Finished).then_some(Self { steps: summary.steps as usize, data })
+    }
+}
+
+/// Copies the longest usable run of `shorter` (data folders) into `work`, unless there is a resume state already; returns
+/// its steps.
 pub(crate) fn adopt(
     shorter: &[PathBuf],
     config: &Config,
     settings: &TrainingSettings,
     work: &Path,
 ) -> Result<Option<usize>> {
-    if work.join("state").exists() {
+    if work.join(outputs::STATE).exists() {
         return Ok(None);
     }
-    let Some((steps, data)) = longest(shorter, config, settings) else { return Ok(None) };
-    take(data, steps, work).with_context(|| format!("going on from `{}`", data.display()))?;
+    let Some(Shorter { steps, data }) = longest(shorter, config, settings) else { return Ok(None) };
+    layout::adopt_outputs(data, steps, work)
+        .with_context(|| format!("resuming from `{}`", data.display()))?;
     Ok(Some(steps))
 }
 
-/// The longest of the `shorter` runs that leads to this one, and its steps.
-fn longest<'a>(
-    shorter: &'a [PathBuf],
-    config: &Config,
-    settings: &TrainingSettings,
-) -> Option<(usize, &'a PathBuf)> {
+/// Returns the longest run of `shorter` whose bytes are also those of this run so far.
+fn longest<'a>(shorter: &'a [PathBuf], config: &Config, settings: &TrainingSettings) -> Option<Shorter<'a>> {
     if config.schedule.depends_on_length() {
         return None;
     }
-    let usable = shorter.iter().filter_map(|data| Some((steps_of(data)?, data)));
-    let leads_here = |&(steps, _): &(usize, &PathBuf)| {
-        steps < settings.steps
+    let is_usable = |run: &Shorter<'_>| {
+        run.steps < settings.steps
             // A run ends with a line of metrics and a checkpoint, due or not.
-            && steps.is_multiple_of(settings.report_every)
-            && steps.is_multiple_of(settings.checkpoint_every)
-            // A warmup that fills the whole run is cut short.
-            && config.warmup_steps < steps
+            && run.steps.is_multiple_of(settings.report_every)
+            && run.steps.is_multiple_of(settings.checkpoint_every)
+            // A warmup as long as the run is shortened.
+            && config.warmup_steps < run.steps
     };
-    usable.filter(leads_here).max_by_key(|&(steps, _)| steps)
+    shorter.iter().filter_map(Shorter::read).filter(is_usable).max_by_key(|run| run.steps)
 }
 
-/// Says for people what becomes of the published runs that differ only in their length; `None` when there are none.
+/// Describes for `--plan` whether a published shorter run will be used; `None` if there are none.
 ///
 /// # Errors
 ///
-/// Fails when the training split cannot be read, or does not fit the settings.
+/// Fails when the training split cannot be read or does not fit the settings.
 pub fn describe_reuse(inputs: &Inputs<'_>, config: &Config) -> Result<Option<String>> {
-    let mut published: Vec<usize> = inputs.shorter.iter().filter_map(|data| steps_of(data)).collect();
+    let mut published: Vec<usize> =
+        inputs.shorter.iter().filter_map(Shorter::read).map(|run| run.steps).collect();
     published.sort_unstable();
     if published.is_empty() {
         return Ok(None);
     }
-    let train = open_split(inputs.tokens, "train")?;
-    let settings = config.run(&mut order::plan(inputs, config, &train)?, (1, 1), None);
+    let train = inputs.open_split("train")?;
+    let settings = config.training_settings(&mut batch_order::of_split(inputs, config, &train)?, None);
     published.retain(|&steps| steps < settings.steps);
     let Some(most) = published.last() else { return Ok(None) };
     let reason = if config.schedule.depends_on_length() {
         "this schedule depends on the length of the run"
-    } else if let Some((steps, _)) = longest(inputs.shorter, config, &settings) {
+    } else if let Some(Shorter { steps, .. }) = longest(inputs.shorter, config, &settings) {
         let rest = settings.steps - steps;
-        return Ok(Some(format!("goes on from a published run of {steps} steps: {rest} are left")));
+        return Ok(Some(format!(
+            "will resume from a published run of {steps} steps, with {rest} steps left"
+        )));
     } else {
-        "it did not end where a line of metrics and a checkpoint are due, or its warmup was cut short"
+        "it did not end on a report and a checkpoint, or its warmup was shortened"
     };
-    Ok(Some(format!("a run of {most} steps is published, but {reason}: nothing of it is used")))
-}
-
-/// The steps of a run that took all it was asked for.
-fn steps_of(data: &Path) -> Option<usize> {
-    let summary: Value =
-        serde_json::from_str(&fs_err::read_to_string(data.join("summary.json")).ok()?).ok()?;
-    let finished = summary["stop"]["kind"] == "finished";
-    finished.then(|| summary["steps"].as_u64()).flatten().map(|steps| steps as usize)
-}
-
-/// The state comes last and at once: without it, nothing else counts.
-pub(crate) fn take(data: &Path, steps: usize, work: &Path) -> Result<()> {
-    let unfinished = work.join("adopted");
-    for stale in [&work.join("checkpoints"), &unfinished] {
-        if stale.exists() {
-            fs_err::remove_dir_all(stale)?;
-        }
-    }
-    // A part may end before the first checkpoint.
-    if data.join("checkpoints").exists() {
-        copy_tree(&data.join("checkpoints"), &work.join("checkpoints"))?;
-    }
-    // Not `copy`, which would keep it read-only: more lines follow.
-    fs_err::write(work.join("metrics.jsonl"), fs_err::read(data.join("metrics.jsonl"))?)?;
-    copy_tree(&data.join("state"), &unfinished.join(format!("{steps:07}")))?;
-    Ok(fs_err::rename(&unfinished, work.join("state"))?)
+    Ok(Some(format!("will not use the published run of {most} steps: {reason}")))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tuner::ScheduleName;
 
+    use super::*;
+
     fn settings(config: &Config) -> TrainingSettings {
-        let mut plan = config.plan(vec![5; 20]).expect("there are rows");
-        config.run(&mut plan, (1, 2), None)
+        let mut order = config.batch_order(vec![5; 20]).expect("there are rows");
+        config.training_settings(&mut order, None)
     }
 
-    fn published(folder: &Path, steps: usize, kind: &str) -> Result<PathBuf> {
-        let data = folder.join(format!("{steps}-{kind}"));
-        for part in ["checkpoints/a", "state"] {
-            fs_err::create_dir_all(data.join(part))?;
-            fs_err::write(data.join(part).join("file"), format!("{steps}"))?;
+    fn published(folder: &Path, steps: usize, stop: Stop) -> Result<PathBuf> {
+        let data = folder.join(format!("{steps}-{stop:?}"));
+        for output in ["checkpoints/a", "state"] {
+            fs_err::create_dir_all(data.join(output))?;
+            fs_err::write(data.join(output).join("file"), format!("{steps}"))?;
         }
         fs_err::write(data.join("metrics.jsonl"), "{}")?;
-        let summary = serde_json::json!({"steps": steps, "stop": {"kind": kind}});
-        fs_err::write(data.join("summary.json"), summary.to_string())?;
+        let summary = Summary {
+            frozen_parameters: 1,
+            steps: steps as u64,
+            stop,
+            trainable_parameters: 1,
+            trained_tokens: 1,
+        };
+        summary.write(&data)?;
         Ok(data)
     }
 
     #[test]
-    fn the_longest_run_that_leads_here_is_taken() -> Result<()> {
+    fn the_longest_usable_run_is_adopted() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let mut shorter = Vec::new();
-        for (steps, kind) in
-            [(20, "finished"), (40, "finished"), (45, "finished"), (60, "early"), (80, "finished")]
-        {
-            shorter.push(published(folder.path(), steps, kind)?);
+        for steps in [20, 40, 45, 80] {
+            shorter.push(published(folder.path(), steps, Stop::Finished)?);
         }
+        shorter.push(published(folder.path(), 60, Stop::Early("patience".into()))?);
         let config = Config {
             steps: 80,
             schedule: ScheduleName::Constant,
@@ -143,7 +141,7 @@ mod tests {
         };
         assert_eq!(adopted(&config, "work")?, Some(40));
         assert_eq!(fs_err::read_to_string(folder.path().join("work/state/0000040/file"))?, "40");
-        assert_eq!(adopted(&config, "work")?, None, "something is there already");
+        assert_eq!(adopted(&config, "work")?, None, "there is a resume state already");
         assert_eq!(adopted(&Config { checkpoint_every: 25, ..config.clone() }, "other-checkpoints")?, None);
         assert_eq!(adopted(&Config { warmup_steps: 25, ..config.clone() }, "warm")?, Some(40));
         assert_eq!(adopted(&Config { warmup_steps: 40, ..config.clone() }, "too-warm")?, None);

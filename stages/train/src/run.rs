@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use dataset::Split;
-use failure::{Context, Error, Required, Result};
+use failure::{Context, Required, Result};
 use mlx_ext::Backend;
 use outputs::{Stop, Summary};
-use tuner::{BatchOrder, Distrust, DistrustMode, Observer, Splits, Trainable, Trainer, TrainingSettings};
+use tuner::{Distrust, DistrustMode, Observer, Splits, Trainable, TrainingSettings};
 
 use crate::config::Config;
 use crate::inputs::Inputs;
@@ -47,7 +46,7 @@ pub fn run(
 ) -> Result<Summary> {
     let train = inputs.open_split("train")?;
     let validation = inputs.open_split("validation")?;
-    let trainer = inputs.trainer(config, backend, &[("train", &train), ("validation", &validation)])?;
+    let mut trainer = inputs.trainer(config, backend, &[("train", &train), ("validation", &validation)])?;
     log_trainable(trainer.trainable());
     let mut order = batch_order::of_split(inputs, config, &train)?;
     let settings = TrainingSettings {
@@ -56,8 +55,26 @@ pub fn run(
         prefetch: saving.prefetch,
         ..config.training_settings(&mut order, distrust(inputs, config)?)
     };
-    let splits = Splits { train: &train, validation: &validation };
-    let (summary, is_complete) = train_from(inputs, config, trainer, order, splits, &settings, saving, observer)?;
+    let earlier = match inputs.segment {
+        Some(segment) => Some(segment::adopt(segment, saving.work)?),
+        None => {
+            if let Some(steps) = reuse::adopt(inputs.shorter, config, &settings, saving.work)? {
+                tracing::info!("resuming from a published run of {steps} steps");
+            }
+            None
+        }
+    };
+    let end = saving.stop_at.map_or(settings.steps, |stop_at| stop_at.step(settings.steps)) as u64;
+    let has_reached_end = |earlier: &Summary| earlier.stop != Stop::Interrupted || earlier.steps >= end;
+    let (summary, is_complete) = if let Some(summary) = earlier.filter(has_reached_end) {
+        (summary, true)
+    } else {
+        let mut observer = StopAtObserver::new(observer, saving.stop_at);
+        let splits = Splits { train: &train, validation: &validation };
+        let summary = tuner::train(&mut trainer, &mut order, splits, &settings, saving.work, &mut observer)?;
+        let is_complete = summary.stop != Stop::Interrupted || observer.is_reached();
+        (summary, is_complete)
+    };
     match saving.stop_at {
         Some(_) if is_complete => {
             layout::write_outputs(saving.work, &saving.out.join(stage::SEGMENT_OUTPUT), &summary)?;
@@ -66,4 +83,37 @@ pub fn run(
         _ => {}
     }
     Ok(summary)
+}
+
+/// Reads the distrust losses of the training rows, if the settings use them.
+fn distrust(inputs: &Inputs<'_>, config: &Config) -> Result<Option<Distrust>> {
+    if config.distrust == DistrustMode::Off {
+        return Ok(None);
+    }
+    let rows = inputs.rows.required("the distrust loss needs the dataset's `rows`")?.join("train.jsonl");
+    let mut losses = Vec::new();
+    for row in dataset::read_rows(&rows)? {
+        let row = row?;
+        let loss = match (row.auth_weight, row.prov_entropy) {
+            (Some(authority), Some(entropy)) => {
+                let loss = tuner::distrust_loss(authority, entropy, config.distrust_alpha);
+                Some(loss.with_context(|| format!("row `{}` from {}", row.id, row.source))?)
+            }
+            _ => None,
+        };
+        losses.push(loss);
+    }
+    if config.distrust == DistrustMode::Additive {
+        tracing::info!(
+            "distrust = \"additive\" only logs `distrust_loss`: that loss does not depend on the model, so it cannot \
+             change a gradient; \"reweight\" can"
+        );
+    }
+    Ok(Some(Distrust::new(config.distrust, config.distrust_lambda, &losses)?))
+}
+
+fn log_trainable(trainable: &Trainable) {
+    let total = trainable.trainable + trainable.frozen;
+    let share = 100.0 * trainable.trainable as f64 / total as f64;
+    tracing::info!("training {} of {total} parameters ({share:.2}%)", trainable.trainable);
 }

@@ -1,36 +1,37 @@
-//! Parts of a run: one may stop on the way and hand all it left to the next, which goes on to the same bytes.
+//! Segments: a run can stop on purpose, and a later run resumes from its artifact to the same bytes.
 //!
-//! A part holds what a finished run would (`checkpoints`, `metrics.jsonl`, `state`, `summary.json`), one folder deeper.
+//! A segment has the outputs of a finished run (`checkpoints`, `metrics.jsonl`, `state`, `summary.json`), one folder deeper.
 
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Context as _, Result};
-use tuner::{Observer, StepReport, Stop, Summary};
+use failure::Result;
+use outputs::{Document as _, Summary};
+use tuner::{Observer, StepReport};
 
-use crate::reuse;
+use crate::layout;
 
-/// Where a part of a run ends.
+/// Where a run stops on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopAt {
-    /// After so many steps.
+    /// After this step.
     Step(usize),
-    /// After the first `number` of `of` parts, as equal as can be.
+    /// After the first `number` of `of` parts of nearly equal length.
     Part {
-        /// This part, from 1.
+        /// Number of the part, counted from 1.
         number: usize,
-        /// How many there are.
+        /// Number of parts.
         of: usize,
     },
 }
 
 impl StopAt {
-    /// Returns the last step of this part of a run of `steps` steps.
+    /// Returns the step after which a run of `steps` steps stops.
     pub fn step(self, steps: usize) -> usize {
         match self {
             Self::Step(step) => step.min(steps),
-            // In 128 bits, so that nothing overflows.
+            // In 128 bits, so that the product does not overflow.
             Self::Part { number, of } => (steps as u128 * number as u128).div_ceil(of as u128) as usize,
         }
     }
@@ -40,12 +41,12 @@ impl FromStr for StopAt {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse::<usize>().ok().filter(|&number| number > 0);
+        let positive = |text: &str| text.parse::<usize>().ok().filter(|&number| number > 0);
         let parsed = match text.split_once('/') {
-            None => number(text).map(Self::Step),
-            Some((part, of)) => number(part)
-                .zip(number(of))
-                .filter(|(part, of)| part <= of)
+            None => positive(text).map(Self::Step),
+            Some((number, of)) => positive(number)
+                .zip(positive(of))
+                .filter(|(number, of)| number <= of)
                 .map(|(number, of)| Self::Part { number, of }),
         };
         parsed.ok_or_else(|| "expected a step, such as `500`, or a part, such as `2/4`".to_owned())
@@ -61,58 +62,38 @@ impl fmt::Display for StopAt {
     }
 }
 
-/// Puts what a part left into `work`, unless a run that was killed left something there already; returns what the part
-/// came to.
-pub(crate) fn take_up(part: &Path, work: &Path) -> Result<Summary> {
-    let summary = read_summary(part)?;
-    if !work.join("state").exists() {
-        reuse::take(part, summary.step, work)?;
+/// Copies the resume state of a segment into `work`, unless a killed run left one there; returns the segment's summary.
+pub(crate) fn adopt(segment: &Path, work: &Path) -> Result<Summary> {
+    let summary = Summary::read(&segment.join(outputs::SUMMARY))?;
+    if !work.join(outputs::STATE).exists() {
+        layout::adopt_outputs(segment, summary.steps as usize, work)?;
     }
     Ok(summary)
 }
 
-/// Reads what a part came to.
-pub(crate) fn read_summary(part: &Path) -> Result<Summary> {
-    let path = part.join("summary.json");
-    let text = fs_err::read_to_string(&path)?;
-    let read = || {
-        let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-        Some(Summary {
-            step: value["steps"].as_u64()? as usize,
-            trained_tokens: value["trained_tokens"].as_u64()?,
-            stop: match value["stop"]["kind"].as_str()? {
-                "finished" => Stop::Finished,
-                "interrupted" => Stop::Interrupted,
-                "early" => Stop::Early(value["stop"]["reason"].as_str()?.to_owned()),
-                _ => return None,
-            },
-        })
-    };
-    read().with_context(|| format!("`{}` does not say what the part came to", path.display()))
-}
-
-/// An observer that ends the run where its part ends.
-pub(crate) struct Until<'a> {
+/// An observer that interrupts a run at its [`StopAt`], and otherwise forwards to another one.
+pub(crate) struct StopAtObserver<'a> {
     inner: &'a mut dyn Observer,
     stop_at: Option<StopAt>,
     last: Option<usize>,
     step: usize,
 }
 
-impl<'a> Until<'a> {
+impl<'a> StopAtObserver<'a> {
     pub(crate) fn new(inner: &'a mut dyn Observer, stop_at: Option<StopAt>) -> Self {
         Self { inner, stop_at, last: None, step: 0 }
     }
 
-    /// Tells whether the part is complete.
+    /// Returns whether the run has reached its [`StopAt`].
     pub(crate) fn is_reached(&self) -> bool {
         self.last.is_some_and(|last| self.step >= last)
     }
 }
 
-impl Observer for Until<'_> {
+impl Observer for StopAtObserver<'_> {
     fn started(&mut self, step: usize, steps: usize) {
-        (self.step, self.last) = (step, self.stop_at.map(|stop_at| stop_at.step(steps)));
+        self.step = step;
+        self.last = self.stop_at.map(|stop_at| stop_at.step(steps));
         self.inner.started(step, steps);
     }
 
@@ -147,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_parsed_and_written_back() {
+    fn stops_are_parsed_and_printed() {
         for text in ["1", "500", "1/1", "2/4"] {
             assert_eq!(text.parse::<StopAt>().map(|stop_at| stop_at.to_string()), Ok(text.to_owned()));
         }
@@ -157,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_end_in_order_and_the_last_at_the_end() {
+    fn parts_end_in_order_and_the_last_at_the_last_step() {
         for steps in [1, 2, 3, 7, 100, usize::MAX] {
             for of in [1, 2, 3, 7, 12] {
                 let ends: Vec<usize> =

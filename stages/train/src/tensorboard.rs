@@ -1,18 +1,20 @@
-//! TensorBoard event files, made from the run's own lines of metrics, so that both show the same numbers.
+//! TensorBoard event files, made from the run's metrics and timings, so that all show the same numbers.
 //!
-//! A file is a row of records: length, its checksum, a protobuf `Event`, its checksum. Only the two kinds of events
-//! that are needed are written: the file's version, and scalars.
+//! A file is a sequence of records: length, checksum of the length, a protobuf `Event`, checksum of the event. Two kinds of
+//! events are written: the version of the file, and scalars.
 
-use fs_err::File;
-use serde_json::Value;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The name that TensorBoard looks for, and who wrote it.
+use fs_err::File;
+use serde_json::Value;
+
+/// File name with the prefix that TensorBoard looks for.
 const FILE_NAME: &str = "events.out.tfevents.ashlar";
 
-/// Keys of metrics and timings, and what they are called in TensorBoard, where they are grouped by the part before `/`.
+/// Fields of [`MetricsLine`](outputs::MetricsLine) and of the timings, and their tags in TensorBoard, which groups tags by
+/// the text before `/`. Other fields keep their names.
 const NAMES: &[(&str, &str)] = &[
     ("train_loss", "loss/train"),
     ("validation_loss", "loss/validation"),
@@ -22,27 +24,27 @@ const NAMES: &[(&str, &str)] = &[
     ("resident_bytes", "memory/resident_bytes"),
 ];
 
-/// An event file that follows files of JSON lines.
+/// Event file that follows files of JSON lines.
 pub struct TensorBoard {
     path: PathBuf,
     file: Option<File>,
     sources: Vec<Source>,
 }
 
-/// A file of lines, and how far it was read.
+/// A file of JSON lines, and how many bytes of it were read.
 struct Source {
     path: PathBuf,
     read: u64,
 }
 
 impl TensorBoard {
-    /// Follows `sources` from their first line, in an event file in `folder`. Nothing is written yet.
+    /// Makes an event file in `folder` that follows `sources` from their first line; writes nothing yet.
     pub fn new(folder: &Path, sources: impl IntoIterator<Item = PathBuf>) -> Self {
         let sources = sources.into_iter().map(|path| Source { path, read: 0 }).collect();
         Self { path: folder.join(FILE_NAME), file: None, sources }
     }
 
-    /// Writes what the sources hold by now. Each line becomes an event at its `step`, each number in it a scalar.
+    /// Writes the new lines of the sources: each line as an event at its `step`, with a scalar per number.
     ///
     /// # Errors
     ///
@@ -67,7 +69,7 @@ impl TensorBoard {
 }
 
 impl Source {
-    /// The whole lines that were added since the last call; there is no file before the first.
+    /// Returns the complete lines added since the last call. A missing file has no lines.
     fn new_lines(&mut self) -> std::io::Result<Vec<Value>> {
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
@@ -83,7 +85,7 @@ impl Source {
     }
 }
 
-/// All numbers of a line but its step, by name; numbers in tables are named `table/key`.
+/// Returns tag and value of all numbers of a line except its step; numbers in tables are called `table/key`.
 fn scalars(line: &Value) -> Vec<(String, f32)> {
     let mut found = Vec::new();
     for (key, value) in line.as_object().into_iter().flatten() {
@@ -125,7 +127,7 @@ fn scalar_event(wall_time: f64, step: u64, scalars: &[(String, f32)]) -> Vec<u8>
     event
 }
 
-/// A field's number and wire type: 0 for a varint, 1 for 8 bytes, 2 for a length and so many bytes, 5 for 4 bytes.
+/// Encodes a field's number and wire type: 0 for a varint, 1 for 8 bytes, 2 for length-prefixed bytes, 5 for 4 bytes.
 fn key(field: u64, wire_type: u64) -> Vec<u8> {
     varint(field << 3 | wire_type)
 }
@@ -138,7 +140,7 @@ fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
     [key(field, 2), varint(value.len() as u64), value.to_vec()].concat()
 }
 
-/// Seven bits a byte, the lowest first; all but the last have the highest bit set.
+/// Encodes seven bits per byte, the lowest first; all bytes but the last have the highest bit set.
 fn varint(mut value: u64) -> Vec<u8> {
     let mut out = Vec::new();
     while value >= 0x80 {
@@ -149,19 +151,19 @@ fn varint(mut value: u64) -> Vec<u8> {
     out
 }
 
-/// An event as it stands in the file.
+/// Frames an event as a record of the file.
 fn record(event: &[u8]) -> Vec<u8> {
     let length = (event.len() as u64).to_le_bytes();
     let checksum = |data| masked(crc32c(data)).to_le_bytes();
     [&length[..], &checksum(&length), event, &checksum(event)].concat()
 }
 
-/// Checksums are rotated and shifted, so that a checksum of data with checksums stays one.
+/// Masks a checksum as TensorFlow does, because the CRC of data that contains its own CRC is weak.
 fn masked(checksum: u32) -> u32 {
     checksum.rotate_right(15).wrapping_add(0xA282_EAD8)
 }
 
-/// CRC-32C: Castagnoli's polynomial, reflected. A few hundred bytes a report need no table.
+/// Computes the CRC-32C (Castagnoli's polynomial, reflected). A few hundred bytes per report do not need a table.
 fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |checksum, &byte| {
         (0..8).fold(checksum ^ u32::from(byte), |rest: u32, _| {
@@ -174,7 +176,7 @@ fn crc32c(data: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// The scalars of an event file: (step, tag, value).
+    /// Reads the scalars of an event file: step, tag and value.
     fn read(path: &Path) -> Vec<(u64, String, f32)> {
         let file = fs_err::read(path).unwrap();
         let mut rest = &file[..];
@@ -185,7 +187,7 @@ mod tests {
             let event = &rest[12..12 + length];
             assert_eq!(rest[12 + length..16 + length], masked(crc32c(event)).to_le_bytes());
             rest = &rest[16 + length..];
-            // Past the wall time; the first event has a version instead of a step.
+            // After the wall time; the first event has a version instead of a step.
             let event = &event[9..];
             if event[0] == 0x1a {
                 assert_eq!(&event[2..], b"brain.Event:2");
@@ -206,15 +208,15 @@ mod tests {
     }
 
     #[test]
-    fn checksums_are_the_published_ones() {
-        // RFC 3720, appendix B.4, and the customary check value.
+    fn checksums_equal_published_values() {
+        // RFC 3720, appendix B.4, and the usual check value.
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
         assert_eq!(crc32c(&[0xFF; 32]), 0x62A8_AB43);
     }
 
     #[test]
-    fn records_are_those_of_tensorboard_itself() {
+    fn records_equal_those_of_tensorboard() {
         // Written by the package `tensorboard` 2.21.0 with protobuf 7.36.2.
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         let version = record(&version_event(1_700_000_000.5));
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_take_as_many_bytes_as_they_need() {
+    fn varints_have_the_minimal_length() {
         assert_eq!(varint(0), [0]);
         assert_eq!(varint(127), [0x7f]);
         assert_eq!(varint(300), [0xac, 0x02]);

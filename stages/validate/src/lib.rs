@@ -167,7 +167,7 @@ pub fn write_losses(rows: &Path, scores: &[(usize, Score)], out: &Path) -> Resul
 struct Report<'a> {
     split: &'static str,
     rows: usize,
-    tokens: usize,
+    tokens: u64,
     checkpoints: Vec<Losses<'a>>,
 }
 
@@ -176,7 +176,7 @@ struct Losses<'a> {
     step: usize,
     loss: f64,
     perplexity: f64,
-    tokens: usize,
+    tokens: u64,
     rows: Vec<RowLoss<'a>>,
 }
 
@@ -184,7 +184,7 @@ struct Losses<'a> {
 struct RowLoss<'a> {
     id: &'a str,
     loss: f64,
-    tokens: usize,
+    tokens: u64,
 }
 
 impl<'a> Losses<'a> {

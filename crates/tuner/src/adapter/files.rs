@@ -41,8 +41,10 @@ impl AdapterSettings {
         let kind = config.get("fine_tune_type").cloned().unwrap_or(json!("lora"));
         let fine_tune_type =
             serde_json::from_value(kind).map_err(|_| invalid("`fine_tune_type` is unknown"))?;
-        let layers =
-            config.get("num_layers").and_then(Value::as_i64).ok_or_else(|| invalid("`num_layers` is missing"))?;
+        let layers = config
+            .get("num_layers")
+            .and_then(Value::as_i64)
+            .ok_or_else(|| invalid("`num_layers` is missing"))?;
         let lora = config.get("lora_parameters").unwrap_or(&Value::Null);
         let flag = |name: &str| config.get(name).and_then(Value::as_bool).unwrap_or(false);
         let rank = lora.get("rank").and_then(Value::as_i64).unwrap_or(8) as i32;
@@ -77,7 +79,8 @@ pub fn save_adapters(
     fs_err::create_dir_all(folder)?;
     let tensors: BTreeMap<String, Array> = names.iter().cloned().zip(values.iter().cloned()).collect();
     write_safetensors(&folder.join("adapters.safetensors"), &tensors)?;
-    let mut text = serde_json::to_string_pretty(&settings.to_json(layer_count, names)).expect("a JSON value can be written");
+    let mut text = serde_json::to_string_pretty(&settings.to_json(layer_count, names))
+        .expect("a JSON value can be written");
     text.push('\n');
     Ok(fs_err::write(folder.join("adapter_config.json"), text)?)
 }

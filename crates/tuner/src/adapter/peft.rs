@@ -67,7 +67,9 @@ pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<T
             Some((layer, "lora_A.weight")) => layers.entry(layer).or_default().a = Some(array),
             Some((layer, "lora_B.weight")) => layers.entry(layer).or_default().b = Some(array),
             Some((layer, _)) => layers.entry(layer).or_default().magnitude = Some(array),
-            None => problems.push(format!("tensor `{name}` does not belong to the adapter of a linear layer")),
+            None => {
+                problems.push(format!("tensor `{name}` does not belong to the adapter of a linear layer"))
+            }
         }
     }
     let expected = Expected::of(config);
@@ -77,7 +79,8 @@ pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<T
         let Layer::Linear(linear) = layer else { return };
         let Some(tensors) = take(&mut layers, layer_path) else {
             if expected.covers(layer_path) {
-                problems.push(format!("`target_modules` names `{layer_path}`, but there are no tensors for it"));
+                problems
+                    .push(format!("`target_modules` names `{layer_path}`, but there are no tensors for it"));
             }
             return;
         };

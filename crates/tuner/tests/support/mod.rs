@@ -7,7 +7,7 @@ use dataset::{Split, SplitWriter};
 use mlx_rs::{Array, Dtype};
 use models::{LoadOptions, Model};
 use std::path::{Path, PathBuf};
-use tuner::{AdapterSettings, OptimizerSettings, Part, Trainer};
+use tuner::{AdapterSettings, OptimizerSettings, Step, Trainer};
 
 /// How far apart two results may be and still count as the same, in `f32`.
 pub(crate) mod tolerance {
@@ -76,8 +76,15 @@ pub(crate) fn ragged_rows(count: usize) -> Vec<Row> {
         .collect()
 }
 
-pub(crate) fn parts(rows: &[Row]) -> Vec<Part<'_>> {
-    rows.iter().map(|(tokens, trained, weight)| (&tokens[..], &trained[..], *weight)).collect()
+pub(crate) fn token_rows(rows: &[Row]) -> Vec<dataset::Row<'_>> {
+    rows.iter()
+        .map(|(tokens, trained, weight)| dataset::Row { tokens, trained, weight: *weight, prompt_length: 0 })
+        .collect()
+}
+
+/// Returns the arguments of a step that clips gradients to a norm of `limit`.
+pub(crate) fn clipped(number: usize, learning_rate: f64, limit: f32) -> Step<'static> {
+    Step { max_gradient_norm: Some(limit), ..Step::new(number, learning_rate) }
 }
 
 /// Writes rows as a split and opens it.

@@ -1,0 +1,58 @@
+//! The files of a run: copying them from the work folder to the outputs, and from the outputs of another run.
+
+use std::path::Path;
+
+use failure::{Context, Result};
+use outputs::{CHECKPOINTS, Document as _, METRICS, STATE, Summary};
+
+/// Copies the checkpoints, the metrics and the newest resume state from `work` to `out`, and writes the summary.
+pub(crate) fn write_outputs(work: &Path, out: &Path, summary: &Summary) -> Result<()> {
+    fs_err::create_dir_all(out)?;
+    if work.join(CHECKPOINTS).exists() {
+        copy_tree(&work.join(CHECKPOINTS), &out.join(CHECKPOINTS))?;
+    }
+    let newest = tuner::step_name(summary.steps as usize);
+    copy_tree(&work.join(STATE).join(newest), &out.join(STATE))?;
+    reflink_copy::reflink_or_copy(work.join(METRICS), out.join(METRICS))?;
+    Ok(summary.write(out)?)
+}
+
+/// Copies the outputs of another run, in `data`, into `work`, to resume from them after `steps` steps.
+///
+/// `state/` is renamed into place last, so an interrupted copy is ignored.
+pub(crate) fn adopt_outputs(data: &Path, steps: usize, work: &Path) -> Result<()> {
+    let unfinished = work.join("adopted");
+    for stale in [&work.join(CHECKPOINTS), &unfinished] {
+        if stale.exists() {
+            fs_err::remove_dir_all(stale)?;
+        }
+    }
+    // A segment may end before the first checkpoint.
+    if data.join(CHECKPOINTS).exists() {
+        copy_tree(&data.join(CHECKPOINTS), &work.join(CHECKPOINTS))?;
+    }
+    // Not `copy`, which would keep the file read-only: more lines will be appended.
+    fs_err::write(work.join(METRICS), fs_err::read(data.join(METRICS))?)?;
+    copy_tree(&data.join(STATE), &unfinished.join(tuner::step_name(steps)))?;
+    Ok(fs_err::rename(&unfinished, work.join(STATE))?)
+}
+
+/// Copies a folder without the entries whose names begin with a dot.
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs_err::create_dir_all(to)?;
+    for entry in fs_err::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let (source, target) = (entry.path(), to.join(&name));
+        if entry.file_type()?.is_dir() {
+            copy_tree(&source, &target)?;
+        } else {
+            reflink_copy::reflink_or_copy(&source, &target)
+                .with_context(|| format!("copying `{}`", source.display()))?;
+        }
+    }
+    Ok(())
+}
