@@ -38,8 +38,8 @@ fn for_all(cases: u32, rows: std::ops::Range<usize>, law: impl Fn(Vec<Row>) -> R
 
 fn alone(model: &Model, rows: &[Row]) -> Result<Vec<RowLoss>> {
     let mut scores = Vec::new();
-    for part in parts(rows) {
-        scores.extend(score_batch(model, &Batch::new(&[part], 1))?);
+    for row in token_rows(rows) {
+        scores.extend(score_batch(model, &Batch::new(&[row], 1))?);
     }
     Ok(scores)
 }
@@ -57,14 +57,14 @@ fn same_scores(expected: &[RowLoss], found: &[RowLoss]) -> Result<()> {
 fn lines(rows: &[Row]) -> Vec<Vec<dataset::Row<'_>>> {
     let mut lines: Vec<Vec<dataset::Row<'_>>> = vec![Vec::new()];
     let mut room = LINE;
-    for part in parts(rows) {
-        let read = part.tokens.len() - 1;
+    for row in token_rows(rows) {
+        let read = row.tokens.len() - 1;
         if read > room {
             lines.push(Vec::new());
             room = LINE;
         }
         room -= read;
-        lines.last_mut().expect("there is one").push(part);
+        lines.last_mut().expect("there is one").push(row);
     }
     lines
 }
