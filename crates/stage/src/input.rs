@@ -1,4 +1,4 @@
-//! Inputs: what a stage reads, bound into its key by content.
+//! Inputs of a stage, bound into its key by content.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use failure::{Error, Kind, Result};
 
 use crate::segment::SEGMENT_OUTPUT;
 
-/// An input that was opened.
+/// Opened input.
 #[derive(Debug, Clone)]
 pub struct Input {
     path: PathBuf,
@@ -18,39 +18,39 @@ pub struct Input {
     manifest: Manifest,
     pub(crate) source: Source,
     pub(crate) record: InputRecord,
-    /// What the key says about it.
+    /// Content as the key records it.
     pub(crate) content: InputContent,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
-    /// One output of an artifact; all of it if empty.
+    /// One output of an artifact; all outputs if the name is empty.
     Artifact(Box<Artifact>, String),
     Bare(Witness),
 }
 
 impl Input {
-    /// Returns the folder (or file) of the named output, or the bare folder or file itself.
+    /// Returns the folder or file of the output, or the plain folder or file itself.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns the hash of what [`Input::path`] holds.
+    /// Returns the hash of the content of [`Input::path`].
     pub fn tree(&self) -> &TreeHash {
         &self.tree
     }
 
-    /// Returns the manifest of the artifact; for a bare folder one that only lists its files.
+    /// Returns the manifest of the artifact; for a plain folder, one that only lists its files.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Returns the artifact's folder; for a bare folder the same as [`Input::path`].
+    /// Returns the artifact's folder; for a plain folder, the same as [`Input::path`].
     pub fn artifact_dir(&self) -> &Path {
         &self.artifact_dir
     }
 
-    /// Returns the artifact, unless the input is a bare folder.
+    /// Returns the artifact, or `None` for a plain folder.
     pub fn artifact(&self) -> Option<&Artifact> {
         match &self.source {
             Source::Artifact(artifact, _) => Some(artifact),
@@ -96,7 +96,7 @@ impl Input {
         Ok(input)
     }
 
-    /// Opens and hashes a bare folder or file.
+    /// Opens and hashes a plain folder or file.
     pub(crate) fn open_bare(store: Option<&Store>, path: &Path) -> Result<Self> {
         let memo = store.map(Store::memo).unwrap_or_default();
         let bare = Bare::scan_with(path, &memo).map_err(bad_input)?;
@@ -112,7 +112,7 @@ impl Input {
         })
     }
 
-    /// Checks the bytes before they are used and notes what the files look like.
+    /// Verifies the bytes before they are used; the witness notices later changes.
     pub(crate) fn verify(&self) -> Result<Witness> {
         match &self.source {
             Source::Bare(witness) => Ok(witness.clone()),

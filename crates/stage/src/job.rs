@@ -1,4 +1,4 @@
-//! Where the body of a stage works.
+//! What the body of a stage gets: folders, a stop flag, metrics and units.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use serde_json::Value;
 use crate::provenance::Recorder;
 use crate::signals::StopFlag;
 
-/// The folders that the body of a stage writes to, and what it reports.
+/// Work of one run: the folders that the body writes to, and what it reports.
 #[derive(Debug)]
 pub struct Job {
     out: PathBuf,
     telemetry: PathBuf,
     resume: PathBuf,
-    /// Where units are kept; `None` runs them without keeping.
+    /// Store for units; `None` if they are not cached.
     units: Option<Store>,
     numerics: BTreeMap<String, String>,
     metrics: BTreeMap<String, f64>,
@@ -46,45 +46,46 @@ impl Job {
         }
     }
 
-    /// Returns the folder to fill with named outputs: one folder (or file) each.
+    /// Returns the folder for the outputs, each of which is a folder or file named after it.
     pub fn out(&self) -> &Path {
         &self.out
     }
 
-    /// Returns the folder that survives when the stage is killed: the same key gets the same one again. It is
-    /// removed when the artifact is published.
+    /// Returns the folder for the resume state, which survives if the process is killed.
+    ///
+    /// A later process that runs the same key gets the same folder. It is removed when the artifact is published.
     pub fn resume_dir(&self) -> &Path {
         &self.resume
     }
 
-    /// Returns the folder for files that differ from run to run (timings), which no hash covers.
+    /// Returns the folder for files that differ between runs, such as timings. No hash covers them.
     pub fn telemetry_dir(&self) -> &Path {
         &self.telemetry
     }
 
-    /// Records a headline number in the manifest. It must be the same on every run.
+    /// Records a headline number in the manifest. It must be the same in every run.
     pub fn metric(&mut self, name: &str, value: f64) {
         self.metrics.insert(name.to_owned(), value);
     }
 
-    /// Sets what the last line on stderr says between the stage's name and the time it took, such as
-    /// `120 steps, validation loss 2.31`.
+    /// Sets the middle of the last line on stderr, such as `120 steps, validation loss 2.31` in
+    /// `train: 120 steps, validation loss 2.31 in 1 min 7 s`.
     pub fn summary(&mut self, summary: impl Into<String>) {
         self.summary = summary.into();
     }
 
-    /// Returns the flag that says whether to stop; look at it between steps.
+    /// Returns the stop flag, to be checked between steps.
     pub fn stop(&self) -> StopFlag {
         StopFlag::new()
     }
 
-    /// Returns the data folder of a part that other runs can share, making it with `body` if it is not in the store.
+    /// Returns the data folder of a unit, which other runs can share; runs `body` to make it if it is not in the store.
     ///
-    /// `material` must hold all that decides the part's bytes, inputs by hash; the run's numerics are added.
+    /// `material` must hold everything that decides the bytes of the unit, inputs by hash; the run's numerics are added.
     ///
     /// # Errors
     ///
-    /// Fails when `material` cannot be a key, when `body` fails, or when publishing fails.
+    /// Fails if `material` cannot be part of a key, if `body` fails, or if publishing fails.
     pub fn unit(
         &mut self,
         stage: &str,
@@ -123,7 +124,7 @@ impl Job {
             ..Draft::new("unit", key_material)
         };
         let published =
-            staging.publish(&draft, &mut || Ok(())).with_context(|| format!("keeping `{stage}`"))?;
+            staging.publish(&draft, &mut || Ok(())).with_context(|| format!("publishing `{stage}`"))?;
         Ok(published.artifact().data_dir())
     }
 
@@ -133,7 +134,7 @@ impl Job {
     }
 }
 
-/// Looks up a unit; a damaged one is moved out of the way.
+/// Looks up a unit; a damaged one is moved to quarantine and counts as missing.
 fn find(store: &Store, stage: &str, key: &Key) -> Result<Option<Artifact>> {
     match store.lookup_with(stage, key, "unit", Level::Auto) {
         Ok(found) => Ok(found),

@@ -1,7 +1,8 @@
-//! What all stage programs share: flags, settings, signals, exit codes, and running a body to an artifact.
+//! The command line of stages: flags, settings, signals, exit codes, and running a body to an artifact.
 //!
-//! A stage opens its inputs, then hands a closure to [`Run::execute`]. Whether it runs, resumes or finds its work done
-//! is decided here by content hash; how artifacts are stored is `artifact`'s. This crate knows no stage.
+//! A stage opens its inputs and passes a closure to [`Run::execute`]. This crate computes the key and decides whether the
+//! stage runs, resumes or is up to date. Storing artifacts is the job of `artifact`; the names of stages and their outputs
+//! are in `outputs`.
 //!
 //! ```no_run
 //! use std::path::PathBuf;
@@ -48,9 +49,7 @@
 //! }
 //! ```
 //!
-//! Exit codes: 0 published or found, 1 failed, 2 wrong command line or settings, 65 bad input data, 70 not
-//! deterministic (`--check`), 74 no space or I/O error, 75 locked by another process, 130 and 143 interrupted;
-//! `--plan` also 10 (would run) and 11 (would resume).
+//! Exit codes are those of [`Kind`]. `--plan` also exits with 10 (would run) and 11 (would resume).
 
 mod args;
 mod config;

@@ -1,4 +1,4 @@
-//! What people read: plain lines on stderr, beside a progress bar if there is one.
+//! Log lines on stderr, above the progress bar if one is shown.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
@@ -15,7 +15,7 @@ use crate::args::Verbosity;
 
 static BAR: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
 
-/// Starts to print events to stderr: warnings with `-q` only when errors, details with `-v`.
+/// Starts logging to stderr: only errors with `-q`, debug messages with `-v`, traces with `-vv`.
 pub(crate) fn start(verbosity: Verbosity) {
     let level = match (verbosity.quiet, verbosity.verbose) {
         (true, _) => LevelFilter::ERROR,
@@ -28,18 +28,19 @@ pub(crate) fn start(verbosity: Verbosity) {
         .with_max_level(level)
         .with_writer(|| Lines)
         .finish();
-    // A second start, as in tests, keeps the first.
+    // A second call, as in tests, changes nothing.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// Tells whether stderr shows colour: a terminal, and `NO_COLOR` not set.
+/// Returns whether to use colour on stderr: it is a terminal, and `NO_COLOR` is not set.
 pub fn colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal()
 }
 
-/// Makes a progress bar on stderr that shares the terminal with log lines. Hidden (not drawn at all) with `-q`, when
-/// stderr is no terminal, and with `ASHLAR_PROGRESS=lines`, for what records a terminal; print a line now and then
-/// instead if [`ProgressBar::is_hidden`].
+/// Returns a progress bar on stderr that shares the terminal with log lines.
+///
+/// Hidden with `-q`, if stderr is not a terminal, and with `ASHLAR_PROGRESS=lines` (terminal recorders). If
+/// [`ProgressBar::is_hidden`], log periodic lines instead.
 pub fn progress_bar(length: u64) -> ProgressBar {
     let lines = std::env::var_os("ASHLAR_PROGRESS").is_some_and(|value| value == "lines");
     let shown = io::stderr().is_terminal() && !lines && tracing::enabled!(Level::INFO);
@@ -51,7 +52,7 @@ pub fn progress_bar(length: u64) -> ProgressBar {
     bar
 }
 
-/// Writes one line to stderr, above the progress bar; a closed stderr is no error.
+/// Writes a line to stderr, above the progress bar. Ignores a closed stderr.
 pub(crate) fn print_error_line(text: &str) {
     let write = || {
         let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
@@ -76,7 +77,7 @@ impl Write for Lines {
     }
 }
 
-/// `warning: text field=value`; plain text for information.
+/// Formats an event as `warning: text field=value`; informational events have no prefix.
 struct Plain {
     colour: bool,
 }

@@ -1,4 +1,4 @@
-//! `--plan`: what would be done, and why.
+//! `--plan`: shows whether the stage would run, and why.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,14 +13,46 @@ use crate::input::Input;
 use crate::logging::print_error_line;
 use crate::output;
 
-/// At most so many of the latest artifacts are compared with.
+/// Maximum number of recent artifacts to compare with.
 const NEAREST_OF: usize = 256;
-/// How far back a changed input is followed.
+/// Number of stages through which a changed input is followed back.
 const DEPTH: usize = 4;
 
-const HIT: u8 = 0;
-const RUN: u8 = 10;
-const RESUME: u8 = 11;
+/// What a run would do.
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    UpToDate,
+    Run,
+    Resume,
+}
+
+impl Action {
+    /// Returns the name in `--json`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::UpToDate => "hit",
+            Self::Run => "run",
+            Self::Resume => "resume",
+        }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::UpToDate => "up to date",
+            Self::Run => "would run",
+            Self::Resume => "would resume",
+        }
+    }
+
+    /// Ends the program with the exit code of the action.
+    fn exit(self) -> Result<()> {
+        match self {
+            Self::UpToDate => Ok(()),
+            Self::Run => Err(Error::new(Kind::Status(10), "")),
+            Self::Resume => Err(Error::new(Kind::Status(11), "")),
+        }
+    }
+}
 
 /// Plans a run into the store.
 pub(crate) fn for_store(
@@ -30,65 +62,56 @@ pub(crate) fn for_store(
     inputs: &BTreeMap<String, Input>,
     notes: &[String],
 ) -> Result<()> {
-    let found = store.lookup_with(id.stage, &id.key, &id.slug, Level::Auto);
-    let mut why = Vec::new();
-    let (action, code, path) = match found {
-        Ok(Some(artifact)) => ("hit", HIT, Some(artifact.path().to_owned())),
+    let mut lines = Vec::new();
+    let (action, path) = match store.lookup_with(id.stage, &id.key, &id.slug, Level::Auto) {
+        Ok(Some(artifact)) => (Action::UpToDate, Some(artifact.path().to_owned())),
         missing => {
-            if let Err(error) = missing {
-                why.push(format!("{error}"));
-            }
-            why.extend(reasons(store, id, inputs));
-            let resume = store.workspace(id.stage, &id.key)?.has_state();
-            if resume { ("resume", RESUME, None) } else { ("run", RUN, None) }
+            lines.extend(missing.err().map(|error| error.to_string()));
+            lines.extend(reasons(store, id, inputs));
+            let resumes = store.workspace(id.stage, &id.key)?.has_state();
+            (if resumes { Action::Resume } else { Action::Run }, None)
         }
     };
-    print(common, id, action, path.as_deref(), &why, notes)?;
-    finish(code)
+    print(common, id, action, path.as_deref(), &lines, notes)?;
+    action.exit()
 }
 
-/// Plans a run into a folder of its own.
-pub(crate) fn for_folder(common: &CommonArgs, id: &Identity, out: &Path, notes: &[String]) -> Result<()> {
-    let existing = Artifact::open(out).ok();
-    let hit =
-        existing.is_some_and(|found| found.manifest().key == id.key && found.manifest().stage == id.stage);
-    let (action, code) = if hit { ("hit", HIT) } else { ("run", RUN) };
-    print(common, id, action, hit.then_some(out), &[], notes)?;
-    finish(code)
-}
-
-fn finish(code: u8) -> Result<()> {
-    if code == HIT { Ok(()) } else { Err(Error::new(Kind::Status(code), "")) }
+/// Plans a run with `--out`; `exists` says whether `out` holds the artifact already.
+pub(crate) fn for_folder(
+    common: &CommonArgs,
+    id: &Identity,
+    out: &Path,
+    exists: bool,
+    notes: &[String],
+) -> Result<()> {
+    let action = if exists { Action::UpToDate } else { Action::Run };
+    print(common, id, action, exists.then_some(out), &[], notes)?;
+    action.exit()
 }
 
 fn print(
     common: &CommonArgs,
     id: &Identity,
-    action: &str,
+    action: Action,
     path: Option<&Path>,
-    why: &[String],
+    reasons: &[String],
     notes: &[String],
 ) -> Result<()> {
     if common.json {
         let plan = json!({
-            "stage": id.stage, "action": action, "key": id.key.to_string(), "slug": id.slug, "path": path,
-            "why": why, "notes": notes, "key_material": id.material,
+            "stage": id.stage, "action": action.name(), "key": id.key.to_string(), "slug": id.slug, "path": path,
+            "why": reasons, "notes": notes, "key_material": id.material,
         });
         return output::print_line(&plan.to_string());
     }
-    let verb = match action {
-        "hit" => "hit",
-        "resume" => "would resume",
-        _ => "would run",
-    };
-    print_error_line(&format!("{}: {verb} {}-{}", id.stage, id.key.short(), id.slug));
-    for line in why.iter().chain(notes) {
+    print_error_line(&format!("{}: {} {}-{}", id.stage, action.describe(), id.key.short(), id.slug));
+    for line in reasons.iter().chain(notes) {
         print_error_line(&format!("  {line}"));
     }
     path.map_or(Ok(()), output::print_path)
 }
 
-/// Explains a miss by the nearest artifact of the same stage: the one with the fewest changes.
+/// Explains why the stage would run by the artifact of the same stage with the fewest changes.
 fn reasons(store: &Store, id: &Identity, inputs: &BTreeMap<String, Input>) -> Vec<String> {
     let Some((nearest, changed)) = nearest(store, id) else {
         return vec![format!("no artifact of `{}` in `{}`", id.stage, store.root().display())];

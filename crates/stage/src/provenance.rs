@@ -1,4 +1,4 @@
-//! What is worth knowing about a run but differs from run to run.
+//! Provenance of a run: times, machine and arguments, which differ between runs.
 
 use std::cell::Cell;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const ENVIRONMENT: [&str; 5] =
     ["ASHLAR_STORE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"];
 
-/// Records a run from its start.
+/// Provenance of a run, recorded from its start.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     begun: Instant,
@@ -29,12 +29,12 @@ impl Recorder {
         self.begun.elapsed()
     }
 
-    /// Notes that the run went on from an earlier one.
+    /// Records whether the run resumed from an earlier one.
     pub(crate) fn note_resumed(&self, resumed: bool) {
         self.resumed.set(resumed);
     }
 
-    /// Tells whether nothing that differs from run to run may be written (`SOURCE_DATE_EPOCH` is set).
+    /// Returns whether output must be reproducible to the byte, because `SOURCE_DATE_EPOCH` is set.
     pub(crate) fn is_reproducible() -> bool {
         std::env::var_os("SOURCE_DATE_EPOCH").is_some()
     }
@@ -85,7 +85,7 @@ fn program_name() -> String {
     program.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-/// Keeps flags and settings; paths become `…`.
+/// Keeps flags and settings, and replaces paths with `…`.
 fn redacted_arguments(arguments: impl Iterator<Item = String>) -> Vec<String> {
     let redact = |text: &str| {
         if text.contains('/') || text.contains('~') { "…".to_owned() } else { text.to_owned() }
@@ -116,7 +116,7 @@ fn cpu_model() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Returns the revision of the repository in the current folder, if there is one.
+/// Returns the revision of the git repository in the current folder, if any.
 fn git() -> Option<Value> {
     let run = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output();

@@ -250,7 +250,9 @@ impl<C: Config> KeyedRun<C> {
     pub fn execute(self, body: impl FnOnce(&mut Job, &C) -> Result<()>) -> Result<()> {
         let common = &self.run.common;
         match (&common.out, &self.run.store) {
-            (Some(out), _) if common.plan => plan::for_folder(common, &self.id, out, &self.run.notes),
+            (Some(out), _) if common.plan => {
+                plan::for_folder(common, &self.id, out, self.existing()?.is_some(), &self.run.notes)
+            }
             (Some(out), _) => self.run_to_folder(out, body),
             (None, Some(store)) if common.plan => {
                 plan::for_store(common, store, &self.id, &self.run.inputs, &self.run.notes)

@@ -1,4 +1,4 @@
-//! Where a run with `--out` keeps what it needs to go on after it was killed.
+//! The scratch folder: where a run with `--out` keeps its resume state.
 
 use std::fs::TryLockError;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,20 +11,20 @@ use rustix::fs::Mode;
 use crate::args::CommonArgs;
 use crate::identity::Identity;
 
-/// Names a folder that builds may share; it is used if it is there, and does not matter otherwise.
+/// Environment variable with a folder that builds share; ignored if there is no such folder.
 const VARIABLE: &str = "ASHLAR_SCRATCH";
 
-/// A folder for the state of a run; removed by [`ScratchFolder::remove`], or on drop where nobody would look for it.
+/// Folder for the resume state of a run. A temporary one is removed on drop, the others by [`ScratchFolder::remove`].
 #[derive(Debug)]
 pub(crate) struct ScratchFolder {
     path: PathBuf,
     temporary: Option<tempfile::TempDir>,
-    /// Held as long as the folder is in use.
+    /// Held while the folder is in use.
     _lock: Option<File>,
 }
 
 impl ScratchFolder {
-    /// Takes the folder that was asked for, else one in the shared folder, else a temporary one.
+    /// Opens the folder of `--resume-dir`, else one in the shared folder, else a temporary one.
     pub(crate) fn new(common: &CommonArgs, id: &Identity) -> Result<Self> {
         let name = format!("{}-{}", id.stage, id.key.short());
         if let Some(dir) = &common.resume_dir {
@@ -36,11 +36,15 @@ impl ScratchFolder {
         if let Some(dir) = shared {
             match claim(&dir.join(&name)) {
                 Ok(Some(lock)) => {
-                    tracing::debug!("keeping state in `{}`", dir.display());
+                    tracing::debug!("keeping the resume state in `{}`", dir.display());
                     return Ok(Self { path: dir.join(&name), temporary: None, _lock: Some(lock) });
                 }
-                Ok(None) => tracing::info!("another process works in `{}`; keeping no state", dir.display()),
-                Err(error) => tracing::warn!("keeping no state in `{}`: {error}", dir.display()),
+                Ok(None) => {
+                    tracing::info!("another process uses `{}`; this run cannot be resumed", dir.display());
+                }
+                Err(error) => {
+                    tracing::warn!("cannot use `{}`, so this run cannot be resumed: {error}", dir.display());
+                }
             }
         }
         let temporary = tempfile::tempdir().context("creating a temporary folder")?;
@@ -52,7 +56,7 @@ impl ScratchFolder {
         &self.path
     }
 
-    /// Removes it: the artifact is written.
+    /// Removes the folder after the artifact was written.
     pub(crate) fn remove(self) -> std::io::Result<()> {
         match self.temporary {
             Some(temporary) => temporary.close(),
@@ -61,8 +65,9 @@ impl ScratchFolder {
     }
 }
 
-/// Makes a folder and locks it; `None` if another process has it. The next attempt may run as another user (Nix has a
-/// row of them), so that what is made in it is open to all; who may enter the shared folder is its owner's choice.
+/// Creates a folder and locks it; returns `None` if another process holds the lock.
+///
+/// Nix may retry under another build user, so files are created world-writable; the parent folder restricts access.
 fn claim(path: &Path) -> std::io::Result<Option<File>> {
     rustix::process::umask(Mode::empty());
     loop {
@@ -73,7 +78,7 @@ fn claim(path: &Path) -> std::io::Result<Option<File>> {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        // The one who had it may just have removed it.
+        // The process that held the lock may have removed the folder in the meantime.
         let same = fs_err::metadata(path)
             .is_ok_and(|now| folder.metadata().is_ok_and(|held| held.ino() == now.ino()));
         if same {

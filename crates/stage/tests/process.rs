@@ -342,7 +342,7 @@ fn plan_shows_what_would_be_done_and_why() {
     let first = home.run("").path();
     let hit = home.run("--plan");
     assert_eq!(hit.path(), first);
-    assert!(hit.stderr.contains("tally: hit"));
+    assert!(hit.stderr.contains("tally: up to date"));
     home.run("--set learning_rate=5e-4 --set title=far").path();
     let changed = home.run("--plan --set learning_rate=2e-4");
     assert_eq!(changed.code, Some(10));
