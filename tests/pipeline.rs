@@ -181,7 +181,12 @@ fn touched_and_rewritten_inputs_run_nothing() -> Result<()> {
 fn a_changed_learning_rate_runs_train_and_all_after_it() -> Result<()> {
     let checkout = Checkout::finished("rate")?;
     let plan = checkout.make("plan", "train.learning_rate=1e-3");
-    for line in ["import-model: up to date", "prepare-data: up to date", "train: would run", "validate: waits for train"] {
+    for line in [
+        "import-model: up to date",
+        "prepare-data: up to date",
+        "train: would run",
+        "validate: waits for train",
+    ] {
         ensure!(plan.stdout.contains(line), "`{line}` is not in:\n{}", plan.stdout);
     }
     ensure!(plan.stdout.contains("learning_rate"), "the plan does not say why:\n{}", plan.stdout);
