@@ -1,4 +1,4 @@
-//! Flags, and what they do to the settings.
+//! Flags and their effect on the settings.
 
 use std::path::PathBuf;
 
@@ -7,26 +7,27 @@ use import_model::Config;
 
 /// Import a base model from a folder or from the Hugging Face hub
 #[derive(Parser)]
-#[command(version)]
 pub(crate) struct Args {
-    /// Folder with the model, instead of the one that the settings name
+    /// Folder with the model; replaces the source in the settings
     #[arg(long, value_name = "DIR", conflicts_with_all = ["id", "revision"])]
     pub(crate) model_dir: Option<PathBuf>,
-    /// Repository on the hub, instead of the one that the settings name
+    /// Repository on the hub; replaces the source in the settings
     #[arg(long, value_name = "ORG/NAME")]
     pub(crate) id: Option<String>,
     /// Branch, tag or commit on the hub
-    #[arg(long, value_name = "REV")]
+    #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// Write the commit and the SHA-256 of every file into this settings file
+    /// Pin the model in this settings file: its commit and the SHA-256 of every file
     #[arg(long, value_name = "FILE")]
     pub(crate) write_lock: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) memory: stage::MemoryArgs,
     #[command(flatten)]
     pub(crate) common: stage::CommonArgs,
 }
 
 impl Args {
-    /// Puts the flags on top of the settings; another source leaves the pins of the old one behind.
+    /// Applies the flags to the settings. Another source drops the pins and the licence of the old one.
     pub(crate) fn adjust(&self, config: &mut Config) {
         let before = config.clone();
         if let Some(folder) = &self.model_dir {
@@ -48,7 +49,7 @@ impl Args {
             config.license.clear();
         }
         if !config.model_dir.is_empty() {
-            config.id.clear(); // a folder is its content, whatever it was called
+            config.id.clear(); // the key of a folder depends on its content only
         }
         config.commit.clear();
     }

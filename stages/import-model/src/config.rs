@@ -1,47 +1,49 @@
-//! The settings of an import, and where it takes the model from.
+//! Settings of an import and the source of its model.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use hub::is_hex;
 use serde::{Deserialize, Serialize};
 
-use crate::conversion::{Conversion, Quantize};
+use crate::convert::Conversion;
 use crate::error::Error;
 use crate::layout::is_plain_name;
-use hub::is_hex;
+use crate::pins::Hashes;
+use crate::quantize::Quantize;
 
-/// The settings of an import: the table `[import-model]` of a model preset.
+/// Settings of an import: the table `[import-model]` of a model preset.
 ///
-/// Only `id`, `commit` and what changes the weights are hashed into the key: a folder is hashed by its content, and where a folder is, what
-/// a commit was called, or that hashes were pinned changes no byte of the result.
+/// The path of a folder, the name of a revision and the pins do not change the result, so the key omits them. A folder is
+/// hashed by its content, a revision by its commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Repository on the hub, `ORG/NAME`; empty for a folder.
     pub id: String,
-    /// The commit that `revision` stands for, 40 hex digits; found out before the key is made.
+    /// Commit of `revision`, 40 hex digits; resolved before the key is computed.
     pub commit: String,
-    /// Branch, tag or commit on the hub; empty means `main`.
+    /// Branch, tag or commit on the hub; `main` if empty.
     #[serde(skip_serializing)]
     pub revision: String,
-    /// Folder to take the model from; goes before `id`.
+    /// Folder with the model; takes precedence over `id`.
     #[serde(skip_serializing)]
     pub model_dir: String,
-    /// SHA-256 of every file, by name: what is imported must be exactly this.
+    /// Pins: SHA-256 of every file of the source, by name.
     #[serde(skip_serializing)]
     pub files: BTreeMap<String, String>,
-    /// The licence of the model, as the hub calls it; of a folder, else what its card names.
+    /// Licence of the model, by its name on the hub; if empty, from the model card of a folder.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub license: String,
-    /// Pack the weights; what is not in the table is the default of its mode.
+    /// How to quantize the weights; missing values are the defaults of the mode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantize>,
-    /// Unpack quantized weights.
+    /// Whether to dequantize the weights.
     #[serde(skip_serializing_if = "is_false")]
     pub dequantize: bool,
 }
 
-/// Where a model comes from.
+/// Source of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// A folder on this machine.
@@ -72,7 +74,7 @@ impl stage::Config for Config {
         }
         for (name, hash) in &self.files {
             if !is_plain_name(name) {
-                problems.push(format!("`files` names `{name}`, expected a file name"));
+                problems.push(format!("`files` contains `{name}`, expected a file name"));
             }
             if !is_hex(hash, 64) {
                 problems
@@ -102,7 +104,7 @@ impl stage::Config for Config {
 }
 
 impl Config {
-    /// Returns where the model comes from.
+    /// Returns the source of the model.
     ///
     /// # Errors
     ///
@@ -113,22 +115,23 @@ impl Config {
         }
         if self.id.is_empty() {
             return Err(Error::Settings {
-                reason: "no model is named".into(),
-                hint: "give `--model-dir DIR`, `--id ORG/NAME`, or `--config` with a file of `pipelines/models/`".into(),
+                reason: "no model is specified".into(),
+                hint: "use `--model-dir DIR`, `--id ORG/NAME`, or `--config` with a preset in `pipelines/models/`"
+                    .into(),
             });
         }
         let revision = if self.revision.is_empty() { "main" } else { &self.revision };
         Ok(Source::Hub { id: self.id.clone(), revision: revision.into() })
     }
 
-    /// Returns what is done to the weights besides copying them.
+    /// Returns the conversion of the weights, if any.
     pub fn conversion(&self) -> Option<Conversion> {
         let quantize = self.quantize.clone().map(Conversion::Quantize);
         quantize.or_else(|| self.dequantize.then_some(Conversion::Dequantize))
     }
 
-    /// Returns the pinned hashes, if there are any.
-    pub fn pins(&self) -> Option<&BTreeMap<String, String>> {
+    /// Returns the pins, if the model is pinned.
+    pub fn pins(&self) -> Option<&Hashes> {
         (!self.files.is_empty()).then_some(&self.files)
     }
 }
@@ -138,14 +141,14 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// Returns whether `id` can be a repository: `NAME` or `ORG/NAME`.
+/// Returns whether `id` is a valid repository name: `NAME` or `ORG/NAME`.
 fn is_repository(id: &str) -> bool {
     let parts: Vec<&str> = id.split('/').collect();
     parts.len() <= 2
         && parts.iter().all(|part| is_plain_name(part) && !part.contains("..") && !part.contains("--"))
 }
 
-/// Returns whether `revision` can be one: no empty or dotted components, nothing that needs quoting.
+/// Returns whether `revision` is valid: no empty or dotted components, no characters that need quoting.
 fn is_revision(revision: &str) -> bool {
     let component = |part: &str| is_plain_name(part) && !part.contains("..");
     revision.len() <= 200 && revision.split('/').all(component)

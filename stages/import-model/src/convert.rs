@@ -1,7 +1,7 @@
-//! Packs and unpacks weights while they are imported: the only part of this stage that uses MLX.
+//! Quantizes or dequantizes weights during the import; the only module of this stage that uses MLX.
 //!
-//! As mlx-lm's convert does it: every linear map and every embedding whose width is a multiple of the group size is
-//! packed, the vision part of a multimodal folder is left out. Tensors go through memory one at a time.
+//! As in mlx-lm's convert, every linear layer and embedding whose width is a multiple of the group size is quantized, and
+//! the vision part of a multimodal model is left out. Only one tensor is in memory at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -14,24 +14,32 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
 
-use crate::conversion::{Conversion, Quantize};
-use crate::error::Error;
+use crate::error::{Error, GET_AGAIN};
 use crate::files::read_json;
-use crate::weights::INDEX;
+use crate::layout::INDEX;
+use crate::quantize::Quantize;
 
-/// A weight file is cut before it grows beyond this.
+/// Maximum size of a weight file that has more than one tensor.
 const SHARD_BYTES: usize = 5_000_000_000;
-/// What the vision part of a multimodal folder is called.
-const VISION: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
+/// How the names of a multimodal model's vision tensors start.
+const VISION_PREFIXES: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
 
-/// Reads `config.json` and the weight files `shards`, and writes both anew into `out`.
+/// How an import changes the weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Conversion {
+    /// Quantizes every linear layer and embedding.
+    Quantize(Quantize),
+    /// Dequantizes all quantized weights.
+    Dequantize,
+}
+
+/// Writes the `config.json` and the weights of `shards` into `out`, converted. MLX must be initialized.
 pub(crate) fn write(
     config_path: &Path,
     shards: &[&Path],
     conversion: &Conversion,
     out: &Path,
 ) -> Result<(), Error> {
-    mlx_ext::init(&mlx_ext::Options::default()).map_err(models::Error::from)?;
     let mut config: Map<String, Value> = read_json(config_path, 16 << 20)?;
     let files = shards.iter().map(|path| TensorFiles::open_file(path)).collect::<Result<Vec<_>, _>>()?;
     let plan = Plan::new(config_path, &config, &files, conversion)?;
@@ -44,37 +52,48 @@ pub(crate) fn write(
         config.insert("quantization".into(), table.clone());
         config.insert("quantization_config".into(), table);
     }
-    let text = serde_json::to_string_pretty(&config).expect("it was read as JSON");
+    let text = serde_json::to_string_pretty(&config).expect("JSON that was read can be written");
     Ok(fs_err::write(out.join("config.json"), text + "\n")?)
 }
 
-/// What becomes of one stored tensor.
+/// The change of one stored tensor.
 enum Step {
     Copy,
     Quantize(Quantization),
-    /// Its scales and biases stand beside it, in whatever file.
+    /// Scales and biases can be in other files.
     Dequantize(Quantization, Mlx),
 }
 
-/// A stored tensor and all that is made of it.
+/// A tensor to write.
+struct Output {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl Output {
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+/// A stored tensor and the tensors that are made from it.
 struct Planned<'a> {
     file: &'a TensorFiles,
     stored: String,
     step: Step,
-    /// Name, type and shape of each result.
-    results: Vec<(String, Dtype, Vec<usize>)>,
+    outputs: Vec<Output>,
 }
 
 impl Planned<'_> {
-    fn nbytes(&self) -> usize {
-        let bits = |(_, dtype, shape): &(String, Dtype, Vec<usize>)| {
-            shape.iter().product::<usize>() * dtype.bitsize() / 8
-        };
-        self.results.iter().map(bits).sum()
+    fn bytes(&self) -> usize {
+        self.outputs.iter().map(Output::bytes).sum()
     }
 }
 
+/// All tensors to write, in the order of their stored names.
 struct Plan<'a> {
+    /// The file of each stored tensor.
     home: BTreeMap<String, &'a TensorFiles>,
     tensors: Vec<Planned<'a>>,
 }
@@ -86,77 +105,59 @@ impl<'a> Plan<'a> {
         files: &'a [TensorFiles],
         conversion: &Conversion,
     ) -> Result<Self, Error> {
-        let home: BTreeMap<String, &TensorFiles> =
-            files.iter().flat_map(|file| file.names().map(move |name| (name.to_owned(), file))).collect();
-        let bad = |reason: String, hint: &str| Error::Layout {
-            place: config_path.display().to_string(),
-            reason,
-            hint: hint.to_owned(),
-        };
-        let packed: BTreeSet<String> =
+        let names = |file: &'a TensorFiles| file.names().map(move |name| (name.to_owned(), file));
+        let home: BTreeMap<String, &TensorFiles> = files.iter().flat_map(names).collect();
+        let quantized: BTreeSet<String> =
             home.keys().filter_map(|name| name.strip_suffix(".scales")).map(str::to_owned).collect();
-        match conversion {
-            Conversion::Quantize(_) if !packed.is_empty() => {
-                return Err(bad(
-                    "the weights are quantized already".to_owned(),
-                    "import it with `dequantize = true`, and quantize the result",
-                ));
-            }
-            Conversion::Dequantize if packed.is_empty() => {
-                return Err(bad("nothing in it is quantized".to_owned(), "leave out `dequantize`"));
-            }
-            _ => {}
-        }
-        let tied = is_true(config, "tie_word_embeddings")
-            || config
-                .get("text_config")
-                .and_then(Value::as_object)
-                .is_some_and(|text| is_true(text, "tie_word_embeddings"));
+        check_applicable(config_path, conversion, !quantized.is_empty())?;
+        let tied = ties_embeddings(config);
         let mut plan = Self { home, tensors: Vec::new() };
-        let plain = plan.float_type();
         for (stored, &file) in &plan.home {
             let name = canonical_name(stored);
-            let rest = name.strip_prefix("model.").unwrap_or(&name);
-            let is_vision = VISION.iter().any(|part| rest.starts_with(part));
-            // A tied head that is stored all the same would be packed twice, and nobody reads it.
-            let is_second_head = tied && name.contains("lm_head.");
-            if is_vision || is_second_head {
+            if is_left_out(&name, tied) {
                 continue;
             }
-            let layer = stored.rsplit_once('.');
-            if layer.is_some_and(|(path, part)| packed.contains(path) && matches!(part, "scales" | "biases"))
-            {
-                continue;
-            }
-            let info = file.info(stored).expect("the name came from it");
-            let step = match (conversion, layer) {
-                (Conversion::Quantize(settings), Some((_, "weight"))) => packing(info, settings),
-                (Conversion::Dequantize, Some((path, "weight"))) if packed.contains(path) => {
-                    let scales = plan.info(&format!("{path}.scales"));
-                    let settings =
-                        stored_settings(config, &canonical_name(path), info, scales).map_err(|reason| {
-                            bad(format!("tensor `{stored}` {reason}"), crate::error::GET_AGAIN)
-                        })?;
-                    let dtype = if settings.mode.has_biases() {
-                        file_dtype(plan.home[&format!("{path}.scales")], &format!("{path}.scales"))
-                    } else {
-                        plain
-                    };
-                    Step::Dequantize(settings, dtype)
+            let info = file.info(stored).expect("the name is one of the file's");
+            let step = match (conversion, stored.rsplit_once('.')) {
+                (_, Some((path, "scales" | "biases"))) if quantized.contains(path) => continue,
+                (Conversion::Quantize(settings), Some((_, "weight"))) => quantize_step(info, settings),
+                (Conversion::Dequantize, Some((path, "weight"))) if quantized.contains(path) => {
+                    plan.dequantize_step(config, path, info).map_err(|reason| Error::Layout {
+                        place: config_path.display().to_string(),
+                        reason: format!("tensor `{stored}` {reason}"),
+                        hint: GET_AGAIN.to_owned(),
+                    })?
                 }
                 _ => Step::Copy,
             };
-            let results = results(&name, info, &step);
-            plan.tensors.push(Planned { file, stored: stored.clone(), step, results });
+            let outputs = outputs(&name, info, &step);
+            plan.tensors.push(Planned { file, stored: stored.clone(), step, outputs });
         }
         Ok(plan)
     }
 
-    fn info(&self, name: &str) -> &TensorInfo {
-        self.home[name].info(name).expect("the name came from it")
+    /// Returns how to dequantize the layer `path`.
+    fn dequantize_step(
+        &self,
+        config: &Map<String, Value>,
+        path: &str,
+        weight: &TensorInfo,
+    ) -> Result<Step, String> {
+        let scales = format!("{path}.scales");
+        let settings = stored_settings(config, &canonical_name(path), weight, self.info(&scales))?;
+        let dtype = if settings.mode.has_biases() {
+            file_dtype(self.home[&scales], &scales)
+        } else {
+            self.float_type()
+        };
+        Ok(Step::Dequantize(settings, dtype))
     }
 
-    /// The type of the plain floats, such as norms: what small packed floats unpack to.
+    fn info(&self, name: &str) -> &TensorInfo {
+        self.home[name].info(name).expect("the name is one of the file's")
+    }
+
+    /// Returns the type of the floats that are not quantized, such as norms; small float formats are dequantized to it.
     fn float_type(&self) -> Mlx {
         let plain =
             self.home.iter().filter(|(name, _)| !name.ends_with(".scales") && !name.ends_with(".biases"));
@@ -164,7 +165,7 @@ impl<'a> Plan<'a> {
         types.find(Mlx::is_float).unwrap_or(Mlx::Bfloat16)
     }
 
-    /// One file, or numbered ones with an index.
+    /// Writes one file, or numbered shards with an index.
     fn write(&self, out: &Path) -> Result<(), Error> {
         let shards = self.shards();
         if let [only] = &shards[..] {
@@ -175,8 +176,8 @@ impl<'a> Plan<'a> {
             let file = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
             self.write_shard(&out.join(&file), shard)?;
             for planned in *shard {
-                bytes += planned.nbytes();
-                map.extend(planned.results.iter().map(|(name, ..)| (name.clone(), file.clone())));
+                bytes += planned.bytes();
+                map.extend(planned.outputs.iter().map(|output| (output.name.clone(), file.clone())));
             }
         }
         let index = json!({ "metadata": { "total_size": bytes }, "weight_map": map });
@@ -187,11 +188,11 @@ impl<'a> Plan<'a> {
     fn shards(&self) -> Vec<&[Planned<'a>]> {
         let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0);
         for (index, planned) in self.tensors.iter().enumerate() {
-            if bytes > 0 && bytes + planned.nbytes() > SHARD_BYTES {
+            if bytes > 0 && bytes + planned.bytes() > SHARD_BYTES {
                 shards.push(&self.tensors[start..index]);
                 (start, bytes) = (index, 0);
             }
-            bytes += planned.nbytes();
+            bytes += planned.bytes();
         }
         shards.push(&self.tensors[start..]);
         shards
@@ -200,11 +201,12 @@ impl<'a> Plan<'a> {
     fn write_shard(&self, path: &Path, shard: &[Planned<'_>]) -> Result<(), Error> {
         let mut infos = Vec::new();
         let mut end = 0;
-        for (name, dtype, shape) in shard.iter().flat_map(|planned| &planned.results) {
+        for output in shard.iter().flat_map(|planned| &planned.outputs) {
             let start = end;
-            end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
-            let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (start, end) };
-            infos.push((name.clone(), info));
+            end += output.bytes();
+            let shape = output.shape.clone();
+            let info = TensorInfo { dtype: output.dtype, shape, data_offsets: (start, end) };
+            infos.push((output.name.clone(), info));
         }
         let format = std::collections::HashMap::from([("format".to_owned(), "mlx".to_owned())]);
         let metadata = Metadata::new(Some(format), infos)
@@ -215,7 +217,7 @@ impl<'a> Plan<'a> {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for planned in shard {
-            let before = planned.nbytes();
+            let before = planned.bytes();
             let written = self.write_tensor(planned, &mut file)?;
             assert_eq!(before, written, "`{}` has the size that was planned for it", planned.stored);
         }
@@ -235,19 +237,12 @@ impl<'a> Plan<'a> {
                 mlx_ext::quantize(&weight, *settings).map_err(models::Error::from)?
             }
             Step::Dequantize(settings, dtype) => {
-                let path = stored.strip_suffix(".weight").expect("only weights are planned so");
-                let part = |part: &str| -> Result<Array, Error> {
-                    let name = format!("{path}.{part}");
-                    let reason = || Error::Layout {
-                        place: stored.clone(),
-                        reason: format!("tensor `{name}` is missing"),
-                        hint: crate::error::GET_AGAIN.to_owned(),
-                    };
-                    Ok(self.home.get(&name).ok_or_else(reason)?.array(&name)?)
-                };
-                let biases = settings.mode.has_biases().then(|| part("biases")).transpose()?;
-                let (weight, scales) = (source.array(stored)?, part("scales")?);
-                let dense = mlx_ext::dequantize(&weight, &scales, biases.as_ref(), *settings, *dtype);
+                let path = stored.strip_suffix(".weight").expect("only weights are dequantized");
+                let scales = self.array(&format!("{path}.scales"))?;
+                let biases = settings.mode.has_biases().then(|| self.array(&format!("{path}.biases")));
+                let weight = source.array(stored)?;
+                let dense =
+                    mlx_ext::dequantize(&weight, &scales, biases.transpose()?.as_ref(), *settings, *dtype);
                 vec![dense.map_err(models::Error::from)?]
             }
         };
@@ -259,28 +254,64 @@ impl<'a> Plan<'a> {
         }
         Ok(written)
     }
+
+    fn array(&self, name: &str) -> Result<Array, Error> {
+        let file = self.home.get(name).ok_or_else(|| Error::Layout {
+            place: name.to_owned(),
+            reason: "the tensor is missing".to_owned(),
+            hint: GET_AGAIN.to_owned(),
+        })?;
+        Ok(file.array(name)?)
+    }
 }
 
-fn is_true(table: &Map<String, Value>, name: &str) -> bool {
-    table.get(name).and_then(Value::as_bool).unwrap_or(false)
+/// Fails when the weights are already as the conversion would make them.
+fn check_applicable(config_path: &Path, conversion: &Conversion, is_quantized: bool) -> Result<(), Error> {
+    let (reason, hint) = match conversion {
+        Conversion::Quantize(_) if is_quantized => (
+            "the weights are quantized already",
+            "import the model with `dequantize = true`, then quantize the result",
+        ),
+        Conversion::Dequantize if !is_quantized => {
+            ("the weights are not quantized", "remove `dequantize` from the settings")
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Layout {
+        place: config_path.display().to_string(),
+        reason: reason.to_owned(),
+        hint: hint.to_owned(),
+    })
+}
+
+fn ties_embeddings(config: &Map<String, Value>) -> bool {
+    let ties = |table: &Map<String, Value>| table.get("tie_word_embeddings") == Some(&Value::Bool(true));
+    ties(config) || config.get("text_config").and_then(Value::as_object).is_some_and(ties)
+}
+
+/// Returns whether a tensor is not written: the vision part, and a stored head that no model reads since it is tied.
+fn is_left_out(name: &str, tied: bool) -> bool {
+    let rest = name.strip_prefix("model.").unwrap_or(name);
+    VISION_PREFIXES.iter().any(|prefix| rest.starts_with(prefix)) || (tied && name.contains("lm_head."))
 }
 
 fn file_dtype(file: &TensorFiles, name: &str) -> Mlx {
     file.dtype(name).unwrap_or(Mlx::Bool)
 }
 
-/// Packs what is a matrix of floats as wide as some groups; norms and biases are no matrices.
-fn packing(info: &TensorInfo, settings: &Quantize) -> Step {
+/// Quantizes float matrices whose width is a multiple of the group size; copies norms, biases and everything else.
+fn quantize_step(info: &TensorInfo, settings: &Quantize) -> Step {
     let is_float = matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
-    let fits = matches!(info.shape[..], [_, width] if width > 0 && width.is_multiple_of(settings.group_size as usize));
+    let group_size = settings.group_size as usize;
+    let fits = matches!(info.shape[..], [_, width] if width > 0 && width.is_multiple_of(group_size));
     if !is_float || !fits {
         return Step::Copy;
     }
-    let mode = QuantizationMode::from_name(&settings.mode).expect("settings are checked before");
+    let mode = QuantizationMode::from_name(&settings.mode).expect("the settings were checked");
     Step::Quantize(Quantization { bits: settings.bits, group_size: settings.group_size, mode })
 }
 
-/// The settings of a packed layer: those that `config.json` has for it, with the bits that its tensors tell.
+/// Returns the settings of a quantized layer: mode and group size from `config.json`, bits from the shapes of its tensors.
 fn stored_settings(
     config: &Map<String, Value>,
     path: &str,
@@ -289,10 +320,10 @@ fn stored_settings(
 ) -> Result<Quantization, String> {
     let table =
         ["quantization", "quantization_config"].into_iter().find_map(|name| config.get(name)?.as_object());
-    let table = table.ok_or("is packed, but `config.json` has no `quantization`")?;
+    let table = table.ok_or("is quantized, but `config.json` has no `quantization`")?;
     let own = table.get(path).and_then(Value::as_object);
     let find = |name: &str| own.and_then(|own| own.get(name)).or_else(|| table.get(name));
-    // A layer's own table stands alone; without a mode it is affine.
+    // A layer's own table does not inherit the mode; without one it is affine.
     let mode = own.unwrap_or(table).get("mode").and_then(Value::as_str).unwrap_or("affine");
     let mode = QuantizationMode::from_name(mode).ok_or_else(|| format!("has the unknown mode `{mode}`"))?;
     let group_size =
@@ -300,36 +331,38 @@ fn stored_settings(
     let width = scales.shape.last().copied().unwrap_or(0) as i64 * group_size;
     let words = weight.shape.last().copied().unwrap_or(0) as i64;
     if weight.shape.len() != 2 || width == 0 || words * 32 % width != 0 {
-        return Err(format!("does not fit its scales in groups of {group_size}"));
+        return Err(format!("does not match its scales in groups of {group_size}"));
     }
     Ok(Quantization { bits: (words * 32 / width) as i32, group_size: group_size as i32, mode })
 }
 
-/// Names, types and shapes of what a step makes.
-fn results(name: &str, info: &TensorInfo, step: &Step) -> Vec<(String, Dtype, Vec<usize>)> {
+/// Returns the tensors that a step makes.
+fn outputs(name: &str, info: &TensorInfo, step: &Step) -> Vec<Output> {
+    let output = |name: String, dtype: Dtype, shape: Vec<usize>| Output { name, dtype, shape };
     let path = name.strip_suffix(".weight").unwrap_or(name);
     match step {
-        Step::Copy => vec![(name.to_owned(), info.dtype, info.shape.clone())],
+        Step::Copy => vec![output(name.to_owned(), info.dtype, info.shape.clone())],
         Step::Dequantize(settings, dtype) => {
             let dtype = match dtype {
                 Mlx::Float32 => Dtype::F32,
                 Mlx::Float16 => Dtype::F16,
                 _ => Dtype::BF16,
             };
-            vec![(name.to_owned(), dtype, vec![info.shape[0], info.shape[1] * 32 / settings.bits as usize])]
+            let width = info.shape[1] * 32 / settings.bits as usize;
+            vec![output(name.to_owned(), dtype, vec![info.shape[0], width])]
         }
         Step::Quantize(settings) => {
             let (rows, columns) = (info.shape[0], info.shape[1]);
             let groups = vec![rows, columns / settings.group_size as usize];
             let packed = vec![rows, columns * settings.bits as usize / 32];
-            let mut results = vec![(name.to_owned(), Dtype::U32, packed)];
+            let mut outputs = vec![output(name.to_owned(), Dtype::U32, packed)];
             if settings.mode.has_biases() {
-                results.push((format!("{path}.scales"), info.dtype, groups.clone()));
-                results.push((format!("{path}.biases"), info.dtype, groups));
+                outputs.push(output(format!("{path}.scales"), info.dtype, groups.clone()));
+                outputs.push(output(format!("{path}.biases"), info.dtype, groups));
             } else {
-                results.push((format!("{path}.scales"), Dtype::U8, groups));
+                outputs.push(output(format!("{path}.scales"), Dtype::U8, groups));
             }
-            results
+            outputs
         }
     }
 }

@@ -91,6 +91,13 @@ pub enum Error {
         hint: String,
     },
 
+    /// The hashes of a converted model's source files are not known.
+    #[error("cannot pin the model in `{}`: its artifact has no record of the source files", path.display())]
+    NoRecord {
+        /// The settings file.
+        path: PathBuf,
+    },
+
     /// A request to the hub failed.
     #[error(transparent)]
     Hub(#[from] hub::Error),
@@ -118,6 +125,21 @@ pub enum Error {
         free_bytes: u64,
     },
 
+    /// A file could not be copied.
+    #[error("copying `{}` to `{}`", from.display(), to.display())]
+    Copy {
+        /// The source.
+        from: PathBuf,
+        /// The destination.
+        to: PathBuf,
+        /// The failure of the copy.
+        source: std::io::Error,
+    },
+
+    /// A file for other stages could not be written.
+    #[error(transparent)]
+    Output(#[from] outputs::Error),
+
     /// The weights could not be quantized or dequantized.
     #[error(transparent)]
     Model(#[from] models::Error),
@@ -138,11 +160,12 @@ impl Failure for Error {
             | Self::NotFinite { .. }
             | Self::Index { .. }
             | Self::Hash { .. } => Kind::BadInput,
-            Self::Offline { .. } => Kind::Failed,
+            Self::Offline { .. } | Self::NoRecord { .. } => Kind::Failed,
             Self::NoSpace { .. } => Kind::Storage,
             Self::Hub(error) => error.kind(),
             Self::Model(error) => error.kind(),
-            Self::Io(error) => Failure::kind(error),
+            Self::Output(error) => error.kind(),
+            Self::Io(error) | Self::Copy { source: error, .. } => Failure::kind(error),
         }
     }
 
@@ -165,13 +188,17 @@ impl Failure for Error {
                  type such as bfloat16"
                     .to_owned(),
             ),
+            Self::NoRecord { .. } => {
+                Some("run the same command with `--force`, which imports the model again".to_owned())
+            }
             Self::Hub(hub::Error::Unreachable { .. }) | Self::Offline { .. } => Some(USE_A_FOLDER.to_owned()),
             Self::Hub(error) => error.hint(),
             Self::NoSpace { .. } => {
                 Some("free some space, or choose a store on another disk with `--store`".to_owned())
             }
             Self::Model(error) => error.hint(),
-            Self::Io(_) => None,
+            Self::Output(error) => error.hint(),
+            Self::Copy { source: error, .. } | Self::Io(error) => Failure::hint(error),
         }
     }
 }

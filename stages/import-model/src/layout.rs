@@ -1,11 +1,12 @@
-//! Which files of a foreign folder belong to a model, by an allow-list.
+//! Names of the files that belong to a model: an allow-list.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
-use crate::weights::INDEX;
 
-/// The files that are kept beside the weights, wherever they are present.
+/// The index of sharded weights: tensor → shard.
+pub const INDEX: &str = "model.safetensors.index.json";
+/// Files that are kept beside the weights if they are present.
 pub const KEPT: [&str; 10] = [
     "added_tokens.json",
     "chat_template.jinja",
@@ -18,25 +19,35 @@ pub const KEPT: [&str; 10] = [
     "tokenizer.model",
     "tokenizer_config.json",
 ];
-/// Those of them that a model cannot do without.
+/// Files of [`KEPT`] that every model must have.
 pub const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 
-/// Returns whether `name` is kept: listed, or a weight file by its name.
+const PICKLES: &[&str] = &[".bin", ".pt", ".pth", ".ckpt", ".pkl"];
+/// Hint for a folder without a model.
+const EXPECTED_LAYOUT: &str =
+    "give a folder in the Hugging Face layout: `config.json`, `tokenizer.json` and `model*.safetensors`";
+
+/// Returns whether the file is kept: listed in [`KEPT`], or a weight file by its name.
 pub fn is_kept(name: &str) -> bool {
     KEPT.contains(&name) || is_weights(name)
 }
 
-/// Returns whether `name` is one of the kept JSON files that have no check of their own.
-pub(crate) fn is_small_json(name: &str) -> bool {
-    KEPT.contains(&name) && name.ends_with("json") && name != INDEX && name != "tokenizer.json"
-}
-
-/// Returns whether `name` looks like a weight file of a model (`model*.safetensors`, as mlx-lm has it).
+/// Returns whether the name is that of a weight file (`model*.safetensors`, as in mlx-lm).
 pub fn is_weights(name: &str) -> bool {
     name.starts_with("model") && name.ends_with(".safetensors") && is_plain_name(name)
 }
 
-/// Returns whether `name` may stand in an artifact, and is a file name rather than a path.
+/// Returns whether a conversion writes this file anew instead of copying it.
+pub fn is_converted(name: &str) -> bool {
+    is_weights(name) || name == INDEX || name == "config.json"
+}
+
+/// Returns whether the file is a kept JSON file that is only checked for being JSON.
+pub(crate) fn is_small_json(name: &str) -> bool {
+    KEPT.contains(&name) && name.ends_with("json") && name != INDEX && name != "tokenizer.json"
+}
+
+/// Returns whether `name` is a file name, not a path, and allowed in an artifact.
 pub fn is_plain_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_')
@@ -45,7 +56,7 @@ pub fn is_plain_name(name: &str) -> bool {
         && !name.ends_with('.')
 }
 
-/// Says why a file that is not kept was left out.
+/// Returns the reason why a file is left out, as `import.json` records it.
 pub fn why_dropped(name: &str) -> &'static str {
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
     if name.contains('/') {
@@ -61,44 +72,42 @@ pub fn why_dropped(name: &str) -> &'static str {
     }
 }
 
-const PICKLES: &[&str] = &[".bin", ".pt", ".pth", ".ckpt", ".pkl"];
-
-/// Returns the weight files among `names`: those of the index if there is one, else all `model*.safetensors`.
+/// Returns the weight files among `names`: those in the index if there is one, otherwise all `model*.safetensors`.
 ///
 /// # Errors
 ///
-/// Fails, with the place named `place`, when a shard is missing or when there are no safetensors weights at all.
+/// Fails, naming `place`, when a shard is missing or when `names` contains no safetensors weights.
 pub fn weights(
     place: &str,
     names: &BTreeSet<String>,
     index: Option<&BTreeMap<String, String>>,
 ) -> Result<BTreeSet<String>, Error> {
-    if let Some(index) = index {
-        let shards: BTreeSet<String> = index.values().cloned().collect();
-        let missing: Vec<_> = shards.difference(names).map(|name| format!("`{name}`")).collect();
-        if missing.is_empty() {
-            return Ok(shards);
+    let Some(index) = index else {
+        let found: BTreeSet<String> = names.iter().filter(|name| is_weights(name)).cloned().collect();
+        if found.is_empty() {
+            return Err(no_weights(place, names));
         }
-        return Err(Error::Layout {
-            place: place.into(),
-            reason: format!(
-                "{} of {} shards of `{INDEX}` are missing: {}",
-                missing.len(),
-                shards.len(),
-                list(&missing)
-            ),
-            hint: "get the missing files from where the others came from".into(),
-        });
+        check_numbering(place, &found)?;
+        return Ok(found);
+    };
+    let shards: BTreeSet<String> = index.values().cloned().collect();
+    let missing: Vec<_> = shards.difference(names).map(|name| format!("`{name}`")).collect();
+    if missing.is_empty() {
+        return Ok(shards);
     }
-    let found: BTreeSet<String> = names.iter().filter(|name| is_weights(name)).cloned().collect();
-    if found.is_empty() {
-        return Err(no_weights(place, names));
-    }
-    check_numbering(place, &found)?;
-    Ok(found)
+    Err(Error::Layout {
+        place: place.into(),
+        reason: format!(
+            "{} of {} shards of `{INDEX}` are missing: {}",
+            missing.len(),
+            shards.len(),
+            shorten(&missing)
+        ),
+        hint: "get the missing files from the source of the other files".into(),
+    })
 }
 
-/// Explains a folder without safetensors weights.
+/// Returns the error for a folder without safetensors weights.
 fn no_weights(place: &str, names: &BTreeSet<String>) -> Error {
     let with = |endings: &[&str]| {
         let found = names.iter().filter(|name| endings.iter().any(|ending| name.ends_with(ending)));
@@ -109,56 +118,72 @@ fn no_weights(place: &str, names: &BTreeSet<String>) -> Error {
         (
             format!(
                 "no safetensors weights, only pickle files, which can run code when they are read: {}",
-                list(&pickles)
+                shorten(&pickles)
             ),
-            "use a repository or revision with safetensors, or convert it once where you trust it: \
+            "use a repository or revision with safetensors, or convert the model on a machine where you trust it: \
              `model.save_pretrained(folder, safe_serialization=True)` in transformers",
         )
     } else if !ggufs.is_empty() {
         (
-            format!("no safetensors weights, only GGUF: {}", list(&ggufs)),
+            format!("no safetensors weights, only GGUF: {}", shorten(&ggufs)),
             "use the repository that the GGUF was made from; it has the weights as safetensors",
         )
     } else {
         (
             "no weights: expected `model.safetensors`, or shards and `model.safetensors.index.json`".into(),
-            "give a folder in the Hugging Face layout: `config.json`, `tokenizer.json` and `model*.safetensors`",
+            EXPECTED_LAYOUT,
         )
     };
     Error::Layout { place: place.into(), reason, hint: hint.into() }
 }
 
-/// Finds gaps in `model-00001-of-00003.safetensors` when there is no index to tell.
+/// Finds gaps in numbered shards (`model-00001-of-00003.safetensors`) that have no index.
 fn check_numbering(place: &str, found: &BTreeSet<String>) -> Result<(), Error> {
-    let parts = |name: &str| -> Option<(String, usize)> {
-        let (head, total) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
-        let (stem, number) = head.rsplit_once('-')?;
-        number.parse::<usize>().ok()?;
-        Some((format!("{stem}-{{}}-of-{total}"), total.parse().ok()?))
-    };
-    for (pattern, total) in found.iter().filter_map(|name| parts(name)) {
-        let (before, after) = pattern.split_once("{}").expect("the pattern was made with it just above");
-        let have = found.iter().filter(|name| name.starts_with(before) && name.contains(after)).count();
-        if have < total {
+    for name in found {
+        let Some(numbering) = Numbering::parse(name) else { continue };
+        let have = found.iter().filter(|name| numbering.matches(name)).count();
+        if have < numbering.total {
+            let Numbering { before, after, total } = numbering;
             return Err(Error::Layout {
                 place: place.into(),
-                reason: format!("{have} of {total} shards `{before}…{after}.safetensors` are there"),
-                hint: "get the missing files, and `model.safetensors.index.json`, from where the others came from".into(),
+                reason: format!("only {have} of {total} shards `{before}…{after}` are present"),
+                hint: "get the missing files and `model.safetensors.index.json` from the source of the other files"
+                    .into(),
             });
         }
     }
     Ok(())
 }
 
-/// Joins a few names; more than five are counted.
-pub(crate) fn list(names: &[String]) -> String {
-    match names.len() {
-        0..=5 => names.join(", "),
-        more => format!("{} and {} more", names[..5].join(", "), more - 5),
+/// The name of a numbered shard without its number.
+struct Numbering<'a> {
+    before: &'a str,
+    after: &'a str,
+    total: usize,
+}
+
+impl<'a> Numbering<'a> {
+    fn parse(name: &'a str) -> Option<Self> {
+        let (head, total) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+        let (stem, number) = head.rsplit_once('-')?;
+        number.parse::<usize>().ok()?;
+        Some(Self { before: &name[..=stem.len()], after: &name[head.len()..], total: total.parse().ok()? })
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        name.starts_with(self.before) && name.ends_with(self.after)
     }
 }
 
-/// Fails when a file that every model needs is not among `names`.
+/// Joins names; after the fifth, gives only their number.
+fn shorten(names: &[String]) -> String {
+    match names.len() {
+        0..=5 => names.join(", "),
+        count => format!("{} and {} more", names[..5].join(", "), count - 5),
+    }
+}
+
+/// Fails when `names` lacks a file that every model needs.
 ///
 /// # Errors
 ///
@@ -166,9 +191,10 @@ pub(crate) fn list(names: &[String]) -> String {
 pub fn check_required(place: &str, names: &BTreeSet<String>) -> Result<(), Error> {
     let Some(missing) = REQUIRED.iter().find(|name| !names.contains(**name)) else { return Ok(()) };
     let hint = if *missing == "tokenizer.json" && names.contains("tokenizer.model") {
-        "make a fast tokenizer from `tokenizer.model`: `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` in transformers"
+        "make a fast tokenizer from `tokenizer.model`: \
+         `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` in transformers"
     } else {
-        "give a folder in the Hugging Face layout: `config.json`, `tokenizer.json` and `model*.safetensors`"
+        EXPECTED_LAYOUT
     };
     Err(Error::Layout { place: place.into(), reason: format!("`{missing}` is missing"), hint: hint.into() })
 }

@@ -1,11 +1,10 @@
 //! Imports a model into the pipeline: from a folder, or from the Hugging Face hub.
 //!
-//! Two named outputs: `model/`, the complete Hugging Face layout as mlx-lm and transformers load it, and
-//! `tokenizer/`, what preparing data needs; beside them `import.json` says what was kept and what was left out.
-//! Every file is checked here, in Rust, before anything else reads it: a damaged or hostile file stops the import,
-//! and nothing is published.
+//! Outputs: `model/`, the complete Hugging Face layout as mlx-lm and transformers load it; `tokenizer/`, for preparing
+//! data; and `import.json`, which records the source, the files that were kept and those that were left out. Every file
+//! is checked before anything else reads it: a damaged or hostile file stops the import, and nothing is published.
 //!
-//! Weights are copied as they are, or packed or unpacked on the way.
+//! Weights are copied unchanged, quantized or dequantized.
 //!
 //! Left to others: running the model (`models`), publishing and keys (`stage`).
 //!
@@ -13,65 +12,82 @@
 //! use std::path::Path;
 //!
 //! let found = import_model::model::find_in_folder(Path::new("data/models/demo"))?;
-//! import_model::model::write(&found, &import_model::source_record(None), None, Path::new("out"))?;
+//! import_model::model::write(&found, outputs::ImportSource::Folder, None, Path::new("out"))?;
 //! # Ok::<(), import_model::Error>(())
 //! ```
 
 mod config;
-mod conversion;
 mod convert;
 mod error;
 mod files;
 pub mod hub;
 pub mod layout;
 pub mod model;
-pub mod pin;
-pub mod tokens;
+pub mod pins;
+mod quantize;
+pub mod tokenizer;
 pub mod weights;
 
 use std::path::Path;
 
+use outputs::ImportSource;
+use stage::Run;
+
 pub use ::hub::{Unwatched, Watch};
 pub use config::{Config, Source};
-pub use conversion::{Conversion, Quantize};
+pub use convert::Conversion;
 pub use error::Error;
-use serde_json::{Value, json};
+pub use pins::SourceFiles;
+pub use quantize::Quantize;
 
-/// Imports the model that `config` names into `out`.
-///
-/// `config.commit` must be known for a hub import; `resume` keeps partial downloads for the next run.
+/// Bytes of dequantized weights per byte of quantized ones, from 4 bits to 16.
+const DEQUANTIZED_GROWTH: u64 = 4;
+
+/// Opens the model folder in the settings, if they name one, as the input `source` and returns the hashes of its files.
 ///
 /// # Errors
 ///
-/// Fails on anything that makes the model unusable, see [`Error`]; `out` is then to be thrown away.
+/// Fails when the folder has no model, and as [`Run::input_folder`].
+pub fn open_folder(run: &mut Run<Config>) -> failure::Result<Option<SourceFiles>> {
+    let Source::Folder(folder) = run.config().source()? else { return Ok(None) };
+    let found = model::find_in_folder(&folder)?; // names a missing file better than hashing would
+    let input = run.input_folder("source", &folder)?;
+    let is_kept = |file: &&artifact::File| found.files.contains_key(&file.path);
+    let kept: Vec<_> = input.manifest().files.iter().filter(is_kept).collect();
+    let growth = if run.config().dequantize { DEQUANTIZED_GROWTH } else { 1 };
+    run.expect_bytes(kept.iter().map(|file| file.size).sum::<u64>() * growth);
+    let hashes = kept.iter().map(|file| (file.path.clone(), file.sha256.to_string())).collect();
+    Ok(Some(SourceFiles::new(found.place, hashes)))
+}
+
+/// Imports the model in `config` into `out` and returns its source files.
+///
+/// `config.commit` must be set for a hub import. Partial downloads stay in `resume` for the next process.
+///
+/// # Errors
+///
+/// Fails on anything that makes the model unusable, see [`Error`]; the content of `out` must then be discarded.
 pub fn run(
     config: &Config,
     settings: &hub::Settings,
     watch: &dyn Watch,
     resume: &Path,
     out: &Path,
-) -> Result<(), Error> {
-    let (mut found, record) = match config.source()? {
-        Source::Folder(folder) => (model::find_in_folder(&folder)?, source_record(None)),
+) -> Result<model::Found, Error> {
+    let (mut found, source) = match config.source()? {
+        Source::Folder(folder) => (model::find_in_folder(&folder)?, ImportSource::Folder),
         Source::Hub { id, .. } => {
             let hub = hub::Hub::new(settings, watch);
             let found = hub.fetch(&id, &config.commit, config.pins(), &resume.join("download"))?;
-            (found, source_record(Some((&id, &config.commit))))
+            (found, ImportSource::Hub { id, commit: config.commit.clone() })
         }
     };
     if !config.license.is_empty() {
         found.license = Some(config.license.clone());
     }
     if let Some(pins) = config.pins() {
-        model::check_pins(&found, pins)?;
+        found.source_files()?.compare(pins)?;
     }
-    model::write(&found, &record, config.conversion().as_ref(), out)
-}
-
-/// Returns what `import.json` says about the source: repository and commit, or that it was a folder.
-pub fn source_record(hub: Option<(&str, &str)>) -> Value {
-    hub.map_or_else(
-        || json!({ "type": "folder" }),
-        |(id, commit)| json!({ "type": "hub", "id": id, "commit": commit }),
-    )
+    model::write(&found, source, config.conversion().as_ref(), out)?;
+    Ok(found)
 }

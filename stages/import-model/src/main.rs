@@ -1,56 +1,66 @@
 //! Command line of `import-model`.
 
 mod args;
-mod lock;
 mod terminal;
 
 use std::process::ExitCode;
 
 use args::Args;
+use failure::Result;
 use import_model::hub::{Hub, Settings};
-use import_model::{Config, Source, model};
+use import_model::{Config, Source, SourceFiles};
 use terminal::Terminal;
 
 fn main() -> ExitCode {
-    stage::main(body, |args: &Args| &args.common)
+    stage::main(|args: Args| body(&args), |args| &args.common)
 }
 
-fn body(args: Args) -> stage::Result<()> {
-    let settings = Settings::from_env().map_err(import_model::Error::from)?;
-    let asked = stage::Run::<Config>::adjusted(&args.common, |config| args.adjust(config))?.config().clone();
-    let source = asked.source()?;
-    // A branch moves, and the key must not: it holds the commit.
-    let commit = match &source {
-        Source::Folder(_) => String::new(),
-        Source::Hub { id, revision } => {
-            let terminal = Terminal::new(stage::StopFlag::default());
-            let commit = Hub::new(&settings, &terminal).resolve(id, revision);
-            commit?
-        }
-    };
-    let config = Config { commit, ..asked };
+fn body(args: &Args) -> Result<()> {
+    let settings = Settings::from_env()?;
+    let config = resolve(args, &settings)?;
     let mut run = stage::Run::<Config>::adjusted(&args.common, |it| it.clone_from(&config))?;
-    if let Source::Folder(folder) = &source {
-        model::find_in_folder(folder)?; // says better what is missing than hashing would
-        run.input_folder("source", folder)?;
-    }
+    let in_folder = import_model::open_folder(&mut run)?;
     if config.conversion().is_some() {
-        if args.write_lock.is_some() {
-            let reason = "`--write-lock` pins files as they come, and these settings change them".into();
-            let hint =
-                "pin without `quantize` and `dequantize`; pins are checked before weights are changed".into();
-            return Err(import_model::Error::Settings { reason, hint }.into());
-        }
-        let backend = mlx_ext::init(&mlx_ext::Options::default())?;
+        let backend = mlx_ext::init(&mlx_ext::Options::with_max_gigabytes(args.memory.max_memory))?;
         run.numerics(backend.numerics("stored"));
     }
     let run = run.with_key()?;
-    let lock = lock::Lock::new(args.common.out.as_ref(), &run)?;
-    lock.check(&config)?;
+    let is_hub = in_folder.is_none();
+    let mut files = match in_folder {
+        Some(files) => Some(files),
+        None => SourceFiles::published(&run)?,
+    };
+    if let (Some(pins), Some(files)) = (config.pins(), &files) {
+        files.compare(pins)?;
+    }
     run.execute(|job, config| {
         let terminal = Terminal::new(job.stop());
-        let result = import_model::run(config, &settings, &terminal, job.resume_dir(), job.out());
-        Ok(result?)
+        let found = import_model::run(config, &settings, &terminal, job.resume_dir(), job.out())?;
+        job.summary(format!("{} files from `{}`", found.files.len(), found.place));
+        if is_hub && (config.conversion().is_some() || args.write_lock.is_some()) {
+            let source = found.source_files()?;
+            if config.conversion().is_some() {
+                source.record(job.telemetry_dir())?;
+            }
+            files = Some(source);
+        }
+        Ok(())
     })?;
-    args.write_lock.filter(|_| !args.common.plan).map_or(Ok(()), |file| lock.write(&file, &config))
+    match &args.write_lock {
+        Some(file) if !args.common.plan => Ok(import_model::pins::write_lock(file, &config, files)?),
+        _ => Ok(()),
+    }
+}
+
+/// Resolves the settings, and the revision to its commit: the key must not change when a branch moves.
+fn resolve(args: &Args, settings: &Settings) -> Result<Config> {
+    let config = stage::Run::<Config>::adjusted(&args.common, |config| args.adjust(config))?.config().clone();
+    let commit = match config.source()? {
+        Source::Folder(_) => String::new(),
+        Source::Hub { id, revision } => {
+            let terminal = Terminal::new(stage::StopFlag::default());
+            Hub::new(settings, &terminal).resolve(&id, &revision)?
+        }
+    };
+    Ok(Config { commit, ..config })
 }

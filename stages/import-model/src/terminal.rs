@@ -1,4 +1,4 @@
-//! What a person sees and presses while an import runs, and what a failure means for the exit code.
+//! Progress of downloads on stderr.
 
 use std::cell::{Cell, RefCell};
 
@@ -6,7 +6,10 @@ use import_model::Watch;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use stage::StopFlag;
 
-/// Shows downloads on stderr, as a bar on a terminal and as a line every tenth otherwise.
+/// Smallest file whose progress is logged as lines.
+const LARGE_BYTES: u64 = 1 << 26;
+
+/// Shows downloads as a bar on a terminal, otherwise as a line per tenth of the file.
 pub(crate) struct Terminal {
     stop: StopFlag,
     bar: RefCell<ProgressBar>,
@@ -27,7 +30,7 @@ impl Watch for Terminal {
     fn begin(&self, name: &str, total: Option<u64>, already: u64) {
         let size = total.map_or_else(|| "unknown size".into(), |bytes| HumanBytes(bytes).to_string());
         let resumed =
-            if already > 0 { format!(", going on at {}", HumanBytes(already)) } else { String::new() };
+            if already > 0 { format!(", resuming at {}", HumanBytes(already)) } else { String::new() };
         tracing::info!("downloading `{name}`, {size}{resumed}");
         let bar = stage::progress_bar(total.unwrap_or(0));
         let template = "{msg} {percent:>3} % {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
@@ -46,7 +49,7 @@ impl Watch for Terminal {
         bar.inc(bytes);
         let now = tenths(&bar);
         if bar.is_hidden() && now > self.tenths.replace(now) {
-            tracing::info!("{}0 % of {}", now, HumanBytes(bar.length().unwrap_or(0)));
+            tracing::info!("{now}0 % of {}", HumanBytes(bar.length().unwrap_or(0)));
         }
     }
 
@@ -55,8 +58,9 @@ impl Watch for Terminal {
     }
 }
 
+/// Returns how many tenths of a large file are present; 0 for a small one.
 fn tenths(bar: &ProgressBar) -> u64 {
     bar.length()
-        .filter(|length| *length > 1 << 26)
+        .filter(|length| *length > LARGE_BYTES)
         .map_or(0, |length| bar.position().min(length) * 10 / length)
 }

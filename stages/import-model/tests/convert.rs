@@ -1,4 +1,4 @@
-//! Packing and unpacking weights while importing: what the models crate makes of the result.
+//! Quantizing and dequantizing during the import, checked with the models crate.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
 
@@ -15,7 +15,8 @@ fn import(folder: &Path, change: impl FnOnce(&mut Config)) -> Result<TempDir, Er
     change(&mut config);
     let out = tempfile::tempdir().unwrap();
     let settings = hub::Settings::from(|_| None)?;
-    import_model::run(&config, &settings, &Unwatched, out.path(), out.path()).map(|()| out)
+    mlx_ext::init(&mlx_ext::Options::default()).unwrap();
+    import_model::run(&config, &settings, &Unwatched, out.path(), out.path()).map(|_| out)
 }
 
 fn logits(folder: &Path) -> Vec<f32> {
@@ -37,8 +38,8 @@ fn table(mode: &str, bits: i32, group_size: i32) -> Quantize {
 }
 
 #[test]
-fn an_unpacked_model_computes_the_same() {
-    // The last is stored in bfloat16, and unpacked in it, where the loader unpacks in float32.
+fn a_dequantized_model_computes_the_same() {
+    // The last is stored and dequantized in bfloat16, whereas the loader dequantizes in float32.
     for (case, tolerance) in [("llama-q4", 1e-5), ("gemma3_text-q4", 1e-5), ("qwen3-mixed", 0.1)] {
         let packed = golden_dir().join(case);
         let plain = import(&packed, |config| config.dequantize = true).unwrap();
@@ -53,7 +54,7 @@ fn an_unpacked_model_computes_the_same() {
 }
 
 #[test]
-fn every_mode_is_packed_as_the_models_read_it() {
+fn every_mode_is_written_as_the_models_read_it() {
     let plain = import(&golden_dir().join("llama-q4"), |config| config.dequantize = true).unwrap();
     let plain = plain.path().join("model");
     let expected = logits(&plain);
@@ -64,7 +65,7 @@ fn every_mode_is_packed_as_the_models_read_it() {
         let packed = import(&plain, |config| config.quantize = Some(table(mode, bits, group_size))).unwrap();
         let folder = packed.path().join("model");
         let files = TensorFiles::open(&folder).unwrap();
-        // 96 columns are no multiple of 64: `down_proj` stays as it is, as in mlx-lm.
+        // 96 columns are not a multiple of 64: `down_proj` is not quantized, as in mlx-lm.
         let matrices = if group_size == 64 { 3 * 6 + 2 } else { 3 * 7 + 2 };
         let count = files.names().filter(|name| name.ends_with(".scales")).count();
         assert_eq!(count, matrices, "{mode} {bits} {group_size}");
@@ -72,18 +73,18 @@ fn every_mode_is_packed_as_the_models_read_it() {
         assert!(difference > 0.0, "{mode} {bits} {group_size}");
         worst.push((mode, bits, difference));
     }
-    let of = |bits| worst.iter().find(|(mode, b, _)| *mode == "affine" && *b == bits).unwrap().2;
-    assert!(of(8) < of(4) && of(4) < of(2), "{worst:?}");
-    assert!(of(8) < 0.1, "{worst:?}");
+    let difference = |bits| worst.iter().find(|(mode, b, _)| *mode == "affine" && *b == bits).unwrap().2;
+    assert!(difference(8) < difference(4) && difference(4) < difference(2), "{worst:?}");
+    assert!(difference(8) < 0.1, "{worst:?}");
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_before_anything_is_written() {
+fn impossible_conversions_are_refused_before_anything_is_written() {
     let again =
         import(&golden_dir().join("llama-q4"), |config| config.quantize = Some(table("affine", 4, 32)));
     let message = failure::Error::from(again.err().unwrap()).report();
     assert!(message.contains("quantized already\nhint: "), "{message}");
     let nothing = import(&golden_dir().join("llama"), |config| config.dequantize = true);
     let message = failure::Error::from(nothing.err().unwrap()).report();
-    assert!(message.contains("nothing in it is quantized\nhint: "), "{message}");
+    assert!(message.contains("the weights are not quantized\nhint: "), "{message}");
 }

@@ -30,7 +30,7 @@ fn import(folder: &Path, out: &Path) -> Result<(), Error> {
 fn import_pinned(folder: &Path, out: &Path, files: BTreeMap<String, String>) -> Result<(), Error> {
     let config = Config { model_dir: folder.display().to_string(), files, ..Config::default() };
     let settings = hub::Settings::from(|_| None)?;
-    import_model::run(&config, &settings, &Unwatched, out, out)
+    import_model::run(&config, &settings, &Unwatched, out, out).map(drop)
 }
 
 /// Imports what must be refused; returns the message.

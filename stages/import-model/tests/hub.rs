@@ -61,7 +61,7 @@ impl Import {
         let revision = if config.revision.is_empty() { "main" } else { &config.revision };
         let commit = Hub::new(settings, watch).resolve(&config.id, revision)?;
         let config = Config { commit, ..config.clone() };
-        import_model::run(&config, settings, watch, self.resume.path(), self.out.path())
+        import_model::run(&config, settings, watch, self.resume.path(), self.out.path()).map(drop)
     }
 
     fn model(&self) -> BTreeMap<String, String> {

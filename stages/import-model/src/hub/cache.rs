@@ -1,7 +1,7 @@
-//! The folder that all tools of the hub share: `models--ORG--NAME/{refs,snapshots,blobs}`.
+//! The local cache that all tools of the hub share: `models--ORG--NAME/{refs,snapshots,blobs}`.
 //!
-//! A snapshot is a folder of links into `blobs/`, where a file is named by its hash: SHA-256 for large files, git's
-//! own for small ones. We read it and never write to it.
+//! A snapshot is a folder of links into `blobs/`, where the name of a file is its hash: SHA-256 for large files, git's
+//! object id for small ones. This program only reads it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,19 +19,19 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Makes a reader of the cache in `root`, which need not exist.
+    /// Makes a reader of the cache in `root`, which may be missing.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// Returns the commit that the cache has for a branch or tag.
+    /// Returns the commit of a branch or tag.
     pub fn resolve(&self, id: &str, revision: &str) -> Option<String> {
         let text = fs_err::read_to_string(self.repository(id).join("refs").join(revision)).ok()?;
         let commit = text.trim().to_owned();
         is_hex(&commit, 40).then_some(commit)
     }
 
-    /// Returns the files of a snapshot, by name, as far as they are there.
+    /// Returns the files of a snapshot that are present, by name.
     pub fn files(&self, id: &str, commit: &str) -> BTreeMap<String, PathBuf> {
         let folder = self.repository(id).join("snapshots").join(commit);
         let Ok(entries) = fs_err::read_dir(folder) else { return BTreeMap::new() };
@@ -45,13 +45,13 @@ impl Cache {
     }
 }
 
-/// Returns the hash that the cache filed `path` under, if it did.
+/// Returns the name of `path` in `blobs/`, which is its hash.
 fn blob_name(path: &Path) -> Option<String> {
     let target = fs_err::canonicalize(path).ok()?;
     (target.parent()?.file_name()? == "blobs").then(|| target.file_name()?.to_str().map(String::from))?
 }
 
-/// Checks a large file of the cache against the hash it is filed under.
+/// Checks a large file of the cache against its name in `blobs/`.
 pub(super) fn verify(path: &Path) -> Result<(), Error> {
     let Some(expected) = blob_name(path).filter(|name| is_hex(name, 64)) else { return Ok(()) };
     let actual = sha256_of(path)?;
@@ -63,7 +63,7 @@ pub(super) fn verify(path: &Path) -> Result<(), Error> {
         expected,
         actual,
         promised_by: "its name in the local hub cache",
-        hint: "the cached file is damaged; delete it, and the next run downloads it".into(),
+        hint: "the cached file is damaged; delete it, then run the same command again to download it".into(),
     })
 }
 

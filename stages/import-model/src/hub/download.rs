@@ -1,26 +1,24 @@
-//! One file, in as many pieces as the network makes of it.
+//! Resumable download of one file.
 //!
-//! Bytes go to `NAME.part`, which outlives the process; `NAME` appears by a rename, after length and hash are right.
-//! So whatever is called `NAME` is complete, and a next run goes on from the length of `NAME.part`.
+//! Bytes are written to `NAME.part`, which outlives the process. It is renamed to `NAME` after its length and hash have been
+//! checked, so `NAME` is always complete, and the next process resumes at the length of `NAME.part`.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use hub::{Client, Entry, Progress, Response, without_query};
 use sha2::{Digest, Sha256};
 
-use hub::{Client, Entry, Progress, Response, without_query};
-
 use crate::error::Error;
-use crate::files::hex;
 
 type Failed = hub::AttemptError<Error>;
 
-/// Downloads `path` of the hub to `target`, unless it is there already.
+/// Downloads `path` of the hub to `target`, unless `target` exists.
 pub(super) fn file(client: &Client<'_>, path: &str, entry: &Entry, target: &Path) -> Result<PathBuf, Error> {
     if target.is_file() {
         return Ok(target.into());
     }
-    let mut part = Part::open(target, entry)?;
+    let mut part = PartialFile::open(target, entry)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     client.watch().begin(&name, entry.bytes, part.bytes);
     let url = client.url(path);
@@ -30,11 +28,11 @@ pub(super) fn file(client: &Client<'_>, path: &str, entry: &Entry, target: &Path
     part.finish(target)
 }
 
-/// Asks for what is still missing and writes it; succeeds when the file is whole and right.
+/// Requests the missing bytes and writes them; succeeds when the file is complete and has the expected hash.
 fn one_attempt(
     client: &Client<'_>,
     url: &str,
-    part: &mut Part,
+    part: &mut PartialFile,
     progress: &mut Progress,
 ) -> Result<(), Failed> {
     let started_at = part.bytes;
@@ -43,9 +41,8 @@ fn one_attempt(
         if part.expected.sha256.is_none() {
             part.expected.sha256.clone_from(&response.linked_sha256);
         }
-        if part.accept(&response)? {
-            copy_body(client, response, part, progress)?;
-        }
+        part.accept(&response)?;
+        copy_body(client, response, part, progress)?;
     }
     part.check_length()?;
     let Some(expected) = part.expected.sha256.clone() else { return Ok(()) };
@@ -56,7 +53,7 @@ fn one_attempt(
     part.restart()?;
     part.mismatches += 1;
     if started_at > 0 && part.mismatches == 1 {
-        // What was there before may be to blame: once more, from the start.
+        // The bytes of an earlier process may be damaged: download the file again from the start.
         return Err(Failed::retry(format!(
             "`{}` does not match its hash after resuming",
             without_query(url)
@@ -68,14 +65,15 @@ fn one_attempt(
         expected,
         actual,
         promised_by: part.expected.promised_by,
-        hint: "the download was thrown away; try again, and if it stays so, do not use this source".into(),
+        hint: "the download was discarded; run the same command again, and if it fails again, do not use this source"
+            .into(),
     }))
 }
 
 fn copy_body(
     client: &Client<'_>,
     response: Response,
-    part: &mut Part,
+    part: &mut PartialFile,
     progress: &mut Progress,
 ) -> Result<(), Failed> {
     let mut reader = response.reader();
@@ -92,30 +90,31 @@ fn copy_body(
         };
         part.append(&buffer[..bytes])?;
         if part.bytes > part.furthest {
-            part.furthest = part.bytes; // only new ground counts, else a server that starts over keeps us for ever
+            // Only new bytes count as progress; otherwise a server that always starts over would be retried forever.
+            part.furthest = part.bytes;
             progress.made();
         }
         client.watch().advance(bytes as u64);
     }
 }
 
-/// A file that is not whole yet.
-struct Part {
+/// A file that is not complete yet.
+struct PartialFile {
     file: fs_err::File,
     path: PathBuf,
     bytes: u64,
     hasher: Sha256,
     expected: Entry,
-    /// The most bytes there ever were.
+    /// Largest number of bytes so far, across restarts.
     furthest: u64,
-    /// How often the hash was wrong.
+    /// Number of times that the hash was wrong.
     mismatches: u32,
 }
 
-impl Part {
-    /// Opens what an earlier run left, or an empty file.
+impl PartialFile {
+    /// Opens the file that an earlier process left, or an empty one.
     ///
-    /// Without a hash to check the result there is nothing to go on from: the file might have changed.
+    /// Starts over when the expected hash is unknown, because the file on the hub may have changed.
     fn open(target: &Path, entry: &Entry) -> Result<Self, Error> {
         let mut path = target.as_os_str().to_owned();
         path.push(".part");
@@ -131,8 +130,8 @@ impl Part {
             furthest: 0,
             mismatches: 0,
         };
-        let there = part.file.metadata()?.len();
-        if entry.sha256.is_none() || entry.bytes.is_some_and(|bytes| there > bytes) {
+        let present = part.file.metadata()?.len();
+        if entry.sha256.is_none() || entry.bytes.is_some_and(|bytes| present > bytes) {
             part.restart()?;
         } else {
             part.read_back()?;
@@ -140,7 +139,7 @@ impl Part {
         Ok(part)
     }
 
-    /// Hashes what is there.
+    /// Hashes the bytes that are present.
     fn read_back(&mut self) -> Result<(), Error> {
         let mut buffer = vec![0; 1 << 20];
         loop {
@@ -165,7 +164,7 @@ impl Part {
         let after = self.bytes + bytes.len() as u64;
         if let Some(expected) = self.expected.bytes.filter(|expected| after > *expected) {
             self.restart()?;
-            return Err(Failed::retry(format!("the hub sends more than the {expected} bytes it listed")));
+            return Err(Failed::retry(format!("the hub sent more than the {expected} bytes that it lists")));
         }
         self.file.write_all(bytes).map_err(Error::from)?;
         self.hasher.update(bytes);
@@ -177,25 +176,25 @@ impl Part {
         self.expected.bytes == Some(self.bytes) && self.bytes > 0
     }
 
-    /// Decides where the body of `response` belongs; false when there is none to read.
-    fn accept(&mut self, response: &Response) -> Result<bool, Failed> {
+    /// Prepares the file for the body of `response`.
+    fn accept(&mut self, response: &Response) -> Result<(), Failed> {
         match response.status() {
-            200 => self.restart()?, // the whole file, whatever we asked for
+            200 => self.restart()?, // the whole file, although only a range was requested
             206 => {
                 let start = response.header("content-range").and_then(|text| {
                     text.trim().strip_prefix("bytes ")?.split('-').next()?.trim().parse::<u64>().ok()
                 });
                 if start != Some(self.bytes) {
                     self.restart()?;
-                    return Err(Failed::retry("the hub sent another range than asked for".into()));
+                    return Err(Failed::retry("the hub sent another byte range than requested".into()));
                 }
             }
             _ => {
                 self.restart()?;
-                return Err(Failed::retry("the hub has no such range".into()));
+                return Err(Failed::retry("the hub does not have the requested byte range".into()));
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn check_length(&mut self) -> Result<(), Failed> {
@@ -217,4 +216,8 @@ impl Part {
         fs_err::rename(&self.path, target)?;
         Ok(target.into())
     }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,7 +1,7 @@
-//! A client of the Hugging Face hub, and of the cache that other tools share with it.
+//! Models on the Hugging Face hub and in the local cache of the hub's tools.
 //!
-//! Order of things: what the local cache has is used without asking anyone; only then the network. Small files come
-//! first, so that an unsupported model is refused before its weights are downloaded.
+//! A model in the local cache is used without a request. Otherwise small files are downloaded first, so that an
+//! unsupported model is refused before its weights are downloaded.
 
 mod cache;
 mod download;
@@ -15,12 +15,15 @@ pub use hub::Settings;
 use hub::{Client, Entry, is_hex};
 
 use crate::error::Error;
-use crate::layout::{is_kept, is_plain_name};
+use crate::layout::{INDEX, is_kept, is_plain_name};
 use crate::model::{self, Found};
-use crate::weights::{self, INDEX};
-use crate::{Watch, layout, tokens};
+use crate::pins::{self, Hashes};
+use crate::{Watch, layout, tokenizer, weights};
 
-/// The hub, as far as importing a model needs it.
+/// Space that must stay free beside a download.
+const RESERVE_BYTES: u64 = 64 << 20;
+
+/// A hub and its local cache.
 pub struct Hub<'a> {
     settings: &'a Settings,
     watch: &'a dyn Watch,
@@ -28,17 +31,17 @@ pub struct Hub<'a> {
 }
 
 impl<'a> Hub<'a> {
-    /// Makes a client; nothing is connected yet.
+    /// Makes a client without connecting.
     pub fn new(settings: &'a Settings, watch: &'a dyn Watch) -> Self {
         Self { settings, watch, cache: settings.cache.clone().map(Cache::new) }
     }
 
-    /// Returns the commit that `revision` stands for: itself if it is one, else what the local cache says, else
-    /// what the hub says.
+    /// Returns the commit of `revision`: the revision itself if it is a commit, otherwise from the local cache or from the
+    /// hub.
     ///
     /// # Errors
     ///
-    /// Fails when neither knows.
+    /// Fails when neither knows the revision, or when the hub cannot be reached.
     pub fn resolve(&self, id: &str, revision: &str) -> Result<String, Error> {
         if is_hex(revision, 40) {
             return Ok(revision.into());
@@ -53,18 +56,18 @@ impl<'a> Hub<'a> {
         Ok(hub::resolve(&self.client(), id, revision)?)
     }
 
-    /// Finds all files of the model at `commit`: in the local cache, else by downloading into `folder`.
+    /// Finds all files of the model at `commit` in the local cache, or downloads them into `folder`.
     ///
-    /// What a killed run left in `folder` is used. With `pins`, exactly those files are taken.
+    /// Resumes the downloads that an earlier process left in `folder`. With `pins`, takes exactly those files.
     ///
     /// # Errors
     ///
-    /// Fails when a file cannot be had or has other bytes than promised; what arrived stays in `folder`.
+    /// Fails when a file cannot be downloaded or does not have the expected hash. Complete files stay in `folder`.
     pub fn fetch(
         &self,
         id: &str,
         commit: &str,
-        pins: Option<&BTreeMap<String, String>>,
+        pins: Option<&Hashes>,
         folder: &Path,
     ) -> Result<Found, Error> {
         let cached = self.cache.as_ref().map(|cache| cache.files(id, commit)).unwrap_or_default();
@@ -80,7 +83,7 @@ impl<'a> Hub<'a> {
                 format!("commit {commit} is not in the local hub cache{}", self.cache_place())
             })?,
             Err(error) => {
-                self.check_online(id, || format!("the local hub cache is not complete ({})", error))?
+                self.check_online(id, || format!("the local hub cache is not complete ({error})"))?
             }
         }
         self.download(id, commit, pins, &cached, folder)
@@ -90,14 +93,14 @@ impl<'a> Hub<'a> {
         &self,
         id: &str,
         commit: &str,
-        pins: Option<&BTreeMap<String, String>>,
+        pins: Option<&Hashes>,
         cached: &BTreeMap<String, PathBuf>,
         folder: &Path,
     ) -> Result<Found, Error> {
         fs_err::create_dir_all(folder)?;
         let client = self.client();
         let mut entries = hub::tree(&client, id, commit)?;
-        // Pickles and the like stay in the list, so that a folder without safetensors can be explained.
+        // Pickle files and the like stay in the list for the error message of a repository without safetensors.
         entries.retain(|path, _| is_kept(path) || is_plain_name(path));
         if let Some(pins) = pins {
             apply_pins(id, &mut entries, pins)?;
@@ -125,7 +128,7 @@ impl<'a> Hub<'a> {
             files.insert(name.clone(), get(name)?);
             match name.as_str() {
                 "config.json" => model::check_config(&files[name])?,
-                "tokenizer.json" => drop(tokens::open(&files[name])?),
+                "tokenizer.json" => drop(tokenizer::open(&files[name])?),
                 _ => {}
             }
         }
@@ -137,7 +140,7 @@ impl<'a> Hub<'a> {
             weights::check_file(&path)?;
             files.insert(name, path);
         }
-        Ok(Found { place: id.into(), files, ours: Some(folder.into()), ..Found::default() })
+        Ok(Found { place: id.into(), files, downloads: Some(folder.into()), ..Found::default() })
     }
 
     fn client(&self) -> Client<'a> {
@@ -153,18 +156,13 @@ impl<'a> Hub<'a> {
     }
 }
 
-/// Picks the model from the cache alone; fails if something is missing.
-fn pick(
-    id: &str,
-    cached: &BTreeMap<String, PathBuf>,
-    pins: Option<&BTreeMap<String, String>>,
-) -> Result<Found, Error> {
+/// Finds the model in the cache alone; fails when a file is missing.
+fn pick(id: &str, cached: &BTreeMap<String, PathBuf>, pins: Option<&Hashes>) -> Result<Found, Error> {
     let mut names: BTreeSet<String> = cached.keys().cloned().collect();
     if let Some(pins) = pins {
         names.retain(|name| pins.contains_key(name));
         if let Some(missing) = pins.keys().find(|name| !names.contains(*name)) {
-            let reason = format!("`{missing}` is missing");
-            return Err(Error::Layout { place: id.into(), reason, hint: model::UNPIN.into() });
+            return Err(pins::mismatch(id, format!("`{missing}` is missing")));
         }
     }
     let kept = model::select(id, &names, |name| cached[name].clone())?;
@@ -172,48 +170,38 @@ fn pick(
     Ok(Found { place: id.into(), files, ..Found::default() })
 }
 
-/// Reduces the listing to the pinned files, each with its pinned hash.
-fn apply_pins(
-    id: &str,
-    entries: &mut BTreeMap<String, Entry>,
-    pins: &BTreeMap<String, String>,
-) -> Result<(), Error> {
+/// Removes all files that are not pinned, and sets the expected hash of the others to the pin.
+fn apply_pins(id: &str, entries: &mut BTreeMap<String, Entry>, pins: &Hashes) -> Result<(), Error> {
     entries.retain(|name, _| pins.contains_key(name));
     for (name, pinned) in pins {
         let Some(entry) = entries.get_mut(name) else {
             let reason = format!("`{name}` is pinned in the settings, but the repository does not have it");
-            return Err(Error::Layout { place: id.into(), reason, hint: model::UNPIN.into() });
+            return Err(pins::mismatch(id, reason));
         };
         if let Some(listed) = entry.sha256.replace(pinned.clone()).filter(|listed| listed != pinned) {
-            return Err(Error::Hash {
-                place: format!("{id}: {name}"),
-                expected: pinned.clone(),
-                actual: listed,
-                promised_by: "pinned in the settings",
-                hint: model::UNPIN.into(),
-            });
+            return Err(pins::differs(format!("{id}: {name}"), pinned, &listed));
         }
-        entry.promised_by = "pinned in the settings";
+        entry.promised_by = pins::PINNED;
     }
     Ok(())
 }
 
-/// Fails before the download when the weights cannot fit.
+/// Fails before the download when the weights do not fit on the disk.
 fn check_space(
     folder: &Path,
     entries: &BTreeMap<String, Entry>,
     shards: &BTreeSet<String>,
 ) -> Result<(), Error> {
-    let have = |name: &str| {
-        let part = fs_err::metadata(folder.join(format!("{name}.part"))).map_or(0, |meta| meta.len());
-        part + fs_err::metadata(folder.join(name)).map_or(0, |meta| meta.len())
+    let size = |name: &str| fs_err::metadata(folder.join(name)).map_or(0, |metadata| metadata.len());
+    let missing = |name: &String| {
+        let present = size(name) + size(&format!("{name}.part"));
+        entries[name].bytes.unwrap_or(0).saturating_sub(present)
     };
-    let sizes = shards.iter().map(|name| entries[name].bytes.unwrap_or(0).saturating_sub(have(name)));
-    let need = sizes.sum::<u64>() + (64 << 20);
+    let needed_bytes = shards.iter().map(missing).sum::<u64>() + RESERVE_BYTES;
     let space = rustix::fs::statvfs(folder).map_err(std::io::Error::from)?;
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    if free < need {
-        return Err(Error::NoSpace { folder: folder.into(), needed_bytes: need, free_bytes: free });
+    let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
+    if free_bytes < needed_bytes {
+        return Err(Error::NoSpace { folder: folder.into(), needed_bytes, free_bytes });
     }
     Ok(())
 }

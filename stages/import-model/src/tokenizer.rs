@@ -1,7 +1,7 @@
-//! The `tokenizer/` output: the tokenizer's files, and `ids.json` with the special tokens as numbers.
+//! The output `tokenizer/`: the tokenizer's files, and `ids.json` with the ids of the special tokens.
 //!
-//! Where a model says more than once what ends a text, all of it counts, the tokenizer's own token first: chat
-//! models often name one token in `config.json` and another in `generation_config.json`, and both are meant.
+//! All end-of-text tokens that a model names are kept, the tokenizer's own token first: chat models often name one token
+//! in `config.json` and another in `generation_config.json`, and generation must stop at either.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,9 +11,9 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::error::Error;
-use crate::files::{copy, read_json};
+use crate::files::{copy, read_json, too_large};
 
-/// The files of the model folder that go into `tokenizer/` as they are.
+/// Files of the model folder that are copied to `tokenizer/`.
 pub const FILES: [&str; 6] = [
     "added_tokens.json",
     "chat_template.jinja",
@@ -23,45 +23,46 @@ pub const FILES: [&str; 6] = [
     "tokenizer_config.json",
 ];
 
-const LIMIT: u64 = 256 << 20;
+const MAX_BYTES: u64 = 256 << 20;
 
-/// The special tokens of a model, as `ids.json` has them.
+/// Ids of a model's special tokens, in `ids.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
-    /// What a text begins with.
+    /// Begin of a text.
     pub bos: Option<u32>,
-    /// What can end a text, the tokenizer's own token first.
+    /// Ends of a text, the tokenizer's own token first.
     pub eos: Vec<u32>,
-    /// What fills up short rows.
+    /// Padding of short rows.
     pub pad: Option<u32>,
 }
 
-/// Checks that `tokenizer.json` is one that the tokenizers crate can use, and opens it.
+/// Opens `tokenizer.json` with the crate `tokenizers`.
 ///
 /// # Errors
 ///
-/// Fails with the crate's own message, which has line and column where the JSON is at fault.
+/// Fails with that crate's message, which names line and column of invalid JSON.
 pub fn open(path: &Path) -> Result<Tokenizer, Error> {
-    let bad = |reason| Error::Json {
+    let unusable = |reason| Error::Json {
         path: path.into(),
         reason,
-        hint: "the file is damaged, or of a newer format than this program knows; get it again from its source",
+        hint: "the file is damaged, or its format is newer than this program; download or copy it again",
     };
     let bytes = fs_err::metadata(path)?.len();
-    if bytes > LIMIT {
-        return Err(bad(format!("{bytes} bytes, more than the {LIMIT} that such a file can honestly have")));
+    if bytes > MAX_BYTES {
+        return Err(unusable(too_large(bytes, MAX_BYTES)));
     }
     Tokenizer::from_bytes(fs_err::read(path)?)
-        .map_err(|error| bad(format!("not a usable tokenizer: {error}")))
+        .map_err(|error| unusable(format!("not a usable tokenizer: {error}")))
 }
 
 /// Finds the special tokens in `tokenizer_config.json`, `generation_config.json` and `config.json`.
 ///
 /// # Errors
 ///
-/// Fails when one of the files does not parse, or when it names something that cannot be a token.
+/// Fails when one of the files is not valid JSON.
 pub fn ids(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer) -> Result<Ids, Error> {
-    let read = |name: &str| files.get(name).map_or(Ok(Value::Null), |path| read_json::<Value>(path, LIMIT));
+    let read =
+        |name: &str| files.get(name).map_or(Ok(Value::Null), |path| read_json::<Value>(path, MAX_BYTES));
     let own = match read("tokenizer_config.json")? {
         Value::Null => read("special_tokens_map.json")?,
         config => config,
@@ -72,7 +73,7 @@ pub fn ids(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer) -> Result<Ids
         let places = [&generation[key], &config[key], &config["text_config"][key]];
         places.into_iter().flat_map(as_ids).collect()
     };
-    // A key that is there and null says "none"; only a missing key leaves the word to the other files.
+    // A key with the value null means "no such token"; only if the key is missing do the other files decide.
     let one = |role: &str| match own.get(format!("{role}_token")) {
         Some(value) => named(tokenizer, role, value),
         None => numbers(&format!("{role}_token_id")).first().copied(),
@@ -85,15 +86,13 @@ pub fn ids(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer) -> Result<Ids
         }
     }
     if eos.is_empty() {
-        tracing::warn!(
-            "the model names no token that ends a text; generation stops at its length limit only"
-        );
+        tracing::warn!("the model names no end-of-text token; generation will stop only at its length limit");
     }
     let pad = one("pad").or_else(|| numbers("pad_token_id").first().copied());
     Ok(Ids { bos: one("bos"), eos, pad })
 }
 
-/// Fills the output folder `out` from the files of a model.
+/// Writes the output folder `out` from the files of a model.
 ///
 /// # Errors
 ///
@@ -109,11 +108,11 @@ pub fn write(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer, out: &Path)
     if !config_path.exists() {
         fs_err::write(&config_path, "{}\n")?;
     }
-    // Some repositories keep the template in a file that only processors of images read.
+    // Some repositories keep the template in a file that only image processors read.
     if let (Some(path), false) = (files.get("chat_template.json"), out.join("chat_template.jinja").exists()) {
         let has_own =
-            read_json::<Value>(&config_path, LIMIT)?.get("chat_template").is_some_and(|it| !it.is_null());
-        let template: Value = read_json(path, LIMIT)?;
+            read_json::<Value>(&config_path, MAX_BYTES)?.get("chat_template").is_some_and(|it| !it.is_null());
+        let template: Value = read_json(path, MAX_BYTES)?;
         if let (false, Some(text)) = (has_own, template["chat_template"].as_str()) {
             fs_err::write(out.join("chat_template.jinja"), text)?;
         }
@@ -123,7 +122,7 @@ pub fn write(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer, out: &Path)
     Ok(())
 }
 
-/// One id, or a list of them.
+/// Returns one id or a list of ids.
 fn as_ids(value: &Value) -> Vec<u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     value
@@ -131,12 +130,12 @@ fn as_ids(value: &Value) -> Vec<u32> {
         .map_or_else(|| id(value).into_iter().collect(), |list| list.iter().filter_map(id).collect())
 }
 
-/// The id of a token given by its text, or as an object with the text in `content`.
+/// Returns the id of a token that is given by its text, or by an object with the text in `content`.
 fn named(tokenizer: &Tokenizer, role: &str, value: &Value) -> Option<u32> {
     let text = value.as_str().or_else(|| value["content"].as_str())?;
     let id = tokenizer.token_to_id(text);
     if id.is_none() {
-        tracing::warn!("`{role}_token` is `{text}`, which `tokenizer.json` does not have; ignored");
+        tracing::warn!("ignoring `{role}_token`: `tokenizer.json` has no token `{text}`");
     }
     id
 }
