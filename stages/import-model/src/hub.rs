@@ -83,7 +83,7 @@ impl<'a> Hub<'a> {
                 format!("commit {commit} is not in the local hub cache{}", self.cache_place())
             })?,
             Err(error) => {
-                self.check_online(id, || format!("the local hub cache is not complete ({error})"))?
+                self.check_online(id, || format!("the local hub cache is not complete ({error})"))?;
             }
         }
         self.download(id, commit, pins, &cached, folder)

@@ -3,6 +3,7 @@
 //! Bytes are written to `NAME.part`, which outlives the process. It is renamed to `NAME` after its length and hash have been
 //! checked, so `NAME` is always complete, and the next process resumes at the length of `NAME.part`.
 
+use std::fmt::Write as _;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -219,5 +220,8 @@ impl PartialFile {
 }
 
 fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    digest.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
