@@ -5,9 +5,9 @@ pub const LOGITS: f32 = 1e-4;
 /// Logits of a quantized model and of the reference, absolute, in `f32`.
 pub const QUANTIZED_LOGITS: f32 = 1e-3;
 /// Logits computed in `bfloat16` and those of the `f32` reference, relative to the largest.
-pub const BFLOAT16_LOGITS: f32 = 0.05;
+pub const BFLOAT16_LOGITS: f32 = 0.1;
 /// Logits computed in `float16` and those of the `f32` reference, relative to the largest.
-pub const FLOAT16_LOGITS: f32 = 0.01;
+pub const FLOAT16_LOGITS: f32 = 0.02;
 /// A mean loss and that of the reference, in nats per target.
 pub const LOSS: f64 = 1e-4;
 /// Trained weights and gradients, and those of the reference, absolute.
