@@ -1,4 +1,4 @@
-//! Records as tokens, with a mark on each token that counts as a target.
+//! Encoding records as tokens, with a flag for each token that is a target.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,23 +12,23 @@ use crate::tokenizer::{TextTokenizer, Tokens};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LossOn {
-    /// Every assistant turn with the token that ends it, every completion, and all of a plain text.
+    /// Every assistant turn with its end token, every completion, and all tokens of a plain text.
     #[default]
     Completions,
-    /// Everything.
+    /// All tokens.
     All,
 }
 
-/// What happens to a row with too many tokens.
+/// What to do with a row that has too many tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnTooLong {
-    /// Its end is cut off.
+    /// Cut off its end.
     Truncate,
-    /// It is left out.
+    /// Leave it out.
     #[default]
     Drop,
-    /// It stops the work.
+    /// Fail.
     Error,
 }
 
@@ -37,15 +37,15 @@ pub enum OnTooLong {
 pub struct Encoded {
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// 1 where the token is a target that counts; the first token never is, as nothing predicts it.
+    /// 1 for each token that is a target, else 0. The first token is never a target, since nothing predicts it.
     pub trained: Vec<u8>,
-    /// Number of tokens before what the model is to generate last.
+    /// Number of tokens before the last turn that the model generates.
     pub prompt_length: usize,
-    /// Text with which the model is asked for its last turn.
+    /// Text that asks the model for the last turn.
     pub prompt: Option<String>,
-    /// What the record has as the last turn.
+    /// Last turn of the record.
     pub reference: Option<String>,
-    /// Whether the tokens of `prompt` are how `tokens` begins, so that the model is asked as it was trained.
+    /// Whether `tokens` begins with the tokens of `prompt`, so that the model is asked the way it was trained.
     pub prompt_is_prefix: bool,
 }
 
@@ -55,7 +55,7 @@ impl Encoded {
         self.trained.iter().filter(|&&flag| flag == 1).count()
     }
 
-    /// Cuts the record off after `max_tokens`.
+    /// Cuts off everything after the first `max_tokens` tokens.
     pub fn truncate(&mut self, max_tokens: usize) {
         self.tokens.truncate(max_tokens);
         self.trained.truncate(max_tokens);
@@ -70,25 +70,25 @@ impl Encoded {
     }
 }
 
-/// Returns the messages of a prompt with its completion.
+/// Returns a prompt and its completion as a user and an assistant message.
 pub fn as_messages(prompt: &str, completion: &str) -> Vec<Value> {
     vec![json!({"role": "user", "content": prompt}), json!({"role": "assistant", "content": completion})]
 }
 
-/// Encodes `record`; nothing is cut off.
+/// Encodes `record` without truncating it.
 ///
-/// A chat needs a chat template. A prompt with its completion becomes a chat of two messages where there is one,
-/// else their texts follow each other and the end token is added. Plain text gets what the tokenizer puts around
-/// every text, and the end token if that is not its last already.
+/// A chat needs a chat template. A prompt with its completion becomes a chat of two messages if the tokenizer has a
+/// chat template; otherwise the two texts are joined and the end token is appended. Plain text gets the special tokens
+/// that the tokenizer adds to every text, and the end token unless it ends with one.
 ///
 /// # Errors
 ///
-/// Fails when there is no chat template for a chat, or it refuses the conversation.
+/// Fails when a chat has no chat template, the template refuses the conversation, or the text cannot be tokenized.
 pub fn encode(tokenizer: &TextTokenizer, record: &Record, loss_on: LossOn) -> Result<Encoded> {
     match &record.shape {
         Shape::Text(text) => {
             let mut tokens = tokenizer.encode(text, true)?;
-            end(tokenizer, &mut tokens);
+            append_end_token(tokenizer, &mut tokens);
             let trained = vec![1; tokens.len()];
             Ok(Encoded::new(tokens, trained))
         }
@@ -100,7 +100,8 @@ pub fn encode(tokenizer: &TextTokenizer, record: &Record, loss_on: LossOn) -> Re
     }
 }
 
-fn end(tokenizer: &TextTokenizer, tokens: &mut Vec<u32>) {
+/// Appends the end token unless the last token is one.
+fn append_end_token(tokenizer: &TextTokenizer, tokens: &mut Vec<u32>) {
     if let Some(&eos) = tokenizer.eos().first()
         && !tokens.last().is_some_and(|last| tokenizer.eos().contains(last))
     {
@@ -115,17 +116,19 @@ fn encode_pair(
     loss_on: LossOn,
 ) -> Result<Encoded> {
     let mut encoding = tokenizer.encode_with_offsets(&format!("{prompt}{completion}"), true)?;
-    // A tokenizer's own end token has no text; what it puts in front stays with the prompt.
+    // An end token of the tokenizer has an empty range; special tokens in front belong to the prompt.
     let first =
         encoding.offsets.iter().position(|&(_, end)| end > prompt.len()).unwrap_or(encoding.ids.len());
-    end(tokenizer, &mut encoding.ids);
+    append_end_token(tokenizer, &mut encoding.ids);
     let trained =
         (0..encoding.ids.len()).map(|index| u8::from(loss_on == LossOn::All || index >= first)).collect();
-    let alone = tokenizer.encode_with_offsets(prompt, true)?;
-    let kept = alone.offsets.iter().rposition(|&(start, end)| end > start).map_or(0, |last| last + 1);
+    let prompt_encoding = tokenizer.encode_with_offsets(prompt, true)?;
+    let prompt_offsets = &prompt_encoding.offsets;
+    let prompt_length =
+        prompt_offsets.iter().rposition(|&(start, end)| end > start).map_or(0, |last| last + 1);
     let mut encoded = Encoded::new(encoding.ids, trained);
-    encoded.prompt_is_prefix = encoded.tokens.starts_with(&alone.ids[..kept]);
-    encoded.prompt_length = if encoded.prompt_is_prefix { kept } else { first };
+    encoded.prompt_is_prefix = encoded.tokens.starts_with(&prompt_encoding.ids[..prompt_length]);
+    encoded.prompt_length = if encoded.prompt_is_prefix { prompt_length } else { first };
     encoded.prompt = Some(prompt.to_owned());
     encoded.reference = Some(completion.to_owned());
     Ok(encoded)
@@ -166,7 +169,7 @@ fn encode_chat(
     Ok(encoded)
 }
 
-/// Returns the tokens of a turn: those that share a letter with its content, and on to the token that ends it.
+/// Returns the tokens of a turn: those that overlap its content, and those up to and including its end token.
 fn tokens_of(
     tokenizer: &TextTokenizer,
     encoding: &Tokens,
@@ -174,7 +177,7 @@ fn tokens_of(
     turn: &Turn,
 ) -> std::ops::Range<usize> {
     let content = &turn.content;
-    // Some tokenizers leave white space out of a token's range, down to nothing: such a token lies before its place.
+    // Some tokenizers leave white space out of a token's range. An empty range is at the end of its white space.
     let inside = |&(start, end): &(usize, usize)| {
         if start < end {
             end > content.start && start < content.end
@@ -189,9 +192,9 @@ fn tokens_of(
     let special = |index: &usize| tokenizer.is_special(encoding.ids[*index]);
     let blank = |index: usize| {
         let (start, end) = encoding.offsets[index];
-        text.get(start..end).is_none_or(|part| part.trim().is_empty())
+        text.get(start..end).is_none_or(|text| text.trim().is_empty())
     };
-    // White space that follows an end token inside the content is the template's, not the model's.
+    // The template, not the model, writes white space that follows an end token inside the content.
     let ended = (first..last).rev().find(|&index| special(&index) || !blank(index)).filter(special);
     if let Some(index) = ended {
         return first..index + 1;

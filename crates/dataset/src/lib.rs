@@ -1,13 +1,15 @@
-//! Training data: from files that people have to tokens that a model trains on.
+//! Training data: from data files to the tokens that a model trains on.
 //!
-//! This crate reads rows of any known format ([`source`], [`record`]), puts them into splits ([`split`]) in pinned
-//! orders ([`order`]), finds validation and test rows that leak into training ([`leak`]), renders chats as
-//! transformers does ([`ChatTemplate`]), marks which tokens count ([`encode()`]), and writes and maps token files
-//! ([`SplitWriter`], [`Split`]). Every result depends only on the input: not on the clock, the thread count or a
-//! hash map's order.
+//! - [`RowReader`] reads rows of JSON lines, CSV or TSV, and [`Record`] gives them a meaning.
+//! - [`split`] assigns rows to splits, and [`order`] shuffles them reproducibly.
+//! - [`ChatTemplate`] renders conversations as transformers does; [`encode()`] tokenizes them and marks the targets.
+//! - [`SplitWriter`] writes token files, and [`Split`] maps them into memory.
+//! - [`leak`] finds validation and test rows that occur in training.
 //!
-//! It leaves settings and the order of the work to the stage `prepare-data`, and batching to training; it knows
-//! nothing of MLX.
+//! Results depend only on the input: not on the clock, the number of threads or the order of a hash map.
+//!
+//! The stage `prepare-data` owns the settings and the order of the work; training owns batching. This crate does not use
+//! MLX.
 //!
 //! ```
 //! # fn main() -> dataset::Result<()> {
@@ -16,8 +18,8 @@
 //! let path = folder.path().join("pairs");
 //! fs_err::write(&path, "prompt\tcompletion\naloha\thello\n")?;
 //! let mut rows = RowReader::open(&path)?;
-//! let row = rows.next_row()?.expect("there is a row").expect("it is well formed");
-//! let record = Record::from_row(row, &path).expect("it has a known shape");
+//! let row = rows.next_row()?.expect("the file has a row").expect("the row is well formed");
+//! let record = Record::from_row(row, &path).expect("the row has a known shape");
 //! assert_eq!(record.shape, Shape::Completion { prompt: "aloha".into(), completion: "hello".into() });
 //! assert_eq!(record.source, "pairs:2");
 //! # Ok(())

@@ -1,10 +1,10 @@
-//! Pinned permutations: the same seed gives the same order on every machine and in every version.
+//! Reproducible permutations: the same seed gives the same order on every machine and in every version.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use sha2::{Digest, Sha256};
 
-/// Returns a permutation of `0..n` that depends only on the four arguments.
+/// Returns a permutation of `0..n` that depends only on the arguments.
 ///
 /// The generator is ChaCha8 seeded with SHA-256 of `seed`, the length of `purpose`, `purpose` and `epoch`
 /// (integers as 8 little-endian bytes). A Fisher–Yates shuffle from the end draws each index from 32-bit
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 ///
 /// # Panics
 ///
-/// When `n` is above `u32::MAX`.
+/// Panics when `n` is above `u32::MAX`.
 ///
 /// ```
 /// assert_eq!(dataset::order::permutation(0, "train", 0, 8), [4, 2, 3, 7, 6, 0, 5, 1]);
@@ -37,7 +37,7 @@ fn generator(seed: u64, purpose: &str, epoch: u64) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(hash.finalize().into())
 }
 
-/// Draws an unbiased number below `bound` (which is at least 1): words in the incomplete last block are drawn again.
+/// Returns an unbiased number below `bound`, which is at least 1. Words in the incomplete last block are drawn again.
 fn below(generator: &mut ChaCha8Rng, bound: u32) -> u32 {
     let usable = u32::MAX - (u32::MAX % bound + 1) % bound;
     loop {
@@ -50,8 +50,9 @@ fn below(generator: &mut ChaCha8Rng, bound: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     proptest! {
         #[test]
@@ -73,7 +74,7 @@ mod tests {
 
     #[test]
     fn order_is_pinned() {
-        // The same from an independent ChaCha8 written from RFC 8439 with four double rounds.
+        // An independent ChaCha8, written from RFC 8439 with four double rounds, gives the same order.
         assert_eq!(permutation(42, "split", 3, 12), [6, 4, 1, 0, 5, 7, 8, 3, 2, 9, 10, 11]);
     }
 

@@ -1,19 +1,19 @@
-//! Where the assistant's turns are in a rendered conversation.
+//! Finding the assistant's turns in a rendered conversation.
 //!
-//! A template is free to rewrite what it is given: to trim it, to drop earlier reasoning, to merge the system message
-//! into the first turn. So the text of a conversation's beginning need not be the beginning of the text. Each turn is
-//! found by what changes when only that turn changes:
+//! A template may rewrite its input: trim it, drop earlier reasoning, or merge the system message into the first turn.
+//! So the first messages, rendered alone, need not give the beginning of the whole text. A turn is found by what changes
+//! when only that turn changes:
 //!
-//! 1. A template with `generation` blocks says itself which text is generated.
-//! 2. Else the conversation is rendered again with a marker in place of the turn's content. The text up to the first
-//!    difference comes before the turn, the text from the last difference on comes after it.
-//! 3. The turn begins where the prompt ends with which the model would be asked for it, if that prompt is how the
-//!    text begins: whatever the template writes between the two, the model has to write too.
-//! 4. Where a marker does not show up exactly once (tool calls without content, templates that inspect the content),
-//!    the text of the messages up to and including the turn tells its end.
+//! 1. A template with `generation` blocks marks the generated text.
+//! 2. Otherwise the conversation is rendered again with a marker instead of the turn's content. Text before the first
+//!    difference precedes the turn; text after the last difference follows it.
+//! 3. If the text begins with the prompt that asks the model for the turn, the turn begins at the end of that prompt:
+//!    the model has to write whatever the template puts between the prompt and the content.
+//! 4. If the marker does not appear exactly once (tool calls without content, templates that inspect the content), the
+//!    messages up to and including the turn are rendered alone; the turn ends where that text ends.
 //!
-//! A turn includes the token that ends it: the first end token after the content, else the last special token before
-//! the next message, else all the text up to there.
+//! A turn includes its end: the first end token after the content, otherwise the last special token before the next
+//! message, otherwise all text up to the next message.
 
 use std::ops::Range;
 
@@ -25,13 +25,13 @@ use crate::template::{ChatTemplate, Conversation, Rendered};
 /// One assistant turn in the rendered text, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
-    /// What the model generates, without what ends the turn.
+    /// Text that the model generates, without the end of the turn.
     pub(crate) content: Range<usize>,
-    /// How far the text goes on before the next message, if that is known.
+    /// Start of the next message, if known.
     pub(crate) tail: Option<usize>,
 }
 
-/// Renders a conversation and its beginnings.
+/// Renders a conversation, or only its first messages.
 pub(crate) struct Renderer<'a> {
     pub(crate) template: &'a ChatTemplate,
     pub(crate) tools: Option<&'a Value>,
@@ -42,7 +42,7 @@ impl Renderer<'_> {
         self.template.render_full(&Conversation { messages, tools: self.tools, add_generation_prompt })
     }
 
-    /// Finds every assistant turn of `messages` in `full`, their rendered text.
+    /// Finds every assistant turn of `messages` in `full`, the rendered conversation.
     pub(crate) fn turns(&self, messages: &[Value], full: &Rendered) -> Vec<Turn> {
         if let Some(ranges) = &full.generation {
             return ranges.iter().map(|range| Turn { content: range.clone(), tail: None }).collect();
@@ -58,14 +58,14 @@ impl Renderer<'_> {
     }
 
     fn turn(&self, messages: &[Value], index: usize, full: &str, from: usize) -> Turn {
-        // A template may refuse the beginning of a conversation; then it says nothing about the turn's place.
-        let beginning = |count: usize, add_generation_prompt: bool| {
+        // A template may refuse the first messages alone. Then they cannot help to find the turn.
+        let render_first = |count: usize, add_generation_prompt: bool| {
             let rendered = self.render(&messages[..count], add_generation_prompt).ok();
             rendered.map(|rendered| rendered.text)
         };
         let prompt_end =
-            beginning(index, true).filter(|prompt| full.starts_with(prompt.as_str())).map(|p| p.len());
-        let through = beginning(index + 1, false);
+            render_first(index, true).filter(|prompt| full.starts_with(prompt.as_str())).map(|p| p.len());
+        let through = render_first(index + 1, false);
         let last = index + 1 == messages.len();
         let tail = if last {
             Some(full.len())
@@ -89,7 +89,7 @@ impl Renderer<'_> {
         Turn { content: start..end.max(start), tail: tail.filter(|&tail| tail >= end) }
     }
 
-    /// Finds the content of one message by rendering with a marker in its place.
+    /// Finds the content of a message by rendering with a marker instead of it.
     fn by_marker(&self, messages: &[Value], index: usize, full: &str) -> Option<Range<usize>> {
         if !messages[index].get("content").is_some_and(Value::is_string) {
             return None;

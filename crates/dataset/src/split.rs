@@ -1,4 +1,4 @@
-//! Splits: which rows train, which validate, which test.
+//! Assigning rows to the training, validation and test splits.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use crate::order::permutation;
 /// One of the three splits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SplitName {
-    /// Rows a model learns from.
+    /// Rows that a model learns from.
     Train,
     /// Rows that choose among checkpoints.
     Validation,
-    /// Rows that measure the chosen one.
+    /// Rows that measure the chosen checkpoint.
     Test,
 }
 
 impl SplitName {
-    /// All three, in the order in which they are written.
+    /// All splits, in the order in which they are written.
     pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
 
-    /// Returns the name used for files and settings.
+    /// Returns the name used in files and settings.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -31,41 +31,41 @@ impl SplitName {
     }
 }
 
-/// Shares of the rows; what is left trains.
+/// Shares of the rows. The other rows train.
 #[derive(Clone, Copy, Debug)]
 pub struct Shares {
     /// Share for validation, 0 to 1.
     pub validation: f64,
     /// Share for test, 0 to 1.
     pub test: f64,
-    /// Seed of the order in which rows or groups are dealt out.
+    /// Seed of the order in which rows or groups are assigned.
     pub seed: u64,
 }
 
-/// Deals out `rows` rows one by one.
+/// Returns the split of each of `rows` rows.
 ///
-/// Rows are put into a pinned order; the first ones test, the next ones validate, the rest trains. Shares are rounded
-/// to the nearest row.
+/// Rows are shuffled with the seed; the first ones test, the next ones validate, the others train. Shares are rounded to
+/// the nearest row.
 pub fn by_ratio(rows: usize, shares: &Shares) -> Vec<SplitName> {
-    let test = target(rows, shares.test).min(rows);
-    let validation = target(rows, shares.validation).min(rows - test);
+    let test = quota(rows, shares.test).min(rows);
+    let validation = quota(rows, shares.validation).min(rows - test);
     let mut splits = vec![SplitName::Train; rows];
-    for (place, row) in permutation(shares.seed, "split", 0, rows).into_iter().enumerate() {
-        if place < test {
+    for (position, row) in permutation(shares.seed, "split", 0, rows).into_iter().enumerate() {
+        if position < test {
             splits[row as usize] = SplitName::Test;
-        } else if place < test + validation {
+        } else if position < test + validation {
             splits[row as usize] = SplitName::Validation;
         }
     }
     splits
 }
 
-/// Deals out whole groups: rows with the same group are on the same side, whatever the shares.
+/// Returns the split of each group, by the group's number. All rows of a group are in one split, whatever the shares.
 ///
-/// `sizes` are the rows of each of the `groups`; those without rows take no part. Groups in the order of their names
-/// are put into a pinned order and go, one after another, to test as long as its share is not exceeded, else to
-/// validation under the same condition, else to train. A share above zero for which every group is too large gets the
-/// smallest one. Returns the split of each group by its number.
+/// `sizes` has the number of rows of each of the `groups`; groups without rows are ignored. The groups are sorted by name
+/// and shuffled with the seed. One after another, each goes to test if test's share is not exceeded, otherwise to
+/// validation under the same condition, otherwise to train. If every group is too large for a share above zero, the
+/// smallest group gets it.
 ///
 /// # Errors
 ///
@@ -76,14 +76,14 @@ pub fn by_group(groups: &Names, sizes: &[u32], shares: &Shares) -> Result<Vec<Sp
         [(SplitName::Test, shares.test), (SplitName::Validation, shares.validation)]
             .into_iter()
             .filter(|&(_, share)| share > 0.0)
-            .map(|(split, share)| (split, target(rows, share).max(1)))
+            .map(|(split, share)| (split, quota(rows, share).max(1)))
             .collect();
     let mut numbers: Vec<u32> =
         (0..sizes.len() as u32).filter(|&number| sizes[number as usize] > 0).collect();
     if numbers.len() <= wanted.len() {
         return Err(Error::Rows {
-            reason: format!("{} groups cannot fill {} splits", numbers.len(), wanted.len() + 1),
-            hint: "group by a finer field, or split by `ratio`".into(),
+            reason: format!("{} groups are too few for {} splits", numbers.len(), wanted.len() + 1),
+            hint: "group by a finer field with `group_fields`, or set `split.by = \"ratio\"`".into(),
         });
     }
     numbers.sort_unstable_by_key(|&number| groups.get(number));
@@ -92,8 +92,7 @@ pub fn by_group(groups: &Names, sizes: &[u32], shares: &Shares) -> Result<Vec<Sp
     for index in permutation(shares.seed, "split", 0, numbers.len()) {
         let number = numbers[index as usize] as usize;
         let size = sizes[number] as usize;
-        let fits =
-            |&&(split, target): &&(SplitName, usize)| filled.get(&split).unwrap_or(&0) + size <= target;
+        let fits = |&&(split, quota): &&(SplitName, usize)| filled.get(&split).unwrap_or(&0) + size <= quota;
         let split = wanted.iter().find(fits).map_or(SplitName::Train, |&(split, _)| split);
         *filled.entry(split).or_default() += size;
         splits[number] = split;
@@ -110,7 +109,7 @@ pub fn by_group(groups: &Names, sizes: &[u32], shares: &Shares) -> Result<Vec<Sp
     Ok(splits)
 }
 
-/// Chooses at most `limit` of `rows` rows: a pinned sample, in the order of the rows.
+/// Returns a sample of at most `limit` of `rows` rows, which depends only on the arguments; sorted.
 pub fn sample(rows: usize, limit: usize, split: SplitName, seed: u64) -> Vec<u32> {
     let mut chosen = permutation(seed, &format!("sample-{}", split.as_str()), 0, rows);
     chosen.truncate(limit);
@@ -118,14 +117,16 @@ pub fn sample(rows: usize, limit: usize, split: SplitName, seed: u64) -> Vec<u32
     chosen
 }
 
-fn target(rows: usize, share: f64) -> usize {
+/// Returns the number of rows for a share.
+fn quota(rows: usize, share: f64) -> usize {
     (rows as f64 * share).round() as usize
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn count(splits: impl IntoIterator<Item = SplitName>) -> [usize; 3] {
         let mut counts = [0; 3];
@@ -162,9 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn the_order_in_which_groups_come_does_not_matter() {
+    fn the_order_of_the_groups_does_not_matter() {
         let named: Vec<(String, u32)> = (0..50).map(|index| (format!("g{index}"), index % 5 + 1)).collect();
-        let of = |named: Vec<(String, u32)>| {
+        let split_by_name = |named: Vec<(String, u32)>| {
             let mut names = Names::default();
             for (name, _) in &named {
                 names.number(name);
@@ -174,7 +175,7 @@ mod tests {
             named.into_iter().map(|(name, _)| name).zip(splits).collect::<BTreeMap<_, _>>()
         };
         let reversed = named.iter().rev().cloned().collect();
-        assert_eq!(of(named), of(reversed));
+        assert_eq!(split_by_name(named), split_by_name(reversed));
     }
 
     proptest! {
@@ -192,7 +193,7 @@ mod tests {
             for split in [SplitName::Validation, SplitName::Test] {
                 let size: u32 = splits.iter().zip(&sizes).filter(|(s, _)| **s == split).map(|(_, size)| size).sum();
                 let size = size as usize;
-                prop_assert!(size > 0 && size <= target(rows, 0.1) && size + 4 > target(rows, 0.1));
+                prop_assert!(size > 0 && size <= quota(rows, 0.1) && size + 4 > quota(rows, 0.1));
             }
         }
 

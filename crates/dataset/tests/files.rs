@@ -97,9 +97,35 @@ fn files_without_usable_rows_say_what_they_are() {
         b"\xFF\xFFtext\n",
         b"text\n\"open\n",
     ];
-    assert_snapshot!(files.map(|bytes| read(bytes).unwrap_err()).join("\n"), @"");
+    assert_snapshot!(files.map(|bytes| read(bytes).unwrap_err()).join("\n"), @"
+    error: `named.txt`: holds no rows
+    hint: an input file needs at least one row
+    error: `named.txt`: holds no rows
+    hint: an input file needs at least one row
+    error: `named.txt`: is gzip-compressed
+    hint: decompress it first: `gzip -dc FILE > FILE.jsonl`
+    error: `named.txt`: is UTF-16 text
+    hint: convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 FILE`
+    error: `named.txt`: is a Parquet file
+    hint: export it as JSON lines or CSV
+    error: `named.txt`: begins with a NUL byte
+    hint: rows are UTF-8 text; check that the file is complete
+    error: `named.txt`: begins with `[`: it is a JSON array, not JSON lines
+    hint: write one JSON object per line, for example with `jq -c '.[]'`
+    error: named.txt:1: column 2 of the header has no name
+    hint: line 1 names the columns: give each a name of its own
+    error: named.txt:1: column 3 of the header has the same name as another: `a`
+    hint: line 1 names the columns: give each a name of its own
+    error: named.txt:1:1: not valid UTF-8
+    hint: save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8 FILE`
+    error: named.txt:2: a quote that opens in line 2 is not closed
+    hint: close the quote, or double it if it is text
+    ");
     let missing = failure::Error::from(RowReader::open(Path::new("/nowhere/x.jsonl")).err().unwrap());
-    assert_snapshot!(missing.report(), @"");
+    assert_snapshot!(missing.report(), @"
+    error: failed to open file `/nowhere/x.jsonl`: No such file or directory (os error 2)
+    hint: check that `/nowhere/x.jsonl` is the right path
+    ");
     assert!(TextTokenizer::open(Path::new("/nowhere")).is_err());
 }
 

@@ -57,7 +57,10 @@ fn a_syntax_error_names_the_line() {
     let error = ChatTemplate::new("ok\n{% if %}x{% endif %}", "chat_template.jinja", BTreeMap::new(), None)
         .unwrap_err();
     assert!(matches!(error, Error::Template { line: 2, .. }), "{error}");
-    assert_snapshot!(failure::Error::from(error).report(), @"");
+    assert_snapshot!(failure::Error::from(error).report(), @"
+    error: chat template `chat_template.jinja` line 2: syntax error: unexpected end of block
+    hint: correct the template in the tokenizer folder
+    ");
 }
 
 #[test]
@@ -67,14 +70,20 @@ fn a_refusal_names_the_line_and_what_the_template_says() {
     let message = json!({"role": "user", "content": "x"});
     assert_eq!(template.render(std::slice::from_ref(&message), false).unwrap(), "a\n\n");
     let error = template.render(&[message.clone(), message], false).unwrap_err();
-    assert_snapshot!(failure::Error::from(error).report(), @"");
+    assert_snapshot!(failure::Error::from(error).report(), @"
+    error: chat template `chat_template.jinja` line 4: only one message
+    hint: change the messages to what the template accepts, or the template
+    ");
 }
 
 #[test]
 fn endless_templates_are_stopped() {
     let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
     let error = template(loops).render(&[], false).unwrap_err();
-    assert_snapshot!(failure::Error::from(error).report(), @"");
+    assert_snapshot!(failure::Error::from(error).report(), @"
+    error: chat template `chat_template.jinja` line 1: it works too long, perhaps without end
+    hint: use a template that ends; see the `chat_template` files
+    ");
     let long = "{% for a in range(9999) %}{{ 'x' * 99999 }}{% endfor %}";
     assert!(template(long).render(&[], false).is_err());
 }
@@ -83,7 +92,10 @@ fn endless_templates_are_stopped() {
 fn a_date_is_printed_only_if_one_is_set() {
     let source = "{{ strftime_now('%d %b %Y') }}";
     let error = template(source).render(&[], false).unwrap_err();
-    assert_snapshot!(failure::Error::from(error).report(), @"");
+    assert_snapshot!(failure::Error::from(error).report(), @r#"
+    error: chat template `chat_template.jinja` line 1: it prints today's date, which would make every day's data different
+    hint: fix the date with the setting `template_date = "YYYY-MM-DD"`
+    "#);
     let dated = ChatTemplate::new(source, "x", BTreeMap::new(), Date::parse("2024-07-26")).unwrap();
     assert_eq!(dated.render(&[], false).unwrap(), "26 Jul 2024");
     assert_eq!(template("{{ strftime_now is defined }}").render(&[], false).unwrap(), "False");

@@ -431,7 +431,18 @@ mod tests {
         let settings = "train = ['a']\nprompt = '{a'\nmax_tokens = 1\ntemplate_date = 'today'\n\
             where = [{ field = 'x' }]\nsplit = { validation = 0.6, test = 0.6 }\n\
             leak = { words = 0, overlap = 0.0, common = 2.0 }";
-        assert_snapshot!(problems(settings), @"");
+        assert_snapshot!(problems(settings), @r#"
+        `train`, `validation` and `test` require `split.by = "files"`
+        `split.validation` and `split.test` must be at least 0 and add up to less than 1
+        `max_tokens` must be at least 2
+        `leak.words` must be at least 1
+        `leak.overlap` must be above 0 and at most 1
+        `leak.common` must be from 0 to 1
+        `template_date` is not a date in the form `YYYY-MM-DD`
+        a condition in `where` has only `field`: add `equals`, `one_of`, `at_least`, `at_most`, `min_words` or `max_words`
+        `prompt` and `completion` must be set together
+        `prompt`: `{a` is not a field; write `{name}` for a field and `{{` for a brace
+        "#);
     }
 
     #[test]
@@ -452,7 +463,20 @@ mod tests {
             "train = ['a']\nsplit.by = 'files'\nmixture.x.files = ['a', 'b']",
             "split.by = 'files'\nmixture.x.files = ['a']",
         ];
-        assert_snapshot!(settings.map(problems).join("\n"), @"");
+        assert_snapshot!(settings.map(problems).join("\n"), @r#"
+        `source` cannot be combined with `mixture`, whose components name the files
+        `mixture.x` has no `files`
+        `mixture.x.y`: a name may contain only ASCII letters, digits, `_` and `-`
+        `mixture.y`: the file `a` is listed twice
+        `mixture.x.prompt` and `mixture.x.completion` must be set together
+        `mixture.x.text`: `{` is not a field; write `{name}` for a field and `{{` for a brace
+        `mixture.x.system` cannot be combined with `mixture.x.text`
+        the file `a` in `train` is not in any component of `mixture`
+        the file `b` in `mixture` is not in any split
+        the file `b` in `mixture` is not in any split
+        `mixture` with `split.by = "files"` requires `train`
+        the file `a` in `mixture` is not in any split
+        "#);
     }
 
     #[test]

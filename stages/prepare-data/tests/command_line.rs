@@ -32,7 +32,37 @@ fn pairs(rows: usize) -> String {
 #[test]
 fn help_is_short_and_complete() {
     let help = Program::new(env!("CARGO_BIN_EXE_prepare-data")).arg("--help").env("COLUMNS", "100").run();
-    assert_snapshot!(help.succeeded(), @"");
+    assert_snapshot!(help.succeeded(), @"
+    Turn data files into a dataset: splits, chat template, tokens, leak check
+
+    Usage: prepare-data [OPTIONS] --tokenizer <ARTIFACT> --data <PATH>...
+
+    Options:
+          --tokenizer <ARTIFACT>  Artifact of `import-model`, or a folder with `tokenizer.json`
+          --data <PATH>...        Data file, or folder with the files that the settings name
+                                  (repeatable)
+      -h, --help                  Print help
+      -V, --version               Print version
+
+    Common options:
+          --config <FILE>         Read settings from the stage's table in FILE (repeatable; later files
+                                  win)
+          --set <KEY=VALUE>       Set one setting (repeatable; `STAGE.KEY=VALUE` is for that stage only)
+          --store <DIR>           Store artifacts in DIR [env: ASHLAR_STORE=] [default: artifacts]
+          --out <DIR>             Write the artifact to DIR instead of the store
+          --resume-dir <DIR>      With --out, keep the resume state in DIR
+          --plan                  Show whether the stage would run, and why (exit 0: up to date, 10:
+                                  run, 11: resume)
+          --force                 Run even if the artifact exists, and compare the result with it
+          --check                 Run again and compare the bytes with the existing artifact (exit 70 if
+                                  they differ)
+          --json                  Print --plan as JSON
+      -v, --verbose...            Print debug messages (`-vv`: also traces)
+      -q, --quiet                 Print errors only
+          --lock-wait <DURATION>  How long to wait for another process that is making the same artifact
+                                  (`0`, `30s`, `5m`, `forever`) [default: forever]
+          --label <NAME>          Label the artifact, so that `refs/NAME` refers to it
+    ");
 }
 
 #[test]
@@ -49,7 +79,7 @@ fn a_dataset_is_published_once_and_found_again() {
     ] {
         assert!(artifact.join(name).is_file(), "{name}");
     }
-    assert_snapshot!(filtered(&first.stderr), @"");
+    assert_snapshot!(filtered(&first.stderr), @"prepare-data: 16 training, 2 validation and 2 test rows in [TIME]");
     assert_eq!(run(&sandbox, "pairs.jsonl", "").path(), first.path());
     let plan = prepare_data(&sandbox, &golden("gemma3_text"), "pairs.jsonl", "").arg("--plan").run();
     assert_eq!(plan.code, Some(0));
@@ -80,11 +110,23 @@ fn one_artifact_is_written_to_a_folder() {
 #[test]
 fn missing_and_unreadable_files_are_named() {
     let sandbox = Sandbox::new();
-    assert_snapshot!(refused(&sandbox, "nowhere.jsonl", "", 65), @"");
+    assert_snapshot!(refused(&sandbox, "nowhere.jsonl", "", 65), @"
+    error: finding the data files
+      caused by: failed to query resolved metadata `nowhere.jsonl`: No such file or directory (os error 2)
+    hint: check that `nowhere.jsonl` is the right path
+    ");
     sandbox.write("data/pairs.jsonl", pairs(20));
-    assert_snapshot!(refused(&sandbox, "data", "source = ['pears.jsonl']", 65), @"");
+    assert_snapshot!(refused(&sandbox, "data", "source = ['pears.jsonl']", 65), @"
+    error: finding the data files
+      caused by: the settings name the file `pears.jsonl`, which is not in `data`
+    hint: give its folder with `--data`, or correct the name in the settings
+    ");
     sandbox.write("texts/pairs.txt", pairs(20));
-    assert_snapshot!(refused(&sandbox, "texts", "", 65), @"");
+    assert_snapshot!(refused(&sandbox, "texts", "", 65), @"
+    error: finding the data files
+      caused by: no `.jsonl`, `.json`, `.csv` or `.tsv` file in `texts`
+    hint: give data files with `--data`, or name files of other endings with the setting `source`
+    ");
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("loop.jsonl", sandbox.join("loop.jsonl")).unwrap();
@@ -97,33 +139,61 @@ fn missing_and_unreadable_files_are_named() {
 fn a_malformed_line_is_named() {
     let sandbox = Sandbox::new();
     sandbox.write("pairs.jsonl", pairs(3) + "{\"prompt\": \"x\",, }\n" + &pairs(3));
-    assert_snapshot!(refused(&sandbox, "pairs.jsonl", "", 65), @"");
+    assert_snapshot!(refused(&sandbox, "pairs.jsonl", "", 65), @r#"
+    error: making the dataset
+      caused by: pairs.jsonl:4:16: not JSON: key must be a string
+    hint: correct the line, or set `on_bad_row = "skip"` to leave such rows out
+    "#);
 }
 
 #[test]
 fn a_row_without_a_known_shape_is_named() {
     let sandbox = Sandbox::new();
     sandbox.write("rows.csv", "question,answer\nq,a\n");
-    assert_snapshot!(refused(&sandbox, "rows.csv", "", 65), @"");
-    assert_snapshot!(refused(&sandbox, "rows.csv", "prompt = '{ask}'\ncompletion = '{answer}'", 65), @"");
+    assert_snapshot!(refused(&sandbox, "rows.csv", "", 65), @r#"
+    error: making the dataset
+      caused by: rows.csv:2: no known shape; the fields are `question`, `answer`
+    hint: a row needs `messages`, `prompt` and `completion`, or `text`; for other names use templates, such as `prompt = "{question}"` and `completion = "{answer}"`
+    "#);
+    assert_snapshot!(refused(&sandbox, "rows.csv", "prompt = '{ask}'\ncompletion = '{answer}'", 65), @"
+    error: making the dataset
+      caused by: rows.csv:2: the field `ask` has no value
+    hint: the row has the fields `question`, `answer`; correct the name in the template
+    ");
 }
 
 #[test]
 fn a_table_with_too_few_cells_or_an_open_quote_is_named() {
     let sandbox = Sandbox::new();
     sandbox.write("rows.csv", "prompt,completion\na\n");
-    assert_snapshot!(refused(&sandbox, "rows.csv", "", 65), @"");
+    assert_snapshot!(refused(&sandbox, "rows.csv", "", 65), @"
+    error: making the dataset
+      caused by: rows.csv:2: 1 cells where the header names 2
+    hint: give every row 2 cells; put the cell in double quotes and double each quote inside it if it contains the delimiter
+    ");
     sandbox.write("rows.csv", "prompt,completion\na,\"b\nc,d\n");
-    assert_snapshot!(refused(&sandbox, "rows.csv", "", 65), @"");
+    assert_snapshot!(refused(&sandbox, "rows.csv", "", 65), @"
+    error: making the dataset
+      caused by: rows.csv:2: a quote that opens in line 2 is not closed
+    hint: close the quote, or double it if it is text
+    ");
 }
 
 #[test]
 fn an_empty_split_is_refused() {
     let sandbox = Sandbox::new();
     sandbox.write("pairs.jsonl", pairs(3));
-    assert_snapshot!(refused(&sandbox, "pairs.jsonl", "", 65), @"");
+    assert_snapshot!(refused(&sandbox, "pairs.jsonl", "", 65), @"
+    error: making the dataset
+      caused by: the split `validation` is empty: 3 rows read, 0 unusable, 0 filtered out, 0 held out; in this split 0 too long, 0 without a target
+    hint: give more rows, loosen `where` or `max_tokens`, or set `split.validation` to 0
+    ");
     let settings = "where = [{ field = 'lang', equals = 'haw' }]";
-    assert_snapshot!(refused(&sandbox, "pairs.jsonl", settings, 65), @"");
+    assert_snapshot!(refused(&sandbox, "pairs.jsonl", settings, 65), @"
+    error: making the dataset
+      caused by: the settings name the field `lang`, which no row has
+    hint: correct the name in `where`, `hold_out` or `group_fields`
+    ");
 }
 
 #[test]
@@ -142,7 +212,11 @@ fn a_template_that_refuses_a_row_names_row_and_line() {
     let sandbox = Sandbox::new();
     let bad = "{\"messages\":[{\"role\":\"assistant\",\"content\":\"first\"}]}\n";
     sandbox.write("chats.jsonl", pairs(30) + bad);
-    assert_snapshot!(refused(&sandbox, "chats.jsonl", "", 65), @"");
+    assert_snapshot!(refused(&sandbox, "chats.jsonl", "", 65), @"
+    error: making the dataset
+      caused by: chats.jsonl:31: chat template `tokenizer_config.json` line 3: roles must alternate user/assistant
+    hint: change the messages to what the template accepts, or the template
+    ");
 }
 
 #[test]
@@ -154,10 +228,18 @@ fn a_broken_tokenizer_or_template_is_named() {
     sandbox.write("tokenizer/tokenizer.json", tokenizer);
     sandbox.write("tokenizer/chat_template.jinja", "ok\n{% if %}");
     let said = sandbox.refused(&mut prepare_data(&sandbox, &folder, "pairs.jsonl", ""), 65);
-    assert_snapshot!(said, @"");
+    assert_snapshot!(said, @"
+    error: making the dataset
+      caused by: chat template `chat_template.jinja` line 2: syntax error: unexpected end of block
+    hint: correct the template in the tokenizer folder
+    ");
     sandbox.write("tokenizer/tokenizer.json", "{");
     let said = sandbox.refused(&mut prepare_data(&sandbox, &folder, "pairs.jsonl", ""), 65);
-    assert_snapshot!(said, @"");
+    assert_snapshot!(said, @"
+    error: making the dataset
+      caused by: tokenizer `[SANDBOX]/tokenizer/tokenizer.json`: EOF while parsing an object at line 1 column 1
+    hint: check the tokenizer folder; `tokenizer.json` must be a Hugging Face tokenizer
+    ");
 }
 
 #[test]
@@ -166,6 +248,11 @@ fn a_leak_is_listed() {
     let text = "o ka ilihau la akolu, o ka laau hau la aha, o ke opu hau la alima";
     sandbox.write("data/train.csv", format!("prompt,completion\n\"A laila: {text}. Pau.\",x\n"));
     sandbox.write("data/test.csv", format!("prompt,completion\n\"{text}\",y\n"));
-    assert_snapshot!(refused(&sandbox, "data", "split = { by = 'files' }", 65), @"");
+    assert_snapshot!(refused(&sandbox, "data", "split = { by = 'files' }", 65), @r#"
+    error: making the dataset
+      caused by: 1 of 1 validation, test and held-out rows occur in training rows:
+      test row `test.csv:2` (test.csv:2) contains or is contained in training row `train.csv:2` (train.csv:2) (100%)
+    hint: set `on_leak = "drop"` to leave those training rows out, or split by a group that such rows share
+    "#);
     run(&sandbox, "data", "split = { by = 'files' }\non_leak = 'allow'").succeeded();
 }

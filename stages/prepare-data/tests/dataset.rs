@@ -159,7 +159,10 @@ fn files_can_be_the_splits_and_too_long_rows_follow_the_setting() -> Result<()> 
     let (stats, kept) = made("on_too_long = 'truncate'")?;
     assert_eq!((kept, stats.splits["train"].truncated.count, stats.splits["train"].length.max), (2, 1, 30));
     let error = made("on_too_long = 'error'").unwrap_err().report();
-    assert_snapshot!(testutil::filtered(&error), @"");
+    assert_snapshot!(testutil::filtered(&error), @"
+    error: [SANDBOX]/train.jsonl:2: the row has 201 tokens, but `max_tokens` is 30
+    hint: raise `max_tokens`, or set `on_too_long` to `truncate` or `drop`
+    ");
     Ok(())
 }
 
@@ -253,7 +256,10 @@ fn a_mixture_component_without_training_rows_is_named() {
         [mixture.pairs]\nfiles = ['pairs.csv']\nprompt = '{haw}'\ncompletion = '{eng}'";
     let out = tempfile::tempdir().unwrap();
     let error = make(data.path(), settings, out.path()).unwrap_err();
-    assert_snapshot!(error.report(), @"");
+    assert_snapshot!(error.report(), @"
+    error: the mixture component `texts` has no training rows
+    hint: give it more rows, loosen `where` or `max_tokens`, or remove it from `mixture`
+    ");
 }
 
 #[test]
