@@ -52,7 +52,7 @@ pub struct Encoded {
 impl Encoded {
     /// Returns the number of targets.
     pub fn target_count(&self) -> usize {
-        self.trained.iter().filter(|&&flag| flag == 1).count()
+        self.trained.iter().map(|&flag| usize::from(flag == 1)).sum()
     }
 
     /// Cuts off everything after the first `max_tokens` tokens.

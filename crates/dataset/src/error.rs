@@ -150,7 +150,7 @@ impl Failure for Error {
             | Self::File { hint, .. }
             | Self::Template { hint, .. }
             | Self::Rows { hint, .. } => Some(hint.clone()),
-            Self::Unreadable { path, source } => unreadable_hint(path, source),
+            Self::Unreadable { path, source } => Some(unreadable_hint(path, source)),
             Self::Tokenizer { .. } => {
                 Some("check the tokenizer folder; `tokenizer.json` must be a Hugging Face tokenizer".into())
             }
@@ -160,12 +160,12 @@ impl Failure for Error {
     }
 }
 
-fn unreadable_hint(path: &Path, error: &io::Error) -> Option<String> {
+fn unreadable_hint(path: &Path, error: &io::Error) -> String {
     let path = path.display();
     match error.kind() {
-        io::ErrorKind::NotFound => Some(format!("check that `{path}` is the right path")),
-        io::ErrorKind::PermissionDenied => Some(format!("allow reading `{path}`: `chmod u+r '{path}'`")),
-        _ => Some(format!("check that `{path}` is the right path and a readable file")),
+        io::ErrorKind::NotFound => format!("check that `{path}` is the right path"),
+        io::ErrorKind::PermissionDenied => format!("make the file readable: `chmod u+r '{path}'`"),
+        _ => format!("check that `{path}` is a readable file"),
     }
 }
 

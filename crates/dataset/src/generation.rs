@@ -1,18 +1,18 @@
-//! `generation` blocks: how a template itself says which text the assistant generates.
+//! `generation` blocks, with which a template marks the text that the assistant generates.
 //!
-//! The engine knows no such tag, so `{% generation %}` becomes a filter block, with the same marks for white space,
-//! and the filter puts marks around its text which are taken out again after rendering.
+//! The template engine does not know this tag, so `{% generation %}` is rewritten as a filter block with the same white
+//! space control. The filter puts marks around its text, and the marks are removed after rendering.
 
 use std::ops::Range;
 
-/// Name of the filter that stands for a `generation` block.
+/// Name of the filter that replaces a `generation` block.
 pub(crate) const FILTER: &str = "mark_generated_text";
 
-// Noncharacters: they are valid in a string, yet never stand for text.
+// Noncharacters: valid in a string, but never part of a text.
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
 
-/// Replaces the tags, keeping every line where it was; tells whether there were any.
+/// Replaces the tags without moving any line, and returns whether there were any.
 pub(crate) fn rewrite(source: &str) -> (String, bool) {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -51,12 +51,12 @@ pub(crate) fn rewrite(source: &str) -> (String, bool) {
     (out, found)
 }
 
-/// Puts marks around `body`; a mark that is already inside is dropped, as it can only be noise.
+/// Puts marks around `body`, and drops marks inside it.
 pub(crate) fn mark(body: &str) -> String {
     format!("{OPEN}{}{CLOSE}", body.replace([OPEN, CLOSE], ""))
 }
 
-/// Takes the marks out of `text` and returns the byte ranges that lay between them.
+/// Removes the marks from `text` and returns the byte ranges between them.
 pub(crate) fn take_marks(text: &str) -> (String, Vec<Range<usize>>) {
     let mut out = String::with_capacity(text.len());
     let mut ranges = Vec::new();
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_keep_their_white_space_marks_and_lines() {
+    fn tags_keep_their_white_space_control_and_lines() {
         let (out, found) =
             rewrite("a\n{%- generation %}x{{ '{%' }}{% endgeneration -%}\n{# {% generation %} #}");
         let expected =
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_come_out_as_ranges() {
+    fn marks_become_ranges() {
         let text = format!("a{}b{}", mark("xy"), mark(""));
         assert_eq!(take_marks(&text), ("axyb".into(), vec![1..3, 4..4]));
     }

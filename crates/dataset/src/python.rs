@@ -1,4 +1,4 @@
-//! What Python prints and what chat templates expect of it: `str`, `json.dumps` and `strftime`.
+//! The Python behaviour that chat templates rely on: `str`, `json.dumps` and `strftime`.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-/// Writes `value` as Python's `str` does: `True`, `None`, `[1, 'a']`.
+/// Returns `value` as Python's `str` prints it: `True`, `None`, `[1, 'a']`.
 pub(crate) fn str_of(value: &Value) -> String {
     match value.as_str() {
         Some(text) => text.to_owned(),
@@ -14,7 +14,7 @@ pub(crate) fn str_of(value: &Value) -> String {
     }
 }
 
-/// The `trim` filter: Python's `strip` of what `str` gives.
+/// Implements the `trim` filter: Python's `strip` on the `str` of `value`.
 pub(crate) fn strip(value: &Value, letters: Option<&str>) -> String {
     let text = str_of(value);
     match letters {
@@ -23,7 +23,7 @@ pub(crate) fn strip(value: &Value, letters: Option<&str>) -> String {
     }
 }
 
-/// Python's methods of strings, maps and lists; positions count letters, not bytes.
+/// Implements Python's methods of strings, maps and lists; positions count characters, not bytes.
 pub(crate) fn method(
     state: &State<'_, '_>,
     value: &Value,
@@ -86,7 +86,7 @@ fn number(value: &Value) -> String {
     f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float)
 }
 
-/// Writes a float with the fewest digits that read back the same, in Python's layout.
+/// Returns a float as Python prints it, with the fewest digits that read back as the same number.
 fn float(number: f64) -> String {
     if !number.is_finite() {
         return if number.is_nan() {
@@ -108,7 +108,7 @@ fn float(number: f64) -> String {
     format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
 
-/// The `tojson` filter as transformers defines it: `json.dumps` with non-ASCII letters kept and nothing HTML-escaped.
+/// Implements the `tojson` filter of transformers: `json.dumps` that keeps non-ASCII characters and escapes no HTML.
 pub(crate) fn tojson(value: &Value, options: &Kwargs) -> Result<Value, Error> {
     let separators: Option<Vec<String>> = options.get("separators")?;
     let indent: Option<Value> = options.get("indent")?;
@@ -235,7 +235,7 @@ fn json_key(key: &Value) -> String {
     }
 }
 
-/// A calendar day, for templates that print today's date.
+/// A date, for templates that print today's date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Date {
     year: u16,
@@ -261,7 +261,7 @@ const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursd
 const MONTH_DAYS: [u16; 12] = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 
 impl Date {
-    /// Reads `YYYY-MM-DD`.
+    /// Parses `YYYY-MM-DD`; the year is at least 1900.
     ///
     /// ```
     /// assert!(dataset::Date::parse("2024-07-26").is_some());
@@ -295,7 +295,7 @@ impl Date {
         WEEKDAYS[(days % 7) as usize]
     }
 
-    /// Formats midnight of this day as C's `strftime` does.
+    /// Formats midnight of this date as C's `strftime` does.
     pub(crate) fn strftime(self, format: &str) -> Result<String, Error> {
         let mut out = String::new();
         let mut letters = format.chars();

@@ -1,12 +1,12 @@
 //! Chat templates, rendered as transformers renders them.
 //!
-//! Jinja with `trim_blocks` and `lstrip_blocks`, Python's string methods and way of printing, loop controls,
-//! `raise_exception`, `generation` blocks and transformers' own `tojson`. Two things differ on purpose:
-//! `strftime_now` exists only where a date is set, since data that changes overnight cannot be reproduced, and
-//! rendering stops after a fixed amount of work, since a template is a stranger's program.
+//! Jinja with `trim_blocks` and `lstrip_blocks`, Python's string methods and printing, loop controls, `raise_exception`,
+//! `generation` blocks and the `tojson` of transformers. Two differences are deliberate: `strftime_now` exists only if a
+//! date is set, since data that changes overnight is not reproducible; and rendering stops after a fixed amount of work,
+//! since templates come from strangers.
 //!
-//! Known differences: `~` and `join` print booleans and none as Jinja for Rust does (`true`, `none`), and two string
-//! literals side by side are not joined.
+//! Known differences: `~` and `join` print booleans and none as minijinja does (`true`, `none`), and adjacent string
+//! literals are not joined.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -20,10 +20,12 @@ use crate::error::{Error, Result};
 use crate::generation;
 use crate::python::{self, Date};
 
-/// Instructions one rendering may execute; a long conversation takes some tens of thousands.
+/// Maximum number of instructions per rendering; a long conversation takes tens of thousands.
 const FUEL: u64 = 20_000_000;
-/// Longest text one rendering may produce.
+/// Maximum length of a rendered text.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
+/// Function that prints today's date.
+const DATE_FUNCTION: &str = "strftime_now";
 
 /// A compiled chat template.
 #[derive(Clone, Debug)]
@@ -32,32 +34,34 @@ pub struct ChatTemplate {
     name: String,
     special_tokens: BTreeMap<String, String>,
     tracks_generation: bool,
+    /// Whether the template calls [`DATE_FUNCTION`], but no date is set.
+    lacks_date: bool,
 }
 
-/// What a rendering depends on.
+/// A conversation to render.
 #[derive(Clone, Copy, Debug)]
 pub struct Conversation<'a> {
-    /// Messages, objects with a `role`.
+    /// Messages: objects with a `role`.
     pub messages: &'a [Value],
     /// JSON schemas of functions that the model may call.
     pub tools: Option<&'a Value>,
-    /// Ends with the header of an assistant turn.
+    /// Whether to append the header of an assistant turn.
     pub add_generation_prompt: bool,
 }
 
 /// A rendered conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
-    /// The text that the tokenizer gets.
+    /// Text for the tokenizer.
     pub text: String,
-    /// Byte ranges inside the template's `generation` blocks, if it has such blocks.
+    /// Byte ranges of the `generation` blocks; `None` if the template has none.
     pub generation: Option<Vec<Range<usize>>>,
 }
 
 impl ChatTemplate {
-    /// Compiles `source`; `name` is used in messages.
+    /// Compiles `source`. Errors call the template `name`.
     ///
-    /// `special_tokens` are variables such as `bos_token`; `date` is what `strftime_now` prints.
+    /// `special_tokens` are variables such as `bos_token`; `strftime_now` prints `date`.
     ///
     /// # Errors
     ///
@@ -68,23 +72,26 @@ impl ChatTemplate {
         special_tokens: BTreeMap<String, String>,
         date: Option<Date>,
     ) -> Result<Self> {
+        let lacks_date = date.is_none() && source.contains(DATE_FUNCTION);
         let (source, tracks_generation) = generation::rewrite(source);
-        let mut environment = environment(date);
-        let added = environment.add_template_owned("chat", source);
-        added.map_err(|error| template_error(name, &error))?;
-        Ok(Self { environment, name: name.to_owned(), special_tokens, tracks_generation })
+        let environment = environment(date);
+        let mut template =
+            Self { environment, name: name.to_owned(), special_tokens, tracks_generation, lacks_date };
+        let added = template.environment.add_template_owned("chat", source);
+        added.map_err(|error| template.error(&error))?;
+        Ok(template)
     }
 
-    /// Renders `messages`, with the header of an assistant turn at the end if `add_generation_prompt`.
+    /// Returns the text of `messages`, with the header of an assistant turn at the end if `add_generation_prompt`.
     ///
     /// # Errors
     ///
-    /// Fails when the template refuses the conversation or works too long; names the template's line.
+    /// Fails when the template refuses the conversation or takes too long; the error names the template's line.
     pub fn render(&self, messages: &[Value], add_generation_prompt: bool) -> Result<String> {
         Ok(self.render_full(&Conversation { messages, tools: None, add_generation_prompt })?.text)
     }
 
-    /// Renders with tools, and tells which parts the template marks as generated.
+    /// Renders a conversation, and returns the byte ranges that the template marks as generated.
     ///
     /// # Errors
     ///
@@ -98,11 +105,9 @@ impl ChatTemplate {
             add_generation_prompt => conversation.add_generation_prompt,
             ..JinjaValue::from_serialize(&self.special_tokens)
         };
-        let template = self.environment.get_template("chat").expect("it was added on creation");
+        let template = self.environment.get_template("chat").expect("`new` has added it");
         let mut output = Bounded(Vec::new());
-        template
-            .render_captured_to(variables, &mut output)
-            .map_err(|error| template_error(&self.name, &error))?;
+        template.render_captured_to(variables, &mut output).map_err(|error| self.error(&error))?;
         let text = String::from_utf8(output.0).expect("templates write whole strings");
         if !self.tracks_generation {
             return Ok(Rendered { text, generation: None });
@@ -110,19 +115,44 @@ impl ChatTemplate {
         let (text, ranges) = generation::take_marks(&text);
         Ok(Rendered { text, generation: Some(ranges) })
     }
+
+    /// Turns an error of the template engine into one that names the template and its line.
+    fn error(&self, error: &minijinja::Error) -> Error {
+        let kind = error.kind();
+        let detail = error.detail().map_or_else(|| kind.to_string(), str::to_owned);
+        let change_messages = "change the messages to what the template accepts, or change the template";
+        // The reasons are in `stats.json` when bad rows are skipped, so their wording is fixed.
+        let (reason, hint) = match kind {
+            ErrorKind::UnknownFunction if self.lacks_date => (
+                "it prints today's date, which would make every day's data different".to_owned(),
+                "fix the date with the setting `template_date = \"YYYY-MM-DD\"`",
+            ),
+            ErrorKind::OutOfFuel => (
+                "it works too long, perhaps without end".to_owned(),
+                "check the loops of the template in the tokenizer folder",
+            ),
+            ErrorKind::SyntaxError => {
+                (format!("syntax error: {detail}"), "correct the template in the tokenizer folder")
+            }
+            ErrorKind::InvalidOperation => (detail, change_messages),
+            _ => (format!("{kind}: {detail}"), change_messages),
+        };
+        let line = error.line().unwrap_or(1);
+        Error::Template { name: self.name.clone(), line, reason, hint: hint.to_owned() }
+    }
 }
 
-/// Prepares a message as transformers does: keys without a value are as good as absent, and reasoning goes by
-/// whichever name a template uses for it.
+/// Prepares a message as transformers does: drops keys without a value, and offers reasoning under each name that
+/// templates use for it.
 fn plain_message(message: &Value) -> Value {
     let Value::Object(fields) = message else { return message.clone() };
-    let given = |value: &&Value| !value.is_null();
+    let has_value = |value: &&Value| !value.is_null();
     let names = ["reasoning_content", "thinking", "reasoning"];
-    let reasoning = names.iter().find_map(|name| fields.get(*name).filter(given));
+    let reasoning = names.iter().find_map(|name| fields.get(*name).filter(has_value));
     let mut plain = serde_json::Map::new();
     plain.extend(reasoning.map(|reasoning| ("thinking".to_owned(), reasoning.clone())));
     plain.extend(
-        fields.iter().filter(|(_, value)| given(value)).map(|(key, value)| (key.clone(), value.clone())),
+        fields.iter().filter(|(_, value)| has_value(value)).map(|(key, value)| (key.clone(), value.clone())),
     );
     plain.extend(reasoning.map(|reasoning| ("reasoning_content".to_owned(), reasoning.clone())));
     Value::Object(plain)
@@ -148,50 +178,24 @@ fn environment(date: Option<Date>) -> Environment<'static> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
     if let Some(date) = date {
-        environment.add_function("strftime_now", move |format: String| date.strftime(&format));
+        environment.add_function(DATE_FUNCTION, move |format: String| date.strftime(&format));
     }
     environment
 }
 
-/// Refuses to grow beyond [`MAX_OUTPUT_BYTES`].
+/// Collects a text of at most [`MAX_OUTPUT_BYTES`].
 struct Bounded(Vec<u8>);
 
 impl Write for Bounded {
-    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
-        if self.0.len() + part.len() > MAX_OUTPUT_BYTES {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        if self.0.len() + text.len() > MAX_OUTPUT_BYTES {
             return Err(io::Error::other("the rendered text is too long"));
         }
-        self.0.extend_from_slice(part);
-        Ok(part.len())
+        self.0.extend_from_slice(text);
+        Ok(text.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn template_error(name: &str, error: &minijinja::Error) -> Error {
-    let kind = error.kind();
-    let detail = error.detail().map_or_else(|| kind.to_string(), str::to_owned);
-    let unknown_date = kind == ErrorKind::UnknownFunction && detail.contains("strftime_now");
-    let (reason, hint) = match kind {
-        _ if unknown_date => (
-            "it prints today's date, which would make every day's data different".to_owned(),
-            "fix the date with the setting `template_date = \"YYYY-MM-DD\"`",
-        ),
-        ErrorKind::OutOfFuel => (
-            "it works too long, perhaps without end".to_owned(),
-            "use a template that ends; see the `chat_template` files",
-        ),
-        ErrorKind::SyntaxError => {
-            (format!("syntax error: {detail}"), "correct the template in the tokenizer folder")
-        }
-        ErrorKind::InvalidOperation => {
-            (detail, "change the messages to what the template accepts, or the template")
-        }
-        _ => {
-            (format!("{kind}: {detail}"), "change the messages to what the template accepts, or the template")
-        }
-    };
-    Error::Template { name: name.to_owned(), line: error.line().unwrap_or(1), reason, hint: hint.to_owned() }
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::python::Date;
 use crate::template::{ChatTemplate, Conversation};
 
-/// Turns text into tokens and back, as transformers does with the same folder.
+/// Converts text to tokens and back, as transformers does with the same folder.
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
     path: PathBuf,
@@ -21,12 +21,12 @@ pub struct TextTokenizer {
     templates: BTreeMap<String, ChatTemplate>,
 }
 
-/// Tokens of a text, each with the byte range that it stands for.
+/// Tokens of a text with their byte ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// Byte range in the text; empty for tokens that stand for no text.
+    /// Byte range of each token in the text; empty for tokens without text.
     pub offsets: Vec<(usize, usize)>,
 }
 
@@ -40,7 +40,7 @@ impl TextTokenizer {
         Self::open_with_date(path, None)
     }
 
-    /// Opens the folder `path`, with a fixed day for templates that print today's date.
+    /// Opens the folder `path`. Chat templates print `date` as today's date.
     ///
     /// # Errors
     ///
@@ -48,15 +48,15 @@ impl TextTokenizer {
     pub fn open_with_date(path: &Path, date: Option<Date>) -> Result<Self> {
         let file = path.join("tokenizer.json");
         let bytes = fs_err::read(&file).map_err(Error::unreadable(&file))?;
-        let broken = |reason: String| Error::Tokenizer { path: file.clone(), reason };
-        let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
-        // Rows are cut and padded where batches are made, never here.
-        inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
+        let invalid = |reason: String| Error::Tokenizer { path: file.clone(), reason };
+        let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
+        // `prepare-data` truncates rows and batches pad them.
+        inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
         inner.with_padding(None);
         let config = read_json(&path.join("tokenizer_config.json"))?.unwrap_or_default();
         let special_tokens =
             special_tokens(&config, read_json(&path.join("special_tokens_map.json"))?.as_ref());
-        let (bos, eos) = end_tokens(path, &inner, &special_tokens)?;
+        let BoundaryTokens { bos, eos } = boundary_tokens(path, &inner, &special_tokens)?;
         let mut special: BTreeSet<u32> = inner
             .get_added_tokens_decoder()
             .iter()
@@ -65,22 +65,22 @@ impl TextTokenizer {
             .collect();
         special.extend(&eos);
         let mut templates = BTreeMap::new();
-        for (name, label, source) in template_sources(path, &config)? {
-            templates.insert(name, ChatTemplate::new(&source, &label, special_tokens.clone(), date)?);
+        for TemplateSource { name, label, text } in template_sources(path, &config)? {
+            templates.insert(name, ChatTemplate::new(&text, &label, special_tokens.clone(), date)?);
         }
         Ok(Self { path: path.to_owned(), inner, bos, eos, special, templates })
     }
 
-    /// Returns the tokens of `text`, with those that the tokenizer puts around every text if `add_special`.
+    /// Returns the tokens of `text`, with the special tokens that the tokenizer adds to every text if `add_special`.
     ///
     /// # Errors
     ///
-    /// Fails when the tokenizer's model has no token for a part of the text.
+    /// Fails when the tokenizer cannot encode the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         Ok(self.encode_with_offsets(text, add_special)?.ids)
     }
 
-    /// As [`TextTokenizer::encode`], with the byte range of each token.
+    /// Returns the tokens of `text` with their byte ranges; see [`TextTokenizer::encode`].
     ///
     /// # Errors
     ///
@@ -95,12 +95,12 @@ impl TextTokenizer {
     ///
     /// # Errors
     ///
-    /// Fails when the decoder does.
+    /// Fails when the tokenizer cannot decode the tokens.
     pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
         self.inner.decode(tokens, skip_special).map_err(|error| self.error(&error.to_string()))
     }
 
-    /// Returns the tokens that end a text or a turn; the first one is appended to plain text.
+    /// Returns the end tokens. The first one is appended to plain text.
     pub fn eos(&self) -> &[u32] {
         &self.eos
     }
@@ -110,12 +110,12 @@ impl TextTokenizer {
         self.bos
     }
 
-    /// Tells whether `token` is a control token rather than text.
+    /// Returns whether `token` is a control token rather than text.
     pub fn is_special(&self, token: u32) -> bool {
         self.special.contains(&token)
     }
 
-    /// Returns the chat template used for conversations without tools.
+    /// Returns the chat template for conversations without tools.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.templates.get("default")
     }
@@ -125,11 +125,11 @@ impl TextTokenizer {
         tools.and_then(|_| self.templates.get("tool_use")).or_else(|| self.chat_template())
     }
 
-    /// Returns the tokens of a rendered conversation; the template alone places special tokens.
+    /// Returns the tokens of a rendered conversation. Only the template adds special tokens.
     ///
     /// # Errors
     ///
-    /// Fails when there is no template, or it refuses the conversation.
+    /// Fails when there is no template or it refuses the conversation.
     pub fn apply(&self, messages: &[Value], add_generation_prompt: bool) -> Result<Vec<u32>> {
         let template = self.chat_template().ok_or_else(|| self.no_template())?;
         let text = template.render_full(&Conversation { messages, tools: None, add_generation_prompt })?.text;
@@ -141,7 +141,7 @@ impl TextTokenizer {
             path: self.path.clone(),
             reason: "the tokenizer has no chat template".into(),
             hint: "use an instruction-tuned model, put a `chat_template.jinja` into the tokenizer folder, \
-                or give `prompt`+`completion` or `text` rows"
+                or use rows with `prompt` and `completion` or with `text`"
                 .into(),
         }
     }
@@ -166,7 +166,7 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
         .map_err(|error| Error::Tokenizer { path: path.to_owned(), reason: format!("not JSON: {error}") })
 }
 
-/// Collects the named special tokens, which templates see as variables; a token is a string or an object.
+/// Returns the named special tokens, which are variables in templates. In the files a token is a string or an object.
 fn special_tokens(config: &Value, map: Option<&Value>) -> BTreeMap<String, String> {
     let mut tokens = BTreeMap::new();
     for source in [map, Some(config)].into_iter().flatten() {
@@ -180,19 +180,26 @@ fn special_tokens(config: &Value, map: Option<&Value>) -> BTreeMap<String, Strin
     tokens
 }
 
-/// Finds the beginning and ending tokens: `ids.json` if the folder has one, else what the Hugging Face files say.
-fn end_tokens(
+/// The tokens that begin and end a text.
+struct BoundaryTokens {
+    bos: Option<u32>,
+    eos: Vec<u32>,
+}
+
+/// Reads the boundary tokens from `ids.json` if the folder has one, and otherwise from the Hugging Face files.
+fn boundary_tokens(
     path: &Path,
     inner: &Tokenizer,
     special_tokens: &BTreeMap<String, String>,
-) -> Result<(Option<u32>, Vec<u32>)> {
+) -> Result<BoundaryTokens> {
     let id_list = |value: Option<&Value>| -> Vec<u32> {
         let items = value.map(|value| value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice));
         let numbers = items.unwrap_or_default().iter().filter_map(Value::as_u64);
         numbers.filter_map(|id| u32::try_from(id).ok()).collect()
     };
     if let Some(ids) = read_json(&path.join("ids.json"))? {
-        return Ok((id_list(ids.get("bos")).first().copied(), id_list(ids.get("eos"))));
+        let bos = id_list(ids.get("bos")).first().copied();
+        return Ok(BoundaryTokens { bos, eos: id_list(ids.get("eos")) });
     }
     let named = |name: &str| special_tokens.get(name).and_then(|token| inner.token_to_id(token));
     let mut eos: Vec<u32> = named("eos_token").into_iter().collect();
@@ -206,15 +213,31 @@ fn end_tokens(
         }
         bos = bos.or_else(|| id_list(config.get("bos_token_id")).first().copied());
     }
-    Ok((bos, eos))
+    Ok(BoundaryTokens { bos, eos })
 }
 
-/// Lists chat templates as (name, label for messages, source). A file of its own wins over the configuration.
-fn template_sources(path: &Path, config: &Value) -> Result<Vec<(String, String, String)>> {
+/// A chat template in the tokenizer folder.
+struct TemplateSource {
+    /// `default`, `tool_use` or another name.
+    name: String,
+    /// File and name, for errors.
+    label: String,
+    text: String,
+}
+
+impl TemplateSource {
+    fn new(name: &str, label: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), label: label.into(), text: text.into() }
+    }
+}
+
+/// Returns the chat templates of a folder. Later ones replace earlier ones of the same name: a separate file takes
+/// precedence over `tokenizer_config.json`.
+fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> {
     let mut sources = Vec::new();
     match config.get("chat_template") {
         Some(Value::String(source)) => {
-            sources.push(("default".to_owned(), "tokenizer_config.json".to_owned(), source.clone()));
+            sources.push(TemplateSource::new("default", "tokenizer_config.json", source));
         }
         Some(Value::Array(list)) => {
             for entry in list {
@@ -225,13 +248,13 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<(String, String, 
                     return Err(Error::Tokenizer { path: path.join("tokenizer_config.json"), reason });
                 };
                 let label = format!("tokenizer_config.json: {name}");
-                sources.push((name, label, source));
+                sources.push(TemplateSource::new(&name, label, source));
             }
         }
         _ => {}
     }
     if let Some(source) = read_text(&path.join("chat_template.jinja"))? {
-        sources.push(("default".to_owned(), "chat_template.jinja".to_owned(), source));
+        sources.push(TemplateSource::new("default", "chat_template.jinja", source));
     }
     let folder = path.join("additional_chat_templates");
     if folder.is_dir() {
@@ -242,7 +265,8 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<(String, String, 
             if file.extension().is_some_and(|extension| extension == "jinja")
                 && let Some(source) = read_text(&file)?
             {
-                sources.push((stem.clone(), format!("additional_chat_templates/{stem}.jinja"), source));
+                let label = format!("additional_chat_templates/{stem}.jinja");
+                sources.push(TemplateSource::new(&stem, label, source));
             }
         }
     }

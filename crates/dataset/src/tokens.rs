@@ -1,7 +1,7 @@
-//! Token files: the rows of a split one after another, as safetensors.
+//! Token files: the rows of a split as safetensors, for N rows with T tokens in total.
 //!
 //! `offsets` u64 `[N+1]`, `tokens` u32 `[T]`, `weights` f32 `[N]`, `prompt_lengths` u32 `[N]`, `trained` u8 `[T]`,
-//! in this order, so that each lies at a multiple of its element's size and can be used where it is mapped.
+//! in this order. Each tensor begins at a multiple of its element size, so it can be used where it is mapped.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Seek, Write};
@@ -19,79 +19,94 @@ use crate::error::{Error, Result};
 #[cfg(target_endian = "big")]
 compile_error!("token files are mapped as they are: little-endian");
 
-/// Mapped memory that reading may touch before the system is told to let it go.
+/// Bytes of mapped memory that reads may touch before they are released.
 const RESIDENT_BYTES: usize = 32 << 20;
-/// The system maps whole neighbourhoods of a page that is read.
+/// Bytes that the system maps around a row that is read.
 const TOUCHED_BYTES_PER_ROW: usize = 4 << 16;
 
-/// The tensors in file order, with their types.
-const LAYOUT: [(&str, &str, u64); 5] = [
-    ("offsets", "U64", 8),
-    ("tokens", "U32", 4),
-    ("weights", "F32", 4),
-    ("prompt_lengths", "U32", 4),
-    ("trained", "U8", 1),
+/// A tensor of a token file.
+struct Tensor {
+    name: &'static str,
+    dtype: &'static str,
+    /// Bytes per element.
+    width: u64,
+}
+
+const OFFSETS: usize = 0;
+const TOKENS: usize = 1;
+const WEIGHTS: usize = 2;
+const PROMPT_LENGTHS: usize = 3;
+const TRAINED: usize = 4;
+
+/// The tensors in file order.
+const LAYOUT: [Tensor; 5] = [
+    Tensor { name: "offsets", dtype: "U64", width: 8 },
+    Tensor { name: "tokens", dtype: "U32", width: 4 },
+    Tensor { name: "weights", dtype: "F32", width: 4 },
+    Tensor { name: "prompt_lengths", dtype: "U32", width: 4 },
+    Tensor { name: "trained", dtype: "U8", width: 1 },
 ];
 
-/// Writes a token file row by row, in memory that does not grow.
+/// Writes a token file row by row, in memory that does not grow with the rows.
 #[derive(Debug)]
 pub struct SplitWriter {
     path: PathBuf,
-    parts: [BufWriter<std::fs::File>; 5],
+    /// Temporary file of each tensor of [`LAYOUT`].
+    tensors: [BufWriter<std::fs::File>; 5],
     rows: u64,
     tokens: u64,
 }
 
 impl SplitWriter {
-    /// Prepares to write `path`; nothing is visible there before [`SplitWriter::finish`].
+    /// Starts the file `path`, which appears only with [`SplitWriter::finish`].
     ///
     /// # Errors
     ///
-    /// Fails when files cannot be made beside `path`.
+    /// Fails when temporary files cannot be created beside `path`.
     pub fn create(path: &Path) -> Result<Self> {
         let folder = path.parent().unwrap_or(Path::new("."));
-        let part = || tempfile::tempfile_in(folder).map(BufWriter::new);
-        let mut parts = [part()?, part()?, part()?, part()?, part()?];
-        parts[0].write_all(&0u64.to_le_bytes())?;
-        Ok(Self { path: path.to_owned(), parts, rows: 0, tokens: 0 })
+        let tensor = || tempfile::tempfile_in(folder).map(BufWriter::new);
+        let mut tensors = [tensor()?, tensor()?, tensor()?, tensor()?, tensor()?];
+        tensors[OFFSETS].write_all(&0u64.to_le_bytes())?;
+        Ok(Self { path: path.to_owned(), tensors, rows: 0, tokens: 0 })
     }
 
     /// Adds a row.
     ///
     /// # Errors
     ///
-    /// Fails when the disk does.
+    /// Fails when the file cannot be written.
     ///
     /// # Panics
     ///
-    /// When `tokens` and `trained` differ in length, or the prompt is longer than the row.
+    /// Panics when `tokens` and `trained` differ in length, or the prompt is longer than the row.
     pub fn push(&mut self, tokens: &[u32], trained: &[u8], weight: f32, prompt_length: usize) -> Result<()> {
-        assert_eq!(tokens.len(), trained.len(), "one flag a token");
+        assert_eq!(tokens.len(), trained.len(), "one flag per token");
         assert!(prompt_length <= tokens.len(), "the prompt is part of the row");
         self.rows += 1;
         self.tokens += tokens.len() as u64;
-        self.parts[0].write_all(&self.tokens.to_le_bytes())?;
-        self.parts[1].write_all(bytemuck::cast_slice(tokens))?;
-        self.parts[2].write_all(&weight.to_le_bytes())?;
-        self.parts[3].write_all(&(prompt_length as u32).to_le_bytes())?;
-        self.parts[4].write_all(trained)?;
+        self.tensors[OFFSETS].write_all(&self.tokens.to_le_bytes())?;
+        self.tensors[TOKENS].write_all(bytemuck::cast_slice(tokens))?;
+        self.tensors[WEIGHTS].write_all(&weight.to_le_bytes())?;
+        self.tensors[PROMPT_LENGTHS].write_all(&(prompt_length as u32).to_le_bytes())?;
+        self.tensors[TRAINED].write_all(trained)?;
         Ok(())
     }
 
-    /// Puts the file together.
+    /// Writes the file.
     ///
     /// # Errors
     ///
-    /// Fails when the disk does.
+    /// Fails when the file cannot be written.
     pub fn finish(self) -> Result<()> {
         let mut header = String::from("{");
         let mut begin = 0;
-        for (name, kind, width) in LAYOUT {
-            let count = self.count(name);
+        for (tensor, Tensor { name, dtype, width }) in LAYOUT.iter().enumerate() {
+            let count = self.count(tensor);
             let end = begin + count * width;
             let comma = if begin == 0 { "" } else { "," };
             let entry =
-                format!(r#""{name}":{{"dtype":"{kind}","shape":[{count}],"data_offsets":[{begin},{end}]}}"#);
+                format!(r#""{name}":{{"dtype":"{dtype}","shape":[{count}],"data_offsets":[{begin},{end}]}}"#);
             header.push_str(comma);
             header.push_str(&entry);
             begin = end;
@@ -103,39 +118,47 @@ impl SplitWriter {
         let mut file = File::create(&self.path)?;
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
-        for part in self.parts {
-            let mut part = part.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-            part.rewind()?;
-            std::io::copy(&mut part, &mut file)?;
+        for tensor in self.tensors {
+            let mut content = tensor.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            content.rewind()?;
+            std::io::copy(&mut content, &mut file)?;
         }
         Ok(file.flush()?)
     }
 
-    fn count(&self, name: &str) -> u64 {
-        match name {
-            "offsets" => self.rows + 1,
-            "tokens" | "trained" => self.tokens,
+    /// Returns the number of elements of a tensor.
+    fn count(&self, tensor: usize) -> u64 {
+        match tensor {
+            OFFSETS => self.rows + 1,
+            TOKENS | TRAINED => self.tokens,
             _ => self.rows,
         }
     }
 }
 
-/// A split, mapped into memory: opening it costs one pass over the offsets, reading a row costs only that row.
+/// A split mapped into memory. Opening reads the offsets and weights once; reading a row reads only that row.
 pub struct Split {
     map: MemoryMappedFile,
-    /// Where each tensor of [`LAYOUT`] begins in the file, and its bytes.
-    places: [(u64, u64); 5],
+    /// Extent of each tensor of [`LAYOUT`] in the file.
+    extents: [Extent; 5],
     rows: usize,
     tokens: u64,
     touched: AtomicUsize,
 }
 
-/// One row of a [`Split`], as it lies in the file.
+/// Position of a tensor in the file.
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    start: u64,
+    bytes: u64,
+}
+
+/// One row of a [`Split`], borrowed from the file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row<'a> {
     /// Token ids.
     pub tokens: &'a [u32],
-    /// 1 where the token is a target that counts.
+    /// 1 for each token that is a target, else 0.
     pub trained: &'a [u8],
     /// Factor of the row's loss.
     pub weight: f32,
@@ -146,7 +169,7 @@ pub struct Row<'a> {
 impl Row<'_> {
     /// Returns the number of targets.
     pub fn target_count(&self) -> usize {
-        self.trained.iter().filter(|&&flag| flag == 1).count()
+        self.trained.iter().map(|&flag| usize::from(flag == 1)).sum()
     }
 }
 
@@ -164,34 +187,34 @@ impl Split {
     ///
     /// # Errors
     ///
-    /// Fails when the file is missing, truncated, or not laid out as [`SplitWriter`] does it.
+    /// Fails when the file is missing, truncated, or not what [`SplitWriter`] writes.
     pub fn open(path: &Path) -> Result<Self> {
-        let places = read_header(path)?;
+        let extents = read_header(path)?;
         let map = MemoryMappedFile::open_ro(path).map_err(|error| match error {
             MmapIoError::Io(error) => Error::unreadable(path)(error),
             error => Error::tokens(path, error.to_string()),
         })?;
-        let count = |index: usize| places[index].1 / LAYOUT[index].2;
-        let (offsets, tokens, rows) = (count(0), count(1), count(2));
-        if offsets != rows + 1 || count(3) != rows || count(4) != tokens {
+        let count = |tensor: usize| extents[tensor].bytes / LAYOUT[tensor].width;
+        let (offsets, tokens, rows) = (count(OFFSETS), count(TOKENS), count(WEIGHTS));
+        if offsets != rows + 1 || count(PROMPT_LENGTHS) != rows || count(TRAINED) != tokens {
             return Err(Error::tokens(path, "the lengths of its tensors disagree"));
         }
-        let split = Self { map, places, rows: rows as usize, tokens, touched: AtomicUsize::new(0) };
+        let split = Self { map, extents, rows: rows as usize, tokens, touched: AtomicUsize::new(0) };
         split.check(path)?;
         split.release();
         Ok(split)
     }
 
     fn check(&self, path: &Path) -> Result<()> {
-        let offsets: &[u64] = self.tensor(0, 0..self.rows + 1);
-        let lengths: &[u32] = self.tensor(3, 0..self.rows);
-        let weights: &[f32] = self.tensor(2, 0..self.rows);
+        let offsets: &[u64] = self.tensor(OFFSETS, 0..self.rows + 1);
+        let prompt_lengths: &[u32] = self.tensor(PROMPT_LENGTHS, 0..self.rows);
+        let weights: &[f32] = self.tensor(WEIGHTS, 0..self.rows);
         if offsets[0] != 0 || offsets[self.rows] != self.tokens {
             return Err(Error::tokens(path, "its offsets do not cover its tokens"));
         }
         for (index, pair) in offsets.windows(2).enumerate() {
-            if pair[0] > pair[1] || u64::from(lengths[index]) > pair[1] - pair[0] {
-                return Err(Error::tokens(path, format!("row {index} has no valid extent")));
+            if pair[0] > pair[1] || u64::from(prompt_lengths[index]) > pair[1] - pair[0] {
+                return Err(Error::tokens(path, format!("the offsets of row {index} are invalid")));
             }
             if !(weights[index].is_finite() && weights[index] >= 0.0) {
                 return Err(Error::tokens(path, format!("row {index} has the weight {}", weights[index])));
@@ -205,50 +228,51 @@ impl Split {
         self.rows
     }
 
-    /// Tells whether there is no row.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    /// Returns the number of tokens in row `index` without touching them.
+    /// Returns the number of tokens of row `index` without reading them.
     ///
     /// # Panics
     ///
-    /// When there is no such row.
+    /// Panics when there is no such row.
     pub fn row_length(&self, index: usize) -> usize {
-        let extent: &[u64] = self.tensor(0, index..index + 2);
-        (extent[1] - extent[0]) as usize
+        let offsets: &[u64] = self.tensor(OFFSETS, index..index + 2);
+        (offsets[1] - offsets[0]) as usize
     }
 
     /// Returns row `index`.
     ///
     /// # Panics
     ///
-    /// When there is no such row.
+    /// Panics when there is no such row.
     pub fn row(&self, index: usize) -> Row<'_> {
-        let extent: &[u64] = self.tensor(0, index..index + 2);
-        let (start, end) = (extent[0] as usize, extent[1] as usize);
+        let offsets: &[u64] = self.tensor(OFFSETS, index..index + 2);
+        let (start, end) = (offsets[0] as usize, offsets[1] as usize);
         self.touch(TOUCHED_BYTES_PER_ROW + 5 * (end - start));
         Row {
-            tokens: self.tensor(1, start..end),
-            trained: self.tensor(4, start..end),
-            weight: self.tensor::<f32>(2, index..index + 1)[0],
-            prompt_length: self.tensor::<u32>(3, index..index + 1)[0] as usize,
+            tokens: self.tensor(TOKENS, start..end),
+            trained: self.tensor(TRAINED, start..end),
+            weight: self.tensor::<f32>(WEIGHTS, index..index + 1)[0],
+            prompt_length: self.tensor::<u32>(PROMPT_LENGTHS, index..index + 1)[0] as usize,
         }
     }
 
-    fn tensor<T: bytemuck::AnyBitPattern>(&self, index: usize, range: std::ops::Range<usize>) -> &[T] {
-        let (start, bytes) = self.places[index];
-        let width = LAYOUT[index].2;
+    /// Returns elements of a tensor.
+    fn tensor<T: bytemuck::AnyBitPattern>(&self, tensor: usize, range: std::ops::Range<usize>) -> &[T] {
+        let Extent { start, bytes } = self.extents[tensor];
+        let width = LAYOUT[tensor].width;
         assert!(range.end as u64 * width <= bytes, "row out of bounds");
         if range.is_empty() {
             return &[];
         }
-        let part = self.map.as_slice_bytes(start + range.start as u64 * width, range.len() as u64 * width);
-        bytemuck::cast_slice(part.expect("the header was checked against the file"))
+        let slice = self.map.as_slice_bytes(start + range.start as u64 * width, range.len() as u64 * width);
+        bytemuck::cast_slice(slice.expect("the header was checked against the file"))
     }
 
-    /// Counts what was read and, from time to time, tells the system that none of it is needed any more.
+    /// Counts `bytes` read, and releases the mapped memory when enough has been read.
     fn touch(&self, bytes: usize) {
         if self.touched.fetch_add(bytes, Ordering::Relaxed) > RESIDENT_BYTES {
             self.release();
@@ -257,39 +281,39 @@ impl Split {
 
     fn release(&self) {
         self.touched.store(0, Ordering::Relaxed);
-        // Only advice: pages come back from the file when they are read again, so failing changes nothing.
+        // Advice may fail without harm: released pages are read from the file again when needed.
         let _ = self.map.advise(0, self.map.len(), MmapAdvice::DontNeed);
     }
 }
 
-/// Reads and checks the header; returns where each tensor begins and its bytes.
-fn read_header(path: &Path) -> Result<[(u64, u64); 5]> {
-    let bad = |reason: String| Error::tokens(path, reason);
+/// Reads and checks the header, and returns the extent of each tensor.
+fn read_header(path: &Path) -> Result<[Extent; 5]> {
+    let invalid = |reason: String| Error::tokens(path, reason);
     let header = TensorHeader::read(path).map_err(|error| match error {
         tensors::Error::Io(error) => Error::unreadable(path)(error),
-        tensors::Error::Content(reason) => bad(reason),
+        tensors::Error::Content(reason) => invalid(reason),
     })?;
     if header.metadata().is_some() {
-        return Err(bad("it holds `__metadata__`, which no token file has".into()));
+        return Err(invalid("it has `__metadata__`, which token files do not have".into()));
     }
     let tensors: BTreeMap<&str, &TensorInfo> =
         header.tensors().iter().map(|(name, info)| (name.as_str(), info)).collect();
-    if let Some(name) = tensors.keys().find(|&name| !LAYOUT.iter().any(|(known, ..)| known == name)) {
-        return Err(bad(format!("it holds `{name}`, which no token file has")));
+    if let Some(name) = tensors.keys().find(|&name| !LAYOUT.iter().any(|tensor| tensor.name == *name)) {
+        return Err(invalid(format!("it has the tensor `{name}`, which token files do not have")));
     }
     let mut begin = 0;
-    let mut places = [(0, 0); 5];
-    for (place, (name, kind, _)) in places.iter_mut().zip(LAYOUT) {
-        let info = tensors.get(name).ok_or_else(|| bad(format!("`{name}` is missing")))?;
+    let mut extents = [Extent::default(); 5];
+    for (extent, Tensor { name, dtype, .. }) in extents.iter_mut().zip(&LAYOUT) {
+        let info = tensors.get(name).ok_or_else(|| invalid(format!("`{name}` is missing")))?;
         let (start, end) = info.data_offsets;
-        if info.dtype.to_string() != kind || info.shape.len() != 1 || start != begin {
-            return Err(bad(format!("`{name}` is not {kind} of one dimension at byte {begin}")));
+        if info.dtype.to_string() != *dtype || info.shape.len() != 1 || start != begin {
+            return Err(invalid(format!("`{name}` is not a one-dimensional {dtype} tensor at byte {begin}")));
         }
-        *place = (header.data_start() + start as u64, (end - start) as u64);
+        *extent = Extent { start: header.data_start() + start as u64, bytes: (end - start) as u64 };
         begin = end;
     }
     if !header.data_start().is_multiple_of(8) {
-        return Err(bad("its header is not padded to 8 bytes".into()));
+        return Err(invalid("its header is not padded to 8 bytes".into()));
     }
-    Ok(places)
+    Ok(extents)
 }

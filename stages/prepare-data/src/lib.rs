@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use dataset::split::SplitName;
 use dataset::{Date, Error, TextTokenizer};
 use failure::Result;
-use outputs::{Document, LeakKind, Stats};
+use outputs::{Document, Leak, LeakKind, LeakStats, Stats};
 
 use crate::destinations::{Destination, destinations};
 use crate::rows::for_each_row;
@@ -133,17 +133,17 @@ fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> dataset::
         };
         let found = &stats.splits[split.as_str()];
         if wanted && found.rows == 0 {
-            let reason = format!(
-                "the split `{}` is empty: {} rows read, {} unusable, {} filtered out, {} held out; in this split {} too \
-                 long, {} without a target",
-                split.as_str(),
-                stats.rows_read,
-                stats.bad_rows.count,
-                stats.filtered_rows,
-                stats.held_out_rows,
-                found.too_long.count,
-                found.no_target.count,
-            );
+            let counts = [
+                (stats.bad_rows.count, "unusable"),
+                (stats.filtered_rows, "filtered out"),
+                (stats.held_out_rows, "held out"),
+                (found.too_long.count, "too long for this split"),
+                (found.no_target.count, "in this split without a target"),
+            ];
+            let counts = counts.into_iter().filter(|&(count, _)| count > 0);
+            let counts: String = counts.map(|(count, what)| format!(", {count} {what}")).collect();
+            let (name, rows) = (split.as_str(), stats.rows_read);
+            let reason = format!("the split `{name}` is empty: {rows} rows read{counts}");
             let hint = match split {
                 SplitName::Train => "give more rows, or loosen `where` or `max_tokens`".to_owned(),
                 _ => format!(
@@ -159,29 +159,18 @@ fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> dataset::
 
 /// Fails if validation, test or held-out rows occur in training rows, unless the settings allow it.
 fn refuse_leaks(config: &Config, stats: &Stats) -> dataset::Result<()> {
-    if config.on_leak == OnLeak::Allow || stats.leaks.remaining == 0 {
+    let LeakStats { remaining, checked_rows, .. } = stats.leaks;
+    if config.on_leak == OnLeak::Allow || remaining == 0 {
         return Ok(());
     }
-    let mut reason = format!(
-        "{} of {} validation, test and held-out rows occur in training rows:",
-        stats.leaks.remaining, stats.leaks.checked_rows
+    let listed = remaining.min(LISTED_LEAKS) as usize;
+    let mut lines: Vec<String> = stats.leaks.rows.iter().take(listed).map(describe_leak).collect();
+    lines.insert(
+        0,
+        format!("{remaining} of {checked_rows} validation, test and held-out rows occur in training rows:"),
     );
-    for leak in stats.leaks.rows.iter().take(stats.leaks.remaining.min(LISTED_LEAKS) as usize) {
-        let (row, source, split) = (&leak.row, &leak.source, &leak.split);
-        let percent = leak.overlap * 100.0;
-        let train = match (&leak.train_row, &leak.train_source) {
-            (Some(id), Some(source)) => format!("training row `{id}` ({source})"),
-            _ => "several training rows together".to_owned(),
-        };
-        let how = match leak.kind {
-            LeakKind::Exact => format!("equals {train}"),
-            LeakKind::Contained => format!("contains or is contained in {train} ({percent:.0}%)"),
-            LeakKind::Overlap => format!("shares {percent:.0}% of its text with {train}"),
-        };
-        reason.push_str(&format!("\n{split} row `{row}` ({source}) {how}"));
-    }
-    if stats.leaks.remaining > LISTED_LEAKS {
-        reason.push_str("\n…");
+    if remaining > LISTED_LEAKS {
+        lines.push("…".to_owned());
     }
     let hint = match config.on_leak {
         OnLeak::Drop => {
@@ -191,5 +180,21 @@ fn refuse_leaks(config: &Config, stats: &Stats) -> dataset::Result<()> {
             "set `on_leak = \"drop\"` to leave those training rows out, or split by a group that such rows share"
         }
     };
-    Err(Error::Rows { reason, hint: hint.into() })
+    Err(Error::Rows { reason: lines.join("\n"), hint: hint.into() })
+}
+
+/// Describes a leak in one line.
+fn describe_leak(leak: &Leak) -> String {
+    let Leak { row, source, split, .. } = leak;
+    let percent = leak.overlap * 100.0;
+    let train = match (&leak.train_row, &leak.train_source) {
+        (Some(id), Some(source)) => format!("training row `{id}` ({source})"),
+        _ => "several training rows together".to_owned(),
+    };
+    let how = match leak.kind {
+        LeakKind::Exact => format!("equals {train}"),
+        LeakKind::Contained => format!("contains text of {train} or is part of it"),
+        LeakKind::Overlap => format!("shares {percent:.0}% of its text with {train}"),
+    };
+    format!("{split} row `{row}` ({source}) {how}")
 }
