@@ -72,7 +72,7 @@ fn a_refusal_names_the_line_and_what_the_template_says() {
     let error = template.render(&[message.clone(), message], false).unwrap_err();
     assert_snapshot!(failure::Error::from(error).report(), @"
     error: chat template `chat_template.jinja` line 4: only one message
-    hint: change the messages to what the template accepts, or the template
+    hint: change the messages to what the template accepts, or change the template
     ");
 }
 
@@ -82,7 +82,7 @@ fn endless_templates_are_stopped() {
     let error = template(loops).render(&[], false).unwrap_err();
     assert_snapshot!(failure::Error::from(error).report(), @"
     error: chat template `chat_template.jinja` line 1: it works too long, perhaps without end
-    hint: use a template that ends; see the `chat_template` files
+    hint: check the loops of the template in the tokenizer folder
     ");
     let long = "{% for a in range(9999) %}{{ 'x' * 99999 }}{% endfor %}";
     assert!(template(long).render(&[], false).is_err());

@@ -141,9 +141,9 @@ fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> dataset::
                 (found.no_target.count, "in this split without a target"),
             ];
             let counts = counts.into_iter().filter(|&(count, _)| count > 0);
-            let counts: String = counts.map(|(count, what)| format!(", {count} {what}")).collect();
-            let (name, rows) = (split.as_str(), stats.rows_read);
-            let reason = format!("the split `{name}` is empty: {rows} rows read{counts}");
+            let mut causes = vec![format!("{} rows read", stats.rows_read)];
+            causes.extend(counts.map(|(count, what)| format!("{count} {what}")));
+            let reason = format!("the split `{}` is empty: {}", split.as_str(), causes.join(", "));
             let hint = match split {
                 SplitName::Train => "give more rows, or loosen `where` or `max_tokens`".to_owned(),
                 _ => format!(
@@ -193,7 +193,7 @@ fn describe_leak(leak: &Leak) -> String {
     };
     let how = match leak.kind {
         LeakKind::Exact => format!("equals {train}"),
-        LeakKind::Contained => format!("contains text of {train} or is part of it"),
+        LeakKind::Contained => format!("contains or is part of {train}"),
         LeakKind::Overlap => format!("shares {percent:.0}% of its text with {train}"),
     };
     format!("{split} row `{row}` ({source}) {how}")

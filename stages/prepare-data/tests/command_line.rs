@@ -112,7 +112,7 @@ fn missing_and_unreadable_files_are_named() {
     let sandbox = Sandbox::new();
     assert_snapshot!(refused(&sandbox, "nowhere.jsonl", "", 65), @"
     error: finding the data files
-      caused by: failed to query resolved metadata `nowhere.jsonl`: No such file or directory (os error 2)
+      caused by: failed to open file `nowhere.jsonl`: No such file or directory (os error 2)
     hint: check that `nowhere.jsonl` is the right path
     ");
     sandbox.write("data/pairs.jsonl", pairs(20));
@@ -185,7 +185,7 @@ fn an_empty_split_is_refused() {
     sandbox.write("pairs.jsonl", pairs(3));
     assert_snapshot!(refused(&sandbox, "pairs.jsonl", "", 65), @"
     error: making the dataset
-      caused by: the split `validation` is empty: 3 rows read, 0 unusable, 0 filtered out, 0 held out; in this split 0 too long, 0 without a target
+      caused by: the split `validation` is empty: 3 rows read
     hint: give more rows, loosen `where` or `max_tokens`, or set `split.validation` to 0
     ");
     let settings = "where = [{ field = 'lang', equals = 'haw' }]";
@@ -215,7 +215,7 @@ fn a_template_that_refuses_a_row_names_row_and_line() {
     assert_snapshot!(refused(&sandbox, "chats.jsonl", "", 65), @"
     error: making the dataset
       caused by: chats.jsonl:31: chat template `tokenizer_config.json` line 3: roles must alternate user/assistant
-    hint: change the messages to what the template accepts, or the template
+    hint: change the messages to what the template accepts, or change the template
     ");
 }
 
@@ -251,7 +251,7 @@ fn a_leak_is_listed() {
     assert_snapshot!(refused(&sandbox, "data", "split = { by = 'files' }", 65), @r#"
     error: making the dataset
       caused by: 1 of 1 validation, test and held-out rows occur in training rows:
-      test row `test.csv:2` (test.csv:2) contains or is contained in training row `train.csv:2` (train.csv:2) (100%)
+      test row `test.csv:2` (test.csv:2) contains or is part of training row `train.csv:2` (train.csv:2)
     hint: set `on_leak = "drop"` to leave those training rows out, or split by a group that such rows share
     "#);
     run(&sandbox, "data", "split = { by = 'files' }\non_leak = 'allow'").succeeded();
