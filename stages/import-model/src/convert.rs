@@ -4,23 +4,18 @@
 //! the vision part of a multimodal model is left out. Only one tensor is in memory at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::Path;
 
 use mlx_ext::{Quantization, QuantizationMode};
 use mlx_rs::{Array, Dtype as Mlx};
 use models::{TensorFiles, canonical_name};
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
+use tensors::{Dtype, SHARD_BYTES, TensorInfo, TensorLayout, TensorWriter, shards, write_shards};
 
 use crate::error::{Error, GET_AGAIN};
 use crate::files::read_json;
-use crate::layout::INDEX;
 use crate::quantize::Quantize;
 
-/// Maximum size of a weight file that has more than one tensor.
-const SHARD_BYTES: usize = 5_000_000_000;
 /// How the names of a multimodal model's vision tensors start.
 const VISION_PREFIXES: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
 
@@ -64,31 +59,11 @@ enum Step {
     Dequantize(Quantization, Mlx),
 }
 
-/// A tensor to write.
-struct Output {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-}
-
-impl Output {
-    fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
-    }
-}
-
-/// A stored tensor and the tensors that are made from it.
+/// A stored tensor and its change.
 struct Planned<'a> {
     file: &'a TensorFiles,
     stored: String,
     step: Step,
-    outputs: Vec<Output>,
-}
-
-impl Planned<'_> {
-    fn bytes(&self) -> usize {
-        self.outputs.iter().map(Output::bytes).sum()
-    }
 }
 
 /// All tensors to write, in the order of their stored names.
@@ -96,6 +71,8 @@ struct Plan<'a> {
     /// The file of each stored tensor.
     home: BTreeMap<String, &'a TensorFiles>,
     tensors: Vec<Planned<'a>>,
+    /// Layouts of the tensors that are made from each of `tensors`.
+    outputs: Vec<Vec<TensorLayout>>,
 }
 
 impl<'a> Plan<'a> {
@@ -111,7 +88,7 @@ impl<'a> Plan<'a> {
             home.keys().filter_map(|name| name.strip_suffix(".scales")).map(str::to_owned).collect();
         check_applicable(config_path, conversion, !quantized.is_empty())?;
         let tied = ties_embeddings(config);
-        let mut plan = Self { home, tensors: Vec::new() };
+        let mut plan = Self { home, tensors: Vec::new(), outputs: Vec::new() };
         for (stored, &file) in &plan.home {
             let name = canonical_name(stored);
             if is_left_out(&name, tied) {
@@ -130,9 +107,10 @@ impl<'a> Plan<'a> {
                 }
                 _ => Step::Copy,
             };
-            let outputs = outputs(&name, info, &step);
-            plan.tensors.push(Planned { file, stored: stored.clone(), step, outputs });
+            plan.outputs.push(outputs(&name, info, &step));
+            plan.tensors.push(Planned { file, stored: stored.clone(), step });
         }
+        plan.check_names(config_path)?;
         Ok(plan)
     }
 
@@ -165,73 +143,33 @@ impl<'a> Plan<'a> {
         types.find(Mlx::is_float).unwrap_or(Mlx::Bfloat16)
     }
 
-    /// Writes one file, or numbered shards with an index.
+    /// Fails when two stored tensors have the same canonical name.
+    fn check_names(&self, config_path: &Path) -> Result<(), Error> {
+        let mut names = BTreeSet::new();
+        let repeated = self.outputs.iter().flatten().find(|output| !names.insert(&output.name));
+        match repeated {
+            Some(output) => Err(Error::Layout {
+                place: config_path.display().to_string(),
+                reason: format!("two tensors of the weights are called `{}`", output.name),
+                hint: GET_AGAIN.to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn write(&self, out: &Path) -> Result<(), Error> {
-        let shards = self.shards();
-        if let [only] = &shards[..] {
-            return self.write_shard(&out.join("model.safetensors"), only);
-        }
-        let (count, mut map, mut bytes) = (shards.len(), BTreeMap::new(), 0);
-        for (index, shard) in shards.iter().enumerate() {
-            let file = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
-            self.write_shard(&out.join(&file), shard)?;
-            for planned in *shard {
-                bytes += planned.bytes();
-                map.extend(planned.outputs.iter().map(|output| (output.name.clone(), file.clone())));
-            }
-        }
-        let index = json!({ "metadata": { "total_size": bytes }, "weight_map": map });
-        let text = serde_json::to_string_pretty(&index).expect("plain JSON");
-        Ok(fs_err::write(out.join(INDEX), text + "\n")?)
+        let bytes = |outputs: &Vec<TensorLayout>| outputs.iter().map(TensorLayout::bytes).sum();
+        let sizes: Vec<usize> = self.outputs.iter().map(bytes).collect();
+        write_shards(out, &self.outputs, &shards(&sizes, SHARD_BYTES), |index, file| {
+            self.write_tensor(&self.tensors[index], file)
+        })
     }
 
-    fn shards(&self) -> Vec<&[Planned<'a>]> {
-        let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0);
-        for (index, planned) in self.tensors.iter().enumerate() {
-            if bytes > 0 && bytes + planned.bytes() > SHARD_BYTES {
-                shards.push(&self.tensors[start..index]);
-                (start, bytes) = (index, 0);
-            }
-            bytes += planned.bytes();
-        }
-        shards.push(&self.tensors[start..]);
-        shards
-    }
-
-    fn write_shard(&self, path: &Path, shard: &[Planned<'_>]) -> Result<(), Error> {
-        let mut infos = Vec::new();
-        let mut end = 0;
-        for output in shard.iter().flat_map(|planned| &planned.outputs) {
-            let start = end;
-            end += output.bytes();
-            let shape = output.shape.clone();
-            let info = TensorInfo { dtype: output.dtype, shape, data_offsets: (start, end) };
-            infos.push((output.name.clone(), info));
-        }
-        let format = std::collections::HashMap::from([("format".to_owned(), "mlx".to_owned())]);
-        let metadata = Metadata::new(Some(format), infos)
-            .map_err(|error| Error::Weights { path: path.into(), reason: error.to_string() })?;
-        let mut header = serde_json::to_vec(&metadata).expect("a header is plain JSON");
-        header.resize(header.len().next_multiple_of(8), b' ');
-        let mut file = std::io::BufWriter::new(fs_err::File::create(path)?);
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        for planned in shard {
-            let before = planned.bytes();
-            let written = self.write_tensor(planned, &mut file)?;
-            assert_eq!(before, written, "`{}` has the size that was planned for it", planned.stored);
-        }
-        Ok(file.flush()?)
-    }
-
-    fn write_tensor(&self, planned: &Planned<'_>, file: &mut impl Write) -> Result<usize, Error> {
-        let Planned { file: source, stored, step, .. } = planned;
+    /// Writes the tensors that are made from one stored tensor.
+    fn write_tensor(&self, planned: &Planned<'_>, file: &mut TensorWriter) -> Result<(), Error> {
+        let Planned { file: source, stored, step } = planned;
         let arrays = match step {
-            Step::Copy => {
-                let bytes = source.bytes(stored)?;
-                file.write_all(&bytes)?;
-                return Ok(bytes.len());
-            }
+            Step::Copy => return Ok(file.write(&source.bytes(stored)?)?),
             Step::Quantize(settings) => {
                 let weight = source.array(stored)?;
                 mlx_ext::quantize(&weight, *settings).map_err(models::Error::from)?
@@ -246,13 +184,10 @@ impl<'a> Plan<'a> {
                 vec![dense.map_err(models::Error::from)?]
             }
         };
-        let mut written = 0;
         for array in &arrays {
-            let bytes = mlx_ext::bytes_of(array).map_err(models::Error::from)?;
-            file.write_all(&bytes)?;
-            written += bytes.len();
+            file.write(&mlx_ext::bytes_of(array).map_err(models::Error::from)?)?;
         }
-        Ok(written)
+        Ok(())
     }
 
     fn array(&self, name: &str) -> Result<Array, Error> {
@@ -337,8 +272,8 @@ fn stored_settings(
 }
 
 /// Returns the tensors that a step makes.
-fn outputs(name: &str, info: &TensorInfo, step: &Step) -> Vec<Output> {
-    let output = |name: String, dtype: Dtype, shape: Vec<usize>| Output { name, dtype, shape };
+fn outputs(name: &str, info: &TensorInfo, step: &Step) -> Vec<TensorLayout> {
+    let output = |name: String, dtype: Dtype, shape: Vec<usize>| TensorLayout { name, dtype, shape };
     let path = name.strip_suffix(".weight").unwrap_or(name);
     match step {
         Step::Copy => vec![output(name.to_owned(), info.dtype, info.shape.clone())],

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 pub use cache::Cache;
 pub use hub::Settings;
 use hub::{Client, Entry, is_hex};
+use tensors::INDEX;
 
 use crate::error::Error;
-use crate::layout::{INDEX, is_kept, is_plain_name};
+use crate::layout::{is_kept, is_plain_name};
 use crate::model::{self, Found};
 use crate::pins::{self, Hashes};
 use crate::{Watch, layout, tokenizer, weights};

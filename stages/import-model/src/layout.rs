@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tensors::INDEX;
+
 use crate::error::Error;
 
-/// The index of sharded weights: tensor → shard.
-pub const INDEX: &str = "model.safetensors.index.json";
 /// Files that are kept beside the weights if they are present.
 pub const KEPT: [&str; 10] = [
     "added_tokens.json",

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use outputs::{Document as _, Import, ImportSource};
 use serde_json::Value;
+use tensors::INDEX;
 
 use crate::convert::{self, Conversion};
 use crate::error::Error;
 use crate::files::{copy, link, read_json, sha256_of};
-use crate::layout::{self, INDEX};
+use crate::layout;
 use crate::pins::SourceFiles;
 use crate::{tokenizer, weights};
 

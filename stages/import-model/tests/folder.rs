@@ -192,7 +192,7 @@ fn weights_that_are_no_numbers_are_refused_by_file_and_tensor() {
         let tensor = {
             let header = tensors::TensorHeader::read(&path).unwrap();
             let (name, info) = header.tensors().last().unwrap().clone();
-            assert_eq!(info.dtype, safetensors::Dtype::F32);
+            assert_eq!(info.dtype, tensors::Dtype::F32);
             let mut bytes = fs_err::read(&path).unwrap();
             let at = usize::try_from(header.data_start()).unwrap() + info.data_offsets.1 - 4;
             bytes[at..at + 4].copy_from_slice(&bits.to_le_bytes());
