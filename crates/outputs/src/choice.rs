@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Document, stages};
 
 /// The chosen checkpoint and how it compares with the others.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// Step of the chosen checkpoint.
     pub step: u64,

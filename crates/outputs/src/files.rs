@@ -1,6 +1,6 @@
 //! Writing and reading: pretty JSON for one value, JSON lines for many.
 
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use failure::{Failure, Kind};
@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 pub enum Error {
     /// The file cannot be read or written; the message names it.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     /// The file is not the JSON that its stage writes.
     #[error("`{}`{} is not what `{stage}` writes", path.display(), at_line(*line))]
     Json {
@@ -38,6 +38,8 @@ pub enum Error {
 impl Failure for Error {
     fn kind(&self) -> Kind {
         match self {
+            // A file that is missing in an artifact is the artifact's fault.
+            Self::Io(error) if error.kind() == io::ErrorKind::NotFound => Kind::BadInput,
             Self::Io(error) => Kind::of_io(error),
             Self::Json { .. } | Self::Contradiction { .. } => Kind::BadInput,
         }
@@ -73,7 +75,7 @@ pub trait Document: Serialize + DeserializeOwned {
     ///
     /// Fails when the file cannot be written.
     fn write(&self, folder: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::from)?;
+        let text = serde_json::to_string_pretty(self).map_err(io::Error::from)?;
         Ok(fs_err::write(folder.join(Self::FILE), text + "\n")?)
     }
 
@@ -128,7 +130,7 @@ pub trait Line: Serialize + DeserializeOwned {
         folder: &Path,
         lines: impl IntoIterator<Item = Result<Self, E>>,
     ) -> Result<(), E> {
-        let io = |error: std::io::Error| E::from(error.into());
+        let io = |error: io::Error| E::from(error.into());
         let mut file = BufWriter::new(fs_err::File::create(folder.join(Self::FILE)).map_err(io)?);
         for line in lines {
             file.write_all(line?.to_line().as_bytes()).map_err(io)?;
@@ -150,9 +152,16 @@ pub trait Line: Serialize + DeserializeOwned {
                 Ok(line) => line,
                 Err(error) => return Some(Err(error.into())),
             };
-            let json =
-                |source| Error::Json { path: path.clone(), stage: Self::STAGE, line: Some(number), source };
-            Some(serde_json::from_str(&line).map_err(json))
+            let parsed = serde_json::from_str(&line).or_else(|_| {
+                // Parsed again below empty lines, so that the error names the line of the file.
+                serde_json::from_str(&("\n".repeat(number - 1) + &line))
+            });
+            Some(parsed.map_err(|source| Error::Json {
+                path: path.clone(),
+                stage: Self::STAGE,
+                line: Some(number),
+                source,
+            }))
         }))
     }
 }

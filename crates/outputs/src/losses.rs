@@ -116,14 +116,21 @@ impl Document for Losses {
             }
             checkpoint.check(self.rows, self.tokens).map_err(|reason| format!("step {step}: {reason}"))?;
             let first = &self.checkpoints[0];
-            let differs = |(a, b): (&NamedRowLoss, &NamedRowLoss)| (&a.id, a.tokens) != (&b.id, b.tokens);
-            if let Some(index) = checkpoint.rows.iter().zip(&first.rows).position(differs) {
-                let (mine, other) = (&checkpoint.rows[index].id, &first.rows[index].id);
-                return Err(format!(
-                    "row {} is `{mine}` for step {step} but `{other}` for step {}",
-                    index + 1,
-                    first.step
-                ));
+            for ((number, row), expected) in (1..).zip(&checkpoint.rows).zip(&first.rows) {
+                if row.id != expected.id {
+                    let (id, other) = (&row.id, &expected.id);
+                    return Err(format!(
+                        "row {number} is `{id}` for step {step} but `{other}` for step {}",
+                        first.step
+                    ));
+                }
+                if row.tokens != expected.tokens {
+                    let (id, tokens, other) = (&row.id, row.tokens, expected.tokens);
+                    return Err(format!(
+                        "row `{id}` has {tokens} targets for step {step} but {other} for step {}",
+                        first.step
+                    ));
+                }
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ pub enum MetricsLine {
 }
 
 /// Means over the steps since the last such line.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainLine {
     /// What the additive distrust loss would add to `train_loss`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +35,7 @@ pub struct TrainLine {
 }
 
 /// Loss on the validation split during training.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ValidationLine {
     /// Steps so far.
     pub step: u64,
