@@ -1,24 +1,32 @@
-//! Everything that can stop an upload.
+//! Errors of an upload.
 
-/// Why a model was not uploaded.
+use std::io;
+
+use failure::{Failure, Kind};
+
+/// Error of an upload.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The artifact is not one to upload.
-    #[error("`{place}`: {problem}\nhint: {hint}")]
+    /// The artifact cannot be uploaded.
+    #[error("`{place}`: {reason}")]
     Input {
         /// The artifact or file.
         place: String,
         /// What is wrong.
-        problem: String,
+        reason: String,
         /// What to do.
         hint: String,
     },
 
-    /// The command line asks for something that cannot be.
-    #[error("{problem}\nhint: {hint}")]
+    /// The artifact cannot be opened.
+    #[error(transparent)]
+    Artifact(artifact::Error),
+
+    /// The command line or the environment is wrong.
+    #[error("{reason}")]
     Settings {
         /// What is wrong.
-        problem: String,
+        reason: String,
         /// What to do.
         hint: String,
     },
@@ -29,17 +37,29 @@ pub enum Error {
 
     /// A file could not be read.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }
 
-impl Error {
-    /// Returns whether the model itself is at fault, rather than the hub or the network.
-    pub fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Input { .. })
+impl Failure for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Input { .. } => Kind::BadInput,
+            Self::Artifact(error) => error.kind(),
+            Self::Settings { .. } => Kind::Usage,
+            Self::Hub(error) => error.kind(),
+            Self::Io(error) => Failure::kind(error),
+        }
     }
 
-    /// Returns whether the command line or the environment is at fault.
-    pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Settings { .. } | Self::Hub(hub::Error::Settings { .. }))
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Input { hint, .. } | Self::Settings { hint, .. } => Some(hint.clone()),
+            Self::Artifact(artifact::Error::NotAnArtifact { .. }) => {
+                Some("give the artifact of `fuse`".to_owned())
+            }
+            Self::Artifact(error) => error.hint(),
+            Self::Hub(error) => error.hint(),
+            Self::Io(_) => None,
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The files of a model as they lie here, with their hashes.
+//! The local files of a model, with their hashes.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -7,28 +7,28 @@ use artifact::{Artifact, Level};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use crate::Error;
+use crate::error::Error;
 
-/// What goes up.
+/// The output that is uploaded.
 const OUTPUT: &str = "model";
-/// The model card: the hub shows it.
+/// The model card, which the hub shows.
 const CARD: &str = "README.md";
 
-/// A file to upload.
+/// File to upload.
 #[derive(Debug, Clone)]
 pub struct LocalFile {
-    /// Its name in the repository.
+    /// Name in the repository.
     pub name: String,
-    /// Where it is.
+    /// Local path.
     pub path: PathBuf,
-    /// How long it is.
+    /// Size.
     pub bytes: u64,
     /// SHA-256 of its bytes, 64 lower-case hex digits.
     pub sha256: String,
 }
 
 impl LocalFile {
-    /// Reads a small file and makes sure that it is still what its artifact promises.
+    /// Reads a small file and checks it against the hash in its artifact.
     pub(crate) fn read(&self) -> Result<Vec<u8>, Error> {
         let bytes = fs_err::read(&self.path)?;
         if hex(&Sha256::digest(&bytes)) == self.sha256 {
@@ -36,19 +36,19 @@ impl LocalFile {
         }
         Err(Error::Input {
             place: self.path.display().to_string(),
-            problem: "changed while it was uploaded".into(),
-            hint: "run again when nothing writes to the artifact".into(),
+            reason: "changed during the upload".into(),
+            hint: "run the same command again once nothing writes to the artifact".into(),
         })
     }
 
-    /// The first bytes, from which the hub tells how a file is kept.
+    /// Returns the first bytes, from which the hub decides how to store the file.
     pub(crate) fn sample(&self, bytes: u64) -> Result<Vec<u8>, Error> {
         let mut sample = Vec::new();
         fs_err::File::open(&self.path)?.take(bytes).read_to_end(&mut sample)?;
         Ok(sample)
     }
 
-    /// Git's own hash of the file, which the hub tells of small files.
+    /// Returns git's hash of the file, which the hub reports for small files.
     pub(crate) fn git_oid(&self) -> Result<String, Error> {
         let mut hasher = Sha1::new();
         hasher.update(format!("blob {}\0", self.bytes));
@@ -63,24 +63,13 @@ impl LocalFile {
     }
 }
 
-/// Opens an artifact, checks every byte of it, and lists the files of its model.
+/// Verifies every byte of an artifact and lists the files of its model.
 ///
 /// # Errors
 ///
-/// Fails when `path` is no artifact, when a byte of it changed, or when it holds no model with a card.
+/// Fails if `path` is not an artifact, if it is damaged, or if it holds no model with a card.
 pub fn local_files(path: &Path) -> Result<Vec<LocalFile>, Error> {
-    let bad = |problem: String, hint: &str| Error::Input {
-        place: path.display().to_string(),
-        problem,
-        hint: hint.into(),
-    };
-    let artifact = Artifact::open_with(path, Level::Hash).map_err(|error| match error {
-        artifact::Error::Io(error) => Error::Io(error),
-        error => bad(
-            error.to_string(),
-            "give the folder that `fuse` printed; if it is damaged, delete it and run `fuse` again",
-        ),
-    })?;
+    let artifact = Artifact::open_with(path, Level::Hash).map_err(Error::Artifact)?;
     let prefix = format!("{OUTPUT}/");
     let files: Vec<LocalFile> = artifact
         .manifest()
@@ -93,15 +82,18 @@ pub fn local_files(path: &Path) -> Result<Vec<LocalFile>, Error> {
         })
         .collect();
     if files.is_empty() {
-        let stage = &artifact.manifest().stage;
-        return Err(bad(format!("made by `{stage}`, it holds no model"), "give the artifact of `fuse`"));
+        let reason = format!("an artifact of `{}` without a model", artifact.manifest().stage);
+        return unusable(path, reason, "give the artifact of `fuse`");
     }
     if !files.iter().any(|file| file.name == CARD) {
-        let hint =
-            "give the artifact of `fuse`, which writes the card; a model without one tells nobody what it is";
-        return Err(bad(format!("the model has no card `{CARD}`"), hint));
+        let reason = format!("the model has no card `{CARD}`");
+        return unusable(path, reason, "give the artifact of `fuse`, which writes the card");
     }
     Ok(files)
+}
+
+fn unusable<T>(path: &Path, reason: String, hint: &str) -> Result<T, Error> {
+    Err(Error::Input { place: path.display().to_string(), reason, hint: hint.to_owned() })
 }
 
 /// Returns bytes as lower-case hex digits.

@@ -1,16 +1,52 @@
 //! Pushes a fused model and its card to a repository of the Hugging Face hub.
 //!
-//! What goes up is the output `model/` of an artifact, every byte of which was checked before; nothing else is taken.
-//! The hub is asked first what it has: a file that is there with the same hash is not sent again, and when all are
-//! there nothing happens. So an upload that broke off goes on with what is missing, and one that is done is done.
-//! All files appear in one commit, large ones having travelled before it.
+//! Uploads the output `model/` of an artifact, after verifying every byte, and nothing else. Files that the hub has with the
+//! same hash are not sent again, so an interrupted upload resumes and a finished one does nothing. All files appear in one
+//! commit; large ones are sent before it. Talking HTTP, retrying and reading settings is the job of `hub`.
 
+mod args;
+mod destination;
 mod error;
 mod files;
 mod objects;
+mod post;
 mod push;
 mod refusal;
+mod terminal;
 
+pub use args::Args;
+pub use destination::Destination;
 pub use error::Error;
 pub use files::{LocalFile, local_files};
-pub use push::{Outcome, Target, push};
+pub use push::{Outcome, push};
+
+use std::io::Write as _;
+
+use artifact::Store;
+use hub::Settings;
+use indicatif::HumanBytes;
+use stage::{Context as _, Result};
+
+use crate::terminal::Terminal;
+
+/// Uploads the model that the command line names and prints the address of the commit.
+///
+/// # Errors
+///
+/// Fails if the model cannot be used, or if the hub refuses or cannot be reached.
+pub fn run(args: &Args) -> Result<()> {
+    let settings = Settings::from_env()?;
+    let artifact = stage::locate(Store::open(&args.store).ok().as_ref(), &args.model)?;
+    let files = local_files(artifact.path())?;
+    let outcome = push(&files, &args.destination(), &settings, &Terminal::new())?;
+    match (outcome.changed.len(), outcome.removed.len()) {
+        (0, 0) => tracing::info!("upload: up to date"),
+        (changed, removed) => tracing::info!(
+            "upload: {changed} of {} files changed, {removed} removed, {} of large files sent",
+            files.len(),
+            HumanBytes(outcome.sent_bytes)
+        ),
+    }
+    let address = format!("{}/{}/tree/{}", settings.endpoint, args.id, outcome.commit);
+    writeln!(std::io::stdout(), "{address}").context("printing the address")
+}

@@ -1,4 +1,4 @@
-//! Large files, by the protocol of git-lfs: asked for by hash, sent whole or in parts, then confirmed.
+//! Large files, by the protocol of git-lfs: offered by hash, sent whole or in byte ranges, then confirmed.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek as _, SeekFrom};
@@ -7,14 +7,16 @@ use hub::{AttemptError, Client, Progress, Request, Watch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::push::{Target, post_json};
-use crate::{Error, LocalFile};
+use crate::destination::Destination;
+use crate::error::Error;
+use crate::files::LocalFile;
+use crate::post::post_json;
 
 const LFS_JSON: &str = "application/vnd.git-lfs+json";
-/// Files asked about at once.
+/// Number of files per request.
 const BATCH: usize = 100;
 
-/// What the hub says about one large file.
+/// Answer of the hub about one large file.
 #[derive(Deserialize)]
 struct Object {
     oid: String,
@@ -45,10 +47,10 @@ struct Action {
     header: BTreeMap<String, Value>,
 }
 
-/// Sends the large files that the hub does not have; returns how many bytes travelled.
+/// Sends the large files that the hub lacks; returns the number of bytes sent.
 pub(crate) fn send(
     client: &Client<'_>,
-    target: &Target<'_>,
+    destination: &Destination<'_>,
     files: &[&LocalFile],
     progress: &mut Progress,
 ) -> Result<u64, AttemptError<Error>> {
@@ -56,14 +58,14 @@ pub(crate) fn send(
     for files in files.chunks(BATCH) {
         let mut wanted: BTreeMap<&str, &LocalFile> =
             files.iter().map(|file| (file.sha256.as_str(), *file)).collect();
-        for object in ask(client, target, &wanted)? {
+        for object in ask(client, destination, &wanted)? {
             let Some(file) = wanted.remove(object.oid.as_str()) else { continue };
             if let Some(refused) = object.error {
-                let reason = format!("the hub does not take `{}`: {}", file.name, refused.message);
-                let hint = "what the hub says tells what it minds".into();
+                let reason = format!("the hub rejects `{}`: {}", file.name, refused.message);
+                let hint = "change the file as the hub asks".into();
                 return Err(AttemptError::Fatal(hub::Error::Refused { reason, hint }.into()));
             }
-            // A file without an action is there already.
+            // The hub has the files without an action.
             let Some(Actions { upload: Some(upload), verify }) = object.actions else { continue };
             client.watch().begin(&file.name, Some(file.bytes), 0);
             let result = send_one(client, file, &upload);
@@ -74,7 +76,7 @@ pub(crate) fn send(
             sent += file.bytes;
         }
         if let Some((_, file)) = wanted.first_key_value() {
-            return Err(AttemptError::retry(format!("the hub says nothing about `{}`", file.name)));
+            return Err(AttemptError::retry(format!("the hub does not mention `{}`", file.name)));
         }
     }
     Ok(sent)
@@ -82,7 +84,7 @@ pub(crate) fn send(
 
 fn ask(
     client: &Client<'_>,
-    target: &Target<'_>,
+    destination: &Destination<'_>,
     files: &BTreeMap<&str, &LocalFile>,
 ) -> Result<Vec<Object>, AttemptError<Error>> {
     #[derive(Deserialize)]
@@ -93,50 +95,50 @@ fn ask(
         files.iter().map(|(oid, file)| json!({ "oid": oid, "size": file.bytes })).collect();
     let question = json!({
         "operation": "upload", "transfers": ["basic", "multipart"], "objects": objects, "hash_algo": "sha256",
-        "ref": { "name": target.revision },
+        "ref": { "name": destination.revision },
     });
-    let url = client.url(&format!("{}.git/info/lfs/objects/batch", target.id));
+    let url = client.url(&format!("{}.git/info/lfs/objects/batch", destination.id));
     let answer: Answer = post_json(client, &url, LFS_JSON, &question)?;
     Ok(answer.objects)
 }
 
-/// Sends one file, in parts where the hub gives an address for each.
+/// Sends one file, in byte ranges if the hub gives an address for each.
 fn send_one(client: &Client<'_>, file: &LocalFile, upload: &Action) -> Result<(), AttemptError<Error>> {
-    let part_bytes = upload.header.get("chunk_size").and_then(|value| match value {
+    let range_bytes = upload.header.get("chunk_size").and_then(|value| match value {
         Value::String(text) => text.parse::<u64>().ok(),
         number => number.as_u64(),
     });
-    let Some(part_bytes) = part_bytes.filter(|&bytes| bytes > 0) else {
+    let Some(range_bytes) = range_bytes.filter(|&bytes| bytes > 0) else {
         let headers: Vec<(&str, &str)> =
             upload.header.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))).collect();
         return put(client, file, &upload.href, &headers, 0..file.bytes).map(drop);
     };
-    let mut parts = Vec::new();
-    for number in 1..=file.bytes.div_ceil(part_bytes) {
+    let mut ranges = Vec::new();
+    for number in 1..=file.bytes.div_ceil(range_bytes) {
         let address = upload.header.iter().find(|(name, _)| name.parse() == Ok(number));
         let Some(address) = address.and_then(|(_, value)| value.as_str()) else {
             return Err(AttemptError::retry(format!(
-                "the hub gives no address for part {number} of `{}`",
+                "the hub gives no address for byte range {number} of `{}`",
                 file.name
             )));
         };
-        let start = (number - 1) * part_bytes;
-        let range = start..file.bytes.min(start + part_bytes);
-        // A part that broke is sent anew by itself: those before it stay where they are.
+        let start = (number - 1) * range_bytes;
+        let range = start..file.bytes.min(start + range_bytes);
+        // After a failure only this range is sent again.
         let etag =
             client.retrying(address, |_: &mut Progress| put(client, file, address, &[], range.clone()))?;
         let Some(etag) = etag else {
             return Err(AttemptError::retry(format!(
-                "the storage gives no receipt for part {number} of `{}`",
+                "the storage gives no receipt for byte range {number} of `{}`",
                 file.name
             )));
         };
-        parts.push(json!({ "partNumber": number, "etag": etag }));
+        ranges.push(json!({ "partNumber": number, "etag": etag }));
     }
-    let done = json!({ "oid": file.sha256, "parts": parts });
-    let body = done.to_string();
+    let receipts = json!({ "oid": file.sha256, "parts": ranges });
+    let body = receipts.to_string();
     let headers = [("accept", LFS_JSON), ("content-type", LFS_JSON)];
-    // The address is signed: no token is needed, and none is given.
+    // The address is signed and needs no token.
     let request = Request {
         method: "POST",
         url: &upload.href,
@@ -148,7 +150,7 @@ fn send_one(client: &Client<'_>, file: &LocalFile, upload: &Action) -> Result<()
     client.send::<Error>(request, &[]).map(drop)
 }
 
-/// Sends a range of a file to an address of the storage, which is signed; returns the receipt.
+/// Sends a range of a file to a signed address of the storage; returns the receipt.
 fn put(
     client: &Client<'_>,
     file: &LocalFile,
@@ -178,7 +180,7 @@ fn confirm(
     post_json::<Value>(client, &verify.href, LFS_JSON, &question).map(drop)
 }
 
-/// Tells how much was read, and ends early when asked to stop.
+/// Reports progress while the file is read, and fails when asked to stop.
 struct Watched<'a> {
     inner: std::io::Take<fs_err::File>,
     watch: &'a dyn Watch,

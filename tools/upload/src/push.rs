@@ -4,76 +4,64 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hub::{AttemptError, Client, Entry, Progress, Request, Settings, Watch, is_hex, quoted};
+use hub::{AttemptError, Client, Entry, Progress, Settings, Watch, quoted};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{Error, LocalFile, objects, refusal};
+use crate::destination::Destination;
+use crate::error::Error;
+use crate::files::LocalFile;
+use crate::post::{post, post_json};
+use crate::{objects, refusal};
 
-/// Bytes from which the hub tells how a file is kept.
+/// Number of bytes from which the hub decides how to store a file.
 const SAMPLE_BYTES: u64 = 512;
-/// Files asked about at once.
+/// Number of files per request.
 const ASKED_FILES: usize = 256;
-/// The longest answer that is read.
-const MAX_ANSWER: u64 = 64 << 20;
 
-/// Where a model goes.
-#[derive(Debug, Clone, Copy)]
-pub struct Target<'a> {
-    /// The repository, `OWNER/NAME`.
-    pub id: &'a str,
-    /// The branch.
-    pub revision: &'a str,
-    /// Whether a repository that is made is private.
-    pub private: bool,
-    /// The first line of the commit.
-    pub message: &'a str,
-}
-
-/// What an upload did.
+/// Result of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The commit that holds the model now.
+    /// The commit that holds the model.
     pub commit: String,
-    /// Names of the files that were not there, or not the same.
+    /// Names of the files that were missing or different.
     pub changed: Vec<String>,
-    /// Names of weights of an older model that the commit took away.
+    /// Names of the weight files of an older model that the commit removed.
     pub removed: Vec<String>,
-    /// Bytes of large files that travelled.
+    /// Bytes of large files that were sent.
     pub sent_bytes: u64,
 }
 
-/// Makes the repository and the branch if they are missing, and brings `files` there in one commit.
+/// Creates the repository and the branch if they are missing, and uploads `files` in one commit.
 ///
 /// # Errors
 ///
-/// Fails when the hub refuses or cannot be reached; then the branch is as it was, and what arrived is not sent again.
+/// Fails if the hub refuses or cannot be reached. The branch is then unchanged, and files that arrived are not sent again.
 pub fn push(
     files: &[LocalFile],
-    target: &Target<'_>,
+    destination: &Destination<'_>,
     settings: &Settings,
     watch: &dyn Watch,
 ) -> Result<Outcome, Error> {
-    check(target, settings)?;
+    destination.check(settings)?;
     let client = Client::new(settings, watch, refusal::explain);
-    let url = client.url(&format!("api/models/{}", target.id));
-    make_repository(&client, target)?;
-    make_branch(&client, target)?;
+    let url = client.url(&format!("api/models/{}", destination.id));
+    make_repository(&client, destination)?;
+    make_branch(&client, destination)?;
     let mut done = Outcome { commit: String::new(), changed: vec![], removed: vec![], sent_bytes: 0 };
-    // Each round begins by asking what is there: an answer that got lost, or a run that was killed, costs nothing.
+    // Each attempt first asks which files are there, so a lost answer or a killed process costs nothing.
     client.retrying::<(), Error>(&url, |progress| {
-        let (head, difference) = compare(&client, target, files)?;
+        let (head, difference) = compare(&client, destination, files)?;
         if difference.is_empty() {
             done.commit = head;
             return Ok(());
         }
-        let sent = commit(&client, target, &head, &difference, progress)?;
+        let sent = commit(&client, destination, &head, &difference, progress)?;
         done.sent_bytes += sent;
         done.changed = difference.changed.iter().map(|file| file.name.clone()).collect();
         done.removed = difference.removed;
-        // Nobody is believed: the next round finds everything there, or sends what is not.
-        let (head, left) = compare(&client, target, files)?;
+        // Check that all files arrived; otherwise the next attempt sends the missing ones.
+        let (head, left) = compare(&client, destination, files)?;
         if !left.is_empty() {
             let names: Vec<&str> = left.changed.iter().map(|file| file.name.as_str()).collect();
             return Err(AttemptError::retry(format!("the hub still lacks {}", names.join(", "))));
@@ -84,100 +72,41 @@ pub fn push(
     Ok(done)
 }
 
-fn check(target: &Target<'_>, settings: &Settings) -> Result<(), Error> {
-    let bad = |problem: String, hint: &str| Err(Error::Settings { problem, hint: hint.into() });
-    let plain = |name: &str| {
-        let byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        !name.is_empty() && name.len() <= 96 && name.bytes().all(byte) && !name.starts_with(['.', '-'])
-    };
-    let is_id = target.id.split_once('/').is_some_and(|(owner, name)| plain(owner) && plain(name));
-    if !is_id {
-        return bad(
-            format!("`{}` names no repository", target.id),
-            "it is `OWNER/NAME`, such as `jane/my-model`",
-        );
-    }
-    if target.revision.is_empty() || is_hex(target.revision, 40) {
-        return bad(
-            format!("`{}` is no branch", target.revision),
-            "a commit cannot be changed; name a branch with `--revision`, or leave it out for `main`",
-        );
-    }
-    if settings.offline {
-        return bad("`HF_HUB_OFFLINE` forbids the network".into(), "unset it to upload");
-    }
-    if settings.token.is_none() {
-        let hint = format!(
-            "make a token with write access on `{}/settings/tokens` and set `HF_TOKEN`",
-            settings.endpoint
-        );
-        return bad("no token is set, and the hub takes nothing from strangers".into(), &hint);
-    }
-    Ok(())
-}
-
-/// Sends JSON and reads JSON.
-pub(crate) fn post_json<T: DeserializeOwned>(
-    client: &Client<'_>,
-    url: &str,
-    kind: &str,
-    question: &Value,
-) -> Result<T, AttemptError<Error>> {
-    let body = question.to_string();
-    let mut answer = post(client, url, kind, body.as_bytes(), &[])?;
-    let bytes = answer.read_to_end(MAX_ANSWER)?;
-    serde_json::from_slice(if bytes.is_empty() { b"null" } else { &bytes })
-        .map_err(|error| AttemptError::retry(format!("the answer is not the expected JSON: {error}")))
-}
-
-fn post(
-    client: &Client<'_>,
-    url: &str,
-    kind: &str,
-    mut body: &[u8],
-    fine: &[u16],
-) -> Result<hub::Response, AttemptError<Error>> {
-    let bytes = body.len() as u64;
-    let accept = if kind == "application/x-ndjson" { "application/json" } else { kind };
-    let headers = [("content-type", kind), ("accept", accept)];
-    client.send(
-        Request { method: "POST", url, headers: &headers, body: &mut body, bytes, with_token: true },
-        fine,
-    )
-}
-
-fn make_repository(client: &Client<'_>, target: &Target<'_>) -> Result<(), Error> {
-    let (owner, name) = target.id.split_once('/').expect("the name was checked");
-    let question = json!({ "type": "model", "name": name, "organization": owner, "private": target.private })
-        .to_string();
+fn make_repository(client: &Client<'_>, destination: &Destination<'_>) -> Result<(), Error> {
+    let (owner, name) = destination.id.split_once('/').expect("the name was checked");
+    let question =
+        json!({ "type": "model", "name": name, "organization": owner, "private": destination.private })
+            .to_string();
     let url = client.url("api/repos/create");
-    let there = client.url(&format!("api/models/{}", target.id));
-    client.retrying(&there, |_: &mut Progress| {
-        // 409: it is there. Some tokens may write to a repository and not make one: then it must be there.
+    let repository = client.url(&format!("api/models/{}", destination.id));
+    client.retrying(&repository, |_: &mut Progress| {
+        // 409: it exists. Some tokens may write to a repository but not create one (403): then it must exist.
         let status = post(client, &url, "application/json", question.as_bytes(), &[403, 409])?.status();
-        if status == 403 && client.get::<Error>(&there, 0).is_err() {
-            let reason = format!("`{}` does not exist, and the token may not make it (403)", target.id);
+        if status == 403 && client.get::<Error>(&repository, 0).is_err() {
+            let reason =
+                format!("`{}` does not exist, and the token may not create it (403)", destination.id);
             let hint =
-                "make the repository on the hub first, or a token that may write to this account".into();
+                "create the repository on the hub first, or use a token with write access to this account"
+                    .into();
             return Err(AttemptError::Fatal(hub::Error::Refused { reason, hint }.into()));
         }
         match status {
-            403 | 409 => tracing::debug!("`{}` is there", target.id),
-            _ => tracing::info!("made the repository `{}`", target.id),
+            403 | 409 => tracing::debug!("repository `{}` exists", destination.id),
+            _ => tracing::info!("created the repository `{}`", destination.id),
         }
         Ok(())
     })
 }
 
-fn make_branch(client: &Client<'_>, target: &Target<'_>) -> Result<(), Error> {
-    if target.revision == "main" {
+fn make_branch(client: &Client<'_>, destination: &Destination<'_>) -> Result<(), Error> {
+    if destination.revision == "main" {
         return Ok(());
     }
-    let url = client.url(&format!("api/models/{}/branch/{}", target.id, quoted(target.revision)));
+    let url = client.url(&format!("api/models/{}/branch/{}", destination.id, quoted(destination.revision)));
     client.retrying(&url, |_: &mut Progress| post(client, &url, "application/json", b"{}", &[409]).map(drop))
 }
 
-/// What has to change on the hub.
+/// Changes to make on the hub.
 struct Difference<'a> {
     changed: Vec<&'a LocalFile>,
     removed: Vec<String>,
@@ -189,14 +118,14 @@ impl Difference<'_> {
     }
 }
 
-/// Asks what the branch holds; returns its commit, and what is missing from it.
+/// Compares the branch with `files`; returns its commit and the difference.
 fn compare<'a>(
     client: &Client<'_>,
-    target: &Target<'_>,
+    destination: &Destination<'_>,
     files: &'a [LocalFile],
 ) -> Result<(String, Difference<'a>), AttemptError<Error>> {
-    let head = hub::resolve(client, target.id, target.revision).map_err(Error::from)?;
-    let entries = hub::tree(client, target.id, &head).map_err(Error::from)?;
+    let head = hub::resolve(client, destination.id, destination.revision).map_err(Error::from)?;
+    let entries = hub::tree(client, destination.id, &head).map_err(Error::from)?;
     let mut changed = Vec::new();
     for file in files {
         if !is_same(file, entries.get(&file.name))? {
@@ -208,10 +137,10 @@ fn compare<'a>(
     Ok((head, Difference { changed, removed: removed.collect() }))
 }
 
-/// Weights of another model in the same folder would be read together with ours.
+/// Returns whether a file holds weights: those of an older model would be loaded together with the new ones.
 fn is_weights(name: &str) -> bool {
-    let ours = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
-    name.starts_with("model") && !name.contains('/') && ours
+    let is_weights = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+    name.starts_with("model") && !name.contains('/') && is_weights
 }
 
 fn is_same(file: &LocalFile, entry: Option<&Entry>) -> Result<bool, Error> {
@@ -226,20 +155,20 @@ fn is_same(file: &LocalFile, entry: Option<&Entry>) -> Result<bool, Error> {
     }
 }
 
-/// Brings large files to the storage and makes the commit; returns how many bytes travelled to the storage.
+/// Sends large files to the storage and makes the commit; returns the number of bytes sent to the storage.
 fn commit(
     client: &Client<'_>,
-    target: &Target<'_>,
+    destination: &Destination<'_>,
     head: &str,
     difference: &Difference<'_>,
     progress: &mut Progress,
 ) -> Result<u64, AttemptError<Error>> {
-    let large = ask_for_large(client, target, &difference.changed)?;
+    let large = ask_for_large(client, destination, &difference.changed)?;
     let (large, small): (Vec<&LocalFile>, Vec<&LocalFile>) =
         difference.changed.iter().partition(|file| large.contains(&file.name));
-    let sent = objects::send(client, target, &large, progress)?;
+    let sent = objects::send(client, destination, &large, progress)?;
     let mut lines = vec![json!({
-        "key": "header", "value": { "summary": target.message, "description": "", "parentCommit": head },
+        "key": "header", "value": { "summary": destination.message, "description": "", "parentCommit": head },
     })];
     for name in &difference.removed {
         lines.push(json!({ "key": "deletedFile", "value": { "path": name } }));
@@ -255,16 +184,16 @@ fn commit(
     }
     let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
     let body = lines.join("\n") + "\n";
-    let url = client.url(&format!("api/models/{}/commit/{}", target.id, quoted(target.revision)));
+    let url = client.url(&format!("api/models/{}/commit/{}", destination.id, quoted(destination.revision)));
     post(client, &url, "application/x-ndjson", body.as_bytes(), &[])?;
     progress.made();
     Ok(sent)
 }
 
-/// Asks which files the hub wants by way of the storage.
+/// Asks which files the hub wants in the storage, and returns their names.
 fn ask_for_large(
     client: &Client<'_>,
-    target: &Target<'_>,
+    destination: &Destination<'_>,
     files: &[&LocalFile],
 ) -> Result<BTreeSet<String>, AttemptError<Error>> {
     #[derive(Deserialize)]
@@ -277,7 +206,8 @@ fn ask_for_large(
         path: String,
         upload_mode: String,
     }
-    let url = client.url(&format!("api/models/{}/preupload/{}", target.id, quoted(target.revision)));
+    let url =
+        client.url(&format!("api/models/{}/preupload/{}", destination.id, quoted(destination.revision)));
     let mut modes = BTreeMap::new();
     for files in files.chunks(ASKED_FILES) {
         let described = files.iter().map(|file| {
@@ -289,7 +219,7 @@ fn ask_for_large(
         modes.extend(answer.files.into_iter().map(|mode| (mode.path, mode.upload_mode)));
     }
     if let Some(file) = files.iter().find(|file| !modes.contains_key(&file.name)) {
-        return Err(AttemptError::retry(format!("the hub says nothing about `{}`", file.name)));
+        return Err(AttemptError::retry(format!("the hub does not mention `{}`", file.name)));
     }
     Ok(modes.into_iter().filter(|(_, mode)| mode == "lfs").map(|(path, _)| path).collect())
 }

@@ -1,22 +1,21 @@
-//! Uploading to a hub on this machine: what arrives, what is not sent twice, what is refused, and what comes back down.
+//! Uploads to a hub on this machine: files arrive whole and only once, failures are retried, refusals are explained.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::time::Duration;
 
 use artifact::{Draft, KeyMaterial, write_folder};
+use failure::{Failure as _, Kind};
 use hub::{Settings, Unwatched};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use testutil::files::golden_dir;
 use testutil::hub::{Fault, HubServer, READ_TOKEN, Repo, Seen, TOKEN};
-use upload::{Error, LocalFile, Outcome, Target, local_files, push};
+use testutil::{Program, Ran, Sandbox, filtered, golden_dir};
+use upload::{Destination, Error, LocalFile, Outcome, local_files, push};
 
 const ID: &str = "jane/tuned";
 
-/// An artifact as `fuse` makes it: a golden model with these further files.
+/// Makes an artifact like that of `fuse`: a golden model with these further files.
 fn fused(folder: &Path, more: &[(&str, &[u8])]) -> PathBuf {
     let draft = Draft::new("fused", KeyMaterial::new("fuse", 1, json!({})));
     let out = folder.join("fused");
@@ -36,16 +35,16 @@ fn fused(folder: &Path, more: &[(&str, &[u8])]) -> PathBuf {
 }
 
 struct Bench {
-    dir: TempDir,
+    sandbox: Sandbox,
     hub: HubServer,
     files: Vec<LocalFile>,
 }
 
 impl Bench {
     fn new(repos: Vec<Repo>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let files = local_files(&fused(dir.path(), &[("README.md", b"# Tuned\n")])).unwrap();
-        Self { dir, hub: HubServer::start(repos), files }
+        let sandbox = Sandbox::new();
+        let files = local_files(&fused(sandbox.path(), &[("README.md", b"# Tuned\n")])).unwrap();
+        Self { sandbox, hub: HubServer::start(repos), files }
     }
 
     fn settings(&self, token: &str) -> Settings {
@@ -60,19 +59,19 @@ impl Bench {
     }
 
     fn push(&self) -> Result<Outcome, Error> {
-        self.push_to(&Target { id: ID, revision: "main", private: false, message: "first" }, TOKEN)
+        self.push_to(&Destination { id: ID, revision: "main", private: false, message: "first" }, TOKEN)
     }
 
-    fn push_to(&self, target: &Target<'_>, token: &str) -> Result<Outcome, Error> {
-        push(&self.files, target, &self.settings(token), &Unwatched)
+    fn push_to(&self, destination: &Destination<'_>, token: &str) -> Result<Outcome, Error> {
+        push(&self.files, destination, &self.settings(token), &Unwatched)
     }
 
-    /// What was sent to the hosts, as method and target, from what contains `part` on.
+    /// Returns the requests other than GET whose target contains `part`.
     fn sent(&self, part: &str) -> Vec<Seen> {
         self.hub.requests().into_iter().filter(|it| it.method != "GET" && it.target.contains(part)).collect()
     }
 
-    /// Checks that the branch holds exactly our files (and what the hub put there), byte for byte.
+    /// Checks that the branch holds exactly our files and those of the hub, byte for byte.
     fn assert_there(&self, branch: &str) {
         let mut there = self.hub.repo(ID).unwrap().contents(branch);
         there.remove(".gitattributes");
@@ -122,7 +121,7 @@ fn only_what_changed_is_sent_and_older_weights_go() {
     assert_eq!(done.changed, ["README.md", "tokenizer.json", "tokenizer_config.json"]);
     assert_eq!(done.removed, ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]);
     let there = bench.hub.repo(ID).unwrap().contents("main");
-    assert_eq!(there["notes.txt"].0, b"kept", "what is not the model's stays");
+    assert_eq!(there["notes.txt"].0, b"kept", "files of others are kept");
     assert_eq!(there["README.md"].0, b"# Tuned\n");
     assert_eq!(there.len(), 6, "{:?}", there.keys());
     let puts = bench.sent("/upload/");
@@ -130,10 +129,10 @@ fn only_what_changed_is_sent_and_older_weights_go() {
 }
 
 #[test]
-fn large_files_go_in_parts_where_the_hub_wants_it() {
+fn large_files_go_in_byte_ranges_if_the_hub_asks() {
     let bench = Bench::new(vec![]);
     bench.hub.split_uploads(10_000);
-    // The second part of the first file breaks off once: only that part is sent again.
+    // The second byte range of the first file breaks off once: only that range is sent again.
     bench.hub.fail("/2?signature", [Fault::CutRequest(4000)]);
     bench.push().unwrap();
     bench.assert_there("main");
@@ -148,9 +147,9 @@ fn large_files_go_in_parts_where_the_hub_wants_it() {
 #[test]
 fn a_branch_and_a_private_repository_are_made() {
     let bench = Bench::new(vec![]);
-    let target = Target { id: ID, revision: "run/7", private: true, message: "a branch" };
-    bench.push_to(&target, TOKEN).unwrap();
-    bench.push_to(&target, TOKEN).unwrap();
+    let destination = Destination { id: ID, revision: "run/7", private: true, message: "a branch" };
+    bench.push_to(&destination, TOKEN).unwrap();
+    bench.push_to(&destination, TOKEN).unwrap();
     bench.assert_there("run/7");
     let repo = bench.hub.repo(ID).unwrap();
     assert!(repo.is_private());
@@ -162,7 +161,7 @@ fn a_branch_and_a_private_repository_are_made() {
 }
 
 #[test]
-fn whatever_breaks_is_tried_again_and_ends_in_the_same_commit() {
+fn every_failure_is_retried_and_ends_in_the_same_commit() {
     let faults: [(&str, &[Fault]); 9] = [
         ("/api/repos/create", &[Fault::Hangup, Fault::Status(503, Some(0))]),
         ("/api/repos/create", &[Fault::LoseAnswer]),
@@ -185,11 +184,11 @@ fn whatever_breaks_is_tried_again_and_ends_in_the_same_commit() {
 }
 
 #[test]
-fn an_upload_that_was_cut_goes_on_with_what_is_missing() {
+fn an_interrupted_upload_resumes_with_the_missing_files() {
     let bench = Bench::new(vec![]);
     bench.hub.fail("/commit/", std::iter::repeat_n(Fault::Hangup, 6));
-    let error = bench.push().unwrap_err().to_string();
-    assert!(error.contains("attempt") && error.contains("hint: "), "{error}");
+    let error = bench.push().unwrap_err();
+    assert!(error.to_string().contains("attempt 6 of 6") && error.hint().is_some(), "{error}");
     assert_eq!(bench.hub.repo(ID).unwrap().history(), 1);
     bench.hub.forget();
     let done = bench.push().unwrap();
@@ -198,30 +197,51 @@ fn an_upload_that_was_cut_goes_on_with_what_is_missing() {
     bench.assert_there("main");
 }
 
+/// Formats an error as the program prints it, without the port of the hub.
+fn report(bench: &Bench, error: Error) -> String {
+    failure::Error::from(error).report().replace(&bench.hub.endpoint(), "[HUB]")
+}
+
 #[test]
 fn refusals_say_what_to_do() {
-    let target = |id| Target { id, revision: "main", private: false, message: "m" };
+    let destination = |id| Destination { id, revision: "main", private: false, message: "m" };
     let bench = Bench::new(vec![Repo::new(ID)]);
-    let refused = |id, token: &str| bench.push_to(&target(id), token).unwrap_err().to_string();
-    for (message, words) in [
-        (refused(ID, "wrong"), ["401", "HF_TOKEN"]),
-        (refused(ID, READ_TOKEN), ["403", "write access"]),
-        (refused("foreign/model", TOKEN), ["403", "may not make it"]),
-        (refused(ID, ""), ["no token is set", "HF_TOKEN"]),
-        (refused("no owner", TOKEN), ["`no owner`", "OWNER/NAME"]),
-        (refused("../etc", TOKEN), ["`../etc`", "OWNER/NAME"]),
-    ] {
-        let has = words.iter().all(|word| message.contains(word)) && message.contains("\nhint: ");
-        assert!(has, "{words:?} in {message}");
-    }
+    let refused = |destination: &Destination<'_>, token: &str| {
+        report(&bench, bench.push_to(destination, token).unwrap_err())
+    };
+    let mut reports = vec![
+        refused(&destination(ID), "wrong"),
+        refused(&destination(ID), READ_TOKEN),
+        refused(&destination("foreign/model"), TOKEN),
+        refused(&destination(ID), ""),
+        refused(&destination("no owner"), TOKEN),
+        refused(&destination("../etc"), TOKEN),
+        refused(&Destination { revision: &"a".repeat(40), ..destination(ID) }, TOKEN),
+    ];
     bench.hub.fail("/commit/", [Fault::Status(412, None)]);
-    let message = bench.push().unwrap_err().to_string();
-    assert!(message.contains("another commit") && message.contains("only what differs"), "{message}");
+    reports.push(refused(&destination(ID), TOKEN));
     bench.hub.fail("/branch/", [Fault::Status(418, None)]);
-    let odd = bench.push_to(&Target { revision: "b", ..target(ID) }, TOKEN).unwrap_err().to_string();
-    assert!(odd.contains("418") && odd.contains("HF_ENDPOINT"), "{odd}");
-    let commit = Target { revision: &"a".repeat(40), ..target(ID) };
-    assert!(bench.push_to(&commit, TOKEN).unwrap_err().to_string().contains("no branch"));
+    reports.push(refused(&Destination { revision: "b", ..destination(ID) }, TOKEN));
+    insta::assert_snapshot!(reports.join("\n"), @"
+    error: the hub rejects the token in `HF_TOKEN` (401: Invalid username or password.)
+    hint: create a token with write access on `[HUB]/settings/tokens` and set `HF_TOKEN`
+    error: `jane/tuned`: the token has no write access (403: You have read access but not the required permissions.)
+    hint: create a token with write access on `[HUB]/settings/tokens` and set `HF_TOKEN`; or choose your own account with `--id NAME/MODEL`
+    error: `foreign/model` does not exist, and the token may not create it (403)
+    hint: create the repository on the hub first, or use a token with write access to this account
+    error: no token is set, and the hub accepts no anonymous uploads
+    hint: create a token with write access on `[HUB]/settings/tokens` and set `HF_TOKEN`
+    error: `no owner` is not the name of a repository
+    hint: the form is `OWNER/NAME`, such as `jane/my-model`
+    error: `../etc` is not the name of a repository
+    hint: the form is `OWNER/NAME`, such as `jane/my-model`
+    error: `aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa` is not a branch
+    hint: a commit cannot be changed; name a branch with `--revision`, or leave it out for `main`
+    error: `jane/tuned` received another commit during the upload (412)
+    hint: check what changed, then run the same command again: only files that differ are sent
+    error: `[HUB]/api/models/jane/tuned/branch/b` answers 418
+    hint: check `HF_ENDPOINT` and the proxies between this machine and the hub
+    ");
     assert_eq!(bench.hub.repo(ID).unwrap().history(), 1, "nothing was committed");
 }
 
@@ -235,18 +255,16 @@ fn a_token_goes_to_the_hub_only() {
 }
 
 #[test]
-fn nothing_but_a_whole_artifact_with_a_card_is_uploaded() {
-    let dir = tempfile::tempdir().unwrap();
-    let refused = |path: &Path, words: &[&str]| {
-        let error = local_files(path).expect_err("this must not be uploaded");
-        let message = error.to_string();
-        assert!(error.is_bad_input() && message.contains("\nhint: "), "{message}");
-        assert!(words.iter().all(|word| message.contains(word)), "{words:?} in {message}");
+fn only_a_whole_artifact_with_a_card_is_uploaded() {
+    let refused = |path: &Path| {
+        let error = failure::Error::from(local_files(path).expect_err("this must not be uploaded"));
+        assert_eq!(error.kind(), Kind::BadInput, "{error:?}");
+        filtered(&error.report())
     };
-    refused(&golden_dir().join("llama"), &["not an artifact", "fuse"]);
-    refused(&fused(dir.path(), &[]), &["README.md"]);
-    let whole = tempfile::tempdir().unwrap();
-    let path = fused(whole.path(), &[("README.md", b"# Tuned\n")]);
+    let sandbox = Sandbox::new();
+    let mut reports = vec![refused(&golden_dir().join("llama")), refused(&fused(sandbox.path(), &[]))];
+    let sandbox = Sandbox::new();
+    let path = fused(sandbox.path(), &[("README.md", b"# Tuned\n")]);
     assert_eq!(local_files(&path).unwrap().len(), 5);
     for name in ["config.json", "model.safetensors"] {
         let file = path.join("data/model").join(name);
@@ -255,10 +273,20 @@ fn nothing_but_a_whole_artifact_with_a_card_is_uploaded() {
         bytes[middle] ^= 1;
         set_writable(&file);
         fs_err::write(&file, &bytes).unwrap();
-        refused(&path, &["damaged", name]);
+        reports.push(refused(&path));
         bytes[middle] ^= 1;
         fs_err::write(&file, &bytes).unwrap();
     }
+    insta::assert_snapshot!(reports.join("\n"), @"
+    error: `[REPOSITORY]/tests/golden/llama` is not an artifact: it has no file `COMMIT`
+    hint: give the artifact of `fuse`
+    error: `[SANDBOX]/fused`: the model has no card `README.md`
+    hint: give the artifact of `fuse`, which writes the card
+    error: artifact `[SANDBOX]/fused` is damaged: the bytes of `data/model/config.json` have changed
+    hint: delete that folder and run the stage that made it again
+    error: artifact `[SANDBOX]/fused` is damaged: the bytes of `data/model/model.safetensors` have changed
+    hint: delete that folder and run the stage that made it again
+    ");
 }
 
 fn set_writable(file: &Path) {
@@ -275,39 +303,68 @@ fn a_small_file_that_changed_on_the_way_is_not_sent() {
     set_writable(&card.path);
     fs_err::write(&card.path, b"# Other\n").unwrap();
     let error = bench.push().unwrap_err();
-    assert!(error.is_bad_input() && error.to_string().contains("changed while"), "{error}");
+    assert!(error.kind() == Kind::BadInput && error.to_string().contains("changed during"), "{error}");
     assert_eq!(bench.hub.repo(ID).unwrap().history(), 1);
 }
 
-fn program(bench: &Bench, arguments: &[&str], token: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_upload"));
-    command
-        .env_clear()
-        .env("HOME", bench.dir.path())
-        .env("HF_ENDPOINT", bench.hub.endpoint())
-        .args(arguments);
-    command.env("HF_TOKEN", token).current_dir(bench.dir.path()).output().unwrap()
+fn run(bench: &Bench, arguments: &[&str], token: &str) -> Ran {
+    let mut program = bench.sandbox.program(env!("CARGO_BIN_EXE_upload"));
+    program.env("HOME", bench.sandbox.path()).env("HF_ENDPOINT", bench.hub.endpoint()).env("HF_TOKEN", token);
+    program.args(arguments).run()
 }
 
 #[test]
 fn the_program_prints_the_address_and_ends_with_the_right_code() {
     let bench = Bench::new(vec![]);
-    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
-    let done = program(&bench, &["--model", "fused", "--id", ID, "--private"], TOKEN);
-    assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+    let done = run(&bench, &["--model", "fused", "--id", ID, "--private"], TOKEN);
     let repo = bench.hub.repo(ID).unwrap();
-    let address = format!("{}/{ID}/tree/{}\n", bench.hub.endpoint(), repo.commit());
-    assert_eq!(String::from_utf8_lossy(&done.stdout), address);
+    assert_eq!(done.succeeded(), format!("{}/{ID}/tree/{}\n", bench.hub.endpoint(), repo.commit()));
     assert!(repo.is_private());
-    for (arguments, token, code, word) in [
-        (["--model", "fused", "--id", "x"], TOKEN, 2, "OWNER/NAME"),
-        (["--model", "fused", "--id", ID], READ_TOKEN, 1, "403"),
-        (["--model", "fused", "--id", ID], "", 2, "HF_TOKEN"),
-        (["--model", "nowhere", "--id", ID], TOKEN, 65, "`nowhere`"),
+    let again = run(&bench, &["--model", "fused", "--id", ID], TOKEN);
+    assert_eq!((again.succeeded(), again.stderr.as_str()), (&*done.stdout, "upload: up to date\n"));
+    let mut reports = filtered(&done.stderr);
+    for (arguments, token, code) in [
+        (["--model", "fused", "--id", "x"], TOKEN, 2),
+        (["--model", "fused", "--id", ID], READ_TOKEN, 1),
+        (["--model", "fused", "--id", ID], "", 2),
+        (["--model", "nowhere", "--id", ID], TOKEN, 65),
     ] {
-        let output = program(&bench, &arguments, token);
-        assert_eq!(output.status.code(), Some(code), "{}", said(&output));
-        assert!(said(&output).contains(word) && said(&output).contains("hint: "), "{}", said(&output));
-        assert!(output.stdout.is_empty());
+        reports += &run(&bench, &arguments, token).failed(code).replace(&bench.hub.endpoint(), "[HUB]");
     }
+    insta::assert_snapshot!(reports, @"
+    created the repository `jane/tuned`
+    uploading `model.safetensors`, 364.28 KiB
+    uploading `tokenizer.json`, 13.04 KiB
+    upload: 5 of 5 files changed, 0 removed, 377.32 KiB of large files sent
+    error: `x` is not the name of a repository
+    hint: the form is `OWNER/NAME`, such as `jane/my-model`
+    error: `jane/tuned` does not exist, and the token may not create it (403)
+    hint: create the repository on the hub first, or use a token with write access to this account
+    error: no token is set, and the hub accepts no anonymous uploads
+    hint: create a token with write access on `[HUB]/settings/tokens` and set `HF_TOKEN`
+    error: artifact `nowhere` does not exist
+    hint: give the folder that a stage printed, or `refs/NAME` for a labelled artifact
+    ");
+}
+
+#[test]
+fn help_lists_the_options() {
+    insta::assert_snapshot!(Program::new(env!("CARGO_BIN_EXE_upload")).arg("-h").run().succeeded(), @r#"
+    Push a fused model and its card to the Hugging Face hub
+
+    Usage: upload [OPTIONS] --model <ARTIFACT> --id <OWNER/NAME>
+
+    Options:
+          --model <ARTIFACT>   Artifact with the model, or its label in the store
+          --id <OWNER/NAME>    Repository on the hub; created if missing
+          --revision <BRANCH>  Branch on the hub; created if missing [default: main]
+          --private            Make a new repository private; an existing one is not changed
+          --message <TEXT>     First line of the commit message [default: "Upload a fused model"]
+          --store <DIR>        Look up labels of artifacts in DIR [env: ASHLAR_STORE=] [default:
+                               artifacts]
+      -v, --verbose...         Print debug messages (`-vv`: also traces)
+      -q, --quiet              Print errors only
+      -h, --help               Print help (see more with '--help')
+      -V, --version            Print version
+    "#);
 }

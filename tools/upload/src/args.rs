@@ -1,0 +1,45 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::destination::Destination;
+
+/// Push a fused model and its card to the Hugging Face hub
+///
+/// Takes the token from `HF_TOKEN`, or from the file that `hf auth login` writes; `HF_ENDPOINT` selects another hub. Files
+/// that the hub has with the same hash are not sent again. Prints the address of the commit.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Artifact with the model, or its label in the store
+    #[arg(long, value_name = "ARTIFACT")]
+    pub model: PathBuf,
+    /// Repository on the hub; created if missing
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub id: String,
+    /// Branch on the hub; created if missing
+    #[arg(long, value_name = "BRANCH", default_value = "main")]
+    pub revision: String,
+    /// Make a new repository private; an existing one is not changed
+    #[arg(long)]
+    pub private: bool,
+    /// First line of the commit message
+    #[arg(long, value_name = "TEXT", default_value = "Upload a fused model")]
+    pub message: String,
+    /// Look up labels of artifacts in DIR
+    #[arg(long, value_name = "DIR", env = "ASHLAR_STORE", default_value = "artifacts")]
+    pub store: PathBuf,
+    /// How much to print.
+    #[command(flatten)]
+    pub verbosity: stage::Verbosity,
+}
+
+impl Args {
+    /// Returns the destination of the upload.
+    pub(crate) fn destination(&self) -> Destination<'_> {
+        let Self { id, revision, private, message, .. } = self;
+        Destination { id, revision, private: *private, message }
+    }
+}
