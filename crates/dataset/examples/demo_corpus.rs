@@ -1,22 +1,23 @@
-//! Makes what the demo model is trained from: a corpus, a tokenizer and an empty model folder.
+//! Makes the inputs for training the demo model: a corpus, a tokenizer and a model folder without weights.
 //!
 //! usage: `demo_corpus FORNANDER.jsonl ROWS_FOLDER CONFIG.json OUT`
 //!
-//! Takes every passage of the Fornander text whose story is in neither the validation nor the test split of the dataset
-//! in `ROWS_FOLDER`, and is not part of the translation benchmark. Writes `OUT/corpus.jsonl` (one side of a passage a
-//! row, so that nothing is said of which translates which), `OUT/seed/tokenizer.json` and what goes with it, and
-//! `OUT/seed/config.json`. Run by `make demo-base`.
+//! Uses every passage of the Fornander text that is not in the translation benchmark and whose story is in neither the
+//! validation nor the test split of the dataset in `ROWS_FOLDER`. Writes `OUT/corpus.jsonl`, with the Hawaiian and the
+//! English text of a passage as separate rows, so that the model never sees which translates which;
+//! `OUT/seed/tokenizer.json` with its configuration; and `OUT/seed/config.json`. `make demo-base` runs it.
 
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::Path;
+
+use serde_json::{Value, json};
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::{AddedToken, Tokenizer};
 
-/// Gemma's turns. The template is the demo model's own.
+/// Chat template of the demo model, with Gemma's turns.
 const TEMPLATE: &str = "{{ bos_token }}{%- for m in messages -%}\
 {%- set role = 'model' if m['role'] == 'assistant' else m['role'] -%}\
 {{ '<start_of_turn>' + role + '\\n' + (m['content'] | trim) + '<end_of_turn>\\n' }}\
@@ -36,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     fs_err::write(Path::new(out).join("corpus.jsonl"), lines)?;
     let config_text = fs_err::read_to_string(config)?;
     let config: Value = serde_json::from_str(&config_text)?;
-    let vocabulary = config["vocab_size"].as_u64().ok_or("config.json lacks `vocab_size`")?;
+    let vocabulary = config["vocab_size"].as_u64().ok_or("config.json has no `vocab_size`")?;
     tokenizer(&texts, vocabulary as usize)?.save(seed.join("tokenizer.json"), true)?;
     fs_err::write(seed.join("config.json"), config_text)?;
     let tokenizer_config = json!({
@@ -54,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-/// The groups that validate or test.
+/// Returns the groups in the validation and test splits.
 fn held_out_groups(rows: &Path) -> Result<BTreeSet<String>, Box<dyn Error + Send + Sync>> {
     let mut groups = BTreeSet::new();
     for split in ["validation", "test"] {
@@ -80,7 +81,7 @@ fn corpus(path: &Path, held_out: &BTreeSet<String>) -> Result<Vec<String>, Box<d
         );
     }
     if skipped == 0 {
-        return Err("no story was held out: are groups named otherwise?".into());
+        return Err("no passage was left out: the groups in ROWS_FOLDER are not `book / story`".into());
     }
     Ok(texts)
 }

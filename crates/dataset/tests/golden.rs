@@ -1,4 +1,4 @@
-//! Chats of every golden case: the same tokens as the reference implementation.
+//! Chats of every golden case have the same tokens as in the reference implementation.
 
 #![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
@@ -16,7 +16,7 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// Calls `each` with every chat of every case folder that has a tokenizer and chats.
+/// Calls `each` with every chat of every golden case that has a tokenizer.
 fn for_each_chat(mut each: impl FnMut(&str, &TextTokenizer, &Value)) {
     let mut chats = 0;
     for entry in fs_err::read_dir(golden()).unwrap() {

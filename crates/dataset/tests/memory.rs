@@ -1,4 +1,4 @@
-//! Memory while token files are written and read. Alone in its program, since a process has one peak.
+//! Memory while token files are written and read. The only test of its program, because the peak is per process.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
@@ -11,7 +11,7 @@ fn kibibytes(field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// 400,000 rows make a file of 86 MiB; writing and reading all of it, twice and out of order, takes far less.
+/// Writing 400,000 rows, a file of 86 MiB, and reading all of it twice, once out of order, takes far less memory.
 #[test]
 fn memory_does_not_grow_with_the_rows() -> Result<()> {
     const ROWS: usize = 400_000;

@@ -1,4 +1,4 @@
-//! Chat templates: the same text as transformers renders. `fixtures/templates.json` holds its answers.
+//! Chat templates render the same text as transformers, whose results are in `fixtures/templates.json`.
 
 #![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
 

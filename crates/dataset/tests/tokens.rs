@@ -1,4 +1,4 @@
-//! Token files: what is written comes back, damage is refused, memory does not grow.
+//! Token files: rows round-trip, and damaged files are refused.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ fn write_small(path: &Path) -> Result<()> {
 }
 
 #[test]
-fn rows_come_back() -> Result<()> {
+fn rows_round_trip() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("train.safetensors");
     write_small(&path)?;
@@ -28,12 +28,12 @@ fn rows_come_back() -> Result<()> {
         (&[9, 70_000][..], &[0, 1][..], 2.0, 0)
     );
     assert_eq!((split.row(1).weight, split.row_length(0)), (0.5, 3));
-    assert_eq!(fs_err::read_dir(folder.path())?.count(), 1, "no temporary file is left");
+    assert_eq!(fs_err::read_dir(folder.path())?.count(), 1, "no temporary file remains");
     Ok(())
 }
 
 #[test]
-fn any_safetensors_reader_understands_the_file() -> Result<()> {
+fn any_safetensors_reader_can_read_the_file() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("x.safetensors");
     write_small(&path)?;
@@ -47,7 +47,7 @@ fn any_safetensors_reader_understands_the_file() -> Result<()> {
 }
 
 #[test]
-fn an_empty_split_is_a_file_too() -> Result<()> {
+fn an_empty_split_has_a_file() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("x.safetensors");
     SplitWriter::create(&path)?.finish()?;
@@ -72,7 +72,7 @@ fn truncated_and_hostile_files_are_refused() -> Result<()> {
     for length in 0..good.len() {
         refused(&good[..length], &format!("cut to {length}"));
     }
-    refused(&[&good[..], b"\0"].concat(), "a byte too many");
+    refused(&[&good[..], b"\0"].concat(), "an extra byte");
     let length = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
     let header = std::str::from_utf8(&good[8..8 + length]).unwrap();
     let with = |from: &str, to: &str| {

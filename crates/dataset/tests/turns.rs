@@ -1,4 +1,4 @@
-//! Which tokens count, under templates that do what templates in use do.
+//! Which tokens are targets, with templates that behave like those in use.
 
 #![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
@@ -7,7 +7,7 @@ use std::path::Path;
 use dataset::{Encoded, LossOn, RawRow, Record, TextTokenizer, encode};
 use serde_json::{Value, json};
 
-/// The byte-level tokenizer of a golden case (end of text 1, beginning 2, `<|start|>` 3, `<|end|>` 4) with another template.
+/// Returns the byte-level tokenizer of a golden case (end of text 1, beginning 2, `<|start|>` 3, `<|end|>` 4) with a template.
 fn tokenizer(template: Option<&str>) -> TextTokenizer {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama/tokenizer.json");
     let folder = tempfile::tempdir().unwrap();
@@ -22,7 +22,7 @@ fn record(fields: &Value) -> Record {
     Record::from_row(row, Path::new("x.jsonl")).unwrap()
 }
 
-/// The text of each run of targets.
+/// Returns the text of each sequence of targets.
 fn trained(tokenizer: &TextTokenizer, encoded: &Encoded) -> Vec<String> {
     let flags = encoded.trained.iter().copied().zip(encoded.tokens.iter().copied()).collect::<Vec<_>>();
     let runs = flags.chunk_by(|left, right| left.0 == right.0).filter(|run| run[0].0 == 1);
@@ -47,7 +47,7 @@ const CHATML: &str = "{% for m in messages %}{{ '<|start|>' + m.role + '\n' + m.
     {% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}";
 
 #[test]
-fn every_turn_counts_even_when_turns_are_equal() {
+fn every_turn_is_a_target_even_when_turns_are_equal() {
     let (tokenizer, encoded) = chat(CHATML, &two_turns());
     assert_eq!(trained(&tokenizer, &encoded), [" hello <|end|>", "hello<|end|>"]);
     assert!(encoded.prompt_is_prefix);
@@ -64,7 +64,7 @@ fn a_template_without_generation_header_trains_what_it_writes_before_the_answer(
     assert_eq!(trained(&tokenizer, &encoded), [" hello<eos>", " hello<eos>"]);
 }
 
-/// Keeps reasoning in the last turn only, so that the text of a beginning is not the beginning of the text.
+/// The template keeps reasoning only in the last turn, so the first messages alone do not give the beginning of the text.
 #[test]
 fn turns_are_found_when_the_template_rewrites_history() {
     let template = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and not loop.last %}\
@@ -80,7 +80,7 @@ fn turns_are_found_when_the_template_rewrites_history() {
 }
 
 #[test]
-fn a_prompt_that_opens_what_the_full_text_leaves_out_is_noticed() {
+fn a_prompt_with_text_that_the_conversation_lacks_is_detected() {
     let template = "{% for m in messages %}{{ '<|start|>' + m.role + '\n' + m.content + '<|end|>' }}{% endfor %}\
         {% if add_generation_prompt %}{{ '<|start|>assistant\n<think>\n' }}{% endif %}";
     let (tokenizer, encoded) = chat(template, &two_turns());
@@ -91,7 +91,7 @@ fn a_prompt_that_opens_what_the_full_text_leaves_out_is_noticed() {
 }
 
 #[test]
-fn tool_calls_count_and_tool_results_do_not() {
+fn tool_calls_are_targets_and_tool_results_are_not() {
     let template = "{% for m in messages %}<|start|>{{ m.role }}\n{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}{{ m.content }}{% endif %}<|end|>\n{% endfor %}\
         {% if add_generation_prompt %}<|start|>assistant\n{% endif %}";
     let messages = json!([
@@ -103,7 +103,7 @@ fn tool_calls_count_and_tool_results_do_not() {
 }
 
 #[test]
-fn generation_blocks_are_taken_at_their_word_with_the_end_token_behind_them() {
+fn generation_blocks_are_targets_with_the_end_token_after_them() {
     let template = "{% for m in messages %}<|start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}<|end|>\n\
         {%- else %}{{ m.content }}<|end|>{% endif %}{% endfor %}";
     let (tokenizer, encoded) = chat(template, &two_turns());
@@ -123,7 +123,7 @@ fn without_special_tokens_the_text_up_to_the_next_message_ends_a_turn() {
 }
 
 #[test]
-fn loss_on_all_counts_all_but_the_first_token() {
+fn loss_on_all_makes_all_but_the_first_token_targets() {
     let tokenizer = tokenizer(Some(CHATML));
     let encoded = encode(&tokenizer, &record(&json!({"messages": two_turns()})), LossOn::All).unwrap();
     assert_eq!(encoded.target_count(), encoded.tokens.len() - 1);
@@ -141,7 +141,7 @@ fn plain_text_is_ended_once() {
 }
 
 #[test]
-fn pairs_without_a_template_follow_each_other() {
+fn pairs_without_a_template_are_joined() {
     let tokenizer = tokenizer(None);
     let encoded = encode(
         &tokenizer,
@@ -159,7 +159,7 @@ fn pairs_without_a_template_follow_each_other() {
 }
 
 #[test]
-fn a_chat_without_an_answer_has_no_target() {
+fn a_chat_without_an_answer_has_no_targets() {
     let (_, encoded) = chat(CHATML, &json!([{"role": "user", "content": "aloha"}]));
     assert_eq!(encoded.target_count(), 0);
     assert_eq!(encoded.prompt, None);
