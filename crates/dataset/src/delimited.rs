@@ -64,7 +64,7 @@ impl<R: BufRead> Table<R> {
             } else {
                 continue;
             };
-            let hint = "line 1 names the columns: give each a name of its own";
+            let hint = "line 1 names the columns: give each a different name";
             return Err(RowProblem::new(header.line, reason, hint).into());
         }
         Ok(table)

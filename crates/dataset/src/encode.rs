@@ -19,7 +19,7 @@ pub enum LossOn {
     All,
 }
 
-/// What to do with a row that has too many tokens.
+/// Treatment of rows with too many tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnTooLong {

@@ -37,9 +37,9 @@ pub struct RowProblem {
     pub line: u64,
     /// Column in bytes, counted from 1, if known.
     pub column: Option<u64>,
-    /// What is wrong. `stats.json` lists the reasons of skipped rows, so their wording is part of a dataset's bytes.
+    /// The problem. `stats.json` lists the reasons of skipped rows, so their wording is part of a dataset's bytes.
     pub reason: String,
-    /// What to do about it.
+    /// A remedy.
     pub hint: String,
 }
 
@@ -72,9 +72,9 @@ pub enum Error {
     Row {
         /// Place of the row.
         place: Place,
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// What to do about it.
+        /// A remedy.
         hint: String,
     },
     /// A data file as a whole cannot be used.
@@ -82,9 +82,9 @@ pub enum Error {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// What to do about it.
+        /// A remedy.
         hint: String,
     },
     /// A data or tokenizer file cannot be opened or read.
@@ -102,9 +102,9 @@ pub enum Error {
         name: String,
         /// Line in the template, counted from 1.
         line: usize,
-        /// Message of the template engine, or of the template itself.
+        /// Message of the template engine or of the template.
         reason: String,
-        /// What to do about it.
+        /// A remedy.
         hint: String,
     },
     /// The tokenizer cannot be loaded or fails on a text.
@@ -112,7 +112,7 @@ pub enum Error {
     Tokenizer {
         /// Folder or file of the tokenizer.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// A token file is truncated or was not written by `prepare-data`.
@@ -120,15 +120,15 @@ pub enum Error {
     Tokens {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// The rows do not provide what the settings ask for.
     #[error("{reason}")]
     Rows {
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// What to do about it.
+        /// A remedy.
         hint: String,
     },
     /// The dataset cannot be written.
@@ -170,11 +170,6 @@ fn unreadable_hint(path: &Path, error: &io::Error) -> String {
 }
 
 impl Error {
-    /// Returns whether the input is at fault. Superseded by [`Failure::kind`].
-    pub fn is_bad_input(&self) -> bool {
-        self.kind() == Kind::BadInput
-    }
-
     /// Returns an error of a template or tokenizer as an error about the row at `place`.
     #[must_use]
     pub fn at_row(self, place: Place) -> Self {

@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value};
 /// Why a text is not acceptable JSON.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct JsonProblem {
-    /// What is wrong.
+    /// The problem.
     pub(crate) reason: String,
     /// Column in bytes, counted from 1.
     pub(crate) column: u64,

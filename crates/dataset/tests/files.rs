@@ -113,9 +113,9 @@ fn files_without_usable_rows_say_what_they_are() {
     error: `named.txt`: begins with `[`: it is a JSON array, not JSON lines
     hint: write one JSON object per line, for example with `jq -c '.[]'`
     error: named.txt:1: column 2 of the header has no name
-    hint: line 1 names the columns: give each a name of its own
+    hint: line 1 names the columns: give each a different name
     error: named.txt:1: column 3 of the header has the same name as another: `a`
-    hint: line 1 names the columns: give each a name of its own
+    hint: line 1 names the columns: give each a different name
     error: named.txt:1:1: not valid UTF-8
     hint: save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8 FILE`
     error: named.txt:2: a quote that opens in line 2 is not closed

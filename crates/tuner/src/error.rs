@@ -118,8 +118,7 @@ impl Failure for Error {
         match self {
             Self::Io(error) => Kind::of_io(error),
             Self::Model(error) => error.kind(),
-            Self::Dataset(error) if error.is_bad_input() => Kind::BadInput,
-            Self::Dataset(_) => Kind::Failed,
+            Self::Dataset(error) => error.kind(),
             Self::Settings { .. } => Kind::Usage,
             Self::ResumeState { .. } | Self::OtherShapes { .. } | Self::Diverged { .. } => Kind::Failed,
             Self::OutOfRange { .. }
@@ -143,11 +142,8 @@ impl Failure for Error {
             }
             Self::NoTargets { .. } => "check `loss_on` and `max_tokens` of prepare-data",
             Self::Model(error) => return error.hint(),
-            Self::Io(_)
-            | Self::Dataset(_)
-            | Self::OutOfRange { .. }
-            | Self::ResumeState { .. }
-            | Self::OtherShapes { .. } => {
+            Self::Dataset(error) => return error.hint(),
+            Self::Io(_) | Self::OutOfRange { .. } | Self::ResumeState { .. } | Self::OtherShapes { .. } => {
                 return None;
             }
         };
@@ -169,11 +165,3 @@ impl From<mlx_rs::error::Exception> for Error {
 
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// Returns whether `cause`, one of an error's causes, is about the content of an input.
-pub fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let tuner = cause.downcast_ref::<Error>().is_some_and(|error| error.kind() == Kind::BadInput);
-    let model = || cause.downcast_ref::<models::Error>().is_some_and(|error| error.kind() == Kind::BadInput);
-    let dataset = || cause.downcast_ref::<dataset::Error>().is_some_and(dataset::Error::is_bad_input);
-    tuner || model() || dataset()
-}

@@ -40,7 +40,7 @@ pub use batch::Batch;
 pub use batch_order::{BatchOrder, Curriculum, MicroBatch};
 pub use distrust::{Distrust, DistrustMode, distrust_loss};
 pub use early_stopping::EarlyStopping;
-pub use error::{Error, Result, is_bad_input};
+pub use error::{Error, Result};
 pub use mixture::Mixture;
 pub use optimizer::{Optimizer, OptimizerName, OptimizerSettings};
 pub use outputs::RowLoss as RowScore;

@@ -44,13 +44,13 @@ pub struct Config {
     pub max_rows: MaxRows,
     /// Maximum number of tokens per row.
     pub max_tokens: usize,
-    /// What to do with longer rows: `truncate`, `drop` or `error`.
+    /// Treatment of longer rows: `truncate`, `drop` or `error`.
     pub on_too_long: OnTooLong,
     /// Which tokens are targets: `completions` or `all`.
     pub loss_on: LossOn,
-    /// What to do with unusable rows: `error` or `skip`.
+    /// Treatment of unusable rows: `error` or `skip`.
     pub on_bad_row: OnBadRow,
-    /// What to do if validation, test or held-out rows occur in training rows: `error`, `drop` or `allow`.
+    /// Treatment of validation, test or held-out rows that occur in training rows: `error`, `drop` or `allow`.
     pub on_leak: OnLeak,
     /// How much text must match to be a leak.
     pub leak: leak::Settings,
@@ -164,7 +164,7 @@ impl<'a> Texts<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitConfig {
-    /// What decides a row's split.
+    /// Criterion for a row's split.
     pub by: SplitBy,
     /// Share of the rows for validation, 0 to 1.
     pub validation: f64,
@@ -268,7 +268,7 @@ pub struct MaxRows {
     pub test: usize,
 }
 
-/// What to do with unusable rows.
+/// Treatment of unusable rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadRow {
@@ -279,7 +279,7 @@ pub enum OnBadRow {
     Skip,
 }
 
-/// What to do if validation, test or held-out rows occur in training rows.
+/// Treatment of validation, test or held-out rows that occur in training rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnLeak {

@@ -38,7 +38,7 @@ pub(crate) fn destinations(
     Ok(destinations)
 }
 
-/// What the first pass keeps of each row.
+/// Data that the first pass keeps of each row.
 #[derive(Default)]
 struct Rows {
     held_out: Vec<bool>,
