@@ -149,14 +149,14 @@ impl Dumps {
             ValueKind::String => self.string(out, value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
-                self.block(out, ['[', ']'], depth, items, |out, item| self.write(out, &item, depth + 1))?;
+                self.block(out, '[', ']', depth, items, |out, item| self.write(out, &item, depth + 1))?;
             }
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
                 if self.sorted {
                     keys.sort();
                 }
-                self.block(out, ['{', '}'], depth, keys, |out, key| {
+                self.block(out, '{', '}', depth, keys, |out, key| {
                     match key.as_str() {
                         Some(text) => self.string(out, text),
                         None => self.string(out, &json_key(&key)),
@@ -176,7 +176,8 @@ impl Dumps {
     fn block(
         &self,
         out: &mut String,
-        [open, close]: [char; 2],
+        open: char,
+        close: char,
         depth: usize,
         items: Vec<Value>,
         mut each: impl FnMut(&mut String, Value) -> Result<(), Error>,

@@ -50,6 +50,8 @@ pub struct Record {
     pub prov_entropy: Option<f64>,
     /// File name without folders, and line: `file:line`.
     pub source: String,
+    /// Line where the row begins, counted from 1.
+    pub line: u64,
 }
 
 impl Record {
@@ -78,6 +80,7 @@ impl Record {
             prov_entropy: number(&fields, "prov_entropy", |n| n >= 0.0, "at least 0").map_err(at_line)?,
             shape: shape(fields).map_err(at_line)?,
             source,
+            line,
         })
     }
 }

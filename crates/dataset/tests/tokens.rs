@@ -62,7 +62,7 @@ fn truncated_and_hostile_files_are_refused() -> Result<()> {
     let path = folder.path().join("x.safetensors");
     write_small(&path)?;
     let good = fs_err::read(&path)?;
-    let refused = |bytes: &[u8], what: &str| {
+    let reason_for_refusing = |bytes: &[u8], what: &str| {
         fs_err::write(&path, bytes).unwrap();
         match Split::open(&path) {
             Err(Error::Tokens { reason, .. }) => reason,
@@ -70,9 +70,9 @@ fn truncated_and_hostile_files_are_refused() -> Result<()> {
         }
     };
     for length in 0..good.len() {
-        refused(&good[..length], &format!("cut to {length}"));
+        reason_for_refusing(&good[..length], &format!("cut to {length}"));
     }
-    refused(&[&good[..], b"\0"].concat(), "an extra byte");
+    reason_for_refusing(&[&good[..], b"\0"].concat(), "an extra byte");
     let length = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
     let header = std::str::from_utf8(&good[8..8 + length]).unwrap();
     let with = |from: &str, to: &str| {
@@ -96,11 +96,11 @@ fn truncated_and_hostile_files_are_refused() -> Result<()> {
         ("{\"offsets\"", "{\"__metadata__\":{},\"offsets\""),
         ("{\"offsets\"", "[\"offsets\""),
     ] {
-        refused(&with(from, to), to);
+        reason_for_refusing(&with(from, to), to);
     }
     let mut claims = good.clone();
     claims[..8].copy_from_slice(&u64::MAX.to_le_bytes());
-    assert!(refused(&claims, "header length").contains("claims"));
+    assert!(reason_for_refusing(&claims, "header length").contains("claims"));
     let start = 8 + length;
     for (at, what) in [
         (start, "first offset"),
@@ -110,7 +110,7 @@ fn truncated_and_hostile_files_are_refused() -> Result<()> {
     ] {
         let mut bytes = good.clone();
         bytes[at] = 0xFF;
-        refused(&bytes, what);
+        reason_for_refusing(&bytes, what);
     }
     Ok(())
 }

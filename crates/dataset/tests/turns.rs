@@ -172,14 +172,14 @@ fn named_templates_and_template_files_are_found() {
     fs_err::copy(golden, folder.path().join("tokenizer.json")).unwrap();
     let list = json!({"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]});
     fs_err::write(folder.path().join("tokenizer_config.json"), list.to_string()).unwrap();
-    let shown = |tools: Option<&Value>| {
+    let rendered = |tools: Option<&Value>| {
         let tokenizer = TextTokenizer::open(folder.path()).unwrap();
         tokenizer.chat_template_for(tools).unwrap().render(&[], false).unwrap()
     };
     let tools = json!([]);
-    assert_eq!((shown(None), shown(Some(&tools))), ("d".to_owned(), "t".to_owned()));
+    assert_eq!((rendered(None), rendered(Some(&tools))), ("d".to_owned(), "t".to_owned()));
     fs_err::write(folder.path().join("chat_template.jinja"), "file").unwrap();
-    assert_eq!(shown(None), "file");
+    assert_eq!(rendered(None), "file");
     fs_err::write(folder.path().join("ids.json"), r#"{"bos":null,"eos":[4,1],"pad":0}"#).unwrap();
     let tokenizer = TextTokenizer::open(folder.path()).unwrap();
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (None, &[4, 1][..]));

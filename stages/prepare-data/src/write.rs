@@ -106,9 +106,7 @@ impl<'a> Writer<'a> {
                 }
             }
             Destination::Split(split) => {
-                let line =
-                    record.source.rsplit_once(':').and_then(|(_, line)| line.parse().ok()).unwrap_or(0);
-                let place = Place { file: file.path.clone(), line, column: None };
+                let place = Place { file: file.path.clone(), line: record.line, column: None };
                 self.waiting_bytes += text_bytes(&record);
                 self.waiting.push(Waiting { record, route: Route { file, place, split } });
                 if self.waiting.len() >= BLOCK_ROWS || self.waiting_bytes >= BLOCK_BYTES {

@@ -128,18 +128,18 @@ fn held_out_rows_can_be_the_test_split_and_take_their_stories_along() -> Result<
 
 #[test]
 fn bytes_do_not_depend_on_the_number_of_threads() {
-    let made = |threads: usize| {
+    let files_made_with = |threads: usize| {
         let out = tempfile::tempdir().unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| make(&workspace_root().join("data/haw-eng"), &pipeline(), out.path())).unwrap();
         bytes_of(out.path())
     };
-    let one = made(1);
+    let one = files_made_with(1);
     assert!(
         one.contains_key(Path::new("tokens/train.safetensors")) && one.contains_key(Path::new("stats.json"))
     );
     assert!(!one.contains_key(Path::new("tokenizer/model.safetensors")));
-    assert_eq!(one, made(4));
+    assert_eq!(one, files_made_with(4));
 }
 
 #[test]
@@ -148,17 +148,17 @@ fn files_can_be_the_splits_and_too_long_rows_follow_the_setting() -> Result<()> 
     let line = |text: &str| format!("{{\"text\":\"{text}\"}}\n");
     fs_err::write(data.path().join("train.jsonl"), line("he kanaka") + &line(&"maikai loa ".repeat(40)))?;
     fs_err::write(data.path().join("valid.jsonl"), line("he wahine") + "\n\n" + &line("he keiki"))?;
-    let made = |more: &str| {
+    let make_with = |more: &str| {
         let out = tempfile::tempdir().unwrap();
         let settings = format!("max_tokens = 30\n{more}\nsplit = {{ by = 'files' }}");
         make(data.path(), &settings, out.path()).map(|stats| (stats, rows(out.path(), "train").len()))
     };
-    let (stats, kept) = made("on_too_long = 'drop'")?;
+    let (stats, kept) = make_with("on_too_long = 'drop'")?;
     assert_eq!((kept, stats.splits["train"].too_long.count, stats.splits["validation"].rows), (1, 1, 2));
     assert!(stats.splits["train"].too_long.examples[0].starts_with("train.jsonl:2 (train.jsonl:2): "));
-    let (stats, kept) = made("on_too_long = 'truncate'")?;
+    let (stats, kept) = make_with("on_too_long = 'truncate'")?;
     assert_eq!((kept, stats.splits["train"].truncated.count, stats.splits["train"].length.max), (2, 1, 30));
-    let error = made("on_too_long = 'error'").unwrap_err().report();
+    let error = make_with("on_too_long = 'error'").unwrap_err().report();
     assert_snapshot!(testutil::filtered(&error), @"
     error: [SANDBOX]/train.jsonl:2: the row has 201 tokens, but `max_tokens` is 30
     hint: raise `max_tokens`, or set `on_too_long` to `truncate` or `drop`
@@ -187,10 +187,10 @@ fn a_row_without_targets_is_dropped_and_counted() -> Result<()> {
 fn bad_rows_can_be_skipped_and_are_counted_and_listed() -> Result<()> {
     let data = tempfile::tempdir()?;
     let file = data.path().join("rows");
-    let refused = r#"{"messages":[{"role":"assistant","content":"first"}]}"#;
+    let refused_row = r#"{"messages":[{"role":"assistant","content":"first"}]}"#;
     fs_err::write(
         &file,
-        format!("{{\"text\":\"one\"}}\n{{\"text\":\n{{\"x\":1}}\n{refused}\n{{\"text\":\"two\"}}\n"),
+        format!("{{\"text\":\"one\"}}\n{{\"text\":\n{{\"x\":1}}\n{refused_row}\n{{\"text\":\"two\"}}\n"),
     )?;
     let out = tempfile::tempdir()?;
     let settings = "split = { validation = 0.0, test = 0.0 }\non_bad_row = 'skip'";
