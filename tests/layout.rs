@@ -1,22 +1,30 @@
-//! The shape of the repository: what depends on what, where unsafe code may be, what is listed where.
+//! The structure of the repository: dependencies, imports, unsafe code, lists that must agree, and prose.
+
+#[path = "layout/modules.rs"]
+mod modules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use outputs::STAGES;
+use regex::Regex;
 use serde_json::Value;
 use testutil::{Program, workspace_root as root};
 
-/// Stages that do without MLX.
+use modules::{Modules, code, misplaced_import, phrases, sources};
+
+/// Stages that do not need MLX.
 const PLAIN_STAGES: [&str; 3] = ["prepare-data", "select-best", "report"];
-/// Crates that do without MLX.
-const PLAIN_CRATES: [&str; 6] = ["artifact", "tensors", "stage", "dataset", "metrics", "chart"];
+/// Crates that do not need MLX.
+const PLAIN_CRATES: [&str; 8] =
+    ["artifact", "tensors", "stage", "dataset", "metrics", "chart", "failure", "outputs"];
 /// Crates that depend on no other crate of the workspace, except `failure`.
-const LONE_CRATES: [&str; 4] = ["artifact", "tensors", "metrics", "chart"];
-/// The only ones with unsafe code.
+const LONE_CRATES: [&str; 6] = ["artifact", "tensors", "metrics", "chart", "failure", "outputs"];
+/// The only crates with unsafe code.
 const UNSAFE_CRATES: [&str; 2] = ["mlx-sys", "mlx-ext"];
 
-/// The packages of the workspace, by name.
+/// Returns the packages of the workspace by name.
 fn packages() -> Result<BTreeMap<String, Value>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["metadata", "--no-deps", "--offline", "--format-version", "1"];
@@ -29,13 +37,13 @@ fn packages() -> Result<BTreeMap<String, Value>> {
         .collect()
 }
 
-/// Names of what a package depends on when it is built, not when it is tested.
+/// Returns the names of the dependencies of a package, without those of its tests.
 fn dependencies(package: &Value) -> BTreeSet<&str> {
     let all = package["dependencies"].as_array().into_iter().flatten();
     all.filter(|found| found["kind"].is_null()).filter_map(|found| found["name"].as_str()).collect()
 }
 
-/// All that a package reaches by way of packages of the workspace, and what these depend on.
+/// Returns all dependencies that a package reaches through packages of the workspace.
 fn reached<'a>(packages: &'a BTreeMap<String, Value>, name: &'a str) -> BTreeSet<&'a str> {
     let (mut found, mut open) = (BTreeSet::new(), vec![name]);
     while let Some(next) = open.pop() {
@@ -48,7 +56,7 @@ fn reached<'a>(packages: &'a BTreeMap<String, Value>, name: &'a str) -> BTreeSet
     found
 }
 
-/// Names of the folders in `folder`.
+/// Returns the names of the packages in `folder`.
 fn folders(folder: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for entry in fs_err::read_dir(root().join(folder))? {
@@ -64,11 +72,11 @@ fn folders(folder: &str) -> Result<BTreeSet<String>> {
 #[test]
 fn arrows_point_one_way() -> Result<()> {
     let packages = packages()?;
-    let stages = folders("stages")?;
+    let programs: BTreeSet<String> = folders("stages")?.union(&folders("tools")?).cloned().collect();
     for name in packages.keys() {
         let reached = reached(&packages, name);
-        let stage = reached.iter().find(|found| stages.contains(**found));
-        ensure!(stage.is_none(), "`{name}` depends on the stage {stage:?}");
+        let program = reached.iter().find(|found| programs.contains(**found));
+        ensure!(program.is_none(), "`{name}` depends on the program {program:?}");
         ensure!(!reached.contains("testutil"), "`{name}` needs `testutil` outside tests");
         ensure!(!reached.contains("tests"), "`{name}` depends on the tests");
         let plain = PLAIN_CRATES.iter().chain(&PLAIN_STAGES).any(|plain| plain == name);
@@ -94,27 +102,193 @@ fn arrows_point_one_way() -> Result<()> {
 }
 
 #[test]
-fn a_stage_is_one_folder_one_package_and_one_program_of_the_same_name() -> Result<()> {
+fn a_program_is_one_folder_one_package_and_one_binary_of_the_same_name() -> Result<()> {
     let packages = packages()?;
-    let stages = folders("stages")?;
-    for stage in &stages {
-        let package = packages.get(stage).with_context(|| format!("no package `{stage}`"))?;
-        let targets = package["targets"].as_array().into_iter().flatten();
-        let programs: Vec<&str> = targets
-            .filter(|target| target["kind"][0] == "bin")
-            .filter_map(|target| target["name"].as_str())
-            .collect();
-        ensure!(programs == [stage.as_str()], "`stages/{stage}` makes the programs {programs:?}");
+    for parent in ["stages", "tools"] {
+        for name in folders(parent)? {
+            let package = packages.get(&name).with_context(|| format!("no package `{name}`"))?;
+            let targets = package["targets"].as_array().into_iter().flatten();
+            let programs: Vec<&str> = targets
+                .filter(|target| target["kind"][0] == "bin")
+                .filter_map(|target| target["name"].as_str())
+                .collect();
+            ensure!(programs == [name.as_str()], "`{parent}/{name}` makes the programs {programs:?}");
+        }
     }
     for name in folders("crates")? {
         ensure!(packages.contains_key(&name), "`crates/{name}` is not the package of its name");
     }
+    Ok(())
+}
+
+/// `outputs::STAGES` is the list of stages; Make and Nix need the names in their own languages.
+#[test]
+fn all_lists_of_stages_agree() -> Result<()> {
+    let names = STAGES.map(|stage| stage.name);
+    let sorted: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    ensure!(folders("stages")? == sorted, "the folders in `stages` are not those of `outputs::STAGES`");
+
     let wiring = fs_err::read_to_string(root().join("pipelines/pipeline.mk"))?;
     let listed = wiring.lines().find_map(|line| line.strip_prefix("STAGES := ")).context("no `STAGES`")?;
-    for stage in listed.split_whitespace() {
-        ensure!(stages.contains(stage), "`pipelines/pipeline.mk` runs `{stage}`, which has no folder");
+    ensure!(listed.split_whitespace().eq(names), "`pipelines/pipeline.mk` runs `{listed}`");
+    for name in names {
+        let has_inputs = wiring.lines().any(|line| line.starts_with(&format!("{name}-inputs")));
+        ensure!(has_inputs, "`pipelines/pipeline.mk` has no `{name}-inputs`");
+    }
+    let nix = fs_err::read_to_string(root().join("pipelines/pipeline.nix"))?;
+    for name in names {
+        ensure!(nix.contains(&format!("{name} = stage \"{name}\"")), "`pipelines/pipeline.nix` omits {name}");
+    }
+
+    let kinds = fs_err::read_to_string(root().join("nix/stages.nix"))?;
+    let entry = Regex::new(r"(?ms)^  ([a-z-]+) = \{.*?^    makes = \[ (.*?) \];")?;
+    let kinds: BTreeMap<&str, BTreeSet<&str>> = entry
+        .captures_iter(&kinds)
+        .map(|found| {
+            let (_, [name, makes]) = found.extract();
+            (name, makes.split_whitespace().map(|output| output.trim_matches('"')).collect())
+        })
+        .collect();
+    let expected: BTreeMap<&str, BTreeSet<&str>> =
+        STAGES.iter().map(|stage| (stage.name, stage.outputs.iter().copied().collect())).collect();
+    ensure!(kinds == expected, "`nix/stages.nix` has {kinds:?}, `outputs::STAGES` {expected:?}");
+
+    // The script takes the folders themselves.
+    let script = fs_err::read_to_string(root().join("nix/host-tools.sh"))?;
+    ensure!(script.contains("\"$root\"/stages/* \"$root\"/tools/*"), "`nix/host-tools.sh` misses a folder");
+    let own_list = names.iter().find(|name| script.contains(*name));
+    ensure!(own_list.is_none(), "`nix/host-tools.sh` has its own list with {own_list:?}");
+    Ok(())
+}
+
+/// The names of output files and folders are constants of `outputs`.
+#[test]
+#[ignore = "until every package follows"]
+fn output_names_are_written_once() -> Result<()> {
+    let outputs = STAGES.iter().flat_map(|stage| stage.outputs).chain([&outputs::TOKEN_LOSSES]);
+    let outputs: BTreeSet<&str> = outputs.copied().collect();
+    let mut found = Vec::new();
+    for (path, code) in shipped_code()? {
+        if path.starts_with("crates/outputs") {
+            continue;
+        }
+        for (line, name) in code.lines().flat_map(|line| outputs.iter().map(move |name| (line, name))) {
+            // Words such as `model` have other uses; file names do not.
+            let is_file = name.contains('.') && line.contains(&format!("{name}\""));
+            let in_use = ["join(\"", "output(\"", "output_path(\""];
+            if is_file || in_use.iter().any(|call| line.contains(&format!("{call}{name}\""))) {
+                found.push(format!("{}: {}", path.display(), line.trim()));
+            }
+        }
+    }
+    ensure!(found.is_empty(), "use the constants of `outputs`:\n{}", found.join("\n"));
+    Ok(())
+}
+
+#[test]
+#[ignore = "until every package follows"]
+fn modules_of_a_crate_form_no_cycle() -> Result<()> {
+    let mut cycles = Vec::new();
+    for parent in ["crates", "stages", "tools"] {
+        for name in folders(parent)? {
+            let modules = Modules::read(&root().join(parent).join(&name).join("src"))?;
+            cycles.extend(modules.cycle().map(|cycle| format!("{name}: {}", cycle.join(" → "))));
+        }
+    }
+    ensure!(cycles.is_empty(), "modules import each other:\n{}", cycles.join("\n"));
+    Ok(())
+}
+
+#[test]
+#[ignore = "until every package follows"]
+fn main_is_short_and_every_package_has_a_readme() -> Result<()> {
+    for parent in ["crates", "stages", "tools"] {
+        for name in folders(parent)? {
+            let folder = root().join(parent).join(&name);
+            ensure!(folder.join("README.md").is_file(), "`{parent}/{name}` has no README.md");
+            let main = folder.join("src/main.rs");
+            if main.is_file() {
+                let lines = fs_err::read_to_string(&main)?.lines().count();
+                ensure!(
+                    lines < 60,
+                    "`{}` has {lines} lines; the work belongs in the library",
+                    main.display()
+                );
+            }
+        }
     }
     Ok(())
+}
+
+#[test]
+#[ignore = "until every package follows"]
+fn imports_have_one_style() -> Result<()> {
+    let mut found = Vec::new();
+    for parent in ["crates", "stages", "tools", "tests"] {
+        for path in sources(&root().join(parent))? {
+            let text = fs_err::read_to_string(&path)?;
+            found.extend(misplaced_import(&text).map(|line| format!("{}: {line}", path.display())));
+        }
+    }
+    ensure!(found.is_empty(), "imports are std, external, crate, in three groups:\n{}", found.join("\n"));
+    Ok(())
+}
+
+/// Errors of programs and libraries are `failure::Error` and types that implement `failure::Failure`.
+#[test]
+#[ignore = "until every package follows"]
+fn anyhow_stays_in_tests() -> Result<()> {
+    for (name, package) in packages()? {
+        ensure!(!dependencies(&package).contains("anyhow"), "`{name}` depends on anyhow outside its tests");
+    }
+    Ok(())
+}
+
+/// Files are renamed into place in one function, which also syncs them.
+#[test]
+#[ignore = "until every package follows"]
+fn files_are_replaced_in_one_place() -> Result<()> {
+    let calls = Regex::new(r"\b(std::fs|fs_err|fs)::rename\(|\.persist(_noclobber)?\(|\brenameat")?;
+    let files = shipped_code()?.into_iter().filter(|(_, code)| calls.is_match(code)).map(|(path, _)| path);
+    let files: Vec<PathBuf> = files.filter(|path| !path.ends_with("artifact/src/os.rs")).collect();
+    ensure!(files.is_empty(), "use `artifact` to replace files: {files:?}");
+    Ok(())
+}
+
+/// A thermometer of the prose in sources and documents, not a rule: some of these phrases are fine.
+#[test]
+#[ignore = "until every package follows"]
+fn prose_is_plain() -> Result<()> {
+    let Some(files) = tracked() else { return Ok(()) };
+    let kinds = ["rs", "md", "toml", "nix", "sh", "mk", "py"];
+    let (mut lines, mut found) = (0, Vec::new());
+    for file in files.iter().filter(|file| !file.starts_with("tests/layout")) {
+        let path = Path::new(file);
+        let is_text = path.extension().is_some_and(|extension| kinds.iter().any(|kind| extension == *kind));
+        if is_text || file == "Makefile" {
+            let Ok(text) = fs_err::read_to_string(root().join(path)) else { continue };
+            lines += text.lines().count();
+            found.extend(phrases(&text).into_iter().map(|phrase| format!("{file}: {phrase}")));
+        }
+    }
+    println!("{} matches in {lines} lines", found.len());
+    ensure!(found.len() * 1000 <= lines, "{} in {lines} lines:\n{}", found.len(), found.join("\n"));
+    Ok(())
+}
+
+/// Returns the code of crates, stages and tools without tests, by path in the repository.
+fn shipped_code() -> Result<Vec<(PathBuf, String)>> {
+    let mut found = Vec::new();
+    for parent in ["crates", "stages", "tools"] {
+        for name in folders(parent)?.into_iter().filter(|name| name != "testutil") {
+            let folder = Path::new(parent).join(name).join("src");
+            for path in sources(&root().join(&folder))? {
+                let shown = path.strip_prefix(root()).unwrap_or(&path).to_owned();
+                found.push((shown, code(&path)?));
+            }
+        }
+    }
+    Ok(found)
 }
 
 #[test]
@@ -130,20 +304,6 @@ fn every_test_program_is_listed() -> Result<()> {
     Ok(())
 }
 
-/// Lists the files below `folder` whose names end in `.rs`.
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs_err::read_dir(folder)? {
-        let entry = entry?;
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            sources(&path, found)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    Ok(())
-}
-
 #[test]
 fn unsafe_code_stays_in_two_crates() -> Result<()> {
     let lints = fs_err::read_to_string(root().join("Cargo.toml"))?;
@@ -155,9 +315,8 @@ fn unsafe_code_stays_in_two_crates() -> Result<()> {
         }
         let text = fs_err::read_to_string(&manifest)?;
         ensure!(text.contains("[lints]\nworkspace = true"), "`{name}` does not inherit the lints");
-        let mut found = Vec::new();
-        sources(manifest.parent().context("a manifest lies in a folder")?, &mut found)?;
-        for source in found.iter().filter(|source| !source.ends_with("tests/layout.rs")) {
+        let folder = manifest.parent().context("a manifest is in a folder")?;
+        for source in sources(folder)?.iter().filter(|source| !source.ends_with("tests/layout.rs")) {
             let text = fs_err::read_to_string(source)?;
             let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
             let forms = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait", "unsafe("];
@@ -169,7 +328,7 @@ fn unsafe_code_stays_in_two_crates() -> Result<()> {
     Ok(())
 }
 
-/// The files that belong to the repository; `None` where there is no git, as in an unpacked archive.
+/// Returns the files of the repository; `None` without git, as in an unpacked archive.
 fn tracked() -> Option<Vec<String>> {
     let output = Program::new("git").args(["ls-files", "-z"]).command().output().ok()?;
     let listed = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
@@ -179,7 +338,7 @@ fn tracked() -> Option<Vec<String>> {
 #[test]
 fn nothing_refers_to_a_folder_outside() -> Result<()> {
     let Some(files) = tracked() else {
-        println!("skipped: this is no git checkout");
+        println!("skipped: not a git checkout");
         return Ok(());
     };
     let here = fs_err::canonicalize(root())?;
@@ -197,10 +356,10 @@ fn nothing_refers_to_a_folder_outside() -> Result<()> {
         let Ok(text) = fs_err::read_to_string(&path) else { continue };
         for (number, line) in text.lines().enumerate() {
             let place = || format!("`{file}:{}`: {line}", number + 1);
-            ensure!(climbs(line) <= depth, "out of the repository in {}", place());
+            ensure!(climbs(line) <= depth, "a path leaves the repository in {}", place());
             ensure!(
                 here.as_deref().is_none_or(|here| !line.contains(here)),
-                "this very folder in {}",
+                "a path of this machine in {}",
                 place()
             );
         }
@@ -208,7 +367,7 @@ fn nothing_refers_to_a_folder_outside() -> Result<()> {
     Ok(())
 }
 
-/// The most steps upwards that a path in `line` begins with.
+/// Returns the largest number of `../` that a path in `line` begins with.
 fn climbs(line: &str) -> usize {
     let begins = line.match_indices("../").filter(|(at, _)| {
         let before = line[..*at].chars().next_back();
