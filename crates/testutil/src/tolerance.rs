@@ -27,6 +27,8 @@ pub const NORM: f64 = 1e-5;
 pub const SLOPE: f64 = 1e-2;
 /// A gradient computed in `bfloat16`, relative to its largest element.
 pub const BFLOAT16: f32 = 0.1;
+/// The norm of the error of a gradient computed in `bfloat16`, relative to the norm of the gradient.
+pub const BFLOAT16_NORM: f32 = 0.05;
 /// Parameters after a few optimizer steps and MLX's own, absolute.
 pub const OPTIMIZER: f32 = 2e-6;
 /// Parameters moved by Muon, whose iteration amplifies rounding, absolute.

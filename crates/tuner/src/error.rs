@@ -20,9 +20,9 @@ pub enum Error {
     /// Settings do not fit the model, the dataset or each other.
     #[error("{reason}")]
     Settings {
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// What to do about it.
+        /// A remedy.
         hint: String,
     },
     /// A number is outside the range for which the distrust loss is defined.
@@ -40,9 +40,9 @@ pub enum Error {
     Adapter {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// What to do about it.
+        /// A remedy.
         hint: Option<String>,
     },
     /// A resume state is damaged.
@@ -50,7 +50,7 @@ pub enum Error {
     ResumeState {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// Saved parameters or optimizer moments have other shapes than those of this model.
@@ -70,7 +70,7 @@ pub enum Error {
         reason: String,
         /// Indices of the rows of the step, counted from 0.
         rows: Vec<u32>,
-        /// What was saved before.
+        /// The newest thing saved before the step.
         kept: String,
     },
     /// The model's loss on a row is not finite.
@@ -131,6 +131,8 @@ impl Failure for Error {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Model(error) => return error.hint(),
+            Self::Dataset(error) => return error.hint(),
             Self::Settings { hint, .. } => hint,
             Self::Adapter { hint, .. } => return hint.clone(),
             Self::Diverged { .. } => {
@@ -141,8 +143,6 @@ impl Failure for Error {
                 "make the dataset with this model's own tokenizer (`prepare-data --tokenizer`)"
             }
             Self::NoTargets { .. } => "check `loss_on` and `max_tokens` of prepare-data",
-            Self::Model(error) => return error.hint(),
-            Self::Dataset(error) => return error.hint(),
             Self::Io(_) | Self::OutOfRange { .. } | Self::ResumeState { .. } | Self::OtherShapes { .. } => {
                 return None;
             }

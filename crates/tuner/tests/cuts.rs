@@ -1,13 +1,15 @@
-//! The law of `resume.rs` for every optimizer, kind of fine-tuning and reason to stop: cut at every step, the same bytes.
+//! The law of `resume.rs` for every optimizer, kind of fine-tuning and rule of early stopping: interrupted at every step, a
+//! run ends with the same bytes.
 
 mod support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use dataset::Split;
 use models::Model;
 use outputs::{Stop, Summary};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use support::{copy_folder, files, lengths, model, ragged_rows, split};
 use tuner::{
     AdapterSettings, BatchOrder, EarlyStopping, FineTuneType, Observer, OptimizerName, OptimizerSettings,
@@ -16,19 +18,25 @@ use tuner::{
 
 const STEPS: usize = 12;
 
-/// Ends a run after a step, or keeps what a kill at many moments would leave behind.
+/// Interrupts a run after a step, or copies its folder at the moments of a possible kill.
 #[derive(Default)]
 struct Watch {
     step: usize,
     stop_after: Option<usize>,
-    /// Copies `.0` into new folders in `.1`.
-    copies: Option<(PathBuf, PathBuf)>,
+    copies: Option<Copies>,
+}
+
+/// Folder to copy, and folder for the copies.
+struct Copies {
+    from: PathBuf,
+    to: PathBuf,
 }
 
 impl Watch {
     fn copy(&self, moment: &str) {
-        if let Some((from, to)) = &self.copies {
-            copy_folder(from, &to.join(format!("{:02}-{moment}", self.step))).expect("copies");
+        if let Some(Copies { from, to }) = &self.copies {
+            copy_folder(from, &to.join(format!("{:02}-{moment}", self.step)))
+                .expect("the folder can be copied");
         }
     }
 }
@@ -52,12 +60,12 @@ impl Observer for Watch {
     }
 
     fn interrupted(&self) -> bool {
-        self.copy("after all is saved");
+        self.copy("after everything is saved");
         self.stop_after == Some(self.step)
     }
 }
 
-/// One way to train.
+/// Settings of a run.
 #[derive(Clone)]
 struct Variant {
     name: &'static str,
@@ -86,7 +94,7 @@ fn plain(name: &'static str) -> Variant {
         checkpointing: false,
         packing: false,
         rate: 5e-3,
-        // Nothing stops, but everything is counted.
+        // Nothing stops the run, but every rule counts.
         early_stopping: EarlyStopping {
             patience: 100,
             min_delta: 0.001,
@@ -104,7 +112,7 @@ fn with_optimizer(name: OptimizerName) -> Variant {
     Variant { optimizer, ..plain("an optimizer") }
 }
 
-/// Opened once: every run of a variant begins with a copy.
+/// Model and splits of a variant, opened once; every run starts with a copy of the model.
 struct Bench {
     variant: Variant,
     model: Model,
@@ -165,21 +173,21 @@ impl Bench {
         Ok(tuner::train(&mut trainer, &mut order, splits, &settings, folder, watch)?)
     }
 
-    /// Runs again on what an interruption or a kill left, and compares what there is for others.
-    fn goes_on_to(&self, unbroken: &Path, folder: &Path, wanted: &Summary, how: &str) -> Result<()> {
+    /// Resumes from what an interruption or a kill left, and compares the outputs.
+    fn resumes_to(&self, unbroken: &Path, folder: &Path, wanted: &Summary, how: &str) -> Result<()> {
         let found = self.run(folder, 4, &mut Watch::default())?;
         let how = format!("{}: {how}", self.variant.name);
         ensure!(found == *wanted, "{how}: {found:?} instead of {wanted:?}");
         let (expected, found) =
             (result(unbroken, wanted.steps as usize)?, result(folder, wanted.steps as usize)?);
-        ensure!(expected.keys().eq(found.keys()), "{how}: other files: {:?}", found.keys());
+        ensure!(expected.keys().eq(found.keys()), "{how}: different files: {:?}", found.keys());
         for (name, bytes) in &expected {
             ensure!(found[name] == *bytes, "{how}: `{}` differs", name.display());
         }
         Ok(())
     }
 
-    /// Stops after every step in turn, going on each time; then once more when all is done.
+    /// Interrupts after each step and resumes; then runs once more after the end.
     fn cut_at_every_step(&self) -> Result<Summary> {
         let (unbroken, folder) = (self.folder("unbroken"), self.folder("stopped"));
         let wanted = self.run(&unbroken, 100, &mut Watch::default())?;
@@ -192,20 +200,20 @@ impl Bench {
                 self.variant.name
             );
         }
-        self.goes_on_to(&unbroken, &folder, &wanted, "stopped after every step")?;
-        self.goes_on_to(&unbroken, &folder, &wanted, "run again when all was done")?;
+        self.resumes_to(&unbroken, &folder, &wanted, "interrupted after every step")?;
+        self.resumes_to(&unbroken, &folder, &wanted, "run again after the end")?;
         Ok(wanted)
     }
 
-    /// Kills at every moment, seen from outside.
+    /// Resumes from copies taken at every moment of a possible kill.
     fn killed_at_every_moment(&self, save_every: usize) -> Result<()> {
         let (unbroken, copies) = (self.folder("watched"), self.folder("copies"));
-        let watched = Some((unbroken.clone(), copies.clone()));
+        let watched = Some(Copies { from: unbroken.clone(), to: copies.clone() });
         let wanted = self.run(&unbroken, save_every, &mut Watch { copies: watched, ..Watch::default() })?;
         for moment in fs_err::read_dir(&copies)? {
             let moment = moment?.path();
             let name = moment.file_name().context("a name")?.to_string_lossy().into_owned();
-            self.goes_on_to(
+            self.resumes_to(
                 &unbroken,
                 &moment,
                 &wanted,
@@ -216,17 +224,17 @@ impl Bench {
     }
 }
 
-/// What a run leaves for others: checkpoints, metrics and the last state.
+/// Reads the outputs of a run: checkpoints, metrics and the last resume state.
 fn result(folder: &Path, step: usize) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut files = files(folder)?;
     let last = Path::new("state").join(format!("{step:07}"));
     files.retain(|path, _| !path.starts_with("state") || path.starts_with(&last));
-    ensure!(files.keys().any(|path| path.starts_with(&last)), "no state after step {step}");
+    ensure!(files.keys().any(|path| path.starts_with(&last)), "no resume state of step {step}");
     Ok(files)
 }
 
 #[test]
-fn every_optimizer_goes_on_to_the_same_bytes() -> Result<()> {
+fn every_optimizer_resumes_to_the_same_bytes() -> Result<()> {
     use OptimizerName::{Adafactor, Adam, Adamw, Lion, Muon, Sgd};
     for name in [Adam, Adamw, Sgd, Adafactor, Lion, Muon] {
         let summary =
@@ -237,14 +245,14 @@ fn every_optimizer_goes_on_to_the_same_bytes() -> Result<()> {
 }
 
 #[test]
-fn every_kind_of_fine_tuning_goes_on_to_the_same_bytes() -> Result<()> {
+fn every_kind_of_fine_tuning_resumes_to_the_same_bytes() -> Result<()> {
     let base = plain("LoRA");
     let all = AdapterSettings { num_layers: None, keys: Vec::new(), ..base.adapter.clone() };
     let full = AdapterSettings { fine_tune_type: FineTuneType::Full, dropout: 0.0, ..all.clone() };
     let variants = [
         Variant { name: "all blocks, packed", adapter: all.clone(), packing: true, ..base.clone() },
         Variant { name: "recomputed", adapter: all.clone(), checkpointing: true, ..base.clone() },
-        Variant { name: "packed weights, packed rows", model: "llama-q4", packing: true, ..base.clone() },
+        Variant { name: "quantized weights, packed rows", model: "llama-q4", packing: true, ..base.clone() },
         Variant {
             name: "DoRA and an adapted head",
             adapter: AdapterSettings {
@@ -276,10 +284,10 @@ fn every_kind_of_fine_tuning_goes_on_to_the_same_bytes() -> Result<()> {
 }
 
 #[test]
-fn a_run_that_stops_early_stops_there_wherever_it_was_cut() -> Result<()> {
+fn early_stopping_does_not_depend_on_interruptions() -> Result<()> {
     let none = EarlyStopping::default();
     let variants = [
-        // No validation is better by so much: the third ends it.
+        // No validation loss decreases by 10, so that the third one stops the run.
         Variant {
             early_stopping: EarlyStopping { patience: 2, min_delta: 10.0, ..none },
             ..plain("patience")
@@ -289,7 +297,7 @@ fn a_run_that_stops_early_stops_there_wherever_it_was_cut() -> Result<()> {
             early_stopping: EarlyStopping { spike_threshold: 1e-6, spike_patience: 4, ..none },
             ..plain("spikes")
         },
-        // Steps far too long: the average only rises after a while.
+        // The learning rate is far too high, so that the average soon only rises.
         Variant {
             early_stopping: EarlyStopping { plateau_patience: 2, ..none },
             rate: 3.0,

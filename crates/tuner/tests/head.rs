@@ -1,33 +1,47 @@
-//! What the head adds to the peak of a step with a vocabulary of 262,144 tokens. Alone in its process: memory is
-//! counted for the whole of it.
+//! Memory that the head adds to the peak of a step with a vocabulary of 262,144 tokens. The only test of its process,
+//! because memory is measured per process.
 
-#![expect(clippy::print_stdout, reason = "tells what was measured, with --nocapture")]
+#![expect(clippy::print_stdout, reason = "shows the measurements, with --nocapture")]
 
 mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use mlx_rs::Dtype;
 use models::{LoadOptions, Model};
 use serde_json::json;
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-use support::Row;
+use support::{Row, token_rows};
 use tuner::{AdapterSettings, Batch, FineTuneType, OptimizerSettings, Step, Trainer};
 
 const VOCABULARY: i32 = 262_144;
 const WIDTH: i32 = 64;
 const TARGETS_OF_ROW: usize = 128;
 
-/// What the head may add, in bytes.
+/// Memory that the head may add, in bytes.
 const BOUND: usize = 600_000_000;
 
-/// The layer that is adapted where the head is not: next to nothing.
+/// Layer that is adapted if the head is not; it needs very little memory.
 const SMALL_KEY: &str = "self_attn.q_proj";
 
-/// Writes the smallest decoder with that vocabulary; `quantized` packs its head and embedding.
-fn write_model(folder: &Path, (tied, quantized): (bool, bool)) -> Result<()> {
+/// Kind of a test model.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// Whether the head is the token embedding.
+    tied: bool,
+    /// Whether head and embedding are quantized.
+    quantized: bool,
+}
+
+const PLAIN: Kind = Kind { tied: false, quantized: false };
+const TIED: Kind = Kind { tied: true, quantized: false };
+const QUANTIZED: Kind = Kind { tied: false, quantized: true };
+
+/// Writes a minimal decoder with that vocabulary.
+fn write_model(folder: &Path, Kind { tied, quantized }: Kind) -> Result<()> {
     let mut config = json!({
         "model_type": "llama", "hidden_size": WIDTH, "num_hidden_layers": 1, "intermediate_size": 64,
         "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": VOCABULARY, "rms_norm_eps": 1e-6,
@@ -61,11 +75,11 @@ fn rows(targets: usize) -> Vec<Row> {
         .collect()
 }
 
-/// What some work added to what was there before it.
+/// Memory that some work added, and its time.
 struct Added {
-    /// MLX's peak, in bytes.
+    /// Increase of MLX's peak memory, in bytes.
     peak: usize,
-    /// Resident memory at its highest, in bytes.
+    /// Increase of the highest resident memory, in bytes.
     resident: usize,
     time: Duration,
 }
@@ -77,7 +91,7 @@ impl std::fmt::Display for Added {
     }
 }
 
-/// Runs `work` and returns what it added.
+/// Runs `work` and measures it.
 fn added<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Added)> {
     let resident = || mlx_ext::resident_memory().unwrap_or(0);
     let (done, highest) = (AtomicBool::new(false), AtomicUsize::new(resident()));
@@ -103,8 +117,8 @@ fn added<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Added)> {
     Ok((value, added))
 }
 
-/// What a step over `targets` targets adds to MLX's peak and to the resident memory.
-fn peak_of(model: (bool, bool), adapter: &AdapterSettings, targets: usize) -> Result<Added> {
+/// Measures a step over `targets` targets.
+fn peak_of(model: Kind, adapter: &AdapterSettings, targets: usize) -> Result<Added> {
     mlx_ext::init(&mlx_ext::Options::default())?;
     let folder = tempfile::tempdir()?;
     write_model(folder.path(), model)?;
@@ -113,10 +127,10 @@ fn peak_of(model: (bool, bool), adapter: &AdapterSettings, targets: usize) -> Re
     let trainable = tuner::attach(&mut model, adapter, 3)?;
     let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 3)?;
     let rows = rows(targets);
-    let batch = [Batch::new(&support::token_rows(&rows), 8)];
+    let batch = [Batch::new(&token_rows(&rows), 8)];
     let (report, added) = added(|| Ok(trainer.step(&batch, Step::new(1, 1e-3))?))?;
     assert_eq!(report.targets, targets);
-    // Random weights know nothing: the loss is that of a guess.
+    // With random weights the loss is that of a uniform guess.
     ensure!((report.mean_loss() - f64::from(VOCABULARY).ln()).abs() < 0.1, "{}", report.mean_loss());
     Ok(added)
 }
@@ -129,10 +143,10 @@ fn adapter(fine_tune_type: FineTuneType, lm_head: bool) -> AdapterSettings {
     AdapterSettings { fine_tune_type, keys, lm_head, ..AdapterSettings::default() }
 }
 
-fn hold(name: &str, model: (bool, bool), adapter: &AdapterSettings, targets: usize) -> Result<()> {
+fn hold(name: &str, model: Kind, adapter: &AdapterSettings, targets: usize) -> Result<()> {
     let added = peak_of(model, adapter, targets)?;
     println!("{name}, {targets} targets: {added}");
-    // Whoever trains the table itself has gradient and moments of its size too, old and new.
+    // A trained table also needs a gradient and moments of its size, old and new.
     let table = (VOCABULARY * WIDTH) as usize * 4;
     let extra = if adapter.fine_tune_type == FineTuneType::Full { 8 * table } else { 0 };
     ensure!(added.peak < BOUND + extra && added.resident < BOUND + extra, "{name}: {added}");
@@ -141,8 +155,8 @@ fn hold(name: &str, model: (bool, bool), adapter: &AdapterSettings, targets: usi
 
 #[test]
 fn a_vocabulary_of_262144_adds_less_than_600_megabytes() -> Result<()> {
-    hold("frozen", (false, false), &adapter(FineTuneType::Lora, false), 512)?;
-    hold("with an adapter, packed", (false, true), &adapter(FineTuneType::Lora, true), 512)
+    hold("frozen", PLAIN, &adapter(FineTuneType::Lora, false), 512)?;
+    hold("with an adapter, packed", QUANTIZED, &adapter(FineTuneType::Lora, true), 512)
 }
 
 #[test]
@@ -151,14 +165,14 @@ fn the_head_keeps_its_bound_over_2048_targets_however_it_trains() -> Result<()> 
     let embeddings =
         AdapterSettings { embeddings: true, lm_head: false, ..adapter(FineTuneType::Full, false) };
     for (name, model, adapter) in [
-        ("frozen", (false, false), adapter(FineTuneType::Lora, false)),
-        ("frozen, tied", (true, false), adapter(FineTuneType::Lora, false)),
-        ("frozen, packed", (false, true), adapter(FineTuneType::Lora, false)),
-        ("with a LoRA adapter", (false, false), adapter(FineTuneType::Lora, true)),
-        ("with a LoRA adapter, packed", (false, true), adapter(FineTuneType::Lora, true)),
-        ("with a DoRA adapter", (false, false), adapter(FineTuneType::Dora, true)),
-        ("trained", (false, false), adapter(FineTuneType::Full, true)),
-        ("trained, tied", (true, false), embeddings),
+        ("frozen", PLAIN, adapter(FineTuneType::Lora, false)),
+        ("frozen, tied", TIED, adapter(FineTuneType::Lora, false)),
+        ("frozen, packed", QUANTIZED, adapter(FineTuneType::Lora, false)),
+        ("with a LoRA adapter", PLAIN, adapter(FineTuneType::Lora, true)),
+        ("with a LoRA adapter, packed", QUANTIZED, adapter(FineTuneType::Lora, true)),
+        ("with a DoRA adapter", PLAIN, adapter(FineTuneType::Dora, true)),
+        ("trained", PLAIN, adapter(FineTuneType::Full, true)),
+        ("trained, tied", TIED, embeddings),
     ] {
         hold(name, model, &adapter, 2048)?;
     }

@@ -1,4 +1,4 @@
-//! Saved states whose files lie about their content are set aside, even where their checksums are right.
+//! Resume states with malformed files are set aside even if their checksums match.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -18,19 +18,19 @@ fn state(step: usize) -> ResumeState {
     }
 }
 
-/// Makes the checksums of a state's folder right again.
+/// Writes matching checksums into the folder of a resume state.
 fn seal(folder: &Path) -> Result<()> {
     let mut sums = String::new();
     for name in ["counters.json", "optimizer.safetensors", "weights.safetensors"] {
         let digest = Sha256::digest(fs_err::read(folder.join(name))?);
         let hex = digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
-        writeln!(sums, "{hex}  {name}").expect("a string takes anything");
+        writeln!(sums, "{hex}  {name}").expect("writing to a string succeeds");
     }
     Ok(fs_err::write(folder.join("SHA256SUMS"), sums)?)
 }
 
 #[test]
-fn a_hostile_state_with_right_checksums_makes_way_for_the_older_one() -> Result<()> {
+fn a_malformed_state_with_matching_checksums_is_set_aside_for_the_older_one() -> Result<()> {
     mlx_ext::init(&mlx_ext::Options::default())?;
     let names = ["a.weight".to_owned()];
     for (number, case) in hostile::all().into_iter().enumerate() {
@@ -47,7 +47,7 @@ fn a_hostile_state_with_right_checksums_makes_way_for_the_older_one() -> Result<
         if case.name != "no tensors" {
             assert!(error.contains(case.mentions) && error.contains(file), "{}: {error}", case.name);
         }
-        let loaded = ResumeState::load_newest(folder.path(), &names, |_| Ok(()))?.expect("the older one");
+        let loaded = ResumeState::load_newest(folder.path(), &names, |_| Ok(()))?.expect("the older state");
         assert!(loaded.counters.step == 5 || case.name == "no tensors", "{}", case.name);
     }
     Ok(())

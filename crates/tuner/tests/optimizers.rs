@@ -1,11 +1,9 @@
-//! Five steps of every optimizer against those of MLX's own (`fixtures/optimizers`).
-
-mod support;
+//! Five steps of every optimizer compared with MLX's own (`fixtures/optimizers`).
 
 use anyhow::{Context, Result, ensure};
 use mlx_rs::Array;
 use serde_json::Value;
-use support::tolerance;
+use testutil::tolerance;
 use tuner::{Optimizer, OptimizerName, OptimizerSettings};
 
 fn arrays(fixture: &Value, values: &Value) -> Result<Vec<Array>> {
@@ -35,7 +33,7 @@ fn settings(case: &str) -> Result<OptimizerSettings> {
 }
 
 #[test]
-fn every_optimizer_takes_the_steps_of_mlx() -> Result<()> {
+fn every_optimizer_takes_the_same_steps_as_mlx() -> Result<()> {
     mlx_ext::init(&mlx_ext::Options::default())?;
     let path =
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/optimizers/optimizers.json");

@@ -1,11 +1,13 @@
-//! A run that was cut off anywhere ends with the bytes of one that never was.
+//! An interrupted run ends with the same bytes as an uninterrupted one.
 
 mod support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use dataset::{MixtureComponent, Split};
 use outputs::{Stop, Summary};
-use std::path::{Path, PathBuf};
 use support::{copy_folder, files, lengths, model, ragged_rows, split};
 use tuner::{
     AdapterSettings, BatchOrder, Curriculum, EarlyStopping, Mixture, Observer, OptimizerSettings,
@@ -14,15 +16,20 @@ use tuner::{
 
 const STEPS: usize = 30;
 
-/// Ends a run after a step, or keeps what a kill at each step would leave behind.
+/// Interrupts a run after a step, or copies its folder after every step.
 #[derive(Default)]
 struct Watch {
-    /// Where the run went on from.
+    /// Step that the run resumed from.
     started: usize,
     step: usize,
     stop_after: Option<usize>,
-    /// Copies `.0` to a folder of `.1` named after each step.
-    copies: Option<(PathBuf, PathBuf)>,
+    copies: Option<Copies>,
+}
+
+/// Folder to copy, and folder for a copy per step.
+struct Copies {
+    from: PathBuf,
+    to: PathBuf,
 }
 
 impl Observer for Watch {
@@ -33,8 +40,8 @@ impl Observer for Watch {
 
     fn stepped(&mut self, step: usize, _report: &StepReport, _learning_rate: f64) {
         self.step = step;
-        if let Some((from, to)) = &self.copies {
-            copy_folder(from, &to.join(step.to_string())).expect("copies");
+        if let Some(Copies { from, to }) = &self.copies {
+            copy_folder(from, &to.join(step.to_string())).expect("the folder can be copied");
         }
     }
 
@@ -43,13 +50,13 @@ impl Observer for Watch {
     }
 }
 
-/// Dropout, accumulation, packing, a schedule, clipping, validation and every rule of early stopping at once.
+/// A run with dropout, accumulation, packing, a schedule, clipping, validations and every rule of early stopping.
 struct Setup {
     _folder: tempfile::TempDir,
     train: Split,
     validation: Split,
     packing: bool,
-    /// Draw from a mixture, and begin with an epoch from short rows to long ones.
+    /// Whether to draw from a mixture, with a first epoch from short to long rows.
     mixed: bool,
     prefetch: usize,
 }
@@ -121,21 +128,20 @@ impl Setup {
     }
 }
 
-/// What a run leaves for others: checkpoints, metrics and the last state.
-fn result(folder: &Path) -> Result<std::collections::BTreeMap<PathBuf, Vec<u8>>> {
+/// Reads the outputs of a run: checkpoints, metrics and the last resume state.
+fn result(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut files = files(folder)?;
     let last = Path::new("state").join(format!("{STEPS:07}"));
     files.retain(|path, _| !path.starts_with("state") || path.starts_with(&last));
-    ensure!(files.keys().any(|path| path.starts_with(&last)), "no state after step {STEPS}");
+    ensure!(files.keys().any(|path| path.starts_with(&last)), "no resume state of step {STEPS}");
     ensure!(files.contains_key(Path::new("metrics.jsonl")), "no metrics");
     Ok(files)
 }
 
 fn same(expected: &Path, found: &Path, how: &str) -> Result<()> {
     let (expected, found) = (result(expected)?, result(found)?);
-    let names =
-        |files: &std::collections::BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    ensure!(names(&expected) == names(&found), "{how}: other files: {:?}", names(&found));
+    let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    ensure!(names(&expected) == names(&found), "{how}: different files: {:?}", names(&found));
     for (name, bytes) in &expected {
         ensure!(found[name] == *bytes, "{how}: `{}` differs", name.display());
     }
@@ -143,7 +149,7 @@ fn same(expected: &Path, found: &Path, how: &str) -> Result<()> {
 }
 
 #[test]
-fn a_run_stopped_after_any_step_ends_with_the_same_bytes() -> Result<()> {
+fn a_run_interrupted_after_any_step_ends_with_the_same_bytes() -> Result<()> {
     let setup = Setup::new(true)?;
     let unbroken = tempfile::tempdir()?;
     setup.run(unbroken.path(), 6, &mut Watch::default())?;
@@ -161,13 +167,13 @@ fn a_run_stopped_after_any_step_ends_with_the_same_bytes() -> Result<()> {
 }
 
 #[test]
-fn a_mixed_and_ordered_run_that_was_stopped_ends_with_the_same_bytes() -> Result<()> {
+fn an_interrupted_run_with_mixture_and_curriculum_ends_with_the_same_bytes() -> Result<()> {
     let plain = tempfile::tempdir()?;
     Setup::new(true)?.run(plain.path(), 100, &mut Watch::default())?;
     let setup = Setup { mixed: true, ..Setup::new(true)? };
     let unbroken = tempfile::tempdir()?;
     setup.run(unbroken.path(), 100, &mut Watch::default())?;
-    ensure!(same(plain.path(), unbroken.path(), "mixed").is_err(), "another order trains something else");
+    ensure!(same(plain.path(), unbroken.path(), "mixed").is_err(), "another order gives another result");
     for stop_after in (1..STEPS).step_by(4) {
         let folder = tempfile::tempdir()?;
         let mut watch = Watch { stop_after: Some(stop_after), ..Watch::default() };
@@ -179,7 +185,7 @@ fn a_mixed_and_ordered_run_that_was_stopped_ends_with_the_same_bytes() -> Result
 }
 
 #[test]
-fn bytes_do_not_depend_on_how_far_ahead_rows_are_made_ready() -> Result<()> {
+fn prefetching_does_not_change_the_bytes() -> Result<()> {
     for packing in [false, true] {
         let none = tempfile::tempdir()?;
         let plain = Setup { prefetch: 0, ..Setup::new(packing)? };
@@ -188,7 +194,7 @@ fn bytes_do_not_depend_on_how_far_ahead_rows_are_made_ready() -> Result<()> {
             let folder = tempfile::tempdir()?;
             let setup = Setup { prefetch, ..Setup::new(packing)? };
             setup.run(folder.path(), 6, &mut Watch::default())?;
-            same(none.path(), folder.path(), &format!("{prefetch} steps ahead"))?;
+            same(none.path(), folder.path(), &format!("prefetching {prefetch} steps"))?;
         }
     }
     Ok(())
@@ -199,13 +205,13 @@ fn a_run_killed_after_any_step_ends_with_the_same_bytes() -> Result<()> {
     let setup = Setup::new(true)?;
     for save_every in 1..=7 {
         let (unbroken, copies) = (tempfile::tempdir()?, tempfile::tempdir()?);
-        let watched = Some((unbroken.path().to_owned(), copies.path().to_owned()));
+        let watched = Some(Copies { from: unbroken.path().to_owned(), to: copies.path().to_owned() });
         setup.run(unbroken.path(), save_every, &mut Watch { copies: watched, ..Watch::default() })?;
         for killed_after in (1..=STEPS).filter(|step| save_every == 4 || step % 10 == save_every) {
             let folder = copies.path().join(killed_after.to_string());
             let mut watch = Watch::default();
             setup.run(&folder, save_every, &mut watch)?;
-            // The kill came before what is done after the step.
+            // The copy was taken before anything was saved after the step.
             assert_eq!(watch.started, (killed_after - 1) / save_every * save_every);
             let how = format!("killed after step {killed_after}, saved every {save_every}");
             same(unbroken.path(), &folder, &how)?;
@@ -215,7 +221,7 @@ fn a_run_killed_after_any_step_ends_with_the_same_bytes() -> Result<()> {
 }
 
 #[test]
-fn a_run_stopped_again_and_again_ends_with_the_same_bytes() -> Result<()> {
+fn a_run_interrupted_after_every_step_ends_with_the_same_bytes() -> Result<()> {
     let setup = Setup::new(false)?;
     let (unbroken, folder) = (tempfile::tempdir()?, tempfile::tempdir()?);
     setup.run(unbroken.path(), 100, &mut Watch::default())?;
@@ -229,7 +235,7 @@ fn a_run_stopped_again_and_again_ends_with_the_same_bytes() -> Result<()> {
 }
 
 #[test]
-fn damaged_files_send_a_run_back_to_an_older_state_and_to_the_same_bytes() -> Result<()> {
+fn a_run_with_damaged_files_resumes_from_an_older_state_to_the_same_bytes() -> Result<()> {
     let setup = Setup::new(false)?;
     let unbroken = tempfile::tempdir()?;
     setup.run(unbroken.path(), 5, &mut Watch::default())?;
@@ -251,16 +257,16 @@ fn damaged_files_send_a_run_back_to_an_older_state_and_to_the_same_bytes() -> Re
         let mut watch = Watch::default();
         setup.run(folder.path(), 5, &mut watch)?;
         let expected = if damaged.starts_with("state") { 20 } else { 0 };
-        ensure!(watch.started == expected, "`{damaged}` damaged: went on after step {}", watch.started);
+        ensure!(watch.started == expected, "`{damaged}` damaged: resumed after step {}", watch.started);
         let mut left = result(folder.path())?;
         left.retain(|path, _| !path.to_string_lossy().contains("bad-"));
-        ensure!(left == result(unbroken.path())?, "`{damaged}` damaged: other bytes");
+        ensure!(left == result(unbroken.path())?, "`{damaged}` damaged: different bytes");
     }
     Ok(())
 }
 
 #[test]
-fn a_longer_run_goes_on_from_a_shorter_one_to_the_bytes_of_one_that_was_never_shorter() -> Result<()> {
+fn a_longer_run_resumes_from_a_shorter_one_to_the_same_bytes() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let train = split(folder.path(), "train", &ragged_rows(9))?;
     let run = |work: &str, steps: usize| -> Result<usize> {
@@ -281,20 +287,20 @@ fn a_longer_run_goes_on_from_a_shorter_one_to_the_bytes_of_one_that_was_never_sh
         )?;
         Ok(watch.started)
     };
-    run("at once", 12)?;
-    run("in two", 6)?;
-    assert_eq!(run("in two", 12)?, 6);
-    for part in ["checkpoints", "state/0000012"] {
-        let of = |work: &str| files(&folder.path().join(work).join(part));
-        ensure!(of("at once")? == of("in two")?, "`{part}` differs");
+    run("in one run", 12)?;
+    run("in two runs", 6)?;
+    assert_eq!(run("in two runs", 12)?, 6);
+    for output in ["checkpoints", "state/0000012"] {
+        let files_of = |work: &str| files(&folder.path().join(work).join(output));
+        ensure!(files_of("in one run")? == files_of("in two runs")?, "`{output}` differs");
     }
     let metrics = |work: &str| fs_err::read_to_string(folder.path().join(work).join("metrics.jsonl"));
-    assert_eq!(metrics("at once")?, metrics("in two")?);
+    assert_eq!(metrics("in one run")?, metrics("in two runs")?);
     Ok(())
 }
 
 #[test]
-fn only_states_are_dropped_and_as_many_stay_as_asked_for() -> Result<()> {
+fn old_resume_states_are_deleted_and_checkpoints_are_kept() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let train = split(folder.path(), "train", &ragged_rows(4))?;
     for keep_last in [0, 1, 3] {
@@ -312,16 +318,16 @@ fn only_states_are_dropped_and_as_many_stay_as_asked_for() -> Result<()> {
             &work,
             &mut Watch::default(),
         )?;
-        let count = |part: &str| fs_err::read_dir(work.join(part)).map(Iterator::count);
+        let count = |output: &str| fs_err::read_dir(work.join(output)).map(Iterator::count);
         assert_eq!((count("state")?, count("checkpoints")?), (keep_last.max(1), 5));
     }
     Ok(())
 }
 
 #[test]
-fn a_loss_that_is_no_number_ends_the_run_and_names_step_and_rows() -> Result<()> {
+fn a_loss_that_is_not_finite_is_an_error_that_names_step_and_rows() -> Result<()> {
     let mut rows = ragged_rows(40);
-    // Only row 29 reads this token, and its embedding is poison.
+    // Only row 29 has this token, whose embedding contains NaN.
     rows[29].0[1] = 383;
     let folder = tempfile::tempdir()?;
     let train = split(folder.path(), "train", &rows)?;
@@ -338,9 +344,10 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_step_and_rows() -> Result<()>
     let trainable = tuner::attach(&mut model, &adapter, 5)?;
     let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;
     let mut order = BatchOrder::new(lengths(&train), 2, 4)?;
-    let poisoned =
-        (0..20).find(|&index| order.at(index).rows().any(|row| row == 29)).context("in the epoch")?;
-    ensure!(poisoned >= 2, "the seed puts the row at step {}", poisoned + 1);
+    let poisoned = (0..20)
+        .find(|&index| order.at(index).rows().any(|row| row == 29))
+        .context("the row is in the epoch")?;
+    ensure!(poisoned >= 2, "with this seed the row is in step {}", poisoned + 1);
     let settings = quick(20);
     let work = folder.path().join("work");
     let outcome = tuner::train(
@@ -351,15 +358,15 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_step_and_rows() -> Result<()>
         &work,
         &mut Watch::default(),
     );
-    let error = outcome.expect_err("it diverges");
+    let error = outcome.expect_err("training diverges");
     let tuner::Error::Diverged { step, rows, .. } = &error else { anyhow::bail!("{error}") };
     assert_eq!(*step, poisoned + 1);
     ensure!(rows.contains(&29) && rows.len() == 2, "{rows:?}");
-    nothing_but_numbers(&work, poisoned)
+    check_saved_files(&work, poisoned)
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_never_saved() -> Result<()> {
+fn weights_that_are_not_finite_are_never_saved() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let train = split(folder.path(), "train", &ragged_rows(8))?;
     let mut model = model("llama")?;
@@ -378,7 +385,7 @@ fn weights_that_are_no_numbers_are_never_saved() -> Result<()> {
         &work,
         &mut Watch::default(),
     )?;
-    // Loss and gradient of step 4 are fine, but the step leads out of all numbers.
+    // Loss and gradient of step 4 are finite, but the updated weights are not.
     settings.steps = 6;
     settings.schedule.peak = f64::MAX;
     let outcome = tuner::train(
@@ -389,12 +396,12 @@ fn weights_that_are_no_numbers_are_never_saved() -> Result<()> {
         &work,
         &mut Watch::default(),
     );
-    let error = outcome.expect_err("it diverges");
+    let error = outcome.expect_err("training diverges");
     ensure!(matches!(&error, tuner::Error::Diverged { step: 4, rows, .. } if rows.len() == 2), "{error}");
-    nothing_but_numbers(&work, 3)
+    check_saved_files(&work, 3)
 }
 
-/// Settings that save and checkpoint after every step.
+/// Returns settings with a resume state and a checkpoint after every step.
 fn quick(steps: usize) -> TrainingSettings {
     TrainingSettings {
         steps,
@@ -422,12 +429,12 @@ fn quick(steps: usize) -> TrainingSettings {
     }
 }
 
-/// The newest state and checkpoint are of step `last`, and every number in every file is finite.
-fn nothing_but_numbers(work: &Path, last: usize) -> Result<()> {
+/// Checks that the newest resume state and checkpoint are those of step `last`, and that all numbers are finite.
+fn check_saved_files(work: &Path, last: usize) -> Result<()> {
     let files = files(work)?;
     for folder in ["state", "checkpoints"] {
         let newest = files.keys().filter_map(|path| path.strip_prefix(folder).ok()?.iter().next()).max();
-        let newest = newest.context("something is saved")?.to_string_lossy().into_owned();
+        let newest = newest.context("something was saved")?.to_string_lossy().into_owned();
         assert_eq!(newest, format!("{last:07}"), "newest in `{folder}`");
     }
     for path in files.keys().filter(|path| path.extension().is_some_and(|ending| ending == "safetensors")) {

@@ -1,4 +1,4 @@
-//! Laws of rows of any lengths: how they are put into batches and lines shows in no loss and no gradient.
+//! Laws for rows of any length: the way they are put into batches and lines changes neither losses nor gradients.
 
 mod support;
 
@@ -7,16 +7,14 @@ use models::Model;
 use outputs::RowLoss;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use support::{
-    MODELS, Row, clipped, golden, lengths, model, same_gradients, same_loss, split, token_rows, trainer,
-};
+use support::{MODELS, Row, clipped, lengths, model, same_gradients, same_loss, split, token_rows, trainer};
+use testutil::golden_dir;
 use tuner::{AdapterSettings, Batch, BatchOrder, OptimizerSettings, score_batch};
 
-/// Tokens of a packed line: longer than the windows of the models that have them, and most contexts that longrope and
-/// yarn were trained on.
+/// Tokens per packed line: longer than the models' windows and than most training contexts of longrope and yarn.
 const LINE: usize = 72;
 
-/// A row of up to 40 tokens with any of them as targets, also none.
+/// Generates a row of up to 40 tokens with any number of targets.
 fn row() -> impl Strategy<Value = Row> {
     let token = (10..250_u32, prop::bool::weighted(0.6));
     let tokens = prop::collection::vec(token, 1..40);
@@ -27,7 +25,7 @@ fn row() -> impl Strategy<Value = Row> {
     })
 }
 
-/// Runs `law` on `cases` lists of rows that look like chance and are the same every time.
+/// Runs `law` on `cases` pseudo-random lists of rows, always the same.
 fn for_all(cases: u32, rows: std::ops::Range<usize>, law: impl Fn(Vec<Row>) -> Result<()>) -> Result<()> {
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 64, ..Config::default() };
     let generator = proptest::test_runner::TestRng::deterministic_rng(config.rng_algorithm);
@@ -53,7 +51,7 @@ fn same_scores(expected: &[RowLoss], found: &[RowLoss]) -> Result<()> {
     Ok(())
 }
 
-/// Rows put into lines one after another, as they come.
+/// Puts rows into lines in their order.
 fn lines(rows: &[Row]) -> Vec<Vec<dataset::Row<'_>>> {
     let mut lines: Vec<Vec<dataset::Row<'_>>> = vec![Vec::new()];
     let mut room = LINE;
@@ -69,10 +67,10 @@ fn lines(rows: &[Row]) -> Vec<Vec<dataset::Row<'_>>> {
     lines
 }
 
-/// Every model there is a golden case of.
+/// Loads the model of every golden case.
 fn models_of_every_kind() -> Result<Vec<(String, Model)>> {
     let mut names = Vec::new();
-    for entry in fs_err::read_dir(golden(""))? {
+    for entry in fs_err::read_dir(golden_dir())? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.join("model.safetensors").is_file() && !name.starts_with("train-") {
@@ -84,7 +82,7 @@ fn models_of_every_kind() -> Result<Vec<(String, Model)>> {
 }
 
 #[test]
-fn a_packed_row_has_the_loss_that_it_has_alone_in_every_architecture() -> Result<()> {
+fn a_packed_row_has_the_same_loss_as_alone_in_every_architecture() -> Result<()> {
     let models = models_of_every_kind()?;
     ensure!(models.len() >= 12 && models.iter().any(|(name, _)| name == "phi3-longrope"));
     for_all(8, 4..16, |rows| {
@@ -99,7 +97,7 @@ fn a_packed_row_has_the_loss_that_it_has_alone_in_every_architecture() -> Result
 }
 
 #[test]
-fn rows_of_a_line_that_are_not_kept_apart_have_another_loss() -> Result<()> {
+fn without_segments_packed_rows_have_another_loss() -> Result<()> {
     let rows: Vec<Row> = (0..3).map(|row| (vec![20 + row, 30, 40, 50], vec![0, 1, 1, 1], 1.0)).collect();
     for (name, model) in models_of_every_kind()? {
         let mut joined = Batch::packed(&[token_rows(&rows)], 16, 1);
@@ -112,7 +110,7 @@ fn rows_of_a_line_that_are_not_kept_apart_have_another_loss() -> Result<()> {
 }
 
 #[test]
-fn padding_and_company_change_no_loss() -> Result<()> {
+fn padding_and_other_rows_do_not_change_the_loss() -> Result<()> {
     for name in MODELS {
         let model = model(name)?;
         for_all(12, 1..9, |rows| {
@@ -136,7 +134,10 @@ fn the_loss_of_a_split_is_the_same_at_every_batch_size() -> Result<()> {
             let split = split(folder.path(), "test", &rows)?;
             let expected = alone(&model, &rows)?;
             if expected.iter().all(|row| row.tokens == 0) {
-                ensure!(tuner::score(&model, &split, "test", 3).is_err(), "nothing to score");
+                ensure!(
+                    tuner::score(&model, &split, "test", 3).is_err(),
+                    "a split without targets is scored"
+                );
                 return Ok(());
             }
             for batch_size in [1, 2, 3, 7, 64] {
@@ -149,34 +150,39 @@ fn the_loss_of_a_split_is_the_same_at_every_batch_size() -> Result<()> {
     Ok(())
 }
 
-/// Loss, targets and gradients of one step over batches, `None` without a target.
-type Step = (f64, usize, Option<Vec<mlx_rs::Array>>);
+/// Outcome of one step over batches.
+struct Outcome {
+    loss_sum: f64,
+    targets: usize,
+    /// `None` without targets.
+    gradients: Option<Vec<mlx_rs::Array>>,
+}
 
 #[test]
-fn a_step_is_the_same_however_its_rows_are_put_together() -> Result<()> {
+fn a_step_does_not_depend_on_how_its_rows_are_batched() -> Result<()> {
     for name in MODELS {
         let adapter = AdapterSettings { num_layers: Some(1), ..AdapterSettings::default() };
         for_all(6, 1..9, |rows| {
-            let parts = token_rows(&rows);
-            let step = |batches: &[Batch]| -> Result<Step> {
+            let tokens = token_rows(&rows);
+            let step = |batches: &[Batch]| -> Result<Outcome> {
                 let mut trainer = trainer(name, &adapter, OptimizerSettings::default())?;
                 let gradients = trainer.mean_gradients(batches).ok();
                 let report = trainer.step(batches, clipped(1, 0.0, 1.0))?;
-                ensure!(report.gradient_norm.is_finite() && report.mean_loss().is_finite(), "not a number");
-                Ok((report.loss_sum, report.targets, gradients))
+                ensure!(report.gradient_norm.is_finite() && report.mean_loss().is_finite(), "not finite");
+                Ok(Outcome { loss_sum: report.loss_sum, targets: report.targets, gradients })
             };
-            let (loss, targets, gradients) = step(&[Batch::new(&parts, 8)])?;
-            let single: Vec<Batch> = parts.chunks(1).map(|row| Batch::new(row, 1)).collect();
+            let Outcome { loss_sum, targets, gradients } = step(&[Batch::new(&tokens, 8)])?;
+            let single: Vec<Batch> = tokens.chunks(1).map(|row| Batch::new(row, 1)).collect();
             let halves: Vec<Batch> =
-                parts.chunks(parts.len().div_ceil(2)).map(|rows| Batch::new(rows, 4)).collect();
+                tokens.chunks(tokens.len().div_ceil(2)).map(|rows| Batch::new(rows, 4)).collect();
             let lines = lines(&rows);
             let packed: Vec<Batch> =
                 lines.iter().map(|line| Batch::packed(std::slice::from_ref(line), LINE, 8)).collect();
             for (how, batches) in [("one by one", single), ("in halves", halves), ("packed", packed)] {
                 let found = step(&batches).with_context(|| how.to_owned())?;
-                ensure!(found.1 == targets, "{how}: {} and {targets} targets", found.1);
-                same_loss(loss, found.0).with_context(|| how.to_owned())?;
-                match (&gradients, &found.2) {
+                ensure!(found.targets == targets, "{how}: {} and {targets} targets", found.targets);
+                same_loss(loss_sum, found.loss_sum).with_context(|| how.to_owned())?;
+                match (&gradients, &found.gradients) {
                     (Some(a), Some(b)) => same_gradients(a, b).with_context(|| how.to_owned())?,
                     (None, None) => ensure!(targets == 0, "targets without gradients"),
                     _ => anyhow::bail!("{how}: gradients on one side only"),
@@ -190,19 +196,19 @@ fn a_step_is_the_same_however_its_rows_are_put_together() -> Result<()> {
 }
 
 #[test]
-fn an_epoch_trains_on_every_target_once_however_rows_are_planned() -> Result<()> {
+fn an_epoch_has_every_target_once_in_every_order() -> Result<()> {
     for_all(40, 1..40, |rows| {
         let folder = tempfile::tempdir()?;
         let split = split(folder.path(), "train", &rows)?;
         for batch_size in [1, 3, 8] {
             for length in [None, Some(LINE)] {
-                let mut plan = match length {
+                let mut order = match length {
                     None => BatchOrder::new(lengths(&split), batch_size, 3)?,
                     Some(length) => BatchOrder::packed(lengths(&split), batch_size, length, 3)?,
                 };
                 let mut targets = 0;
-                for index in 0..plan.batches_in(1) {
-                    targets += Batch::of_micro_batch(&split, &plan.at(index), 8, None).target_count();
+                for index in 0..order.batches_in(1) {
+                    targets += Batch::of_micro_batch(&split, &order.at(index), 8, None).target_count();
                 }
                 let expected: usize = (0..split.len()).map(|row| split.row(row).target_count()).sum();
                 ensure!(targets == expected, "{targets} of {expected}");

@@ -32,7 +32,7 @@ pub(crate) fn svg(points: &[Point], finding: &Finding) -> String {
         level: None,
         markers: suggested.into_iter().chain(diverges).collect(),
     };
-    format!("{}\n", chart.draw_alone(Size { name: "wide", width: 760.0, height: 420.0 }))
+    chart.draw_alone(Size { name: "wide", width: 760.0, height: 420.0 }).to_string()
 }
 
 /// Returns the range of the smoothed loss, plus half of its height for raw losses; the last losses of a ramp may be huge.

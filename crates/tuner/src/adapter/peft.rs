@@ -68,7 +68,7 @@ pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<T
             Some((layer, "lora_B.weight")) => layers.entry(layer).or_default().b = Some(array),
             Some((layer, _)) => layers.entry(layer).or_default().magnitude = Some(array),
             None => {
-                problems.push(format!("tensor `{name}` does not belong to the adapter of a linear layer"))
+                problems.push(format!("tensor `{name}` does not belong to the adapter of a linear layer"));
             }
         }
     }

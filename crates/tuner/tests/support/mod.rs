@@ -1,38 +1,19 @@
-//! What the tests of this crate share: tiny models, ragged rows, and the one table of tolerances.
+//! Helpers of the tests of this crate: tiny models, rows of many lengths, comparisons.
 
-#![expect(dead_code, reason = "every test program uses its own share")]
+#![expect(dead_code, reason = "each test program uses only some of them")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use dataset::{Split, SplitWriter};
 use mlx_rs::{Array, Dtype};
 use models::{LoadOptions, Model};
-use std::path::{Path, PathBuf};
+use testutil::{golden, tolerance};
 use tuner::{AdapterSettings, OptimizerSettings, Step, Trainer};
 
-/// How far apart two results may be and still count as the same, in `f32`.
-pub(crate) mod tolerance {
-    /// A loss summed another way, relative.
-    pub(crate) const LOSS: f64 = 1e-5;
-    /// A gradient summed another way, relative to its largest number.
-    pub(crate) const GRADIENT: f32 = 1e-4;
-    /// A gradient along itself against the slope of the loss, relative.
-    pub(crate) const SLOPE: f64 = 1e-2;
-    /// A gradient computed in `bfloat16`, relative to its largest number.
-    pub(crate) const BFLOAT16: f32 = 0.1;
-    /// An optimizer's parameters after a few steps against MLX's own, absolute.
-    pub(crate) const OPTIMIZER: f32 = 2e-6;
-    /// Parameters moved by Muon, whose iteration amplifies rounding, absolute.
-    pub(crate) const MUON: f32 = 2e-5;
-    /// A row's distrust loss and weight against published values, relative.
-    pub(crate) const DISTRUST: f64 = 1e-6;
-}
-
-/// The models that laws are tested on: one with a head of its own and full attention, one with a tied head and windows.
+/// Models that laws are tested on: one with a separate head and full attention, one with a tied head and windows.
 pub(crate) const MODELS: [&str; 2] = ["llama", "gemma3_text"];
-
-pub(crate) fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
-}
 
 pub(crate) fn model(name: &str) -> Result<Model> {
     mlx_ext::init(&mlx_ext::Options::default())?;
@@ -40,7 +21,7 @@ pub(crate) fn model(name: &str) -> Result<Model> {
     Model::load(&golden(name), &options).with_context(|| format!("loading `{name}`"))
 }
 
-/// A trainer whose adapters are not fresh: where `b` is zero, half of the gradients are zero too.
+/// Makes a trainer whose adapters are not fresh, because with a zero `b` half of the gradients are zero.
 pub(crate) fn trainer(
     name: &str,
     adapter: &AdapterSettings,
@@ -61,10 +42,10 @@ pub(crate) fn trainer(
     Ok(trainer)
 }
 
-/// A row of tokens with its flags and weight.
+/// Tokens of a row, 1 for each target, and the weight of the row.
 pub(crate) type Row = (Vec<u32>, Vec<u8>, f32);
 
-/// `count` rows of 4 to 40 tokens, the first third of each a prompt; the same every time.
+/// Makes `count` rows of 4 to 40 tokens, always the same; the first third of each row is its prompt.
 pub(crate) fn ragged_rows(count: usize) -> Vec<Row> {
     (0..count)
         .map(|row| {
@@ -102,7 +83,7 @@ pub(crate) fn lengths(split: &Split) -> Vec<u32> {
     (0..split.len()).map(|row| split.row_length(row) as u32).collect()
 }
 
-/// Fails unless `a` and `b` are the same within [`tolerance::GRADIENT`].
+/// Checks that gradients `a` and `b` are equal within [`tolerance::GRADIENT`].
 pub(crate) fn same_gradients(a: &[Array], b: &[Array]) -> Result<()> {
     ensure!(a.len() == b.len() && !a.is_empty(), "{} and {} gradients", a.len(), b.len());
     for (index, (a, b)) in a.iter().zip(b).enumerate() {
@@ -117,13 +98,13 @@ pub(crate) fn same_gradients(a: &[Array], b: &[Array]) -> Result<()> {
 }
 
 pub(crate) fn same_loss(a: f64, b: f64) -> Result<()> {
-    ensure!(a.is_finite() && (a - b).abs() <= tolerance::LOSS * a.abs(), "losses {a} and {b}");
+    ensure!(a.is_finite() && (a - b).abs() <= tolerance::SUMMED_LOSS * a.abs(), "losses {a} and {b}");
     Ok(())
 }
 
-/// The bytes of every file under `folder`, by path.
-pub(crate) fn files(folder: &Path) -> Result<std::collections::BTreeMap<PathBuf, Vec<u8>>> {
-    let mut found = std::collections::BTreeMap::new();
+/// Reads every file under `folder`, by path.
+pub(crate) fn files(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
         for entry in fs_err::read_dir(&next)? {
