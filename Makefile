@@ -11,17 +11,17 @@ BACKEND  ?= $(DEFAULT_BACKEND)
 
 NATIVE  := .native
 comma   := ,
-# Set only where it differs: cargo by hand then builds nothing anew after make.
+# Set only if it differs from the default, so that plain cargo reuses what make built.
 ifneq ($(BACKEND),$(DEFAULT_BACKEND))
 export ASHLAR_BACKEND := $(BACKEND)
 else
 unexport ASHLAR_BACKEND
 endif
 
-# A backend of its own gets a build folder of its own: switching back and forth builds nothing anew.
+# CUDA has a separate build folder, so that switching backends does not rebuild everything.
 TARGET_DIR := target$(if $(filter cuda,$(BACKEND)),/cuda)
 BIN        := $(TARGET_DIR)/release
-# The CUDA libraries that libmlx needs are not there on a machine that only builds.
+# A machine that only builds may lack the CUDA libraries that libmlx needs.
 LINK       := $(if $(filter cuda,$(BACKEND)),RUSTFLAGS='-Clink-arg=-Wl$(comma)--allow-shlib-undefined -Clink-arg=-Wl$(comma)-rpath$(comma)$(abspath $(NATIVE))/mlx-cuda/mlx/lib')
 CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
 
@@ -39,7 +39,7 @@ help:
 include pipelines/pipeline.mk
 
 ##@ Build and test
-native: $(NATIVE)/mlx-$(BACKEND)/mlx $(NATIVE)/mlx-c ## Fetch the pinned MLX that everything links
+native: $(NATIVE)/mlx-$(BACKEND)/mlx $(NATIVE)/mlx-c ## Fetch the pinned MLX library
 
 $(NATIVE)/mlx-%/mlx:
 	crates/mlx-sys/native/fetch.sh $* $(NATIVE)
@@ -48,7 +48,7 @@ $(NATIVE)/mlx-c: | $(NATIVE)/mlx-$(BACKEND)/mlx ;
 
 SOURCES := $(shell find crates stages tools -name '*.rs' -o -name '*.css' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
 
-# `make pipeline BIN=…` uses the programs in that folder as they are.
+# `make pipeline BIN=…` uses the programs in that folder without building.
 build: $(if $(filter command,$(origin BIN)),,$(BIN)/.built) ## Build all programs
 
 $(BIN)/.built: $(SOURCES) | native
@@ -59,49 +59,49 @@ test: native ## Run all tests
 	cargo build --locked --workspace --bins
 	RUST_TEST_THREADS=1 cargo test --locked --workspace
 	@if [ "$$(uname -s)" = Linux ] && command -v nix-build >/dev/null; then tests/nix/run.sh target/debug; \
-	  else echo 'There is no Nix here (or no Linux sandbox): its tests are left out (`make test-nix` runs them).'; fi
+	  else echo 'skipped the Nix tests: they need Linux and nix-build (`make test-nix` runs them)'; fi
 
-test-nix: native ## Test the flake, and the pipelines as derivations in the sandbox (needs Nix)
+test-nix: native ## Test the flake and the pipelines in the Nix sandbox (needs Nix)
 	cargo build --locked --workspace --bins
 	tests/nix/run.sh target/debug $(NIX_TESTS)
 
-test-golden: native ## Run the golden cases of GOLDEN_DIR (default tests/golden)
+test-golden: native ## Run the golden cases in GOLDEN_DIR (default tests/golden)
 	GOLDEN_DIR='$(abspath $(or $(GOLDEN_DIR),tests/golden))' \
 	  cargo test --locked --package tests --test golden -- --test-threads=1 --nocapture
 
-soak: native ## Kill training 200 times at random moments; the result must always be the same
+soak: native ## Kill training 200 times at random moments and compare the results
 	cargo build --locked --workspace --bins
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
 	cargo test --locked --package tuner --test head -- --ignored --test-threads=1 --nocapture
 
-million: native ## Prepare and train on a million rows: within 300 MB more than on few (some minutes)
+million: native ## Prepare and train on a million rows within 300 MiB of extra memory (minutes)
 	cargo build --locked --workspace --bins
 	ASHLAR_ROWS=1000000 cargo test --locked --package tests --test million -- --test-threads=1 --nocapture
 
-check: native ## Check format and lints; warnings are errors
+check: native ## Check formatting and lints; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 fmt: ## Format all code
 	cargo fmt --all
 
-interop: build ## Hold our files against mlx-lm (installs it into .venv)
+interop: build ## Compare with mlx-lm (installs it into .venv)
 	tests/interop/run.sh '$(BIN)'
 	.venv/bin/python tests/interop/conversions.py '$(BIN)'
 
-interop-full: build ## Hold our files against transformers, PEFT and llama.cpp (gigabytes into .venv-full)
+interop-full: build ## Compare with transformers, PEFT and llama.cpp (installs gigabytes into .venv-full)
 	tests/interop/run-full.sh '$(BIN)'
 
-tensorboard: build ## Hold our event files against TensorBoard's own reader
+tensorboard: build ## Read our event files with TensorBoard
 	tests/tensorboard/run.sh '$(BIN)'
 
 ##@ Other
-upload: $(if $(ID),fuse) ## Push the fused model and its card to the hub: ID=owner/name [REVISION=branch] [PRIVATE=1]
-	@$(if $(ID),,echo 'error: name a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
+upload: $(if $(ID),fuse) ## Push the fused model to the hub: ID=owner/name [REVISION=branch] [PRIVATE=1]
+	@$(if $(ID),,echo 'error: set ID to a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
 	  '$(BIN)/upload' --model $(call of,fuse) --id '$(ID)' $(if $(REVISION),--revision '$(REVISION)') $(if $(PRIVATE),--private)
 
-demo-base: build ## Train data/models/demo anew, from nothing (about 15 minutes)
+demo-base: build ## Train data/models/demo from scratch (about 15 minutes)
 	data/models/demo/make.sh '$(BIN)' '$(BUILD)/demo-base'
 
-clean: ## Remove builds and pointers; artifacts stay
+clean: ## Remove builds and pointers; keep artifacts
 	rm -rf target '$(BUILD)'

@@ -9,7 +9,7 @@
       each = names: make: builtins.listToAttrs (map (name: { inherit name; value = make name; }) names);
       eachSystem = each systems;
 
-      # Names come from folders and files, so that listing the outputs needs no nixpkgs.
+      # Names come from folders and files, so that outputs can be listed without nixpkgs.
       programNames = builtins.attrNames (builtins.readDir ./stages // builtins.readDir ./tools);
       pipelineNames = builtins.attrNames (import ./pipelines { mkPipeline = pipeline: pipeline; });
       presetNames = map (file: builtins.head (builtins.split "\\.toml$" file)) (builtins.attrNames (builtins.readDir ./pipelines/models));
@@ -18,14 +18,14 @@
       withCuda = system: import ./nix/packages.nix { pkgs = nixpkgs.legacyPackages.${system}; backend = "cuda"; };
     in
     {
-      # programs, and the finished runs of the pipelines, which keep the results of all their stages
+      # programs, and the finished runs of the pipelines with the results of all their stages
       packages = eachSystem (system:
         let ashlar = ashlarOn system; in
         each programNames (name: ashlar.programs.${name})
         // each pipelineNames (name: (ashlar.pipelinesFor { }).${name}.run)
         // { default = ashlar.ashlar; });
 
-      # single stages: pipelines.PIPELINE.STAGE, on other models: pipelinesFor.MODEL.PIPELINE.STAGE
+      # single stages: pipelines.PIPELINE.STAGE; with other models: pipelinesFor.MODEL.PIPELINE.STAGE
       legacyPackages = eachSystem (system: {
         pipelines = (ashlarOn system).pipelinesFor { };
         pipelinesCA = (ashlarOn system).pipelinesFor { contentAddressed = true; };
@@ -49,12 +49,12 @@
 
       overlays.default = final: _: { ashlar = import ./nix/packages.nix { pkgs = final; }; };
 
-      # A pipeline of one's own over the programs of this flake: `mkPipeline { system = …; name = …; settings = …; data = …; }`.
+      # Makes a custom pipeline from the programs of this flake: `mkPipeline { system = …; name = …; settings = …; data = …; }`.
       lib.mkPipeline = { system, ... }@arguments: (ashlarOn system).mkPipeline (removeAttrs arguments [ "system" ]);
 
       templates.default = {
         path = ./nix/template;
-        description = "A fine-tuning pipeline on data of one's own";
+        description = "A fine-tuning pipeline on your data";
       };
     };
 }

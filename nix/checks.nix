@@ -1,4 +1,4 @@
-# What `nix flake check` builds.
+# The checks of `nix flake check`.
 { pkgs, ashlar }:
 let
   source = builtins.path {
@@ -31,7 +31,7 @@ in
   nix-unused = lint "nix-unused" pkgs.deadnix "deadnix --fail flake.nix nix pipelines";
   nix-lint = lint "nix-lint" pkgs.statix "statix check .";
 
-  # All stages in seconds, on a model of a few thousand weights.
+  # All stages on a model of a few thousand weights; takes seconds.
   small = (ashlar.mkPipeline {
     name = "small";
     settings = [ ../tests/fixtures/small.toml ];

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Copies built programs, and the shared libraries that they need, for nix/host.nix. usage: host-tools.sh DIR PROGRAMS
+# Copies built programs and their shared libraries for nix/host.nix. usage: host-tools.sh DIR PROGRAMS
 #
 #   DIR/programs/NAME/bin/NAME   one folder per program, so that a changed program does not affect the others
 #   DIR/lib                      the loader and the libraries

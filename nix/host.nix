@@ -1,5 +1,5 @@
-# The pipelines with programs that cargo built outside Nix, for continuous integration and for work on the programs
-# themselves: no nixpkgs, no network. `tools` is what nix/host-tools.sh made.
+# The pipelines with programs that cargo built outside Nix, for continuous integration and for development: without
+# nixpkgs or network. `tools` is a folder made by nix/host-tools.sh.
 #
 #   nix/host-tools.sh build/host-tools target/release
 #   nix-build nix/host.nix --arg tools ./build/host-tools -A haw-eng.run
@@ -14,7 +14,7 @@ let
   folder = part: name: builtins.path { path = tools + "/${part}"; inherit name; };
   libraries = folder "lib" "host-libraries";
 
-  # The loader runs the programs, so that they find their libraries wherever they were linked to look.
+  # The loader runs the programs, so that they find their libraries whatever their rpath.
   loader = head (filter (name: match "ld-linux.*" name != null) (attrNames (readDir (tools + "/lib"))));
   load = folder: name: {
     exe = "${libraries}/${loader}";

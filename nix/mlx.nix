@@ -1,5 +1,5 @@
-# What the build of `mlx-sys` links, laid out as crates/mlx-sys/native/fetch.sh does it: a prebuilt MLX and the sources
-# of its C interface. Hashes are those of requirements-*.txt and Cargo.lock there.
+# The native part of `mlx-sys`, in the layout of crates/mlx-sys/native/fetch.sh: a prebuilt MLX and the sources of its C
+# interface. The hashes equal those in requirements-*.txt there and in Cargo.lock.
 { pkgs, backend }:
 let
   inherit (pkgs) lib stdenv;
@@ -30,14 +30,14 @@ let
     } // wheel);
     nativeBuildInputs = [ pkgs.unzip ] ++ lib.optional stdenv.hostPlatform.isLinux pkgs.autoPatchelfHook;
     buildInputs = lib.optional stdenv.hostPlatform.isLinux stdenv.cc.cc.lib;
-    # The driver and its libraries are the machine's, not ours.
+    # The driver and its libraries come from the machine.
     autoPatchelfIgnoreMissingDeps = backend == "cuda";
     unpackPhase = "unzip -q $src";
     dontConfigure = true;
     dontBuild = true;
-    # Keeps the code signature of what Apple's loader checks.
+    # Keeps the code signature that Apple's loader checks.
     dontStrip = true;
-    # libmlx finds its own libraries, and mlx.metallib, by where they lie in the wheel.
+    # libmlx finds its libraries and mlx.metallib by their place in the wheel.
     installPhase = "mkdir -p $out && cp -r mlx $out/ && if [ -d ${names.${backend}}.libs ]; then cp -r ${names.${backend}}.libs $out/; fi";
     meta = {
       description = "MLX array framework, prebuilt";

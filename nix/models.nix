@@ -1,4 +1,4 @@
-# Base models: presets from the hub as fixed-output derivations, folders as they are.
+# Base models: hub presets as fixed-output derivations, and folders.
 { system, linkFarm, hub ? "https://huggingface.co" }:
 let
   inherit (builtins)
@@ -7,8 +7,8 @@ let
 
   presets = ../pipelines/models;
 
-  # Never read again at evaluation: what the store has under this hash is taken, else it is fetched. The token for gated
-  # models goes into Nix's netrc file.
+  # Fetched only if the store has no file with this hash; never read at evaluation. The token for gated models belongs in
+  # Nix's netrc file.
   fetchFile = place: name: sha256: derivation {
     inherit name;
     system = "builtin";
@@ -21,7 +21,7 @@ let
     impureEnvVars = [ "http_proxy" "https_proxy" "ftp_proxy" "all_proxy" "no_proxy" ];
   };
 
-  # A pinned repository as the hub's local cache, from which import-model takes it as if it had downloaded it.
+  # A pinned repository in the layout of the hub's local cache, from which import-model reads it without a download.
   cache = { id, revision, files }:
     let
       folder = "models--${replaceStrings [ "/" ] [ "--" ] id}/snapshots/${revision}";
@@ -41,18 +41,18 @@ let
     };
 
   fromFolder = table: folder: {
-    # As with `--model-dir` in a shell: another source leaves the name and the pins of the old one behind.
+    # As with `--model-dir` in a shell, the folder replaces the name and the pins of the preset.
     table = removeAttrs table [ "id" "revision" "commit" "files" "model_dir" ];
     flags = [ "--model-dir" "${folder}" ];
   };
 
-  # A folder that was added once: a path would be hashed anew at each evaluation.
+  # A folder added to the store once; a path would be hashed at each evaluation.
   added = { name, sha256 }: derivation {
     inherit name system;
     outputHashMode = "recursive";
     outputHashAlgo = "sha256";
     outputHash = sha256;
-    # Reached only when the store does not have it.
+    # Runs only if the store does not have it.
     builder = "the model folder `${name}` is not in the store: nix-store --add-fixed --recursive sha256 ${name}";
   };
 
@@ -63,7 +63,7 @@ let
     else builtins.path { path = model; name = "model"; };
 in
 {
-  # The settings files that a model brings: a preset, by its name in pipelines/models or as a TOML file.
+  # Settings files of a model: those of a preset, given by its name in pipelines/models or as a TOML file.
   presetFiles = model:
     let
       file = presets + "/${model}.toml";
@@ -74,7 +74,7 @@ in
     else if pathExists file then [ file ]
     else throw "there is no model preset `${model}` in pipelines/models; there are ${known}";
 
-  # What import-model is told, for a preset, a folder, or `{ name, sha256 }`.
+  # The input of import-model for a preset, a folder, or `{ name, sha256 }`.
   base = model: table:
     {
       stage = "the base model";

@@ -1,4 +1,4 @@
-# Everything that the flake offers on one system: programs, pipelines, and what builds a pipeline of one's own.
+# The contents of the flake for one system: programs, pipelines, and `mkPipeline` for custom pipelines.
 { pkgs, backend ? if pkgs.stdenv.hostPlatform.isDarwin then "metal" else "cpu" }:
 let
   inherit (pkgs) lib stdenv;
@@ -12,7 +12,7 @@ let
     cargoLock.lockFile = ../Cargo.lock;
     ASHLAR_NATIVE = native;
     ASHLAR_BACKEND = backend;
-    # Instead of the folders in .cargo/config.toml. CUDA's own libraries are those of the machine that runs it.
+    # Replaces the folders in .cargo/config.toml. CUDA libraries come from the machine that runs the program.
     RUSTFLAGS = "-C link-arg=-Wl,-rpath,${native}/mlx-${backend}/mlx/lib"
       + lib.optionalString (backend == "cuda") " -C link-arg=-Wl,--allow-shlib-undefined";
     meta.license = lib.licenses.mit;
@@ -23,7 +23,7 @@ let
     src = slice name;
     postPatch = builtins.readFile ./slice-members.sh;
     cargoBuildFlags = [ "--package" name ];
-    # checks.test runs the tests of all.
+    # checks.test runs all tests.
     doCheck = false;
     meta = {
       description = "Part of Ashlar, a fine-tuning pipeline on MLX";
@@ -49,11 +49,11 @@ rec {
     paths = builtins.attrValues programs;
   };
 
-  # A pipeline of one's own; see nix/pipeline.nix for its arguments.
+  # Makes a custom pipeline; see nix/pipeline.nix for its arguments.
   mkPipeline = { contentAddressed ? false, hub ? "https://huggingface.co", ... }@arguments:
     (engine { inherit contentAddressed hub; }).mkPipeline (removeAttrs arguments [ "contentAddressed" "hub" ]);
 
-  # The pipelines of this repository, with the preset `model`.
+  # The pipelines of this repository with the preset `model`.
   pipelinesFor = { model ? "demo", contentAddressed ? false }:
     import ../pipelines { inherit model; mkPipeline = arguments: mkPipeline (arguments // { inherit contentAddressed; }); };
 }

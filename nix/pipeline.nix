@@ -1,10 +1,10 @@
-# A pipeline as derivations: one a stage, whose builder is the stage's program. Plain Nix: no nixpkgs, no shell.
+# A pipeline as derivations, one per stage, built by the stage's program. Plain Nix, without nixpkgs or a shell.
 { system
 , programs # stage -> { exe = "/nix/store/…"; args = [ … ]; }
 , linkFarm # name -> { "path/in/it" = store path; } -> derivation
 , contentAddressed ? false # early cutoff; needs the experimental feature ca-derivations
 , hub ? "https://huggingface.co" # address of the models
-, backend ? "cpu" # what the programs were built for: cpu, metal or cuda
+, backend ? "cpu" # backend of the programs: cpu, metal or cuda
 }:
 let
   inherit (builtins)
@@ -14,10 +14,10 @@ let
   models = import ./models.nix { inherit system linkFarm hub; };
   list = concatStringsSep ", ";
 
-  # Where interrupted builds find their state again, if this folder is there (docs/nix.md).
+  # The scratch folder, where interrupted builds keep their resume state if it exists (docs/nix.md).
   scratch = "/var/tmp/ashlar-scratch";
 
-  # MLX's Metal device is not reachable from the macOS sandbox; CUDA needs a machine that says it has one.
+  # The macOS sandbox hides the Metal device; CUDA needs a machine with that feature.
   device = {
     cpu = { };
     metal.__noChroot = true;
@@ -41,22 +41,22 @@ let
       ASHLAR_SCRATCH = scratch;
       ASHLAR_PROGRESS = "lines";
       LC_ALL = "C";
-      # Leaves times out of the artifact, so that two builds of it are the same to the byte.
+      # Leaves times out of the artifact, so that two builds have the same bytes.
       SOURCE_DATE_EPOCH = "1";
     }
     // env
     // (if kinds.${stage}.mlx or false then device else { })
     // (if contentAddressed then floating else { }));
 
-  # Wrong wiring fails here: what is given for a flag must have what the stage reads.
+  # Wrong wiring fails here: an input must have the output that the stage reads.
   checked = stage: flag: given:
     let
       inherit (kinds.${stage}) takes;
       wanted = takes.${flag} or (throw "${stage} has no input `${flag}`; it has ${list (attrNames takes)}");
     in
-    if !(isAttrs given && given ? makes) then throw "${stage}: what is given for `${flag}` is no stage and no source"
+    if !(isAttrs given && given ? makes) then throw "${stage}: the input `${flag}` is neither a stage nor a source"
     else if elem wanted given.makes then given
-    else throw "${stage}: `${flag}` wants ${wanted}, but ${given.stage} makes ${list given.makes}";
+    else throw "${stage}: `${flag}` needs ${wanted}, but ${given.stage} makes ${list given.makes}";
 
   # One input, or a list of named ones: `[ { base = import-model; } { fused = fuse; } ]`.
   inputFlags = stage: flag: given:
@@ -72,20 +72,20 @@ let
       missing = filter (flag: !(inputs ? ${flag})) (attrNames kind.takes);
       args = settingsOf.flags stage (tables.${stage} or { }) ++ concatMap (flag: inputFlags stage flag inputs.${flag}) (attrNames inputs);
       env = foldl' (all: input: all // input.env or { }) { } (attrValues inputs);
-      # Part i of n goes on from the one before; the last one is the whole run.
-      part = i: n: run {
+      # Segment i of n resumes from the one before; the last one is the whole run.
+      segment = i: n: run {
         inherit stage env;
         name = if i == n then stage else "${stage}-${toString i}-of-${toString n}";
         args = args
-          ++ (if i == 1 then [ ] else [ "--resume-from" "${part (i - 1) n}" ])
+          ++ (if i == 1 then [ ] else [ "--resume-from" "${segment (i - 1) n}" ])
           ++ (if i == n then [ ] else [ "--stop-at" "${toString i}/${toString n}" ]);
       };
-      parts = if kind.segmented or false then segments else 1;
+      count = if kind.segmented or false then segments else 1;
     in
-    if missing != [ ] then throw "${stage}: nothing is given for `${head missing}`"
-    else part parts parts // { inherit stage; inherit (kind) makes; };
+    if missing != [ ] then throw "${stage}: the input `${head missing}` is missing"
+    else segment count count // { inherit stage; inherit (kind) makes; };
 
-  # What else lies in a data folder than the files that the settings name changes nothing.
+  # Only the files that the settings name are part of the input.
   dataFolder = path: table:
     let
       named = settingsOf.dataFiles table;
@@ -100,9 +100,9 @@ let
     };
 in
 {
-  # All stages of a pipeline, and `run`, which keeps the results of all of them. `settings` are TOML files, of which later
-  # ones win; `model` is a preset (its name, or a TOML file), a folder, or `{ name, sha256 }` of a folder that was added
-  # to the store once; `data` is a folder.
+  # Returns all stages of a pipeline, and `run`, which keeps all their results. `settings` are TOML files, later ones
+  # taking precedence; `model` is a preset (a name or a TOML file), a folder, or `{ name, sha256 }` of a folder that was
+  # added to the store once; `data` is a folder.
   mkPipeline =
     { name
     , settings

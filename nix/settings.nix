@@ -1,4 +1,4 @@
-# Settings of a pipeline, from the TOML files that Make reads too: files and overrides in, one table a stage out.
+# Settings of a pipeline, from the TOML files that Make reads too: files and overrides in, one table per stage out.
 { stages }:
 let
   inherit (builtins)
@@ -6,24 +6,24 @@ let
     isList isString mapAttrs match readFile toJSON toString typeOf
     ;
 
-  # What else may stand at the top of a settings file.
+  # Other names at the top level of a settings file.
   others = [ "pipeline" "name" "description" ];
 
-  # Nix cuts fractions to six digits on their way through, so they never go that way.
+  # Nix would round fractions to six digits, so they are refused.
   checked = place: value:
     if isAttrs value then mapAttrs (key: checked "${place}.${key}") value
     else if isList value then map (checked place) value
     else if isString value || isInt value || isBool value then value
     else if typeOf value == "float" then
-      throw "${place}: Nix does not keep numbers with a fraction exact; write it in quotes, such as \"2e-3\""
-    else throw "${place}: a ${typeOf value} is no setting";
+      throw "${place}: Nix would round this number; write it in quotes, such as \"2e-3\""
+    else throw "${place}: a ${typeOf value} is not a setting";
 
   tables = place: settings:
     let unknown = filter (name: !(hasAttr name stages || elem name others)) (attrNames settings); in
     if unknown == [ ] then mapAttrs (name: checked "${place}: ${name}") settings
     else throw "${place}: there is no stage `${head unknown}`; there are ${concatStringsSep ", " (attrNames stages)}";
 
-  # Later settings win; tables are merged, lists replaced.
+  # Later settings take precedence; tables are merged, lists replaced.
   merge = old: new:
     old // mapAttrs
       (key: value: if isAttrs value && isAttrs (old.${key} or null) then merge old.${key} value else value)
@@ -31,7 +31,7 @@ let
 
   key = name: if match "[A-Za-z0-9_-]+" name == null then toJSON name else name;
 
-  # A value as TOML writes it on one line; strings are JSON's.
+  # A value as TOML on one line; strings are written as in JSON.
   inline = value:
     if isAttrs value then "{ ${concatStringsSep ", " (map (name: "${key name} = ${inline value.${name}}") (attrNames value))} }"
     else if isList value then "[ ${concatStringsSep ", " (map inline value)} ]"
@@ -44,7 +44,7 @@ in
   read = { files, overrides ? { } }:
     foldl' merge { } (map (file: tables (baseNameOf file) (fromTOML (readFile file))) files ++ [ (tables "overrides" overrides) ]);
 
-  # Flags that hand a stage its own table and nothing else: other stages' settings do not touch it.
+  # Flags that pass a stage its own table only, so that other stages' settings do not affect it.
   flags = stage: table:
     let line = name: "${key name} = ${inline table.${name}}\n"; in
     if table == { } then [ ]
@@ -53,5 +53,5 @@ in
   # The data files that the settings of prepare-data name.
   dataFiles = table:
     concatMap (name: table.${name} or [ ]) [ "source" "train" "validation" "test" ]
-    ++ concatMap (part: part.files or [ ]) (builtins.attrValues (table.mixture or { }));
+    ++ concatMap (component: component.files or [ ]) (builtins.attrValues (table.mixture or { }));
 }

@@ -1,4 +1,4 @@
-# What `nix develop` gives: everything that `make` needs, with MLX from the store instead of fetched by pip.
+# The shell of `nix develop`: everything that `make` needs, with MLX from the store instead of pip.
 { pkgs, native }:
 pkgs.mkShell {
   packages = [

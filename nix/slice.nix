@@ -1,5 +1,5 @@
-# The source of one package of the workspace: its own folder, those of the packages it needs, and the workspace's files.
-# What it does not hold cannot rebuild it.
+# The source of one package: its folder, those of the packages it needs, and the files of the workspace. Other changes
+# do not rebuild it.
 { root }:
 let
   inherit (builtins) any attrNames concatMap elem filter fromTOML head listToAttrs map match pathExists readDir readFile tail;
@@ -10,7 +10,7 @@ let
     [ "crates" "stages" "tools" ];
   folderOf = listToAttrs (map (folder: { name = (manifest folder).package.name; value = folder; }) folders);
 
-  # Packages of the workspace that a package names, for its tests too: cargo wants to see them all.
+  # Packages of the workspace that a package names, for its tests too: cargo requires all of them.
   needs = name:
     let
       read = manifest folderOf.${name};
@@ -28,7 +28,7 @@ let
 in
 name:
 let
-  # `mlx-sys` stands for the published one in the whole workspace, so cargo looks for it always.
+  # `mlx-sys` patches the published crate for the whole workspace, so cargo always requires it.
   kept = map (package: folderOf.${package}) (closure [ ] [ name "mlx-sys" ])
     ++ [ "Cargo.toml" "Cargo.lock" "rust-toolchain.toml" ];
   base = toString root;

@@ -1,6 +1,7 @@
-# What every stage takes and makes: a flag, and the output that what is given for it must have.
+# Inputs and outputs of every stage: `takes` maps a flag to the output that the input must have; `makes` equals the list in
+# `outputs::STAGES`, as tests/layout.rs checks.
 #
-# `mlx` marks the stages that compute on the device, `segmented` those whose work can be cut into parts.
+# `mlx` marks stages that compute on the device, `segmented` those that can be cut into segments.
 {
   import-model = {
     takes.model-dir = "model folder";

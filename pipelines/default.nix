@@ -1,4 +1,4 @@
-# The pipelines of this repository, on a model of pipelines/models.
+# The pipelines of this repository, with a model preset from pipelines/models.
 { mkPipeline, model ? "demo" }:
 {
   haw-eng = mkPipeline {

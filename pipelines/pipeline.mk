@@ -1,5 +1,5 @@
-# Which stage feeds which. Every stage runs each time and finds out by content whether there is anything to do;
-# $(RUN)/STAGE.path points at its artifact and is moved only when it changes.
+# The wiring for Make: which stage feeds which. Make starts every stage each time; a stage whose key is in the store only
+# prints the path. $(RUN)/STAGE.path holds the path of the artifact and is replaced only when it changes.
 
 STAGES := import-model prepare-data train validate select-best fuse evaluate report
 RUN    := $(BUILD)/$(PIPELINE)/$(MODEL)
@@ -8,7 +8,7 @@ DATA   ?= data/$(PIPELINE)
 settings := --config pipelines/$(PIPELINE).toml --config pipelines/models/$(MODEL).toml --store '$(STORE)' \
             $(foreach setting,$(SET),--set '$(setting)')
 
-# The artifact of an earlier stage; `plan` may ask before there is one.
+# The artifact of an earlier stage; empty in `plan` before that stage has run.
 of = "$$(cat '$(RUN)/$(1).path' 2>/dev/null)"
 
 from_folder := $(if $(MODEL_DIR),--model-dir '$(MODEL_DIR)')
@@ -24,17 +24,17 @@ report-inputs       = $(foreach stage,$(filter-out report,$(STAGES)),--$(stage) 
 .PHONY: pipeline plan $(STAGES)
 
 ##@ Pipeline
-pipeline: report ## Run every stage that has something to do, and print the scores
+pipeline: report ## Run all stages that are not up to date and print the scores
 	@cat $(call of,report)/data/summary.txt
 	@echo "report: $$(cat '$(RUN)/report.path')/data/report.html"
 
-import-model: build ## Take in the base model
-prepare-data: import-model ## Make the dataset
+import-model: build ## Import the base model
+prepare-data: import-model ## Build the dataset
 train: prepare-data ## Fine-tune
 validate: train ## Score every checkpoint on the validation split
 select-best: validate ## Pick the best checkpoint
-fuse: select-best ## Work its adapters into the base model
-evaluate: fuse ## Score base and fused model on the test split
+fuse: select-best ## Fuse its adapters into the base model
+evaluate: fuse ## Score the base and the fused model on the test split
 report: evaluate ## Write the report
 
 $(STAGES):
@@ -43,8 +43,8 @@ $(STAGES):
 	@if cmp -s '$(RUN)/$@.path.new' '$(RUN)/$@.path'; then rm '$(RUN)/$@.path.new'; \
 	  else mv '$(RUN)/$@.path.new' '$(RUN)/$@.path'; fi
 
-# Once a stage would run, what follows cannot be looked up yet.
-plan: build ## Tell which stages would run, and why
+# After a stage that would run, later keys are not known yet.
+plan: build ## Show which stages would run, and why
 	@mkdir -p '$(RUN)'; rm -f '$(RUN)/waiting'; \
 	$(foreach stage,$(STAGES),pipelines/plan.sh $(stage) '$(RUN)/waiting' '$(BIN)/$(stage)' $(settings) $($(stage)-inputs) &&) \
 	rm -f '$(RUN)/waiting'

@@ -1,4 +1,4 @@
-# Which stage feeds which: the same wiring as in pipeline.mk.
+# The wiring for Nix: which stage feeds which, as in pipeline.mk.
 { stage, model, data }:
 let
   import-model = stage "import-model" { model-dir = model; };

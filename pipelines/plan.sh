@@ -1,8 +1,7 @@
 #!/bin/sh
-# Tells whether a stage would run. usage: plan.sh STAGE WAITING PROGRAM ARGUMENT…
+# Shows whether a stage would run. usage: plan.sh STAGE WAITING PROGRAM ARGUMENT…
 #
-# Once one stage of a pipeline would run, what follows cannot be looked up: whether it has to run depends on bytes that
-# are not there yet. The file WAITING then names the first such stage.
+# The file WAITING names the first stage that would run. Whether later stages run depends on its output, so they wait.
 set -u
 stage=$1 waiting=$2
 shift 2

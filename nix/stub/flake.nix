@@ -1,8 +1,8 @@
 {
-  description = "Stands in for nixpkgs where there is no network: names that evaluate, and programs that were built by cargo";
+  description = "Replaces nixpkgs where there is no network: names that evaluate, and programs built by cargo";
 
-  # Beside this file lies `tools`, which nix/host-tools.sh made, with a static busybox in `tools/busybox`. Packages are
-  # not built here: a Rust package is the program of its name from `tools`, everything else is empty.
+  # `tools` beside this file was made by nix/host-tools.sh and has a static busybox in `tools/busybox`. Nothing is built: a
+  # Rust package is the program of its name in `tools`, everything else is empty.
   outputs = _:
     let
       systems = [ "x86_64-linux" "aarch64-linux" "aarch64-darwin" ];
@@ -23,7 +23,7 @@
           } // attributes);
           empty = name: run name "mkdir -p $out" { };
 
-          # A script that runs the program with the loader and the libraries that it was built with.
+          # A script that runs the program with its loader and libraries.
           program = name: run name ''
             mkdir -p $out/bin
             printf '#!%s\nexec %s --library-path %s %s "$@"\n' \

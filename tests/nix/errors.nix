@@ -1,4 +1,4 @@
-# Mistakes that evaluation must find; what it must say about each stands beside it in evaluation.sh.
+# Mistakes that evaluation must find; evaluation.sh has the expected message of each.
 { tools }:
 let
   host = import ../../nix/host.nix { inherit tools; };

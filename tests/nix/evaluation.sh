@@ -1,4 +1,4 @@
-# Evaluation: what instantiates, what is refused and how, what a changed source touches.
+# Evaluation: pipelines that instantiate, mistakes that are refused, and the effect of a changed source.
 
 for file in $(git ls-files '*.nix' 2>/dev/null || find . -name '*.nix'); do
     nix-instantiate --parse "$file" >/dev/null || fail "\`$file\` does not parse"
@@ -23,7 +23,7 @@ for preset in pipelines/models/*.toml; do
         grep -q 'is not pinned' "$work/log" || fail "$preset: $(cat "$work/log")"
 done
 
-echo 'mistakes are found, and told'
+echo 'mistakes are refused with a message'
 refused() {
     if nix-instantiate tests/nix/errors.nix --arg tools "$tools" -A "$1" >"$work/log" 2>&1; then fail "$1 is not refused"; fi
     grep -q "^ *error: $2" "$work/log" || fail "$1 is refused with $(cat "$work/log")"
@@ -31,19 +31,19 @@ refused() {
 refused float '.*mine.toml: train.learning_rate: .* write it in quotes'
 refused nested-float '.*mine.toml: prepare-data.where.at_least: .* write it in quotes'
 refused float-override 'overrides: train.learning_rate: .* write it in quotes'
-refused function-override 'overrides: train.rank: a lambda is no setting'
+refused function-override 'overrides: train.rank: a lambda is not a setting'
 refused unknown-table '.*mine.toml: there is no stage `trian`; there are evaluate, '
 refused unknown-override 'overrides: there is no stage `trian`'
 refused unknown-preset 'there is no model preset `gemma-9` in pipelines/models; there are .*demo'
 refused unpinned-preset 'the model `mlx-community/gemma-3-4b-it-4bit` is not pinned, .* --write-lock'
-refused wrong-output 'train: `model` wants model, but prepare-data makes rows, tokens'
-refused wrong-named-output 'evaluate: `model` wants model, but prepare-data makes'
-refused missing-input 'train: nothing is given for `dataset`'
+refused wrong-output 'train: `model` needs model, but prepare-data makes rows, tokens'
+refused wrong-named-output 'evaluate: `model` needs model, but prepare-data makes'
+refused missing-input 'train: the input `dataset` is missing'
 refused unknown-input 'import-model has no input `date`; it has model-dir'
 refused unknown-stage 'there is no stage `trian`; there are '
-refused no-stage 'import-model: what is given for `model-dir` is no stage and no source'
+refused no-stage 'import-model: the input `model-dir` is neither a stage nor a source'
 
-echo 'the pinned hashes are those that make uses'
+echo 'the pinned hashes equal those that make uses'
 grep -o 'hash = "sha256-[^"]*"' nix/mlx.nix | cut -d'"' -f2 | while read -r hash; do
     plain=$(nix hash to-base16 --type sha256 "$hash")
     grep -rq "$plain" crates/mlx-sys/native/ || echo "$hash"
@@ -51,7 +51,7 @@ done >"$work/unknown"
 # The published crate is pinned as a folder here and as an archive there.
 same 1 "$(wc -l <"$work/unknown")" 'hashes in nix/mlx.nix that make does not know'
 
-echo 'a slice is what a program needs, and no more'
+echo 'a slice contains what a program needs, and no more'
 copy=$work/checkout
 mkdir "$copy"
 cp -r Cargo.toml Cargo.lock rust-toolchain.toml crates stages tools nix "$copy/"
@@ -70,14 +70,14 @@ slices >"$work/last"
 same 'evaluate report select-best' "$(diff "$work/after" "$work/last" | sed -n 's/^> \([^ ]*\).*/\1/p' | tr '\n' ' ' | sed 's/ $//')" \
     'programs that change with metrics'
 
-# Cargo finds every package, and takes the pinned versions.
+# Cargo finds every package and uses the pinned versions.
 while read -r name path; do
     slice=$work/slice
     cp -r "$(in_store "$path")" "$slice"
     chmod -R u+w "$slice"
     (cd "$slice" && sh "$copy/nix/slice-members.sh" && cargo metadata --offline --quiet --format-version 1 --filter-platform "$(rustc -vV | sed -n 's/^host: //p')") \
-        >/dev/null || fail "the slice of $name is not whole"
+        >/dev/null || fail "the slice of $name is incomplete"
     versions() { grep -A1 '^name = ' "$1" | grep -v '^--' | paste - - | sort -u; }
-    same '' "$(comm -13 <(versions Cargo.lock) <(versions "$slice/Cargo.lock"))" "versions that $name takes"
+    same '' "$(comm -13 <(versions Cargo.lock) <(versions "$slice/Cargo.lock"))" "versions that $name uses"
     rm -rf "$slice"
 done <"$work/before"

@@ -1,4 +1,4 @@
-# The flake, with nix/stub in the place of nixpkgs: its packages are the programs from `tools`.
+# The flake with nix/stub in place of nixpkgs: its packages are the programs from `tools`.
 
 stub=$work/stub flake=$work/flake
 mkdir -p "$stub" "$flake"
@@ -7,7 +7,7 @@ cp -r "$tools" "$stub/tools"
 mkdir "$stub/tools/busybox"
 cp "$(command -v busybox)" "$stub/tools/busybox/busybox"
 for applet in sh mkdir chmod ln cp dirname printf; do ln -s busybox "$stub/tools/busybox/$applet"; done
-# Only what belongs to the repository, as Nix would take it from git.
+# Only files of the repository, as Nix would read them from git.
 cp -r flake.nix flake.lock Cargo.toml Cargo.lock Makefile rust-toolchain.toml crates stages tools nix pipelines data tests "$flake/"
 
 stubbed=(--override-input nixpkgs "path:$stub" --no-write-lock-file)
@@ -21,7 +21,7 @@ on_flake "flake show" '' >"$work/out" 2>"$work/log" || fail "$(cat "$work/log")"
 for output in apps checks devShells formatter legacyPackages lib overlays packages templates; do
     grep -q "$output" "$work/out" || fail "there is no $output"
 done
-# Old versions (2.8) refuse a template's path where the store is not at /nix/store, as here; there it is given as text.
+# Nix 2.8 refuses a template's path if the store is not at /nix/store, as here; the path is passed as text instead.
 if ! on_flake "flake check" '' >"$work/out" 2>"$work/log"; then
     grep -q "template '.*' has a bad 'path' attribute" "$work/log" || fail "$(cat "$work/log")"
     sed -i 's|path = ./nix/template;|path = "${./nix/template}";|' "$flake/flake.nix"
@@ -36,25 +36,25 @@ for where in x86_64-linux aarch64-linux aarch64-darwin; do
     for name in default train generate upload haw-eng; do derivation_of "packages.$where.$name" >/dev/null; done
     for kind in pipelines pipelinesCA pipelinesFor.demo; do derivation_of "legacyPackages.$where.$kind.haw-eng.train" >/dev/null; done
 done
-# What the derivation of an attribute says.
+# Searches the derivation of an attribute.
 says() { nix show-derivation "$(derivation_of "$1")" 2>"$work/log" >"$work/says" || fail "$(cat "$work/log")"; grep -q "$2" "$work/says"; }
 says legacyPackages.x86_64-linux.cuda.pipelinesFor.demo.haw-eng.train '"requiredSystemFeatures": "cuda"' ||
-    fail 'CUDA asks for no machine that has it'
-says legacyPackages.aarch64-darwin.pipelines.haw-eng.train '"__noChroot": "1"' || fail 'Metal is not let out of the sandbox'
+    fail 'CUDA does not require a machine that has it'
+says legacyPackages.aarch64-darwin.pipelines.haw-eng.train '"__noChroot": "1"' || fail 'Metal is kept in the sandbox'
 if says legacyPackages.aarch64-darwin.pipelines.haw-eng.report __noChroot; then
-    fail 'a stage that needs no device is let out of the sandbox'
+    fail 'a stage without a device leaves the sandbox'
 fi
 
 echo 'its programs run'
 on_flake run '#generate' -- --help >"$work/out" 2>"$work/log" || fail "$(cat "$work/log")"
 grep -q 'Usage: generate' "$work/out"
 
-echo 'a changed source rebuilds its program and what follows'
+echo 'a changed source rebuilds its program and later stages'
 plan() { on_flake build "#checks.$system.small" --dry-run 2>&1 | names; }
-same '' "$(plan)" 'what would be built again'
+same '' "$(plan)" 'derivations that would be rebuilt'
 echo '// changed' >>"$flake/stages/validate/src/lib.rs"
 # `validate` is the program and the stage.
-same "$from_validate" "$(plan)" 'what would be built with another validate'
+same "$from_validate" "$(plan)" 'derivations that would be rebuilt with another validate'
 same 2 "$(on_flake build "#checks.$system.small" --dry-run 2>&1 | grep -c -- '-validate\.drv')" 'derivations named validate'
 same 1 "$(on_flake build "#checks.$system.small" --dry-run 2>&1 | grep -c -- '-select-best\.drv')" 'derivations named select-best'
 

@@ -1,4 +1,4 @@
-# Base models: pinned presets, fetched by hash once; folders that were added once.
+# Base models: pinned presets, fetched once by hash, and folders added once.
 
 commit=0123456789abcdef0123456789abcdef01234567
 hub=$work/hub/org/tiny/resolve/$commit
@@ -23,7 +23,7 @@ for _ in $(seq 100); do [ -e "$work/port" ] || sleep 0.1; done
 address=http://127.0.0.1:$(cat "$work/port")
 hubbed() { small --arg model "$preset" --argstr hub "$address" "$@"; }
 
-echo 'a pinned preset is fetched, and is what the program itself would import'
+echo 'a pinned preset is fetched and equals what the program imports'
 quietly hubbed -A import-model
 imported=$(in_store "$(cat "$work/out")")
 same 4 "$(grep -c '"GET ' "$work/requests")" 'files that are fetched'
@@ -34,7 +34,7 @@ HF_HUB_CACHE=$work/hub-cache HF_HUB_OFFLINE=1 SOURCE_DATE_EPOCH=1 \
     "$programs/import-model" --config "$preset" --out "$work/imported" >/dev/null 2>"$work/log" || fail "$(cat "$work/log")"
 diff -r "$work/imported" "$imported"
 
-echo 'what is there is not asked for again'
+echo 'files in the store are not requested again'
 kill $server
 wait $server 2>/dev/null || true
 quietly hubbed -A import-model
@@ -44,15 +44,15 @@ small --arg model "$preset" --argstr hub http://127.0.0.1:1 -A import-model >"$w
 echo 'a file with another hash is refused'
 sed 's/^"config.json" = "./"config.json" = "0/; s/^"config.json" = "00/"config.json" = "01/' "$preset" >"$work/wrong.toml"
 if small --arg model "$work/wrong.toml" --argstr hub "file://$work/hub" -A import-model >/dev/null 2>"$work/log"; then
-    fail 'a file with another hash was taken'
+    fail 'a file with another hash was accepted'
 fi
 
-echo 'a folder that was added once is named by its hash'
+echo 'a folder added once is named by its hash'
 cp -r "$hub" "$work/tiny"
 hash=$(nix hash path --type sha256 --base16 "$work/tiny")
 named=(--arg model "{ name = \"tiny\"; sha256 = \"$hash\"; }" -A import-model)
-if small "${named[@]}" >/dev/null 2>"$work/log"; then fail 'a folder that is nowhere was taken'; fi
-grep -q 'nix-store --add-fixed --recursive sha256 tiny' "$work/log" || fail "it does not say what to do: $(cat "$work/log")"
+if small "${named[@]}" >/dev/null 2>"$work/log"; then fail 'a missing folder was accepted'; fi
+grep -q 'nix-store --add-fixed --recursive sha256 tiny' "$work/log" || fail "the hint is missing: $(cat "$work/log")"
 nix-store --add-fixed --recursive sha256 "$work/tiny" >/dev/null
 quietly small "${named[@]}"
 added=$(in_store "$(cat "$work/out")")

@@ -1,4 +1,4 @@
-# The default pipeline in the sandbox, on the real data, beside the same by make.
+# The default pipeline on the real data, in the sandbox and by make.
 
 quietly nix-build tests/nix/sandbox.nix --arg tools "$tools" --no-out-link
 
@@ -24,7 +24,7 @@ done
 echo 'a second build does nothing'
 same '' "$(planned nix-build nix/host.nix --arg tools "$tools" -A haw-eng.run)" 'stages that would run again'
 
-echo 'a changed setting, program or file reruns what depends on it'
+echo 'a changed setting, program or file reruns the stages that depend on it'
 quietly small -A run
 same "$all" "$(built)" 'stages that run'
 quietly small -A run
@@ -37,7 +37,7 @@ cp -r "$tools" "$changed"
 printf '\0' >>"$changed/programs/validate/bin/validate"
 same "$from_validate" "$(planned small -A run --arg tools "$changed")" 'stages that run with another validate'
 
-echo 'what should be deterministic is'
+echo 'all stages are deterministic'
 for stage in $all; do
     small -A "$stage" --check >/dev/null 2>"$work/log" || fail "$stage is not deterministic: $(cat "$work/log")"
 done

@@ -1,6 +1,6 @@
-# Long training: in parts whose state is a store path, and with a scratch folder; killed, and gone on with to the same bytes.
+# Long training in segments and with a scratch folder: killed and resumed, it produces the same bytes.
 
-# Longer, so that it can be killed on the way; a state is saved every 25 steps.
+# Long enough to be killed midway; a resume state is saved every 25 steps.
 long=(--arg overrides '{ train.steps = 310; train.checkpoint_every = 100; }')
 quietly small "${long[@]}" -A train
 whole=$(in_store "$(cat "$work/out")")
@@ -15,29 +15,29 @@ kill_builder() {
         fi
         sleep 0.1
     done
-    fail "there was nothing to kill: $(cat "$work/log")"
+    fail "nothing to kill: $(cat "$work/log")"
 }
 output_of() { nix-store --query --outputs "$(nix-instantiate tests/nix/small.nix --arg tools "$tools" "$@" 2>/dev/null)"; }
 compare() { diff -r "$whole" "$(in_store "$(cat "$work/out")")" || fail "$1: the bytes differ from those of an unbroken run"; }
 
-echo 'in four parts, killed in the second'
-parts=("${long[@]}" --arg segments 4 -A train)
-# Parts that end between two saves, so that nothing helps but the state in the store.
-first=$(nix-store --query --references "$(nix-instantiate tests/nix/small.nix --arg tools "$tools" "${parts[@]}" 2>/dev/null)" | grep 'train-3-of-4')
+echo 'in four segments, killed in the second'
+segments=("${long[@]}" --arg segments 4 -A train)
+# Segments end between two saves, so that only the resume state in the store helps.
+first=$(nix-store --query --references "$(nix-instantiate tests/nix/small.nix --arg tools "$tools" "${segments[@]}" 2>/dev/null)" | grep 'train-3-of-4')
 second=$(nix-store --query --references "$first" | grep 'train-2-of-4')
 always() { true; }
-small "${parts[@]}" >"$work/out" 2>"$work/log" &
+small "${segments[@]}" >"$work/out" 2>"$work/log" &
 builder=$!
 kill_builder "$(nix-store --query --outputs "$second")" always
 if wait $builder; then fail 'the killed build succeeded'; fi
 rm -rf "$work/scratch"/*
-same 'train train-2-of-4 train-3-of-4 ' "$(planned small "${parts[@]}")" 'parts that are left to do'
-quietly small "${parts[@]}"
-same 'train train-2-of-4 train-3-of-4 ' "$(built)" 'parts that run'
-compare 'in parts'
+same 'train train-2-of-4 train-3-of-4 ' "$(planned small "${segments[@]}")" 'segments that remain'
+quietly small "${segments[@]}"
+same 'train train-2-of-4 train-3-of-4 ' "$(built)" 'segments that run'
+compare 'in segments'
 
 echo 'with a scratch folder, killed after a save'
-# Another program, so that it is another derivation of the same run.
+# A changed program makes another derivation of the same run.
 scratched=$work/scratched
 cp -r "$tools" "$scratched"
 printf '\0' >>"$scratched/programs/train/bin/train"
@@ -47,8 +47,8 @@ small "${again[@]}" >"$work/out" 2>"$work/log" &
 builder=$!
 kill_builder "$(output_of "${again[@]}")" saved
 if wait $builder; then fail 'the killed build succeeded'; fi
-saved || fail 'nothing was kept'
+saved || fail 'no resume state was kept'
 quietly small "${again[@]}"
-grep -q 'resuming after step' "$work/log" || fail "it began anew: $(cat "$work/log")"
+grep -q 'resuming after step' "$work/log" || fail "it started over: $(cat "$work/log")"
 compare 'with a scratch folder'
 same '' "$(ls "$work/scratch")" 'left in the scratch folder'

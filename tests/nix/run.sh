@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests everything under nix/ with the real programs, in the full sandbox and a store of its own; the machine's own store
-# and settings of Nix stay as they are. usage: run.sh PROGRAMS [GROUP…]
+# Tests everything under nix/ with the real programs, in the full sandbox and a temporary store; the machine's own store
+# and Nix settings are not touched. usage: run.sh PROGRAMS [GROUP…]
 #
 # PROGRAMS is the folder that cargo built into. Groups: evaluation flake pipeline resume store models.
 set -euo pipefail
@@ -10,9 +10,9 @@ shift
 groups=${*:-evaluation flake pipeline resume store models}
 
 missing() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
-[ "$(uname -s)" = Linux ] || missing 'these tests need the sandbox of Linux' 'on macOS, run `nix flake check`'
-command -v nix-build >/dev/null || missing 'there is no Nix here' 'on Debian: apt-get install nix-bin'
-command -v busybox >/dev/null || missing 'there is no busybox here' 'on Debian: apt-get install busybox-static'
+[ "$(uname -s)" = Linux ] || missing 'these tests need the Linux sandbox' 'on macOS, run `nix flake check`'
+command -v nix-build >/dev/null || missing 'Nix is not installed' 'on Debian: apt-get install nix-bin'
+command -v busybox >/dev/null || missing 'busybox is not installed' 'on Debian: apt-get install busybox-static'
 
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work" && rm -rf "$work"' EXIT
@@ -48,18 +48,18 @@ $2"; }
 # Where a store path is, in this store or in another.
 in_store() { echo "${2:-$store}$1"; }
 
-# The pipeline of seconds; the rest are arguments of nix-build.
+# The small pipeline; arguments are passed to nix-build.
 small() { nix-build tests/nix/small.nix --arg tools "$tools" --no-out-link "$@"; }
 
-# Builds and logs, and shows the log only if it fails.
+# Runs a command and shows its log only if it fails.
 quietly() { "$@" >"$work/out" 2>"$work/log" || { cat "$work/log" >&2; fail "$*"; }; }
 
-# The names of derivations in a log of Nix or in a plan of it, but for the helpers that only link.
+# The names of derivations in a log or a plan of Nix, without helpers that only link.
 names() { grep -o "/nix/store/[a-z0-9]*-[a-z0-9.-]*\.drv" | sed 's|.*/[a-z0-9]*-\(.*\)\.drv|\1|' | grep -v '^run-' | sort -u | tr '\n' ' '; }
 built() { grep "^building '" "$work/log" | names || true; }
 planned() { "$@" --dry-run 2>&1 | names || true; }
 
-# What follows a stage in the pipeline, and the stage.
+# A stage and those that follow it in the pipeline.
 from_train='evaluate fuse report select-best train validate '
 from_validate='evaluate fuse report select-best validate '
 all='evaluate fuse import-model prepare-data report select-best train validate '
@@ -70,4 +70,4 @@ for group in $groups; do
     # shellcheck source=/dev/null
     . "tests/nix/$group.sh"
 done
-say 'all is well'
+say 'all tests passed'

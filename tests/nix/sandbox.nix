@@ -1,4 +1,4 @@
-# Fails where a build can see more than what it was given.
+# Fails if a build can read anything except its inputs.
 { tools }:
 let
   inherit (builtins) attrNames filter head match path readDir;

@@ -1,4 +1,4 @@
-# A pipeline of seconds, for the tests: few rows, few steps, a model of a few thousand weights.
+# A pipeline for tests that takes seconds: few rows, few steps, a model of a few thousand weights.
 { tools
 , overrides ? { }
 , segments ? 1

@@ -1,4 +1,4 @@
-# Caches, other machines, garbage, early cutoff.
+# Caches, remote builders, garbage collection, early cutoff.
 
 quietly small -A run
 run=$(cat "$work/out")
@@ -14,7 +14,7 @@ from_cache() {
 }
 stranger='test-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA='
 quietly from_cache "$stranger" -A import-model
-same 'import-model ' "$(built)" 'stages that run with a cache that somebody else signed'
+same 'import-model ' "$(built)" 'stages that run with a cache signed by another key'
 quietly from_cache "$(cat "$work/public")" -A run
 same '' "$(built)" 'stages that run in the second store'
 same "$run" "$(cat "$work/out")" 'the run in the second store'
@@ -22,12 +22,12 @@ diff -r "$(in_store "$(readlink "$(in_store "$run")/train")")" "$(in_store "$(re
 quietly from_cache "$(cat "$work/public")" -A run --arg overrides '{ evaluate.generated_rows = 3; }'
 same 'evaluate report ' "$(built)" 'stages that run in the second store with one setting changed'
 
-echo 'a sweep on other machines'
+echo 'a sweep on remote builders'
 sweep() { small -A train --arg overrides "{ train.rank = $1; }" --max-jobs 0 --builders "ssh://localhost?remote-store=$work/machine$2 $(system) - 1 1"; }
 system() { nix-instantiate --eval --expr builtins.currentSystem | tr -d '"'; }
 for rank in 2 3; do
     quietly sweep $rank $rank
-    grep -q "on 'ssh://localhost" "$work/log" || fail "it was not built there: $(cat "$work/log")"
+    grep -q "on 'ssh://localhost" "$work/log" || fail "it was not built remotely: $(cat "$work/log")"
     [ -e "$(in_store "$(cat "$work/out")")/COMMIT" ] || fail 'the result did not come back'
     [ -e "$(in_store "$(cat "$work/out")" "$work/machine$rank")" ] || fail 'it is not in the store of the other machine'
 done
@@ -35,9 +35,9 @@ done
 echo 'a kept run keeps all its stages'
 quietly nix-build tests/nix/small.nix --arg tools "$tools" -A run --out-link "$work/kept"
 other=$(in_store "$(small -A train --arg overrides '{ train.rank = 2; }' 2>/dev/null)")
-[ -e "$other" ] || fail 'there is nothing to collect'
+[ -e "$other" ] || fail 'nothing to collect'
 quietly nix-store --gc --option keep-outputs false
-[ ! -e "$other" ] || fail 'what nobody keeps was not collected'
+[ ! -e "$other" ] || fail 'an unused path was not collected'
 for stage in $all; do
     [ -e "$(in_store "$(readlink "$(in_store "$run")/$stage")")/COMMIT" ] || fail "$stage was collected"
 done
