@@ -32,10 +32,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "Oe, e",
         "Love to you, O woman.",
     ]);
-    let run = fixture::Run { steps: 600, save_every: 50, rows, row_losses: true };
+    let run = fixture::Run { steps: 600, save_every: 50, rows };
     let artifacts = tempfile::tempdir()?;
     let inputs = fixture::write(artifacts.path(), &run);
-    let summary = report::run(&inputs, &report::Config::default(), &out)?;
+    let summary = report::write(&inputs, &report::Config::default(), &out)?;
     std::io::Write::write_all(
         &mut std::io::stderr(),
         format!("{}\n{}", summary.headline, summary.table).as_bytes(),

@@ -1,18 +1,18 @@
 //! Loss curves, learning rate and gradient norm.
 
-use metrics::LossSum;
-use metrics::bootstrap::{Interval, paired_losses};
-use serde_json::Value;
-
 use chart::markup::{Element, classed, element};
 use chart::{
     Chart, Horizontal, Level, Look, Marker, Point, Range, Series, Size, middle_range, outline, trailing_mean,
 };
+use metrics::LossSum;
+use metrics::bootstrap::{Interval, paired_losses};
 
-use crate::Error;
+use outputs::{CheckpointLosses, MetricsLine, Stop, TrainLine};
+
 use crate::config::Config;
+use crate::error::Error;
 use crate::number;
-use crate::source::{Checkpoint, Contents};
+use crate::source::Contents;
 
 const WIDE: Size = Size { name: "wide", width: 940.0, height: 400.0 };
 const NARROW: Size = Size { name: "narrow", width: 350.0, height: 330.0 };
@@ -25,13 +25,13 @@ const SPIKES: f64 = 0.01;
 
 /// Returns the charts with something to show, with their sizes on a wide page.
 pub(crate) fn charts(contents: &Contents, config: &Config) -> Vec<(Chart, Size)> {
-    let values = |get: fn(&crate::source::Step) -> Option<f64>| -> Vec<Point> {
-        contents.steps.iter().filter_map(|step| Some(Point::new(step.step as f64, get(step)?))).collect()
+    let values = |get: fn(&TrainLine) -> f64| -> Vec<Point> {
+        train_lines(contents).map(|line| Point::new(line.step as f64, get(line))).collect()
     };
-    let rate = values(|step| step.learning_rate);
-    let norm = values(|step| step.gradient_norm);
+    let rate = values(|line| line.learning_rate);
+    let norm = values(|line| f64::from(line.gradient_norm));
     let mut charts = Vec::new();
-    charts.extend(loss(contents, config, &values(|step| step.train_loss)).map(|chart| (chart, WIDE)));
+    charts.extend(loss(contents, config, &values(|line| line.train_loss)).map(|chart| (chart, WIDE)));
     charts.extend(small("learning-rate", "Learning rate", &rate, None).map(|chart| (chart, HALF)));
     let window = window(&norm, config);
     charts.extend(small("gradient-norm", "Gradient norm", &norm, Some(window)).map(|chart| (chart, HALF)));
@@ -74,9 +74,12 @@ fn figure(chart: &Chart, wide: Size, narrow: Size) -> Element {
 fn loss(contents: &Contents, config: &Config, train: &[Point]) -> Option<Chart> {
     let checks: Vec<Point> = checked(contents);
     let in_run: Vec<Point> = contents
-        .steps
+        .metrics
         .iter()
-        .filter_map(|step| Some(Point::new(step.step as f64, step.validation_loss?)))
+        .filter_map(|line| match line {
+            MetricsLine::Validation(line) => Some(Point::new(line.step as f64, line.validation_loss)),
+            MetricsLine::Train(_) => None,
+        })
         .collect();
     if train.is_empty() && checks.is_empty() {
         return None;
@@ -84,16 +87,14 @@ fn loss(contents: &Contents, config: &Config, train: &[Point]) -> Option<Chart> 
     let window = window(train, config);
     let smooth = settled_mean(train, window);
     let choice = &contents.choice;
-    let base_loss = choice
-        .base_loss
-        .or_else(|| contents.losses.checkpoints.first().filter(|c| c.step == 0).map(|c| c.loss));
+    let base_loss = choice.base_loss;
     let chosen = (!checks.is_empty()).then(|| Marker {
         x: choice.step as f64,
         ring: Some(choice.loss),
         label: format!("step {} chosen", number::count(choice.step)),
     });
     let ranges = [middle_range(train, SPIKES * 2.0), Range::of_values(&smooth), Range::of_values(&checks)];
-    let y_range = ranges.into_iter().flatten().chain(Range::of(base_loss)).reduce(Range::union)?;
+    let y_range = ranges.into_iter().flatten().chain(Range::of([base_loss])).reduce(Range::union)?;
     let smooth_name = match mean_name(train, window) {
         name if window > 1 => format!("training, {name}"),
         _ => "training".to_owned(),
@@ -101,7 +102,7 @@ fn loss(contents: &Contents, config: &Config, train: &[Point]) -> Option<Chart> 
     Some(Chart {
         name: "loss",
         title: "Loss".to_owned(),
-        description: describe(contents, base_loss),
+        description: describe(contents),
         horizontal: Horizontal::Linear,
         x_label: "step".to_owned(),
         y_label: "nats per token".to_owned(),
@@ -116,8 +117,7 @@ fn loss(contents: &Contents, config: &Config, train: &[Point]) -> Option<Chart> 
             Series { name: "validation, during training".to_owned(), look: Look::Hollow, points: in_run },
             Series { name: "validation, whole split".to_owned(), look: Look::Dots, points: checks },
         ],
-        level: base_loss
-            .map(|loss| Level { y: loss, label: format!("base model {}", number::fixed(loss, 3)) }),
+        level: Some(Level { y: base_loss, label: format!("base model {}", number::fixed(base_loss, 3)) }),
         markers: chosen.into_iter().collect(),
     })
 }
@@ -188,27 +188,24 @@ fn checked(contents: &Contents) -> Vec<Point> {
     trained.map(|checkpoint| Point::new(checkpoint.step as f64, checkpoint.loss)).collect()
 }
 
-fn describe(contents: &Contents, base_loss: Option<f64>) -> String {
+fn describe(contents: &Contents) -> String {
     let choice = &contents.choice;
-    let base =
-        base_loss.map_or(String::new(), |loss| format!(", {} for the base model", number::fixed(loss, 3)));
     format!(
-        "Training and validation loss over steps. Validation loss is {} at the chosen step {}{base}.",
+        "Training and validation loss over steps. Validation loss is {} at the chosen step {}, {} for the base model.",
         number::fixed(choice.loss, 3),
-        number::count(choice.step)
+        number::count(choice.step),
+        number::fixed(choice.base_loss, 3)
     )
 }
 
 fn about(contents: &Contents, config: &Config) -> Result<String, Error> {
     let choice = &contents.choice;
     let mut text = vec![format!(
-        "Step {} was chosen, with a validation loss of {}",
+        "Step {} was chosen, with a validation loss of {} against {} for the base",
         number::count(choice.step),
-        number::fixed(choice.loss, 3)
+        number::fixed(choice.loss, 3),
+        number::fixed(choice.base_loss, 3)
     )];
-    if let Some(base) = choice.base_loss {
-        text.push(format!(" against {} for the base", number::fixed(base, 3)));
-    }
     if let Some(change) = against_base(contents, config)? {
         text.push(format!(
             " ({} [{}, {}])",
@@ -239,28 +236,38 @@ fn about(contents: &Contents, config: &Config) -> Result<String, Error> {
     Ok(text.concat())
 }
 
-/// Says why training ended, as `summary.json` of train tells it.
+/// Returns a sentence that says why training ended.
 fn stop(contents: &Contents) -> Option<String> {
-    let stop = contents.summary.get("stop")?;
-    let steps = contents.summary.get("steps").and_then(Value::as_u64)?;
-    let reason = stop.get("reason").and_then(Value::as_str).unwrap_or_default().trim_end_matches('.');
-    match stop.get("kind")?.as_str()? {
-        "finished" => Some(format!(" All {} were taken.", number::counted(steps, "step"))),
-        "early" => Some(format!(" Training ended early, at step {}: {reason}.", number::count(steps))),
-        _ => None,
+    let steps = contents.summary.steps;
+    match &contents.summary.stop {
+        Stop::Finished => Some(format!(" All {} were taken.", number::counted(steps, "step"))),
+        Stop::Early(reason) => Some(format!(
+            " Training ended early, at step {}: {}.",
+            number::count(steps),
+            reason.trim_end_matches('.')
+        )),
+        Stop::Interrupted => None,
     }
+}
+
+fn train_lines(contents: &Contents) -> impl Iterator<Item = &TrainLine> {
+    contents.metrics.iter().filter_map(|line| match line {
+        MetricsLine::Train(line) => Some(line),
+        MetricsLine::Validation(_) => None,
+    })
 }
 
 /// Returns the change from the base to the chosen checkpoint, where validate kept the loss of every row.
 fn against_base(contents: &Contents, config: &Config) -> Result<Option<Interval>, Error> {
     let find = |step| contents.losses.checkpoints.iter().find(|checkpoint| checkpoint.step == step);
     let (Some(base), Some(chosen)) = (find(0), find(contents.choice.step)) else { return Ok(None) };
-    let ids = |checkpoint: &Checkpoint| checkpoint.rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
+    let ids =
+        |checkpoint: &CheckpointLosses| checkpoint.rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
     if chosen.step == 0 || base.rows.is_empty() || ids(base) != ids(chosen) {
         return Ok(None);
     }
-    let losses = |checkpoint: &Checkpoint| -> Vec<LossSum> {
-        checkpoint.rows.iter().map(|row| LossSum::new(row.loss.loss, row.loss.tokens)).collect()
+    let losses = |checkpoint: &CheckpointLosses| -> Vec<LossSum> {
+        checkpoint.rows.iter().map(|row| LossSum::new(row.loss, row.tokens)).collect()
     };
     Ok(Some(paired_losses(&losses(base), &losses(chosen), &config.bootstrap())?))
 }

@@ -1,76 +1,18 @@
-//! What the run was trained and tested on, as prepare-data counted it.
+//! Section "Data": the rows of each split, what was left out, and leaks.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
-use serde_json::Value;
+use chart::markup::{Element, classed, element};
+use outputs::{Leak, LeakKind, SPLITS, SplitStats, Stats, Tally};
 
 use crate::number;
-use chart::markup::{Element, classed, element};
 
 /// Entries of a list that are shown.
 const LISTED: usize = 50;
 
-/// `stats.json` of prepare-data.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Stats {
-    rows_read: u64,
-    bad_rows: Tally,
-    filtered_rows: u64,
-    held_out_rows: u64,
-    not_sampled_rows: u64,
-    splits: BTreeMap<String, Split>,
-    leaks: Leaks,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Split {
-    rows: u64,
-    groups: u64,
-    tokens: u64,
-    trained_tokens: u64,
-    length: Lengths,
-    truncated: Tally,
-    too_long: Tally,
-    no_target: Tally,
-    group_rows: BTreeMap<String, u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Lengths {
-    p50: u64,
-    p95: u64,
-    max: u64,
-}
-
-/// A count with the first things counted.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Tally {
-    count: u64,
-    examples: Vec<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Leaks {
-    checked_rows: u64,
-    count: u64,
-    rows: Vec<Value>,
-    remaining: u64,
-    dropped_train_rows: Tally,
-}
-
-/// Writes what prepare-data counted.
+/// Returns the section.
 pub(crate) fn section(stats: &Stats) -> Element {
-    let mut splits: Vec<(&str, &Split)> =
+    let mut splits: Vec<(&str, &SplitStats)> =
         stats.splits.iter().map(|(name, split)| (name.as_str(), split)).collect();
-    let order =
-        |name: &str| ["train", "validation", "test"].iter().position(|known| *known == name).unwrap_or(3);
-    splits.sort_by_key(|(name, _)| order(name));
+    splits.sort_by_key(|(name, _)| SPLITS.iter().position(|known| known == name).unwrap_or(SPLITS.len()));
     element("section")
         .attribute("id", "data")
         .child(element("h2").text("Data"))
@@ -96,27 +38,32 @@ fn about(stats: &Stats) -> String {
     );
     let leaks = &stats.leaks;
     let found = match (leaks.checked_rows, leaks.count) {
-        (0, _) => "Leaks were not looked for.".to_owned(),
+        (0, _) => "Leaks were not checked.".to_owned(),
         (checked, 0) => {
-            format!("None of {} kept from training occurs in it.", number::counted(checked, "row"))
+            format!("{} checked for leaks, none found.", number::counted(checked, "held-out row"))
         }
         (checked, found) => format!(
-            "Of {} kept from training, {} found in it; {} after that was dealt with.",
-            number::counted(checked, "row"),
-            if found == 1 { "1 was".to_owned() } else { format!("{} were", number::count(found)) },
-            if leaks.remaining == 0 {
-                "none is left".to_owned()
-            } else {
-                format!("{} left", number::count(leaks.remaining))
-            }
+            "{} checked for leaks: {} found, {} after dropping training rows.",
+            number::counted(checked, "held-out row"),
+            number::count(found),
+            number::count(leaks.remaining)
         ),
     };
     format!("{}. {found}", parts.join(", "))
 }
 
-fn table(splits: &[(&str, &Split)]) -> Element {
-    const COLUMNS: [&str; 9] =
-        ["Rows", "Groups", "Tokens", "Trained", "Median row", "95 % of rows", "Longest", "Cut", "Dropped"];
+fn table(splits: &[(&str, &SplitStats)]) -> Element {
+    const COLUMNS: [&str; 9] = [
+        "Rows",
+        "Groups",
+        "Tokens",
+        "Trained",
+        "Median",
+        "95th percentile",
+        "Longest",
+        "Truncated",
+        "Dropped",
+    ];
     let head = element("tr").child(element("th").attribute("scope", "col").text("Split"));
     let head = COLUMNS
         .iter()
@@ -143,7 +90,7 @@ fn table(splits: &[(&str, &Split)]) -> Element {
     classed("div", "scroll").child(table)
 }
 
-fn lists(stats: &Stats, splits: &[(&str, &Split)]) -> Vec<Element> {
+fn lists(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Element> {
     let mut lists = Vec::new();
     for (name, split) in splits {
         let groups = split
@@ -154,32 +101,36 @@ fn lists(stats: &Stats, splits: &[(&str, &Split)]) -> Vec<Element> {
     }
     for (name, split) in splits {
         let kinds = [
-            ("cut", &split.truncated),
+            ("truncated", &split.truncated),
             ("too long", &split.too_long),
             ("without a target", &split.no_target),
         ];
-        lists.extend(kinds.map(|(what, tally)| tally.list(&format!("Rows of {name}, {what}"))));
+        lists.extend(kinds.map(|(what, tally)| tally_list(&format!("Rows of {name}, {what}"), tally)));
     }
-    let leaks = stats.leaks.rows.iter().map(|leak| {
-        let members = leak.as_object().into_iter().flatten();
-        let told: Vec<String> = members
-            .map(|(name, value)| {
-                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                format!("{} {value}", name.replace('_', " "))
-            })
-            .collect();
-        told.join(", ")
-    });
-    lists.push(list("Leaks", stats.leaks.count, leaks.collect()));
-    lists.push(stats.leaks.dropped_train_rows.list("Training rows dropped as leaks"));
-    lists.push(stats.bad_rows.list("Unusable rows"));
+    lists.push(list("Leaks", stats.leaks.count, stats.leaks.rows.iter().map(describe).collect()));
+    lists.push(tally_list("Training rows dropped as leaks", &stats.leaks.dropped_train_rows));
+    lists.push(tally_list("Unusable rows", &stats.bad_rows));
     lists.into_iter().flatten().collect()
 }
 
-impl Tally {
-    fn list(&self, name: &str) -> Option<Element> {
-        list(name, self.count, self.examples.clone())
-    }
+/// Describes a leak in one line.
+fn describe(leak: &Leak) -> String {
+    let relation = match leak.kind {
+        LeakKind::Exact => "equals",
+        LeakKind::Contained => "is contained in or contains",
+        LeakKind::Overlap => "overlaps",
+    };
+    let place = |source: Option<&str>| source.map(|source| format!(" ({source})")).unwrap_or_default();
+    let train = match &leak.train_row {
+        Some(row) => format!("training row {row}{}", place(leak.train_source.as_deref())),
+        None => "several training rows together".to_owned(),
+    };
+    let percent = number::fixed(leak.overlap * 100.0, 1);
+    format!("{} of {}{} {relation} {train}: {percent} %", leak.row, leak.split, place(Some(&leak.source)))
+}
+
+fn tally_list(name: &str, tally: &Tally) -> Option<Element> {
+    list(name, tally.count, tally.examples.clone())
 }
 
 /// A folded list, or nothing when it is empty; `count` may exceed what is listed.

@@ -1,4 +1,6 @@
-//! What can be wrong with the artifacts a report is made from.
+//! Errors of writing a report.
+
+use failure::{Failure, Kind};
 
 /// Why a report cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -6,35 +8,26 @@ pub enum Error {
     /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A file is not the JSON it should be, or holds a number that is not finite.
-    #[error("`{file}` of the `{role}` artifact cannot be read{}", at_line(*line))]
-    Json {
-        /// Role of the artifact.
-        role: &'static str,
-        /// File within the artifact.
-        file: &'static str,
-        /// Line, from 1, where the file holds one object a line.
-        line: Option<usize>,
-        /// What the parser says.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The artifact in a role comes from another stage.
-    #[error(
-        "the `{role}` artifact was made by stage `{stage}`\nhint: give `--{role}` an artifact of stage `{role}`"
-    )]
+    /// A manifest is not valid.
+    #[error(transparent)]
+    Artifact(#[from] artifact::Error),
+    /// A file is not what its stage writes.
+    #[error(transparent)]
+    Output(#[from] outputs::Error),
+    /// An artifact was made by another stage than its flag names.
+    #[error("the `{stage}` artifact was made by stage `{found}`")]
     WrongStage {
-        /// Role of the artifact.
-        role: &'static str,
-        /// Stage its manifest names.
-        stage: String,
+        /// Stage that the flag names.
+        stage: &'static str,
+        /// Stage that the manifest names.
+        found: String,
     },
-    /// Two files of an artifact, or two artifacts, contradict each other.
-    #[error("`{file}` of the `{role}` artifact {problem}")]
+    /// Two artifacts, or two files of one, contradict each other.
+    #[error("`{file}` of the `{stage}` artifact {problem}")]
     Contradiction {
-        /// Role of the artifact.
-        role: &'static str,
-        /// File within the artifact.
+        /// Stage of the artifact.
+        stage: &'static str,
+        /// File in the artifact.
         file: &'static str,
         /// What is wrong, as the end of a sentence.
         problem: String,
@@ -47,12 +40,34 @@ pub enum Error {
     Settings {
         /// Stage whose settings they are.
         stage: String,
-        /// What the writer says.
+        /// Error of the writer.
         #[source]
         source: toml::ser::Error,
     },
 }
 
-fn at_line(line: Option<usize>) -> String {
-    line.map(|line| format!(", line {line}")).unwrap_or_default()
+impl Failure for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io(error) => Kind::of_io(error),
+            Self::Artifact(error) => error.kind(),
+            Self::Output(error) => error.kind(),
+            Self::WrongStage { .. } | Self::Contradiction { .. } | Self::Score(_) => Kind::BadInput,
+            Self::Settings { .. } => Kind::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Artifact(error) => error.hint(),
+            Self::Output(error) => error.hint(),
+            Self::WrongStage { stage, .. } => {
+                Some(format!("give `--{stage}` an artifact of stage `{stage}`"))
+            }
+            Self::Contradiction { stage, .. } => Some(format!(
+                "give artifacts of one pipeline; run `{stage}` and the stages after it again if they are"
+            )),
+            Self::Io(_) | Self::Score(_) | Self::Settings { .. } => None,
+        }
+    }
 }

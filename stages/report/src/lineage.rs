@@ -1,14 +1,13 @@
-//! Which of several artifacts with the same data a run was made from.
+//! Finds the artifact that training actually read, among those with the same data.
 
 use std::path::{Path, PathBuf};
 
 use artifact::{Artifact, Level, Store};
 use stage::Input;
 
-/// Returns the artifact that `train` read as `role` if it holds the same data as `given`, else `given`.
+/// Returns the artifact that `train` read as `role` if it has the same data as `given`, else `given`.
 ///
-/// Other settings that lead to the same data run nothing after their stage, and so no report: it goes on to show the
-/// settings that the run was made with.
+/// Settings that yield identical data rerun nothing downstream, so the report keeps showing the settings of the run.
 pub(crate) fn origin(store: Option<&Store>, train: &Input, role: &str, given: &Path) -> PathBuf {
     let same = || {
         let record = train.manifest().inputs.get(role)?;

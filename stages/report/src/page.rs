@@ -1,12 +1,13 @@
 //! The page as a whole.
 
-use crate::Error;
+use chart::markup::{classed, element};
+use chart::{Chart, Size};
+
 use crate::config::Config;
+use crate::error::Error;
 use crate::scores::Table;
 use crate::source::Contents;
 use crate::{curves, dataset, results, samples, stages};
-use chart::markup::{classed, element};
-use chart::{Chart, Size};
 
 /// Forbids the page to ask anyone for anything, whatever a text in it may hold.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";

@@ -1,18 +1,19 @@
 //! The top of the page: heading, result in a sentence, and the score table.
 
+use chart::markup::{Element, classed, element};
+
 use crate::config::Config;
 use crate::headline::{self, model_name, print};
 use crate::number;
 use crate::scores::{Cell, Kind, Score, Table};
 use crate::source::Contents;
-use chart::markup::{Element, classed, element};
 
 /// Returns the page's heading.
 pub(crate) fn title(contents: &Contents, config: &Config) -> String {
     if !config.title.is_empty() {
         return config.title.clone();
     }
-    let settings = contents.manifest("import-model").map(|manifest| &manifest.key_material["config"]);
+    let settings = contents.manifest("import-model").map(|manifest| &manifest.key_material.config);
     let named = settings.and_then(|settings| {
         let names = ["id", "name"];
         names.iter().find_map(|name| settings.get(name)?.as_str().filter(|name| !name.is_empty()))
@@ -56,14 +57,12 @@ fn figures(contents: &Contents, table: &Table) -> Element {
         &number::count(choice.step),
         &format!("of {}; validation loss {}", number::count(last), number::fixed(choice.loss, 3)),
     ));
-    if let Some((trained, frozen)) = parameters(contents) {
-        let share = trained as f64 / (trained + frozen).max(1) as f64;
-        let total = number::three_digits((trained + frozen) as f64 / 1e6);
-        let detail = format!("of {total}\u{a0}M, {}\u{202f}%", number::three_digits(share * 100.0));
-        let trained = format!("{}\u{a0}M", number::three_digits(trained as f64 / 1e6));
-        list = list.child(figure("Trained parameters", &trained, &detail));
-    }
-    list
+    let (trained, frozen) = (contents.summary.trainable_parameters, contents.summary.frozen_parameters);
+    let share = trained as f64 / (trained + frozen).max(1) as f64;
+    let total = number::three_digits((trained + frozen) as f64 / 1e6);
+    let detail = format!("of {total}\u{a0}M, {}\u{202f}%", number::three_digits(share * 100.0));
+    let trained = format!("{}\u{a0}M", number::three_digits(trained as f64 / 1e6));
+    list.child(figure("Trained parameters", &trained, &detail))
 }
 
 fn figure(name: &str, value: &str, detail: &str) -> Element {
@@ -71,11 +70,6 @@ fn figure(name: &str, value: &str, detail: &str) -> Element {
         .child(element("dt").text(name))
         .child(classed("dd", "value").text(value))
         .child(classed("dd", "detail").text(detail))
-}
-
-fn parameters(contents: &Contents) -> Option<(u64, u64)> {
-    let count = |names: &[&str]| names.iter().find_map(|name| contents.summary.get(name)?.as_u64());
-    Some((count(&["trainable_parameters", "trainable"])?, count(&["frozen_parameters", "frozen"])?))
 }
 
 /// Writes the score table.
@@ -141,8 +135,8 @@ fn verdict_class(better: Option<bool>) -> &'static str {
 }
 
 fn about(contents: &Contents, table: &Table) -> String {
-    let split = if contents.scores.split.is_empty() { "test" } else { &contents.scores.split };
-    let tokens = contents.scores.models.values().find_map(|scores| scores.get("tokens")?.as_u64());
+    let split = &contents.scores.split;
+    let tokens = contents.scores.models.values().next().map(|scores| scores.tokens);
     let mut text = format!("On the {split} split, {}", number::counted(contents.scores.rows, "row"));
     if let Some(tokens) = tokens {
         text.push_str(" and ");

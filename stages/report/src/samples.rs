@@ -1,19 +1,21 @@
 //! Translations side by side.
 
+use chart::markup::{Element, classed, element};
 use metrics::Chrf;
+use outputs::Prediction;
 
 use crate::headline::model_name;
 use crate::number;
 use crate::scores::{Table, answer};
-use crate::source::{Contents, Row};
-use chart::markup::{Element, classed, element};
+use crate::source::Contents;
 
 /// Longer texts are folded: the rest opens on demand.
 const SHOWN_CHARACTERS: usize = 600;
 
 /// Writes the chosen rows, or nothing when no row was generated.
 pub(crate) fn section(contents: &Contents, table: &Table, wanted: usize) -> Option<Element> {
-    let rows: Vec<&Row> = contents.rows.iter().filter(|row| !row.predictions.is_empty()).collect();
+    let rows: Vec<&Prediction> =
+        contents.predictions.iter().filter(|row| !row.predictions.is_empty()).collect();
     let ranking = table.tuned().unwrap_or(0);
     let chosen = choose(&rows, &table.models[ranking], wanted);
     if chosen.is_empty() {
@@ -42,8 +44,12 @@ pub(crate) fn section(contents: &Contents, table: &Table, wanted: usize) -> Opti
 }
 
 /// Returns (rank, row) of the best, the worst and evenly spaced rows between, best first; rank counts from 0.
-pub(crate) fn choose<'a>(rows: &[&'a Row], model: &str, wanted: usize) -> Vec<(usize, &'a Row)> {
-    let mut ranked: Vec<(f64, &Row)> = rows.iter().map(|&row| (row_chrf(row, model), row)).collect();
+pub(crate) fn choose<'a>(
+    rows: &[&'a Prediction],
+    model: &str,
+    wanted: usize,
+) -> Vec<(usize, &'a Prediction)> {
+    let mut ranked: Vec<(f64, &Prediction)> = rows.iter().map(|&row| (row_chrf(row, model), row)).collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
     let wanted = wanted.min(ranked.len());
     let last = ranked.len().saturating_sub(1);
@@ -51,11 +57,11 @@ pub(crate) fn choose<'a>(rows: &[&'a Row], model: &str, wanted: usize) -> Vec<(u
     (0..wanted).map(place).map(|place| (place, ranked[place].1)).collect()
 }
 
-fn row_chrf(row: &Row, model: &str) -> f64 {
+fn row_chrf(row: &Prediction, model: &str) -> f64 {
     Chrf::CHRF.sentence(answer(row, model), &row.reference)
 }
 
-fn sample(row: &Row, rank: usize, rows: usize, table: &Table, ranking: usize) -> Element {
+fn sample(row: &Prediction, rank: usize, rows: usize, table: &Table, ranking: usize) -> Element {
     let place = match rank {
         0 if rows > 1 => "best".to_owned(),
         rank if rank + 1 == rows && rows > 1 => "worst".to_owned(),
@@ -121,8 +127,8 @@ mod tests {
 
     use super::*;
 
-    fn row(id: usize, answer: &str) -> Row {
-        Row {
+    fn row(id: usize, answer: &str) -> Prediction {
+        Prediction {
             id: format!("r{id}"),
             prompt: String::new(),
             reference: "abcdefghij".to_owned(),
@@ -133,8 +139,8 @@ mod tests {
 
     #[test]
     fn best_and_worst_are_always_shown() {
-        let rows: Vec<Row> = (0..10).map(|id| row(id, &"abcdefghij"[..=id])).collect();
-        let rows: Vec<&Row> = rows.iter().collect();
+        let rows: Vec<Prediction> = (0..10).map(|id| row(id, &"abcdefghij"[..=id])).collect();
+        let rows: Vec<&Prediction> = rows.iter().collect();
         let ids = |wanted| {
             choose(&rows, "fused", wanted)
                 .into_iter()
@@ -150,8 +156,8 @@ mod tests {
 
     #[test]
     fn equal_rows_keep_their_order() {
-        let rows: Vec<Row> = (0..4).map(|id| row(id, "abc")).collect();
-        let rows: Vec<&Row> = rows.iter().collect();
+        let rows: Vec<Prediction> = (0..4).map(|id| row(id, "abc")).collect();
+        let rows: Vec<&Prediction> = rows.iter().collect();
         let ids: Vec<&str> = choose(&rows, "fused", 4).iter().map(|(_, row)| row.id.as_str()).collect();
         assert_eq!(ids, ["r0", "r1", "r2", "r3"]);
     }

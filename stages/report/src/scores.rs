@@ -2,12 +2,12 @@
 
 use metrics::bootstrap::{Bootstrap, Interval, interval, paired_losses};
 use metrics::{Bleu, BleuStatistics, Chrf, ChrfStatistics, LossSum, floor, is_exact_match, text_or_empty};
-use serde_json::Value;
+use outputs::{ModelScores, Prediction};
 
-use crate::Error;
 use crate::config::Config;
+use crate::error::Error;
 use crate::number;
-use crate::source::{Contents, Row};
+use crate::source::Contents;
 
 /// Scores of all models.
 #[derive(Debug, Clone)]
@@ -92,7 +92,8 @@ impl Table {
     /// Computes the table from the predictions and from what evaluate measured.
     pub(crate) fn compute(contents: &Contents, config: &Config) -> Result<Self, Error> {
         let models: Vec<String> = contents.models().into_iter().map(str::to_owned).collect();
-        let rows: Vec<&Row> = contents.rows.iter().filter(|row| !row.predictions.is_empty()).collect();
+        let rows: Vec<&Prediction> =
+            contents.predictions.iter().filter(|row| !row.predictions.is_empty()).collect();
         let settings = config.bootstrap();
         let mut table = Self { models, scores: Vec::new(), generated: rows.len(), notes: Vec::new() };
         table.add_losses(contents, &settings)?;
@@ -125,12 +126,11 @@ impl Table {
     }
 
     fn add_losses(&mut self, contents: &Contents, settings: &Bootstrap) -> Result<(), Error> {
-        let measured = |name: &str| self.measured(contents, name);
-        let losses = measured("loss");
-        if losses.iter().all(Option::is_none) {
-            return Ok(());
-        }
-        let perplexities = measured("perplexity");
+        let measured = |get: fn(&ModelScores) -> f64| -> Vec<Option<f64>> {
+            self.models.iter().map(|model| Some(get(&contents.scores.models[model]))).collect()
+        };
+        let losses = measured(|scores| scores.loss);
+        let perplexities = measured(|scores| scores.perplexity);
         let mut loss = self.plain("Loss", "nats per token", Kind::Loss, &losses);
         let mut perplexity = self.plain("Perplexity", "", Kind::Perplexity, &perplexities);
         if let Some(base) = self.base() {
@@ -158,7 +158,7 @@ impl Table {
         &self,
         name: &str,
         corpus: &dyn Corpus,
-        rows: &[&Row],
+        rows: &[&Prediction],
         settings: &Bootstrap,
     ) -> Result<Score, Error> {
         let references: Vec<&str> = rows.iter().map(|row| row.reference.as_str()).collect();
@@ -204,21 +204,9 @@ impl Table {
 
     /// Adds the numbers of evaluate that this stage does not know, as they are.
     fn add_others(&mut self, contents: &Contents) {
-        const KNOWN: [&str; 10] = [
-            "loss",
-            "perplexity",
-            "tokens",
-            "rows",
-            "generated_rows",
-            "failed_rows",
-            "chrf",
-            "chrf_plus_plus",
-            "bleu",
-            "exact_match",
-        ];
-        let names = contents.scores.models.values().flat_map(|scores| scores.iter());
+        const KNOWN: [&str; 4] = ["chrf", "chrf_plus_plus", "bleu", "exact_match"];
         let mut names: Vec<&String> =
-            names.filter(|(_, value)| value.is_number()).map(|(name, _)| name).collect();
+            contents.scores.models.values().flat_map(|scores| scores.text.keys()).collect();
         names.sort();
         names.dedup();
         for name in names.into_iter().filter(|name| !KNOWN.contains(&name.as_str())) {
@@ -238,9 +226,9 @@ impl Table {
         }
     }
 
+    /// Returns the text score `name` of each model, as evaluate measured it.
     fn measured(&self, contents: &Contents, name: &str) -> Vec<Option<f64>> {
-        let value = |model: &String| contents.scores.models[model].get(name).and_then(Value::as_f64);
-        self.models.iter().map(value).collect()
+        self.models.iter().map(|model| contents.scores.models[model].text.get(name).copied()).collect()
     }
 
     fn plain(&self, name: &str, unit: &'static str, kind: Kind, values: &[Option<f64>]) -> Score {
@@ -267,17 +255,17 @@ fn printed_name(key: &str) -> String {
 
 /// Returns the losses of both models row by row, if they are known for all the tokens that were scored.
 fn row_losses(contents: &Contents, base: &str, other: &str) -> Option<(Vec<LossSum>, Vec<LossSum>)> {
-    let of = |model: &str| -> Option<Vec<LossSum>> {
-        let loss = |row: &Row| row.losses.get(model).map(|loss| LossSum::new(loss.loss, loss.tokens));
-        let losses: Vec<LossSum> = contents.rows.iter().map(loss).collect::<Option<_>>()?;
-        let tokens = contents.scores.models[model].get("tokens")?.as_u64()?;
+    let losses_of = |model: &str| -> Option<Vec<LossSum>> {
+        let loss = |row: &Prediction| row.losses.get(model).map(|loss| LossSum::new(loss.loss, loss.tokens));
+        let losses: Vec<LossSum> = contents.predictions.iter().map(loss).collect::<Option<_>>()?;
+        let tokens = contents.scores.models[model].tokens;
         (losses.iter().map(|loss| loss.tokens).sum::<u64>() == tokens).then_some(losses)
     };
-    Some((of(base)?, of(other)?))
+    Some((losses_of(base)?, losses_of(other)?))
 }
 
 /// Returns what `model` answered: nothing where it failed, which scores 0.
-pub(crate) fn answer<'a>(row: &'a Row, model: &str) -> &'a str {
+pub(crate) fn answer<'a>(row: &'a Prediction, model: &str) -> &'a str {
     text_or_empty(row.predictions.get(model).and_then(Option::as_deref))
 }
 

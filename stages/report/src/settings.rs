@@ -1,9 +1,10 @@
 //! Settings of a stage as dotted names, and which of them differ from the default.
 
+use artifact::Manifest;
 use serde_json::Value;
 
-use crate::Error;
-use crate::source::Manifest;
+use crate::error::Error;
+use crate::source::config_defaults;
 
 /// One setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,20 +19,20 @@ pub(crate) struct Setting {
 /// Returns all settings of a stage by name.
 pub(crate) fn settings(manifest: &Manifest) -> Vec<Setting> {
     let mut settings = Vec::new();
-    flatten("", &manifest.key_material["config"], Some(&manifest.config_defaults), &mut settings);
+    flatten("", &manifest.key_material.config, Some(config_defaults(manifest)), &mut settings);
     settings
 }
 
-/// Tells whether the manifest says what the defaults are.
+/// Returns whether the manifest has the default settings.
 pub(crate) fn knows_defaults(manifest: &Manifest) -> bool {
-    manifest.config_defaults.is_object()
+    config_defaults(manifest).is_object()
 }
 
-/// Writes the settings of all stages as one TOML file that the stages read back.
+/// Returns the settings of all stages as one TOML file that the stages read back.
 pub(crate) fn toml(stages: &[Manifest]) -> Result<String, Error> {
     let mut text = String::new();
     for manifest in stages {
-        let config = &manifest.key_material["config"];
+        let config = &manifest.key_material.config;
         if config.as_object().is_none_or(serde_json::Map::is_empty) {
             continue;
         }

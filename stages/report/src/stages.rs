@@ -1,17 +1,16 @@
-//! What ran: every stage with its settings and hashes, and how to check and repeat it.
+//! Section "Stages": settings and hashes of every stage, and how to verify and repeat the run.
 
-use serde_json::Value;
+use artifact::Manifest;
+use chart::markup::{Element, classed, element};
+use outputs::FusionCost;
 
-use crate::Error;
+use crate::error::Error;
 use crate::number;
 use crate::settings::{self, Setting};
-use crate::source::{Contents, Manifest};
-use chart::markup::{Element, classed, element};
+use crate::source::Contents;
 
 /// Digits of a hash that are shown; the rest is a hover or a fold away.
 const SHORT: usize = 12;
-/// Digits of a key that name its folder in a store.
-const FOLDER: usize = 16;
 
 /// Writes what ran.
 pub(crate) fn section(contents: &Contents) -> Element {
@@ -34,9 +33,9 @@ fn stage(manifest: &Manifest, outcome: Option<String>) -> Element {
     let head = classed("header", "stage-head").child(element("h3").text(&manifest.stage)).child(
         classed("span", "hashes")
             .text("key ")
-            .child(hash(&manifest.key))
+            .child(hash(&manifest.key.to_string()))
             .text(" · tree ")
-            .child(hash(&manifest.tree)),
+            .child(hash(&manifest.tree.to_string())),
     );
     let mut article = classed("article", "stage").child(head);
     if !settings::knows_defaults(manifest) && !settings.is_empty() {
@@ -62,23 +61,19 @@ fn stage(manifest: &Manifest, outcome: Option<String>) -> Element {
     article.child(details(manifest, &settings))
 }
 
-/// Says what fuse measured, which stands nowhere else on the page.
+/// Returns the losses that fuse measured, which appear nowhere else on the page.
 fn outcome(contents: &Contents, stage: &str) -> Option<String> {
     if stage != "fuse" {
         return None;
     }
-    let facts = contents.fusion.as_object()?.iter().filter(|(_, value)| value.is_number());
-    let facts: Vec<String> =
-        facts.map(|(name, value)| format!("{} {}", name.replace('_', " "), precise(value))).collect();
-    (!facts.is_empty()).then(|| facts.join(", "))
-}
-
-/// Losses that shall be equal are worth a digit more.
-fn precise(value: &Value) -> String {
-    match value.as_f64() {
-        Some(number) if !value.is_u64() && (0.01..100.0).contains(&number) => number::fixed(number, 4),
-        _ => cell(value),
-    }
+    let FusionCost { adapter_loss, fused_loss, max_logit_difference, tokens } = contents.fusion?;
+    Some(format!(
+        "adapter loss {}, fused loss {}, max logit difference {}, tokens {}",
+        number::fixed(adapter_loss, 4),
+        number::fixed(fused_loss, 4),
+        number::three_digits(max_logit_difference),
+        number::count(tokens)
+    ))
 }
 
 fn details(manifest: &Manifest, settings: &[Setting]) -> Element {
@@ -104,15 +99,15 @@ fn details(manifest: &Manifest, settings: &[Setting]) -> Element {
             (Some(stage), None) => format!("{role}: {stage}"),
             (None, _) => format!("{role}: given from outside"),
         };
-        hash_row(&from, origin.tree.as_deref().or(origin.sha256.as_deref()).unwrap_or_default(), "")
+        hash_row(&from, &origin.tree.to_string(), "")
     });
     let outputs = manifest.outputs.iter().map(|(name, output)| {
         let size = format!("{}, {}", number::counted(output.files, "file"), number::bytes(output.bytes));
-        hash_row(name, &output.tree, &size)
+        hash_row(name, &output.tree.to_string(), &size)
     });
-    let own = [("key", &manifest.key), ("tree", &manifest.tree)];
+    let own = [("key", manifest.key.to_string()), ("tree", manifest.tree.to_string())];
     let version = format!("stage version {}", manifest.stage_version);
-    let own = own.map(|(name, value)| hash_row(name, value, if name == "key" { &version } else { "" }));
+    let own = own.map(|(name, value)| hash_row(name, &value, if name == "key" { &version } else { "" }));
     if !manifest.inputs.is_empty() {
         details = details.child(titled_table("Inputs", inputs));
     }
@@ -150,13 +145,14 @@ fn bare(hash: &str) -> &str {
 fn numerics(contents: &Contents) -> Option<String> {
     let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
     for manifest in &contents.stages {
-        let Some(numerics) = manifest.key_material.get("numerics").and_then(Value::as_object) else {
+        if manifest.key_material.numerics.is_empty() {
             continue;
-        };
-        let mut printed: Vec<String> = numerics
+        }
+        let mut printed: Vec<String> = manifest
+            .key_material
+            .numerics
             .iter()
             .map(|(name, value)| {
-                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 let name = if name == "mlx" { "MLX".to_owned() } else { name.replace('_', " ") };
                 format!("{name} {value}")
             })
@@ -173,29 +169,10 @@ fn numerics(contents: &Contents) -> Option<String> {
     (!lines.is_empty()).then(|| format!("Computed with {}.", lines.join("; ")))
 }
 
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Number(number) => match number.as_u64() {
-            Some(whole) => number::count(whole),
-            None => number.as_f64().map_or_else(String::new, number::three_digits),
-        },
-        Value::String(text) => text.clone(),
-        Value::Null => "–".to_owned(),
-        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
-        Value::Array(items) => number::count(items.len() as u64),
-        Value::Object(members) => {
-            let members: Vec<String> =
-                members.iter().map(|(name, value)| format!("{name} {}", cell(value))).collect();
-            members.join(", ")
-        }
-    }
-}
-
 /// Writes how to check the artifacts and how to repeat the run.
 pub(crate) fn reproduce(contents: &Contents) -> Result<Element, Error> {
     let check = |manifest: &Manifest| {
-        let folder = manifest.key.get(..FOLDER).unwrap_or(&manifest.key);
-        format!("check {}/{folder}-* {}\n", manifest.stage, bare(&manifest.tree))
+        format!("check {}/{}-* {}\n", manifest.stage, manifest.key.short(), bare(&manifest.tree.to_string()))
     };
     let commands: String = contents.stages.iter().map(check).collect();
     let function = "# $1: an artifact's folder, $2: the tree hash it must have\n\

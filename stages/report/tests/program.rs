@@ -5,16 +5,13 @@ mod fixture;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use artifact::{Draft, KeyMaterial};
-use serde_json::Value;
+use artifact::{Draft, Manifest};
 
 /// Turns a made-up artifact into a real one, with hashes that hold.
 fn publish(made_up: &Path, store: &Path) -> PathBuf {
-    let text = fs_err::read_to_string(made_up.join("manifest.json")).expect("manifest");
-    let manifest: Value = serde_json::from_str(&text).expect("manifest");
-    let key_material: KeyMaterial =
-        serde_json::from_value(manifest["key_material"].clone()).expect("key material");
-    let draft = Draft::new("test", key_material);
+    let path = made_up.join("manifest.json");
+    let manifest = Manifest::from_bytes(&path, &fs_err::read(&path).expect("manifest")).expect("manifest");
+    let draft = Draft::new("test", manifest.key_material);
     let key = draft.key().expect("key").to_string();
     let out = store.join(draft.stage()).join(format!("{}-test", &key[..16]));
     fs_err::create_dir_all(out.parent().expect("stage folder")).expect("folder");

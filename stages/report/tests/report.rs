@@ -2,11 +2,11 @@
 
 mod fixture;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fixture::{Run, lines, put};
+use fixture::{Run, change_settings, model_scores, put, put_document, put_lines, read_document};
+use outputs::{Choice, Losses, ModelScores, Prediction, RowLoss, Scores, Stop};
 use report::{Config, Error, Inputs, Summary};
-use serde_json::json;
 
 struct Made {
     page: String,
@@ -19,7 +19,7 @@ fn small_config() -> Config {
 
 fn make(inputs: &Inputs) -> Result<Made, Error> {
     let out = tempfile::tempdir()?;
-    let summary = report::run(inputs, &small_config(), out.path())?;
+    let summary = report::write(inputs, &small_config(), out.path())?;
     let page = fs_err::read_to_string(out.path().join("report.html"))?;
     Ok(Made { page, summary })
 }
@@ -30,6 +30,12 @@ fn make_changed(run: &Run, change: impl FnOnce(&mut Inputs)) -> Result<Made, Err
     let mut inputs = fixture::write(artifacts.path(), run);
     change(&mut inputs);
     make(&inputs)
+}
+
+/// Returns scores of models on the test split.
+fn scores<const N: usize>(rows: u64, models: [(&str, ModelScores); N]) -> Scores {
+    let models = models.map(|(name, scores)| (name.to_owned(), scores)).into();
+    Scores { models, rows, split: "test".to_owned(), floors: BTreeMap::new() }
 }
 
 fn parse(text: &str) -> roxmltree::Document<'_> {
@@ -121,7 +127,7 @@ fn the_same_artifacts_give_the_same_bytes_wherever_they_lie() {
     let outs = [left.path(), right.path()].map(|root| {
         let inputs = fixture::write(&root.join("store"), &run);
         let out = root.join("out");
-        report::run(&inputs, &small_config(), &out).expect("report");
+        report::write(&inputs, &small_config(), &out).expect("report");
         out
     });
     for file in ["report.html", "plots/loss.svg", "plots/learning-rate.svg", "plots/gradient-norm.svg"] {
@@ -139,7 +145,7 @@ fn plots_are_images_of_their_own() {
     let artifacts = tempfile::tempdir().unwrap();
     let inputs = fixture::write(artifacts.path(), &Run::default());
     let out = artifacts.path().join("out");
-    report::run(&inputs, &small_config(), &out).expect("report");
+    report::write(&inputs, &small_config(), &out).expect("report");
     for file in ["loss", "learning-rate", "gradient-norm"] {
         let text = fs_err::read_to_string(out.join(format!("plots/{file}.svg"))).expect(file);
         let document = parse(&text);
@@ -157,9 +163,7 @@ fn markup_in_a_text_stays_text() {
     let attack = "</p><script>alert(1)</script><img src=x onerror='alert(2)'>\" onmouseover=\"alert(3)&lt;";
     let run = Run { rows: vec![[attack, attack, attack, attack, attack]], ..Run::default() };
     let made = make_changed(&run, |inputs| {
-        let manifest = fs_err::read_to_string(inputs.train.join("manifest.json")).unwrap();
-        let attacked = json!(attack).to_string();
-        put(&inputs.train, "manifest.json", &manifest.replace("\"cosine\"", &attacked));
+        change_settings(&inputs.train, |settings| settings["schedule"] = attack.into());
     })
     .expect("report");
     let document = parse(&made.page);
@@ -219,13 +223,10 @@ fn optional_artifacts_may_be_missing() {
 
 #[test]
 fn nothing_generated_and_nothing_trained_is_still_a_report() {
-    let run = Run { steps: 0, rows: vec![], row_losses: false, ..Run::default() };
+    let run = Run { steps: 0, rows: vec![], ..Run::default() };
     let made = make_changed(&run, |inputs| {
-        put(
-            &inputs.validate,
-            "data/losses.json",
-            &json!({"split": "validation", "checkpoints": []}).to_string(),
-        );
+        let losses: Losses = read_document(&inputs.validate);
+        put_document(&inputs.validate, &Losses { checkpoints: vec![], ..losses });
     })
     .expect("report");
     let text = visible_text(&made.page);
@@ -237,25 +238,36 @@ fn nothing_generated_and_nothing_trained_is_still_a_report() {
 #[test]
 fn an_early_end_gives_its_reason() {
     let made = make_changed(&Run::default(), |inputs| {
-        let summary = json!({"steps": 30, "stop": {"kind": "early", "reason": "no new best validation loss <in> 3 checks"}});
-        put(&inputs.train, "data/summary.json", &summary.to_string());
+        let stop = Stop::Early("no new best validation loss <in> 3 checks".to_owned());
+        let summary: outputs::Summary = read_document(&inputs.train);
+        put_document(&inputs.train, &outputs::Summary { steps: 30, stop, ..summary });
     })
     .expect("report");
     let text = visible_text(&made.page);
     assert!(text.contains("Training ended early, at step 30: no new best validation loss <in> 3 checks."));
-    assert!(!text.contains("Trained parameters"));
+    assert!(text.contains("Trained parameters"));
 }
 
 #[test]
 fn a_failed_row_is_shown_and_counts_as_zero() {
-    let row = |id: &str, answers: serde_json::Value| json!({"id": id, "prompt": "p", "reference": "the canoe landed", "predictions": answers});
+    const RIGHT: Option<&str> = Some("the canoe landed");
+    let row = |id: &str, answers: &[(&str, Option<&str>)]| Prediction {
+        id: id.to_owned(),
+        prompt: "p".to_owned(),
+        reference: "the canoe landed".to_owned(),
+        predictions: answers
+            .iter()
+            .map(|(model, answer)| ((*model).to_owned(), answer.map(str::to_owned)))
+            .collect(),
+        ..Prediction::default()
+    };
     let made = make_changed(&Run::default(), |inputs| {
         let rows = [
-            row("a", json!({"base": "the canoe landed", "fused": "the canoe landed"})),
-            row("b", json!({"base": "the canoe landed", "fused": null})),
-            row("c", json!({"base": "the canoe landed"})),
+            row("a", &[("base", RIGHT), ("fused", RIGHT)]),
+            row("b", &[("base", RIGHT), ("fused", None)]),
+            row("c", &[("base", RIGHT)]),
         ];
-        put(&inputs.evaluate, "data/predictions.jsonl", &lines(rows));
+        put_lines(&inputs.evaluate, rows);
     })
     .expect("report");
     let text = visible_text(&made.page);
@@ -266,20 +278,20 @@ fn a_failed_row_is_shown_and_counts_as_zero() {
 #[test]
 fn a_model_alone_and_many_models_have_a_table() {
     let alone = make_changed(&Run::default(), |inputs| {
-        put(
-            &inputs.evaluate,
-            "data/metrics.json",
-            r#"{"split":"test","rows":1,"models":{"base":{"loss":2,"perplexity":7.389}}}"#,
-        );
+        put_document(&inputs.evaluate, &scores(1, [("base", model_scores(2.0, 5))]));
         put(&inputs.evaluate, "data/predictions.jsonl", "");
     })
     .expect("report");
     assert_eq!(alone.summary.headline, "Base model: test perplexity 7.39");
 
     let many = make_changed(&Run::default(), |inputs| {
-        let models = json!({"zeta": {"loss": 1.5, "perplexity": 4.48, "similarity": 0.7}, "fused": {"loss": 2, "perplexity": 7.389},
-            "base": {"loss": 3, "perplexity": 20.09, "similarity": 0.5}});
-        put(&inputs.evaluate, "data/metrics.json", &json!({"split": "test", "rows": 5, "models": models}).to_string());
+        let similar = |loss, similarity| ModelScores {
+            text: [("similarity".to_owned(), similarity)].into(),
+            ..model_scores(loss, 5)
+        };
+        let models =
+            [("zeta", similar(1.5, 0.7)), ("fused", model_scores(2.0, 5)), ("base", similar(3.0, 0.5))];
+        put_document(&inputs.evaluate, &scores(5, models));
     })
     .expect("report");
     let head = many.summary.table.lines().next().expect("a line").split_whitespace().collect::<Vec<_>>();
@@ -289,21 +301,24 @@ fn a_model_alone_and_many_models_have_a_table() {
 
 #[test]
 fn losses_of_every_row_give_perplexity_an_interval() {
-    let rows = (0..20).map(|row| {
-        let loss = |mean: f64| json!({"loss": (mean + 0.01 * f64::from(row)) * 10.0, "tokens": 10});
-        json!({"id": format!("r{row}"), "losses": {"base": loss(3.0), "fused": loss(2.0 - 0.02 * f64::from(row))}})
-    });
-    let rows = lines(rows);
-    let measured = |tokens: u32| {
-        let model = |loss: f64| json!({"loss": loss, "perplexity": loss.exp(), "tokens": tokens});
-        let models = json!({"base": model(3.095), "fused": model(1.905)});
-        let floors = json!({"copied_source": {"chrf": 19.31, "bleu": 0.42}});
-        json!({"split": "test", "rows": 20, "models": models, "floors": floors}).to_string()
-    };
+    let rows: Vec<Prediction> = (0..20)
+        .map(|row| {
+            let loss = |mean: f64| RowLoss { loss: (mean + 0.01 * f64::from(row)) * 10.0, tokens: 10 };
+            let losses = [("base", loss(3.0)), ("fused", loss(2.0 - 0.02 * f64::from(row)))];
+            Prediction {
+                id: format!("r{row}"),
+                losses: losses.map(|(model, loss)| (model.to_owned(), loss)).into(),
+                ..Prediction::default()
+            }
+        })
+        .collect();
     let make = |tokens| {
         make_changed(&Run::default(), |inputs| {
-            put(&inputs.evaluate, "data/predictions.jsonl", &rows);
-            put(&inputs.evaluate, "data/metrics.json", &measured(tokens));
+            let models = [("base", model_scores(3.095, tokens)), ("fused", model_scores(1.905, tokens))];
+            let copied = [("chrf".to_owned(), 19.31), ("bleu".to_owned(), 0.42)];
+            let floors = [("copied_source".to_owned(), copied.into())].into();
+            put_document(&inputs.evaluate, &Scores { floors, ..scores(20, models) });
+            put_lines(&inputs.evaluate, rows.clone());
         })
         .expect("report")
     };
@@ -318,11 +333,11 @@ fn losses_of_every_row_give_perplexity_an_interval() {
 #[test]
 fn evaluate_is_contradicted_aloud() {
     let made = make_changed(&Run::default(), |inputs| {
-        let path = inputs.evaluate.join("data/metrics.json");
-        let text = fs_err::read_to_string(path)
-            .unwrap()
-            .replace("\"generated_rows\"", "\"chrf\":12.5,\"generated_rows\"");
-        put(&inputs.evaluate, "data/metrics.json", &text);
+        let mut scores: Scores = read_document(&inputs.evaluate);
+        for model in scores.models.values_mut() {
+            model.text.insert("chrf".to_owned(), 12.5);
+        }
+        put_document(&inputs.evaluate, &scores);
     })
     .expect("report");
     assert!(visible_text(&made.page).contains("chrF of fused: evaluate gives 12.50, its predictions give"));
@@ -330,25 +345,27 @@ fn evaluate_is_contradicted_aloud() {
 
 #[test]
 fn numbers_that_are_not_finite_are_refused_with_their_line() {
-    for (number, says) in
-        [("NaN", "expected"), ("null", "null"), ("1e999", "out of range"), ("Infinity", "expected")]
-    {
+    for number in ["NaN", "null", "1e999", "Infinity"] {
         let message = error_of(make_changed(&Run::default(), |inputs| {
-            let text = format!("{{\"step\":1,\"train_loss\":2.0}}\n{{\"step\":2,\"train_loss\":{number}}}\n");
-            put(&inputs.train, "data/metrics.jsonl", &text);
+            let path = inputs.train.join("data/metrics.jsonl");
+            let lines = fs_err::read_to_string(path).expect("metrics");
+            let second = lines.lines().nth(1).expect("two lines");
+            let (before, after) = second.split_once("\"train_loss\":").expect("a training loss");
+            let rest = after.split_once(',').expect("more fields").1;
+            let broken = format!("{before}\"train_loss\":{number},{rest}");
+            put(&inputs.train, "data/metrics.jsonl", &lines.replacen(second, &broken, 1));
         }));
         assert!(
-            message.starts_with("`data/metrics.jsonl` of the `train` artifact cannot be read, line 2: "),
-            "{message}"
+            message.contains("metrics.jsonl` line 2 is not what `train` writes: "),
+            "{number}: {message}"
         );
-        assert!(message.contains(says), "{message}");
     }
 }
 
 #[test]
 fn contradictions_and_wrong_artifacts_are_named() {
     let swapped = error_of(make_changed(&Run::default(), |inputs| inputs.train = inputs.validate.clone()));
-    assert!(swapped.starts_with("the `train` artifact was made by stage `validate`\nhint: "), "{swapped}");
+    insta::assert_snapshot!(swapped, @"");
 
     let missing = error_of(make_changed(&Run::default(), |inputs| {
         fs_err::remove_file(inputs.select_best.join("data/choice.json")).unwrap();
@@ -356,19 +373,24 @@ fn contradictions_and_wrong_artifacts_are_named() {
     assert!(missing.contains("choice.json"), "{missing}");
 
     let unknown = error_of(make_changed(&Run::default(), |inputs| {
-        put(&inputs.select_best, "data/choice.json", r#"{"step":7,"loss":1.0}"#);
+        let choice: Choice = read_document(&inputs.select_best);
+        put_document(&inputs.select_best, &Choice { step: 7, ..choice });
     }));
-    assert!(unknown.contains("chose step `7`"), "{unknown}");
+    insta::assert_snapshot!(unknown, @"");
 
     let none = error_of(make_changed(&Run::default(), |inputs| {
-        put(&inputs.evaluate, "data/metrics.json", r#"{"models":{}}"#);
+        put_document(&inputs.evaluate, &scores(5, []));
     }));
-    assert_eq!(none, "`data/metrics.json` of the `evaluate` artifact names no model");
+    assert!(none.ends_with("metrics.json`: it names no model"), "{none}");
 
     let stranger = error_of(make_changed(&Run::default(), |inputs| {
-        put(&inputs.evaluate, "data/predictions.jsonl", r#"{"id":"a","predictions":{"ghost":"x"}}"#);
+        let predictions = [("ghost".to_owned(), Some("x".to_owned()))].into();
+        put_lines(
+            &inputs.evaluate,
+            [Prediction { id: "a".to_owned(), predictions, ..Prediction::default() }],
+        );
     }));
-    assert!(stranger.contains("prediction of `ghost`"), "{stranger}");
+    insta::assert_snapshot!(stranger, @"");
 }
 
 #[test]
