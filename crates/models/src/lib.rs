@@ -39,4 +39,4 @@ pub use generate::{Conversation, Flow, Generation, GenerationOptions, generate, 
 pub use layers::{Adapter, Embedding, Layer, Linear, QuantizedWeight, Visit, Weight, join, scalar};
 pub use model::{ComputeDtype, Head, LoadOptions, Model, Pass, canonical_name, supported_model_types};
 pub use sampling::Sampling;
-pub use weights::{TensorFiles, weight_files, write_safetensors};
+pub use weights::{TensorFiles, stored_dtype, weight_files, write_safetensors};

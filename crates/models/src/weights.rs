@@ -163,7 +163,7 @@ fn mlx_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
 }
 
 /// The safetensors name of an MLX element type.
-pub(crate) fn stored_dtype(dtype: Dtype) -> safetensors::Dtype {
+pub fn stored_dtype(dtype: Dtype) -> safetensors::Dtype {
     use safetensors::Dtype as Stored;
     match dtype {
         Dtype::Bool => Stored::BOOL,

@@ -1,21 +1,24 @@
-//! A model folder as one GGUF file (version 3), as llama.cpp reads it.
+//! Writes a model folder as one GGUF file (version 3) for llama.cpp.
 //!
-//! Matrices become half floats or blocks of 32 bytes with a half float as their scale; norms and biases stay `f32`.
-//! Tensors go through memory one at a time.
+//! Matrices become half floats, or blocks of 32 bytes with a half float as scale; norms and biases stay `f32`. Only one
+//! tensor is in memory at a time.
 
 mod architecture;
 mod tokenizer;
 
-use anyhow::{Context, Result, anyhow, bail};
+use std::io::Write;
+use std::path::Path;
+
+use failure::{Error, Result};
 use half::f16;
 use mlx_rs::Dtype;
 use models::{TensorFiles, canonical_name};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::io::Write;
-use std::path::Path;
 
-/// What matrices are stored as.
+use crate::gguf::architecture::Architecture;
+use crate::read_json;
+
+/// Storage of matrices in GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Gguf {
     /// No GGUF file is written.
@@ -25,12 +28,12 @@ pub enum Gguf {
     /// Half floats.
     #[serde(rename = "f16")]
     F16,
-    /// Bytes in blocks of 32, each with a scale: half the size, and hardly worse.
+    /// Blocks of 32 bytes with a scale each: half the size at almost the same quality.
     #[serde(rename = "q8_0")]
     Q8_0,
 }
 
-/// A value of the metadata.
+/// Value of a metadata entry.
 enum Datum {
     U32(u32),
     F32(f32),
@@ -55,7 +58,7 @@ impl From<&str> for Datum {
 
 type Metadata = Vec<(String, Datum)>;
 
-/// How the numbers of a tensor are stored.
+/// Storage of a tensor, with its number in GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Storage {
     F32 = 0,
@@ -63,9 +66,9 @@ enum Storage {
     Q8_0 = 8,
 }
 
-/// Numbers that share a scale.
+/// Number of values that share a scale.
 const BLOCK: usize = 32;
-/// Tensors begin at multiples of this.
+/// Tensors start at multiples of this many bytes.
 const ALIGNMENT: usize = 32;
 
 impl Storage {
@@ -86,7 +89,7 @@ impl Storage {
     }
 }
 
-/// 32 numbers as their scale, the largest over 127, and 32 signed bytes.
+/// Returns a block of 32 values: the scale, which is the largest magnitude divided by 127, and 32 signed bytes.
 fn block(values: &[f32]) -> Vec<u8> {
     let scale = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs())) / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
@@ -95,20 +98,20 @@ fn block(values: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// What is done to the numbers of a tensor on the way.
+/// Change of a tensor's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     Nothing,
-    /// Norms of Gemma multiply by 1 + weight; here the 1 is in the weight.
+    /// Adds 1: Gemma's norms multiply by 1 + weight, llama.cpp's by the weight.
     AddOne,
-    /// The two halves of each of so many heads are interleaved: llama.cpp turns neighbours, not halves.
+    /// Interleaves the two halves of each head, given the number of heads: llama.cpp rotates neighbours, not halves.
     Interleave(usize),
 }
 
 /// A tensor to write.
 struct Tensor {
     name: String,
-    /// In the model folder; none for one that is computed.
+    /// Name in the model folder; `None` for a computed tensor.
     stored: Option<String>,
     shape: Vec<usize>,
     storage: Storage,
@@ -116,39 +119,48 @@ struct Tensor {
     computed: Vec<f32>,
 }
 
-/// What to do where llama.cpp has no way to tell what a model is.
-const LEAVE_OUT: &str = "leave `fuse.gguf` out";
+/// Hint for a model that llama.cpp cannot represent.
+const WITHOUT_GGUF: &str = "remove `fuse.gguf` from the settings";
 
-/// Says what GGUF, or the part of it written here, cannot hold.
-fn unsupported(what: &str, hint: &str) -> anyhow::Error {
-    stage::bad_input(stage::hint(anyhow!("{what} cannot be written as GGUF"), hint))
+/// Returns the error for something that cannot be written as GGUF.
+fn unsupported(subject: &str, hint: &str) -> Error {
+    Error::bad_input(format!("{subject} cannot be written as GGUF")).hinted(hint)
 }
 
-/// Makes sure, before any work, that the model in `folder` can be written once its weights are not packed.
+/// Returns the error for something that is missing in `file`.
+fn missing(file: &str, name: &str) -> Error {
+    Error::bad_input(format!("`{file}` has no `{name}`"))
+}
+
+/// Checks, before any work, that the model in `folder` can be written, apart from a quantization.
 ///
 /// # Errors
 ///
-/// Fails when llama.cpp has no such architecture or tokenizer.
+/// Fails when its architecture or tokenizer is not supported.
 pub fn check(folder: &Path) -> Result<()> {
     let config = read_json(&folder.join("config.json"))?;
     let files = TensorFiles::open(folder)?;
     let is_embedding = |name: &&str| canonical_name(name).ends_with("model.embed_tokens.weight");
     let rows = files.names().find(is_embedding).and_then(|name| files.info(name)?.shape.first().copied());
-    architecture::Architecture::of(&config)?.metadata()?;
-    tokenizer::metadata(folder, &config, rows.context("no embedding")?).map(drop)
+    Architecture::new(&config)?.metadata()?;
+    tokenizer::metadata(folder, &config, rows.ok_or_else(no_embedding)?).map(drop)
+}
+
+fn no_embedding() -> Error {
+    Error::bad_input("the weights have no embedding")
 }
 
 /// Writes the model in `folder` to the file `out`.
 ///
 /// # Errors
 ///
-/// Fails when llama.cpp has no such architecture or tokenizer, or when the weights are packed.
+/// Fails when its architecture or tokenizer is not supported, or when its weights are quantized.
 pub fn export(folder: &Path, kind: Gguf, out: &Path) -> Result<()> {
     let config = read_json(&folder.join("config.json"))?;
     if config.get("quantization").is_some() {
-        bail!("GGUF cannot hold weights packed by MLX\nhint: set fuse.quantized = \"dequantize\"");
+        return Err(unsupported("a model quantized by MLX", "set `fuse.quantized` to `dequantize`"));
     }
-    let architecture = architecture::Architecture::of(&config)?;
+    let architecture = Architecture::new(&config)?;
     let files = TensorFiles::open(folder)?;
     let tensors = architecture.tensors(&files, kind)?;
     let mut metadata: Metadata = vec![("general.architecture".into(), architecture.name().into())];
@@ -156,15 +168,15 @@ pub fn export(folder: &Path, kind: Gguf, out: &Path) -> Result<()> {
     metadata.push(("general.file_type".into(), file_type.into()));
     metadata.push(("general.quantization_version".into(), 2.into()));
     metadata.extend(architecture.metadata()?);
-    let rows =
-        tensors.iter().find(|tensor| tensor.name == "token_embd.weight").context("no embedding")?.shape[0];
+    let embedding = tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
+    let rows = embedding.ok_or_else(no_embedding)?.shape[0];
     metadata.extend(tokenizer::metadata(folder, &config, rows)?);
     let mut file = std::io::BufWriter::new(fs_err::File::create(out)?);
     let header = header(&metadata, &tensors);
     file.write_all(&header)?;
     for tensor in &tensors {
         let values = match &tensor.stored {
-            Some(name) => numbers(&files, name)?,
+            Some(name) => values(&files, name)?,
             None => tensor.computed.clone(),
         };
         let bytes = tensor.storage.encode(&changed(values, tensor.change, &tensor.shape));
@@ -174,12 +186,7 @@ pub fn export(folder: &Path, kind: Gguf, out: &Path) -> Result<()> {
     Ok(file.flush()?)
 }
 
-fn read_json(path: &Path) -> Result<Value> {
-    let text = fs_err::read_to_string(path)?;
-    serde_json::from_str(&text).with_context(|| format!("reading `{}`", path.display()))
-}
-
-fn numbers(files: &TensorFiles, name: &str) -> Result<Vec<f32>> {
+fn values(files: &TensorFiles, name: &str) -> models::Result<Vec<f32>> {
     let array = files.array(name)?.as_dtype(Dtype::Float32)?;
     let bytes = mlx_ext::bytes_of(&array)?;
     Ok(bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect())
@@ -224,7 +231,7 @@ fn header(metadata: &Metadata, tensors: &[Tensor]) -> Vec<u8> {
     for tensor in tensors {
         push_text(&mut out, &tensor.name);
         out.extend((tensor.shape.len() as u32).to_le_bytes());
-        // The width comes first.
+        // GGUF lists the innermost dimension first.
         tensor.shape.iter().rev().for_each(|&extent| out.extend((extent as u64).to_le_bytes()));
         out.extend((tensor.storage as u32).to_le_bytes());
         out.extend((offset as u64).to_le_bytes());
@@ -318,7 +325,7 @@ mod tests {
         let bytes = header(&vec![("a".into(), Datum::Bool(true))], &[tensor("x"), tensor("y")]);
         assert_eq!(bytes.len() % ALIGNMENT, 0);
         assert_eq!(bytes[..8], *b"GGUF\x03\0\0\0");
-        // The second tensor's offset stands at the end of what is not padding.
+        // The second tensor's offset is the last thing before the padding.
         let end = bytes.iter().rposition(|&byte| byte != 0).unwrap();
         assert_eq!(bytes[end], 32);
     }

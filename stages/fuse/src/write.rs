@@ -1,18 +1,19 @@
-//! The fused model's folder: the base's files, with the tensors that changed.
+//! The folder of the fused model: the files of the base with the tensors that changed.
 
-use crate::Quantized;
-use anyhow::{Context, Result};
-use mlx_rs::{Array, Dtype};
-use models::{Layer, Model, TensorFiles, Weight, join, write_safetensors};
-use serde_json::{Value, json};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// A weight file is cut when it grows beyond this.
-const SHARD_BYTES: usize = 5_000_000_000;
+use failure::{Context as _, Error, Result};
+use mlx_rs::{Array, Dtype};
+use models::{Layer, Model, TensorFiles, Weight, join};
+use serde_json::Value;
+use tensors::{SHARD_BYTES, TensorLayout, shards, write_shards};
 
-/// Writes the base's folder with the parameters of `adapted`, adapters worked in. `trained` names the parameters that
-/// an adapter folder brought; everything else keeps its bytes.
+use crate::{Quantized, read_json};
+
+/// Writes the folder of the base with the adapters of `adapted` merged in. `trained` lists the parameters that the adapter
+/// folder replaces; all other tensors keep their bytes.
 pub(crate) fn fused_folder(
     base: &Path,
     adapted: &mut Model,
@@ -23,36 +24,76 @@ pub(crate) fn fused_folder(
     fs_err::create_dir_all(out)?;
     let stored = TensorFiles::open(base)?;
     let changes = Changes::collect(adapted, trained, quantized)?;
-    let mut shards = Shards::default();
-    for name in stored.names() {
-        let plain = models::canonical_name(name);
-        if changes.dropped.contains(&plain) {
-            continue;
-        }
-        let array = match changes.replaced.get(&plain) {
-            Some(array) => array.as_dtype(stored_type(&stored, name, array))?,
-            None => stored.array(name)?,
-        };
-        shards.add(name, array);
-    }
-    shards.write(out)?;
+    let tensors = fused_tensors(&stored, &changes)?;
+    write_tensors(&tensors, &stored, out)?;
     copy_other_files(base, out)?;
     let config = fused_config(base, quantized)?;
-    let text = serde_json::to_string_pretty(&config).expect("plain JSON");
+    let text = serde_json::to_string_pretty(&config).expect("JSON that was read can be written");
     Ok(fs_err::write(out.join("config.json"), text + "\n")?)
 }
 
-/// The type in which a changed tensor is written: that of the base's tensor or, where that is packed, of its scales.
+/// A tensor of the fused model.
+struct Tensor {
+    layout: TensorLayout,
+    /// Its new value; `None` for a tensor that keeps its bytes.
+    changed: Option<Array>,
+}
+
+/// Returns the tensors of the fused model, sorted by name.
+fn fused_tensors(stored: &TensorFiles, changes: &Changes) -> models::Result<Vec<Tensor>> {
+    let mut tensors = Vec::new();
+    for name in stored.names() {
+        let canonical = models::canonical_name(name);
+        if changes.dropped.contains(&canonical) {
+            continue;
+        }
+        let changed = match changes.replaced.get(&canonical) {
+            Some(array) => Some(array.as_dtype(stored_type(stored, name, array))?),
+            None => None,
+        };
+        let (dtype, shape) = if let Some(array) = &changed {
+            let shape = array.shape().iter().map(|&extent| extent as usize);
+            (models::stored_dtype(array.dtype()), shape.collect())
+        } else {
+            let info = stored.info(name).expect("the name is one of the folder's");
+            (info.dtype, info.shape.clone())
+        };
+        tensors.push(Tensor { layout: TensorLayout { name: name.to_owned(), dtype, shape }, changed });
+    }
+    Ok(tensors)
+}
+
+/// Writes the weights, one tensor in memory at a time.
+fn write_tensors(tensors: &[Tensor], stored: &TensorFiles, out: &Path) -> Result<()> {
+    let sizes: Vec<usize> = tensors.iter().map(|tensor| tensor.layout.bytes()).collect();
+    let mut shards = shards(&sizes, SHARD_BYTES);
+    for shard in &mut shards {
+        // The order of the crate `safetensors`: the widest types first.
+        shard.sort_by_key(|&index| (Reverse(tensors[index].layout.dtype), index));
+    }
+    let groups: Vec<Vec<TensorLayout>> = tensors.iter().map(|tensor| vec![tensor.layout.clone()]).collect();
+    write_shards(out, &groups, &shards, |index, file| {
+        let Tensor { layout, changed } = &tensors[index];
+        let bytes = match changed {
+            Some(array) => mlx_ext::bytes_of(array)?,
+            None => stored.bytes(&layout.name)?,
+        };
+        Ok::<(), Error>(file.write(&bytes)?)
+    })
+}
+
+/// Returns the type in which a changed tensor is written: that of the base's tensor, or of its scales if it is quantized.
 fn stored_type(stored: &TensorFiles, name: &str, array: &Array) -> Dtype {
     if !array.dtype().is_float() {
         return array.dtype();
     }
     let scales = name.strip_suffix(".weight").map(|layer| format!("{layer}.scales"));
-    let types = [Some(name), scales.as_deref()].into_iter().flatten().filter_map(|name| stored.dtype(name));
-    types.into_iter().find(Dtype::is_float).unwrap_or(Dtype::Bfloat16)
+    let mut types =
+        [Some(name), scales.as_deref()].into_iter().flatten().filter_map(|name| stored.dtype(name));
+    types.find(Dtype::is_float).unwrap_or(Dtype::Bfloat16)
 }
 
-/// What becomes of the base's tensors, by their canonical names.
+/// Changes to the tensors of the base, by canonical name.
 #[derive(Default)]
 struct Changes {
     replaced: BTreeMap<String, Array>,
@@ -62,54 +103,64 @@ struct Changes {
 impl Changes {
     fn collect(adapted: &mut Model, trained: &[String], quantized: Quantized) -> Result<Self> {
         let mut changes = Self::default();
-        let is_trained = |name: &String| trained.binary_search(name).is_ok();
         let mut outcome = Ok(());
         adapted.visit(&mut |path, layer| {
-            let name = join(path, "weight");
-            let (weight, fused) = match layer {
-                Layer::Norm(weight) => {
-                    if is_trained(&name) {
-                        changes.replaced.insert(name, weight.clone());
-                    }
-                    return;
-                }
-                Layer::Embedding(embedding) => (&embedding.weight, None),
-                Layer::Linear(linear) => {
-                    let bias = join(path, "bias");
-                    if let Some(array) = linear.bias.as_ref().filter(|_| is_trained(&bias)) {
-                        changes.replaced.insert(bias, array.clone());
-                    }
-                    (&linear.weight, linear.adapter.is_some().then(|| linear.fused_weight()))
-                }
-            };
-            let done =
-                fused.transpose().map_err(anyhow::Error::from).and_then(|fused| match (weight, fused) {
-                    (Weight::Dense(dense), None) if is_trained(&name) => {
-                        changes.replaced.insert(name, dense.clone());
-                        Ok(())
-                    }
-                    (Weight::Dense(_), None) => Ok(()),
-                    (Weight::Dense(_), Some(fused)) => {
-                        changes.replaced.insert(name, fused);
-                        Ok(())
-                    }
-                    (Weight::Quantized(_), fused) => changes.packed(path, weight, fused, quantized),
-                });
-            if let Err(error) = done {
-                outcome = Err(error.context(format!("fusing `{path}`")));
+            if outcome.is_ok() {
+                let added = changes.add(path, layer, trained, quantized);
+                outcome = added.with_context(|| format!("fusing `{path}`"));
             }
         });
         outcome.map(|()| changes)
     }
 
-    /// Notes what becomes of a packed weight; `fused` is its dense form if an adapter changed it.
-    fn packed(
+    /// Adds the changes of the layer at `path`.
+    fn add(
+        &mut self,
+        path: &str,
+        layer: Layer<'_>,
+        trained: &[String],
+        quantized: Quantized,
+    ) -> models::Result<()> {
+        let is_trained = |name: &String| trained.binary_search(name).is_ok();
+        let name = join(path, "weight");
+        let (weight, fused) = match layer {
+            Layer::Norm(weight) => {
+                if is_trained(&name) {
+                    self.replaced.insert(name, weight.clone());
+                }
+                return Ok(());
+            }
+            Layer::Embedding(embedding) => (&embedding.weight, None),
+            Layer::Linear(linear) => {
+                let bias = join(path, "bias");
+                if let Some(array) = linear.bias.as_ref().filter(|_| is_trained(&bias)) {
+                    self.replaced.insert(bias, array.clone());
+                }
+                let fused = linear.adapter.is_some().then(|| linear.fused_weight()).transpose()?;
+                (&linear.weight, fused)
+            }
+        };
+        match (weight, fused) {
+            (Weight::Dense(dense), None) if is_trained(&name) => {
+                self.replaced.insert(name, dense.clone());
+            }
+            (Weight::Dense(_), None) => {}
+            (Weight::Dense(_), Some(fused)) => {
+                self.replaced.insert(name, fused);
+            }
+            (Weight::Quantized(_), fused) => self.add_quantized(path, weight, fused, quantized)?,
+        }
+        Ok(())
+    }
+
+    /// Adds the changes of a quantized weight; `fused` is its dense value if an adapter changed it.
+    fn add_quantized(
         &mut self,
         path: &str,
         weight: &Weight,
         fused: Option<Array>,
         quantized: Quantized,
-    ) -> Result<()> {
+    ) -> models::Result<()> {
         let names = ["weight", "scales", "biases"].map(|part| join(path, part));
         match (weight, fused, quantized) {
             (Weight::Quantized(packed), Some(fused), Quantized::Requantize) => {
@@ -127,40 +178,7 @@ impl Changes {
     }
 }
 
-#[derive(Default)]
-struct Shards(Vec<BTreeMap<String, Array>>);
-
-impl Shards {
-    fn add(&mut self, name: &str, array: Array) {
-        let full = |shard: &BTreeMap<String, Array>| {
-            shard.values().map(Array::nbytes).sum::<usize>() + array.nbytes() > SHARD_BYTES
-        };
-        if self.0.last().is_none_or(full) {
-            self.0.push(BTreeMap::new());
-        }
-        let last = self.0.last_mut().expect("pushed above");
-        last.insert(name.to_owned(), array);
-    }
-
-    /// One file, or numbered ones with an index.
-    fn write(&self, out: &Path) -> Result<()> {
-        if let [only] = &self.0[..] {
-            return Ok(write_safetensors(&out.join("model.safetensors"), only)?);
-        }
-        let (count, mut map, mut bytes) = (self.0.len(), BTreeMap::new(), 0);
-        for (index, shard) in self.0.iter().enumerate() {
-            let file = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
-            write_safetensors(&out.join(&file), shard)?;
-            bytes += shard.values().map(Array::nbytes).sum::<usize>();
-            map.extend(shard.keys().map(|name| (name.clone(), file.clone())));
-        }
-        let index = json!({"metadata": {"total_size": bytes}, "weight_map": map});
-        let text = serde_json::to_string_pretty(&index).expect("plain JSON");
-        Ok(fs_err::write(out.join("model.safetensors.index.json"), text + "\n")?)
-    }
-}
-
-/// Copies what belongs to the model beside its weights and `config.json`.
+/// Copies all files of the base except its weights and `config.json`.
 fn copy_other_files(base: &Path, out: &Path) -> Result<()> {
     for entry in fs_err::read_dir(base)? {
         let path = entry?.path();
@@ -168,16 +186,15 @@ fn copy_other_files(base: &Path, out: &Path) -> Result<()> {
         let is_weights = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
         if path.is_file() && !is_weights && name != "config.json" {
             reflink_copy::reflink_or_copy(&path, out.join(&name))
-                .with_context(|| format!("copying `{name}`"))?;
+                .with_context(|| format!("copying `{}`", path.display()))?;
         }
     }
     Ok(())
 }
 
+/// Returns the `config.json` of the base, without its quantization if the fused model is dense.
 fn fused_config(base: &Path, quantized: Quantized) -> Result<Value> {
-    let path = base.join("config.json");
-    let mut config: Value = serde_json::from_str(&fs_err::read_to_string(&path)?)
-        .with_context(|| format!("reading `{}`", path.display()))?;
+    let mut config = read_json(&base.join("config.json"))?;
     if let (Quantized::Dequantize, Some(table)) = (quantized, config.as_object_mut()) {
         table.remove("quantization");
         table.remove("quantization_config");

@@ -1,25 +1,23 @@
-//! Fusing on the golden models: what changes in the folder, and what fusing costs.
+//! Fusing the golden models: changes in the folder, and the cost.
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use fuse::{Config, Inputs, Quantized};
 use mlx_ext::Backend;
 use mlx_rs::Dtype;
 use models::{LoadOptions, Model, TensorFiles};
-use std::path::{Path, PathBuf};
+use testutil::golden;
 use tuner::{AdapterSettings, Batch, OptimizerName, OptimizerSettings, Step, Trainer};
 
-/// Losses that should be the same, in nats.
+/// Largest difference between equal losses, in nats.
 const SAME_LOSS: f64 = 1e-5;
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
-}
 
 fn backend() -> Result<Backend> {
     Ok(mlx_ext::init(&mlx_ext::Options::default())?)
 }
 
-/// A dataset's `tokens` with six rows that follow no rule.
+/// Writes the `tokens` of a dataset with six irregular rows.
 fn tokens(folder: &Path) -> Result<PathBuf> {
     let folder = folder.join("tokens");
     fs_err::create_dir_all(&folder)?;
@@ -33,7 +31,7 @@ fn tokens(folder: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Adapters that have learned those rows by heart: any change of the weights makes them worse.
+/// Trains adapters that overfit those rows, so that any change of the weights increases the loss.
 fn adapters(model: &Path, tokens: &Path, folder: &Path) -> Result<PathBuf> {
     let folder = folder.join("adapters");
     let mut base = Model::load(model, &LoadOptions { dtype: Some(Dtype::Float32), unpack: true })?;
@@ -96,7 +94,7 @@ fn weights_keep_the_type_of_the_base() -> Result<()> {
 }
 
 #[test]
-fn a_quantized_base_is_unpacked_without_loss() -> Result<()> {
+fn a_quantized_base_is_dequantized_without_loss() -> Result<()> {
     let (backend, temporary) = (backend()?, tempfile::tempdir()?);
     for name in ["llama-q4", "qwen3-q8", "gemma3_text-q4"] {
         let (base, work) = (golden(name), temporary.path().join(name));
@@ -121,7 +119,7 @@ fn a_quantized_base_is_unpacked_without_loss() -> Result<()> {
 }
 
 #[test]
-fn packing_again_is_measured_and_refused_when_it_loses_too_much() -> Result<()> {
+fn requantizing_is_measured_and_refused_when_the_loss_increases_too_much() -> Result<()> {
     let (backend, temporary) = (backend()?, tempfile::tempdir()?);
     let base = golden("llama-q4");
     let tokens = tokens(temporary.path())?;
@@ -134,12 +132,12 @@ fn packing_again_is_measured_and_refused_when_it_loses_too_much() -> Result<()> 
         ..Config::default()
     };
     let cost = fuse::run(&inputs, &config(10.0), &backend, &temporary.path().join("fine"))?;
-    assert!(cost.fused_loss > cost.adapter_loss + SAME_LOSS, "learned by heart, then rounded: {cost:?}");
+    assert!(cost.fused_loss > cost.adapter_loss + SAME_LOSS, "overfitted, then rounded: {cost:?}");
     let packed = TensorFiles::open(&temporary.path().join("fine/model"))?;
     assert!(packed.names().any(|name| name.ends_with(".scales")));
 
     let refused = fuse::run(&inputs, &config(0.0), &backend, &temporary.path().join("refused"));
-    let message = format!("{:#}", refused.expect_err("it loses something"));
-    assert!(message.contains("hint: set fuse.quantized = \"dequantize\""), "{message}");
+    let message = refused.expect_err("requantizing increases the loss").report();
+    assert!(message.contains("hint: set `fuse.quantized` to `dequantize`"), "{message}");
     Ok(())
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use hub::is_hex;
+use hub::{Watch, is_hex};
 use serde::{Deserialize, Serialize};
 
 use crate::convert::Conversion;
 use crate::error::Error;
+use crate::hub::Hub;
 use crate::layout::is_plain_name;
 use crate::pins::Hashes;
 use crate::quantize::Quantize;
@@ -122,6 +123,19 @@ impl Config {
         }
         let revision = if self.revision.is_empty() { "main" } else { &self.revision };
         Ok(Source::Hub { id: self.id.clone(), revision: revision.into() })
+    }
+
+    /// Returns the settings with the commit of the revision, because the key must not change when a branch moves.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the settings have no source, and as [`Hub::resolve`].
+    pub fn resolved(&self, settings: &hub::Settings, watch: &dyn Watch) -> Result<Self, Error> {
+        let commit = match self.source()? {
+            Source::Folder(_) => String::new(),
+            Source::Hub { id, revision } => Hub::new(settings, watch).resolve(&id, &revision)?,
+        };
+        Ok(Self { commit, ..self.clone() })
     }
 
     /// Returns the conversion of the weights, if any.

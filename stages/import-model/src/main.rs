@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use args::Args;
 use failure::Result;
-use import_model::hub::{Hub, Settings};
-use import_model::{Config, Source, SourceFiles};
+use import_model::hub::Settings;
+use import_model::{Config, SourceFiles};
 use terminal::Terminal;
 
 fn main() -> ExitCode {
@@ -17,7 +17,8 @@ fn main() -> ExitCode {
 
 fn body(args: &Args) -> Result<()> {
     let settings = Settings::from_env()?;
-    let config = resolve(args, &settings)?;
+    let asked = stage::Run::<Config>::adjusted(&args.common, |config| args.adjust(config))?;
+    let config = asked.config().resolved(&settings, &Terminal::new(stage::StopFlag::default()))?;
     let mut run = stage::Run::<Config>::adjusted(&args.common, |it| it.clone_from(&config))?;
     let in_folder = import_model::open_folder(&mut run)?;
     if config.conversion().is_some() {
@@ -50,17 +51,4 @@ fn body(args: &Args) -> Result<()> {
         Some(file) if !args.common.plan => Ok(import_model::pins::write_lock(file, &config, files)?),
         _ => Ok(()),
     }
-}
-
-/// Resolves the settings, and the revision to its commit: the key must not change when a branch moves.
-fn resolve(args: &Args, settings: &Settings) -> Result<Config> {
-    let config = stage::Run::<Config>::adjusted(&args.common, |config| args.adjust(config))?.config().clone();
-    let commit = match config.source()? {
-        Source::Folder(_) => String::new(),
-        Source::Hub { id, revision } => {
-            let terminal = Terminal::new(stage::StopFlag::default());
-            Hub::new(settings, &terminal).resolve(&id, &revision)?
-        }
-    };
-    Ok(Config { commit, ..config })
 }

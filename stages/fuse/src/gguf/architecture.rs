@@ -1,11 +1,12 @@
-//! Names of tensors and settings of the architectures that can be written as GGUF.
+//! Tensor names and settings of the architectures that can be written as GGUF.
 
-use super::{Change, Datum, Gguf, LEAVE_OUT, Metadata, Storage, Tensor, unsupported};
-use anyhow::{Context, Result};
+use failure::Result;
 use models::{TensorFiles, canonical_name};
 use serde_json::Value;
 
-/// Every `model_type` that can be written, and its name in llama.cpp.
+use super::{BLOCK, Change, Datum, Gguf, Metadata, Storage, Tensor, WITHOUT_GGUF, missing, unsupported};
+
+/// Supported values of `model_type`, each with the architecture's name in llama.cpp.
 const ARCHITECTURES: [(&str, &str); 6] = [
     ("gemma3", "gemma3"),
     ("gemma3_text", "gemma3"),
@@ -15,7 +16,7 @@ const ARCHITECTURES: [(&str, &str); 6] = [
     ("qwen3", "qwen3"),
 ];
 
-/// Layers of a block, by their names in a model folder and in GGUF.
+/// Names of a block's layers in a model folder and in GGUF.
 const LAYERS: [(&str, &str); 11] = [
     ("input_layernorm", "attn_norm"),
     ("mlp.down_proj", "ffn_down"),
@@ -29,7 +30,7 @@ const LAYERS: [(&str, &str); 11] = [
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.v_proj", "attn_v"),
 ];
-/// Where Gemma has more norms, and other names for them.
+/// Norms of Gemma's blocks that other architectures lack or name differently.
 const GEMMA_LAYERS: [(&str, &str); 3] = [
     ("post_attention_layernorm", "post_attention_norm"),
     ("pre_feedforward_layernorm", "ffn_norm"),
@@ -39,7 +40,7 @@ const GEMMA_LAYERS: [(&str, &str); 3] = [
 /// An architecture with the settings of one model.
 pub(super) struct Architecture<'a> {
     name: &'static str,
-    /// The part of `config.json` that describes the text model.
+    /// The text model's part of `config.json`.
     config: &'a Value,
     heads: u64,
     key_heads: u64,
@@ -47,19 +48,22 @@ pub(super) struct Architecture<'a> {
 }
 
 impl<'a> Architecture<'a> {
-    pub(super) fn of(config: &'a Value) -> Result<Self> {
+    pub(super) fn new(config: &'a Value) -> Result<Self> {
         let model_type = config["model_type"].as_str().unwrap_or("(none)");
         let Some((_, name)) = ARCHITECTURES.into_iter().find(|(known, _)| *known == model_type) else {
             let known = ARCHITECTURES.map(|(known, _)| format!("`{known}`")).join(", ");
-            return Err(unsupported(&format!("a `{model_type}` model"), &format!("supported are {known}")));
+            return Err(unsupported(
+                &format!("a `{model_type}` model"),
+                &format!("supported types are {known}"),
+            ));
         };
         let config = config.get("text_config").unwrap_or(config);
         let number = |name: &str| config.get(name).and_then(Value::as_u64);
-        let wanted = |name: &str| number(name).with_context(|| format!("`config.json` lacks `{name}`"));
-        let heads = wanted("num_attention_heads")?;
+        let required = |name: &str| number(name).ok_or_else(|| missing("config.json", name));
+        let heads = required("num_attention_heads")?;
         let head_dim = match number("head_dim") {
             Some(head_dim) => head_dim,
-            None => wanted("hidden_size")? / heads.max(1),
+            None => required("hidden_size")? / heads.max(1),
         };
         Ok(Self { name, config, heads, key_heads: number("num_key_value_heads").unwrap_or(heads), head_dim })
     }
@@ -72,9 +76,13 @@ impl<'a> Architecture<'a> {
         self.name == "gemma3"
     }
 
-    /// A table of `config.json` that may be null.
+    /// Returns a table of `config.json`; `None` if it is null.
     fn table(&self, name: &str) -> Option<&Value> {
         self.config.get(name).filter(|value| value.is_object())
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.config.get(name).and_then(Value::as_u64)
     }
 
     fn float(&self, name: &str) -> Option<f64> {
@@ -86,10 +94,7 @@ impl<'a> Architecture<'a> {
         let name = self.name;
         let mut all = Metadata::new();
         let mut push = |key: &str, value: Datum| all.push((format!("{name}.{key}"), value));
-        let number = |key: &str| {
-            let value = self.config.get(key).and_then(Value::as_u64);
-            value.with_context(|| format!("`config.json` lacks `{key}`"))
-        };
+        let number = |key: &str| self.number(key).ok_or_else(|| missing("config.json", key));
         push("context_length", self.context_length()?.into());
         push("embedding_length", number("hidden_size")?.into());
         push("block_count", number("num_hidden_layers")?.into());
@@ -117,13 +122,12 @@ impl<'a> Architecture<'a> {
         Ok(all)
     }
 
-    /// How many tokens the model can see. Of these architectures llama.cpp knows windows in Gemma's blocks only: with a
-    /// context no longer than the window, the others see the same.
+    /// Returns the context length in tokens. llama.cpp supports sliding windows for Gemma only; the other architectures
+    /// compute the same without a window if the context is not longer than it.
     fn context_length(&self) -> Result<u64> {
-        let number = |name: &str| self.config.get(name).and_then(Value::as_u64);
-        let longest = number("max_position_embeddings");
-        let longest = longest.context("`config.json` lacks `max_position_embeddings`")?;
-        let window = number("sliding_window").filter(|_| self.name == "llama");
+        let name = "max_position_embeddings";
+        let longest = self.number(name).ok_or_else(|| missing("config.json", name))?;
+        let window = self.number("sliding_window").filter(|_| self.name == "llama");
         Ok(window.map_or(longest, |window| window.min(longest)))
     }
 
@@ -138,26 +142,28 @@ impl<'a> Architecture<'a> {
             .table("rope_parameters")
             .is_some_and(|rope| rope.as_object().is_some_and(|it| it.values().any(Value::is_object)))
         {
-            return Err(unsupported("rope settings for each kind of layer", LEAVE_OUT));
+            return Err(unsupported("a model with rope settings per kind of layer", WITHOUT_GGUF));
         }
         let Some((table, kind)) = self.scaling_table() else { return Ok(Vec::new()) };
-        let factor = table["factor"].as_f64().context("`rope_scaling` lacks `factor`")? as f32;
+        let factor = table["factor"].as_f64().ok_or_else(|| missing("config.json", "rope_scaling.factor"))?;
+        let factor = factor as f32;
         let mut all = Vec::new();
         match kind {
-            // Its factors are a tensor of their own.
+            // Its factors are written as a tensor.
             "llama3" => return Ok(all),
             "linear" | "yarn" => {
                 all.push(("rope.scaling.type", kind.into()));
                 all.push(("rope.scaling.factor", Datum::F32(factor)));
             }
             other => {
-                let hint = "supported are `linear`, `llama3` and `yarn`";
+                let hint = "supported kinds are `linear`, `llama3` and `yarn`";
                 return Err(unsupported(&format!("rope scaling `{other}`"), hint));
             }
         }
         if kind == "yarn" {
-            let original = table.get("original_max_position_embeddings").and_then(Value::as_u64);
-            let original = original.context("`rope_scaling` lacks `original_max_position_embeddings`")?;
+            let name = "original_max_position_embeddings";
+            let original = table.get(name).and_then(Value::as_u64);
+            let original = original.ok_or_else(|| missing("config.json", &format!("rope_scaling.{name}")))?;
             all.push(("rope.scaling.original_context_length", original.into()));
         }
         Ok(all)
@@ -168,13 +174,16 @@ impl<'a> Architecture<'a> {
         let is_largest = self.config["num_hidden_layers"] == 62;
         if !is_largest && (scalar - self.head_dim as f64).abs() > 0.5 {
             let width = self.head_dim;
-            let what = format!("`query_pre_attn_scalar` of {scalar} beside heads {width} wide");
-            return Err(unsupported(&what, "llama.cpp scales by the head's width"));
+            let subject = format!("a model with `query_pre_attn_scalar` {scalar} and `head_dim` {width}");
+            return Err(unsupported(
+                &subject,
+                "llama.cpp needs both to be equal; remove `fuse.gguf` from the settings",
+            ));
         }
         Ok(())
     }
 
-    /// Every so many blocks one sees everything.
+    /// Returns the distance between blocks without a sliding window.
     fn window_pattern(&self) -> Result<u64> {
         let Some(kinds) = self.config.get("layer_types").and_then(Value::as_array) else {
             return Ok(self.config.get("sliding_window_pattern").and_then(Value::as_u64).unwrap_or(6));
@@ -185,11 +194,11 @@ impl<'a> Architecture<'a> {
         if fits {
             Ok(period as u64)
         } else {
-            Err(unsupported("a model whose `layer_types` follow no pattern", LEAVE_OUT))
+            Err(unsupported("a model with irregular `layer_types`", WITHOUT_GGUF))
         }
     }
 
-    /// Every tensor of the folder, sorted by its stored name.
+    /// Returns all tensors, sorted by their names in the folder.
     pub(super) fn tensors(&self, files: &TensorFiles, kind: Gguf) -> Result<Vec<Tensor>> {
         let mut all = Vec::new();
         let tied = self.config["tie_word_embeddings"] == true;
@@ -203,13 +212,13 @@ impl<'a> Architecture<'a> {
             if is_vision || is_second_head || name.ends_with("rotary_emb.inv_freq") {
                 continue;
             }
-            let shape = files.info(stored).expect("the name came from it").shape.clone();
+            let shape = files.info(stored).expect("the name is one of the folder's").shape.clone();
             let (translated, change) = self
                 .translate(name)
-                .with_context(|| format!("GGUF has no name for the tensor `{stored}`"))?;
+                .ok_or_else(|| unsupported(&format!("the tensor `{stored}`"), WITHOUT_GGUF))?;
             let storage = match (kind, &shape[..]) {
                 (_, [_]) => Storage::F32,
-                (Gguf::Q8_0, [_, width]) if width.is_multiple_of(super::BLOCK) => Storage::Q8_0,
+                (Gguf::Q8_0, [_, width]) if width.is_multiple_of(BLOCK) => Storage::Q8_0,
                 _ => Storage::F16,
             };
             let stored = Some(stored.to_owned());
@@ -229,6 +238,7 @@ impl<'a> Architecture<'a> {
         Ok(all)
     }
 
+    /// Returns the name in GGUF of a canonical tensor name, and the change of its values.
     fn translate(&self, name: &str) -> Option<(String, Change)> {
         let (path, part) = name.rsplit_once('.')?;
         let norm = if self.is_gemma() { Change::AddOne } else { Change::Nothing };
@@ -253,16 +263,17 @@ impl<'a> Architecture<'a> {
         Some((format!("{path}.{part}"), change))
     }
 
-    /// What llama3's scaling divides each frequency by: nothing for short waves, `factor` for long ones.
+    /// Returns the divisor of each rotary frequency under llama3's scaling: 1 for short waves, `factor` for long ones.
     fn llama3_factors(&self, table: &Value) -> Result<Vec<f32>> {
         let number = |name: &str| {
-            table.get(name).and_then(Value::as_f64).with_context(|| format!("`rope_scaling` lacks `{name}`"))
+            let number = table.get(name).and_then(Value::as_f64);
+            number.ok_or_else(|| missing("config.json", &format!("rope_scaling.{name}")))
         };
         let (factor, low, high) =
             (number("factor")?, number("low_freq_factor")?, number("high_freq_factor")?);
         let original = number("original_max_position_embeddings")?;
         let base = self.float("rope_theta").unwrap_or(10_000.0);
-        let of = |index: u64| {
+        let divisor = |index: u64| {
             let wave = std::f64::consts::TAU * base.powf((2 * index) as f64 / self.head_dim as f64);
             if wave < original / high {
                 1.0
@@ -273,6 +284,6 @@ impl<'a> Architecture<'a> {
                 1.0 / ((1.0 - smooth) / factor + smooth)
             }
         };
-        Ok((0..self.head_dim / 2).map(|index| of(index) as f32).collect())
+        Ok((0..self.head_dim / 2).map(|index| divisor(index) as f32).collect())
     }
 }

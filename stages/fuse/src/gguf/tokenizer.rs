@@ -1,15 +1,17 @@
-//! `tokenizer.json` as GGUF's arrays of tokens, kinds, scores and merges.
+//! Converts `tokenizer.json` to GGUF's arrays of tokens, kinds, scores and merges.
 
-use super::{Datum, Metadata, read_json, unsupported};
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What stands for a space in pieces.
+use failure::{Error, Result};
+use serde_json::Value;
+
+use super::{Datum, Metadata, missing, read_json, unsupported};
+
+/// Character that represents a space in the tokens of `SentencePiece`.
 const MARK: &str = "▁";
 
-/// Kinds of tokens, as llama.cpp counts them.
+/// Kinds of tokens, with their numbers in llama.cpp.
 mod kind {
     pub(super) const NORMAL: i32 = 1;
     pub(super) const UNKNOWN: i32 = 2;
@@ -19,7 +21,7 @@ mod kind {
     pub(super) const BYTE: i32 = 6;
 }
 
-/// How texts are split before merging, where it is done by one expression, and llama.cpp's name for it.
+/// Regular expressions that split texts before merging, with their names in llama.cpp.
 const SPLITS: [(&str, &str); 2] = [
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -31,14 +33,14 @@ const SPLITS: [(&str, &str); 2] = [
     ),
 ];
 
-/// Everything that GGUF says of the tokenizer; the embedding has `rows` rows.
+/// Returns the metadata of the tokenizer; the embedding has `rows` rows.
 pub(super) fn metadata(folder: &Path, config: &Value, rows: usize) -> Result<Metadata> {
     let tokenizer = read_json(&folder.join("tokenizer.json"))?;
     let settings = read_json(&folder.join("tokenizer_config.json")).unwrap_or(Value::Null);
     let model = &tokenizer["model"];
     if model["type"] != "BPE" {
         let kind = model["type"].as_str().unwrap_or("?");
-        return Err(unsupported(&format!("a tokenizer of type `{kind}`"), "supported is `BPE`"));
+        return Err(unsupported(&format!("a tokenizer of type `{kind}`"), "only `BPE` is supported"));
     }
     let is_pieces = model["byte_fallback"] == true;
     check_normalizer(&tokenizer["normalizer"], is_pieces)?;
@@ -69,8 +71,8 @@ pub(super) fn metadata(folder: &Path, config: &Value, rows: usize) -> Result<Met
     Ok(all)
 }
 
-/// Fails on changes to a text that llama.cpp does not make: beside marking spaces in pieces, only NFC, which our data
-/// has been through.
+/// Fails on normalizers that llama.cpp does not have. Marks for spaces are supported, and NFC, because the data of this
+/// pipeline can be normalized already.
 fn check_normalizer(normalizer: &Value, is_pieces: bool) -> Result<()> {
     let steps = match &normalizer["normalizers"] {
         Value::Array(steps) => steps.clone(),
@@ -86,8 +88,8 @@ fn check_normalizer(normalizer: &Value, is_pieces: bool) -> Result<()> {
     let Some(step) = steps.iter().find(|step| !is_known(step)) else { return Ok(()) };
     let kind = step["type"].as_str().unwrap_or("?");
     Err(unsupported(
-        &format!("a tokenizer that changes texts by `{kind}`"),
-        "supported are NFC and marks for spaces",
+        &format!("a tokenizer with the normalizer `{kind}`"),
+        "supported normalizers are NFC and those that mark spaces",
     ))
 }
 
@@ -97,22 +99,23 @@ fn merges(model: &Value) -> Result<Vec<(String, String)>> {
         Value::Array(pair) => Some((pair.first()?.as_str()?.to_owned(), pair.get(1)?.as_str()?.to_owned())),
         _ => None,
     };
-    let merges = model["merges"].as_array().context("`tokenizer.json` has no `merges`")?;
-    merges.iter().map(|merge| pair(merge).context("`tokenizer.json` has a merge that is no pair")).collect()
+    let merges = model["merges"].as_array().ok_or_else(|| missing("tokenizer.json", "model.merges"))?;
+    let malformed = || Error::bad_input("`tokenizer.json` has a merge that is not a pair");
+    merges.iter().map(|merge| pair(merge).ok_or_else(malformed)).collect()
 }
 
-/// Texts and kinds of all tokens, by id; ids without a token are named as unused.
+/// Returns the texts and kinds of all tokens, by id. Ids without a token are marked as unused.
 fn tokens(tokenizer: &Value, is_pieces: bool, rows: usize) -> Result<(Vec<String>, Vec<i32>)> {
     let mut tokens: Vec<String> = (0..rows).map(|id| format!("[PAD{id}]")).collect();
     let mut kinds = vec![kind::UNUSED; rows];
     let unknown = tokenizer["model"]["unk_token"].as_str();
     let mut put = |id: Option<u64>, text: &str, kind: i32| -> Result<()> {
-        let id = id.context("`tokenizer.json` has a token without a number")? as usize;
+        let id = id.ok_or_else(|| Error::bad_input("`tokenizer.json` has a token without an id"))? as usize;
         if id >= rows {
-            bail!(
-                "`tokenizer.json` has the token {id}, the model only knows 0 to {}",
-                rows.saturating_sub(1)
-            );
+            let last = rows.saturating_sub(1);
+            let message =
+                format!("`tokenizer.json` has a token with id {id}, but the model's ids end at {last}");
+            return Err(Error::bad_input(message));
         }
         text.clone_into(&mut tokens[id]);
         let is_byte = is_pieces && text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
@@ -123,7 +126,8 @@ fn tokens(tokenizer: &Value, is_pieces: bool, rows: usize) -> Result<(Vec<String
         };
         Ok(())
     };
-    for (text, id) in tokenizer["model"]["vocab"].as_object().context("`tokenizer.json` has no `vocab`")? {
+    let vocabulary = tokenizer["model"]["vocab"].as_object();
+    for (text, id) in vocabulary.ok_or_else(|| missing("tokenizer.json", "model.vocab"))? {
         put(id.as_u64(), text, kind::NORMAL)?;
     }
     for added in tokenizer["added_tokens"].as_array().into_iter().flatten() {
@@ -133,7 +137,7 @@ fn tokens(tokenizer: &Value, is_pieces: bool, rows: usize) -> Result<(Vec<String
     Ok((tokens, kinds))
 }
 
-/// Pieces are merged by the highest score: the earlier a merge stands, the higher.
+/// Returns the scores that decide which pieces are merged first: the earlier a merge is listed, the higher.
 fn scores(tokens: &[String], merges: &[(String, String)]) -> Vec<f32> {
     let mut ranks = BTreeMap::new();
     for (rank, (a, b)) in merges.iter().enumerate() {
@@ -149,7 +153,7 @@ fn has_prefix_space(tokenizer: &Value) -> bool {
         || text.contains("\"prepend_scheme\":\"always\"")
 }
 
-/// llama.cpp's name for a way to split texts into words.
+/// Returns llama.cpp's name for the way in which a tokenizer splits words.
 fn split_name(pre_tokenizer: &Value) -> Result<&'static str> {
     let steps = match &pre_tokenizer["pretokenizers"] {
         Value::Array(steps) => steps.clone(),
@@ -165,11 +169,11 @@ fn split_name(pre_tokenizer: &Value) -> Result<&'static str> {
         }
         _ => None,
     };
-    let known = "supported are the ways of GPT-2, Llama 3, Qwen 2 and SmolLM";
-    name.ok_or_else(|| unsupported("a tokenizer that splits words in another way", known))
+    let hint = "supported are the tokenizers of GPT-2, Llama 3, Qwen 2 and SmolLM";
+    name.ok_or_else(|| unsupported("a tokenizer that splits words in its own way", hint))
 }
 
-/// The numbers of special tokens, from `generation_config.json` or `config.json`.
+/// Returns the ids of the special tokens, from `generation_config.json` or `config.json`.
 fn special(folder: &Path, config: &Value) -> Vec<(&'static str, u64)> {
     let generation = read_json(&folder.join("generation_config.json")).unwrap_or(Value::Null);
     let text = &config["text_config"];
@@ -192,7 +196,7 @@ fn special(folder: &Path, config: &Value) -> Vec<(&'static str, u64)> {
     all
 }
 
-/// Whether encoding a text puts the first token before it.
+/// Returns whether encoding a text adds the begin-of-text token.
 fn adds_bos(tokenizer: &Value, settings: &Value) -> bool {
     let adds = |step: &Value| step["single"][0].get("SpecialToken").is_some();
     let processor = &tokenizer["post_processor"];
