@@ -8,7 +8,9 @@ use failure::Result;
 use outputs::{Document as _, FusionCost, Import, ImportSource, Stats};
 use serde_json::{Map, Value};
 
-use crate::{Config, Inputs, read_json};
+use crate::config::Config;
+use crate::inputs::Inputs;
+use crate::json::read_json;
 
 /// Largest number of data files that a card lists.
 const MAX_FILES: usize = 20;

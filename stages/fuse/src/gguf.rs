@@ -16,7 +16,7 @@ use models::{TensorFiles, canonical_name};
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::architecture::Architecture;
-use crate::read_json;
+use crate::json::read_json;
 
 /// Storage of matrices in GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

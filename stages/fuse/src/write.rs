@@ -10,7 +10,8 @@ use models::{Layer, Model, TensorFiles, Weight, join};
 use serde_json::Value;
 use tensors::{SHARD_BYTES, TensorLayout, shards, write_shards};
 
-use crate::{Quantized, read_json};
+use crate::config::Quantized;
+use crate::json::read_json;
 
 /// Writes the folder of the base with the adapters of `adapted` merged in. `trained` lists the parameters that the adapter
 /// folder replaces; all other tensors keep their bytes.

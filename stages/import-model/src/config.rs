@@ -10,7 +10,7 @@ use crate::convert::Conversion;
 use crate::error::Error;
 use crate::hub::Hub;
 use crate::layout::is_plain_name;
-use crate::pins::Hashes;
+use crate::pins::{Hashes, Revision};
 use crate::quantize::Quantize;
 
 /// Settings of an import: the table `[import-model]` of a model preset.
@@ -142,6 +142,11 @@ impl Config {
     pub fn conversion(&self) -> Option<Conversion> {
         let quantize = self.quantize.clone().map(Conversion::Quantize);
         quantize.or_else(|| self.dequantize.then_some(Conversion::Dequantize))
+    }
+
+    /// Returns repository and commit of a hub import.
+    pub fn pinned_revision(&self) -> Option<Revision<'_>> {
+        (!self.commit.is_empty()).then_some(Revision { id: &self.id, commit: &self.commit })
     }
 
     /// Returns the pins, if the model is pinned.

@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 
 pub use cache::Cache;
 pub use hub::Settings;
-use hub::{Client, Entry, is_hex};
+use hub::{Client, Entry, Watch, is_hex};
 use tensors::INDEX;
 
 use crate::error::Error;
 use crate::layout::{is_kept, is_plain_name};
 use crate::model::{self, Found};
 use crate::pins::{self, Hashes};
-use crate::{Watch, layout, tokenizer, weights};
+use crate::{layout, tokenizer, weights};
 
 /// Space that must stay free beside a download.
 const RESERVE_BYTES: u64 = 64 << 20;

@@ -31,7 +31,7 @@ pub mod weights;
 use std::path::Path;
 
 use outputs::ImportSource;
-use stage::Run;
+use stage::{KeyedRun, Run};
 
 pub use ::hub::{Unwatched, Watch};
 pub use config::{Config, Source};
@@ -58,6 +58,17 @@ pub fn open_folder(run: &mut Run<Config>) -> failure::Result<Option<SourceFiles>
     run.expect_bytes(kept.iter().map(|file| file.size).sum::<u64>() * growth);
     let hashes = kept.iter().map(|file| (file.path.clone(), file.sha256.to_string())).collect();
     Ok(Some(SourceFiles::new(found.place, hashes)))
+}
+
+/// Returns the source files of the artifact of `run`, if it exists.
+///
+/// # Errors
+///
+/// Fails when the record of the source files is damaged.
+pub fn published_files(run: &KeyedRun<Config>) -> Result<Option<SourceFiles>, Error> {
+    // A damaged artifact is moved out of the way when the run starts.
+    let Some(artifact) = run.existing().ok().flatten() else { return Ok(None) };
+    SourceFiles::of_artifact(&artifact, run.config().conversion().is_some()).map(Some)
 }
 
 /// Imports the model in `config` into `out` and returns its source files.

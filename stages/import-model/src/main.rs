@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use args::Args;
 use failure::Result;
+use import_model::Config;
 use import_model::hub::Settings;
-use import_model::{Config, SourceFiles};
 use terminal::Terminal;
 
 fn main() -> ExitCode {
@@ -29,7 +29,7 @@ fn body(args: &Args) -> Result<()> {
     let is_hub = in_folder.is_none();
     let mut files = match in_folder {
         Some(files) => Some(files),
-        None => SourceFiles::published(&run)?,
+        None => import_model::published_files(&run)?,
     };
     if let (Some(pins), Some(files)) = (config.pins(), &files) {
         files.compare(pins)?;
@@ -48,7 +48,9 @@ fn body(args: &Args) -> Result<()> {
         Ok(())
     })?;
     match &args.write_lock {
-        Some(file) if !args.common.plan => Ok(import_model::pins::write_lock(file, &config, files)?),
+        Some(file) if !args.common.plan => {
+            Ok(import_model::pins::write_lock(file, config.pinned_revision(), files)?)
+        }
         _ => Ok(()),
     }
 }

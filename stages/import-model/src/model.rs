@@ -163,7 +163,7 @@ pub fn write(
     out: &Path,
 ) -> Result<(), Error> {
     let tokenizer = check(found)?;
-    let model = out.join("model");
+    let model = out.join(outputs::MODEL);
     fs_err::create_dir_all(&model)?;
     if let Some(conversion) = conversion {
         write_converted(found, conversion, &model)?;
@@ -180,7 +180,7 @@ pub fn write(
     let written: BTreeMap<String, PathBuf> =
         found.files.keys().map(|name| (name.clone(), model.join(name))).collect();
     let written = Found { files: written, ..Found::default() };
-    tokenizer::write(&written.paths(), &tokenizer, &out.join("tokenizer"))?;
+    tokenizer::write(&written.paths(), &tokenizer, &out.join(outputs::TOKENIZER))?;
     record(found, source, conversion).write(out)?;
     Ok(())
 }

@@ -9,7 +9,6 @@ use std::path::Path;
 use artifact::Artifact;
 use toml_edit::{DocumentMut, Item, Table, value};
 
-use crate::config::Config;
 use crate::error::Error;
 use crate::files::read_json;
 use crate::layout;
@@ -42,20 +41,12 @@ impl SourceFiles {
         Self { place, hashes, copied_only: false }
     }
 
-    /// Returns the source files of the artifact that `run` would make, if it exists.
+    /// Returns the source files of the model in `artifact`.
     ///
     /// # Errors
     ///
     /// Fails when the record of the source files is damaged.
-    pub fn published(run: &stage::KeyedRun<Config>) -> Result<Option<Self>, Error> {
-        // Moving a damaged artifact out of the way is left to the run.
-        let Some(artifact) = run.existing().ok().flatten() else { return Ok(None) };
-        let is_converted = run.config().conversion().is_some();
-        Self::of_artifact(&artifact, is_converted).map(Some)
-    }
-
-    /// Returns the source files of the model in `artifact`.
-    fn of_artifact(artifact: &Artifact, is_converted: bool) -> Result<Self, Error> {
+    pub fn of_artifact(artifact: &Artifact, is_converted: bool) -> Result<Self, Error> {
         let place = artifact.path().join("data/model").display().to_string();
         let record = artifact.path().join("telemetry").join(SOURCE_RECORD);
         if is_converted && record.is_file() {
@@ -102,12 +93,16 @@ impl SourceFiles {
 ///
 /// # Errors
 ///
-/// Fails when the hashes of the source files are not all known, and as [`write`].
-pub fn write_lock(path: &Path, config: &Config, files: Option<SourceFiles>) -> Result<(), Error> {
+/// Fails when the hashes of the source files are not all known, or when the settings file is not valid TOML, is about another
+/// repository, or cannot be written.
+pub fn write_lock(
+    path: &Path,
+    revision: Option<Revision<'_>>,
+    files: Option<SourceFiles>,
+) -> Result<(), Error> {
     let files =
         files.filter(|files| !files.copied_only).ok_or_else(|| Error::NoRecord { path: path.into() })?;
-    let revision = Revision { id: &config.id, commit: &config.commit };
-    if write(path, (!config.commit.is_empty()).then_some(revision), &files.hashes)? {
+    if write(path, revision, &files.hashes)? {
         tracing::info!("pinned {} files in `{}`", files.hashes.len(), path.display());
     }
     Ok(())
@@ -170,7 +165,7 @@ pub struct Revision<'a> {
 /// # Errors
 ///
 /// Fails when the file is not valid TOML, is about another repository, or cannot be written.
-pub fn write(path: &Path, revision: Option<Revision<'_>>, files: &Hashes) -> Result<bool, Error> {
+fn write(path: &Path, revision: Option<Revision<'_>>, files: &Hashes) -> Result<bool, Error> {
     let before = if path.exists() { fs_err::read_to_string(path)? } else { String::new() };
     let after = pinned(path, &before, revision, files)?;
     if after == before {
