@@ -1,7 +1,7 @@
 #!/bin/sh
-# Holds our files against transformers, peft, gguf and llama.cpp. usage: run-full.sh PROGRAMS [CASE…]
+# Compares our files with transformers, peft, gguf and llama.cpp. usage: run-full.sh PROGRAMS [CASE…]
 #
-# Everything goes into `.venv-full` at the root of the repository (some gigabytes), and stays there for the next time.
+# Everything is installed into `.venv-full` at the root of the repository (several gigabytes) and reused.
 # llama.cpp is compiled once, which needs a C++ compiler and about ten minutes on two cores.
 set -eu
 programs=$(cd "$1" && pwd)

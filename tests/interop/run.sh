@@ -1,7 +1,7 @@
 #!/bin/sh
-# Holds our files against mlx-lm. usage: run.sh PROGRAMS [CASE…]
+# Compares our files with mlx-lm. usage: run.sh PROGRAMS [CASE…]
 #
-# mlx-lm goes into `.venv` at the root of the repository, and stays there for the next time.
+# mlx-lm is installed into `.venv` at the root of the repository and reused.
 set -eu
 programs=$(cd "$1" && pwd)
 shift
@@ -12,6 +12,6 @@ if ! cmp -s "$wanted" .venv/requirements.txt; then
     .venv/bin/python -m pip install --quiet --requirement "$wanted" >&2
     cp "$wanted" .venv/requirements.txt
 fi
-# Nothing is fetched from here on.
+# No downloads from here on.
 export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 exec .venv/bin/python tests/interop/interop.py "$programs" "$@"

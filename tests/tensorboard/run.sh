@@ -1,8 +1,8 @@
 #!/bin/sh
-# Trains a tiny model and lets TensorBoard read the event file. usage: run.sh PROGRAMS
+# Trains a tiny model and reads its event file with TensorBoard. usage: run.sh PROGRAMS
 #
-# TensorBoard goes into a virtual environment in `.venv-tensorboard` at the root of the repository (or in
-# TENSORBOARD_VENV), and stays there for the next time.
+# TensorBoard is installed into the virtual environment `.venv-tensorboard` at the root of the repository (or
+# TENSORBOARD_VENV) and reused.
 set -eu
 programs=$(cd "$1" && pwd)
 cd "$(dirname "$0")/../.."
