@@ -1,4 +1,4 @@
-"""Models that `import-model` packs or unpacks, scored by us and by mlx-lm. usage: conversions.py PROGRAMS [CASE…]
+"""Models quantized or dequantized by `import-model`, scored by us and by mlx-lm. usage: conversions.py PROGRAMS [CASE…]
 
 A case is a golden folder or `demo`. Prints one line a model, then how many passed; exits with 1 when one failed.
 """
@@ -20,7 +20,7 @@ mx.set_default_device(mx.cpu)
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ["demo", "gemma3_text-q4", "llama-q4", "qwen3-q8"]
-# The largest difference of two losses, in nats a token.
+# The largest difference of two losses, in nats per target.
 LOSS = 1e-3
 MODES = [("affine", bits, 32) for bits in (2, 3, 4, 5, 6, 8)] + [
     ("affine", 8, 64),
@@ -42,7 +42,7 @@ def loss(model, dataset: Path) -> float:
 
 
 def conversions(programs: Programs, folder: Path) -> dict[str, Path]:
-    """A packed model is unpacked; a plain one is packed in every mode, and unpacked again from the last."""
+    """Dequantizes a quantized model; quantizes a plain one in every mode and dequantizes the last."""
     if "quantization" in read_json(folder / "config.json"):
         plain = programs.run("import-model", {"dequantize": True}, model_dir=folder)
         return {"unpacked": plain} | conversions(programs, plain / "data/model")

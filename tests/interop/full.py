@@ -1,4 +1,4 @@
-"""Holds fused folders, PEFT adapters and GGUF files against the libraries they are for. usage: full.py PROGRAMS [CASE…]
+"""Compares fused folders, PEFT adapters and GGUF files with the libraries they are for. usage: full.py PROGRAMS [CASE…]
 
 transformers and peft compute on a CPU in float32; llama.cpp is asked too where `llama_cpp` is installed. Prints one
 line a check, then how many passed; exits with 1 when one failed.
@@ -22,7 +22,7 @@ from texts import write_text
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-# The largest difference of two losses, in nats a token, and of two logits.
+# The largest difference of two losses, in nats per target, and of two logits.
 LOSS = LOGITS = 1e-3
 CASES = ["llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma3_text"]
 TRAIN = {"steps": 4, "warmup_steps": 0, "learning_rate": 5e-3, "rank": 4, "alpha": 8.0, "checkpoint_every": 4}
@@ -56,7 +56,7 @@ def load(folder: Path):
 
 
 def loss(model, dataset: Path, split: str) -> float:
-    """Mean cross-entropy of all targets that count, in nats."""
+    """Returns the mean cross-entropy in nats per target."""
     tensors = load_file(dataset / f"data/tokens/{split}.safetensors")
     cuts = tensors["offsets"][1:-1].astype(np.int64)
     total, count = 0.0, 0
@@ -95,7 +95,7 @@ class Case:
         self.foreign_peft()
 
     def base_logits(self) -> None:
-        """The golden logits, which our programs are held against as well."""
+        """Compares with the golden logits, as our tests do."""
         expected = load_file(self.golden / "expected.safetensors")
         tokens = torch.from_numpy(expected["input_ids"].astype(np.int64))
         with torch.no_grad():
@@ -127,7 +127,7 @@ class Case:
         self.table.line(self.name, f"fused {kind}: greedy answers that differ", differing, not differing and len(rows) > 0)
 
     def peft(self, kind: str, fused: Path) -> None:
-        """Our adapters in PEFT, and back again as PEFT writes them."""
+        """Our adapters in PEFT, and again as PEFT saves them."""
         ours = read_json(fused / "data/fuse.json")["adapter_loss"]
         base = load(self.model / "data/model")
         plain = loss(base, self.dataset, "validation")
@@ -141,7 +141,7 @@ class Case:
         self.table.close(self.name, f"our {kind} adapters, saved by peft, back in fuse", ours, back)
 
     def foreign_peft(self) -> None:
-        """Adapters that PEFT made: rank-stabilized, of some layers, not zero anywhere."""
+        """Adapters made by PEFT: rank-stabilized, on some layers, without zeros."""
         torch.manual_seed(1)
         settings = peft.LoraConfig(
             r=3, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "down_proj"], layers_to_transform=[0, 2],
@@ -177,7 +177,7 @@ class Case:
 
 
 def check_tokenizer(kind: str, work: Path, programs: Programs, table: Table) -> None:
-    """llama.cpp reads texts as the tokenizer does that a GGUF file was made from."""
+    """Checks that llama.cpp tokenizes texts like the tokenizer of the GGUF file."""
     case = f"{kind} texts"
     folder = work / f"tokenizer-{kind}"
     tokenizer = tokenizers_made.make(kind, ROOT / "tests/golden/llama", folder)

@@ -1,4 +1,4 @@
-"""GGUF files through the `gguf` package, and through llama.cpp where it is installed."""
+"""GGUF files read by the `gguf` package, and by llama.cpp if it is installed."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 
 def compare(folder: Path, file: Path) -> int:
-    """Compares every tensor with the model folder's and returns how many there are; raises at the first that differs."""
+    """Compares every tensor with that of the model folder and returns their number; raises at the first difference."""
     config = json.loads((folder / "config.json").read_text())
     config |= config.get("text_config") or {}
     reader = gguf.GGUFReader(file)
@@ -53,7 +53,7 @@ def open_model(file: Path):
 
 
 def greedy(file: Path, prompt: list[int], count: int) -> list[int]:
-    """The most likely tokens after a prompt, one after another; none of them stops it."""
+    """Returns the greedy tokens after a prompt, without stop tokens."""
     model = open_model(file)
     tokens, written = prompt, []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Holds adapters and fused models against mlx-lm, both ways. usage: interop.py PROGRAMS [CASE…]
+"""Compares adapters and fused models with mlx-lm, both ways. usage: interop.py PROGRAMS [CASE…]
 
 A case is a model folder: every one in tests/golden, and data/models/demo. Prints one line a check,
 `family what ours theirs difference ok|FAIL`, then how many passed; exits with 1 when one failed.
@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT / "data/haw-eng/fornander_aligned.jsonl"
 
-# The largest difference of two losses, in nats a token.
+# The largest difference of two losses, in nats per target.
 LOSS = 1e-3
 
 ROWS = 40
@@ -52,7 +52,7 @@ THEIRS = {
 
 
 class Table:
-    """The lines of one family, and how they went."""
+    """The result lines of one family."""
 
     def __init__(self):
         self.lines: list[str] = []
@@ -70,26 +70,26 @@ class Table:
         self.line(family, what, ours, theirs, difference, difference <= LOSS)
 
     def rows(self, family: str, what: str, ours: theirs.Losses, other: theirs.Losses) -> None:
-        """Holds the losses of single rows against each other, and shows the worst."""
+        """Compares the losses of single rows and shows the largest difference."""
         differences = np.abs(ours.rows() - other.rows())
         row = differences.argmax()
         fine = bool(differences[row] <= LOSS)
         self.line(family, what, float(ours.rows()[row]), float(other.rows()[row]), differences[row], fine)
 
     def differs(self, family: str, what: str, base: theirs.Losses, tuned: theirs.Losses) -> None:
-        """An adapter that changes no row's loss would agree with one that was not loaded."""
+        """Requires that the adapter changes losses, so that one that was not loaded is noticed."""
         difference = np.abs(base.rows() - tuned.rows()).mean()
         self.line(family, what, base.mean(), tuned.mean(), difference, bool(difference > LOSS))
 
     def texts(self, family: str, what: str, ours: list[str], theirs: list[str]) -> None:
-        """Shows the characters written, and how many answers differ."""
+        """Shows the lengths of the answers and the number that differ."""
         different = sum(a != b for a, b in zip(ours, theirs, strict=True))
         lengths = [sum(map(len, texts)) for texts in (ours, theirs)]
         self.characters += min(lengths)
         self.line(family, what, *lengths, different, not different)
 
     def written(self, family: str) -> None:
-        """A tiny model may write nothing but spaces; if all did, equal answers would say nothing."""
+        """Requires some text: equal answers that are only spaces prove nothing."""
         self.line(family, "characters of all answers", self.characters, self.characters, 0, self.characters > 0)
 
     def skipped(self, family: str, what: str, reason: str) -> None:
@@ -101,7 +101,7 @@ class Table:
 
 
 class Case:
-    """One base model, and everything made of it."""
+    """One base model and everything made from it."""
 
     def __init__(self, folder: Path, text: Path, work: Path, programs: Programs, table: Table):
         self.family, self.work, self.programs, self.table = folder.name, work / folder.name, programs, table
@@ -140,7 +140,7 @@ class Case:
         self.table.written(self.family)
 
     def possible(self, what: str, settings: dict) -> bool:
-        """Whether both sides can do this on this base; says why not."""
+        """Returns whether both sides support this base; reports the reason if not."""
         kind = settings.get("fine_tune_type", "lora")
         reason = None
         if kind == "full" and self.quantized:
@@ -154,7 +154,7 @@ class Case:
         return not reason
 
     def our_adapters(self, name: str, settings: dict) -> None:
-        """Our trainer → mlx-lm's loader, and our fuse, and mlx-lm's fuse → our loader."""
+        """Our trainer → mlx-lm's loader; our trainer → mlx-lm's fuse → our loader; our fuse → mlx-lm."""
         inputs = {"model": self.model, "dataset": self.dataset}
         run = self.programs.run("train", TRAIN | settings, **inputs)
         scores = read_json(self.programs.run("validate", train=run, **inputs) / "data/losses.json")
@@ -184,7 +184,7 @@ class Case:
     def fuse(self, name: str, adapters: Path, loaded) -> None:
         validation = theirs.losses(loaded, self.validation).mean()
         if self.stored != theirs.mx.float32:
-            # A fused model is stored as its base is: what is lost by that is no difference between two programs.
+            # A fused model is stored as its base is: that loss is not a difference between the two programs.
             theirs.work_in(loaded, self.stored)
         test = theirs.losses(loaded, self.test)
         for quantized in ["dequantize", "requantize"] if self.quantized else ["dequantize"]:
@@ -199,7 +199,7 @@ class Case:
             self.fused[f"{label}, fused"] = (fused, None if quantized == "requantize" else test)
 
     def fused_models(self) -> None:
-        """Our evaluation of every fused model beside mlx-lm's."""
+        """Compares our evaluation of every fused model with mlx-lm's."""
         names = {f"m{number}": name for number, name in enumerate(self.fused)}
         models = [f"{short}={self.fused[name][0]}" for short, name in names.items()]
         settings = {"generated_rows": ANSWERS, "max_tokens": ANSWER_TOKENS}
@@ -244,12 +244,12 @@ def folders(names: list[str]) -> list[Path]:
     known = {folder.name: folder for folder in found}
     unknown = [name for name in names if name not in known]
     if unknown:
-        sys.exit(f"there is no case `{unknown[0]}`, only {', '.join(known)}")
+        sys.exit(f"unknown case `{unknown[0]}`; known are {', '.join(known)}")
     return [known[name] for name in names] or found
 
 
 def check(work: Path, programs: Path, folder: Path) -> Table:
-    """Runs one case in a process of its own: MLX keeps state."""
+    """Runs one case in a separate process, because MLX keeps state."""
     table = Table()
     try:
         Case(folder, work / "rows.jsonl", work, Programs(programs, work / "store"), table).run()

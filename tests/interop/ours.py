@@ -1,4 +1,4 @@
-"""Our side: the stage programs, run as a user would run them."""
+"""Our side: the stage programs, run as by a user."""
 
 import json
 import os
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 class Programs:
-    """The stage programs of one folder, with a store of their own."""
+    """The stage programs of one folder, with a temporary store."""
 
     def __init__(self, folder: Path, store: Path):
         self.folder = folder
         self.environment = os.environ | {"ASHLAR_STORE": str(store)}
 
     def run(self, stage: str, settings: dict | None = None, **inputs) -> Path:
-        """Runs one stage and returns its artifact; `inputs` are flags, a list repeats one."""
+        """Runs one stage and returns its artifact; `inputs` are flags, repeated for a list."""
         command = [self.folder / stage]
         for flag, values in inputs.items():
             for value in values if isinstance(values, list) else [values]:
@@ -29,7 +29,7 @@ class Programs:
 
 
 def last_checkpoint(train: Path) -> Path:
-    """The adapters of a run's last checkpoint."""
+    """Returns the adapters of the last checkpoint of a run."""
     return max((train / "data/checkpoints").iterdir()) / "adapters"
 
 

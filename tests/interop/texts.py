@@ -1,4 +1,4 @@
-"""The rows that models are trained and scored on."""
+"""Rows for training and scoring."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ WORDS = 8
 
 
 def write_text(out: Path) -> None:
-    """A few rows of the Fornander text, cut to a few words each."""
+    """Returns rows of the Fornander text, cut to a few words each."""
     cut = lambda text: " ".join(text.split()[:WORDS])
     rows = []
     for line in TEXT.read_text().splitlines()[:ROWS]:

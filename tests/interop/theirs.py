@@ -1,4 +1,4 @@
-"""mlx-lm's side: its loader, its trainer, its fusing, and its generation, on our tokens."""
+"""mlx-lm's side: its loader, trainer, fusing and generation on our tokens."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + ""
 
 
 class Split:
-    """A split of our dataset: rows of tokens, and which of them are targets that count."""
+    """A split of our dataset: rows of tokens and the mask of targets."""
 
     def __init__(self, dataset: Path, name: str):
         tensors = load_file(dataset / "data/tokens" / f"{name}.safetensors")
@@ -34,7 +34,7 @@ class Split:
 
 
 def load(model: Path, adapters: Path | None = None):
-    """mlx-lm's own loader; computes in float32, as our programs do on a CPU."""
+    """Loads with mlx-lm; computes in float32, as our programs do on a CPU."""
     loaded, _ = mlx_lm.load(str(model), adapter_path=adapters and str(adapters))
     loaded.set_dtype(mx.float32)
     loaded.eval()
@@ -42,20 +42,20 @@ def load(model: Path, adapters: Path | None = None):
 
 
 def stored_type(model: Path) -> mx.Dtype:
-    """The type of a model's weights, or of what unpacks them."""
+    """Returns the type of a model's weights, or of their scales if they are packed."""
     loaded, _ = mlx_lm.load(str(model), lazy=True)
     types = (array.dtype for _, array in tree_flatten(loaded.parameters()))
     return next(dtype for dtype in types if mx.issubdtype(dtype, mx.floating))
 
 
 class Losses:
-    """The loss of every row of a split: sums in nats, and how many targets they are over."""
+    """Losses of the rows of a split: sums in nats, and numbers of targets."""
 
     def __init__(self, sums, counts):
         self.sums, self.counts = np.array(sums, float), np.array(counts, float)
 
     def mean(self) -> float:
-        """Every target counts the same."""
+        """Returns the mean over targets."""
         return float(self.sums.sum() / self.counts.sum())
 
     def rows(self) -> np.ndarray:
@@ -63,7 +63,7 @@ class Losses:
 
 
 def losses(model, split: Split) -> Losses:
-    """The cross-entropy of all targets that count."""
+    """Returns the cross-entropy of all targets."""
     sums, counts = [], []
     for tokens, trained in zip(split.tokens, split.trained):
         tokens, counted = mx.array(tokens), mx.array(trained[1:]).astype(mx.float32)
@@ -75,7 +75,7 @@ def losses(model, split: Split) -> Losses:
 
 
 def answers(model, prompts, decode, stop: list[int], max_tokens: int) -> list[str]:
-    """What the model writes to each prompt, greedily, with mlx-lm's key-value cache."""
+    """Returns the greedy answer to each prompt, computed with mlx-lm's key-value cache."""
     texts = []
     for prompt in prompts:
         tokens = []
@@ -88,7 +88,7 @@ def answers(model, prompts, decode, stop: list[int], max_tokens: int) -> list[st
 
 
 def train(model: Path, data: Path, adapters: Path, settings: dict) -> None:
-    """mlx-lm's own trainer, with its own defaults but for what makes it short."""
+    """Trains with mlx-lm and its defaults, for a few steps."""
     changed = {
         "adapter_path": str(adapters),
         "batch_size": 2,
@@ -106,7 +106,7 @@ def train(model: Path, data: Path, adapters: Path, settings: dict) -> None:
 
 
 def write_chats(dataset: Path, out: Path) -> None:
-    """Writes the rows of our dataset as mlx-lm's trainer reads them."""
+    """Writes the rows of our dataset in the format of mlx-lm's trainer."""
     out.mkdir(parents=True)
     for ours, name in [("train", "train"), ("validation", "valid"), ("test", "test")]:
         rows = (dataset / f"data/rows/{ours}.jsonl").read_text().splitlines()
@@ -115,7 +115,7 @@ def write_chats(dataset: Path, out: Path) -> None:
 
 
 def fuse(model: Path, adapters: Path, out: Path) -> None:
-    """Does what `mlx_lm.fuse` does."""
+    """Fuses like `mlx_lm.fuse`."""
     loaded, tokenizer, config = mlx_lm.load(str(model), adapter_path=str(adapters), return_config=True)
     fused = [(name, module.fuse()) for name, module in loaded.named_modules() if hasattr(module, "fuse")]
     loaded.update_modules(tree_unflatten(fused))
@@ -123,7 +123,7 @@ def fuse(model: Path, adapters: Path, out: Path) -> None:
 
 
 def work_in(model, dtype: mx.Dtype) -> None:
-    """Works the adapters of a loaded model into its weights, unpacks it, and rounds everything to `dtype`."""
+    """Fuses the adapters of a loaded model into its weights, dequantizes it, and rounds everything to `dtype`."""
     fused = [(name, module.fuse(dequantize=True)) for name, module in model.named_modules() if hasattr(module, "fuse")]
     model.update_modules(tree_unflatten(fused))
     mlx_lm.utils.dequantize_model(model)

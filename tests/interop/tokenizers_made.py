@@ -1,4 +1,4 @@
-"""Tokenizers of every kind that GGUF can hold, trained on the spot, and texts that tell them apart."""
+"""Trains tokenizers of every kind that GGUF supports; texts that distinguish them."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ KINDS = {
 
 
 def make(kind: str, base: Path, out: Path) -> Tokenizer:
-    """Writes the model `base` with a tokenizer of this kind, which is returned."""
+    """Writes the model `base` with a tokenizer of this kind and returns the tokenizer."""
     shutil.copytree(base, out, ignore=shutil.ignore_patterns("expected*"))
     tokenizer, settings = KINDS[kind]()
     rows = [json.loads(line) for line in TEXT.read_text().splitlines()[:300]]
