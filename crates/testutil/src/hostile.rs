@@ -1,4 +1,4 @@
-//! Safetensors files that no reader should accept, each with what is wrong about it.
+//! Invalid safetensors files, each with its fault.
 //!
 //! The format is eight bytes of header length (little endian), the header as JSON, then the data.
 
@@ -7,15 +7,15 @@ use std::path::Path;
 
 /// A damaged or malicious safetensors file.
 pub struct Hostile {
-    /// What is wrong, as a short name.
+    /// Short name of the fault.
     pub name: &'static str,
-    /// A word that a good error message about it contains.
+    /// A word that the error message must contain.
     pub mentions: &'static str,
     /// The bytes of the file.
     pub bytes: Vec<u8>,
 }
 
-/// Returns `header` with its length in front and `data` behind.
+/// Returns the length of `header`, `header` and `data` as one file.
 pub fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());
@@ -28,7 +28,7 @@ pub fn valid(name: &str) -> Vec<u8> {
     with_header(&format!(r#"{{"{name}":{{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}}}"#), &[0; 16])
 }
 
-/// Returns the small hostile files: every way to lie about offsets, shapes, names and lengths.
+/// Returns small hostile files with wrong offsets, shapes, names and lengths.
 pub fn all() -> Vec<Hostile> {
     let tensor = |name: &str, dtype: &str, shape: &str, start: &str, end: &str| {
         format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{start},{end}]}}"#)
@@ -85,7 +85,7 @@ pub fn all() -> Vec<Hostile> {
     ]
 }
 
-/// Writes a file whose header claims, and has, `header_bytes` bytes of JSON blanks.
+/// Writes a file with a header of `header_bytes` bytes, mostly spaces.
 pub fn write_large_header(path: &Path, header_bytes: usize) {
     let mut file =
         std::io::BufWriter::new(fs_err::File::create(path).expect("a test may write where it said"));

@@ -1,10 +1,10 @@
-//! Just enough HTTP/1.1 for one request a connection.
+//! A minimal HTTP/1.1 with one request per connection.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-/// A request as it arrived; header names in lower case.
+/// A request; header names are in lower case.
 pub(crate) struct Incoming {
     pub(crate) method: String,
     /// Path and query.
@@ -34,7 +34,7 @@ impl Response {
         self
     }
 
-    /// Writes the response, of the body only the first `body_limit` bytes, then closes.
+    /// Writes the response with at most `body_limit` bytes of the body, then closes.
     pub(crate) fn write(
         &self,
         stream: &mut TcpStream,
@@ -53,7 +53,7 @@ impl Response {
     }
 }
 
-/// Reads the head of one request; `None` when the peer sent nothing that looks like one.
+/// Reads the head of one request; `None` if there is none.
 pub(crate) fn read_head(reader: &mut BufReader<&TcpStream>) -> Option<Incoming> {
     let mut line = String::new();
     reader.by_ref().take(1 << 20).read_line(&mut line).ok()?;
@@ -70,7 +70,7 @@ pub(crate) fn read_head(reader: &mut BufReader<&TcpStream>) -> Option<Incoming> 
 }
 
 impl Incoming {
-    /// Reads the body, of which at most `limit` bytes; false when the peer sent less than it promised.
+    /// Reads at most `limit` bytes of the body; returns false if it was shorter than announced.
     pub(crate) fn read_body(&mut self, reader: &mut BufReader<&TcpStream>, limit: usize) -> bool {
         let promised = self.headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
         let read = reader.take(promised.min(limit as u64)).read_to_end(&mut self.body);
@@ -78,7 +78,7 @@ impl Incoming {
     }
 }
 
-/// Undoes percent-encoding.
+/// Decodes percent-encoding.
 pub(crate) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

@@ -1,8 +1,8 @@
-//! A model hub on localhost that behaves as the real one does: listing in pages, redirects, ranges, tokens, uploads,
-//! faults.
+//! A model hub on localhost that behaves like the real one (paged listings, redirects, byte ranges, tokens, uploads), with
+//! faults on request.
 //!
 //! Two listeners: the hub itself and the host that large files are redirected to. Like the real storage behind the
-//! hub, the second answers 400 to a request that carries a token, so a leaked token is seen at once.
+//! hub, the second answers 400 to a request that carries a token, so a leaked token is noticed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::BufReader;
@@ -18,7 +18,7 @@ use crate::http::{self, Incoming, Response};
 
 mod upload;
 
-/// A model repository: branches, and the files of every commit.
+/// A model repository: branches and the files of every commit.
 #[derive(Clone)]
 pub struct Repo {
     id: String,
@@ -32,7 +32,7 @@ pub struct Repo {
 struct RepoFile {
     bytes: Vec<u8>,
     lfs: bool,
-    /// The hash that the listing claims.
+    /// SHA-256 in the listing.
     sha256: String,
 }
 
@@ -41,7 +41,7 @@ impl RepoFile {
         Self { bytes: bytes.into(), lfs, sha256: sha256_hex(bytes) }
     }
 
-    /// Git's hash: of the file, or of the few lines that stand for a large one.
+    /// Returns git's hash of the file, or of the pointer to a large one.
     fn oid(&self) -> String {
         if self.lfs { self.sha256[..40].to_owned() } else { git_oid(&self.bytes) }
     }
@@ -64,7 +64,7 @@ impl Repo {
         self.commits.get_mut(&self.branches["main"]).expect("a branch points to a commit")
     }
 
-    /// Adds a small file, which the hub keeps in git and serves itself.
+    /// Adds a small file, which is kept in git and served by the hub.
     #[must_use]
     pub fn file(mut self, path: &str, bytes: &[u8]) -> Self {
         self.main().insert(path.into(), RepoFile::new(bytes, false));
@@ -78,14 +78,14 @@ impl Repo {
         self
     }
 
-    /// Makes the listing claim another hash for `path` than its bytes have.
+    /// Puts a wrong hash for `path` into the listing.
     #[must_use]
     pub fn lie_about(mut self, path: &str) -> Self {
         self.main().get_mut(path).expect("the file was added before").sha256 = sha256_hex(b"something else");
         self
     }
 
-    /// Answers only requests that carry the token `secret`.
+    /// Answers only requests with the token `secret`.
     #[must_use]
     pub fn gated(mut self) -> Self {
         self.gated = true;
@@ -97,7 +97,7 @@ impl Repo {
         &self.branches["main"]
     }
 
-    /// Returns the files of a branch: path → bytes, and whether it is kept as a large file.
+    /// Returns the files of a branch: path → bytes, and whether it is a large file.
     pub fn contents(&self, branch: &str) -> BTreeMap<String, (Vec<u8>, bool)> {
         let files = self.resolve(branch).and_then(|commit| self.commits.get(commit));
         files
@@ -107,46 +107,46 @@ impl Repo {
             .collect()
     }
 
-    /// Tells whether strangers cannot see it.
+    /// Returns whether the repository is private.
     pub fn is_private(&self) -> bool {
         self.private
     }
 
-    /// How many commits there were.
+    /// Returns the number of commits.
     pub fn history(&self) -> usize {
         self.commits.len()
     }
 
-    /// The commit of a branch, or the commit itself.
+    /// Returns the commit of a branch, or the commit itself.
     fn resolve<'a>(&'a self, revision: &'a str) -> Option<&'a String> {
         self.branches.get(revision).or_else(|| Some(self.commits.get_key_value(revision)?.0))
     }
 }
 
-/// What the hub does wrong, once, when a path is asked for.
+/// A fault of one response of the hub.
 #[derive(Clone)]
 pub enum Fault {
-    /// Promises the whole body and closes the connection after this many bytes of it.
+    /// Announces the whole body, but closes the connection after this many bytes.
     DropAfter(usize),
     /// Sends this many bytes of the body, then nothing for this long.
     StallAfter(usize, Duration),
     /// Answers with this status, and `Retry-After` in seconds if given.
     Status(u16, Option<u64>),
-    /// Answers a range request with the whole file and 200.
+    /// Ignores the byte range: answers 200 with the whole file.
     IgnoreRange,
-    /// Sends as many bytes as promised, but others.
+    /// Sends wrong bytes of the right length.
     WrongBytes,
-    /// Closes the connection before any answer.
+    /// Closes the connection without an answer.
     Hangup,
     /// Redirects to this address.
     RedirectTo(String),
-    /// Reads this many bytes of what is sent, then closes the connection.
+    /// Reads this many bytes of the request body, then closes the connection.
     CutRequest(usize),
-    /// Does what was asked for, and closes the connection before the answer.
+    /// Processes the request, but closes the connection without an answer.
     LoseAnswer,
 }
 
-/// A request that the hub got.
+/// A request to the hub.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// `GET`, `HEAD`, …
@@ -157,9 +157,9 @@ pub struct Seen {
     pub range: Option<String>,
     /// The `Authorization` header.
     pub authorization: Option<String>,
-    /// Whether it went to the host for large files.
+    /// Whether it was sent to the host for large files.
     pub on_storage: bool,
-    /// What was sent along.
+    /// Body.
     pub body: Vec<u8>,
 }
 
@@ -179,13 +179,13 @@ pub struct HubServer {
     state: Arc<State>,
 }
 
-/// The token that opens gated repositories, and writes.
+/// The token that may read gated repositories, and write.
 pub const TOKEN: &str = "secret";
-/// A token that only reads.
+/// A token that may only read.
 pub const READ_TOKEN: &str = "just-looking";
 
 impl HubServer {
-    /// Starts a hub with these repositories, on free ports, three files to a page of its listing.
+    /// Starts a hub with these repositories on free ports; its listings have three files per page.
     pub fn start(repos: Vec<Repo>) -> Self {
         let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port on localhost");
         let (hub, storage) = (bind(), bind());
@@ -207,7 +207,7 @@ impl HubServer {
         Self { state }
     }
 
-    /// Returns the address to give as `HF_ENDPOINT`.
+    /// Returns the address for `HF_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.state.hub)
     }
@@ -217,7 +217,7 @@ impl HubServer {
         format!("http://{}", self.state.storage)
     }
 
-    /// Makes the next requests whose target contains `part` go wrong, one fault a request.
+    /// Makes the next requests whose target contains `part` fail, with one fault per request.
     ///
     /// The bytes of a large file come from the storage host, under `/blobs/<path>`; those of a small one from
     /// `/api/resolve-cache/`.
@@ -225,12 +225,12 @@ impl HubServer {
         lock(&self.state.faults).push((part.into(), faults.into_iter().collect()));
     }
 
-    /// Takes large files of more than this many bytes in parts of as many.
+    /// Accepts files larger than this in parts of this size.
     pub fn split_uploads(&self, part_bytes: usize) {
         lock(&self.state.uploads).part_bytes = Some(part_bytes);
     }
 
-    /// Returns a repository as it is now.
+    /// Returns a copy of a repository.
     pub fn repo(&self, id: &str) -> Option<Repo> {
         lock(&self.state.repos).iter().find(|repo| repo.id == id).cloned()
     }
@@ -289,7 +289,7 @@ fn answer(mut stream: TcpStream, state: &State, on_storage: bool) {
     });
     let refuses = matches!(fault, Some(Fault::Hangup | Fault::CutRequest(_) | Fault::Status(..)));
     if !whole && !refuses {
-        return; // whoever sent half of it is gone
+        return; // the client closed the connection midway
     }
     let keep_range = !matches!(fault, Some(Fault::IgnoreRange));
     let mut response = match (&fault, on_storage) {
@@ -313,7 +313,7 @@ fn answer(mut stream: TcpStream, state: &State, on_storage: bool) {
         Some(Fault::WrongBytes) => response.body.iter_mut().for_each(|byte| *byte ^= 0x55),
         _ => {}
     }
-    drop(response.write(&mut stream, request.method == "HEAD", limit)); // the peer may be gone: its business
+    drop(response.write(&mut stream, request.method == "HEAD", limit)); // the peer may have closed the connection
     std::thread::sleep(pause);
 }
 
@@ -325,7 +325,7 @@ fn next_fault(state: &State, target: &str) -> Option<Fault> {
         .find_map(|(_, queue)| queue.pop_front())
 }
 
-/// Answers on the hub's own host.
+/// Answers a request to the hub's host.
 fn hub_page(state: &State, request: &Incoming, target: &str, keep_range: bool) -> Response {
     if request.method == "POST" {
         return upload::hub_page(state, request, target);
@@ -346,7 +346,7 @@ fn hub_page(state: &State, request: &Incoming, target: &str, keep_range: bool) -
     };
     let found = find("api/models/").or_else(|| find("api/resolve-cache/models/")).or_else(|| find(""));
     let Some((repo, rest)) = found.filter(|(repo, _)| !repo.private || token(TOKEN)) else {
-        // The real hub does not tell strangers which repositories exist.
+        // The real hub hides which repositories exist.
         return error(401, "RepoNotFound", "Invalid username or password.");
     };
     if repo.gated && !token(TOKEN) {
@@ -387,7 +387,7 @@ fn model_info(repo: &Repo, revision: &str) -> Response {
     }))
 }
 
-/// One page of the tree, folders included, with a link to the next.
+/// Returns one page of the tree, folders included, with a link to the next.
 fn listing(state: &State, repo: &Repo, revision: &str, query: &str) -> Response {
     let commit = repo.resolve(revision).expect("the caller found it");
     let mut entries: Vec<serde_json::Value> = Vec::new();
@@ -418,7 +418,7 @@ fn listing(state: &State, repo: &Repo, revision: &str, query: &str) -> Response 
     page.header("link", next)
 }
 
-/// Sends the client on: large files to the storage host, small ones to a cache on this host, by a relative address.
+/// Redirects to the storage host for a large file, and to a relative address on this host for a small one.
 fn resolve(state: &State, repo: &Repo, revision: &str, path: &str) -> Response {
     let commit = repo.resolve(revision).expect("the caller found it");
     let Some(file) = repo.commits[commit].get(path) else {
@@ -438,7 +438,7 @@ fn resolve(state: &State, repo: &Repo, revision: &str, path: &str) -> Response {
     }
 }
 
-/// Answers on the storage host.
+/// Answers a request to the storage host.
 fn storage_page(state: &State, request: &Incoming, target: &str, keep_range: bool) -> Response {
     if request.headers.contains_key("authorization") {
         return Response::new(400, "Only one auth mechanism allowed");
@@ -455,7 +455,7 @@ fn storage_page(state: &State, request: &Incoming, target: &str, keep_range: boo
     file.map_or_else(|| Response::new(403, "expired"), |file| bytes(file, request, keep_range))
 }
 
-/// The bytes of a file, or of the part that the request asks for.
+/// Returns a file, or the requested byte range of it.
 fn bytes(file: &RepoFile, request: &Incoming, keep_range: bool) -> Response {
     let total = file.bytes.len();
     let etag = format!("\"{}\"", if file.lfs { file.sha256.clone() } else { file.oid() });

@@ -1,4 +1,4 @@
-//! What the hub does with what is sent to it: repositories, branches, large files, commits.
+//! Uploads to the hub: repositories, branches, large files, commits.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use super::{READ_TOKEN, Repo, RepoFile, State, TOKEN, error, lock};
 use crate::files::sha256_hex;
 use crate::http::{Incoming, Response};
 
-/// Large files that arrived, by their SHA-256.
+/// Uploaded large files by their SHA-256.
 #[derive(Default)]
 pub(super) struct Uploads {
-    /// Files larger than this are taken in parts of this size.
+    /// Files larger than this are uploaded in parts of this size.
     pub(super) part_bytes: Option<usize>,
     blobs: BTreeMap<String, Vec<u8>>,
     parts: BTreeMap<String, BTreeMap<usize, Vec<u8>>>,
@@ -20,11 +20,11 @@ pub(super) struct Uploads {
 
 /// Organizations that the token may not write to.
 const FOREIGN: &str = "foreign/";
-/// Names that end so are kept as large files, as are files that are not text.
+/// Suffixes of large files; files that are not text are large too.
 const LARGE: [&str; 3] = [".safetensors", ".gguf", "tokenizer.json"];
 const LFS_JSON: &str = "application/vnd.git-lfs+json";
 
-/// Answers a POST on the hub's own host.
+/// Answers a POST to the hub's host.
 pub(super) fn hub_page(state: &State, request: &Incoming, target: &str) -> Response {
     let path = target.split('?').next().unwrap_or_default().trim_start_matches('/');
     if path == "api/complete_multipart" {
@@ -95,7 +95,7 @@ fn branch(repo: &mut Repo, name: &str) -> Response {
     Response::json(&json!({}))
 }
 
-/// Says which files are to come as large ones, from their names and first bytes.
+/// Decides from names and first bytes which files are large.
 fn preupload(request: &Incoming) -> Response {
     let mut files = Vec::new();
     for file in body(request)["files"].as_array().into_iter().flatten() {
@@ -109,7 +109,7 @@ fn preupload(request: &Incoming) -> Response {
     Response::json(&json!({ "files": files }))
 }
 
-/// Says where large files are to go.
+/// Returns the addresses for uploading large files.
 fn batch(state: &State, request: &Incoming) -> Response {
     let body = body(request);
     let is_lfs = |name: &str| request.headers.get(name).is_some_and(|value| value == LFS_JSON);
@@ -160,7 +160,7 @@ fn verify_path(request: &Incoming) -> String {
     path.trim_start_matches('/').replace("objects/batch", "objects/verify")
 }
 
-/// Takes a large file, or a part of one, on the storage host.
+/// Receives a large file, or a part of one, on the storage host.
 pub(super) fn store(state: &State, request: &Incoming, target: &str) -> Response {
     let path = target.split('?').next().unwrap_or_default().trim_start_matches('/');
     let mut uploads = lock(&state.uploads);
@@ -178,7 +178,7 @@ pub(super) fn store(state: &State, request: &Incoming, target: &str) -> Response
     }
 }
 
-/// Puts the parts of a large file together.
+/// Joins the parts of a large file.
 fn complete(state: &State, request: &Incoming, target: &str) -> Response {
     let body = body(request);
     let oid = body["oid"].as_str().unwrap_or_default();
@@ -214,7 +214,7 @@ fn verify(state: &State, request: &Incoming) -> Response {
     error(404, "", "Object not found")
 }
 
-/// Makes a commit of lines of JSON.
+/// Makes a commit from lines of JSON.
 fn commit(state: &State, repo: &mut Repo, name: &str, request: &Incoming) -> Response {
     if request.headers.get("content-type").is_none_or(|kind| kind != "application/x-ndjson") {
         return error(415, "", "expected application/x-ndjson");
