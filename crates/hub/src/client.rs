@@ -8,8 +8,9 @@ use ureq::http::Uri;
 use ureq::{Agent, SendBody};
 
 use crate::error::Error;
+use crate::hex::is_hex;
 use crate::settings::Settings;
-use crate::{Watch, is_hex};
+use crate::watch::Watch;
 
 const MAX_REDIRECTS: usize = 10;
 /// Attempts to reach a hub that has never answered: the network is probably down.
@@ -36,7 +37,7 @@ pub struct Client<'a> {
 pub enum AttemptError<E = Error> {
     /// Another attempt may succeed.
     Retry {
-        /// What went wrong.
+        /// The problem.
         reason: String,
         /// The pause that the hub asks for.
         pause: Option<Duration>,

@@ -10,7 +10,7 @@ pub enum Error {
     Settings {
         /// The variable and what is wrong with its value.
         reason: String,
-        /// What to do.
+        /// The hint.
         hint: String,
     },
 
@@ -19,7 +19,7 @@ pub enum Error {
     Refused {
         /// The request and the answer.
         reason: String,
-        /// What to do.
+        /// The hint.
         hint: String,
     },
 

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::client::{AttemptError, Client, Progress, quoted};
 use crate::error::Error;
-use crate::is_hex;
+use crate::hex::is_hex;
 
 /// A file of a repository as the hub lists it.
 #[derive(Debug, Clone, Default)]

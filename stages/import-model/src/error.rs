@@ -10,9 +10,9 @@ pub enum Error {
     /// The settings are missing, unusable or contradictory.
     #[error("{reason}")]
     Settings {
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// What to do.
+        /// The hint.
         hint: String,
     },
 
@@ -21,9 +21,9 @@ pub enum Error {
     Layout {
         /// The folder, file or repository.
         place: String,
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// What to do.
+        /// The hint.
         hint: String,
     },
 
@@ -41,9 +41,9 @@ pub enum Error {
     Json {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with line and column where known.
+        /// The problem, with line and column where known.
         reason: String,
-        /// What to do.
+        /// The hint.
         hint: &'static str,
     },
 
@@ -52,7 +52,7 @@ pub enum Error {
     Weights {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the name of the tensor if there is one.
+        /// The problem, with the name of the tensor if there is one.
         reason: String,
     },
 
@@ -70,9 +70,9 @@ pub enum Error {
     Index {
         /// The index file.
         path: PathBuf,
-        /// What is wrong, with the tensor or shard.
+        /// The problem, with the tensor or shard.
         reason: String,
-        /// What to do.
+        /// The hint.
         hint: &'static str,
     },
 
@@ -87,7 +87,7 @@ pub enum Error {
         actual: String,
         /// Origin of the expected hash.
         promised_by: &'static str,
-        /// What to do.
+        /// The hint.
         hint: String,
     },
 
@@ -107,7 +107,7 @@ pub enum Error {
     Offline {
         /// The repository.
         id: String,
-        /// What is missing.
+        /// The missing file or revision.
         reason: String,
     },
 

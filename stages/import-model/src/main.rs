@@ -5,11 +5,12 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use args::Args;
 use failure::Result;
 use import_model::Config;
 use import_model::hub::Settings;
-use terminal::Terminal;
+
+use crate::args::Args;
+use crate::terminal::Terminal;
 
 fn main() -> ExitCode {
     stage::main(|args: Args| body(&args), |args| &args.common)

@@ -1,4 +1,4 @@
-//! Importing from a folder: what is kept, what is refused, and how that is explained.
+//! Imports from a folder: kept files, refused models, error messages.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
 
@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use failure::{Failure as _, Kind};
 use import_model::{Config, Error, Unwatched, hub, layout, weights};
+use insta::assert_snapshot;
 use tempfile::TempDir;
 use testutil::files::{contents, copy_files, golden_dir, sha256_hex};
 use testutil::hostile;
@@ -16,7 +17,7 @@ fn temp() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// A copy of the small llama among the golden cases.
+/// Copies the golden model `llama`.
 fn llama() -> TempDir {
     let folder = temp();
     copy_files(&golden_dir().join("llama"), folder.path());
@@ -33,14 +34,14 @@ fn import_pinned(folder: &Path, out: &Path, files: BTreeMap<String, String>) -> 
     import_model::run(&config, &settings, &Unwatched, out, out).map(drop)
 }
 
-/// Imports what must be refused; returns the message.
+/// Imports a model that must be refused, and returns the report of the error.
 fn refusal(folder: &Path) -> String {
     let out = temp();
     let error = import(folder, out.path()).expect_err("this model must be refused");
     assert_eq!(error.kind(), Kind::BadInput, "{error}");
     assert!(contents(out.path()).is_empty(), "something was written: {error}");
-    let message = failure::Error::from(error).report();
-    assert!(message.contains("\nhint: "), "no remedy in: {message}");
+    let message = testutil::filtered(&failure::Error::from(error).report());
+    assert!(message.contains("\nhint: "), "no hint in: {message}");
     message
 }
 
@@ -185,7 +186,7 @@ fn hostile_weights_are_refused_by_name_and_place() {
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_refused_by_file_and_tensor() {
+fn weights_that_are_not_finite_are_refused_by_file_and_tensor() {
     for (name, bits) in [("NaN", 0x7fc0_0000_u32), ("infinity", 0xff80_0000)] {
         let folder = llama();
         let path = folder.path().join("model.safetensors");
@@ -222,12 +223,12 @@ fn a_file_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn oversized_headers_are_refused_at_once() {
+fn oversized_headers_are_refused_quickly() {
     let folder = temp();
     let path = folder.path().join("model.safetensors");
     let refused = |says: &str| {
         let start = Instant::now();
-        let message = weights::check_file(&path).expect_err("too large to be honest").to_string();
+        let message = weights::check_file(&path).expect_err("the header is too large").to_string();
         assert!(start.elapsed().as_secs_f32() < 1.0, "took {:?}", start.elapsed());
         assert!(message.contains(says), "{message}");
         let grown = memory_of_checking(&path);
@@ -237,19 +238,17 @@ fn oversized_headers_are_refused_at_once() {
     refused("header claims");
     hostile::write_many_tensors(&path, 1_000_000);
     refused("header claims");
-    // Just under the limit on bytes, the limit on tensors is what stops it.
+    // Just below the limit on bytes, the limit on tensors applies.
     hostile::write_many_tensors(&path, 120_000);
     refused("100000 tensors");
 }
 
 const CHECK_THIS: &str = "IMPORT_MODEL_TEST_CHECKS";
 
-/// Checks `path` in a process of its own; returns by how many bytes that process grew.
+/// Checks `path` in a separate process and returns by how many bytes that process grew.
 fn memory_of_checking(path: &Path) -> u64 {
     let mut child = std::process::Command::new(std::env::current_exe().expect("a test knows its program"));
-    child
-        .args(["--exact", "memory_is_measured_in_a_process_of_its_own", "--nocapture"])
-        .env(CHECK_THIS, path);
+    child.args(["--exact", "memory_is_measured_in_a_separate_process", "--nocapture"]).env(CHECK_THIS, path);
     let output = child.output().expect("a test can run itself");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let grown = text.lines().find_map(|line| line.split_once("grown by ")?.1.parse().ok());
@@ -257,21 +256,21 @@ fn memory_of_checking(path: &Path) -> u64 {
 }
 
 #[test]
-fn memory_is_measured_in_a_process_of_its_own() {
+fn memory_is_measured_in_a_separate_process() {
     let Some(path) = std::env::var_os(CHECK_THIS) else { return };
     let before = peak_memory_bytes();
     drop(weights::check_file(Path::new(&path)));
     println!("\ngrown by {}", peak_memory_bytes() - before);
 }
 
-/// The most memory this process ever had, where the system tells; else 0.
+/// Returns the peak memory of this process; 0 where the system does not report it.
 fn peak_memory_bytes() -> u64 {
     let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
-/// Writes shards `(name, tensors)` and an index that says `listed`.
+/// Makes a model of shards `(name, tensor)` with an index of `listed`.
 fn sharded(shards: &[(&str, &str)], listed: &[(&str, &str)]) -> TempDir {
     let folder = llama();
     fs_err::remove_file(folder.path().join("model.safetensors")).unwrap();
@@ -349,33 +348,27 @@ fn folders_without_a_model_are_explained() {
     }
     let pickled = without("model.safetensors");
     fs_err::write(pickled.path().join("pytorch_model.bin"), "x").unwrap();
-    let message = refusal(pickled.path());
-    assert!(message.contains("pytorch_model.bin") && message.contains("safe_serialization"), "{message}");
+    assert_snapshot!(refusal(pickled.path()), @"");
     let sentencepiece = without("tokenizer.json");
     fs_err::write(sentencepiece.path().join("tokenizer.model"), "x").unwrap();
-    assert!(refusal(sentencepiece.path()).contains("fast tokenizer"));
-    let message = refusal(Path::new("/no/such/folder"));
-    assert!(message.contains("`/no/such/folder`: no such folder"), "{message}");
+    assert_snapshot!(refusal(sentencepiece.path()), @"");
+    assert_snapshot!(refusal(Path::new("/no/such/folder")), @"");
     let file = llama();
     assert!(refusal(&file.path().join("config.json")).contains("not a folder"));
 }
 
 #[test]
-fn models_that_nothing_here_can_run_are_refused() {
+fn unsupported_models_are_refused() {
     let with_config = |text: &str| {
         let folder = llama();
         fs_err::write(folder.path().join("config.json"), text).unwrap();
         refusal(folder.path())
     };
-    let message = with_config(r#"{"model_type":"mamba"}"#);
-    assert!(
-        message.contains("`mamba`") && message.contains("`gemma3_text`") && message.contains("`cohere`"),
-        "{message}"
-    );
+    assert_snapshot!(with_config(r#"{"model_type":"mamba"}"#), @"");
     assert!(with_config("{\n  \"model_type\": \n").contains("line 3"));
     assert!(with_config("{}").contains("`model_type` is missing"));
     let quantized = r#"{"model_type":"llama","quantization_config":{"quant_method":"gptq","bits":4}}"#;
-    assert!(with_config(quantized).contains("`gptq`"));
+    assert_snapshot!(with_config(quantized), @"");
 }
 
 #[test]
@@ -396,11 +389,11 @@ fn broken_tokenizers_are_refused() {
 
 #[cfg(unix)]
 #[test]
-fn odd_files_are_refused_without_waiting_for_them() {
+fn special_files_are_refused_without_blocking() {
     let folder = llama();
     let path = folder.path().join("generation_config.json");
-    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
-    assert!(made.success());
+    let status = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(status.success());
     assert!(refusal(folder.path()).contains("not a regular file"));
     fs_err::remove_file(&path).unwrap();
     std::os::unix::fs::symlink("generation_config.json", &path).unwrap();

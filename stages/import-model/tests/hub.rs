@@ -1,4 +1,4 @@
-//! The hub client against a real server on localhost.
+//! Imports from a hub on localhost.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
 
@@ -24,7 +24,7 @@ fn golden(name: &str) -> Vec<u8> {
     fs_err::read(golden_dir().join("llama").join(name)).expect("a golden file")
 }
 
-/// A small llama, with what real repositories have beside the model.
+/// The golden model `llama` with the other files of a real repository.
 fn repo() -> Repo {
     Repo::new(ID)
         .file(".gitattributes", b"*.safetensors filter=lfs")
@@ -68,7 +68,7 @@ impl Import {
         contents(&self.out.path().join("model"))
     }
 
-    /// Checks that the model arrived, byte for byte.
+    /// Checks that the model is complete and has the right bytes.
     fn assert_complete(&self) {
         let names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
         let expected: BTreeMap<_, _> = names.map(|name| (name.to_owned(), sha256_hex(&golden(name)))).into();
@@ -122,7 +122,7 @@ fn the_token_does_not_follow_a_redirect_to_a_stranger() {
 }
 
 #[test]
-fn a_dropped_connection_goes_on_where_it_stopped() {
+fn a_dropped_connection_resumes_where_it_stopped() {
     let hub = HubServer::start(vec![repo()]);
     hub.fail(
         "/blobs/org/tiny/model.safetensors",
@@ -142,7 +142,7 @@ fn a_dropped_connection_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_silent_connection_is_given_up_and_resumed() {
+fn a_silent_connection_times_out_and_is_resumed() {
     let hub = HubServer::start(vec![repo()]);
     hub.fail("/blobs/org/tiny/model.safetensors", [Fault::StallAfter(1000, Duration::from_secs(20))]);
     let settings = Settings { silence: Duration::from_millis(300), ..settings(&hub) };
@@ -173,7 +173,7 @@ fn small_files_survive_dropped_connections_too() {
 }
 
 #[test]
-fn a_wrong_hash_is_refused_and_thrown_away() {
+fn a_file_with_a_wrong_hash_is_refused_and_deleted() {
     for hub in [HubServer::start(vec![repo().lie_about("model.safetensors")]), {
         let hub = HubServer::start(vec![repo()]);
         hub.fail("/blobs/org/tiny/model.safetensors", [Fault::WrongBytes]);
@@ -211,10 +211,10 @@ fn a_damaged_partial_file_is_started_over() {
 }
 
 #[test]
-fn a_broken_hub_does_not_keep_us_for_ever() {
+fn a_broken_hub_is_given_up() {
     let model = "/blobs/org/tiny/model.safetensors";
     let drops = || std::iter::repeat_n(Fault::DropAfter(1000), 50);
-    // Wrong bytes that also break off; a server that starts over each time and never gets further.
+    // Wrong bytes with dropped connections; a server that starts over each time and never gets further.
     for faults in [vec![Fault::WrongBytes; 50], drops().collect()] {
         let hub = HubServer::start(vec![repo().lie_about("model.safetensors")]);
         hub.fail(model, faults);
@@ -248,7 +248,7 @@ fn refusals_are_explained() {
 }
 
 #[test]
-fn a_busy_hub_is_asked_again() {
+fn a_busy_hub_is_retried() {
     let hub = HubServer::start(vec![repo()]);
     hub.fail("/revision/", [Fault::Status(503, None), Fault::Status(429, Some(1))]);
     hub.fail("/blobs/", [Fault::Status(500, None), Fault::Status(403, None)]);
@@ -265,8 +265,8 @@ fn a_busy_hub_is_asked_again() {
 }
 
 #[test]
-fn without_a_network_a_folder_is_proposed() {
-    let gone = HubServer::start(vec![]).endpoint(); // the port is free again
+fn without_a_network_the_hint_is_a_folder() {
+    let gone = HubServer::start(vec![]).endpoint(); // nothing listens on this port any more
     let settings = Settings { endpoint: gone, ..settings(&HubServer::start(vec![])) };
     let import = Import::new();
     let text = message(import.run(&Settings { attempts: 2, ..settings }));
@@ -331,7 +331,7 @@ fn pins_choose_the_files_and_their_bytes() {
     );
 }
 
-/// Fills a hub cache as the hub's own tools do; returns its folder.
+/// Fills a local cache in the way of the hub's tools and returns its folder.
 fn cache(dir: &Path, names: &[&str]) -> PathBuf {
     let home = dir.join("models--org--tiny");
     let snapshot = home.join("snapshots").join(repo().commit());
@@ -363,7 +363,7 @@ fn a_model_in_the_local_cache_is_used_without_any_request() {
 }
 
 #[test]
-fn what_the_cache_lacks_is_downloaded_and_nothing_else() {
+fn only_files_missing_in_the_cache_are_downloaded() {
     let (hub, dir) = (HubServer::start(vec![repo()]), temp());
     let cached = ["config.json", "tokenizer.json", "model.safetensors"];
     let settings = Settings { cache: Some(cache(dir.path(), &cached)), ..settings(&hub) };
@@ -399,7 +399,7 @@ fn offline_without_the_model_is_explained() {
 }
 
 #[test]
-fn a_damaged_cache_is_noticed() {
+fn a_damaged_cache_is_refused() {
     let (hub, dir) = (HubServer::start(vec![repo()]), temp());
     let cache = cache(dir.path(), &ALL);
     let blob = cache.join("models--org--tiny/blobs").join(sha256_hex(&golden("model.safetensors")));
@@ -411,7 +411,7 @@ fn a_damaged_cache_is_noticed() {
 }
 
 #[test]
-fn the_variables_of_the_hub_are_honoured() {
+fn the_variables_of_the_hub_are_read() {
     let home = temp();
     fs_err::write(home.path().join("token"), "from-file\n").unwrap();
     let path = home.path().display().to_string();
@@ -440,7 +440,7 @@ fn the_variables_of_the_hub_are_honoured() {
     assert!(with(&[("HF_ENDPOINT", "mirror")]).is_err());
 }
 
-/// Stops after so many bytes.
+/// Stops after this number of bytes.
 struct StopAfter(AtomicU64);
 
 impl Watch for StopAfter {
@@ -454,7 +454,7 @@ impl Watch for StopAfter {
 }
 
 #[test]
-fn an_interrupted_download_keeps_what_arrived() {
+fn an_interrupted_download_keeps_its_bytes() {
     let hub = HubServer::start(vec![repo()]);
     let import = Import::new();
     let config = Config { id: ID.into(), ..Config::default() };
