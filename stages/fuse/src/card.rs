@@ -219,7 +219,51 @@ mod tests {
     fn a_card_names_base_data_adapter_settings_and_scores() {
         let source = ImportSource::Hub { id: "org/name".into(), commit: "c0ffee".into() };
         let config = Config { gguf: Gguf::F16, ..Config::default() };
-        assert_snapshot!(card(source, Some("apache-2.0"), &config), @"");
+        assert_snapshot!(card(source, Some("apache-2.0"), &config), @r#"
+        ---
+        base_model: org/name
+        license: apache-2.0
+        library_name: transformers
+        pipeline_tag: text-generation
+        ---
+
+        # Fused model
+
+        A `llama` model: [org/name](https://huggingface.co/org/name) at commit `c0ffee`, fine-tuned with an adapter that is merged into its weights.
+        The licence of the base model, `apache-2.0`, applies, and so do the terms of the training data.
+
+        ## Data
+
+        The terms of the data are those of its source files: `a.jsonl`, `b__.csv`.
+
+        | split | rows | tokens | trained tokens |
+        | --- | --- | --- | --- |
+        | train | 7 | 70 | 40 |
+
+        ## Adapter
+
+        | setting | value |
+        | --- | --- |
+        | `fine_tune_type` | `"lora"` |
+        | `lora_parameters.rank` | `8` |
+
+        ## Settings of `fuse` that are not the default
+
+        | setting | value |
+        | --- | --- |
+        | `gguf` | `"f16"` |
+
+        ## Scores
+
+        Measured on the 12 target tokens of the validation split.
+
+        | model | loss (nats per target) | perplexity |
+        | --- | --- | --- |
+        | base model with the adapter | 1.0000 | 2.72 |
+        | fused model | 1.0010 | 2.72 |
+
+        Their logits differ by at most 1.0e-5.
+        "#);
     }
 
     #[test]

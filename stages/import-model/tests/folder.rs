@@ -348,11 +348,20 @@ fn folders_without_a_model_are_explained() {
     }
     let pickled = without("model.safetensors");
     fs_err::write(pickled.path().join("pytorch_model.bin"), "x").unwrap();
-    assert_snapshot!(refusal(pickled.path()), @"");
+    assert_snapshot!(refusal(pickled.path()), @r"
+    error: `[SANDBOX]`: no safetensors weights, only pickle files, which can run code when they are read: `pytorch_model.bin`
+    hint: use a repository or revision with safetensors, or convert the model on a machine where you trust it: `model.save_pretrained(folder, safe_serialization=True)` in transformers
+    ");
     let sentencepiece = without("tokenizer.json");
     fs_err::write(sentencepiece.path().join("tokenizer.model"), "x").unwrap();
-    assert_snapshot!(refusal(sentencepiece.path()), @"");
-    assert_snapshot!(refusal(Path::new("/no/such/folder")), @"");
+    assert_snapshot!(refusal(sentencepiece.path()), @r"
+    error: `[SANDBOX]`: `tokenizer.json` is missing
+    hint: make a fast tokenizer from `tokenizer.model`: `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` in transformers
+    ");
+    assert_snapshot!(refusal(Path::new("/no/such/folder")), @r"
+    error: `/no/such/folder`: no such folder
+    hint: give the folder with `config.json`, `tokenizer.json` and `model*.safetensors`
+    ");
     let file = llama();
     assert!(refusal(&file.path().join("config.json")).contains("not a folder"));
 }
@@ -364,11 +373,17 @@ fn unsupported_models_are_refused() {
         fs_err::write(folder.path().join("config.json"), text).unwrap();
         refusal(folder.path())
     };
-    assert_snapshot!(with_config(r#"{"model_type":"mamba"}"#), @"");
+    assert_snapshot!(with_config(r#"{"model_type":"mamba"}"#), @r"
+    error: `[SANDBOX]/config.json`: `model_type` is `mamba`, which is not supported
+    hint: supported types are `cohere`, `gemma2`, `gemma3`, `gemma3_text`, `llama`, `mistral`, `phi3`, `qwen2`, `qwen3`
+    ");
     assert!(with_config("{\n  \"model_type\": \n").contains("line 3"));
     assert!(with_config("{}").contains("`model_type` is missing"));
     let quantized = r#"{"model_type":"llama","quantization_config":{"quant_method":"gptq","bits":4}}"#;
-    assert_snapshot!(with_config(quantized), @"");
+    assert_snapshot!(with_config(quantized), @r"
+    error: `[SANDBOX]/config.json`: the weights are quantized with `gptq`, which MLX does not support
+    hint: use the original model, or one quantized for MLX, such as those of `mlx-community`
+    ");
 }
 
 #[test]
