@@ -152,7 +152,8 @@ pub fn locate(store: Option<&Store>, locator: &Path) -> Result<Artifact> {
 
 /// Blames the input for an error that could otherwise be about the store.
 fn bad_input(error: artifact::Error) -> Error {
-    Error::wrap(Kind::BadInput, Error::from(error))
+    let error = Error::from(error);
+    if error.kind() == Kind::Failed { Error::wrap(Kind::BadInput, error) } else { error }
 }
 
 fn no_output(locator: &Path, manifest: &Manifest, output: &str) -> Error {

@@ -2,54 +2,55 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::{ArgGroup, Parser};
 use models::{ComputeDtype, Sampling};
+use stage::{Error, Result};
 
 /// Generate text with a model: one prompt, a chat, or a file of prompts
 #[derive(Debug, Parser)]
-#[command(version, group = ArgGroup::new("task").required(true).args(["prompt", "chat", "input"]))]
+#[command(version, mut_arg("verbose", |arg| arg.help("Print times and speeds (`-vv`: also traces)")))]
+#[command(group = ArgGroup::new("task").required(true).args(["prompt", "chat", "input"]))]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct Args {
-    /// Artifact with a model (or its name in the store), or a model folder
+    /// Artifact with a model, its label in the store, or a model folder
     #[arg(long, value_name = "ARTIFACT|FOLDER")]
     pub model: PathBuf,
-    /// Artifact with adapters for it, or their folder
+    /// Artifact with adapters, its label in the store, or a folder with adapters
     #[arg(long, value_name = "ARTIFACT|FOLDER")]
     pub adapters: Option<PathBuf>,
-    /// Look up names of artifacts in DIR
+    /// Look up labels of artifacts in DIR
     #[arg(long, value_name = "DIR", env = "ASHLAR_STORE", default_value = "artifacts")]
     pub store: PathBuf,
 
     /// Answer TEXT (`-` reads it from stdin)
-    #[arg(long, value_name = "TEXT", help_heading = "What to do")]
+    #[arg(long, value_name = "TEXT", help_heading = "Task")]
     pub prompt: Option<String>,
-    /// Talk on the terminal: `/quit` leaves, `/reset` begins anew, Ctrl-C ends an answer
-    #[arg(long, help_heading = "What to do")]
+    /// Chat on the terminal: `/quit` leaves, `/reset` starts over, Ctrl-C ends an answer
+    #[arg(long, help_heading = "Task")]
     pub chat: bool,
     /// Answer every row of FILE (`-` for stdin): JSON lines, CSV or TSV with `prompt`, `messages` or `prompt_tokens`
-    #[arg(long, value_name = "FILE", help_heading = "What to do")]
+    #[arg(long, value_name = "FILE", help_heading = "Task")]
     pub input: Option<PathBuf>,
-    /// With --input, write the rows with their answers to FILE instead of stdout
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat"], help_heading = "What to do")]
+    /// With --input, write the rows and their answers to FILE instead of stdout
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat"], help_heading = "Task")]
     pub output: Option<PathBuf>,
-    /// Put TEXT before the conversation as the system's message
-    #[arg(long, value_name = "TEXT", conflicts_with = "raw", help_heading = "What to do")]
+    /// Put TEXT before the conversation as system message
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw", help_heading = "Task")]
     pub system: Option<String>,
     /// Continue the prompt as it is, without the chat template
-    #[arg(long, conflicts_with = "chat", help_heading = "What to do")]
+    #[arg(long, conflicts_with = "chat", help_heading = "Task")]
     pub raw: bool,
-    /// Show the answer of the base model beside that with the adapters
-    #[arg(long, requires = "adapters", conflicts_with = "chat", help_heading = "What to do")]
+    /// Also answer with the base model, without the adapters
+    #[arg(long, requires = "adapters", conflicts_with = "chat", help_heading = "Task")]
     pub compare: bool,
 
-    /// The most tokens of an answer
+    /// Maximum number of tokens per answer
     #[arg(long, value_name = "COUNT", default_value_t = 512, value_parser = at_least_one, help_heading = "Sampling")]
     pub max_tokens: usize,
-    /// Divide the logits by X; 0 always takes the most likely token
+    /// Divide the logits by X; 0 always chooses the most likely token
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = temperature, help_heading = "Sampling")]
     pub temperature: f64,
-    /// Choose among the fewest tokens whose probabilities reach P
+    /// Choose among the fewest tokens whose probabilities add up to P
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p, help_heading = "Sampling")]
     pub top_p: f64,
     /// Choose among the COUNT most likely tokens; 0 for all
@@ -58,49 +59,54 @@ pub struct Args {
     /// Choose among tokens at least P times as likely as the most likely one
     #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = min_p, help_heading = "Sampling")]
     pub min_p: f64,
-    /// Make tokens that occurred before less likely, the prompt's included; 1 leaves them alone
+    /// Make tokens that occurred before, in prompt or answer, less likely by a factor of X
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = penalty, help_heading = "Sampling")]
     pub repetition_penalty: f64,
-    /// Where the random numbers begin: the same seed gives the same text
+    /// Seed of the random numbers: the same seed gives the same text
     #[arg(long, value_name = "NUMBER", default_value_t = 0, help_heading = "Sampling")]
     pub seed: u64,
-    /// End an answer before TEXT (may be repeated)
+    /// End an answer before TEXT (repeatable)
     #[arg(long, value_name = "TEXT", value_parser = not_empty, help_heading = "Sampling")]
     pub stop: Vec<String>,
 
-    /// With --input, so many prompts together
+    /// With --input, number of prompts per batch
     #[arg(long, value_name = "ROWS", default_value_t = 16, value_parser = at_least_one)]
     pub batch_size: usize,
-    /// With --input, also write the token ids of every answer
+    /// With --input, also write the token ids of each answer
     #[arg(long, conflicts_with_all = ["prompt", "chat"])]
     pub token_ids: bool,
     /// Compute in `auto`, `float32`, `bfloat16` or `float16`
     #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = dtype)]
     pub dtype: ComputeDtype,
-    /// Most memory to take, in gigabytes; 80 % of what is available unless given
-    #[arg(long, value_name = "GB")]
-    pub max_memory: Option<f64>,
-    /// Tell times and speeds on stderr
-    #[arg(short, long)]
-    pub verbose: bool,
+    /// Memory limit.
+    #[command(flatten)]
+    pub memory: stage::MemoryArgs,
+    /// How much to print; `--verbose` also prints times and speeds.
+    #[command(flatten)]
+    pub verbosity: stage::Verbosity,
 }
 
 impl Args {
-    /// Reports what the parser cannot see.
+    /// Checks what the parser cannot see.
     ///
     /// # Errors
     ///
-    /// Fails when options do not fit together.
+    /// Fails if input and output are the same file (exit 2).
     pub fn check(&self) -> Result<()> {
         if let (Some(input), Some(output)) = (&self.input, &self.output)
             && (input == output || is_same_file(input, output))
         {
-            return Err(stage::usage("`--output` would overwrite the file of `--input`"));
+            return Err(Error::usage("`--output` would overwrite the file of `--input`"));
         }
         Ok(())
     }
 
-    /// How tokens are chosen in the row (or turn) `first_row`.
+    /// Returns whether to print times and speeds.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbosity.verbose > 0
+    }
+
+    /// Returns the sampling for the rows from `first_row` on, or for the turn of that number.
     pub fn sampling(&self, first_row: u64) -> Sampling {
         Sampling {
             temperature: self.temperature,
@@ -118,16 +124,16 @@ fn is_same_file(a: &std::path::Path, b: &std::path::Path) -> bool {
     matches!((fs_err::canonicalize(a), fs_err::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-fn number(text: &str, fits: impl Fn(f64) -> bool, range: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|&number| fits(number)).ok_or_else(|| format!("expected a number {range}"))
+fn number(text: &str, is_valid: impl Fn(f64) -> bool, range: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|&number| is_valid(number)).ok_or_else(|| format!("expected a number {range}"))
 }
 
 fn temperature(text: &str) -> Result<f64, String> {
-    number(text, |x| x.is_finite() && x >= 0.0, "from 0 up")
+    number(text, |x| x.is_finite() && x >= 0.0, "of at least 0")
 }
 
 fn top_p(text: &str) -> Result<f64, String> {
-    number(text, |x| x > 0.0 && x <= 1.0, "above 0 and up to 1")
+    number(text, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")
 }
 
 fn min_p(text: &str) -> Result<f64, String> {
@@ -139,7 +145,7 @@ fn penalty(text: &str) -> Result<f64, String> {
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "expected a number from 1 up".to_owned())
+    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "expected a number of at least 1".to_owned())
 }
 
 fn not_empty(text: &str) -> Result<String, String> {
@@ -153,8 +159,9 @@ fn dtype(text: &str) -> Result<ComputeDtype, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::CommandFactory as _;
+
+    use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -1,22 +1,20 @@
-//! A file of prompts: many at a time, answers in the order of the rows.
+//! A file of prompts, answered in batches; the answers keep the order of the rows.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
 use dataset::{Error, Place, RawRow, RowReader};
-use indicatif::ProgressBar;
 use models::{Flow, Generation, Model};
 use serde_json::{Map, Value, json};
-use stage::bad_input;
+use stage::{Context as _, Result};
 
-use crate::engine::{Engine, Prompt};
+use crate::args::Args;
+use crate::engine::{Engine, Prompt, PromptError};
 use crate::interrupt::Interrupt;
 use crate::stream::TextStream;
 use crate::timing::Timing;
-use crate::{Args, Outcome};
 
-/// So many batches are sorted by length together, and written together.
+/// Number of batches that are sorted by length and written together.
 const BATCHES_TOGETHER: usize = 8;
 
 const HINT: &str = "a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)";
@@ -31,27 +29,24 @@ struct Answer {
     generation: Generation,
 }
 
-/// Answers every row of `input`; what was written stays when a signal ends the run.
-pub(crate) fn run(args: &Args, engine: &Engine, input: &Path, interrupt: &Interrupt) -> Result<Outcome> {
-    let rows = read(engine, input).map_err(bad_input).context("reading the rows")?;
+/// Answers every row of `input`. If a signal stops the program, the answers already written remain.
+pub(crate) fn run(args: &Args, engine: &Engine, input: &Path, interrupt: &Interrupt) -> Result<()> {
+    let rows = read(engine, input).context("reading the rows")?;
     let mut out: Box<dyn Write> = match &args.output {
         Some(path) => Box::new(BufWriter::new(fs_err::File::create(path)?)),
         None => Box::new(BufWriter::new(io::stdout())),
     };
-    let bar = ProgressBar::new(rows.len() as u64);
-    let mut timing = Timing::start();
-    for (index, rows) in rows.chunks(args.batch_size * BATCHES_TOGETHER).enumerate() {
-        let first = index * args.batch_size * BATCHES_TOGETHER;
-        let answers = answer(args, engine, &engine.model, rows, first, interrupt, &mut timing)?;
-        let base = engine.base.as_ref();
-        let base = base.map(|base| answer(args, engine, base, rows, first, interrupt, &mut timing));
-        let base = base.transpose()?;
-        if let Some(signal) = interrupt.requested() {
-            bar.abandon();
-            return Ok(Outcome::Interrupted(signal));
-        }
+    let bar = stage::progress_bar(rows.len() as u64);
+    let mut batches = Batches { args, engine, interrupt, timing: Timing::start() };
+    let rows_together = args.batch_size * BATCHES_TOGETHER;
+    for (index, rows) in rows.chunks(rows_together).enumerate() {
+        let first_row = (index * rows_together) as u64;
+        let answers = batches.answer(&engine.model, rows, first_row)?;
+        let base_answers =
+            engine.base.as_ref().map(|base| batches.answer(base, rows, first_row)).transpose()?;
+        interrupt.check()?;
         for (index, row) in rows.iter().enumerate() {
-            let base = base.as_ref().map(|answers| &answers[index]);
+            let base = base_answers.as_ref().map(|answers| &answers[index]);
             let mut line = line(row, &answers[index], base, args.token_ids).to_string();
             line.push('\n');
             out.write_all(line.as_bytes())?;
@@ -60,31 +55,32 @@ pub(crate) fn run(args: &Args, engine: &Engine, input: &Path, interrupt: &Interr
         bar.inc(rows.len() as u64);
     }
     bar.finish_and_clear();
-    if args.verbose {
-        timing.tell_rows(rows.len());
+    if args.is_verbose() {
+        batches.timing.print_rows(rows.len());
     }
-    Ok(Outcome::Done)
+    Ok(())
 }
 
-/// Reads all rows, so that a mistake in the last is told before the work on the first.
-fn read(engine: &Engine, input: &Path) -> Result<Vec<Row>> {
+/// Reads all rows, so that a mistake in the last one is found before the work on the first.
+fn read(engine: &Engine, input: &Path) -> dataset::Result<Vec<Row>> {
     let input = if input == Path::new("-") { Path::new("/dev/stdin") } else { input };
     let mut reader = RowReader::open(input)?;
     let mut rows = Vec::new();
     while let Some(row) = reader.next_row()? {
         let RawRow { line, fields } = row.map_err(|problem| problem.in_file(input))?;
         let place = || Place { file: input.to_owned(), line, column: None };
-        let wrong = |reason: String| Error::Row { place: place(), reason, hint: HINT.to_owned() };
-        let prompt = prompt_of(&fields).map_err(wrong)?;
-        let prompt = engine.tokens(&prompt).map_err(|error| match error.downcast::<Error>() {
-            Ok(error) => error.at_row(place()),
-            Err(error) => wrong(error.to_string()),
+        let unusable = |reason: String| Error::Row { place: place(), reason, hint: HINT.to_owned() };
+        let prompt = prompt_of(&fields).map_err(unusable)?;
+        let prompt = engine.tokens(&prompt).map_err(|error| match error {
+            PromptError::Text(error) => error.at_row(place()),
+            error => unusable(error.to_string()),
         })?;
         rows.push(Row { fields, prompt });
     }
     Ok(rows)
 }
 
+/// Returns the prompt of a row.
 fn prompt_of(fields: &Map<String, Value>) -> Result<Prompt, String> {
     let field = |name| fields.get(name).filter(|value: &&Value| !value.is_null());
     if let Some(ids) = field("prompt_tokens") {
@@ -104,66 +100,68 @@ fn prompt_of(fields: &Map<String, Value>) -> Result<Prompt, String> {
     }
 }
 
-/// A conversation up to the answer; one that is there already is the reference and left out.
+/// Returns a conversation up to its answer; a final message of the assistant is the reference and left out.
 fn conversation(messages: &[Value]) -> Result<Prompt, String> {
     let asked = match messages.split_last() {
         Some((last, before)) if last["role"] == "assistant" => before,
         _ => messages,
     };
     if asked.is_empty() {
-        return Err("the conversation asks nothing".to_owned());
+        return Err("the conversation has no question".to_owned());
     }
     Ok(Prompt::Messages(asked.to_vec()))
 }
 
-fn answer(
-    args: &Args,
-    engine: &Engine,
-    model: &Model,
-    rows: &[Row],
-    first: usize,
-    interrupt: &Interrupt,
-    timing: &mut Timing,
-) -> Result<Vec<Answer>> {
-    let prompts: Vec<Vec<u32>> = rows.iter().map(|row| row.prompt.clone()).collect();
-    let mut streams: Vec<(TextStream<'_>, String)> =
-        rows.iter().map(|_| (TextStream::new(&engine.tokenizer, &args.stop), String::new())).collect();
-    let mut failure = None;
-    let mut listen = |row: usize, token: u32| {
-        timing.token();
-        let (stream, text) = &mut streams[row];
-        match stream.push(token) {
-            Ok(piece) => text.push_str(&piece),
-            Err(error) => failure = Some(error),
-        }
-        match interrupt.requested() {
-            None if failure.is_none() => {
-                if stream.ended() {
-                    Flow::EndRow
-                } else {
-                    Flow::Continue
-                }
-            }
-            _ => Flow::EndAll,
-        }
-    };
-    let sampling = args.sampling(first as u64);
-    let generations = models::generate_with(model, &prompts, &engine.options, &sampling, &mut listen)?;
-    if let Some(error) = failure {
-        return Err(error).with_context(|| anyhow!("decoding an answer"));
-    }
-    let finish = |((mut stream, mut text), generation): ((TextStream<'_>, String), Generation)| {
-        text.push_str(&stream.finish()?);
-        let stopped = generation.stopped || stream.ended();
-        Ok(Answer { text, generation: Generation { stopped, ..generation } })
-    };
-    streams.into_iter().zip(generations).map(finish).collect()
+/// What is the same for all batches.
+struct Batches<'a> {
+    args: &'a Args,
+    engine: &'a Engine,
+    interrupt: &'a Interrupt,
+    timing: Timing,
 }
 
-/// The row's own fields, and what was made of it.
+impl Batches<'_> {
+    /// Answers `rows`, the first of which is row `first_row` of the file.
+    fn answer(&mut self, model: &Model, rows: &[Row], first_row: u64) -> Result<Vec<Answer>> {
+        let prompts: Vec<Vec<u32>> = rows.iter().map(|row| row.prompt.clone()).collect();
+        let stream = || TextStream::new(&self.engine.tokenizer, &self.args.stop);
+        let mut streams: Vec<(TextStream<'_>, String)> =
+            rows.iter().map(|_| (stream(), String::new())).collect();
+        let mut decode_error = None;
+        let mut on_token = |row: usize, token: u32| {
+            self.timing.count_token();
+            let (stream, text) = &mut streams[row];
+            match stream.push(token) {
+                Ok(piece) => text.push_str(&piece),
+                Err(error) => decode_error = Some(error),
+            }
+            if decode_error.is_some() || self.interrupt.requested().is_some() {
+                Flow::EndAll
+            } else if stream.ended() {
+                Flow::EndRow
+            } else {
+                Flow::Continue
+            }
+        };
+        let sampling = self.args.sampling(first_row);
+        let generations =
+            models::generate_with(model, &prompts, &self.engine.options, &sampling, &mut on_token)?;
+        if let Some(error) = decode_error {
+            return Err(error).context("decoding an answer");
+        }
+        let answers = streams.into_iter().zip(generations).map(|((mut stream, mut text), generation)| {
+            text.push_str(&stream.finish()?);
+            let stopped = generation.stopped || stream.ended();
+            Ok(Answer { text, generation: Generation { stopped, ..generation } })
+        });
+        answers.collect()
+    }
+}
+
+/// Returns the fields of the row with those of its answer.
 fn line(row: &Row, answer: &Answer, base: Option<&Answer>, token_ids: bool) -> Value {
     let mut fields = row.fields.clone();
-    let mut put = |prefix: &str, answer: &Answer| {
+    let mut insert = |prefix: &str, answer: &Answer| {
         let reason = if answer.generation.stopped { "stop" } else { "length" };
         fields.insert(format!("{prefix}generated"), json!(answer.text));
         fields.insert(format!("{prefix}generated_tokens"), json!(answer.generation.tokens.len()));
@@ -172,9 +170,9 @@ fn line(row: &Row, answer: &Answer, base: Option<&Answer>, token_ids: bool) -> V
             fields.insert(format!("{prefix}generated_ids"), json!(answer.generation.tokens));
         }
     };
-    put("", answer);
+    insert("", answer);
     if let Some(base) = base {
-        put("base_", base);
+        insert("base_", base);
     }
     Value::Object(fields)
 }

@@ -2,27 +2,30 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
 use dataset::TextTokenizer;
+use failure::{Failure, Kind};
 use models::{GenerationOptions, LoadOptions, Model};
 use serde_json::{Value, json};
-use stage::{bad_input, hint};
+use stage::{Context as _, Error, Result};
 
-use crate::{Args, folders, timing};
+use crate::args::Args;
+use crate::folders;
 
-/// What answers.
+/// The loaded model with everything needed to answer.
 pub(crate) struct Engine {
-    /// The model with its adapters, if there are any.
+    /// The model, with its adapters if any.
     pub(crate) model: Model,
-    /// The model without them, where both are wanted.
+    /// With `--compare`, the model without adapters.
     pub(crate) base: Option<Model>,
     pub(crate) tokenizer: TextTokenizer,
     pub(crate) options: GenerationOptions,
+    /// Text of the system message.
     system: Option<String>,
+    /// Whether texts are continued without the chat template.
     raw: bool,
 }
 
-/// What is asked.
+/// Prompt before tokenizing.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Prompt {
     Text(String),
@@ -30,19 +33,47 @@ pub(crate) enum Prompt {
     Tokens(Vec<u32>),
 }
 
+/// Reason why a prompt has no usable tokens.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PromptError {
+    #[error("the prompt is empty")]
+    Empty,
+    #[error("token {token} is not one of the model's {vocabulary}")]
+    UnknownToken { token: u32, vocabulary: u32 },
+    #[error(transparent)]
+    Text(#[from] dataset::Error),
+}
+
+impl Failure for PromptError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Empty | Self::UnknownToken { .. } => Kind::BadInput,
+            Self::Text(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Empty | Self::UnknownToken { .. } => None,
+            Self::Text(error) => error.hint(),
+        }
+    }
+}
+
 impl Engine {
+    /// Loads the model, its adapters and its tokenizer.
     pub(crate) fn open(args: &Args) -> Result<Self> {
         let folder = folders::model(&args.model, &args.store).context("opening the model")?;
         let adapters = args.adapters.as_deref().map(|adapters| folders::adapters(adapters, &args.store));
         let adapters = adapters.transpose().context("opening the adapters")?;
-        let tokenizer = TextTokenizer::open(&folder).map_err(bad_input).context("opening the tokenizer")?;
+        let tokenizer = TextTokenizer::open(&folder).context("opening the tokenizer")?;
         if args.chat && tokenizer.chat_template().is_none() {
-            let error = anyhow!("the model has no chat template");
-            return Err(bad_input(hint(error, "use an instruction-tuned model, or `--raw --prompt`")));
+            return Err(Error::bad_input("the model has no chat template")
+                .hinted("use an instruction-tuned model, or `--raw --prompt`"));
         }
-        let backend = mlx_ext::init(&mlx_ext::Options::with_max_gigabytes(args.max_memory))?;
-        let options = LoadOptions::on(&backend, args.dtype);
-        let mut model = Model::load(&folder, &options).map_err(bad_input).context("loading the model")?;
+        let backend = mlx_ext::init(&mlx_ext::Options::with_max_gigabytes(args.memory.max_memory))?;
+        let mut model =
+            Model::load(&folder, &LoadOptions::on(&backend, args.dtype)).context("loading the model")?;
         let base = args.compare.then(|| model.clone());
         if let Some(adapters) = adapters {
             load_adapters(&mut model, &adapters)?;
@@ -54,14 +85,14 @@ impl Engine {
         };
         let raw = args.raw || tokenizer.chat_template().is_none();
         if raw && !args.raw {
-            timing::tell("the model has no chat template: prompts are continued as they are");
+            tracing::info!("the model has no chat template: prompts are continued as they are");
         }
         let system = args.system.as_deref().map(dataset::text::normalize);
         Ok(Self { model, base, tokenizer, options, system, raw })
     }
 
-    /// The tokens that the model reads before its answer.
-    pub(crate) fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+    /// Returns the tokens that the model reads before its answer.
+    pub(crate) fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, PromptError> {
         let tokens = match prompt {
             Prompt::Tokens(tokens) => tokens.clone(),
             Prompt::Text(text) if self.raw => self.plain(text)?,
@@ -72,17 +103,17 @@ impl Engine {
             Prompt::Messages(messages) => self.tokenizer.apply(&self.conversation(messages), true)?,
         };
         if tokens.is_empty() {
-            return Err(anyhow!("the prompt is empty"));
+            return Err(PromptError::Empty);
         }
-        let size = self.model.vocabulary() as u32;
-        match tokens.iter().find(|&&token| token >= size) {
-            Some(token) => Err(anyhow!("token {token} is not one of the model's {size}")),
+        let vocabulary = self.model.vocabulary() as u32;
+        match tokens.iter().find(|&&token| token >= vocabulary) {
+            Some(&token) => Err(PromptError::UnknownToken { token, vocabulary }),
             None => Ok(tokens),
         }
     }
 
-    /// Plain text as the tokenizer puts it, left open for more.
-    fn plain(&self, text: &str) -> Result<Vec<u32>> {
+    /// Tokenizes plain text without an end token.
+    fn plain(&self, text: &str) -> Result<Vec<u32>, PromptError> {
         let mut tokens = self.tokenizer.encode(&dataset::text::normalize(text), true)?;
         while tokens.last().is_some_and(|token| self.tokenizer.eos().contains(token)) {
             tokens.pop();
@@ -90,7 +121,7 @@ impl Engine {
         Ok(tokens)
     }
 
-    /// `messages` after the system's, unless they bring their own.
+    /// Puts the system message before `messages`, unless they start with one.
     pub(crate) fn conversation(&self, messages: &[Value]) -> Vec<Value> {
         let has_own = messages.first().is_some_and(|message| message["role"] == "system");
         let system = self.system.iter().filter(|_| !has_own);
@@ -100,6 +131,6 @@ impl Engine {
 }
 
 fn load_adapters(model: &mut Model, folder: &Path) -> Result<()> {
-    tuner::load_adapters(model, folder).map_err(bad_input).context("loading the adapters")?;
+    tuner::load_adapters(model, folder).context("loading the adapters")?;
     Ok(())
 }

@@ -1,67 +1,67 @@
-//! Where a model and its adapters lie: in an artifact, under a name in the store, or in a plain folder.
+//! Finds the model and the adapters: in an artifact, under a label in the store, or in a plain folder.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
-use artifact::{Artifact, Level, Store};
-use stage::{bad_input, hint};
+use artifact::{Artifact, Store};
+use stage::{Error, Result};
 
-/// The model folder that `locator` stands for.
+const MODEL_FILE: &str = "config.json";
+const ADAPTERS_FILE: &str = "adapter_config.json";
+
+/// Returns the model folder for `locator`.
 pub(crate) fn model(locator: &Path, store: &Path) -> Result<PathBuf> {
-    if locator.join("config.json").is_file() {
+    if locator.join(MODEL_FILE).is_file() {
         return Ok(locator.to_owned());
     }
-    let artifact = find(locator, store, "model", "config.json")?;
-    output(&artifact, "model")
+    output(&find(locator, store, MODEL_FILE)?, outputs::MODEL)
 }
 
-/// The adapters' folder that `locator` stands for; of a training artifact, its last checkpoint's.
+/// Returns the folder with adapters for `locator`; for a training artifact, that of its last checkpoint.
 pub(crate) fn adapters(locator: &Path, store: &Path) -> Result<PathBuf> {
-    if locator.join("adapter_config.json").is_file() {
+    if locator.join(ADAPTERS_FILE).is_file() {
         return Ok(locator.to_owned());
     }
-    let artifact = find(locator, store, "adapters", "adapter_config.json")?;
-    match artifact.output_dir("checkpoints") {
-        Some(checkpoints) => last_checkpoint(&checkpoints),
-        None => output(&artifact, "adapters"),
+    let artifact = find(locator, store, ADAPTERS_FILE)?;
+    if artifact.manifest().outputs.contains_key(outputs::CHECKPOINTS) {
+        last_checkpoint(&output(&artifact, outputs::CHECKPOINTS)?)
+    } else {
+        output(&artifact, outputs::ADAPTERS)
     }
 }
 
-fn find(locator: &Path, store: &Path, what: &str, file: &str) -> Result<Artifact> {
-    if !locator.join("COMMIT").exists()
-        && let (Ok(store), Some(name)) = (Store::open(store), locator.to_str())
-        && let Some(artifact) = store.open_ref(name, Level::Auto).map_err(bad_input)?
-    {
-        return Ok(artifact);
+/// Finds the artifact; `marker` is the file that a plain folder would have.
+fn find(locator: &Path, store: &Path, marker: &str) -> Result<Artifact> {
+    let found = stage::locate(Store::open(store).ok().as_ref(), locator);
+    if locator.join("COMMIT").exists() {
+        return found;
     }
-    let remedy = format!("give the folder that a stage printed, its name, or a folder with a `{file}`");
-    if !locator.exists() {
-        let error = anyhow!("there is no {what} `{}`", locator.display());
-        return Err(bad_input(hint(error, remedy)));
-    }
-    Artifact::open(locator).map_err(|error| match error {
-        artifact::Error::NotAnArtifact { path, .. } => {
-            let error = anyhow!("`{}` is neither an artifact nor a folder with a `{file}`", path.display());
-            bad_input(hint(error, remedy))
-        }
-        error => bad_input(error),
-    })
+    let hint =
+        format!("give the folder that a stage printed, its label, or a folder that contains `{marker}`");
+    found.map_err(|error| error.hinted(hint))
 }
 
+/// Verifies an output and returns its path.
 fn output(artifact: &Artifact, name: &str) -> Result<PathBuf> {
-    artifact.output_dir(name).ok_or_else(|| {
+    let Some(path) = artifact.output_dir(name) else {
         let manifest = artifact.manifest();
         let names: Vec<String> = manifest.outputs.keys().map(|name| format!("`{name}`")).collect();
-        let (path, stage, names) = (artifact.path().display(), &manifest.stage, names.join(", "));
-        bad_input(anyhow!("`{path}` (made by `{stage}`) has no output `{name}`, only {names}"))
-    })
+        return Err(Error::bad_input(format!(
+            "`{}` (made by `{}`) has no output `{name}`, only {}",
+            artifact.path().display(),
+            manifest.stage,
+            names.join(", ")
+        )));
+    };
+    artifact.verify_output(name)?;
+    Ok(path)
 }
 
 fn last_checkpoint(checkpoints: &Path) -> Result<PathBuf> {
-    let mut steps: Vec<PathBuf> =
-        fs_err::read_dir(checkpoints)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    steps.sort();
-    let last =
-        steps.pop().ok_or_else(|| bad_input(anyhow!("`{}` holds no checkpoint", checkpoints.display())))?;
-    Ok(last.join("adapters"))
+    let entries = fs_err::read_dir(checkpoints)?.collect::<std::io::Result<Vec<_>>>()?;
+    let last = entries
+        .into_iter()
+        .map(|entry| entry.path())
+        .max()
+        .ok_or_else(|| Error::bad_input(format!("`{}` holds no checkpoint", checkpoints.display())))?;
+    Ok(last.join(outputs::ADAPTERS))
 }

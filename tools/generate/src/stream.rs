@@ -1,7 +1,6 @@
-//! Tokens as text, as they come: never half a character, never the beginning of a text that ends the answer.
+//! Streams tokens as text: never half a character, and never the beginning of a stop text.
 
-use anyhow::Result;
-use dataset::TextTokenizer;
+use dataset::{Result, TextTokenizer};
 
 /// Turns the tokens of one answer into text.
 pub(crate) struct TextStream<'a> {
@@ -9,16 +8,16 @@ pub(crate) struct TextStream<'a> {
     /// Texts that end the answer.
     stop: &'a [String],
     tokens: Vec<u32>,
-    /// Tokens from here on are decoded together: what a token becomes may depend on the one before.
+    /// Index from which tokens are decoded together, because the text of a token may depend on the one before.
     context: usize,
-    /// Tokens up to here were turned into text.
+    /// Number of tokens that were turned into text.
     read: usize,
-    /// Text that may yet turn out to begin a stop text.
+    /// Text held back because it may be the beginning of a stop text.
     held: String,
     ended: bool,
 }
 
-/// What bytes become that are no whole character.
+/// Character that stands for an incomplete one.
 const REPLACEMENT: char = '\u{FFFD}';
 
 impl<'a> TextStream<'a> {
@@ -26,7 +25,7 @@ impl<'a> TextStream<'a> {
         Self { tokenizer, stop, tokens: Vec::new(), context: 0, read: 0, held: String::new(), ended: false }
     }
 
-    /// Takes a token and returns the text that is certain now.
+    /// Adds a token and returns the text that is now certain.
     pub(crate) fn push(&mut self, token: u32) -> Result<String> {
         self.tokens.push(token);
         let fresh = self.fresh()?;
@@ -39,7 +38,7 @@ impl<'a> TextStream<'a> {
         Ok(self.release(false))
     }
 
-    /// Returns what is left when no more tokens come.
+    /// Returns the remaining text after the last token.
     pub(crate) fn finish(&mut self) -> Result<String> {
         if self.ended {
             return Ok(String::new());
@@ -50,18 +49,19 @@ impl<'a> TextStream<'a> {
         Ok(self.release(true))
     }
 
-    /// Whether a stop text came.
+    /// Returns whether a stop text was found.
     pub(crate) fn ended(&self) -> bool {
         self.ended
     }
 
-    /// The text of the tokens not yet read.
+    /// Returns the text of the tokens not yet turned into text.
     fn fresh(&self) -> Result<String> {
         let known = self.tokenizer.decode(&self.tokens[self.context..self.read], true)?;
         let all = self.tokenizer.decode(&self.tokens[self.context..], true)?;
         Ok(all.strip_prefix(&known).unwrap_or_default().to_owned())
     }
 
+    /// Returns the held text up to a stop text or, unless `all`, up to the beginning of one.
     fn release(&mut self, all: bool) -> String {
         if let Some(end) = self.stop.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
             self.ended = true;
@@ -75,7 +75,7 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// How many bytes at the end of `text` are how `stop` begins.
+/// Returns the length in bytes of the longest end of `text` with which `stop` begins.
 fn overlap(text: &str, stop: &str) -> usize {
     let lengths = stop.char_indices().map(|(length, _)| length).rev();
     lengths.into_iter().find(|&length| text.ends_with(&stop[..length])).unwrap_or(0)
@@ -83,13 +83,13 @@ fn overlap(text: &str, stop: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
-    use std::path::Path;
+    use testutil::golden;
+
+    use super::*;
 
     fn tokenizer(name: &str) -> TextTokenizer {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
-        TextTokenizer::open(&folder).unwrap()
+        TextTokenizer::open(&golden(name)).unwrap()
     }
 
     fn streamed(tokenizer: &TextTokenizer, stop: &[String], tokens: &[u32]) -> (Vec<String>, bool) {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_character_made_of_several_tokens_comes_whole() {
+    fn a_character_of_several_tokens_is_streamed_whole() {
         for name in ["llama", "gemma3_text"] {
             let tokenizer = tokenizer(name);
             let text = "ʻŌlelo Hawaiʻi: 🌺 かな, e\u{301}";
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_character_at_the_end_is_shown_as_what_it_is() {
+    fn half_a_character_at_the_end_becomes_a_replacement_character() {
         let tokenizer = tokenizer("llama");
         let tokens = tokenizer.encode("aloha 🌺", false).unwrap();
         let (pieces, _) = streamed(&tokenizer, &[], &tokens[..tokens.len() - 1]);

@@ -1,86 +1,64 @@
-//! The program as a person or a script meets it, on the tiny golden models.
+//! Runs the program on the tiny golden models.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
-use serde_json::{Value, json};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
-}
+use serde_json::{Value, json};
+use testutil::{Program, Ran, Sandbox, golden};
 
 fn expected(name: &str) -> Value {
     serde_json::from_slice(&fs_err::read(golden(name).join("expected.json")).unwrap()).unwrap()
 }
 
-fn command(model: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_generate"));
-    command.arg("--model").arg(model).args(arguments).env_remove("ASHLAR_STORE");
-    command
+fn generate(model: &Path, arguments: &[&str]) -> Ran {
+    program(model, arguments).run()
 }
 
-fn generate(model: &Path, arguments: &[&str]) -> Output {
-    command(model, arguments).output().unwrap()
+fn program(model: &Path, arguments: &[&str]) -> Program {
+    let mut program = Program::new(env!("CARGO_BIN_EXE_generate"));
+    program.arg("--model").arg(model).args(arguments);
+    program
 }
 
-fn with_stdin(mut command: Command, text: &str) -> Output {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
+fn text(ran: &Ran) -> String {
+    ran.succeeded().to_owned()
 }
 
-fn text(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
+fn lines(ran: &Ran) -> Vec<Value> {
+    ran.succeeded().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn failed(output: &Output, code: i32) -> String {
-    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stdout.is_empty());
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    text(output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Rows with prompts of several lengths.
-fn rows_file(folder: &Path) -> PathBuf {
-    let path = folder.join("rows.jsonl");
+/// Writes rows with prompts of several lengths.
+fn rows_file(sandbox: &Sandbox) -> PathBuf {
     let prompts =
         ["Aloha", "He umikumamalua ka nui o keia mau Mokupuni", "E", "Aloha", "ka moana Pakifika nei"];
     let rows = prompts.iter().enumerate();
     let rows: Vec<String> =
         rows.map(|(id, prompt)| json!({"id": id, "prompt": prompt}).to_string()).collect();
-    fs_err::write(&path, rows.join("\n") + "\n").unwrap();
-    path
+    sandbox.write("rows.jsonl", rows.join("\n") + "\n")
 }
 
-/// The adapters of a golden training run, as a folder that mlx-lm would write.
-fn adapters(folder: &Path) -> PathBuf {
-    let adapters = folder.join("adapters");
-    fs_err::create_dir_all(&adapters).unwrap();
-    let case = golden("train-lora-llama");
-    fs_err::copy(case.join("final.safetensors"), adapters.join("adapters.safetensors")).unwrap();
-    let case: Value = serde_json::from_slice(&fs_err::read(case.join("expected.json")).unwrap()).unwrap();
+/// Makes a folder like that of mlx-lm with the adapters of a golden training run.
+fn adapters(sandbox: &Sandbox) -> PathBuf {
+    let weights = fs_err::read(golden("train-lora-llama").join("final.safetensors")).unwrap();
+    sandbox.write("adapters/adapters.safetensors", weights);
+    let case = expected("train-lora-llama");
     let config = json!({
         "fine_tune_type": case["fine_tune_type"],
         "lora_parameters": case["lora_parameters"],
         "num_layers": case["num_layers"],
     });
-    fs_err::write(adapters.join("adapter_config.json"), config.to_string()).unwrap();
-    adapters
+    sandbox.write("adapters/adapter_config.json", config.to_string());
+    sandbox.join("adapters")
 }
 
 #[test]
 fn greedy_tokens_are_those_of_the_reference() {
-    let folder = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::new();
     for name in ["llama", "gemma3_text"] {
         let expected = expected(name);
-        let input = folder.path().join("prompt.jsonl");
+        let input = sandbox.join("prompt.jsonl");
         fs_err::write(&input, json!({"prompt_tokens": expected["greedy_prompt"]}).to_string()).unwrap();
         let output = generate(
             &golden(name),
@@ -94,14 +72,14 @@ fn greedy_tokens_are_those_of_the_reference() {
 
 #[test]
 fn a_prompt_goes_through_the_template_unless_it_is_raw() {
-    let folder = tempfile::tempdir().unwrap();
-    let input = folder.path().join("rows.jsonl");
+    let sandbox = Sandbox::new();
+    let input = sandbox.join("rows.jsonl");
     let ids = |rows: &Value, more: &[&str]| {
         fs_err::write(&input, rows.to_string()).unwrap();
         let fixed = ["--input", input.to_str().unwrap(), "--max-tokens", "8", "--token-ids"];
         lines(&generate(&golden("llama"), &[&fixed[..], more].concat()))[0]["generated_ids"].clone()
     };
-    // The conversations of the reference, as the template renders them, are what the program makes of messages.
+    // The program renders messages as the reference does.
     let chat = &expected("llama")["chats"][0];
     let asked = json!([chat["messages"][0]]);
     let by_messages = ids(&json!({"messages": asked}), &[]);
@@ -129,8 +107,8 @@ fn the_same_seed_gives_the_same_text_and_another_seed_another() {
 
 #[test]
 fn a_batch_gives_each_row_what_it_would_get_alone_in_the_order_of_the_rows() {
-    let folder = tempfile::tempdir().unwrap();
-    let input = rows_file(folder.path());
+    let sandbox = Sandbox::new();
+    let input = rows_file(&sandbox);
     for sampling in [&[][..], &["--temperature", "0.9", "--top-k", "40", "--repetition-penalty", "1.1"]] {
         let fixed = ["--input", input.to_str().unwrap(), "--max-tokens", "16", "--batch-size"];
         let with = |size| lines(&generate(&golden("llama"), &[&fixed[..], &[size], sampling].concat()));
@@ -139,7 +117,7 @@ fn a_batch_gives_each_row_what_it_would_get_alone_in_the_order_of_the_rows() {
         assert_eq!(ids, [0, 1, 2, 3, 4]);
         assert_eq!(together, with("1"));
         assert_eq!(together, with("2"));
-        // The first row draws the numbers that a single prompt draws.
+        // The first row draws the same random numbers as a single prompt.
         let alone = ["--prompt", "Aloha", "--max-tokens", "16"];
         let alone = text(&generate(&golden("llama"), &[&alone[..], sampling].concat()));
         assert_eq!(
@@ -152,10 +130,10 @@ fn a_batch_gives_each_row_what_it_would_get_alone_in_the_order_of_the_rows() {
 
 #[test]
 fn rows_go_to_a_file_and_come_from_stdin_or_a_table() {
-    let folder = tempfile::tempdir().unwrap();
-    let output = folder.path().join("out.jsonl");
+    let sandbox = Sandbox::new();
+    let output = sandbox.join("out.jsonl");
     let options = ["--max-tokens", "4", "--input", "-", "--output", output.to_str().unwrap()];
-    let done = with_stdin(command(&golden("llama"), &options), "id,prompt\na,Aloha\nb,\"E, ka\"\n");
+    let done = program(&golden("llama"), &options).run_with_stdin("id,prompt\na,Aloha\nb,\"E, ka\"\n");
     assert_eq!(text(&done), "");
     let written = fs_err::read_to_string(&output).unwrap();
     let rows: Vec<Value> = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -164,8 +142,8 @@ fn rows_go_to_a_file_and_come_from_stdin_or_a_table() {
 
 #[test]
 fn compare_shows_the_base_beside_the_adapters() {
-    let folder = tempfile::tempdir().unwrap();
-    let adapters = adapters(folder.path());
+    let sandbox = Sandbox::new();
+    let adapters = adapters(&sandbox);
     let adapters = ["--adapters", adapters.to_str().unwrap(), "--max-tokens", "24"];
     let ask = ["--prompt", "Aloha kakou"];
     let alone = text(&generate(&golden("llama"), &[&ask[..], &["--max-tokens", "24"]].concat()));
@@ -174,7 +152,7 @@ fn compare_shows_the_base_beside_the_adapters() {
     let both = text(&generate(&golden("llama"), &[&ask[..], &adapters, &["--compare"]].concat()));
     assert_eq!(both, format!("=== base ===\n{alone}\n=== adapters ===\n{adapted}"));
 
-    let input = folder.path().join("row.jsonl");
+    let input = sandbox.join("row.jsonl");
     fs_err::write(&input, json!({"prompt": "Aloha kakou"}).to_string()).unwrap();
     let rows = ["--input", input.to_str().unwrap(), "--compare"];
     let row = &lines(&generate(&golden("llama"), &[&rows[..], &adapters].concat()))[0];
@@ -193,76 +171,155 @@ fn a_stop_text_ends_the_answer_before_it() {
 
 #[test]
 fn a_chat_in_a_pipe_answers_line_by_line_and_keeps_the_turns() {
-    let model = golden("llama");
-    let talk =
-        |lines: &str| with_stdin(command(&model, &["--chat", "--max-tokens", "6", "--verbose"]), lines);
+    let talk = |lines: &str| {
+        program(&golden("llama"), &["--chat", "--max-tokens", "6", "--verbose"]).run_with_stdin(lines)
+    };
     let one = text(&talk("Aloha\n"));
     let two = talk("Aloha\n\nE komo mai\n/reset\nAloha\n/quit\nnever\n");
-    let told = String::from_utf8(two.stderr.clone()).unwrap();
+    let log = two.stderr.clone();
     let two = text(&two);
     assert!(two.starts_with(&one) && two.ends_with(&one) && two.len() > 2 * one.len(), "{two:?}");
-    let turns: Vec<&str> = told.lines().filter(|line| line.starts_with("prompt ")).collect();
-    assert_eq!(turns.len(), 3, "{told}");
-    assert!(turns[1].contains(" known) in "), "the first turn is not read again: {told}");
+    let turns: Vec<&str> = log.lines().filter(|line| line.starts_with("prompt ")).collect();
+    assert_eq!(turns.len(), 3, "{log}");
+    assert!(turns[1].contains(" cached) in "), "the first turn is not read again: {log}");
 }
 
 #[test]
-fn what_cannot_be_used_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let none = folder.path().join("none");
-    let error = failed(&generate(&none, &["--prompt", "x"]), 65);
-    assert!(error.contains("there is no model") && error.contains("none`\nhint: "), "{error}");
-    let error = failed(&generate(folder.path(), &["--prompt", "x"]), 65);
-    assert!(error.contains("is neither an artifact nor a folder with a `config.json`"), "{error}");
-    let broken = folder.path().join("broken");
+fn unusable_arguments_are_named_with_a_hint() {
+    let sandbox = Sandbox::new();
+    let (none, empty, broken) = (sandbox.join("none"), sandbox.join("empty"), sandbox.join("broken"));
+    fs_err::create_dir(&empty).unwrap();
     fs_err::create_dir(&broken).unwrap();
     for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
         fs_err::copy(golden("llama").join(file), broken.join(file)).unwrap();
     }
-    let error = failed(&generate(&broken, &["--prompt", "x"]), 65);
-    assert!(error.contains("holds no model*.safetensors file"), "{error}");
+    let llama = golden("llama");
     let adapters = ["--prompt", "x", "--adapters", broken.to_str().unwrap()];
-    let error = failed(&generate(&golden("llama"), &adapters), 65);
-    assert!(error.contains("neither an artifact nor a folder with a `adapter_config.json`"), "{error}");
-    failed(&generate(&golden("llama"), &[]), 2);
-    failed(&generate(&golden("llama"), &["--prompt", "x", "--top-p", "2"]), 2);
-    failed(&generate(&golden("llama"), &["--prompt", "", "--raw"]), 65);
+    let cases: [(&Path, &[&str]); 5] = [
+        (&none, &["--prompt", "x"]),
+        (&empty, &["--prompt", "x"]),
+        (&broken, &["--prompt", "x"]),
+        (&llama, &adapters),
+        (&llama, &["--prompt", "", "--raw"]),
+    ];
+    let reports = cases.map(|(model, arguments)| generate(model, arguments).failed(65));
+    insta::assert_snapshot!(reports.concat(), @"
+    error: opening the model
+      caused by: artifact `[SANDBOX]/none` does not exist
+    hint: give the folder that a stage printed, its label, or a folder that contains `config.json`
+    error: opening the model
+      caused by: `[SANDBOX]/empty` is not an artifact: it has no file `COMMIT`
+    hint: give the folder that a stage printed, its label, or a folder that contains `config.json`
+    error: loading the model
+      caused by: `[SANDBOX]/broken` holds no model*.safetensors file
+    hint: pass the folder that holds the weights and config.json of a model
+    error: opening the adapters
+      caused by: `[SANDBOX]/broken` is not an artifact: it has no file `COMMIT`
+    hint: give the folder that a stage printed, its label, or a folder that contains `adapter_config.json`
+    error: reading the prompt
+      caused by: the prompt is empty
+    ");
+    generate(&llama, &[]).failed(2);
+    generate(&llama, &["--prompt", "x", "--top-p", "2"]).failed(2);
 }
 
 #[test]
 fn a_bad_row_is_named_before_any_work() {
-    let folder = tempfile::tempdir().unwrap();
-    let input = folder.path().join("rows.jsonl");
+    let sandbox = Sandbox::new();
+    let input = sandbox.join("rows.jsonl");
     let asked = |rows: &str| {
         fs_err::write(&input, rows).unwrap();
-        failed(&generate(&golden("llama"), &["--input", input.to_str().unwrap()]), 65)
+        generate(&golden("llama"), &["--input", input.to_str().unwrap()]).failed(65)
     };
-    let error = asked("{\"prompt\": \"a\"}\n{\"question\": \"b\"}\n");
-    assert!(
-        error.contains("rows.jsonl:2: the row has no prompt; its fields are `question`\nhint: "),
-        "{error}"
-    );
-    let error = asked("{\"prompt_tokens\": [1, 99999]}\n");
-    assert!(error.contains("rows.jsonl:1: token 99999 is not one of the model's 384"), "{error}");
-    assert!(asked("{\"prompt\": 5}\n").contains("neither text nor messages"));
-    let error = failed(
-        &generate(
-            &golden("llama"),
-            &["--input", input.to_str().unwrap(), "--output", input.to_str().unwrap()],
-        ),
-        2,
-    );
-    assert!(error.contains("would overwrite"), "{error}");
+    let reports = [
+        "{\"prompt\": \"a\"}\n{\"question\": \"b\"}\n",
+        "{\"prompt_tokens\": [1, 99999]}\n",
+        "{\"prompt_tokens\": 1}\n",
+        "{\"prompt\": 5}\n",
+        "{\"messages\": []}\n",
+    ]
+    .map(asked);
+    insta::assert_snapshot!(reports.concat(), @"
+    error: reading the rows
+      caused by: [SANDBOX]/rows.jsonl:2: the row has no prompt; its fields are `question`
+    hint: a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)
+    error: reading the rows
+      caused by: [SANDBOX]/rows.jsonl:1: token 99999 is not one of the model's 384
+    hint: a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)
+    error: reading the rows
+      caused by: [SANDBOX]/rows.jsonl:1: `prompt_tokens` is not a list of token ids
+    hint: a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)
+    error: reading the rows
+      caused by: [SANDBOX]/rows.jsonl:1: `prompt` is neither text nor messages
+    hint: a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)
+    error: reading the rows
+      caused by: [SANDBOX]/rows.jsonl:1: the conversation has no question
+    hint: a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)
+    ");
+    let same = ["--input", input.to_str().unwrap(), "--output", input.to_str().unwrap()];
+    insta::assert_snapshot!(generate(&golden("llama"), &same).failed(2), @"error: `--output` would overwrite the file of `--input`");
 }
 
-/// In a terminal of its own, made by `script`.
+#[test]
+fn help_lists_the_options() {
+    insta::assert_snapshot!(Program::new(env!("CARGO_BIN_EXE_generate")).arg("--help").run().succeeded(), @"
+    Generate text with a model: one prompt, a chat, or a file of prompts
+
+    Usage: generate [OPTIONS] --model <ARTIFACT|FOLDER> <--prompt <TEXT>|--chat|--input <FILE>>
+
+    Options:
+          --model <ARTIFACT|FOLDER>     Artifact with a model, its label in the store, or a model folder
+          --adapters <ARTIFACT|FOLDER>  Artifact with adapters, its label in the store, or a folder with
+                                        adapters
+          --store <DIR>                 Look up labels of artifacts in DIR [env: ASHLAR_STORE=]
+                                        [default: artifacts]
+          --batch-size <ROWS>           With --input, number of prompts per batch [default: 16]
+          --token-ids                   With --input, also write the token ids of each answer
+          --dtype <TYPE>                Compute in `auto`, `float32`, `bfloat16` or `float16` [default:
+                                        auto]
+          --max-memory <GB>             Memory limit in GB (default: 80% of available memory)
+      -v, --verbose...                  Print times and speeds (`-vv`: also traces)
+      -q, --quiet                       Print errors only
+      -h, --help                        Print help
+      -V, --version                     Print version
+
+    Task:
+          --prompt <TEXT>  Answer TEXT (`-` reads it from stdin)
+          --chat           Chat on the terminal: `/quit` leaves, `/reset` starts over, Ctrl-C ends an
+                           answer
+          --input <FILE>   Answer every row of FILE (`-` for stdin): JSON lines, CSV or TSV with
+                           `prompt`, `messages` or `prompt_tokens`
+          --output <FILE>  With --input, write the rows and their answers to FILE instead of stdout
+          --system <TEXT>  Put TEXT before the conversation as system message
+          --raw            Continue the prompt as it is, without the chat template
+          --compare        Also answer with the base model, without the adapters
+
+    Sampling:
+          --max-tokens <COUNT>      Maximum number of tokens per answer [default: 512]
+          --temperature <X>         Divide the logits by X; 0 always chooses the most likely token
+                                    [default: 0]
+          --top-p <P>               Choose among the fewest tokens whose probabilities add up to P
+                                    [default: 1]
+          --top-k <COUNT>           Choose among the COUNT most likely tokens; 0 for all [default: 0]
+          --min-p <P>               Choose among tokens at least P times as likely as the most likely
+                                    one [default: 0]
+          --repetition-penalty <X>  Make tokens that occurred before, in prompt or answer, less likely
+                                    by a factor of X [default: 1]
+          --seed <NUMBER>           Seed of the random numbers: the same seed gives the same text
+                                    [default: 0]
+          --stop <TEXT>             End an answer before TEXT (repeatable)
+    ");
+}
+
+/// Runs in a pseudo-terminal, made by `script`.
 #[cfg(target_os = "linux")]
 mod terminal {
-    use super::*;
-    use std::io::Read as _;
-    use std::process::{Child, ChildStdin};
+    use std::io::{Read as _, Write as _};
+    use std::process::{Child, ChildStdin, Command, Stdio};
     use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
+
+    use super::*;
 
     struct Terminal {
         child: Child,
@@ -273,7 +330,7 @@ mod terminal {
     impl Terminal {
         fn start(arguments: &str) -> Option<Self> {
             let model = golden("llama");
-            // A shell that stays would end with 130 of its own: it too meets the Ctrl-C.
+            // A shell that stays would receive the Ctrl-C too and exit with 130.
             let line =
                 format!("exec {} --model {} {arguments}", env!("CARGO_BIN_EXE_generate"), model.display());
             let mut child = Command::new("script")
@@ -339,7 +396,7 @@ mod terminal {
         };
         terminal.wait_for(|screen| prompts(screen) == 1);
         terminal.press("\x03");
-        terminal.wait_for(|screen| screen.contains("once more, or /quit, to leave"));
+        terminal.wait_for(|screen| screen.contains("press Ctrl-C again, or type /quit, to leave"));
         terminal.press("Aloha\n");
         terminal.wait_for(|screen| prompts(screen) >= 3);
         terminal.press("/quit\n");
