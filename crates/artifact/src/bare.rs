@@ -1,73 +1,13 @@
 //! Inputs that no stage made: plain files and folders, hashed by content.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::error::tree_error;
+use crate::digest::{FileHash, TreeHash};
+use crate::error::{Result, tree_error};
 use crate::memo::Memo;
-use crate::tree::hash_through_links;
-use crate::{FileHash, Result, Tree, TreeFile, TreeHash, os};
-
-/// What a file looked like: good enough to notice that it was written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    pub(crate) size: u64,
-    pub(crate) modified: (i64, i64),
-    pub(crate) changed: (i64, i64),
-    pub(crate) inode: u64,
-    pub(crate) device: u64,
-}
-
-impl Stamp {
-    /// Looks at a file (through symlinks).
-    ///
-    /// # Errors
-    ///
-    /// Fails when it cannot be looked at.
-    pub fn of(path: &Path) -> Result<Self> {
-        let metadata = fs_err::metadata(path)?;
-        Ok(Self {
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            inode: metadata.ino(),
-            device: metadata.dev(),
-        })
-    }
-}
-
-/// Remembers what files looked like when they were hashed, to notice changes during a run.
-#[derive(Debug, Clone, Default)]
-pub struct Witness(Vec<(PathBuf, Stamp, FileHash)>);
-
-impl Witness {
-    /// Adds a file whose hash is known.
-    ///
-    /// # Errors
-    ///
-    /// Fails when it cannot be looked at.
-    pub fn add(&mut self, path: PathBuf, sha256: FileHash) -> Result<()> {
-        let stamp = Stamp::of(&path)?;
-        self.0.push((path, stamp, sha256));
-        Ok(())
-    }
-
-    /// Returns the first file that is not what it was.
-    ///
-    /// Size, modification time and inode must be the same. Where only the change time differs (a mode, a link), the
-    /// bytes decide.
-    pub fn changed(&self) -> Option<&Path> {
-        let differs = |(path, old, hash): &&(PathBuf, Stamp, FileHash)| match Stamp::of(path) {
-            Ok(new) if new == *old => false,
-            Ok(new) if (Stamp { changed: old.changed, ..new }) == *old => {
-                fs_err::File::open(path).and_then(|mut file| FileHash::of_reader(&mut file)).ok()
-                    != Some(*hash)
-            }
-            _ => true,
-        };
-        self.0.iter().find(differs).map(|(path, ..)| path.as_path())
-    }
-}
+use crate::os;
+use crate::stamp::{Stamp, Witness};
+use crate::tree::{Tree, TreeFile, hash_through_links};
 
 /// A plain file or folder used as an input.
 ///

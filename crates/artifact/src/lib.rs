@@ -24,12 +24,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod atomic;
 mod bare;
 mod canonical;
 mod clock;
 mod diff;
 mod digest;
 mod error;
+#[cfg(feature = "fault-injection")]
+mod faults;
 mod folder;
 mod lock;
 mod manifest;
@@ -40,11 +43,12 @@ mod payload;
 mod publish;
 mod reader;
 mod seal;
+mod stamp;
 mod store;
 mod tree;
 mod workspace;
 
-pub use bare::{Bare, Stamp, Witness};
+pub use bare::Bare;
 pub use canonical::canonical;
 pub use clock::{format_utc, now};
 pub use diff::{Change, changes};
@@ -59,6 +63,7 @@ pub use payload::FileCheck;
 pub use publish::{Published, Staging};
 pub use reader::{Artifact, Level};
 pub use seal::Draft;
+pub use stamp::{Stamp, Witness};
 pub use store::{Ref, Store};
 pub use tree::{Tree, TreeFile};
 pub use workspace::Workspace;

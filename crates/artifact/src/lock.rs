@@ -1,37 +1,42 @@
-//! Locks: they save work, they decide nothing. The kernel frees them when their process dies.
+//! Locks between processes that work on the same key. They save work; correctness does not depend on them.
+//!
+//! The kernel releases a lock when its process dies.
 
 use std::fs::{File, TryLockError};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::{Error, Key, Result, Store, os, store};
+use crate::digest::Key;
+use crate::error::{Error, Result};
+use crate::os;
+use crate::store::{self, Store};
 
 const POLL: Duration = Duration::from_millis(50);
 
 /// How long to wait for another process that works on the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// At most so long; zero does not wait.
+    /// At most this long; zero does not wait.
     AtMost(Duration),
-    /// Until it is done.
+    /// Until the other process has finished.
     Forever,
 }
 
-/// The right to work on a key; given back on drop.
+/// The lock of a key, released on drop.
 #[derive(Debug)]
 pub struct KeyLock {
-    _collector: File,
-    _key: File,
+    _file: File,
 }
 
 impl Store {
-    /// Takes the lock of a key, and the shared lock that keeps the garbage collector away.
+    /// Takes the lock of a key.
     ///
-    /// While waiting, `waiting` is called once with what is known about the holder, and `stop` is asked often.
+    /// While waiting, `waiting` is called once with a description of the holder, and `stop` is polled.
     ///
     /// # Errors
     ///
-    /// [`Error::Locked`] when the wait is over, [`Error::Stopped`] when `stop` said so.
+    /// [`Error::Locked`] when the wait is over, [`Error::Stopped`] when `stop` returned `true`.
     pub fn lock(
         &self,
         stage: &str,
@@ -44,14 +49,25 @@ impl Store {
         self.ensure()?;
         let dir = self.root().join(".locks");
         os::create_dir_all(&dir)?;
-        let what = format!("{stage} {}", key.short());
-        let mut patience = Patience { wait, since: Instant::now(), announced: false, waiting, stop };
-        let collector = open(&dir.join("gc"))?;
-        patience.acquire("the store", String::new, || collector.try_lock_shared())?;
         let file = open(&dir.join(format!("{stage}.{}", key.short())))?;
-        let holder = || self.workspace(stage, key).map(|w| w.owner()).unwrap_or_default();
-        patience.acquire(&what, holder, || file.try_lock())?;
-        Ok(KeyLock { _collector: collector, _key: file })
+        let what = format!("{stage} {}", key.short());
+        let holder = || self.workspace(stage, key).map(|workspace| workspace.owner()).unwrap_or_default();
+        let begun = Instant::now();
+        let mut announced = false;
+        while !try_lock(&file)? {
+            if stop() {
+                return Err(Error::Stopped);
+            }
+            if matches!(wait, Wait::AtMost(limit) if begun.elapsed() >= limit) {
+                return Err(Error::Locked { what, holder: holder() });
+            }
+            if !announced {
+                announced = true;
+                waiting(&format!("{what}{}", holder()));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(KeyLock { _file: file })
     }
 }
 
@@ -61,47 +77,17 @@ fn open(path: &Path) -> Result<File> {
     Ok(file.into_file())
 }
 
-struct Patience<'a> {
-    wait: Wait,
-    since: Instant,
-    announced: bool,
-    waiting: &'a mut dyn FnMut(&str),
-    stop: &'a dyn Fn() -> bool,
-}
-
-impl Patience<'_> {
-    fn acquire(
-        &mut self,
-        what: &str,
-        holder: impl Fn() -> String,
-        attempt: impl Fn() -> Result<(), TryLockError>,
-    ) -> Result<()> {
-        loop {
-            match attempt() {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Interrupted => {
-                    continue;
-                }
-                // No locks on this file system: the rename still decides.
-                Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
-                    return Ok(());
-                }
-                Err(TryLockError::Error(error)) => return Err(error.into()),
-                Err(TryLockError::WouldBlock) => {}
-            }
-            if (self.stop)() {
-                return Err(Error::Stopped);
-            }
-            if let Wait::AtMost(limit) = self.wait
-                && self.since.elapsed() >= limit
-            {
-                return Err(Error::Locked { what: what.to_owned(), holder: holder() });
-            }
-            if !self.announced {
-                self.announced = true;
-                (self.waiting)(&format!("{what}{}", holder()));
-            }
-            std::thread::sleep(POLL);
-        }
+/// Returns whether the file is locked by this process now.
+///
+/// Returns `true` also where the file system has no locks: publishing is safe without.
+fn try_lock(file: &File) -> Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => match error.kind() {
+            io::ErrorKind::Interrupted => Ok(false),
+            io::ErrorKind::Unsupported => Ok(true),
+            _ => Err(error.into()),
+        },
     }
 }

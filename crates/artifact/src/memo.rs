@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use crate::{FileHash, Stamp, clock, os};
+use crate::digest::FileHash;
+use crate::stamp::Stamp;
+use crate::{atomic, clock};
 
 /// Smaller files are hashed faster than they are looked up.
 const LARGE: u64 = 16 << 20;
@@ -32,16 +34,14 @@ impl Memo {
 
     /// Remembers a hash; a failure only costs time later.
     pub(crate) fn remember(&self, stamp: &Stamp, sha256: &FileHash) {
-        let now = clock::now().as_secs() as i64;
+        let now = clock::since_1970(clock::now()).as_secs() as i64;
         let settled = |(seconds, _): (i64, i64)| seconds + SETTLED_SECONDS < now;
         let Some(path) = self.path(stamp).filter(|_| settled(stamp.modified) && settled(stamp.changed))
         else {
             return;
         };
-        let new = path.with_extension(os::random_hex());
         let written = fs_err::create_dir_all(path.parent().unwrap_or(&path))
-            .and_then(|()| fs_err::write(&new, format!("{sha256}\n")))
-            .and_then(|()| fs_err::rename(&new, &path));
+            .and_then(|()| atomic::write_file(&path, format!("{sha256}\n").as_bytes()));
         if let Err(error) = written {
             tracing::debug!("cannot remember a hash: {error}");
         }
@@ -62,7 +62,7 @@ impl Memo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Bare;
+    use crate::bare::Bare;
     use std::time::{Duration, SystemTime};
 
     #[test]

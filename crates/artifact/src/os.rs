@@ -1,57 +1,29 @@
-//! Every call to the operating system on which durability rests, in one place.
+//! Every call to the operating system on which durability rests.
 //!
-//! Each call first passes [`point`], so that tests can make the N-th one fail or kill the process there.
-//! `ASHLAR_FAULT=kill@7` kills at the seventh operation, `enospc@7`, `edquot@7`, `eio@7` and `eintr@7` make it fail
-//! so (`eintr` once; callers retry).
+//! Each call passes a fault [`point`] first, so that tests can make the N-th call fail or kill the process there.
 
+use std::ffi::OsStr;
 use std::fs::{File, Permissions};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use tempfile::{NamedTempFile, TempDir};
 
-#[derive(Clone, Copy)]
-enum Fault {
-    Kill,
-    Error(Errno),
-}
-
-fn planned_fault() -> Option<(Fault, u64)> {
-    static PLAN: OnceLock<Option<(Fault, u64)>> = OnceLock::new();
-    *PLAN.get_or_init(|| {
-        let plan = std::env::var("ASHLAR_FAULT").ok()?;
-        let (kind, count) = plan.split_once('@')?;
-        let fault = match kind {
-            "kill" => Fault::Kill,
-            "enospc" => Fault::Error(Errno::NOSPC),
-            "edquot" => Fault::Error(Errno::DQUOT),
-            "eio" => Fault::Error(Errno::IO),
-            "eintr" => Fault::Error(Errno::INTR),
-            _ => return None,
-        };
-        Some((fault, count.parse().ok()?))
-    })
-}
-
-/// Counts one I/O operation and carries out the planned fault if this is its turn.
+/// Passes a fault point: in tests, the operation may be made to fail, or the process be killed.
+#[cfg(feature = "fault-injection")]
 pub(crate) fn point(operation: &str, path: &Path) -> io::Result<()> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let Some((fault, turn)) = planned_fault() else { return Ok(()) };
-    if COUNT.fetch_add(1, Ordering::SeqCst) + 1 != turn {
-        return Ok(());
-    }
-    match fault {
-        Fault::Kill => {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-            Ok(())
-        }
-        Fault::Error(errno) => Err(named(errno.into(), operation, path)),
-    }
+    crate::faults::count_operation().map_err(|error| named(error, operation, path))
+}
+
+/// Does nothing: fault points need the feature `fault-injection`.
+#[cfg(not(feature = "fault-injection"))]
+#[expect(clippy::unnecessary_wraps, reason = "fault points can fail in tests")]
+pub(crate) fn point(_operation: &str, _path: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// An I/O error with the operation and the path that it is about.
@@ -104,6 +76,44 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     call("write", path, || Ok(()))?;
     file.write_all(bytes).map_err(|error| named(error, "write", path))?;
     call("sync", path, || file.sync_all())
+}
+
+/// Creates a temporary file in `dir`, as readable as other new files; it is removed on drop.
+pub(crate) fn create_temporary(dir: &Path, prefix: &OsStr) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).permissions(Permissions::from_mode(0o666));
+    call("create a file in", dir, || builder.tempfile_in(dir))
+}
+
+/// Creates a temporary folder in `dir`, as readable as other new folders; it is removed on drop.
+pub(crate) fn create_temporary_dir(dir: &Path, prefix: &str) -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).permissions(Permissions::from_mode(0o777));
+    call("create a folder in", dir, || builder.tempdir_in(dir))
+}
+
+/// Flushes a temporary file to the disk.
+pub(crate) fn sync_temporary(file: &NamedTempFile) -> io::Result<()> {
+    call("sync", file.path(), || file.as_file().sync_all())
+}
+
+/// Gives a temporary file its name; replaces the file of that name.
+pub(crate) fn persist(file: NamedTempFile, to: &Path) -> io::Result<()> {
+    let file = file.into_temp_path();
+    rename(&file, to)?;
+    // The temporary name is gone.
+    let _ = file.keep();
+    Ok(())
+}
+
+/// Gives a temporary file its name; returns `false` if there is a file of that name.
+pub(crate) fn persist_new(file: NamedTempFile, to: &Path) -> io::Result<bool> {
+    retry(|| point("rename", to))?;
+    match file.into_temp_path().persist_noclobber(to) {
+        Ok(()) => Ok(true),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(named(error.error, "rename", to)),
+    }
 }
 
 /// Flushes a file's bytes to the disk.
@@ -222,13 +232,6 @@ pub(crate) fn boot_id() -> &'static str {
             .collect();
         if digits.len() == 8 { digits } else { "00000000".to_owned() }
     })
-}
-
-/// Returns 16 hexadecimal digits that no other process is likely to choose.
-pub(crate) fn random_hex() -> String {
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u32(std::process::id());
-    format!("{:016x}", hasher.finish())
 }
 
 /// Tells whether `path` lies on a network or user-space file system, where locks may silently do nothing.

@@ -3,9 +3,13 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::reader::{DATA, TELEMETRY};
-use crate::seal::{dirs_bottom_up, seal};
-use crate::{Artifact, Draft, Error, Key, Level, Result, Store, TreeHash, os, store};
+use crate::atomic::dirs_bottom_up;
+use crate::digest::{Key, TreeHash};
+use crate::error::{Error, Result};
+use crate::os;
+use crate::reader::{Artifact, DATA, Level, TELEMETRY};
+use crate::seal::{Draft, seal};
+use crate::store::{self, Store};
 
 /// A folder beside the published ones in which an artifact is prepared; removed on drop unless published.
 #[derive(Debug)]
@@ -58,9 +62,8 @@ impl Store {
         os::create_dir_all(&parent)?;
         clear_abandoned(&parent);
         loop {
-            let name = format!(".tmp-{}-{}-{}", os::boot_id(), std::process::id(), os::random_hex());
-            let dir = parent.join(name);
-            os::create_dir(&dir)?;
+            let prefix = format!(".tmp-{}-{}-", os::boot_id(), std::process::id());
+            let dir = os::create_temporary_dir(&parent, &prefix)?.keep();
             let in_use = File::from(
                 rustix::fs::open(
                     &dir,

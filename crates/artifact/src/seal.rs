@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::atomic::dirs_bottom_up;
 use crate::canonical::canonical;
 use crate::digest::{FileHash, Key};
 use crate::error::{Error, Refused, Result};
@@ -161,23 +162,4 @@ fn telemetry_files(root: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
-}
-
-/// Lists `root` and all folders below it, the deepest first.
-pub(crate) fn dirs_bottom_up(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut dirs = vec![root.to_owned()];
-    let mut index = 0;
-    while index < dirs.len() {
-        let mut children = Vec::new();
-        for entry in fs_err::read_dir(&dirs[index])? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                children.push(entry.path());
-            }
-        }
-        dirs.append(&mut children);
-        index += 1;
-    }
-    dirs.reverse();
-    Ok(dirs)
 }

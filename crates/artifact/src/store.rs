@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::{Artifact, Error, Key, Level, Memo, Result, TreeHash, os, tree};
+use crate::digest::{FileHash, Key, TreeHash};
+use crate::error::{Error, Result};
+use crate::memo::Memo;
+use crate::reader::{Artifact, Level};
+use crate::{atomic, clock, os, tree};
 
 const STORE: &str = "STORE";
 const SCHEMA: &str = "artifact-store-v1";
@@ -67,17 +71,9 @@ impl Store {
         let path = self.root.join(STORE);
         if !path.exists() {
             os::create_dir_all(&self.root)?;
-            let text = format!("{}\n", json!({"format": SCHEMA, "id": os::random_hex()}));
-            let new = self.root.join(format!(".{STORE}-{}-{}", std::process::id(), os::random_hex()));
-            os::write_new(&new, text.as_bytes())?;
-            // Whoever links first gives the store its id.
-            let linked = fs_err::hard_link(&new, &path);
-            if linked.is_err() && !path.exists() {
-                os::rename(&new, &path)?;
-            } else {
-                fs_err::remove_file(&new)?;
-            }
-            os::sync_dir(&self.root)?;
+            let text = format!("{}\n", json!({"format": SCHEMA, "id": new_id()}));
+            // The first of several processes gives the store its id.
+            atomic::write_new_file(&path, text.as_bytes())?;
             if os::is_network(&self.root) {
                 let root = self.root.display();
                 tracing::warn!(
@@ -86,15 +82,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Finds the artifact of a stage with a key and verifies it at [`Level::Auto`].
-    ///
-    /// # Errors
-    ///
-    /// Fails when it is there but damaged.
-    pub fn lookup(&self, stage: &str, key: &Key) -> Result<Option<Artifact>> {
-        self.lookup_with(stage, key, "", Level::Auto)
     }
 
     /// Finds an artifact whose slug is known, at the given level; one with another slug is found, too.
@@ -182,13 +169,7 @@ impl Store {
         os::create_dir_all(&dir)?;
         let manifest = artifact.manifest();
         let text = format!("{} {} {}\n", manifest.stage, manifest.key, manifest.tree);
-        let new = dir.join(format!(".{name}-{}-{}", std::process::id(), os::random_hex()));
-        let result = os::write_new(&new, text.as_bytes()).and_then(|()| os::rename(&new, &dir.join(name)));
-        if result.is_err() {
-            let _ = fs_err::remove_file(&new);
-        }
-        result?;
-        Ok(os::sync_dir(&dir)?)
+        Ok(atomic::write_file(&dir.join(name), text.as_bytes())?)
     }
 
     /// Reads the ref `name` (with or without `refs/` before it); `None` when there is none.
@@ -240,7 +221,7 @@ impl Store {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = self.root.join(".quarantine");
         os::create_dir_all(&dir)?;
-        let base = format!("{}-{stage}-{}-{reason}", crate::clock::utc_compact(), key.short());
+        let base = format!("{}-{stage}-{}-{reason}", clock::format_compact(clock::now()), key.short());
         // A read-only folder cannot change its parent.
         let _ = fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o755));
         for attempt in 0_u32.. {
@@ -253,6 +234,12 @@ impl Store {
         }
         unreachable!("one of the names is free")
     }
+}
+
+/// Returns 16 hexadecimal digits that no other store is likely to have.
+fn new_id() -> String {
+    let text = format!("{} {} {:?}", os::boot_id(), std::process::id(), clock::now());
+    FileHash::of(text.as_bytes()).short()
 }
 
 /// As [`Store::check_space`], for any folder.

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::{Key, Result, Store, clock, os};
+use crate::digest::Key;
+use crate::error::Result;
+use crate::store::{self, Store};
+use crate::{atomic, clock, os};
 
 const OWNER: &str = "owner.json";
 const STATE: &str = "ckpt";
@@ -24,7 +27,7 @@ impl Store {
     ///
     /// Fails on a bad stage name.
     pub fn workspace(&self, stage: &str, key: &Key) -> Result<Workspace> {
-        crate::store::check_stage(stage)?;
+        store::check_stage(stage)?;
         let dir = self.root().join(".work").join(stage).join(key.short());
         Ok(Workspace { dir, stage: stage.to_owned(), key: *key })
     }
@@ -56,10 +59,7 @@ impl Workspace {
             "schema": "workspace-v1", "stage": self.stage, "key": self.key, "pid": std::process::id(),
             "host": host_name(), "start": clock::format_utc(clock::now()),
         });
-        let new = self.dir.join(format!(".{OWNER}-{}", os::random_hex()));
-        os::write_new(&new, format!("{owner}\n").as_bytes())?;
-        os::rename(&new, &self.dir.join(OWNER))?;
-        Ok(())
+        Ok(atomic::write_file(&self.dir.join(OWNER), format!("{owner}\n").as_bytes())?)
     }
 
     /// Removes the workspace; its artifact is published.

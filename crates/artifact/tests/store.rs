@@ -45,13 +45,13 @@ fn lock(store: &Store, key: &Key) -> Result<artifact::KeyLock, Error> {
 fn published_artifact_is_found_by_key_and_read_only() {
     let (_dir, store) = empty_store();
     let key = draft(8).key().unwrap();
-    assert!(store.lookup("demo", &key).unwrap().is_none());
+    assert!(store.lookup_with("demo", &key, "", Level::Auto).unwrap().is_none());
     assert!(!store.root().exists(), "looking up must not create anything");
     let published = publish(&store, 8, "{}").unwrap();
     assert!(matches!(published, Published::New(_)));
-    let found = store.lookup("demo", &key).unwrap().unwrap();
+    let found = store.lookup_with("demo", &key, "", Level::Auto).unwrap().unwrap();
     assert_eq!(found.path(), store.root().join(format!("demo/{}-rank8", key.short())));
-    assert!(store.lookup("demo", &draft(9).key().unwrap()).unwrap().is_none());
+    assert!(store.lookup_with("demo", &draft(9).key().unwrap(), "", Level::Auto).unwrap().is_none());
     let mode = |path: &Path| fs_err::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(found.path()), mode(&found.path().join("data/a.json"))), (0o555, 0o444));
     assert_eq!(entries(&store).len(), 1);
@@ -91,9 +91,9 @@ fn damaged_winner_is_replaced() {
     let (_dir, store) = empty_store();
     let path = publish(&store, 8, "{}").unwrap().artifact().path().to_owned();
     fs_err::remove_file(path.join("COMMIT")).unwrap();
-    assert!(store.lookup("demo", &draft(8).key().unwrap()).is_err());
+    assert!(store.lookup_with("demo", &draft(8).key().unwrap(), "", Level::Auto).is_err());
     assert!(matches!(publish(&store, 8, "{}").unwrap(), Published::New(_)));
-    assert!(store.lookup("demo", &draft(8).key().unwrap()).unwrap().is_some());
+    assert!(store.lookup_with("demo", &draft(8).key().unwrap(), "", Level::Auto).unwrap().is_some());
     assert_eq!(fs_err::read_dir(store.root().join(".quarantine")).unwrap().count(), 1);
 }
 
@@ -232,7 +232,7 @@ fn names_that_could_leave_the_store_are_refused() {
     let (_dir, store) = empty_store();
     let key = draft(8).key().unwrap();
     for name in ["", "..", "a/b", "refs", ".work", "A", "1a"] {
-        assert!(store.lookup(name, &key).is_err(), "{name}");
+        assert!(store.lookup_with(name, &key, "", Level::Auto).is_err(), "{name}");
     }
     let mut bad = draft(8);
     bad.slug = "../x".to_owned();

@@ -127,9 +127,7 @@ fn count(job: &mut Job, config: &Config, text: &str) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(config.milliseconds_per_line));
         done = index + 1;
-        let new = job.resume_dir().join("done.new");
-        fs_err::write(&new, done.to_string())?;
-        fs_err::rename(&new, &saved)?;
+        artifact::atomic::write_file(&saved, done.to_string().as_bytes())?;
         tracing::debug!("line {done}");
         job.stop().check()?;
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use artifact::{format_utc, now};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ const ENVIRONMENT: [&str; 5] =
 #[derive(Debug)]
 pub(crate) struct Recorder {
     begun: Instant,
-    start: Duration,
+    start: SystemTime,
     resumed: Cell<bool>,
 }
 

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use artifact::{FileHash, atomic};
 use mlx_rs::Array;
 use models::{TensorFiles, write_safetensors};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::early_stopping;
 use crate::error::{Error, Result};
@@ -72,20 +72,8 @@ struct CountersFile {
 impl ResumeState {
     /// Saves under `folder/<step>` and deletes all but the newest `keep` states, at least one.
     pub fn save(&self, folder: &Path, names: &[String], keep: usize) -> Result<()> {
-        fs_err::create_dir_all(folder)?;
-        let name = step_name(self.counters.step);
-        let unfinished = folder.join(format!(".{name}"));
-        if unfinished.exists() {
-            fs_err::remove_dir_all(&unfinished)?;
-        }
-        fs_err::create_dir(&unfinished)?;
-        self.write(&unfinished, names)?;
-        let target = folder.join(&name);
-        if target.exists() {
-            fs_err::remove_dir_all(&target)?;
-        }
-        fs_err::rename(&unfinished, &target)?;
-        sync(folder)?;
+        let target = folder.join(step_name(self.counters.step));
+        atomic::write_folder(&target, |unfinished| self.write(unfinished, names))?;
         for old in states(folder)?.into_iter().rev().skip(keep.max(1)) {
             fs_err::remove_dir_all(old)?;
         }
@@ -109,13 +97,10 @@ impl ResumeState {
         fs_err::write(folder.join(COUNTERS), text)?;
         let mut sums = String::new();
         for file in [COUNTERS, OPTIMIZER, WEIGHTS] {
-            let path = folder.join(file);
-            writeln!(sums, "{}  {file}", sha256_of(&path)?).expect("writing to a string succeeds");
-            sync(&path)?;
+            writeln!(sums, "{}  {file}", sha256_of(&folder.join(file))?)
+                .expect("writing to a string succeeds");
         }
-        fs_err::write(folder.join(SUMS), sums)?;
-        sync(&folder.join(SUMS))?;
-        sync(folder)
+        Ok(fs_err::write(folder.join(SUMS), sums)?)
     }
 
     /// Loads the newest undamaged state under `folder` that `check` accepts; sets the others aside.
@@ -203,20 +188,7 @@ pub(crate) fn sha256_of(path: &Path) -> Result<String> {
 /// Returns the SHA-256 of the first `bytes` bytes of a file in hexadecimal.
 pub(crate) fn sha256_of_first(path: &Path, bytes: u64) -> Result<String> {
     let mut reader = fs_err::File::open(path)?.take(bytes);
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let read = reader.read(&mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        hash.update(&buffer[..read]);
-    }
-    let mut text = String::new();
-    for byte in hash.finalize() {
-        write!(text, "{byte:02x}").expect("writing to a string succeeds");
-    }
-    Ok(text)
+    Ok(FileHash::of_reader(&mut reader)?.to_string())
 }
 
 /// Flushes a file or folder to disk.

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use artifact::atomic;
 use dataset::Split;
 use outputs::{Line as _, MetricsLine, Stop, Summary, TrainLine, ValidationLine};
 
@@ -344,23 +345,13 @@ impl TrainingLoop<'_> {
         }
         self.check_finite()?;
         let target = self.checkpoint_path(step);
-        let unfinished = target.with_file_name(format!(".{}", step_name(step)));
-        for stale in [&unfinished, &target] {
-            if stale.exists() {
-                fs_err::remove_dir_all(stale)?;
-            }
-        }
-        let adapters = unfinished.join(outputs::ADAPTERS);
-        let names = &self.trainer.trainable().names;
-        let layer_count = self.trainer.layer_count();
-        save_adapters(&adapters, &self.settings.adapter, layer_count, names, self.trainer.parameters())?;
-        let weights = adapters.join("adapters.safetensors");
-        let sum = sha256_of(&weights)?;
-        for path in [&weights, &adapters.join("adapter_config.json"), &adapters, &unfinished] {
-            sync(path)?;
-        }
-        fs_err::rename(&unfinished, &target)?;
-        sync(&self.folder.join(outputs::CHECKPOINTS))?;
+        let sum = atomic::write_folder(&target, |unfinished| {
+            let adapters = unfinished.join(outputs::ADAPTERS);
+            let names = &self.trainer.trainable().names;
+            let layer_count = self.trainer.layer_count();
+            save_adapters(&adapters, &self.settings.adapter, layer_count, names, self.trainer.parameters())?;
+            sha256_of(&adapters.join("adapters.safetensors"))
+        })?;
         self.counters.checkpoints.insert(step, sum);
         observer.checkpointed(step);
         Ok(())

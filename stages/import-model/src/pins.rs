@@ -171,11 +171,7 @@ fn write(path: &Path, revision: Option<Revision<'_>>, files: &Hashes) -> Result<
     if after == before {
         return Ok(false);
     }
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = Path::new(&beside);
-    fs_err::write(beside, after)?;
-    fs_err::rename(beside, path)?;
+    artifact::atomic::write_file(path, after.as_bytes())?;
     Ok(true)
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use artifact::atomic;
 use failure::{Context, Result};
 use outputs::{CHECKPOINTS, Document as _, METRICS, STATE, Summary};
 
@@ -21,20 +22,19 @@ pub(crate) fn write_outputs(work: &Path, out: &Path, summary: &Summary) -> Resul
 ///
 /// `state/` is renamed into place last, so an interrupted copy is ignored.
 pub(crate) fn adopt_outputs(data: &Path, steps: usize, work: &Path) -> Result<()> {
-    let unfinished = work.join("adopted");
-    for stale in [&work.join(CHECKPOINTS), &unfinished] {
-        if stale.exists() {
-            fs_err::remove_dir_all(stale)?;
-        }
+    let checkpoints = work.join(CHECKPOINTS);
+    if checkpoints.exists() {
+        fs_err::remove_dir_all(&checkpoints)?;
     }
     // A segment may end before the first checkpoint.
     if data.join(CHECKPOINTS).exists() {
-        copy_tree(&data.join(CHECKPOINTS), &work.join(CHECKPOINTS))?;
+        copy_tree(&data.join(CHECKPOINTS), &checkpoints)?;
     }
     // Not `copy`, which would keep the file read-only: more lines will be appended.
     fs_err::write(work.join(METRICS), fs_err::read(data.join(METRICS))?)?;
-    copy_tree(&data.join(STATE), &unfinished.join(tuner::step_name(steps)))?;
-    Ok(fs_err::rename(&unfinished, work.join(STATE))?)
+    atomic::write_folder(&work.join(STATE), |unfinished| {
+        copy_tree(&data.join(STATE), &unfinished.join(tuner::step_name(steps)))
+    })
 }
 
 /// Copies a folder without the entries whose names begin with a dot.

@@ -212,9 +212,8 @@ impl PartialFile {
     }
 
     fn finish(self, target: &Path) -> Result<PathBuf, Error> {
-        self.file.sync_all()?;
         drop(self.file);
-        fs_err::rename(&self.path, target)?;
+        artifact::atomic::move_file(&self.path, target)?;
         Ok(target.into())
     }
 }
