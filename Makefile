@@ -57,10 +57,8 @@ $(BIN)/.built: $(SOURCES) | native
 
 # Programs for tests are built with the feature that lets tests make file-system operations fail, so that `cargo test` does
 # not build them again; `make build` does not have it.
-FAULTS := --features artifact/fault-injection
-
 test: native ## Run all tests
-	cargo build --locked --workspace --bins $(FAULTS)
+	cargo build --locked --workspace --bins --features artifact/fault-injection
 	RUST_TEST_THREADS=1 cargo test --locked --workspace
 	@if [ "$$(uname -s)" = Linux ] && command -v nix-build >/dev/null; then tests/nix/run.sh target/debug; \
 	  else echo 'skipped the Nix tests: they need Linux and nix-build (`make test-nix` runs them)'; fi
@@ -74,12 +72,12 @@ test-golden: native ## Run the golden cases in GOLDEN_DIR (default tests/golden)
 	  cargo test --locked --package tests --test golden -- --test-threads=1 --nocapture
 
 soak: native ## Kill training 200 times at random moments and compare the results
-	cargo build --locked --workspace --bins $(FAULTS)
+	cargo build --locked --workspace --bins
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
 	cargo test --locked --package tuner --test head -- --ignored --test-threads=1 --nocapture
 
 million: native ## Prepare and train on a million rows within 300 MiB of extra memory (minutes)
-	cargo build --locked --workspace --bins $(FAULTS)
+	cargo build --locked --workspace --bins
 	ASHLAR_ROWS=1000000 cargo test --locked --package tests --test million -- --test-threads=1 --nocapture
 
 check: native ## Check formatting and lints; warnings are errors
