@@ -80,7 +80,7 @@ pub use logging::{colour, progress_bar};
 pub use run::{KeyedRun, Run};
 pub use segment::SEGMENT_OUTPUT;
 pub use signals::StopFlag;
-pub use transition::{bad_input, bad_input_if, exit_code, format_error, hint, usage};
+pub use transition::bad_input;
 
 /// Runs a program: listens for signals, and does the rest as [`program`] does.
 pub fn main<A: clap::Parser, V: AsRef<Verbosity>, E: Into<Error>>(
