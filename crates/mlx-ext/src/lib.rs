@@ -21,6 +21,6 @@ pub use bytes::{array_from_bytes, bytes_of};
 pub use device::{Backend, MLX_VERSION, Options, init};
 pub use error::{Error, Result};
 pub use memory::{available_memory, hold_back, resident_memory, set_limits};
-pub use quantized::{Quantization, QuantizationMode, dequantize, quantize, quantized_matmul};
+pub use quantized::{PackedWeight, Quantization, QuantizationMode, dequantize, quantize, quantized_matmul};
 pub use self_test::{matmul_gflops, warn_if_slow};
 pub use transforms::{Function, after, checkpoint, custom_vjp, value_and_grad};

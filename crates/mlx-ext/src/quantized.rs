@@ -1,13 +1,16 @@
-//! Quantized weights in every mode of MLX (mlx-rs knows the affine one only).
+//! Quantized weights in every mode of MLX (mlx-rs supports only the affine one).
 
-use crate::error::{Result, check, install_handler};
-use mlx_rs::{Array, Dtype, Stream};
 use std::ffi::CStr;
 
-/// How a group of weights shares its scale.
+use mlx_rs::{Array, Dtype, Stream};
+
+use crate::error::{Result, check, install_handler};
+use crate::transforms::borrowed;
+
+/// Format of a group of weights and its scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuantizationMode {
-    /// Integers with a scale and a bias a group.
+    /// Integers with a scale and a bias per group.
     Affine,
     /// 4-bit floats, groups of 32 with a power-of-two scale.
     Mxfp4,
@@ -18,17 +21,17 @@ pub enum QuantizationMode {
 }
 
 impl QuantizationMode {
-    /// Reads the name used in `config.json`.
+    /// Returns the mode that `config.json` calls `name`.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Affine, Self::Mxfp4, Self::Mxfp8, Self::Nvfp4].into_iter().find(|mode| mode.name() == name)
     }
 
-    /// The name used in `config.json`.
+    /// Returns the name used in `config.json`.
     pub fn name(self) -> &'static str {
         self.as_c_str().to_str().expect("plain ASCII")
     }
 
-    /// Whether a group has a bias beside its scale.
+    /// Returns whether a group has a bias beside its scale.
     pub fn has_biases(self) -> bool {
         self == Self::Affine
     }
@@ -43,14 +46,14 @@ impl QuantizationMode {
     }
 }
 
-/// The settings under which a weight was quantized.
+/// Settings of a quantized weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quantization {
-    /// Bits a weight.
+    /// Bits per weight.
     pub bits: i32,
-    /// Weights that share a scale.
+    /// Number of weights that share a scale.
     pub group_size: i32,
-    /// How they share it.
+    /// Format of a group.
     pub mode: QuantizationMode,
 }
 
@@ -64,14 +67,23 @@ impl Quantization {
     }
 }
 
-/// Returns the dense weight, `[out, in]` in `dtype`, of a packed one.
-pub fn dequantize(
-    weight: &Array,
-    scales: &Array,
-    biases: Option<&Array>,
-    quantization: Quantization,
-    dtype: Dtype,
-) -> Result<Array> {
+/// The arrays of a packed weight `[out, in]`.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedWeight<'a> {
+    /// Packed weights, `u32`, `[out, in · bits / 32]`.
+    pub weight: &'a Array,
+    /// Scales, `[out, in / group size]`.
+    pub scales: &'a Array,
+    /// Biases (affine mode), of the shape of the scales.
+    pub biases: Option<&'a Array>,
+}
+
+/// Returns the dense weight `[out, in]` of a packed one, in `dtype`.
+///
+/// # Errors
+///
+/// Fails when the shapes do not match the quantization.
+pub fn dequantize(packed: PackedWeight<'_>, quantization: Quantization, dtype: Dtype) -> Result<Array> {
     install_handler();
     let stream = Stream::thread_local_or_default();
     let dtype =
@@ -82,9 +94,9 @@ pub fn dequantize(
         let mut out = mlx_sys::mlx_array_new();
         let status = mlx_sys::mlx_dequantize(
             &raw mut out,
-            weight.as_ptr(),
-            scales.as_ptr(),
-            biases.map_or(empty, Array::as_ptr),
+            packed.weight.as_ptr(),
+            packed.scales.as_ptr(),
+            packed.biases.map_or(empty, Array::as_ptr),
             quantization.group_size(),
             quantization.bits(),
             quantization.mode.as_c_str().as_ptr(),
@@ -97,7 +109,11 @@ pub fn dequantize(
     }
 }
 
-/// Returns packed weight, scales and, in affine mode, biases of a dense weight `[out, in]`.
+/// Packs a dense weight `[out, in]`; returns the packed weight, its scales and, in affine mode, its biases.
+///
+/// # Errors
+///
+/// Fails when the width is not a multiple of the group size.
 pub fn quantize(weight: &Array, quantization: Quantization) -> Result<Vec<Array>> {
     install_handler();
     let stream = Stream::thread_local_or_default();
@@ -114,17 +130,21 @@ pub fn quantize(weight: &Array, quantization: Quantization) -> Result<Vec<Array>
             empty,
             stream.as_ptr(),
         );
-        let arrays = check(status).and_then(|()| crate::transforms::borrowed(parts));
+        let arrays = check(status).and_then(|()| borrowed(parts));
         mlx_sys::mlx_vector_array_free(parts);
         arrays
     }
 }
 
-/// Returns `x` times a packed weight `[out, in]`: transposed, `[…, in]` gives `[…, out]`; as it stands, `[…, out]`
-/// gives `[…, in]`.
+/// Multiplies `x` by a packed weight `[out, in]`: with `transposed`, `[..., in]` → `[..., out]`, else `[..., out]` →
+/// `[..., in]`.
+///
+/// # Errors
+///
+/// Fails when the shapes do not match.
 pub fn quantized_matmul(
     x: &Array,
-    (weight, scales, biases): (&Array, &Array, Option<&Array>),
+    packed: PackedWeight<'_>,
     transposed: bool,
     quantization: Quantization,
 ) -> Result<Array> {
@@ -137,9 +157,9 @@ pub fn quantized_matmul(
         let status = mlx_sys::mlx_quantized_matmul(
             &raw mut out,
             x.as_ptr(),
-            weight.as_ptr(),
-            scales.as_ptr(),
-            biases.map_or(empty, Array::as_ptr),
+            packed.weight.as_ptr(),
+            packed.scales.as_ptr(),
+            packed.biases.map_or(empty, Array::as_ptr),
             transposed,
             quantization.group_size(),
             quantization.bits(),
@@ -174,11 +194,12 @@ mod tests {
         for (quantization, tolerance) in cases {
             let parts = quantize(&weight, quantization)?;
             assert_eq!(parts.len(), 2 + usize::from(quantization.mode.has_biases()));
-            let back = dequantize(&parts[0], &parts[1], parts.get(2), quantization, Dtype::Float32)?;
+            let packed = PackedWeight { weight: &parts[0], scales: &parts[1], biases: parts.get(2) };
+            let back = dequantize(packed, quantization, Dtype::Float32)?;
             let worst = back.subtract(&weight)?.abs()?.max(None)?.item_exact::<f32>();
             assert!(worst <= tolerance, "{quantization:?}: {worst}");
             let x = Array::ones::<f32>(&[3, 64])?;
-            let fast = quantized_matmul(&x, (&parts[0], &parts[1], parts.get(2)), true, quantization)?;
+            let fast = quantized_matmul(&x, packed, true, quantization)?;
             let plain = x.matmul(back.t())?;
             let worst = fast.subtract(&plain)?.abs()?.max(None)?.item_exact::<f32>();
             assert!(worst < 1e-3, "{quantization:?}: {worst}");

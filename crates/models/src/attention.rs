@@ -178,7 +178,8 @@ pub(crate) fn attend_capped(
     queries: &Array,
     keys: &Array,
     values: &Array,
-    (scale, cap): (f32, f32),
+    scale: f32,
+    cap: f32,
     mask: &Mask,
 ) -> Result<Array> {
     let (batch, heads, length, width) = (queries.dim(0), queries.dim(1), queries.dim(2), queries.dim(3));

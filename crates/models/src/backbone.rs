@@ -1,68 +1,101 @@
-//! What all decoders are: an embedding, equal blocks one after the other, and a last norm.
+//! The common structure of all decoders: an embedding, equal blocks in sequence, and a last norm.
 
-use crate::attention::{Context, Input};
-use crate::layers::{Embedding, Layer, Visit, Weight, join};
-use crate::model::{Builder, Decoder, Pass};
-use mlx_ext::Result;
-use mlx_rs::Array;
 use std::ops::Range;
 
-/// One of the equal parts that a decoder is made of.
-pub(crate) trait Block: Visit + Clone + 'static {
+use mlx_ext::Result;
+use mlx_rs::Array;
+
+use crate::attention::{Context, Input};
+use crate::builder::Builder;
+use crate::layers::{Embedding, Norm, NormKind};
+use crate::module::{Layers, module, trainable_arrays};
+
+/// A model without its head.
+pub(crate) trait Decoder: Layers {
+    /// Token ids → states that enter a block: `[B, L, D]`.
+    fn entering(&self, input: Input<'_>, block: usize) -> Result<Array>;
+    /// Token ids → input of the head, after the last norm: `[B, L, D]`.
+    fn hidden(&self, input: Input<'_>, pass: Pass<'_>) -> Result<Array>;
+    /// Returns the token embedding, which a tied head reads.
+    fn embedding(&self) -> &Embedding;
+    /// Returns the token embedding, for changing.
+    fn embedding_mut(&mut self) -> &mut Embedding;
+    /// Returns the number of blocks.
+    fn layer_count(&self) -> usize;
+    /// Returns a copy that shares every array.
+    fn boxed_clone(&self) -> Box<dyn Decoder>;
+}
+
+/// How to run a forward pass that will be differentiated; it has no cache.
+#[derive(Clone, Copy, Default)]
+pub struct Pass<'a> {
+    /// Whether to keep only the states between blocks for the backward pass and to compute the rest again.
+    pub recompute: bool,
+    /// Where to start; `None` starts at the tokens.
+    pub from: Option<Start<'a>>,
+}
+
+/// Start of a pass in the middle of the model.
+#[derive(Clone, Copy)]
+pub struct Start<'a> {
+    /// Index of the first block to run.
+    pub block: usize,
+    /// States that enter the block, `[B, L, D]`, as [`Model::entering`](crate::Model::entering) returns them.
+    pub states: &'a Array,
+}
+
+/// A decoder as an architecture builds it, with its settings for the head.
+pub(crate) struct Built {
+    pub(crate) decoder: Box<dyn Decoder>,
+    pub(crate) hidden_size: i32,
+    pub(crate) vocabulary: i32,
+    /// Whether the head reads the token embedding; `None` if that depends on whether `lm_head` exists.
+    pub(crate) tied: Option<bool>,
+    /// logits → cap · tanh(logits / cap).
+    pub(crate) softcap: Option<f32>,
+    /// logits → logits · scale.
+    pub(crate) logit_scale: Option<f32>,
+}
+
+/// One of the equal blocks of a decoder.
+pub(crate) trait Block: Layers + Clone + 'static {
     /// `x [B, L, D]` → `[B, L, D]`.
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array>;
 }
 
-/// A norm over the last axis: `x [B, L, D]`, `weight [D]`, epsilon.
-pub(crate) type Norm = fn(&Array, &Array, f32) -> Result<Array>;
+/// Sizes and settings of a [`Backbone`].
+pub(crate) struct BackboneArgs {
+    pub(crate) vocab_size: i32,
+    pub(crate) hidden_size: i32,
+    pub(crate) layers: usize,
+    /// Kind of the last norm.
+    pub(crate) norm: NormKind,
+    pub(crate) eps: f32,
+    /// Number of tokens that local blocks see; `None` for all.
+    pub(crate) window: Option<i32>,
+    /// Factor of the embeddings.
+    pub(crate) embedding_scale: Option<f32>,
+}
 
-/// A decoder made of blocks of one kind.
-#[derive(Clone)]
-pub(crate) struct Backbone<B> {
-    embed_tokens: Embedding,
-    /// What the embeddings are multiplied by.
-    embedding_scale: Option<f32>,
-    layers: Vec<B>,
-    norm: Array,
-    normalize: Norm,
-    eps: f32,
-    /// How many positions local blocks see.
-    window: Option<i32>,
+/// Builds the block of an index.
+type BuildBlock<'a, B> = &'a dyn Fn(&Builder<'_>, usize) -> Result<B, String>;
+
+module! {
+    /// A decoder made of blocks of one kind.
+    pub(crate) struct Backbone<B: Block>(at, args: &BackboneArgs, block: BuildBlock<'_, B>) {
+        embed_tokens: Embedding = Embedding::new(at, args.vocab_size, args.hidden_size),
+        layers: Vec<B> = (0..args.layers)
+            .map(|index| block(&at.at(&index.to_string()), index))
+            .collect::<Result<_, String>>()?,
+        norm: Norm = Norm::new(at, args.norm, &[args.hidden_size], args.eps),
+    } with {
+        window: Option<i32> = args.window,
+        embedding_scale: Option<f32> = args.embedding_scale,
+    }
 }
 
 impl<B: Block> Backbone<B> {
-    /// Loads a decoder of `vocabulary` rows by `width`, without a window; `block` makes the block of an index and a path.
-    pub(crate) fn load(
-        builder: &Builder<'_>,
-        (vocabulary, width): (i32, i32),
-        layers: usize,
-        block: impl Fn(usize, &str) -> Result<B, String>,
-        (normalize, eps): (Norm, f32),
-    ) -> Result<Self, String> {
-        let path = join(builder.prefix, "model");
-        let layer = |index| block(index, &join(&path, &format!("layers.{index}")));
-        Ok(Self {
-            embed_tokens: builder.embedding(&join(&path, "embed_tokens"), vocabulary, width),
-            embedding_scale: None,
-            layers: (0..layers).map(layer).collect::<Result<_, String>>()?,
-            norm: builder.norm(&join(&path, "norm"), width),
-            normalize,
-            eps,
-            window: None,
-        })
-    }
-
-    /// Lets local blocks see only so many positions.
-    pub(crate) fn windowed(self, window: Option<i32>) -> Self {
-        Self { window, ..self }
-    }
-
-    /// Multiplies embeddings by `scale`.
-    pub(crate) fn scaled(self, scale: f32) -> Self {
-        Self { embedding_scale: Some(scale), ..self }
-    }
-
-    /// Token ids `[B, L]` → what enters the first block, `[B, L, D]`.
+    /// Token ids `[B, L]` → states that enter the first block, `[B, L, D]`.
     fn embed(&self, tokens: &Array) -> Result<Array> {
         match self.embedding_scale {
             Some(scale) => self.embed_tokens.forward_scaled(tokens, scale),
@@ -79,12 +112,11 @@ impl<B: Block> Decoder for Backbone<B> {
 
     fn hidden(&self, input: Input<'_>, pass: Pass<'_>) -> Result<Array> {
         let (first, h) = match pass.from {
-            Some((block, states)) => (block, states.clone()),
+            Some(start) => (start.block, start.states.clone()),
             None => (0, self.embed(input.tokens)?),
         };
         let context = Context::new(input, self.window)?;
-        let h = run(&self.layers, first..self.layers.len(), h, context, pass.recompute)?;
-        (self.normalize)(&h, &self.norm, self.eps)
+        self.norm.forward(&run(&self.layers, first..self.layers.len(), h, context, pass.recompute)?)
     }
 
     fn embedding(&self) -> &Embedding {
@@ -104,17 +136,7 @@ impl<B: Block> Decoder for Backbone<B> {
     }
 }
 
-impl<B: Block> Visit for Backbone<B> {
-    fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
-        visitor(&join(path, "embed_tokens"), Layer::Embedding(&mut self.embed_tokens));
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            layer.visit(&join(path, &format!("layers.{index}")), visitor);
-        }
-        visitor(&join(path, "norm"), Layer::Norm(&mut self.norm));
-    }
-}
-
-/// Runs `h` through the blocks of a range; with `recompute`, a block's inner values are computed again for the gradient.
+/// Runs `h` through a range of blocks. With `recompute`, values inside a block are computed again for the gradient.
 fn run<B: Block>(
     blocks: &[B],
     range: Range<usize>,
@@ -136,40 +158,15 @@ fn run<B: Block>(
 
 fn recomputed<B: Block>(block: &B, h: &Array, index: usize, context: Context<'static>) -> Result<Array> {
     let mut block = block.clone();
-    // What a closure captures has no gradient: all that may train goes in as an argument.
+    // Arrays captured by a closure get no gradient, so everything trainable is an argument.
     let mut inputs = vec![h.clone()];
-    each_that_may_train(&mut block, &mut |array| inputs.push(array.clone()));
+    inputs.extend(trainable_arrays(&mut block).into_iter().map(|array| array.clone()));
     let function = mlx_ext::checkpoint(move |inputs| {
         let mut block = block.clone();
-        let mut values = inputs[1..].iter();
-        each_that_may_train(&mut block, &mut |array| {
-            *array = values.next().expect("as many as were collected").clone();
-        });
+        for (array, value) in trainable_arrays(&mut block).into_iter().zip(&inputs[1..]) {
+            *array = value.clone();
+        }
         Ok(vec![block.forward(&inputs[0], index, &mut context.without_cache())?])
     })?;
     Ok(function.call(&inputs)?.swap_remove(0))
-}
-
-/// Calls `visitor` on every array of `part` that some kind of fine-tuning may train.
-pub(crate) fn each_that_may_train(part: &mut dyn Visit, visitor: &mut dyn FnMut(&mut Array)) {
-    part.visit("", &mut |_, layer| match layer {
-        Layer::Norm(weight) => visitor(weight),
-        Layer::Linear(linear) => match (&mut linear.adapter, &mut linear.weight) {
-            (Some(adapter), _) => {
-                visitor(&mut adapter.a);
-                visitor(&mut adapter.b);
-                adapter.magnitude.as_mut().into_iter().for_each(&mut *visitor);
-            }
-            (None, Weight::Dense(weight)) => {
-                visitor(weight);
-                linear.bias.as_mut().into_iter().for_each(&mut *visitor);
-            }
-            (None, Weight::Quantized(_)) => {}
-        },
-        Layer::Embedding(embedding) => {
-            if let Weight::Dense(weight) = &mut embedding.weight {
-                visitor(weight);
-            }
-        }
-    });
 }

@@ -1,18 +1,20 @@
-//! Cohere decoder (Command R, Aya): layer norm without bias, attention and feed-forward side by side in a block,
+//! Cohere decoder (Command R, Aya): layer norm without bias, attention and feed-forward layer in parallel in a block,
 //! rotation of neighbouring dimensions, scaled logits.
 //!
 //! Paper: arXiv:2405.15032 (Aya 23). Checked against `mlx_lm/models/cohere.py`; golden logits in `tests/golden/cohere`
 //! and `tests/golden/cohere-qk-norm`.
 
-use crate::attention::{Context, attend, join_heads, split_heads};
-use crate::backbone::{Backbone, Block};
-use crate::layers::{Layer, Linear, Visit, join, layer_norm, silu};
-use crate::mlp::Mlp;
-use crate::model::{Builder, Built};
-use crate::rope::{Rope, RopeScaling};
 use mlx_ext::Result;
-use mlx_rs::{Array, fast};
+use mlx_rs::Array;
 use serde::Deserialize;
+
+use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::backbone::{Backbone, BackboneArgs, Block, Built};
+use crate::builder::Builder;
+use crate::layers::{Linear, Norm, NormKind, silu};
+use crate::mlp::Mlp;
+use crate::module::module;
+use crate::rope::{Rope, RopeScaling};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
@@ -33,7 +35,7 @@ struct ModelArgs {
 }
 
 impl Default for ModelArgs {
-    /// What a `config.json` may leave out.
+    /// Returns the values for settings that a `config.json` leaves out.
     fn default() -> Self {
         Self {
             hidden_size: 8192,
@@ -53,63 +55,57 @@ impl Default for ModelArgs {
     }
 }
 
-/// Layer norms of queries and keys, with weights of their own for every head: `[H, D]` and `[K, D]`.
-#[derive(Clone)]
-struct HeadNorms {
-    q_norm: Array,
-    k_norm: Array,
+impl ModelArgs {
+    fn key_value_heads(&self) -> i32 {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    fn head_dim(&self) -> i32 {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    fn queries(&self) -> i32 {
+        self.num_attention_heads * self.head_dim()
+    }
+
+    fn keys(&self) -> i32 {
+        self.key_value_heads() * self.head_dim()
+    }
+
+    fn head_norm(&self, at: &Builder<'_>, heads: i32) -> Option<Norm> {
+        let shape = [heads, self.head_dim()];
+        self.use_qk_norm.then(|| Norm::new(at, NormKind::LayerPerHead, &shape, self.layer_norm_eps))
+    }
 }
 
-#[derive(Clone)]
-struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    o_proj: Linear,
-    norms: Option<HeadNorms>,
-    rope: Rope,
-    heads: i32,
-    key_value_heads: i32,
-    scale: f32,
-    eps: f32,
+module! {
+    /// Grouped-query attention; the norms of queries and keys have separate weights for every head.
+    struct Attention(at, args: &ModelArgs) {
+        q_proj: Linear = Linear::new(at, args.hidden_size, args.queries(), args.attention_bias),
+        k_proj: Linear = Linear::new(at, args.hidden_size, args.keys(), args.attention_bias),
+        v_proj: Linear = Linear::new(at, args.hidden_size, args.keys(), args.attention_bias),
+        o_proj: Linear = Linear::new(at, args.queries(), args.hidden_size, args.attention_bias),
+        q_norm: Option<Norm> = args.head_norm(at, args.num_attention_heads),
+        k_norm: Option<Norm> = args.head_norm(at, args.key_value_heads()),
+    } with {
+        rope: Rope = Rope::new(args.head_dim(), args.rope_theta, args.rope_scaling.as_ref())?.interleaved(),
+        heads: i32 = args.num_attention_heads,
+        key_value_heads: i32 = args.key_value_heads(),
+        scale: f32 = (args.head_dim() as f32).powf(-0.5),
+    }
 }
 
 impl Attention {
-    fn new(builder: &Builder<'_>, args: &ModelArgs, path: &str) -> Result<Self, String> {
-        let (width, heads) = (args.hidden_size, args.num_attention_heads);
-        let key_value_heads = args.num_key_value_heads.unwrap_or(heads);
-        let head_dim = width / heads;
-        let linear = |name: &str, inputs: i32, outputs: i32| {
-            builder.linear(&join(path, name), inputs, outputs, args.attention_bias)
-        };
-        let norm = |name: &str, heads: i32| {
-            builder.loader.take(&join(path, &format!("{name}.weight")), &[heads, head_dim])
-        };
-        Ok(Self {
-            q_proj: linear("q_proj", width, heads * head_dim),
-            k_proj: linear("k_proj", width, key_value_heads * head_dim),
-            v_proj: linear("v_proj", width, key_value_heads * head_dim),
-            o_proj: linear("o_proj", heads * head_dim, width),
-            norms: args.use_qk_norm.then(|| HeadNorms {
-                q_norm: norm("q_norm", heads),
-                k_norm: norm("k_norm", key_value_heads),
-            }),
-            rope: Rope::new(head_dim, args.rope_theta, args.rope_scaling.as_ref())?.interleaved(),
-            heads,
-            key_value_heads,
-            scale: (head_dim as f32).powf(-0.5),
-            eps: args.layer_norm_eps,
-        })
-    }
-
     /// `x [B, L, D]` → `[B, L, D]`.
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
         let mut queries = split_heads(&self.q_proj.forward(x)?, self.heads)?;
         let mut keys = split_heads(&self.k_proj.forward(x)?, self.key_value_heads)?;
         let values = split_heads(&self.v_proj.forward(x)?, self.key_value_heads)?;
-        if let Some(norms) = &self.norms {
-            queries = self.head_norm(&queries, &norms.q_norm)?;
-            keys = self.head_norm(&keys, &norms.k_norm)?;
+        if let Some(norm) = &self.q_norm {
+            queries = norm.forward(&queries)?;
+        }
+        if let Some(norm) = &self.k_norm {
+            keys = norm.forward(&keys)?;
         }
         let queries = self.rope.forward(&queries, &context.offset)?;
         let keys = self.rope.forward(&keys, &context.offset)?;
@@ -117,57 +113,21 @@ impl Attention {
         let attended = attend(&queries, &keys, &values, self.scale, context.mask(false))?;
         self.o_proj.forward(&join_heads(&attended)?)
     }
-
-    /// `x [B, H, L, D]`, `weight [H, D]`.
-    fn head_norm(&self, x: &Array, weight: &Array) -> Result<Array> {
-        Ok(fast::layer_norm(x, None, None, self.eps)?.multiply(weight.expand_dims(1)?)?)
-    }
-
-    fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
-        visitor(&join(path, "q_proj"), Layer::Linear(&mut self.q_proj));
-        visitor(&join(path, "k_proj"), Layer::Linear(&mut self.k_proj));
-        visitor(&join(path, "v_proj"), Layer::Linear(&mut self.v_proj));
-        visitor(&join(path, "o_proj"), Layer::Linear(&mut self.o_proj));
-        if let Some(norms) = &mut self.norms {
-            visitor(&join(path, "q_norm"), Layer::Norm(&mut norms.q_norm));
-            visitor(&join(path, "k_norm"), Layer::Norm(&mut norms.k_norm));
-        }
-    }
 }
 
-#[derive(Clone)]
-struct TransformerBlock {
-    self_attn: Attention,
-    mlp: Mlp,
-    input_layernorm: Array,
-    eps: f32,
-}
-
-impl TransformerBlock {
-    fn new(builder: &Builder<'_>, args: &ModelArgs, path: &str) -> Result<Self, String> {
-        let widths = (args.hidden_size, args.intermediate_size);
-        Ok(Self {
-            self_attn: Attention::new(builder, args, &join(path, "self_attn"))?,
-            mlp: Mlp::new(builder, &join(path, "mlp"), widths, false, silu),
-            input_layernorm: builder.norm(&join(path, "input_layernorm"), args.hidden_size),
-            eps: args.layer_norm_eps,
-        })
-    }
+module! {
+    struct TransformerBlock(at, args: &ModelArgs) {
+        input_layernorm: Norm = Norm::new(at, NormKind::Layer, &[args.hidden_size], args.layer_norm_eps),
+        self_attn: Attention = Attention::new(at, args)?,
+        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, silu)?,
+    } with {}
 }
 
 impl Block for TransformerBlock {
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
-        let normed = layer_norm(x, &self.input_layernorm, self.eps)?;
+        let normed = self.input_layernorm.forward(x)?;
         let attended = self.self_attn.forward(&normed, layer, context)?;
         Ok(attended.add(self.mlp.forward(&normed)?)?.add(x)?)
-    }
-}
-
-impl Visit for TransformerBlock {
-    fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
-        visitor(&join(path, "input_layernorm"), Layer::Norm(&mut self.input_layernorm));
-        self.self_attn.visit(&join(path, "self_attn"), visitor);
-        self.mlp.visit(&join(path, "mlp"), visitor);
     }
 }
 
@@ -178,12 +138,18 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
         // No published model has one.
         return Err("`layer_norm_bias` is not supported".to_owned());
     }
-    let sizes = (args.vocab_size, args.hidden_size);
-    let block = |_: usize, path: &str| TransformerBlock::new(builder, &args, path);
-    let backbone =
-        Backbone::load(builder, sizes, args.num_hidden_layers, block, (layer_norm, args.layer_norm_eps))?;
+    let backbone = BackboneArgs {
+        vocab_size: args.vocab_size,
+        hidden_size: args.hidden_size,
+        layers: args.num_hidden_layers,
+        norm: NormKind::Layer,
+        eps: args.layer_norm_eps,
+        window: None,
+        embedding_scale: None,
+    };
+    let block = |at: &Builder<'_>, _: usize| TransformerBlock::new(at, &args);
     Ok(Built {
-        decoder: Box::new(backbone),
+        decoder: Box::new(Backbone::new(&builder.at("model"), &backbone, &block)?),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
         tied: Some(true),

@@ -1,12 +1,31 @@
-//! One reading of `config.json`, whichever version of transformers wrote it.
+//! Reading `config.json`, whichever version of transformers wrote it.
+
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
-/// Brings the table that describes a text model to one form: values that are null are left out, and what
-/// transformers 5 keeps in `rope_parameters` is found where transformers 4 had it.
+use crate::error::{Error, Result};
+
+/// Reads a `config.json`.
+pub(crate) fn read(path: &Path) -> Result<Value> {
+    let text = fs_err::read_to_string(path)?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::Config { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// Returns the table that describes the text model, and the path of the text model's tensors.
+pub(crate) fn text_part(config: &Value) -> (&Value, &'static str) {
+    match config.get("text_config").filter(|text| !text.is_null()) {
+        Some(text) => (text, "language_model"),
+        None => (config, ""),
+    }
+}
+
+/// Normalizes the table that describes a text model: drops nulls, and moves the `rope_parameters` of transformers 5 to
+/// where transformers 4 had them.
 ///
-/// `rope_parameters` stays where it holds a table for each kind of layer. `rope_scaling` is also told the lengths of
-/// the context, which stand beside it.
+/// A `rope_parameters` with one table per kind of layer stays. `rope_scaling` also gets the context lengths, which are
+/// beside it in the file.
 pub(crate) fn normalized(config: &Value) -> Value {
     let Value::Object(mut table) = without_nulls(config) else { return config.clone() };
     if let Some(Value::Object(rope)) = table.remove("rope_parameters") {
@@ -24,7 +43,7 @@ pub(crate) fn normalized(config: &Value) -> Value {
     Value::Object(table)
 }
 
-/// Copies what `table` lacks.
+/// Copies values that `table` lacks.
 fn fill(table: &mut Map<String, Value>, from: &Map<String, Value>, names: &[&str]) {
     for &name in names {
         if let (false, Some(value)) = (table.contains_key(name), from.get(name)) {
@@ -46,11 +65,11 @@ fn without_nulls(value: &Value) -> Value {
     }
 }
 
-/// Tells for each layer whether it sees only a window: as `layer_types` lists it, or else as `otherwise` says.
+/// Returns for each layer whether it has a sliding window: as `types` lists it, else as `otherwise` decides.
 ///
 /// # Errors
 ///
-/// Refuses a list of another length and kinds of attention that are not known.
+/// Fails when the list has another length or names an unknown kind of attention.
 pub(crate) fn local_layers(
     layers: usize,
     types: Option<&[String]>,
@@ -70,11 +89,12 @@ pub(crate) fn local_layers(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
 
+    use super::*;
+
     #[test]
-    fn what_is_null_is_absent() {
+    fn nulls_are_dropped() {
         assert_eq!(normalized(&json!({"a": null, "b": {"c": null, "d": 1}})), json!({"b": {"d": 1}}));
     }
 
@@ -91,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_outside_of_rope_parameters_counts_more() {
+    fn a_value_beside_rope_parameters_takes_precedence() {
         let both = json!({"rope_theta": 3.0, "rope_parameters": {"rope_theta": 5.0}});
         assert_eq!(normalized(&both)["rope_theta"], 3.0);
     }
 
     #[test]
-    fn kinds_of_layers_are_those_listed() {
+    fn layer_types_take_precedence_over_the_pattern() {
         let types = ["sliding_attention", "full_attention"].map(str::to_owned);
         assert_eq!(local_layers(2, Some(&types), |_| true), Ok(vec![true, false]));
         assert_eq!(local_layers(2, None, |layer| layer > 0), Ok(vec![false, true]));

@@ -1,7 +1,7 @@
 //! Decoder language models on MLX, one file per architecture.
 //!
-//! Loads Hugging Face folders strictly, runs them forward with or without a key-value cache, and shows every
-//! parameter under its checkpoint name ([`Visit`]). Training, adapters' files and tokenizers are left to others.
+//! Loads Hugging Face folders strictly, runs models with or without a key-value cache, and lists every parameter under
+//! its checkpoint name ([`Model::layers`]). Leaves training, adapter files and tokenizers to other crates.
 //!
 //! ```no_run
 //! let model = models::Model::load("model".as_ref(), &models::LoadOptions::default())?;
@@ -11,8 +11,10 @@
 //! # Ok::<(), models::Error>(())
 //! ```
 
+mod architectures;
 mod attention;
 mod backbone;
+mod builder;
 mod card;
 mod cohere;
 mod config;
@@ -22,21 +24,31 @@ mod gemma3;
 mod generate;
 mod layers;
 mod llama;
+mod loader;
 mod mistral;
 mod mlp;
 mod model;
+mod module;
+mod options;
 mod phi3;
+mod quantization;
 mod qwen2;
 mod qwen3;
 mod rope;
 mod sampling;
+mod weight;
 mod weights;
 
+pub use architectures::supported_model_types;
 pub use attention::{Cache, Input};
+pub use backbone::{Pass, Start};
+pub use builder::join;
 pub use card::{card_license, is_license};
 pub use error::{Error, Result};
 pub use generate::{Conversation, Flow, Generation, GenerationOptions, generate, generate_with};
-pub use layers::{Adapter, Embedding, Layer, Linear, QuantizedWeight, Visit, Weight, join, scalar};
-pub use model::{ComputeDtype, Head, LoadOptions, Model, Pass, canonical_name, supported_model_types};
+pub use layers::{Adapter, Dropout, Embedding, Layer, LayerMut, Linear, Norm, scalar};
+pub use model::{Head, Model};
+pub use options::{ComputeDtype, LoadOptions};
 pub use sampling::Sampling;
-pub use weights::{TensorFiles, stored_dtype, weight_files, write_safetensors};
+pub use weight::{QuantizedWeight, Weight};
+pub use weights::{TensorFiles, canonical_name, stored_dtype, weight_files, write_safetensors};

@@ -1,18 +1,20 @@
-//! Phi 3, 3.5 and 4 decoder: as Llama's, with queries, keys and values in one matrix, gate and up in another, and
-//! rotation of only a part of each head (Phi 4 mini).
+//! Phi 3, 3.5 and 4 decoder: as Llama's, with queries, keys and values in one matrix, gate and up in another, and a
+//! rotation of only part of each head (Phi 4 mini).
 //!
 //! Paper: arXiv:2404.14219. Checked against `mlx_lm/models/phi3.py`; golden logits in `tests/golden/phi3` and
 //! `tests/golden/phi3-longrope`.
-//! Differs from it: `sliding_window` is obeyed. Rows that fit in the window come out the same.
+//! Differs from it: `sliding_window` applies. Rows that fit into the window give the same result.
 
-use crate::attention::{Context, attend, join_heads, split_heads};
-use crate::backbone::{Backbone, Block};
-use crate::layers::{Layer, Linear, Visit, join, rms_norm, silu};
-use crate::model::{Builder, Built};
-use crate::rope::{Rope, RopeScaling};
 use mlx_ext::Result;
 use mlx_rs::Array;
 use serde::Deserialize;
+
+use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::backbone::{Backbone, BackboneArgs, Block, Built};
+use crate::builder::Builder;
+use crate::layers::{Linear, Norm, NormKind, silu};
+use crate::module::module;
+use crate::rope::{Rope, RopeScaling};
 
 #[derive(Debug, Clone, Deserialize)]
 struct ModelArgs {
@@ -41,40 +43,54 @@ fn default_partial_rotary_factor() -> f32 {
     1.0
 }
 
-#[derive(Clone)]
-struct Attention {
-    qkv_proj: Linear,
-    o_proj: Linear,
-    rope: Rope,
-    heads: i32,
-    key_value_heads: i32,
-    head_dim: i32,
-    scale: f32,
+impl ModelArgs {
+    fn key_value_heads(&self) -> i32 {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    fn head_dim(&self) -> i32 {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Returns the width of all queries.
+    fn queries(&self) -> i32 {
+        self.num_attention_heads * self.head_dim()
+    }
+
+    /// Returns the width of all keys, which is that of all values.
+    fn keys(&self) -> i32 {
+        self.key_value_heads() * self.head_dim()
+    }
+
+    fn rope(&self) -> Result<Rope, String> {
+        let rotated = (self.head_dim() as f32 * self.partial_rotary_factor) as i32;
+        Rope::new(rotated, self.rope_theta, self.rope_scaling.as_ref())
+    }
+
+    fn norm(&self, at: &Builder<'_>) -> Norm {
+        Norm::new(at, NormKind::Rms, &[self.hidden_size], self.rms_norm_eps)
+    }
+}
+
+module! {
+    /// Grouped-query attention with queries, keys and values in one matrix.
+    struct Attention(at, args: &ModelArgs) {
+        qkv_proj: Linear = Linear::new(at, args.hidden_size, args.queries() + 2 * args.keys(), false),
+        o_proj: Linear = Linear::new(at, args.queries(), args.hidden_size, false),
+    } with {
+        rope: Rope = args.rope()?,
+        heads: i32 = args.num_attention_heads,
+        key_value_heads: i32 = args.key_value_heads(),
+        /// Where keys and values start in the output of `qkv_proj`.
+        cuts: [i32; 2] = [args.queries(), args.queries() + args.keys()],
+        scale: f32 = (args.head_dim() as f32).powf(-0.5),
+    }
 }
 
 impl Attention {
-    fn new(builder: &Builder<'_>, args: &ModelArgs, path: &str) -> Result<Self, String> {
-        let (width, heads) = (args.hidden_size, args.num_attention_heads);
-        let key_value_heads = args.num_key_value_heads.unwrap_or(heads);
-        let head_dim = width / heads;
-        let rotated = (head_dim as f32 * args.partial_rotary_factor) as i32;
-        let outputs = (heads + 2 * key_value_heads) * head_dim;
-        Ok(Self {
-            qkv_proj: builder.linear(&join(path, "qkv_proj"), width, outputs, false),
-            o_proj: builder.linear(&join(path, "o_proj"), heads * head_dim, width, false),
-            rope: Rope::new(rotated, args.rope_theta, args.rope_scaling.as_ref())?,
-            heads,
-            key_value_heads,
-            head_dim,
-            scale: (head_dim as f32).powf(-0.5),
-        })
-    }
-
     /// `x [B, L, D]` → `[B, L, D]`.
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
-        let values_from = (self.heads + self.key_value_heads) * self.head_dim;
-        let cuts = [self.heads * self.head_dim, values_from];
-        let parts = self.qkv_proj.forward(x)?.split_at_indices(&cuts, -1)?;
+        let parts = self.qkv_proj.forward(x)?.split_at_indices(&self.cuts, -1)?;
         let queries = split_heads(&parts[0], self.heads)?;
         let keys = split_heads(&parts[1], self.key_value_heads)?;
         let values = split_heads(&parts[2], self.key_value_heads)?;
@@ -86,78 +102,53 @@ impl Attention {
     }
 }
 
-#[derive(Clone)]
-struct Mlp {
-    gate_up_proj: Linear,
-    down_proj: Linear,
+module! {
+    /// SwiGLU with gate and up in one matrix.
+    struct Mlp(at, width: i32, inner: i32) {
+        gate_up_proj: Linear = Linear::new(at, width, 2 * inner, false),
+        down_proj: Linear = Linear::new(at, inner, width, false),
+    } with {}
 }
 
 impl Mlp {
-    fn new(builder: &Builder<'_>, args: &ModelArgs, path: &str) -> Self {
-        let (width, inner) = (args.hidden_size, args.intermediate_size);
-        Self {
-            gate_up_proj: builder.linear(&join(path, "gate_up_proj"), width, 2 * inner, false),
-            down_proj: builder.linear(&join(path, "down_proj"), inner, width, false),
-        }
-    }
-
+    /// `x [B, L, D]` → `[B, L, D]`.
     fn forward(&self, x: &Array) -> Result<Array> {
         let parts = self.gate_up_proj.forward(x)?.split_equal(2, -1)?;
         self.down_proj.forward(&silu(&parts[0])?.multiply(&parts[1])?)
     }
 }
 
-#[derive(Clone)]
-struct TransformerBlock {
-    self_attn: Attention,
-    mlp: Mlp,
-    input_layernorm: Array,
-    post_attention_layernorm: Array,
-    eps: f32,
-}
-
-impl TransformerBlock {
-    fn new(builder: &Builder<'_>, args: &ModelArgs, path: &str) -> Result<Self, String> {
-        let norm = |name: &str| builder.norm(&join(path, name), args.hidden_size);
-        Ok(Self {
-            self_attn: Attention::new(builder, args, &join(path, "self_attn"))?,
-            mlp: Mlp::new(builder, args, &join(path, "mlp")),
-            input_layernorm: norm("input_layernorm"),
-            post_attention_layernorm: norm("post_attention_layernorm"),
-            eps: args.rms_norm_eps,
-        })
-    }
+module! {
+    struct TransformerBlock(at, args: &ModelArgs) {
+        input_layernorm: Norm = args.norm(at),
+        self_attn: Attention = Attention::new(at, args)?,
+        post_attention_layernorm: Norm = args.norm(at),
+        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size)?,
+    } with {}
 }
 
 impl Block for TransformerBlock {
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
-        let normed = rms_norm(x, &self.input_layernorm, self.eps)?;
-        let h = x.add(self.self_attn.forward(&normed, layer, context)?)?;
-        let normed = rms_norm(&h, &self.post_attention_layernorm, self.eps)?;
-        Ok(h.add(self.mlp.forward(&normed)?)?)
-    }
-}
-
-impl Visit for TransformerBlock {
-    fn visit(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Layer<'_>)) {
-        visitor(&join(path, "input_layernorm"), Layer::Norm(&mut self.input_layernorm));
-        visitor(&join(path, "self_attn.qkv_proj"), Layer::Linear(&mut self.self_attn.qkv_proj));
-        visitor(&join(path, "self_attn.o_proj"), Layer::Linear(&mut self.self_attn.o_proj));
-        visitor(&join(path, "post_attention_layernorm"), Layer::Norm(&mut self.post_attention_layernorm));
-        visitor(&join(path, "mlp.gate_up_proj"), Layer::Linear(&mut self.mlp.gate_up_proj));
-        visitor(&join(path, "mlp.down_proj"), Layer::Linear(&mut self.mlp.down_proj));
+        let h = x.add(self.self_attn.forward(&self.input_layernorm.forward(x)?, layer, context)?)?;
+        Ok(h.add(self.mlp.forward(&self.post_attention_layernorm.forward(&h)?)?)?)
     }
 }
 
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args: ModelArgs = builder.args()?;
-    let sizes = (args.vocab_size, args.hidden_size);
-    let block = |_: usize, path: &str| TransformerBlock::new(builder, &args, path);
-    let backbone =
-        Backbone::load(builder, sizes, args.num_hidden_layers, block, (rms_norm, args.rms_norm_eps))?;
+    let backbone = BackboneArgs {
+        vocab_size: args.vocab_size,
+        hidden_size: args.hidden_size,
+        layers: args.num_hidden_layers,
+        norm: NormKind::Rms,
+        eps: args.rms_norm_eps,
+        window: args.sliding_window,
+        embedding_scale: None,
+    };
+    let block = |at: &Builder<'_>, _: usize| TransformerBlock::new(at, &args);
     Ok(Built {
-        decoder: Box::new(backbone.windowed(args.sliding_window)),
+        decoder: Box::new(Backbone::new(&builder.at("model"), &backbone, &block)?),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
         tied: Some(args.tie_word_embeddings),

@@ -1,9 +1,8 @@
-//! The tensors of a model folder, checked before MLX sees a byte, and the strict loader that hands them out.
+//! Tensors in the safetensors files of a model folder, checked before MLX sees a byte.
 
 use crate::error::{Error, Result};
 use mlx_rs::{Array, Dtype};
 use safetensors::tensor::TensorInfo;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -82,10 +81,7 @@ impl TensorFiles {
 
     /// Reads the bytes of a tensor.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
-        let (file, info) = self.tensors.get(name).ok_or_else(|| Error::Weights {
-            path: self.folder.clone(),
-            problems: vec![format!("missing tensor `{name}`")],
-        })?;
+        let (file, info) = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
         let file = &self.files[*file];
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
@@ -98,13 +94,34 @@ impl TensorFiles {
     /// Reads a tensor.
     pub fn array(&self, name: &str) -> Result<Array> {
         let bytes = self.bytes(name)?;
-        let info = self.info(name).expect("`bytes` found it");
+        let (shape, dtype) = self.shape_and_dtype(name)?;
+        Ok(mlx_ext::array_from_bytes(&bytes, &shape, dtype)?)
+    }
+
+    fn shape_and_dtype(&self, name: &str) -> Result<(Vec<i32>, Dtype)> {
+        let info = self.info(name).ok_or_else(|| self.missing(name))?;
         let dtype = mlx_dtype(info.dtype).ok_or_else(|| Error::Weights {
             path: self.folder.clone(),
             problems: vec![format!("tensor `{name}` has type {:?}, which is not supported", info.dtype)],
         })?;
-        let shape: Vec<i32> = info.shape.iter().map(|&extent| extent as i32).collect();
-        Ok(mlx_ext::array_from_bytes(&bytes, &shape, dtype)?)
+        Ok((info.shape.iter().map(|&extent| extent as i32).collect(), dtype))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::Weights { path: self.folder.clone(), problems: vec![format!("missing tensor `{name}`")] }
+    }
+
+    /// Returns zeros of the shape and type of every tensor, without reading or allocating them.
+    ///
+    /// # Errors
+    ///
+    /// Fails when MLX does not support the type of a tensor.
+    pub(crate) fn placeholders(&self) -> Result<BTreeMap<String, Array>> {
+        let placeholder = |name: &str| -> Result<_> {
+            let (shape, dtype) = self.shape_and_dtype(name)?;
+            Ok((name.to_owned(), mlx_rs::ops::zeros_dtype(&shape, dtype)?))
+        };
+        self.names().map(placeholder).collect()
     }
 
     /// Reads every tensor.
@@ -113,7 +130,15 @@ impl TensorFiles {
     }
 }
 
-/// The safetensors files of a model folder, sorted.
+/// Returns our name of a stored tensor: transformers 5 renamed `language_model.model.` to `model.language_model.`.
+pub fn canonical_name(stored: &str) -> String {
+    match stored.strip_prefix("model.language_model.") {
+        Some(rest) => format!("language_model.model.{rest}"),
+        None => stored.to_owned(),
+    }
+}
+
+/// Returns the safetensors files of a model folder, sorted; none if there are no weights.
 pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let index = folder.join("model.safetensors.index.json");
     if index.is_file() {
@@ -202,84 +227,4 @@ pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Array>) -> Resu
     let file = safetensors::serialize(views, Some(metadata))
         .map_err(|error| Error::File { path: path.to_owned(), reason: error.to_string() })?;
     Ok(fs_err::write(path, file)?)
-}
-
-/// Hands out tensors by name and keeps a list of all that is wrong, so that one error names everything.
-///
-/// Constructors of layers take from it and cannot fail; [`Loader::finish`] does.
-pub struct Loader {
-    tensors: BTreeMap<String, Array>,
-    taken: RefCell<BTreeSet<String>>,
-    problems: RefCell<Vec<String>>,
-    dtype: Option<Dtype>,
-}
-
-impl Loader {
-    /// Starts on a set of tensors; floats are cast to `dtype` when given.
-    pub fn new(tensors: BTreeMap<String, Array>, dtype: Option<Dtype>) -> Self {
-        Self { tensors, taken: RefCell::default(), problems: RefCell::default(), dtype }
-    }
-
-    /// Tells whether there is a tensor of this name.
-    pub fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
-    }
-
-    /// Takes a float tensor of a known shape. A problem is noted and a stand-in returned.
-    pub fn take(&self, name: &str, shape: &[i32]) -> Array {
-        let stand_in = || mlx_rs::ops::zeros::<f32>(shape).expect("allocating zeros cannot fail lazily");
-        let Some(array) = self.take_raw(name) else { return stand_in() };
-        if array.shape() != shape {
-            self.problem(format!("tensor `{name}` has shape {:?}, expected {shape:?}", array.shape()));
-            return stand_in();
-        }
-        self.cast(array)
-    }
-
-    /// Takes a tensor as it is, whatever its shape and type. A missing one is noted.
-    pub fn take_raw(&self, name: &str) -> Option<Array> {
-        self.taken.borrow_mut().insert(name.to_owned());
-        let array = self.tensors.get(name).cloned();
-        if array.is_none() {
-            self.problem(format!("missing tensor `{name}`"));
-        }
-        array
-    }
-
-    /// Casts floats to the compute type; leaves other types alone.
-    pub fn cast(&self, array: Array) -> Array {
-        match self.dtype {
-            Some(dtype) if array.dtype().is_float() && array.dtype() != dtype => {
-                array.as_dtype(dtype).expect("a cast between floats is always possible")
-            }
-            _ => array,
-        }
-    }
-
-    /// The type that floats have: as asked for, or that of the stored ones.
-    pub fn float_dtype(&self) -> Dtype {
-        let stored = || self.tensors.values().map(Array::dtype).find(Dtype::is_float);
-        self.dtype.or_else(stored).unwrap_or(Dtype::Float32)
-    }
-
-    /// Notes something wrong.
-    pub fn problem(&self, problem: String) {
-        self.problems.borrow_mut().push(problem);
-    }
-
-    /// Ends loading: everything must have been found, of its shape, and used.
-    ///
-    /// # Errors
-    ///
-    /// Names every missing, mis-shaped and unknown tensor.
-    pub fn finish(self, folder: &Path) -> Result<()> {
-        let taken = self.taken.into_inner();
-        let mut problems = self.problems.into_inner();
-        for name in self.tensors.keys().filter(|name| !taken.contains(*name)) {
-            problems.push(format!("unknown tensor `{name}`"));
-        }
-        problems.sort();
-        problems.dedup();
-        if problems.is_empty() { Ok(()) } else { Err(Error::Weights { path: folder.to_owned(), problems }) }
-    }
 }

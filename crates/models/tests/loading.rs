@@ -47,9 +47,9 @@ fn llama() -> Result<TempDir> {
 
 fn names_and_shapes(model: &mut Model) -> String {
     let mut lines = String::new();
-    model.visit_parameters(&mut |name, array| {
+    for (name, array) in model.parameters_mut() {
         writeln!(lines, "{name} {:?} {:?}", array.shape(), array.dtype()).expect("a string grows");
-    });
+    }
     lines
 }
 

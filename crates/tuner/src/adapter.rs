@@ -7,7 +7,7 @@ pub use files::{load_adapters, save_adapters};
 pub use peft::save_peft;
 
 use mlx_rs::ops;
-use models::{Adapter, Layer, Linear, Model, Weight, join};
+use models::{Adapter, LayerMut, Linear, Model, Weight, join};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -127,33 +127,27 @@ fn place(model: &mut Model, settings: &AdapterSettings, seed: u64) -> Result<(Ve
     let layers = model.layer_count();
     let first = layers.saturating_sub(settings.num_layers.unwrap_or(layers));
     let mut names = Vec::new();
-    let mut problem = None;
     let mut used = vec![false; settings.keys.len()];
-    model.visit(&mut |path, layer| {
-        let position = Position::of(path, first);
-        let outcome = match layer {
-            Layer::Linear(linear) if settings.fine_tune_type == FineTuneType::Full => {
-                full_linear(path, &position, linear, settings, &mut names)
+    for (path, layer) in model.layers_mut() {
+        let position = Position::of(&path, first);
+        match layer {
+            LayerMut::Linear(linear) if settings.fine_tune_type == FineTuneType::Full => {
+                full_linear(&path, &position, linear, settings, &mut names)?;
             }
-            Layer::Linear(linear) if position.adapts(path, settings, &mut used) => {
-                adapt(path, linear, settings, seed, &mut names)
+            LayerMut::Linear(linear) if position.adapts(&path, settings, &mut used) => {
+                adapt(&path, linear, settings, seed, &mut names)?;
             }
-            Layer::Linear(_) => Ok(()),
-            Layer::Embedding(embedding) => full_embedding(path, &embedding.weight, settings, &mut names),
-            Layer::Norm(_) => {
+            LayerMut::Linear(_) => {}
+            LayerMut::Embedding(embedding) => {
+                full_embedding(&path, &embedding.weight, settings, &mut names)?;
+            }
+            LayerMut::Norm(_) => {
                 let in_blocks = settings.fine_tune_type == FineTuneType::Full && position.in_trained_block();
                 if settings.norms || in_blocks {
-                    names.push(join(path, "weight"));
+                    names.push(join(&path, "weight"));
                 }
-                Ok(())
             }
-        };
-        if let Err(error) = outcome {
-            problem.get_or_insert(error);
         }
-    });
-    if let Some(error) = problem {
-        return Err(error);
     }
     names.sort();
     let unused = settings.keys.iter().zip(used).filter(|(_, used)| !used);
@@ -161,12 +155,12 @@ fn place(model: &mut Model, settings: &AdapterSettings, seed: u64) -> Result<(Ve
 }
 
 /// Counts trainable and frozen parameters.
-fn count(model: &mut Model, names: Vec<String>) -> Trainable {
+fn count(model: &Model, names: Vec<String>) -> Trainable {
     let (mut trainable, mut frozen) = (0, 0);
-    model.visit_parameters(&mut |name, array| {
-        let trains = names.binary_search_by(|known| known.as_str().cmp(name)).is_ok();
-        *(if trains { &mut trainable } else { &mut frozen }) += array.size();
-    });
+    for (name, array) in model.parameters() {
+        let is_trained = names.binary_search(&name).is_ok();
+        *(if is_trained { &mut trainable } else { &mut frozen }) += array.size();
+    }
     Trainable { names, trainable, frozen }
 }
 

@@ -73,16 +73,15 @@ pub(crate) fn chunked_loss(
     let mut model = model.clone();
     let mut inputs = vec![hidden.clone()];
     if options.is_trained {
-        model.visit_head(&mut |array| inputs.push(array.clone()));
+        inputs.extend(model.trainable_head().into_iter().map(|array| array.clone()));
     }
     let function = mlx_ext::custom_vjp(
         move |inputs| {
             let mut model = model.clone();
-            let mut parameters = inputs[1..].iter();
             if options.is_trained {
-                model.visit_head(&mut |array| {
-                    *array = parameters.next().expect("one input was collected per parameter").clone();
-                });
+                for (array, value) in model.trainable_head().into_iter().zip(&inputs[1..]) {
+                    *array = value.clone();
+                }
             }
             LinearMap::new(&model.head())?.loss_and_gradients(&inputs[0], &targets, options)
         },
@@ -108,7 +107,7 @@ struct ChunkGradients {
     hidden: Array,
     /// Gradient of the hidden states after dropout, `[n, D]`, if there is an adapter.
     dropped: Option<Array>,
-    /// Gradients of the head's parameters, in the order of [`Model::visit_head`].
+    /// Gradients of the head's parameters, in the order of [`Model::trainable_head`].
     parameters: Vec<Array>,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use mlx_rs::{Array, Dtype};
-use models::{Layer, Model, Pass};
+use models::{Dropout, LayerMut, Model, Pass, Start};
 
 use crate::adapter::{Trainable, split_block};
 use crate::batch::Batch;
@@ -281,7 +281,7 @@ impl Trainer {
                 Some(block) if block > 0 => Some((block, loss::entering(&model, batch, block)?)),
                 _ => None,
             };
-            let from = entering.as_ref().map(|(block, states)| (*block, states));
+            let from = entering.as_ref().map(|(block, states)| Start { block: *block, states });
             let pass = Pass { recompute: self.recompute, from };
             let (mut values, sums) = mlx_ext::value_and_grad(
                 |parameters| {
@@ -314,17 +314,13 @@ impl Trainer {
             return Ok(model);
         }
         let mut layer = 0;
-        let mut outcome = Ok(());
-        model.visit(&mut |_, part| {
-            let Layer::Linear(linear) = part else { return };
-            let Some(adapter) = &mut linear.adapter else { return };
-            match seed::key(self.seed, "dropout", &[step as u64, micro_batch as u64, layer]) {
-                Ok(key) => adapter.dropout = Some((self.dropout, key)),
-                Err(error) => outcome = Err(error),
-            }
+        for (_, part) in model.layers_mut() {
+            let LayerMut::Linear(linear) = part else { continue };
+            let Some(adapter) = &mut linear.adapter else { continue };
+            let key = seed::key(self.seed, "dropout", &[step as u64, micro_batch as u64, layer])?;
+            adapter.dropout = Some(Dropout { rate: self.dropout, key });
             layer += 1;
-        });
-        outcome?;
+        }
         Ok(model)
     }
 }
@@ -344,16 +340,12 @@ impl Gradients {
 
 /// Replaces the trainable arrays in the model by empty ones of the same type; the trainer owns their values.
 fn forget(model: &mut Model, names: &[String]) -> Result<()> {
-    let mut outcome = Ok(());
-    model.visit_parameters(&mut |name, array| {
-        if names.binary_search_by(|known| known.as_str().cmp(name)).is_ok() {
-            match mlx_rs::ops::zeros_dtype(&[0], array.dtype()) {
-                Ok(empty) => *array = empty,
-                Err(error) => outcome = Err(error.into()),
-            }
+    for (name, array) in model.parameters_mut() {
+        if names.binary_search(&name).is_ok() {
+            *array = mlx_rs::ops::zeros_dtype(&[0], array.dtype())?;
         }
-    });
-    outcome
+    }
+    Ok(())
 }
 
 /// Returns the group of a parameter: `layers.3`, `lm_head`, `embed_tokens` or `norm`.
@@ -369,15 +361,11 @@ fn group_of(name: &str) -> String {
 fn with_parameters(model: &Model, names: &[String], values: &[Array]) -> mlx_ext::Result<Model> {
     let by_name: HashMap<&str, &Array> = names.iter().map(String::as_str).zip(values).collect();
     let mut copy = model.clone();
-    let mut outcome = Ok(());
-    copy.visit_parameters(&mut |name, array| {
-        let Some(value) = by_name.get(name) else { return };
-        match value.as_dtype(array.dtype()) {
-            Ok(value) => *array = value,
-            Err(error) => outcome = Err(error),
+    for (name, array) in copy.parameters_mut() {
+        if let Some(value) = by_name.get(name.as_str()) {
+            *array = value.as_dtype(array.dtype())?;
         }
-    });
-    outcome?;
+    }
     Ok(copy)
 }
 

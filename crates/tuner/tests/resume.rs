@@ -332,14 +332,14 @@ fn a_loss_that_is_not_finite_is_an_error_that_names_step_and_rows() -> Result<()
     let folder = tempfile::tempdir()?;
     let train = split(folder.path(), "train", &rows)?;
     let mut model = model("llama")?;
-    model.visit_parameters(&mut |name, array| {
+    for (name, array) in model.parameters_mut() {
         if name.ends_with("embed_tokens.weight") {
             let mut numbers = array.as_slice::<f32>().to_vec();
             let width = array.dim(1) as usize;
             numbers[383 * width] = f32::NAN;
             *array = mlx_rs::Array::from_slice(&numbers, array.shape());
         }
-    });
+    }
     let adapter = AdapterSettings::default();
     let trainable = tuner::attach(&mut model, &adapter, 5)?;
     let mut trainer = Trainer::new(model, trainable, OptimizerSettings::default(), 5)?;

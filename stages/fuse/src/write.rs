@@ -17,7 +17,7 @@ use crate::json::read_json;
 /// folder replaces; all other tensors keep their bytes.
 pub(crate) fn fused_folder(
     base: &Path,
-    adapted: &mut Model,
+    adapted: &Model,
     trained: &[String],
     quantized: Quantized,
     out: &Path,
@@ -102,16 +102,13 @@ struct Changes {
 }
 
 impl Changes {
-    fn collect(adapted: &mut Model, trained: &[String], quantized: Quantized) -> Result<Self> {
+    fn collect(adapted: &Model, trained: &[String], quantized: Quantized) -> Result<Self> {
         let mut changes = Self::default();
-        let mut outcome = Ok(());
-        adapted.visit(&mut |path, layer| {
-            if outcome.is_ok() {
-                let added = changes.add(path, layer, trained, quantized);
-                outcome = added.with_context(|| format!("fusing `{path}`"));
-            }
-        });
-        outcome.map(|()| changes)
+        for (path, layer) in adapted.layers() {
+            let added = changes.add(&path, layer, trained, quantized);
+            added.with_context(|| format!("fusing `{path}`"))?;
+        }
+        Ok(changes)
     }
 
     /// Adds the changes of the layer at `path`.
@@ -125,9 +122,9 @@ impl Changes {
         let is_trained = |name: &String| trained.binary_search(name).is_ok();
         let name = join(path, "weight");
         let (weight, fused) = match layer {
-            Layer::Norm(weight) => {
+            Layer::Norm(norm) => {
                 if is_trained(&name) {
-                    self.replaced.insert(name, weight.clone());
+                    self.replaced.insert(name, norm.weight.clone());
                 }
                 return Ok(());
             }

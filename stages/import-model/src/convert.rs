@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use mlx_ext::{Quantization, QuantizationMode};
+use mlx_ext::{PackedWeight, Quantization, QuantizationMode};
 use mlx_rs::{Array, Dtype as Mlx};
 use models::{TensorFiles, canonical_name};
 use serde_json::{Map, Value, json};
@@ -179,8 +179,9 @@ impl<'a> Plan<'a> {
                 let scales = self.array(&format!("{path}.scales"))?;
                 let biases = settings.mode.has_biases().then(|| self.array(&format!("{path}.biases")));
                 let weight = source.array(stored)?;
-                let dense =
-                    mlx_ext::dequantize(&weight, &scales, biases.transpose()?.as_ref(), *settings, *dtype);
+                let biases = biases.transpose()?;
+                let packed = PackedWeight { weight: &weight, scales: &scales, biases: biases.as_ref() };
+                let dense = mlx_ext::dequantize(packed, *settings, *dtype);
                 vec![dense.map_err(models::Error::from)?]
             }
         };

@@ -107,11 +107,11 @@ pub fn load_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
     let weights_path = folder.join("adapters.safetensors");
     let mut tensors = TensorFiles::open_file(&weights_path)?.arrays()?;
     let mut problems = Vec::new();
-    model.visit_parameters(&mut |name, array| {
-        if trainable.names.binary_search_by(|known| known.as_str().cmp(name)).is_err() {
-            return;
+    for (name, array) in model.parameters_mut() {
+        if trainable.names.binary_search(&name).is_err() {
+            continue;
         }
-        match tensors.remove(name) {
+        match tensors.remove(&name) {
             None => problems.push(format!("missing tensor `{name}`")),
             Some(value) if value.shape() != array.shape() => problems.push(format!(
                 "tensor `{name}` has shape {:?}, expected {:?}",
@@ -127,7 +127,7 @@ pub fn load_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
                 *array = value.as_dtype(dtype).expect("a cast between floats is always possible");
             }
         }
-    });
+    }
     problems.extend(tensors.keys().map(|name| format!("unknown tensor `{name}`")));
     if problems.is_empty() { Ok(trainable) } else { Err(invalid(&weights_path, problems.join("\n"))) }
 }

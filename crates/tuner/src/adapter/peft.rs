@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mlx_rs::{Array, Dtype};
-use models::{Adapter, Layer, Model, TensorFiles, canonical_name, join, write_safetensors};
+use models::{Adapter, Layer, LayerMut, Model, TensorFiles, canonical_name, join, write_safetensors};
 use serde_json::{Value, json};
 
 use super::{Trainable, count, split_block};
@@ -74,29 +74,27 @@ pub(super) fn load(model: &mut Model, folder: &Path, config: &Value) -> Result<T
     }
     let expected = Expected::of(config);
     let mut names = Vec::new();
-    let mut outcome = Ok(());
-    model.visit(&mut |layer_path, layer| {
-        let Layer::Linear(linear) = layer else { return };
-        let Some(tensors) = take(&mut layers, layer_path) else {
-            if expected.covers(layer_path) {
+    for (layer_path, layer) in model.layers_mut() {
+        let LayerMut::Linear(linear) = layer else { continue };
+        let Some(tensors) = take(&mut layers, &layer_path) else {
+            if expected.covers(&layer_path) {
                 problems
                     .push(format!("`target_modules` names `{layer_path}`, but there are no tensors for it"));
             }
-            return;
+            continue;
         };
         match adapter(config, tensors, linear.inputs, linear.outputs) {
             Ok(adapter) => {
-                names.extend(["lora_a", "lora_b"].map(|name| join(layer_path, name)));
+                names.extend(["lora_a", "lora_b"].map(|name| join(&layer_path, name)));
                 if adapter.magnitude.is_some() {
-                    names.push(join(layer_path, "m"));
+                    names.push(join(&layer_path, "m"));
                 }
                 linear.adapter = Some(adapter);
             }
             Err(Reason::Text(reason)) => problems.push(format!("the adapter of `{layer_path}` {reason}")),
-            Err(Reason::Error(error)) => outcome = Err(error),
+            Err(Reason::Error(error)) => return Err(error),
         }
-    });
-    outcome?;
+    }
     problems.extend(layers.keys().map(|layer| format!("the model has no linear layer `{layer}`")));
     if !problems.is_empty() {
         return Err(Error::Adapter { path, reason: problems.join("\n"), hint: None });
@@ -254,16 +252,16 @@ impl<'a> Expected<'a> {
 /// # Errors
 ///
 /// Fails when the model has no adapters, or adapters of different ranks or scales.
-pub fn save_peft(model: &mut Model, folder: &Path) -> Result<()> {
+pub fn save_peft(model: &Model, folder: &Path) -> Result<()> {
     let mut tensors = BTreeMap::new();
     let mut paths = Vec::new();
     let (mut scales, mut ranks, mut is_dora) = (BTreeSet::new(), BTreeSet::new(), false);
     let mut all = Vec::new();
-    model.visit(&mut |path, layer| {
-        let Layer::Linear(linear) = layer else { return };
-        all.push(foreign_name(path));
-        let Some(adapter) = &linear.adapter else { return };
-        let name = foreign_name(path);
+    for (path, layer) in model.layers() {
+        let Layer::Linear(linear) = layer else { continue };
+        let name = foreign_name(&path);
+        all.push(name.clone());
+        let Some(adapter) = &linear.adapter else { continue };
         tensors.insert(format!("{PREFIX}{name}.lora_A.weight"), adapter.a.t());
         tensors.insert(format!("{PREFIX}{name}.lora_B.weight"), adapter.b.t());
         if let Some(magnitude) = &adapter.magnitude {
@@ -273,7 +271,7 @@ pub fn save_peft(model: &mut Model, folder: &Path) -> Result<()> {
         scales.insert(adapter.scale.to_bits());
         ranks.insert(adapter.a.dim(-1));
         paths.push(name);
-    });
+    }
     let (Some(&scale), Some(&rank)) = (scales.first(), ranks.first()) else {
         return Err(Error::settings(
             "PEFT's format needs adapters, but the model has none",
@@ -361,29 +359,29 @@ mod tests {
     fn adapted(case: &str, settings: &AdapterSettings) -> Result<Model> {
         let mut model = model(case)?;
         attach(&mut model, settings, 3)?;
-        model.visit(&mut |path, layer| {
-            if let Layer::Linear(linear) = layer
+        for (path, layer) in model.layers_mut() {
+            if let LayerMut::Linear(linear) = layer
                 && let Some(adapter) = &mut linear.adapter
             {
-                let key = mlx_rs::random::key(path.len() as u64).unwrap();
-                adapter.b = mlx_rs::random::normal::<f32>(adapter.b.shape(), None, None, &key).unwrap();
+                let key = mlx_rs::random::key(path.len() as u64)?;
+                adapter.b = mlx_rs::random::normal::<f32>(adapter.b.shape(), None, None, &key)?;
             }
-        });
+        }
         Ok(model)
     }
 
     type Stored = BTreeMap<String, (Vec<u8>, Option<u32>)>;
 
-    fn stored(model: &mut Model) -> Result<Stored> {
+    fn stored(model: &Model) -> Result<Stored> {
         let mut all = Stored::new();
         let mut scales = BTreeMap::new();
-        model.visit(&mut |path, layer| {
+        for (path, layer) in model.layers() {
             if let Layer::Linear(linear) = layer
                 && let Some(adapter) = &linear.adapter
             {
-                scales.insert(join(path, "lora_a"), adapter.scale.to_bits());
+                scales.insert(join(&path, "lora_a"), adapter.scale.to_bits());
             }
-        });
+        }
         for (name, array) in model.parameters() {
             let scale = scales.get(&name).copied();
             all.insert(name, (mlx_ext::bytes_of(&array)?, scale));

@@ -1,0 +1,91 @@
+//! Quantization settings in `config.json`, and those that packed tensors show by their shapes.
+
+use std::collections::BTreeMap;
+
+use mlx_ext::{Quantization, QuantizationMode};
+use mlx_rs::{Array, Dtype};
+use serde_json::{Map, Value};
+
+/// How the weights of a folder are quantized.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct QuantizationSettings {
+    /// Settings of single layers, by path.
+    overrides: BTreeMap<String, Quantization>,
+    /// Whether to keep an unpacked copy of every packed weight (for a CPU).
+    pub(crate) unpack: bool,
+}
+
+impl QuantizationSettings {
+    /// Reads the settings of a `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// Fails for the formats of other tools, for unknown modes and for incomplete settings.
+    pub(crate) fn read(config: &Value, unpack: bool) -> Result<Self, String> {
+        let mut settings = Self { overrides: BTreeMap::new(), unpack };
+        let tables = ["quantization", "quantization_config"].map(|name| config.get(name));
+        let Some(table) = tables.into_iter().flatten().find(|table| !table.is_null()) else {
+            return Ok(settings);
+        };
+        let table = table.as_object().ok_or("`quantization` is not a table")?;
+        let is_ours = table.contains_key("bits") && table.contains_key("mode");
+        if let (Some(method), false) = (table.get("quant_method"), is_ours) {
+            return Err(format!("weights quantized by {method} are not supported"));
+        }
+        // The defaults are only checked: packed tensors show their own widths.
+        read_table(table)?;
+        for (path, value) in table {
+            if let Some(table) = value.as_object() {
+                settings.overrides.insert(path.clone(), read_table(table)?);
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Returns the settings of one layer: those named for it, else those that its tensors show, because a file may mix
+    /// widths and name only the most frequent one. `columns` is the width of the unpacked weight.
+    ///
+    /// # Errors
+    ///
+    /// Fails when no mode fits the tensors.
+    pub(crate) fn of_layer(
+        &self,
+        path: &str,
+        columns: i32,
+        packed: &Array,
+        scales: &Array,
+    ) -> Result<Quantization, String> {
+        if let Some(&named) = self.overrides.get(path) {
+            return Ok(named);
+        }
+        let width = |array: &Array| array.shape().last().copied().unwrap_or_default();
+        let group_size = columns / width(scales).max(1);
+        let bits = i64::from(width(packed)) * 32 / i64::from(columns.max(1));
+        let mode = match (scales.dtype() == Dtype::Uint8, bits, group_size) {
+            (false, 2..=6 | 8, 32 | 64 | 128) => QuantizationMode::Affine,
+            (true, 4, 16) => QuantizationMode::Nvfp4,
+            (true, 4, 32) => QuantizationMode::Mxfp4,
+            (true, 8, 32) => QuantizationMode::Mxfp8,
+            _ => {
+                return Err(format!(
+                    "is packed with {bits} bits in groups of {group_size}, which no quantization mode uses"
+                ));
+            }
+        };
+        Ok(Quantization { bits: bits as i32, group_size, mode })
+    }
+}
+
+fn read_table(table: &Map<String, Value>) -> Result<Quantization, String> {
+    let number = |name: &str| {
+        let number = table.get(name).and_then(Value::as_i64).map(|number| number as i32);
+        number.ok_or_else(|| format!("`quantization` lacks `{name}`"))
+    };
+    let mode = table.get("mode").and_then(Value::as_str).unwrap_or("affine");
+    Ok(Quantization {
+        bits: number("bits")?,
+        group_size: number("group_size")?,
+        mode: QuantizationMode::from_name(mode)
+            .ok_or_else(|| format!("quantization mode `{mode}` is not supported"))?,
+    })
+}

@@ -1,0 +1,180 @@
+//! Weight matrices, plain or packed.
+
+use mlx_ext::{PackedWeight, Quantization, Result};
+use mlx_rs::{Array, Dtype};
+
+use crate::builder::{Builder, join};
+
+/// A weight matrix `[out, in]`.
+#[derive(Clone)]
+pub enum Weight {
+    /// Plain floats.
+    Dense(Array),
+    /// Packed in groups.
+    Quantized(QuantizedWeight),
+}
+
+/// A packed weight matrix and, on a CPU, an unpacked copy.
+#[derive(Clone)]
+pub struct QuantizedWeight {
+    /// Packed weights, `u32`.
+    pub packed: Array,
+    /// One scale per group.
+    pub scales: Array,
+    /// One bias per group (affine mode).
+    pub biases: Option<Array>,
+    /// Bits, group size and mode.
+    pub quantization: Quantization,
+    /// Type of the unpacked weights, that of the model's other weights.
+    dtype: Dtype,
+    /// Unpacked copy. On a CPU a product with packed weights takes about a hundred times as long as with plain ones, so
+    /// weights are unpacked once there; a GPU keeps only the packed ones.
+    dense: Option<Array>,
+}
+
+impl Weight {
+    /// Loads `weight` at the builder's path, of shape `[rows, columns]`, packed if it has `scales`.
+    pub(crate) fn new(at: &Builder<'_>, rows: i32, columns: i32) -> Self {
+        if !at.loader.has(&at.name("scales")) {
+            return Self::Dense(at.loader.take(&at.name("weight"), &[rows, columns]));
+        }
+        match QuantizedWeight::new(at, rows, columns) {
+            Ok(weight) => Self::Quantized(weight),
+            Err(problems) => {
+                problems.into_iter().for_each(|problem| at.loader.problem(problem));
+                Self::Dense(at.loader.zeros(&[rows, columns]))
+            }
+        }
+    }
+
+    /// Returns the weights as plain floats, `[out, in]`; packed ones in `dtype`.
+    pub fn dense(&self, dtype: Dtype) -> Result<Array> {
+        match self {
+            Self::Dense(weight) => Ok(weight.clone()),
+            Self::Quantized(QuantizedWeight { dense: Some(dense), .. }) => Ok(dense.clone()),
+            Self::Quantized(q) => mlx_ext::dequantize(q.parts(), q.quantization, dtype),
+        }
+    }
+
+    /// Returns the bytes of the unpacked copy of a packed weight.
+    pub(crate) fn copy_bytes(&self) -> usize {
+        match self {
+            Self::Quantized(QuantizedWeight { dense: Some(dense), .. }) => dense.nbytes(),
+            Self::Quantized(_) | Self::Dense(_) => 0,
+        }
+    }
+
+    /// Returns every stored array by name.
+    pub(crate) fn arrays(&self, path: &str) -> Vec<(String, &Array)> {
+        match self {
+            Self::Dense(weight) => vec![(join(path, "weight"), weight)],
+            Self::Quantized(quantized) => {
+                let biases = quantized.biases.as_ref().map(|biases| (join(path, "biases"), biases));
+                let weight = (join(path, "weight"), &quantized.packed);
+                let scales = (join(path, "scales"), &quantized.scales);
+                [weight, scales].into_iter().chain(biases).collect()
+            }
+        }
+    }
+
+    /// Returns every stored array by name, for changing.
+    pub(crate) fn arrays_mut(&mut self, path: &str) -> Vec<(String, &mut Array)> {
+        match self {
+            Self::Dense(weight) => vec![(join(path, "weight"), weight)],
+            Self::Quantized(quantized) => {
+                let biases = quantized.biases.as_mut().map(|biases| (join(path, "biases"), biases));
+                let weight = (join(path, "weight"), &mut quantized.packed);
+                let scales = (join(path, "scales"), &mut quantized.scales);
+                [weight, scales].into_iter().chain(biases).collect()
+            }
+        }
+    }
+
+    /// Multiplies `x [..., in]` by the transposed weight: `[..., out]`.
+    pub fn project(&self, x: &Array) -> Result<Array> {
+        match self {
+            Self::Dense(weight) | Self::Quantized(QuantizedWeight { dense: Some(weight), .. }) => {
+                Ok(x.matmul(weight.t())?)
+            }
+            Self::Quantized(q) => mlx_ext::quantized_matmul(x, q.parts(), true, q.quantization),
+        }
+    }
+
+    /// Multiplies `y [..., out]` by the weight, `[..., in]`: the gradient of [`Self::project`] for its input.
+    pub fn project_back(&self, y: &Array) -> Result<Array> {
+        match self {
+            Self::Dense(weight) | Self::Quantized(QuantizedWeight { dense: Some(weight), .. }) => {
+                Ok(y.matmul(weight)?)
+            }
+            Self::Quantized(q) => mlx_ext::quantized_matmul(y, q.parts(), false, q.quantization),
+        }
+    }
+
+    /// Returns the rows `ids [...]` of the weight: `[..., in]`.
+    pub fn rows(&self, ids: &Array) -> Result<Array> {
+        match self {
+            Self::Dense(weight) | Self::Quantized(QuantizedWeight { dense: Some(weight), .. }) => {
+                Ok(weight.take_axis(ids, 0)?)
+            }
+            Self::Quantized(q) => {
+                let packed = q.packed.take_axis(ids, 0)?;
+                let scales = q.scales.take_axis(ids, 0)?;
+                let biases = q.biases.as_ref().map(|biases| biases.take_axis(ids, 0)).transpose()?;
+                let rows = PackedWeight { weight: &packed, scales: &scales, biases: biases.as_ref() };
+                mlx_ext::dequantize(rows, q.quantization, q.dtype)
+            }
+        }
+    }
+}
+
+impl QuantizedWeight {
+    /// Loads the parts of a weight of shape `[rows, columns]`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the problems that the loader does not know yet.
+    fn new(at: &Builder<'_>, rows: i32, columns: i32) -> Result<Self, Vec<String>> {
+        let take = |part: &str| at.loader.take_any(&at.name(part)).ok_or_else(Vec::new);
+        let (packed, scales) = (take("weight")?, take("scales")?);
+        let quantization = at
+            .quantization
+            .of_layer(at.path(), columns, &packed, &scales)
+            .map_err(|reason| vec![format!("tensor `{}` {reason}", at.name("weight"))])?;
+        let is_affine = quantization.mode.has_biases();
+        let biases = if is_affine { Some(take("biases")?) } else { None };
+        let groups = [rows, columns / quantization.group_size];
+        let problems: Vec<String> = [
+            ("weight", Some(&packed), [rows, columns * quantization.bits / 32]),
+            ("scales", Some(&scales), groups),
+            ("biases", biases.as_ref(), groups),
+        ]
+        .into_iter()
+        .filter_map(|(part, array, expected)| {
+            let shape = array.map(Array::shape).filter(|shape| *shape != expected)?;
+            Some(format!("tensor `{}` has shape {shape:?}, expected {expected:?}", at.name(part)))
+        })
+        .collect();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        // The scales of float modes are 8-bit floats in bytes, which must not be cast.
+        let (scales, biases) = if is_affine {
+            (at.loader.cast(scales), biases.map(|biases| at.loader.cast(biases)))
+        } else {
+            (scales, None)
+        };
+        let dtype = if is_affine { scales.dtype() } else { at.loader.float_dtype() };
+        let mut weight = Self { packed, scales, biases, quantization, dtype, dense: None };
+        if at.quantization.unpack {
+            let dense = mlx_ext::dequantize(weight.parts(), quantization, dtype);
+            weight.dense = Some(dense.map_err(|error| {
+                vec![format!("tensor `{}` cannot be unpacked: {error}", at.name("weight"))]
+            })?);
+        }
+        Ok(weight)
+    }
+
+    fn parts(&self) -> PackedWeight<'_> {
+        PackedWeight { weight: &self.packed, scales: &self.scales, biases: self.biases.as_ref() }
+    }
+}
