@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-use crate::Kind;
+use crate::kind::Kind;
 
 /// An error that knows its kind and what to do about it.
 ///

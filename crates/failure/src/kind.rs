@@ -7,7 +7,7 @@ use rustix::io::Errno;
 /// The kind of a failure, which decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Anything without a kind of its own below (exit 1).
+    /// Any other failure (exit 1).
     Failed,
     /// The command line or a setting is wrong (exit 2).
     Usage,

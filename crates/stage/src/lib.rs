@@ -61,7 +61,7 @@ mod logging;
 mod output;
 mod plan;
 mod provenance;
-mod relatives;
+mod related;
 mod run;
 mod scratch_folder;
 mod segment;

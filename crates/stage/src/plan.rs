@@ -18,7 +18,7 @@ const NEAREST_OF: usize = 256;
 /// Number of stages through which a changed input is followed back.
 const DEPTH: usize = 4;
 
-/// What a run would do.
+/// Action of a run that is only planned.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     UpToDate,

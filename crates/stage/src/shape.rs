@@ -16,7 +16,7 @@ use serde::forward_to_deserialize_any;
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// What a setting is made of.
+/// Names and types that a setting accepts.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Shape {
     /// Table with known names.
@@ -135,7 +135,7 @@ enum Step {
     Item,
 }
 
-/// What a type asked the deserializer for.
+/// Type that a setting requests from the deserializer.
 #[derive(Debug, Clone, Copy)]
 enum Requested {
     Struct(&'static [&'static str]),

@@ -11,7 +11,7 @@ use crate::interrupt::Interrupt;
 use crate::stream::TextStream;
 use crate::timing::Timing;
 
-/// What is the same for all answers of a program.
+/// Everything that all answers of a program share.
 pub(crate) struct Answering<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) interrupt: &'a Interrupt,

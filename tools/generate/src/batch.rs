@@ -112,7 +112,7 @@ fn conversation(messages: &[Value]) -> Result<Prompt, String> {
     Ok(Prompt::Messages(asked.to_vec()))
 }
 
-/// What is the same for all batches.
+/// Everything that all batches share.
 struct Batches<'a> {
     args: &'a Args,
     engine: &'a Engine,

@@ -12,9 +12,9 @@ pub enum Error {
     Input {
         /// The artifact or file.
         place: String,
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// What to do.
+        /// The remedy.
         hint: String,
     },
 
@@ -25,9 +25,9 @@ pub enum Error {
     /// The command line or the environment is wrong.
     #[error("{reason}")]
     Settings {
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// What to do.
+        /// The remedy.
         hint: String,
     },
 
