@@ -1,4 +1,4 @@
-//! Inputs that no stage made: plain files and folders, hashed by content.
+//! Inputs that are not artifacts: plain files and folders, hashed by content.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,9 @@ use crate::tree::{Tree, TreeFile, hash_through_links};
 
 /// A plain file or folder used as an input.
 ///
-/// Its hash is the `tree-v1` hash of its files. Hidden entries (a dot first) do not belong to it. A single file is a
-/// tree of one, with its own name. Other than in artifacts, names may be anything: bytes outside the grammar of
-/// artifact paths are written `%XX` for hashing. Symlinks to files are read through, as model caches are made of
-/// them; symlinks to folders are refused.
+/// Its hash is the `tree-v1` hash of its files. Hidden entries (with a leading dot) are ignored. A single file is a tree of one
+/// file with its own name. Unlike in artifacts, any name is allowed: bytes that artifact paths do not allow are written `%XX`
+/// for hashing. Symlinks to files are followed, because model caches consist of them; symlinks to folders are refused.
 #[derive(Debug, Clone)]
 pub struct Bare {
     tree: Tree,
@@ -26,12 +25,12 @@ impl Bare {
     ///
     /// # Errors
     ///
-    /// Fails when it is missing or unreadable, holds no file, or holds anything that is not a file or a folder.
+    /// Fails when the path is missing or unreadable, holds no file, or holds anything else than files and folders.
     pub fn scan(path: &Path) -> Result<Self> {
         Self::scan_with(path, &Memo::default())
     }
 
-    /// As [`Bare::scan`], but takes the hashes of large files that did not change since from `memo`.
+    /// Lists and hashes as [`Bare::scan`] does, but takes the hashes of unchanged large files from `memo`.
     ///
     /// # Errors
     ///
@@ -49,7 +48,7 @@ impl Bare {
         }
         found.sort();
         if found.is_empty() {
-            return Err(tree_error(path, "it holds no file"));
+            return Err(tree_error(path, "it contains no file"));
         }
         let stamps: Vec<Stamp> = found.iter().map(|(_, place)| Stamp::of(place)).collect::<Result<_>>()?;
         let known: Vec<Option<FileHash>> = stamps.iter().map(|stamp| memo.recall(stamp)).collect();
@@ -80,7 +79,7 @@ impl Bare {
         self.tree.hash()
     }
 
-    /// Returns what the files looked like.
+    /// Returns the witness of the files, to notice later changes.
     pub fn witness(&self) -> &Witness {
         &self.witness
     }
@@ -118,7 +117,7 @@ fn encode(name: &std::ffi::OsStr) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-') {
             text.push(char::from(byte));
         } else {
-            write!(text, "%{byte:02X}").expect("a string takes all that is written");
+            write!(text, "%{byte:02X}").expect("writing to a string succeeds");
         }
     }
     text
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_names_are_told_apart() {
+    fn odd_names_have_different_hashes() {
         let dir = tempfile::tempdir().unwrap();
         let hash_of = |name: &str| {
             let path = dir.path().join(name);

@@ -1,4 +1,4 @@
-//! SHA-256 digests as types: what a file holds, what a tree holds, what was asked.
+//! SHA-256 digests as types: of a file, of a tree, of key material.
 
 use std::fmt;
 use std::io::Read;
@@ -92,12 +92,12 @@ hash_type!(
     ""
 );
 hash_type!(
-    /// What came out: the `tree-v1` hash of a folder. Serialized as `tree-v1:<64 hex>`.
+    /// The `tree-v1` hash of the files in a folder. Serialized as `tree-v1:<64 hex>`.
     TreeHash,
     "tree-v1:"
 );
 hash_type!(
-    /// What was asked: the `key-v1` hash of stage, version, settings and inputs.
+    /// The `key-v1` hash of stage, version, settings and inputs; made by [`KeyMaterial`](crate::KeyMaterial) only.
     Key,
     ""
 );
@@ -108,7 +108,7 @@ impl FileHash {
         Self(sha256(bytes))
     }
 
-    /// Hashes all that `reader` yields, in constant memory.
+    /// Hashes everything that `reader` yields, in constant memory.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What can go wrong with artifacts and stores.
+//! Errors about artifacts and stores, with their kinds and hints.
 
 use std::fmt;
 use std::io;
@@ -9,22 +9,22 @@ use failure::{Failure, Kind};
 /// Number of the signal that Ctrl-C sends; a caller that knows which signal arrived says so itself.
 const SIGINT: i32 = 2;
 
-/// Shorthand for results of this crate.
+/// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error about an artifact, its parts or the store that holds it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused; the message names the path.
+    /// A file-system operation failed; the message names the path.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The path does not hold an artifact at all.
+    /// The path is not an artifact.
     #[error("`{}` is not an artifact: {reason}", path.display())]
     NotAnArtifact {
-        /// Where one was looked for.
+        /// The path.
         path: PathBuf,
-        /// What is missing.
+        /// Why it is not an artifact.
         reason: String,
     },
     /// The artifact was damaged after it was published.
@@ -32,25 +32,25 @@ pub enum Error {
     Damaged {
         /// The artifact's folder.
         path: PathBuf,
-        /// The first difference found.
+        /// The first difference.
         reason: String,
     },
-    /// The artifact was written in a format this version does not know.
+    /// The artifact or store has a format that this version does not know.
     #[error("`{}` has the unknown schema `{found}`, expected `{expected}`", path.display())]
     UnknownSchema {
         /// The file that names it.
         path: PathBuf,
         /// The schema in the file.
         found: String,
-        /// The schema this version reads.
+        /// The schema that this version reads.
         expected: &'static str,
     },
-    /// A folder holds something that cannot be part of an artifact.
+    /// A folder contains something that cannot be part of an artifact.
     #[error("cannot hash `{}`: {reason}", path.display())]
     Tree {
         /// The offending file or folder.
         path: PathBuf,
-        /// Which rule it breaks.
+        /// The rule that is broken.
         reason: String,
     },
     /// A value is outside the domain of keys.
@@ -58,57 +58,57 @@ pub enum Error {
     KeyDomain {
         /// JSON pointer (without the leading slash) of the value.
         pointer: String,
-        /// Which rule it breaks.
+        /// The rule that is broken.
         reason: String,
     },
     /// A name is not a valid name of a stage, slug, ref or output.
     #[error("`{name}` is not a valid {what}: {reason}")]
     BadName {
-        /// The name as given.
+        /// The name.
         name: String,
-        /// What it should name.
+        /// The kind of name.
         what: &'static str,
         /// The rule.
         reason: &'static str,
     },
-    /// JSON that cannot be read.
+    /// A file is not the JSON that it should be.
     #[error("cannot parse `{}`: {source}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Message of the parser, with line and column.
         source: serde_json::Error,
     },
     /// Files that must not be published.
     #[error("refused to publish: {0}")]
     Payload(Refused),
-    /// Someone else holds the lock and the wait is over.
+    /// Another process holds the lock, and the wait is over.
     #[error("another process works on `{what}`{holder}")]
     Locked {
         /// Stage and short key.
         what: String,
-        /// Who, if known; starts with a space.
+        /// Description of the process, with a leading space; empty if unknown.
         holder: String,
     },
-    /// The wait for a lock was given up because the process was asked to stop.
+    /// The process was asked to stop while it waited for a lock.
     #[error("stopped while waiting for a lock")]
     Stopped,
-    /// Too little space to begin.
+    /// There is too little free space to start.
     #[error("too little space at `{}`: {free_bytes} bytes free, {needed_bytes} needed", path.display())]
     NoSpace {
         /// A path on the file system.
         path: PathBuf,
-        /// Bytes wanted before work begins.
+        /// Bytes that must be free.
         needed_bytes: u64,
         /// Bytes free.
         free_bytes: u64,
     },
-    /// No such ref, or one that names nothing.
+    /// A ref is malformed, or its artifact is not in the store.
     #[error("ref `{name}` {reason}")]
     Ref {
         /// The name of the ref.
         name: String,
-        /// What is wrong with it.
+        /// The problem, as the rest of a sentence.
         reason: String,
     },
     /// The output folder is in use.
@@ -116,12 +116,12 @@ pub enum Error {
     Occupied {
         /// The folder.
         path: PathBuf,
-        /// What it holds.
+        /// Why it cannot be used.
         reason: String,
     },
-    /// A check that the caller asked for before publishing failed.
+    /// A check of the caller failed just before publishing.
     #[error(transparent)]
-    Precondition(Box<dyn std::error::Error + Send + Sync>),
+    Precondition(failure::Error),
 }
 
 impl Failure for Error {
@@ -135,7 +135,8 @@ impl Failure for Error {
             | Self::Json { .. }
             | Self::Ref { .. } => Kind::BadInput,
             Self::KeyDomain { .. } | Self::BadName { .. } | Self::Occupied { .. } => Kind::Usage,
-            Self::Payload(_) | Self::Precondition(_) => Kind::Failed,
+            Self::Precondition(error) => error.kind(),
+            Self::Payload(_) => Kind::Failed,
             Self::Locked { .. } => Kind::Locked,
             Self::Stopped => Kind::Interrupted { signal: SIGINT },
             Self::NoSpace { .. } => Kind::Storage,
@@ -153,7 +154,7 @@ impl Failure for Error {
     }
 }
 
-/// Every file that was refused, with its reason.
+/// The refused files (or metrics), each with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused(pub Vec<(String, String)>);
 

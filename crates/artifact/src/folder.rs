@@ -1,15 +1,16 @@
-//! Writing one artifact folder outside any store: no locks, no workspaces (`--out`).
+//! Writing one artifact outside a store (`--out`): without locks and workspaces.
 
 use std::path::{Path, PathBuf};
 
-use crate::reader::{COMMIT, DATA, TELEMETRY};
-use crate::seal::seal;
-use crate::{Artifact, Draft, Error, Level, Result, os};
+use crate::error::{Error, Result};
+use crate::os;
+use crate::reader::{Artifact, COMMIT, DATA, Level, MANIFEST, PROVENANCE, SUMS, TELEMETRY};
+use crate::seal::{Draft, seal};
 
-/// Marks a folder that is being written; a rerun may clear it.
+/// Marks a folder that is being written; a later run may empty it.
 const INCOMPLETE: &str = "INCOMPLETE";
 
-/// A folder that is becoming an artifact; emptied on drop unless sealed.
+/// A folder that is becoming an artifact; removed on drop unless sealed.
 #[derive(Debug)]
 pub struct Folder {
     dir: PathBuf,
@@ -19,11 +20,11 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Begins to write an artifact in `out`, which must be missing, empty or left by a run that was killed.
+    /// Starts an artifact in `out`, which must be missing, empty, or left behind by a killed run.
     ///
     /// # Errors
     ///
-    /// Fails when the folder holds anything else.
+    /// Fails when the folder contains anything else.
     pub fn begin(out: &Path) -> Result<Self> {
         let entries = match fs_err::read_dir(out) {
             Ok(entries) => entries.count(),
@@ -54,7 +55,7 @@ impl Folder {
         &self.telemetry
     }
 
-    /// Drops what was written to the telemetry folder, for output that must not differ from run to run.
+    /// Removes the telemetry folder, for artifacts that must be identical on every run.
     ///
     /// # Errors
     ///
@@ -67,10 +68,10 @@ impl Folder {
     ///
     /// # Errors
     ///
-    /// Fails, and empties the folder, when data is refused, `before_commit` fails, or on any I/O error.
+    /// Fails and removes the folder when data is refused, when `before_commit` fails, or on an I/O error.
     pub fn seal(mut self, draft: &Draft, before_commit: &mut dyn FnMut() -> Result<()>) -> Result<Artifact> {
         let dir = self.dir.clone();
-        // A crash before the mark is gone leaves a folder that no reader takes for an artifact.
+        // A crash before the mark is removed leaves a folder that readers refuse.
         let marker = dir.join(INCOMPLETE);
         seal(&dir, draft, before_commit)?;
         fs_err::remove_file(&marker)?;
@@ -83,7 +84,7 @@ impl Folder {
         for name in [DATA, TELEMETRY] {
             let _ = os::remove_tree(&self.dir.join(name));
         }
-        for name in [COMMIT, "SHA256SUMS", "manifest.json", "provenance.json", INCOMPLETE] {
+        for name in [COMMIT, SUMS, MANIFEST, PROVENANCE, INCOMPLETE] {
             let _ = fs_err::remove_file(self.dir.join(name));
         }
     }
@@ -98,7 +99,7 @@ impl Drop for Folder {
     }
 }
 
-/// Writes one artifact folder at `out`: `fill` gets the empty `data` folder.
+/// Writes an artifact at `out`; `fill` is called with the empty `data` folder.
 ///
 /// # Errors
 ///

@@ -1,12 +1,13 @@
 //! Content-hashed artifact folders and the store that holds them.
 //!
-//! An artifact is a folder that describes and proves itself: `COMMIT`, `SHA256SUMS`, `manifest.json`,
-//! `provenance.json` and the payload under `data/`. Two hashes matter: the [`Key`] says what was asked (stage,
-//! version, settings, inputs by content) and names the folder; the [`TreeHash`] says what came out and feeds the
-//! keys of later stages. An input that changed but hashes the same therefore reruns nothing.
+//! An artifact is a folder that describes itself and can be verified: `COMMIT`, `SHA256SUMS`, `manifest.json`,
+//! `provenance.json` and the outputs under `data/`. Two hashes matter. The [`Key`], the hash of the [`KeyMaterial`] (stage,
+//! version, settings, inputs by content), names the folder. The [`TreeHash`] is the hash of the outputs and enters the keys
+//! of later stages, so a stage that produces the same bytes again causes no rerun.
 //!
-//! Publishing is atomic and survives a crash at any instant; locks only save work. This crate knows nothing of
-//! machine learning, command lines or settings files: that is `stage`'s.
+//! Publishing is atomic and survives a crash at any moment ([`atomic`] says how); locks only save work. The format is in
+//! `docs/artifact-format.md`. Command lines, settings and the check of weights belong to `stage`; this crate knows nothing
+//! of machine learning.
 //!
 //! ```
 //! use artifact::{Artifact, Draft, KeyMaterial, write_folder};
@@ -68,7 +69,7 @@ pub use store::{Ref, Store};
 pub use tree::{Tree, TreeFile};
 pub use workspace::Workspace;
 
-/// Fails unless 1.1 × `planned_bytes` + 512 MiB are free at `path` (`ASHLAR_MIN_FREE_BYTES` replaces the 512 MiB).
+/// Checks that 1.1 × `planned_bytes` + 512 MiB are free at `path`; `ASHLAR_MIN_FREE_BYTES` replaces the 512 MiB.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! `manifest.json`: what an artifact is, deterministic to the byte.
+//! `manifest.json`: the description of an artifact, identical on every run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,34 +14,34 @@ use crate::tree::{Tree, TreeFile};
 
 pub(crate) const SCHEMA: &str = "manifest-v1";
 
-/// What `manifest.json` says.
+/// Content of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of the format: `manifest-v1`.
     pub schema: String,
     /// The stage that made the artifact.
     pub stage: String,
-    /// Its version: raised whenever its outputs change meaning.
+    /// Version of the stage.
     pub stage_version: u32,
     /// Hash of `key_material`.
     pub key: Key,
-    /// The same without `numerics`.
+    /// Hash of `key_material` without numerics.
     pub recipe_key: Key,
-    /// What the key is the hash of: settings with every default, inputs by content.
+    /// Stage, settings and inputs by content; the key is its hash.
     pub key_material: KeyMaterial,
     /// Hash of all data.
     pub tree: TreeHash,
     /// Named outputs.
     pub outputs: BTreeMap<String, Output>,
-    /// Every data file, in byte order of the paths.
+    /// All data files, in byte order of their paths.
     pub files: Vec<File>,
-    /// Where the inputs came from; the key binds only to their content.
+    /// Origin of each input, by role. The key depends only on their content.
     pub inputs: BTreeMap<String, InputRecord>,
-    /// Headline numbers, as decimal strings.
+    /// Headline numbers by name, as decimal strings.
     pub metrics: BTreeMap<String, String>,
-    /// How far the bytes can be had again.
+    /// How reproducible the bytes are.
     pub determinism: Determinism,
-    /// Fields that later versions added: kept, not understood.
+    /// Fields of later versions, kept as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
@@ -49,11 +49,11 @@ pub struct Manifest {
 /// A named output: a folder below `data/`, or a file in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
-    /// Hash of this output alone, its name removed from the paths.
+    /// Hash of this output alone, with its name removed from the paths.
     pub tree: TreeHash,
     /// Number of files.
     pub files: u64,
-    /// Sum of their lengths.
+    /// Total length in bytes.
     pub bytes: u64,
 }
 
@@ -66,36 +66,36 @@ pub struct File {
     pub size: u64,
     /// Hash of the bytes.
     pub sha256: FileHash,
-    /// The named output it belongs to.
+    /// The named output that the file belongs to.
     pub role: String,
 }
 
-/// Where an input came from.
+/// Origin of an input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputRecord {
-    /// The stage that made it; absent for a folder that no stage made.
+    /// The stage that made the artifact; absent for a plain folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
     /// Key of the artifact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,
-    /// Hash of what was used.
+    /// Hash of the files that were used.
     pub tree: TreeHash,
-    /// The named output that was used; absent for all of it.
+    /// The named output that was used; absent if all outputs were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
 }
 
-/// How far the bytes of an artifact can be had again.
+/// How reproducible the bytes of an artifact are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Determinism {
-    /// Where the same key gives the same bytes.
+    /// Where the same key produces the same bytes.
     pub claim: Claim,
-    /// Whether every interruption was resumed without leaving a trace.
+    /// Whether interruptions leave no trace in the bytes.
     pub resumed_exactly: bool,
 }
 
-/// Where the same key gives the same bytes.
+/// Where the same key produces the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Claim {
@@ -108,7 +108,7 @@ pub enum Claim {
 }
 
 impl Manifest {
-    /// Describes a tree that no stage made.
+    /// Describes the files of a plain folder.
     pub fn of_bare_folder(tree: &Tree) -> Self {
         let zero = Key([0; 32]);
         Self {
@@ -152,12 +152,12 @@ impl Manifest {
         canonical(&serde_json::to_value(self).expect("a manifest is plain data"))
     }
 
-    /// Reads the bytes of `manifest.json` found at `path`.
+    /// Parses the bytes of the `manifest.json` at `path`.
     ///
     /// # Errors
     ///
-    /// Fails on an unknown schema, on bytes that are not canonical JSON (duplicate names among them), and on a key
-    /// that does not belong to its material.
+    /// Fails on an unknown schema, on bytes that are not canonical JSON (such as repeated names), and on a key that does not
+    /// match its material.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
         let json = |source| Error::Json { path: path.to_owned(), source };
         let value: Value = serde_json::from_slice(bytes).map_err(json)?;
@@ -172,7 +172,7 @@ impl Manifest {
         let manifest: Self = serde_json::from_value(value).map_err(json)?;
         match manifest.key_material.key() {
             Ok(key) if key == manifest.key => Ok(manifest),
-            Ok(_) => Err(damaged(path, "its key does not belong to its key material")),
+            Ok(_) => Err(damaged(path, "its key does not match its key material")),
             Err(error) => Err(damaged(path, error.to_string())),
         }
     }

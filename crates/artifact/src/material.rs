@@ -23,7 +23,7 @@ pub struct KeyMaterial {
     pub config: Value,
     /// The content of each input, by role.
     pub inputs: BTreeMap<String, InputContent>,
-    /// What else decides the bytes of a stage that computes with floats: library version, backend, device, dtype.
+    /// Version of the numeric library, backend, device and dtype, for a stage that computes with floats.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub numerics: BTreeMap<String, String>,
     /// Where a run stops that is stopped on purpose; absent for a whole run.

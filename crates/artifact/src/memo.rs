@@ -1,4 +1,4 @@
-//! A memory of hashes, so that large inputs are not read again on every run. It may be deleted at any time.
+//! Remembered hashes of large input files, so that they are not read again on every run.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -7,22 +7,22 @@ use crate::digest::FileHash;
 use crate::stamp::Stamp;
 use crate::{atomic, clock};
 
-/// Smaller files are hashed faster than they are looked up.
+/// Size in bytes from which a hash is remembered; smaller files are hashed quickly.
 const LARGE: u64 = 16 << 20;
-/// A file changed so recently could change again within one tick of its file system's clock.
+/// A file changed more recently could change again within one tick of its file system's clock.
 const SETTLED_SECONDS: i64 = 2;
 
-/// Hashes of large files by device, inode, size and times; remembers nothing by default.
+/// Hashes of large files by device, inode, size and times; the default remembers nothing.
 ///
-/// No key ever holds a time: a wrong clock costs a second reading, or, if a file is changed without a trace in its
-/// change time, goes unnoticed until it is read.
+/// The folder may be deleted at any time. Times never enter a key. A wrong clock at worst causes a second read, or a stale
+/// hash if the change time of a changed file did not move.
 #[derive(Debug, Clone, Default)]
 pub struct Memo {
     dir: Option<PathBuf>,
 }
 
 impl Memo {
-    /// Remembers in `root/name`, provided that `root` exists.
+    /// Remembers in `root/name` if `root` exists.
     pub(crate) fn in_folder(root: &Path, name: &str) -> Self {
         Self { dir: root.is_dir().then(|| root.join(name)) }
     }
@@ -32,7 +32,7 @@ impl Memo {
         fs_err::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok()
     }
 
-    /// Remembers a hash; a failure only costs time later.
+    /// Remembers a hash; a failure is only logged.
     pub(crate) fn remember(&self, stamp: &Stamp, sha256: &FileHash) {
         let now = clock::since_1970(clock::now()).as_secs() as i64;
         let settled = |(seconds, _): (i64, i64)| seconds + SETTLED_SECONDS < now;
@@ -51,10 +51,10 @@ impl Memo {
         let dir = self.dir.as_ref().filter(|_| stamp.size >= LARGE)?;
         let mut text = String::new();
         for number in [stamp.modified.0, stamp.modified.1, stamp.changed.0, stamp.changed.1] {
-            write!(text, "{number} ").expect("a string takes all that is written");
+            write!(text, "{number} ").expect("writing to a string succeeds");
         }
         write!(text, "{} {} {}", stamp.device, stamp.inode, stamp.size)
-            .expect("a string takes all that is written");
+            .expect("writing to a string succeeds");
         Some(dir.join(FileHash::of(text.as_bytes()).short()))
     }
 }
@@ -72,9 +72,9 @@ mod tests {
         let path = dir.path().join("large.bin");
         fs_err::write(&path, vec![1; LARGE as usize]).unwrap();
         let first = Bare::scan_with(&path, &memo).unwrap().hash();
-        assert!(!dir.path().join("memo").exists(), "too young to be remembered");
+        assert!(!dir.path().join("memo").exists(), "changed too recently to be remembered");
 
-        // Only the change time cannot be set back: make a stamp that pretends.
+        // The change time cannot be set back, so pretend in a stamp.
         let mut stamp = Stamp::of(&path).unwrap();
         (stamp.modified.0, stamp.changed.0) = (1000, 1000);
         let hash = FileHash::of(b"x");

@@ -40,7 +40,7 @@ pub(crate) fn named(source: io::Error, operation: &str, path: &Path) -> io::Erro
     io::Error::new(source.kind(), Named { operation: operation.to_owned(), path: path.to_owned(), source })
 }
 
-/// Calls `operation` again for as long as it is interrupted by a signal.
+/// Repeats `operation` while it is interrupted by a signal.
 pub(crate) fn retry<T>(mut operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match operation() {
@@ -67,7 +67,7 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     Ok(File::from(file))
 }
 
-/// Creates a file that must not exist, writes it whole and flushes it to the disk.
+/// Creates a file that must not exist, writes it and flushes it to the disk.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = call("create", path, || {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -122,7 +122,7 @@ pub(crate) fn sync_file(path: &Path) -> io::Result<()> {
     call("sync", path, || file.sync_all())
 }
 
-/// Flushes a folder's entries; file systems that cannot do so are tolerated.
+/// Flushes the entries of a folder; does nothing on file systems that cannot.
 pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     call("sync folder", path, || {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -166,8 +166,8 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Renames a non-empty folder; returns `false` when the target exists.
 ///
-/// Where the file system cannot rename exclusively, a plain rename does as well: it cannot replace a folder that
-/// is not empty, and a published one never is.
+/// A plain rename serves where the file system cannot rename exclusively: it never replaces a folder that is not empty, and a
+/// published folder is not.
 pub(crate) fn rename_exclusive(from: &Path, to: &Path) -> io::Result<bool> {
     call("rename", from, || {
         let mut result = rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
@@ -182,7 +182,7 @@ pub(crate) fn rename_exclusive(from: &Path, to: &Path) -> io::Result<bool> {
     })
 }
 
-/// Returns the bytes a normal user can still write near `path`, which need not exist yet.
+/// Returns the free space for a normal user at `path`, in bytes; the path need not exist.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
@@ -191,7 +191,7 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Removes a folder that may hold read-only parts; fine if it is gone already.
+/// Removes a folder, read-only ones in it included; does nothing if there is none.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     match fs_err::remove_dir_all(path) {
         Ok(()) => Ok(()),
@@ -213,7 +213,7 @@ fn make_writable(dir: &Path) {
     }
 }
 
-/// Identifies this boot of this machine: staging folders of another boot may not have reached the disk.
+/// Returns eight hexadecimal digits that identify this boot of this machine.
 pub(crate) fn boot_id() -> &'static str {
     static ID: OnceLock<String> = OnceLock::new();
     ID.get_or_init(|| {
@@ -234,7 +234,7 @@ pub(crate) fn boot_id() -> &'static str {
     })
 }
 
-/// Tells whether `path` lies on a network or user-space file system, where locks may silently do nothing.
+/// Returns whether `path` is on a network or user-space file system, where locks may silently do nothing.
 pub(crate) fn is_network(path: &Path) -> bool {
     // nfs, smb, cifs, smb2, lustre, gpfs, fuse, 9p, ceph, afs
     const KINDS: [u64; 10] = [
@@ -253,7 +253,7 @@ pub(crate) fn is_network(path: &Path) -> bool {
         && rustix::fs::statfs(path).is_ok_and(|stat| KINDS.contains(&(stat.f_type as u64 & 0xFFFF_FFFF)))
 }
 
-/// Tells whether a process of this machine is alive.
+/// Returns whether a process of this machine is alive.
 pub(crate) fn process_is_alive(pid: i32) -> bool {
     rustix::process::Pid::from_raw(pid)
         .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))

@@ -1,4 +1,4 @@
-//! Publishing: all of an artifact appears under its name at once, or nothing does.
+//! Publishing into a store: an artifact appears under its name whole, or not at all.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::reader::{Artifact, DATA, Level, TELEMETRY};
 use crate::seal::{Draft, seal};
 use crate::store::{self, Store};
 
-/// A folder beside the published ones in which an artifact is prepared; removed on drop unless published.
+/// A folder beside the published artifacts in which a new one is prepared; removed on drop unless published.
 #[derive(Debug)]
 pub struct Staging {
     store: Store,
@@ -19,24 +19,24 @@ pub struct Staging {
     data: PathBuf,
     telemetry: PathBuf,
     published: bool,
-    /// Held for as long as this process lives, so that others can tell that the folder is in use.
+    /// Locked while this process lives, so that others do not remove the folder.
     _in_use: File,
 }
 
-/// How publishing ended.
+/// Outcome of publishing.
 #[derive(Debug)]
 pub enum Published {
     /// The artifact is new.
     New(Artifact),
-    /// Someone else published the same key with the same bytes.
+    /// The same key was already published with the same bytes.
     Same(Artifact),
-    /// Someone else published the same key with other bytes: the stage is not deterministic. Theirs stays.
+    /// The same key was already published with other bytes, so the stage is not deterministic. The first artifact stays.
     Different {
-        /// The artifact that was there first.
+        /// The first artifact.
         artifact: Artifact,
-        /// Where ours went.
+        /// Where the new one was moved.
         quarantined: PathBuf,
-        /// What ours was.
+        /// Tree hash of the new one.
         tree: TreeHash,
     },
 }
@@ -51,7 +51,7 @@ impl Published {
 }
 
 impl Store {
-    /// Creates an empty staging folder for a stage, after clearing away what dead processes left.
+    /// Creates an empty staging folder for a stage, after removing those of dead processes.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Store {
                 .map_err(std::io::Error::from)?,
             );
             let locked = in_use.try_lock();
-            // Someone clearing up may have been faster than our lock: then take another name.
+            // Another process may have removed the folder before it was locked: then take another one.
             if matches!(locked, Err(std::fs::TryLockError::WouldBlock)) || !dir.exists() {
                 continue;
             }
@@ -97,11 +97,14 @@ impl Staging {
         &self.telemetry
     }
 
-    /// Checks, hashes, flushes and renames; `before_commit` may still refuse after the data was read.
+    /// Checks and hashes the data, flushes everything to the disk, and renames the folder to its name in the store.
+    ///
+    /// `before_commit` is called after the data was read and may still refuse. After a crash at any moment, either the whole
+    /// artifact has its name or nothing does; an unfinished staging folder is removed by a later run.
     ///
     /// # Errors
     ///
-    /// Fails without publishing anything when data is refused, when `before_commit` fails, or on any I/O error.
+    /// Fails without publishing anything when data is refused, when `before_commit` fails, or on an I/O error.
     pub fn publish(
         mut self,
         draft: &Draft,
@@ -128,7 +131,7 @@ impl Staging {
         Err(Error::Occupied { path: target, reason: "could not be replaced".to_owned() })
     }
 
-    /// Compares with the artifact that was there first; `None` when that was damaged and is now out of the way.
+    /// Compares with the artifact that has the name; `None` if it was damaged and is now in quarantine.
     fn yield_to(
         &mut self,
         target: &Path,
@@ -165,7 +168,7 @@ impl Drop for Staging {
     }
 }
 
-/// Removes staging folders whose process is gone; those of another boot may not even have reached the disk.
+/// Removes the staging folders of dead processes and of other boots, which may not have reached the disk.
 fn clear_abandoned(parent: &Path) {
     let network = os::is_network(parent);
     for entry in fs_err::read_dir(parent).into_iter().flatten().flatten() {
@@ -174,7 +177,7 @@ fn clear_abandoned(parent: &Path) {
         let mut parts = rest.split('-');
         let boot = parts.next().unwrap_or_default();
         let pid: i32 = parts.next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
-        // On a network file system another boot may be another machine, and locks may do nothing.
+        // On a network file system, another boot may be another machine, and locks may do nothing.
         if network && (boot != os::boot_id() || os::process_is_alive(pid)) {
             continue;
         }

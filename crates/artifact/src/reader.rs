@@ -1,12 +1,13 @@
-//! Opening an artifact: nothing is believed that was not checked.
+//! Opening artifacts, with verification.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::error::damaged;
-use crate::tree::hash_files;
-use crate::{Error, FileHash, Manifest, Result, Tree, TreeHash};
+use crate::digest::{FileHash, TreeHash};
+use crate::error::{Error, Result, damaged};
+use crate::manifest::{self, File, Manifest};
+use crate::tree::{Tree, hash_files};
 
 pub(crate) const COMMIT: &str = "COMMIT";
 pub(crate) const SUMS: &str = "SHA256SUMS";
@@ -15,10 +16,10 @@ pub(crate) const PROVENANCE: &str = "provenance.json";
 pub(crate) const DATA: &str = "data";
 pub(crate) const TELEMETRY: &str = "telemetry";
 
-/// Outputs of at least this size are not hashed on every opening.
+/// Size in bytes from which an output is not hashed on every opening.
 const HASH_BELOW: u64 = 64 << 20;
 
-/// How closely data files are looked at.
+/// How thoroughly data files are verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
     /// The set of files and their sizes.
@@ -26,7 +27,7 @@ pub enum Level {
     /// Also the hashes of all outputs smaller than 64 MiB.
     #[default]
     Auto,
-    /// Every byte.
+    /// The hashes of all files.
     Hash,
 }
 
@@ -43,8 +44,8 @@ impl Artifact {
     ///
     /// # Errors
     ///
-    /// Fails when there is no artifact, when it was written by an unknown version, and when any file is missing,
-    /// added, replaced by a symlink or changed.
+    /// Fails when there is no artifact, when its format is unknown, and when any file is missing, added, replaced by a symlink
+    /// or changed.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_with(path, Level::Auto)
     }
@@ -55,12 +56,17 @@ impl Artifact {
     ///
     /// As [`Artifact::open`].
     pub fn open_with(path: &Path, level: Level) -> Result<Self> {
-        let not = |reason: &str| Error::NotAnArtifact { path: path.to_owned(), reason: reason.to_owned() };
-        if !path.is_dir() {
-            return Err(not(if path.exists() { "it is not a folder" } else { "it does not exist" }));
-        }
-        if path.join(COMMIT).symlink_metadata().is_err() {
-            return Err(not("it has no file `COMMIT`"));
+        let missing = if !path.exists() {
+            Some("it does not exist")
+        } else if !path.is_dir() {
+            Some("it is not a folder")
+        } else if path.join(COMMIT).symlink_metadata().is_err() {
+            Some("it has no file `COMMIT`")
+        } else {
+            None
+        };
+        if let Some(reason) = missing {
+            return Err(Error::NotAnArtifact { path: path.to_owned(), reason: reason.to_owned() });
         }
         let (manifest, manifest_hash) = read_committed(path)?;
         let artifact = Self { path: path.to_owned(), manifest, manifest_hash };
@@ -69,7 +75,7 @@ impl Artifact {
         Ok(artifact)
     }
 
-    /// Returns the artifact's folder, as given.
+    /// Returns the folder of the artifact, as given.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -109,11 +115,11 @@ impl Artifact {
         serde_json::from_slice(&fs_err::read(&path)?).map_err(|source| Error::Json { path, source })
     }
 
-    /// Checks the data files again, at the given level.
+    /// Verifies the data files again, at the given level.
     ///
     /// # Errors
     ///
-    /// Fails at the first file that is missing, added, of another kind, of another size or (where hashed) changed.
+    /// Fails at the first file that is missing, added, of another kind or size, or (if hashed) changed.
     pub fn verify(&self, level: Level) -> Result<()> {
         self.verify_sizes()?;
         let hashed = |role: &str| match level {
@@ -124,7 +130,7 @@ impl Artifact {
         self.verify_hashes(|file| hashed(&file.role))
     }
 
-    /// Checks the bytes of one named output (all data when `name` is empty), unless it is large.
+    /// Verifies the hashes of one named output (of all if `name` is empty), unless it has 64 MiB or more.
     ///
     /// # Errors
     ///
@@ -135,7 +141,7 @@ impl Artifact {
         self.verify_hashes(|file| (name.is_empty() || file.role == name) && small(&file.role))
     }
 
-    fn verify_hashes(&self, wanted: impl Fn(&crate::File) -> bool) -> Result<()> {
+    fn verify_hashes(&self, wanted: impl Fn(&File) -> bool) -> Result<()> {
         let files: Vec<_> = self.manifest.files.iter().filter(|file| wanted(file)).collect();
         let data = self.data_dir();
         let jobs: Vec<_> = files.iter().map(|file| (data.join(&file.path), file.size)).collect();
@@ -190,7 +196,7 @@ impl Artifact {
     }
 }
 
-/// Reads `COMMIT` and the three files it vouches for.
+/// Reads `COMMIT` and the three files whose hashes it lists.
 fn read_committed(dir: &Path) -> Result<(Manifest, FileHash)> {
     let read = |name: &str| -> Result<Vec<u8>> {
         let path = dir.join(name);
@@ -217,7 +223,7 @@ fn read_committed(dir: &Path) -> Result<(Manifest, FileHash)> {
     if tree.sums().as_bytes() != contents[0] || tree.hash() != manifest.tree {
         return Err(damaged(dir, "`manifest.json` and `SHA256SUMS` disagree"));
     }
-    if crate::manifest::outputs(&tree) != manifest.outputs {
+    if manifest::outputs(&tree) != manifest.outputs {
         return Err(damaged(dir, "the outputs in `manifest.json` do not match its files"));
     }
     Ok((manifest, hashes[1]))

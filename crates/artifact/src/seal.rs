@@ -1,4 +1,4 @@
-//! Turning a filled folder into an artifact: check, hash, describe, flush, `COMMIT` last.
+//! Turning a filled folder into an artifact: check, hash, describe and flush, with `COMMIT` last.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,24 +16,24 @@ use crate::reader::{COMMIT, DATA, MANIFEST, PROVENANCE, SUMS, TELEMETRY, commit_
 use crate::tree::Tree;
 use crate::{manifest, os, payload};
 
-/// All that is known about an artifact besides its data.
+/// The description of an artifact before its data is hashed.
 #[derive(Debug, Clone)]
 pub struct Draft {
-    /// A short readable addition to the folder's name, made from settings: `[a-z0-9.-]{1,40}`.
+    /// Readable part of the folder's name, made from settings: `[a-z0-9.-]{1,40}`.
     pub slug: String,
     /// Stage, version, settings and inputs.
     pub key_material: KeyMaterial,
-    /// Where the inputs came from.
+    /// Origin of each input, by role.
     pub inputs: BTreeMap<String, InputRecord>,
-    /// Headline numbers.
+    /// Headline numbers by name.
     pub metrics: BTreeMap<String, f64>,
     /// Where the same key gives the same bytes.
     pub claim: Claim,
-    /// What is worth knowing but differs from run to run; an object.
+    /// Facts that differ between runs, as a JSON object.
     pub provenance: Value,
     /// Decides which files may be published, beyond the rule that JSON files must be JSON.
     pub check_file: FileCheck,
-    /// The settings as they are by default, so that a reader sees what was changed; `null` where there are none.
+    /// The default settings, so that a reader sees what was changed; `null` if there are none.
     pub config_defaults: Value,
 }
 
@@ -61,7 +61,7 @@ impl Draft {
     ///
     /// # Errors
     ///
-    /// Fails when the material is outside the domain of keys.
+    /// Fails when a value cannot be part of a key.
     pub fn key(&self) -> Result<Key> {
         self.key_material.key()
     }
@@ -96,9 +96,9 @@ impl Draft {
     }
 }
 
-/// Checks and hashes `root/data`, writes the four files beside it, and flushes everything.
+/// Checks and hashes `root/data`, writes the four files beside it, and flushes everything to the disk.
 ///
-/// `before_commit` runs after the data was checked and hashed; when it fails nothing is sealed.
+/// `before_commit` runs after the data was checked and hashed; if it fails, nothing is sealed.
 pub(crate) fn seal(
     root: &Path,
     draft: &Draft,
@@ -142,7 +142,7 @@ pub(crate) fn seal(
     Ok(manifest)
 }
 
-/// Lists the files directly in `telemetry/`; removes the folder when it is empty.
+/// Lists the files in `telemetry/`; removes the folder if it is empty.
 fn telemetry_files(root: &Path) -> Result<Vec<PathBuf>> {
     let dir = root.join(TELEMETRY);
     if !dir.is_dir() {
@@ -152,7 +152,7 @@ fn telemetry_files(root: &Path) -> Result<Vec<PathBuf>> {
     for entry in fs_err::read_dir(&dir)? {
         let entry = entry?;
         if !entry.file_type()?.is_file() {
-            let reason = "telemetry holds plain files only".to_owned();
+            let reason = "only plain files are allowed in `telemetry`".to_owned();
             return Err(Error::Tree { path: entry.path(), reason });
         }
         files.push(entry.path());

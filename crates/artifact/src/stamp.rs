@@ -1,4 +1,4 @@
-//! What files looked like when they were hashed, to notice later changes.
+//! Sizes and times of files at the moment they were hashed, to notice later changes.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::digest::FileHash;
 use crate::error::Result;
 
-/// What a file looked like: good enough to notice that it was written to.
+/// Size, times and identity of a file: enough to notice that it was written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     pub(crate) size: u64,
@@ -17,11 +17,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Looks at a file (through symlinks).
+    /// Reads the stamp of a file, through symlinks.
     ///
     /// # Errors
     ///
-    /// Fails when it cannot be looked at.
+    /// Fails when the metadata of the file cannot be read.
     pub fn of(path: &Path) -> Result<Self> {
         let metadata = fs_err::metadata(path)?;
         Ok(Self {
@@ -34,26 +34,26 @@ impl Stamp {
     }
 }
 
-/// Remembers what files looked like when they were hashed, to notice changes during a run.
+/// Stamps and hashes of files, to notice changes during a run.
 #[derive(Debug, Clone, Default)]
 pub struct Witness(pub(crate) Vec<(PathBuf, Stamp, FileHash)>);
 
 impl Witness {
-    /// Adds a file whose hash is known.
+    /// Adds a file with its hash.
     ///
     /// # Errors
     ///
-    /// Fails when it cannot be looked at.
+    /// Fails when the metadata of the file cannot be read.
     pub fn add(&mut self, path: PathBuf, sha256: FileHash) -> Result<()> {
         let stamp = Stamp::of(&path)?;
         self.0.push((path, stamp, sha256));
         Ok(())
     }
 
-    /// Returns the first file that is not what it was.
+    /// Returns the first file that changed.
     ///
-    /// Size, modification time and inode must be the same. Where only the change time differs (a mode, a link), the
-    /// bytes decide.
+    /// Size, modification time and inode must be equal. If only the change time differs (a new mode or link), the bytes are
+    /// compared.
     pub fn changed(&self) -> Option<&Path> {
         let differs = |(path, old, hash): &&(PathBuf, Stamp, FileHash)| match Stamp::of(path) {
             Ok(new) if new == *old => false,

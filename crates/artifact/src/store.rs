@@ -1,4 +1,4 @@
-//! The store: a folder of artifacts, found by name.
+//! The store: a folder of artifacts that are found by stage and key.
 
 use std::path::{Path, PathBuf};
 
@@ -12,23 +12,23 @@ use crate::{atomic, clock, os, tree};
 
 const STORE: &str = "STORE";
 const SCHEMA: &str = "artifact-store-v1";
-/// Free space wanted beyond 1.1 × the planned bytes.
+/// Free space required beyond 1.1 × the planned bytes.
 const HEADROOM: u64 = 512 << 20;
 
-/// A folder of artifacts. Opening one touches nothing; it is created by the first publish.
+/// A folder of artifacts. Opening a store creates nothing; the first publishing run does.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
 }
 
-/// The name of an artifact, with its key and tree, as a ref holds it.
+/// Content of a ref: a name for an artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ref {
-    /// The stage.
+    /// Stage of the artifact.
     pub stage: String,
-    /// What was asked.
+    /// Key of the artifact.
     pub key: Key,
-    /// What came out.
+    /// Hash of its data.
     pub tree: TreeHash,
 }
 
@@ -37,7 +37,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails when a store of an unknown format is there.
+    /// Fails when the folder is a store of an unknown format.
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join(STORE);
         if path.exists() {
@@ -52,17 +52,17 @@ impl Store {
         Ok(Self { root: root.to_owned() })
     }
 
-    /// Returns the store's folder.
+    /// Returns the folder of the store.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Returns the memory of hashes of large input files; it may be deleted at any time.
+    /// Returns the remembered hashes of large input files.
     pub fn memo(&self) -> Memo {
         Memo::in_folder(&self.root, ".memo")
     }
 
-    /// Creates the store's own files where missing, for a process about to publish.
+    /// Creates the store if it does not exist.
     ///
     /// # Errors
     ///
@@ -84,11 +84,13 @@ impl Store {
         Ok(())
     }
 
-    /// Finds an artifact whose slug is known, at the given level; one with another slug is found, too.
+    /// Finds the artifact of a stage with a key and verifies it at the given level.
+    ///
+    /// The slug only makes the search faster: an artifact with another slug is found too.
     ///
     /// # Errors
     ///
-    /// Fails when it is there but damaged.
+    /// Fails when the artifact is damaged.
     pub fn lookup_with(&self, stage: &str, key: &Key, slug: &str, level: Level) -> Result<Option<Artifact>> {
         let Some(path) = self.find(stage, key, slug)? else { return Ok(None) };
         let artifact = Artifact::open_with(&path, level)?;
@@ -99,7 +101,7 @@ impl Store {
         Err(Error::Damaged { path, reason: "its name does not match its key".to_owned() })
     }
 
-    /// Returns the folder where the artifact of a key lies, without opening it.
+    /// Returns the folder of the artifact with a key, without opening it.
     ///
     /// # Errors
     ///
@@ -121,7 +123,7 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
-    /// Lists the folder names of a stage's artifacts, in no order.
+    /// Lists the folder names of a stage's artifacts, unsorted.
     ///
     /// # Errors
     ///
@@ -142,13 +144,13 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails when the name is not a stage's.
+    /// Fails on a bad stage name.
     pub fn stage_dir(&self, stage: &str) -> Result<PathBuf> {
         check_stage(stage)?;
         Ok(self.root.join(stage))
     }
 
-    /// Fails unless 1.1 × `planned_bytes` + 512 MiB are free (`ASHLAR_MIN_FREE_BYTES` replaces the 512 MiB).
+    /// Checks that 1.1 × `planned_bytes` + 512 MiB are free; `ASHLAR_MIN_FREE_BYTES` replaces the 512 MiB.
     ///
     /// # Errors
     ///
@@ -157,11 +159,11 @@ impl Store {
         check_space(&self.root, planned_bytes)
     }
 
-    /// Points the ref `name` at an artifact; refs keep artifacts from being collected.
+    /// Points the ref `name` at an artifact.
     ///
     /// # Errors
     ///
-    /// Fails on a bad name and when the file cannot be replaced.
+    /// Fails on a bad name, or when the file cannot be replaced.
     pub fn set_ref(&self, name: &str, artifact: &Artifact) -> Result<()> {
         check_ref(name)?;
         self.ensure()?;
@@ -172,11 +174,11 @@ impl Store {
         Ok(atomic::write_file(&dir.join(name), text.as_bytes())?)
     }
 
-    /// Reads the ref `name` (with or without `refs/` before it); `None` when there is none.
+    /// Reads the ref `name`, with or without a leading `refs/`; `None` if there is none.
     ///
     /// # Errors
     ///
-    /// Fails when the ref is there but malformed.
+    /// Fails when the ref is malformed.
     pub fn read_ref(&self, name: &str) -> Result<Option<Ref>> {
         let name = name.strip_prefix("refs/").unwrap_or(name);
         let path = self.root.join("refs").join(name);
@@ -198,11 +200,11 @@ impl Store {
         parsed.map(Some).ok_or_else(malformed)
     }
 
-    /// Opens the artifact that a ref names, at the given level; `None` when there is no such ref.
+    /// Opens the artifact that a ref names and verifies it at the given level; `None` if there is no such ref.
     ///
     /// # Errors
     ///
-    /// Fails when the artifact is gone or damaged.
+    /// Fails when the artifact is not in the store or is damaged.
     pub fn open_ref(&self, name: &str, level: Level) -> Result<Option<Artifact>> {
         let Some(target) = self.read_ref(name)? else { return Ok(None) };
         let reason = || format!("names {} {}, which is not in the store", target.stage, target.key.short());
@@ -212,17 +214,17 @@ impl Store {
         Ok(Some(artifact))
     }
 
-    /// Moves a folder of this store out of sight, into `.quarantine/`, and returns where it went.
+    /// Moves a folder of this store into `.quarantine/` and returns its new path.
     ///
     /// # Errors
     ///
-    /// Fails when it cannot be moved.
+    /// Fails when the folder cannot be moved.
     pub fn quarantine(&self, path: &Path, stage: &str, key: &Key, reason: &str) -> Result<PathBuf> {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = self.root.join(".quarantine");
         os::create_dir_all(&dir)?;
         let base = format!("{}-{stage}-{}-{reason}", clock::format_compact(clock::now()), key.short());
-        // A read-only folder cannot change its parent.
+        // A read-only folder cannot be moved to another parent.
         let _ = fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o755));
         for attempt in 0_u32.. {
             let suffix = if attempt == 0 { String::new() } else { format!("-{attempt}") };
@@ -242,7 +244,7 @@ fn new_id() -> String {
     FileHash::of(text.as_bytes()).short()
 }
 
-/// As [`Store::check_space`], for any folder.
+/// Checks the free space at any folder, as [`Store::check_space`] does.
 pub(crate) fn check_space(path: &Path, planned_bytes: u64) -> Result<()> {
     let headroom =
         std::env::var("ASHLAR_MIN_FREE_BYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(HEADROOM);

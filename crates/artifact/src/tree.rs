@@ -1,4 +1,4 @@
-//! The `tree-v1` hash: what a folder holds, checkable with coreutils.
+//! The `tree-v1` hash of the files in a folder, which coreutils can check.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::digest::sha256;
-use crate::error::tree_error;
-use crate::{FileHash, Result, TreeHash, os};
+use crate::digest::{FileHash, TreeHash, sha256};
+use crate::error::{Result, tree_error};
+use crate::os;
 
 const MAX_FILES: usize = 100_000;
 const MAX_DEPTH: usize = 16;
@@ -20,9 +20,9 @@ const PARALLEL_BYTES: u64 = 8 << 20;
 /// One file of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TreeFile {
-    /// Path below the tree's root, parts joined by `/`.
+    /// Path below the root of the tree, with `/` between its components.
     pub path: String,
-    /// Length.
+    /// Length in bytes.
     pub size_bytes: u64,
     /// Hash of its bytes.
     pub sha256: FileHash,
@@ -30,7 +30,7 @@ pub struct TreeFile {
 
 /// The files of a folder with their hashes, in byte order of their paths.
 ///
-/// Mode, owner, times and links are not part of it.
+/// Modes, owners and times are not part of the hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     files: Vec<TreeFile>,
@@ -135,7 +135,7 @@ impl Tree {
 fn sums<'a>(lines: impl Iterator<Item = (&'a str, &'a FileHash)>) -> String {
     let mut text = String::new();
     for (path, hash) in lines {
-        writeln!(text, "{hash}  {path}").expect("a string takes all that is written");
+        writeln!(text, "{hash}  {path}").expect("writing to a string succeeds");
     }
     text
 }
@@ -163,7 +163,7 @@ fn walk(dir: &Path, prefix: &str, depth: usize, files: &mut Vec<(String, u64)>) 
             return Err(tree_error(&path, "it is neither a file nor a folder"));
         }
         if files.len() > MAX_FILES {
-            return Err(tree_error(dir, format!("it holds more than {MAX_FILES} files")));
+            return Err(tree_error(dir, format!("it contains more than {MAX_FILES} files")));
         }
     }
     if empty {
@@ -172,7 +172,7 @@ fn walk(dir: &Path, prefix: &str, depth: usize, files: &mut Vec<(String, u64)>) 
     Ok(())
 }
 
-/// Checks one part of a path: `[A-Za-z0-9_][A-Za-z0-9._-]{0,127}`, not ending in a dot.
+/// Checks one component of a path: `[A-Za-z0-9_][A-Za-z0-9._-]{0,127}`, not ending in a dot.
 pub(crate) fn check_component(name: &str) -> Result<(), String> {
     let bytes = name.as_bytes();
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
@@ -183,7 +183,7 @@ pub(crate) fn check_component(name: &str) -> Result<(), String> {
         return Err(format!("the name `{name}` must begin with a letter, a digit or `_`"));
     }
     if !bytes.iter().all(|byte| plain(byte) || matches!(byte, b'.' | b'-')) {
-        return Err(format!("the name `{name}` may hold only ASCII letters, digits, `.`, `_` and `-`"));
+        return Err(format!("the name `{name}` may contain only ASCII letters, digits, `.`, `_` and `-`"));
     }
     if bytes.ends_with(b".") {
         return Err(format!("the name `{name}` must not end in a dot"));
@@ -191,7 +191,7 @@ pub(crate) fn check_component(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks what concerns paths together: length, depth, count, and clashes on file systems that ignore case.
+/// Checks all paths together: length, depth, number, and clashes on file systems that ignore case.
 fn check_paths<'a>(place: &Path, paths: impl Iterator<Item = &'a str>) -> Result<()> {
     // Lower-cased path of every file and folder → as spelled, and whether it is a file.
     let mut seen: BTreeMap<String, (&str, bool)> = BTreeMap::new();
@@ -209,9 +209,9 @@ fn check_paths<'a>(place: &Path, paths: impl Iterator<Item = &'a str>) -> Result
                     format!("folders are nested deeper than {MAX_DEPTH}"),
                 ));
             }
-            let (part, is_file) = (&path[..end], end == path.len());
-            match seen.insert(part.to_ascii_lowercase(), (part, is_file)) {
-                Some((other, other_is_file)) if other != part || is_file || other_is_file => {
+            let (prefix, is_file) = (&path[..end], end == path.len());
+            match seen.insert(prefix.to_ascii_lowercase(), (prefix, is_file)) {
+                Some((other, other_is_file)) if other != prefix || is_file || other_is_file => {
                     return Err(tree_error(place.join(path), format!("its path clashes with `{other}`")));
                 }
                 _ => {}
@@ -219,9 +219,9 @@ fn check_paths<'a>(place: &Path, paths: impl Iterator<Item = &'a str>) -> Result
         }
     }
     match count {
-        0 => Err(tree_error(place, "it holds no file")),
+        0 => Err(tree_error(place, "it contains no file")),
         1..=MAX_FILES => Ok(()),
-        _ => Err(tree_error(place, format!("it holds more than {MAX_FILES} files"))),
+        _ => Err(tree_error(place, format!("it contains more than {MAX_FILES} files"))),
     }
 }
 
@@ -235,7 +235,7 @@ pub(crate) fn hash_through_links(files: &[(PathBuf, u64)]) -> Result<Vec<FileHas
     hash_all(files, &|path| Ok(fs_err::File::open(path)?.into_file()))
 }
 
-/// Hashes files in several threads when that pays.
+/// Hashes files, in several threads if there is enough to hash.
 fn hash_all(
     files: &[(PathBuf, u64)],
     open: &(dyn Fn(&Path) -> Result<std::fs::File> + Sync),

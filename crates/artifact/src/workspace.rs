@@ -1,4 +1,4 @@
-//! Resume workspaces: where a run that was killed left its checkpoints.
+//! Workspaces: the resume folder of each key, which survives a killed process.
 
 use std::path::{Path, PathBuf};
 
@@ -34,18 +34,18 @@ impl Store {
 }
 
 impl Workspace {
-    /// Returns the folder that survives a killed run.
+    /// Returns the folder for resume state.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.join(STATE)
     }
 
-    /// Tells whether a former run left anything to go on from.
+    /// Returns whether an earlier process left something to resume from.
     pub fn has_state(&self) -> bool {
         self.belongs_here()
             && fs_err::read_dir(self.state_dir()).is_ok_and(|mut entries| entries.next().is_some())
     }
 
-    /// Creates the folder and notes who works there. What another key left there is moved away.
+    /// Creates the folder and records the owner. Files of another key go to quarantine.
     ///
     /// # Errors
     ///
@@ -62,7 +62,7 @@ impl Workspace {
         Ok(atomic::write_file(&self.dir.join(OWNER), format!("{owner}\n").as_bytes())?)
     }
 
-    /// Removes the workspace; its artifact is published.
+    /// Removes the workspace, once its artifact is published.
     ///
     /// # Errors
     ///
@@ -71,7 +71,7 @@ impl Workspace {
         Ok(os::remove_tree(&self.dir)?)
     }
 
-    /// Describes who works or worked here, for messages: ` (process 12 on host, since …)` or nothing.
+    /// Describes the last owner for messages: ` (process 12 on host, since …)`, or nothing.
     pub(crate) fn owner(&self) -> String {
         let Some(owner) = read_owner(&self.dir) else { return String::new() };
         let text = |name: &str| owner.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();

@@ -1,4 +1,4 @@
-//! The format on disk: hashes with known values, and a reader that believes nothing.
+//! The format on disk: hashes with known values, and a reader that verifies everything.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -105,7 +105,7 @@ fn refused_data_is_not_published_and_leaves_nothing() {
     assert!(staging.publish(&draft(8), &mut || Ok(())).is_err(), "no data at all");
     let staging = store.stage_new("demo").unwrap();
     fs_err::write(staging.data().join("a.json"), "{}").unwrap();
-    let mut refuse = || Err(Error::Precondition("the input changed".into()));
+    let mut refuse = || Err(Error::Precondition(failure::Error::failed("the input changed")));
     assert!(staging.publish(&draft(8), &mut refuse).is_err());
     assert!(entries(&store).is_empty());
 }
@@ -172,11 +172,11 @@ fn workspace_survives_and_belongs_to_its_key() {
     let workspace = store.workspace("demo", &key).unwrap();
     assert!(!workspace.has_state());
     workspace.prepare(&store).unwrap();
-    assert!(!workspace.has_state(), "an empty folder is nothing to go on from");
+    assert!(!workspace.has_state(), "an empty folder is not a resume state");
     fs_err::write(workspace.state_dir().join("step-1"), "1").unwrap();
     workspace.prepare(&store).unwrap();
     assert!(store.workspace("demo", &key).unwrap().has_state());
-    // Another key with the same first digits must not go on from it.
+    // Another key with the same first digits must not resume from it.
     let twin: Key = format!("{}{}", key.short(), "0".repeat(48)).parse().unwrap();
     let twin = store.workspace("demo", &twin).unwrap();
     assert!(!twin.has_state());

@@ -438,16 +438,13 @@ fn find(store: &Store, id: &Identity) -> Result<Option<Artifact>> {
 
 fn check_inputs(witnesses: &BTreeMap<String, Witness>) -> artifact::Result<()> {
     let checked = witnesses.iter().try_for_each(|(role, witness)| unchanged(role, witness));
-    checked.map_err(|error| artifact::Error::Precondition(error.into()))
+    checked.map_err(artifact::Error::Precondition)
 }
 
 /// Takes the error of [`check_inputs`] out of the error of publishing.
 fn refused<T>(published: artifact::Result<T>) -> Result<T> {
     published.map_err(|error| match error {
-        artifact::Error::Precondition(error) => match error.downcast::<Error>() {
-            Ok(error) => *error,
-            Err(error) => Error::failed(error),
-        },
+        artifact::Error::Precondition(error) => error,
         error => error.into(),
     })
 }
