@@ -317,7 +317,7 @@ fn help_describes_the_flags_of_this_stage() {
 }
 
 #[test]
-fn flags_take_the_place_of_a_preset_and_its_pins() {
+fn flags_replace_the_source_and_the_pins_of_a_preset() {
     let hub = HubServer::start(vec![repo(), Repo::new("org/other")]);
     let shell = Shell::new(&hub.endpoint());
     let preset = shell.path("other.toml");
