@@ -15,6 +15,10 @@ pub const WEIGHTS: f32 = 1e-4;
 
 /// Losses of the same weights on two code paths, in nats per target, or relative for sums.
 pub const SAME_LOSS: f64 = 1e-4;
+/// Losses of an adapter and of the fused model, in nats per target.
+pub const FUSED_LOSS: f64 = 1e-5;
+/// Logits of a quantized model and of the same model dequantized, absolute, in `f32`.
+pub const DEQUANTIZED_LOGITS: f32 = 1e-5;
 /// The same loss summed in another order, relative.
 pub const SUMMED_LOSS: f64 = 1e-5;
 /// The same gradient summed in another order, relative to its largest element.

@@ -7,11 +7,8 @@ use fuse::{Config, Inputs, Quantized};
 use mlx_ext::Backend;
 use mlx_rs::Dtype;
 use models::{LoadOptions, Model, TensorFiles};
-use testutil::golden;
+use testutil::{golden, tolerance};
 use tuner::{AdapterSettings, Batch, OptimizerName, OptimizerSettings, Step, Trainer};
-
-/// Largest difference between equal losses, in nats.
-const SAME_LOSS: f64 = 1e-5;
 
 fn backend() -> Result<Backend> {
     Ok(mlx_ext::init(&mlx_ext::Options::default())?)
@@ -57,8 +54,8 @@ fn tensors_without_an_adapter_keep_their_bytes_and_the_loss_stays() -> Result<()
     let inputs =
         Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None, rows: None };
     let cost = fuse::run(&inputs, &Config::default(), &backend, temporary.path())?;
-    assert!((cost.adapter_loss - cost.fused_loss).abs() < SAME_LOSS, "{cost:?}");
-    assert!(cost.max_logit_difference < 1e-4, "{cost:?}");
+    assert!((cost.adapter_loss - cost.fused_loss).abs() < tolerance::FUSED_LOSS, "{cost:?}");
+    assert!(cost.max_logit_difference < f64::from(tolerance::LOGITS), "{cost:?}");
 
     let (before, after) = (TensorFiles::open(&base)?, TensorFiles::open(&temporary.path().join("model"))?);
     assert!(before.names().eq(after.names()));
@@ -109,7 +106,7 @@ fn a_quantized_base_is_dequantized_without_loss() -> Result<()> {
             rows: None,
         };
         let cost = fuse::run(&inputs, &Config::default(), &backend, &work)?;
-        assert!((cost.adapter_loss - cost.fused_loss).abs() < SAME_LOSS, "{name}: {cost:?}");
+        assert!((cost.adapter_loss - cost.fused_loss).abs() < tolerance::FUSED_LOSS, "{name}: {cost:?}");
         let fused = TensorFiles::open(&work.join("model"))?;
         assert!(!fused.names().any(|name| name.ends_with(".scales")));
         let config = fs_err::read_to_string(work.join("model/config.json"))?;
@@ -132,7 +129,10 @@ fn requantizing_is_measured_and_refused_when_the_loss_increases_too_much() -> Re
         ..Config::default()
     };
     let cost = fuse::run(&inputs, &config(10.0), &backend, &temporary.path().join("fine"))?;
-    assert!(cost.fused_loss > cost.adapter_loss + SAME_LOSS, "overfitted, then rounded: {cost:?}");
+    assert!(
+        cost.fused_loss > cost.adapter_loss + tolerance::FUSED_LOSS,
+        "overfitted, then rounded: {cost:?}"
+    );
     let packed = TensorFiles::open(&temporary.path().join("fine/model"))?;
     assert!(packed.names().any(|name| name.ends_with(".scales")));
 

@@ -8,7 +8,7 @@ use import_model::{Config, Error, Quantize, Unwatched, hub};
 use mlx_rs::{Array, Dtype};
 use models::{LoadOptions, Model, TensorFiles};
 use tempfile::TempDir;
-use testutil::files::golden_dir;
+use testutil::{golden_dir, tolerance};
 
 fn import(folder: &Path, change: impl FnOnce(&mut Config)) -> Result<TempDir, Error> {
     let mut config = Config { model_dir: folder.display().to_string(), ..Config::default() };
@@ -40,7 +40,11 @@ fn table(mode: &str, bits: i32, group_size: i32) -> Quantize {
 #[test]
 fn a_dequantized_model_computes_the_same() {
     // The last is stored and dequantized in bfloat16, whereas the loader dequantizes in float32.
-    for (case, tolerance) in [("llama-q4", 1e-5), ("gemma3_text-q4", 1e-5), ("qwen3-mixed", 0.1)] {
+    for (case, tolerance) in [
+        ("llama-q4", tolerance::DEQUANTIZED_LOGITS),
+        ("gemma3_text-q4", tolerance::DEQUANTIZED_LOGITS),
+        ("qwen3-mixed", tolerance::BFLOAT16_LOGITS),
+    ] {
         let packed = golden_dir().join(case);
         let plain = import(&packed, |config| config.dequantize = true).unwrap();
         let plain = plain.path().join("model");
