@@ -49,14 +49,14 @@ pub fn run(inputs: &Inputs<'_>, config: &Config, backend: &Backend, out: &Path) 
     let mut adapted = Model::load(inputs.model, &options).context("loading the model")?;
     let trained = tuner::load_adapters(&mut adapted, inputs.adapters).context("loading the adapters")?;
     let folder = out.join(outputs::MODEL);
-    write::fused_folder(inputs.model, &mut adapted, &trained.names, config.quantized, &folder)?;
+    write::fused_folder(inputs.model, &adapted, &trained.names, config.quantized, &folder)?;
     let fused = Model::load(&folder, &options).context("loading the fused model")?;
     let cost = measure(&adapted, &fused, inputs.tokens, config.batch_size)?;
     check_cost(&cost, config.max_loss_increase)?;
     cost.write(out)?;
     card::write(inputs, config, &cost, &folder)?;
     if config.peft {
-        tuner::save_peft(&mut adapted, &out.join("peft")).context("writing adapters for PEFT")?;
+        tuner::save_peft(&adapted, &out.join("peft")).context("writing adapters for PEFT")?;
     }
     if config.gguf != Gguf::None {
         let name = if config.gguf == Gguf::F16 { "model-f16.gguf" } else { "model-q8_0.gguf" };
