@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, stages};
+use crate::files::Document;
+use crate::stages;
 
 /// The chosen checkpoint and how it compares with the others.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, stages};
+use crate::files::Document;
+use crate::stages;
 
 /// Losses before and after fusing, on the validation split.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, stages};
+use crate::files::Document;
+use crate::stages;
 
 /// The record of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

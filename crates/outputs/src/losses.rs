@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, stages};
+use crate::files::Document;
+use crate::stages;
 
 /// How far a checkpoint's loss may be from the mean over its rows, relative: rounding, not contradiction.
 const TOLERANCE: f64 = 1e-4;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, Line, RowLoss, stages};
+use crate::files::{Document, Line};
+use crate::losses::RowLoss;
+use crate::stages;
 
 /// Scores of every model, in `metrics.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, stages};
+use crate::files::Document;
+use crate::stages;
 
 /// A count, with the first of the things counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
