@@ -1,8 +1,8 @@
 //! BLEU (Papineni et al. 2002) with one reference a row.
 
-use crate::Tokenization;
 use crate::ngrams::{matches, of_words};
 use crate::text;
+use crate::tokenize::Tokenization;
 
 /// Longest word n-gram BLEU looks at.
 pub const MAX_ORDER: usize = 4;

@@ -3,8 +3,9 @@
 //! Rows are drawn with replacement, the same rows for both systems, and the statistic is computed again for each
 //! draw. The interval is the percentile interval of those values. Few rows give wide intervals; that is the point.
 
+use crate::error::Error;
+use crate::perplexity::LossSum;
 use crate::random::Stream;
-use crate::{Error, LossSum};
 
 /// Settings of a bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq)]

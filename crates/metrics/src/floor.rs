@@ -3,7 +3,8 @@
 //! A similarity of 0.79 sounds high until the reference of another row gets 0.75. Two answers set the scale: the
 //! source text copied as it is, and the references dealt to the wrong rows.
 
-use crate::{Error, random};
+use crate::error::Error;
+use crate::random;
 
 /// Scores of two answers that know nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
