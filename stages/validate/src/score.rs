@@ -1,0 +1,104 @@
+//! Scoring one checkpoint, and writing the losses of all of them.
+
+use std::path::Path;
+
+use dataset::Split;
+use failure::{Context, Error, Kind, Result};
+use mlx_ext::Backend;
+use models::{LoadOptions, Model};
+use outputs::{CheckpointLosses, Document, Losses, NamedRowLoss};
+use tuner::Score;
+
+use crate::candidates::Candidate;
+use crate::config::Config;
+
+/// Name of the split that is scored.
+const SPLIT: &str = "validation";
+/// File of a unit: the losses of one checkpoint, row by row.
+const SCORES: &str = "scores.json";
+
+/// The base model and the validation split, opened once for all checkpoints.
+pub struct Scorer {
+    base: Model,
+    validation: Split,
+    batch_size: usize,
+}
+
+impl Scorer {
+    /// Opens the base model and the validation split.
+    ///
+    /// # Errors
+    ///
+    /// Fails when one of them cannot be read.
+    pub fn open(model: &Path, tokens: &Path, config: &Config, backend: &Backend) -> Result<Self> {
+        let base =
+            Model::load(model, &LoadOptions::on(backend, config.dtype)).context("loading the model")?;
+        let validation = Split::open(&tokens.join(format!("{SPLIT}.safetensors")))?;
+        Ok(Self { base, validation, batch_size: config.batch_size })
+    }
+
+    /// Scores one checkpoint and writes the unit's file to `out`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the adapters do not fit the model or when a loss is not finite.
+    pub fn score(&self, candidate: &Candidate, out: &Path) -> Result<()> {
+        let mut model = self.base.clone();
+        if let Some(adapters) = &candidate.adapters {
+            tuner::load_adapters(&mut model, adapters)?;
+        }
+        let score = tuner::score(&model, &self.validation, SPLIT, self.batch_size)?;
+        let text = serde_json::to_string(&score.rows).expect("numbers are always JSON");
+        Ok(fs_err::write(out.join(SCORES), text + "\n")?)
+    }
+}
+
+/// Reads the file that [`Scorer::score`] wrote to `folder`.
+///
+/// # Errors
+///
+/// Fails when the file is missing or damaged.
+pub fn read_score(folder: &Path) -> Result<Score> {
+    let path = folder.join(SCORES);
+    let rows = serde_json::from_str(&fs_err::read_to_string(&path)?)
+        .map_err(|error| Error::wrap(Kind::BadInput, error))
+        .with_context(|| format!("reading `{}`", path.display()))?;
+    Ok(Score { rows })
+}
+
+/// Score of a checkpoint.
+pub struct CheckpointScore {
+    /// Step of the checkpoint; 0 is the base model.
+    pub step: u64,
+    /// Its losses, row by row.
+    pub score: Score,
+}
+
+/// Writes `losses.json` to `out`, with the ids of the rows in the folder `rows`.
+///
+/// # Errors
+///
+/// Fails when the rows cannot be read, when their number differs from that of the scores, or when `out` cannot be
+/// written.
+pub fn write_losses(rows: &Path, scores: &[CheckpointScore], out: &Path) -> Result<()> {
+    let path = rows.join(format!("{SPLIT}.jsonl"));
+    let ids = dataset::read_rows(&path)?.map(|row| Ok(row?.id)).collect::<dataset::Result<Vec<String>>>()?;
+    let mut checkpoints = Vec::new();
+    for CheckpointScore { step, score } in scores {
+        if score.rows.len() != ids.len() {
+            let (rows, tokens) = (ids.len(), score.rows.len());
+            return Err(Error::bad_input(format!(
+                "`{}` has {rows} rows, but the tokens of the split have {tokens}",
+                path.display()
+            ))
+            .hinted("prepare the dataset again"));
+        }
+        let named = ids.iter().zip(&score.rows);
+        let named =
+            named.map(|(id, row)| NamedRowLoss { id: id.clone(), loss: row.loss, tokens: row.tokens });
+        checkpoints.push(CheckpointLosses::new(*step, named.collect()));
+    }
+    let tokens = checkpoints.first().map_or(0, |base| base.tokens);
+    let losses = Losses { split: SPLIT.to_owned(), rows: ids.len() as u64, tokens, checkpoints };
+    Ok(losses.write(out)?)
+}
