@@ -1,13 +1,14 @@
-//! Command line of `select-best`.
+//! Command line of the stage `select-best`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use select_best::Config;
-use stage::{CommonArgs, Context as _, Run, bad_input};
+use stage::{CommonArgs, Context, Run};
 
-/// Choose the checkpoint with the lowest loss on the whole validation split
+/// Choose the checkpoint with the lowest loss on the validation split
 #[derive(clap::Parser)]
+#[command(version)]
 struct Args {
     /// Artifact of `train` with the checkpoints
     #[arg(long, value_name = "ARTIFACT")]
@@ -20,23 +21,22 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    stage::main(
-        |args: Args| {
-            let mut run = Run::<Config>::new(&args.common)?;
-            let train = run.input("train", &args.train, "checkpoints")?;
-            let validate = run.input("validate", &args.validate, "losses.json")?;
-            run.execute(|job, config| {
-                let choice = select_best::run(train.path(), validate.path(), config, job.out())
-                    .map_err(|error| if error.is_about_input() { bad_input(error) } else { error.into() })
-                    .map_err(stage::Error::from)
-                    .context("choosing a checkpoint")?;
-                job.metric("step", choice.step as f64);
-                job.metric("loss", choice.loss);
-                job.metric("base_loss", choice.base_loss);
-                tracing::info!("{}", choice.reason);
-                Ok(())
-            })
-        },
-        |args| &args.common,
-    )
+    stage::main(program, |args: &Args| &args.common)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "`stage::main` passes the arguments by value")]
+fn program(args: Args) -> stage::Result<()> {
+    let mut run = Run::<Config>::new(&args.common)?;
+    let train = run.input("train", &args.train, outputs::CHECKPOINTS)?;
+    let validate = run.input("validate", &args.validate, outputs::LOSSES)?;
+    run.execute(|job, config| {
+        let choice = select_best::run(train.path(), validate.path(), config, job.out())
+            .context("choosing a checkpoint")?;
+        job.metric("step", choice.step as f64);
+        job.metric("loss", choice.loss);
+        job.metric("base_loss", choice.base_loss);
+        tracing::info!("{}", choice.reason);
+        job.summary(format!("step {}, validation loss {:.4}", choice.step, choice.loss));
+        Ok(())
+    })
 }

@@ -1,0 +1,76 @@
+//! The checkpoints of a training run: their steps, and copying the chosen one.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use outputs::Losses;
+
+use crate::error::Error;
+
+/// Steps that an error lists.
+const LISTED: usize = 5;
+
+/// Returns the folder with the adapters of `step`.
+pub(crate) fn adapters(checkpoints: &Path, step: u64) -> PathBuf {
+    checkpoints.join(format!("{step:07}")).join(outputs::ADAPTERS)
+}
+
+/// Returns the steps for which `train` wrote a checkpoint.
+pub(crate) fn trained_steps(checkpoints: &Path) -> Result<BTreeSet<u64>, Error> {
+    let mut steps = BTreeSet::new();
+    for entry in fs_err::read_dir(checkpoints)? {
+        let path = entry?.path();
+        let fail = |reason: &str| Error::Checkpoint { path: path.clone(), reason: reason.to_owned() };
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let step: u64 = name
+            .parse()
+            .ok()
+            .filter(|step| format!("{step:07}") == name)
+            .ok_or_else(|| fail("is not named by a step of seven digits"))?;
+        for file in ["adapters.safetensors", "adapter_config.json"] {
+            if !adapters(checkpoints, step).join(file).is_file() {
+                return Err(fail(&format!("has no `{}/{file}`", outputs::ADAPTERS)));
+            }
+        }
+        steps.insert(step);
+    }
+    Ok(steps)
+}
+
+/// Fails unless the trained checkpoints are those with losses; the base model is optional on both sides.
+pub(crate) fn check_steps(trained: &BTreeSet<u64>, losses: &Losses) -> Result<(), Error> {
+    let is_trained = |step: &u64| *step != 0;
+    let trained: BTreeSet<u64> = trained.iter().copied().filter(is_trained).collect();
+    let measured = losses.checkpoints.iter().map(|checkpoint| checkpoint.step);
+    let measured: BTreeSet<u64> = measured.filter(is_trained).collect();
+    let without_loss: Vec<u64> = trained.difference(&measured).copied().collect();
+    let without_checkpoint: Vec<u64> = measured.difference(&trained).copied().collect();
+    let mut reasons = Vec::new();
+    if !without_loss.is_empty() {
+        reasons.push(format!("no loss for step {}", list(&without_loss)));
+    }
+    if !without_checkpoint.is_empty() {
+        reasons.push(format!("no checkpoint for step {}", list(&without_checkpoint)));
+    }
+    if reasons.is_empty() { Ok(()) } else { Err(Error::Mismatch { reason: reasons.join("; ") }) }
+}
+
+fn list(steps: &[u64]) -> String {
+    let first: Vec<String> = steps.iter().take(LISTED).map(|step| format!("`{step}`")).collect();
+    let more = steps.len().saturating_sub(LISTED);
+    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{tail}", first.join(", "))
+}
+
+/// Copies the files of a folder, sharing their blocks where the file system can.
+pub(crate) fn copy_adapters(from: &Path, to: &Path) -> Result<(), Error> {
+    fs_err::create_dir_all(to)?;
+    for entry in fs_err::read_dir(from)? {
+        let from = entry?.path();
+        let to = to.join(from.file_name().unwrap_or_default());
+        if let Err(source) = reflink_copy::reflink_or_copy(&from, &to) {
+            return Err(Error::Copy { from, to, source });
+        }
+    }
+    Ok(())
+}
