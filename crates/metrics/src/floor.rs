@@ -1,21 +1,21 @@
-//! Floors: what a score gives to answers that cannot be right.
+//! Floors: the scores of answers that cannot be right.
 //!
-//! A similarity of 0.79 sounds high until the reference of another row gets 0.75. Two answers set the scale: the
-//! source text copied as it is, and the references dealt to the wrong rows.
+//! A similarity of 0.79 sounds high until the reference of another row gets 0.75. Two kinds of answers set the scale: the
+//! copied source text, and the references of other rows.
 
 use crate::error::Error;
 use crate::random;
 
-/// Scores of two answers that know nothing.
+/// Scores of answers made without a model.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Floors {
-    /// Score of the source text given as the answer.
-    pub copied_source: f64,
-    /// Score of another row's reference given as the answer; `None` with fewer than two rows.
-    pub shuffled_reference: Option<f64>,
+pub struct Floors<S> {
+    /// Score of the source text as the answer.
+    pub copied_source: S,
+    /// Score of another row's reference as the answer; `None` with fewer than two rows.
+    pub shuffled_reference: Option<S>,
 }
 
-/// Deals every row the reference of another row, by a derangement that depends on `seed` alone.
+/// Gives every row the reference of another row, by a derangement that depends only on `seed`.
 ///
 /// Returns `None` for fewer than two rows.
 pub fn shuffled<T: Copy>(references: &[T], seed: u64) -> Option<Vec<T>> {
@@ -26,13 +26,13 @@ pub fn shuffled<T: Copy>(references: &[T], seed: u64) -> Option<Vec<T>> {
 ///
 /// # Errors
 ///
-/// Fails without rows, or when there are not as many sources as references.
-pub fn floors<'a>(
+/// Fails without rows, or when the numbers of sources and references differ.
+pub fn floors<'a, S>(
     sources: &[&'a str],
     references: &[&'a str],
     seed: u64,
-    mut score: impl FnMut(&[&'a str], &[&'a str]) -> f64,
-) -> Result<Floors, Error> {
+    mut score: impl FnMut(&[&'a str], &[&'a str]) -> S,
+) -> Result<Floors<S>, Error> {
     if sources.len() != references.len() {
         return Err(Error::RowsDiffer { left: sources.len(), right: references.len() });
     }
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn floors_lie_below_the_references_themselves() {
+    fn floors_are_below_the_references() {
         let sources = ["Aloha ke alii", "Ua hele ia", "He waa nui"];
         let references = ["The chief loved", "He went away", "A large canoe"];
         let floors = floors(&sources, &references, 3, chrf).expect("three rows");
