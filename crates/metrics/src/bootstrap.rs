@@ -1,7 +1,7 @@
-//! Paired bootstrap: how far a difference between two systems could move with other rows.
+//! Paired bootstrap: how far the difference between two systems could move with other rows.
 //!
-//! Rows are drawn with replacement, the same rows for both systems, and the statistic is computed again for each
-//! draw. The interval is the percentile interval of those values. Few rows give wide intervals; that is the point.
+//! Rows are drawn with replacement, the same rows for both systems, and the statistic is computed for each draw. The
+//! interval is the percentile interval of these values. Few rows give wide intervals.
 
 use crate::error::Error;
 use crate::perplexity::LossSum;
@@ -10,9 +10,9 @@ use crate::random::Stream;
 /// Settings of a bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bootstrap {
-    /// How often the rows are drawn again.
+    /// Number of draws.
     pub resamples: usize,
-    /// Share of the resampled values inside the interval, between 0 and 1.
+    /// Share of the values inside the interval, between 0 and 1.
     pub confidence: f64,
     /// Seed of the pinned random stream.
     pub seed: u64,
@@ -27,7 +27,7 @@ impl Default for Bootstrap {
 /// A value with its percentile interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
-    /// The value on the rows as they are.
+    /// Value on the rows as they are.
     pub value: f64,
     /// Lower end.
     pub low: f64,
@@ -35,60 +35,12 @@ pub struct Interval {
     pub high: f64,
 }
 
-impl Interval {
-    /// Tells whether the interval contains 0: the difference could be noise.
-    pub fn contains_zero(&self) -> bool {
-        self.low <= 0.0 && 0.0 <= self.high
-    }
-}
-
-/// Two systems on the same rows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Comparison {
-    /// Mean score of the base.
-    pub base: f64,
-    /// Mean score of the other system.
-    pub other: f64,
-    /// Mean of the rows' differences, `other` minus `base`.
-    pub difference: Interval,
-    /// Number of rows.
-    pub rows: usize,
-    /// Rows on which `other` scores higher.
-    pub better: usize,
-    /// Rows on which `other` scores lower.
-    pub worse: usize,
-}
-
-/// Compares the mean scores of two systems, row by row.
+/// Returns the mean loss of `other` minus that of `base` in nats per target, with its interval over rows.
 ///
 /// # Errors
 ///
-/// Fails without rows, on unequal numbers of rows, on a score that is not finite ([`crate::row_scores`] makes
-/// failed rows 0), and on a setting out of range.
-pub fn paired_means(base: &[f64], other: &[f64], settings: &Bootstrap) -> Result<Comparison, Error> {
-    if base.len() != other.len() {
-        return Err(Error::RowsDiffer { left: base.len(), right: other.len() });
-    }
-    if let Some(row) = base.iter().zip(other).position(|(a, b)| !a.is_finite() || !b.is_finite()) {
-        return Err(Error::NotFinite { row });
-    }
-    let differences: Vec<f64> = base.iter().zip(other).map(|(base, other)| other - base).collect();
-    let difference = interval(base.len(), settings, |rows| mean(rows.iter().map(|&row| differences[row])))?;
-    Ok(Comparison {
-        base: mean(base.iter().copied()),
-        other: mean(other.iter().copied()),
-        difference,
-        rows: base.len(),
-        better: differences.iter().filter(|&&difference| difference > 0.0).count(),
-        worse: differences.iter().filter(|&&difference| difference < 0.0).count(),
-    })
-}
-
-/// Returns the token-weighted mean loss of `other` minus that of `base`, in nats, with its interval over rows.
-///
-/// # Errors
-///
-/// As [`paired_means`]; a row without tokens weighs nothing, but a corpus without tokens has no rows.
+/// Fails without rows, when the numbers of rows differ, when a loss is not finite, when no row has targets, and on a
+/// setting out of range. A row without targets has no weight.
 pub fn paired_losses(base: &[LossSum], other: &[LossSum], settings: &Bootstrap) -> Result<Interval, Error> {
     if base.len() != other.len() {
         return Err(Error::RowsDiffer { left: base.len(), right: other.len() });
@@ -107,8 +59,8 @@ pub fn paired_losses(base: &[LossSum], other: &[LossSum], settings: &Bootstrap) 
 
 /// Returns `statistic` of all rows with its percentile interval over rows drawn with replacement.
 ///
-/// `statistic` gets row numbers, some more than once; give it a difference to compare two systems on the same
-/// draws.
+/// `statistic` is called with indices of rows, some of them repeated. To compare two systems on the same draws, it returns
+/// a difference.
 ///
 /// # Errors
 ///
@@ -147,7 +99,7 @@ impl Bootstrap {
     }
 }
 
-/// Quantile of sorted values, linear between neighbours.
+/// Returns a quantile of sorted values, interpolated linearly.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let position = share * (sorted.len() - 1) as f64;
     let below = position.floor() as usize;
@@ -156,21 +108,19 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted[below] + weight * (sorted[above] - sorted[below])
 }
 
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let count = values.len();
-    if count == 0 { 0.0 } else { values.sum::<f64>() / count as f64 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_constant_difference_has_no_width() {
-        let comparison =
-            paired_means(&[1.0, 2.0, 3.0], &[1.5, 2.5, 3.5], &Bootstrap::default()).expect("rows");
-        assert_eq!(comparison.difference, Interval { value: 0.5, low: 0.5, high: 0.5 });
-        assert_eq!((comparison.better, comparison.worse), (3, 0));
+        let (base, other) = ([1.0, 2.0, 3.0], [1.5, 2.5, 3.5]);
+        let mean = |values: &[f64], rows: &[usize]| {
+            rows.iter().map(|&row| values[row]).sum::<f64>() / rows.len() as f64
+        };
+        let difference =
+            interval(3, &Bootstrap::default(), |rows| mean(&other, rows) - mean(&base, rows)).expect("rows");
+        assert_eq!(difference, Interval { value: 0.5, low: 0.5, high: 0.5 });
     }
 
     #[test]
@@ -191,9 +141,12 @@ mod tests {
     #[test]
     fn bad_input_is_refused() {
         let settings = Bootstrap::default();
-        assert_eq!(paired_means(&[], &[], &settings), Err(Error::NoRows));
-        assert_eq!(paired_means(&[1.0], &[], &settings), Err(Error::RowsDiffer { left: 1, right: 0 }));
-        assert_eq!(paired_means(&[1.0], &[f64::NAN], &settings), Err(Error::NotFinite { row: 0 }));
+        let one = LossSum::new(1.0, 1);
+        assert_eq!(interval(0, &settings, |_| 0.0), Err(Error::NoRows));
+        assert_eq!(paired_losses(&[], &[], &settings), Err(Error::NoRows));
+        assert_eq!(paired_losses(&[one], &[], &settings), Err(Error::RowsDiffer { left: 1, right: 0 }));
+        let nan = LossSum::new(f64::NAN, 1);
+        assert_eq!(paired_losses(&[one], &[nan], &settings), Err(Error::NotFinite { row: 0 }));
         let none = LossSum::default();
         assert_eq!(paired_losses(&[none], &[none], &settings), Err(Error::NoRows));
         for settings in [
@@ -201,7 +154,7 @@ mod tests {
             Bootstrap { confidence: 1.0, ..settings },
             Bootstrap { confidence: f64::NAN, ..settings },
         ] {
-            assert!(matches!(paired_means(&[1.0], &[1.0], &settings), Err(Error::Setting { .. })));
+            assert!(matches!(paired_losses(&[one], &[one], &settings), Err(Error::Setting { .. })));
         }
     }
 }
