@@ -123,14 +123,21 @@ fn base_is_never_chosen() {
     assert!(choice.reason.contains("no better than the base model"), "{}", choice.reason);
     assert!(choice.reason.contains("no other checkpoint"), "{}", choice.reason);
     let none = Case::new(&[10], &losses(&[(10, [50.0; 4])]));
-    insta::assert_snapshot!(none.refused(), @"");
+    insta::assert_snapshot!(none.refused(), @"error: `[SANDBOX]/losses.json`: it has no base model (step 0)");
 }
 
 #[test]
 fn losses_of_another_run_are_refused() {
     let two = losses(&[BASE, (10, [1.0; 4]), (20, [2.0; 4])]);
     let errors = [&[10][..], &[10, 20, 30, 40], &[10, 30]].map(|trained| Case::new(trained, &two).refused());
-    insta::assert_snapshot!(errors.join("\n"), @"");
+    insta::assert_snapshot!(errors.join("\n"), @r"
+    error: the losses are not of these checkpoints: no checkpoint for step `20`
+    hint: run `validate` again with the same `--train` artifact
+    error: the losses are not of these checkpoints: no loss for step `30`, `40`
+    hint: run `validate` again with the same `--train` artifact
+    error: the losses are not of these checkpoints: no loss for step `30`; no checkpoint for step `20`
+    hint: run `validate` again with the same `--train` artifact
+    ");
 }
 
 #[test]
@@ -146,22 +153,28 @@ fn losses_that_contradict_each_other_are_refused() {
         },
     ];
     let errors = edits.map(|edit| {
-        let mut losses = serde_json::from_str(&text).unwrap();
+        let mut losses: Value = serde_json::from_str(&text).unwrap();
         edit(&mut losses);
-        case.sandbox.write(outputs::LOSSES, losses.to_string());
+        case.sandbox.write(outputs::LOSSES, serde_json::to_string_pretty(&losses).unwrap());
         case.refused()
     });
-    insta::assert_snapshot!(errors.join("\n"), @"");
+    insta::assert_snapshot!(errors.join("\n"), @r"
+    error: `[SANDBOX]/losses.json`: its losses are those of the split `test`, but a choice needs `validation`
+    error: `[SANDBOX]/losses.json`: step 0: it has 4 rows, the whole split has 5
+    error: `[SANDBOX]/losses.json`: step 10: the loss of row `r2` is not finite
+    error: `[SANDBOX]/losses.json` is not what `validate` writes
+      caused by: missing field `step` at line 60 column 5
+    ");
 }
 
 #[test]
 fn checkpoints_in_another_form_are_refused() {
     let case = Case::new(&[10], &losses(&[BASE, (10, [1.0; 4])]));
     fs_err::create_dir_all(case.checkpoints().join("20")).unwrap();
-    insta::assert_snapshot!(case.refused(), @"");
+    insta::assert_snapshot!(case.refused(), @"error: checkpoint `[SANDBOX]/checkpoints/20` is not named by a step of seven digits");
     fs_err::remove_dir(case.checkpoints().join("20")).unwrap();
     fs_err::remove_file(case.checkpoints().join("0000010/adapters/adapter_config.json")).unwrap();
-    insta::assert_snapshot!(case.refused(), @"");
+    insta::assert_snapshot!(case.refused(), @"error: checkpoint `[SANDBOX]/checkpoints/0000010` has no `adapters/adapter_config.json`");
 }
 
 #[test]
@@ -200,12 +213,16 @@ fn the_program_publishes_once() {
     publish(&case, "train", outputs::CHECKPOINTS);
     publish(&case, "validate", outputs::LOSSES);
     let first = program(&case).run();
-    insta::assert_snapshot!(testutil::filtered(&first.stderr), @"");
+    insta::assert_snapshot!(testutil::filtered(&first.stderr), @r"
+    step 20 has the lowest validation loss, 2.0000; step 10 follows 1.0000 behind (95 % interval 1.0000 to 1.0000): beyond noise; the base model has 4.1500
+    select-best: step 20, validation loss 2.0000 in [TIME]
+    ");
     let artifact = Artifact::open(&case.sandbox.join(first.path())).unwrap();
     assert_eq!(artifact.manifest().outputs.keys().collect::<Vec<_>>(), ["adapters", "choice.json"]);
     assert_eq!(artifact.manifest().metric("step"), Some(20.0));
     let second = program(&case).run();
-    assert_eq!((second.stdout, second.stderr.len()), (first.stdout, 0));
+    assert_eq!(second.stdout, first.stdout);
+    second.says(&["select-best: up to date"]);
 }
 
 #[test]
@@ -213,7 +230,11 @@ fn the_program_exits_with_65_on_losses_of_another_run() {
     let case = Case::new(&[10], &losses(&[BASE, (10, [1.0; 4]), (20, [2.0; 4])]));
     publish(&case, "train", outputs::CHECKPOINTS);
     publish(&case, "validate", outputs::LOSSES);
-    insta::assert_snapshot!(case.sandbox.refused(&mut program(&case), 65), @"");
+    insta::assert_snapshot!(case.sandbox.refused(&mut program(&case), 65), @r"
+    error: choosing a checkpoint
+      caused by: the losses are not of these checkpoints: no checkpoint for step `20`
+    hint: run `validate` again with the same `--train` artifact
+    ");
 }
 
 #[test]
@@ -223,5 +244,15 @@ fn help_and_version() {
     assert_eq!(version.succeeded(), concat!("select-best ", env!("CARGO_PKG_VERSION"), "\n"));
     let help = sandbox.program(env!("CARGO_BIN_EXE_select-best")).arg("-h").run();
     let own = help.succeeded().split("\nCommon options:").next().unwrap();
-    insta::assert_snapshot!(own, @"");
+    insta::assert_snapshot!(own, @r"
+    Choose the checkpoint with the lowest loss on the validation split
+
+    Usage: select-best [OPTIONS] --train <ARTIFACT> --validate <ARTIFACT>
+
+    Options:
+          --train <ARTIFACT>     Artifact of `train` with the checkpoints
+          --validate <ARTIFACT>  Artifact of `validate` with their losses
+      -h, --help                 Print help
+      -V, --version              Print version
+    ");
 }
