@@ -80,7 +80,7 @@ fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
     let mut prefix = hidden(path);
     prefix.push("-");
     let mut file = os::create_temporary(parent(path), &prefix)?;
-    os::point("write", path)?;
+    os::retry(|| os::point("write", path))?;
     file.write_all(bytes).map_err(|error| os::named(error, "write", path))?;
     os::sync_temporary(&file)?;
     Ok(file)
