@@ -80,8 +80,10 @@ impl<R: BufRead> Table<R> {
         let Cells { line, values } = cells;
         if values.len() != self.columns.len() {
             let reason = format!("{} cells where the header names {}", values.len(), self.columns.len());
-            let hint =
-                format!("give every row {} cells; {QUOTES} if it contains the delimiter", self.columns.len());
+            let hint = format!(
+                "every row needs {} cells; quote a cell that contains the delimiter, and double each quote inside it",
+                self.columns.len()
+            );
             return Err(RowProblem::new(line, reason, hint));
         }
         let cell = |text: String| if text.is_empty() { Value::Null } else { Value::String(text) };

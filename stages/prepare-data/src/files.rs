@@ -112,8 +112,8 @@ fn split_from_name(path: &Path) -> Result<SplitName> {
         _ => Err(Error::File {
             path: path.to_owned(),
             reason: "the file's name does not say which split it is".into(),
-            hint: "rename it to `train`, `validation` or `test` with its ending, list the files with the settings \
-                   `train`, `validation` and `test`, or choose another `split.by`"
+            hint: "name the files of each split with the settings `train`, `validation` and `test`, or choose another \
+                   `split.by`"
                 .into(),
         }),
     }

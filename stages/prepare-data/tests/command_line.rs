@@ -168,7 +168,7 @@ fn a_table_with_too_few_cells_or_an_open_quote_is_named() {
     assert_snapshot!(refused(&sandbox, "rows.csv", "", 65), @"
     error: making the dataset
       caused by: rows.csv:2: 1 cells where the header names 2
-    hint: give every row 2 cells; put the cell in double quotes and double each quote inside it if it contains the delimiter
+    hint: every row needs 2 cells; quote a cell that contains the delimiter, and double each quote inside it
     ");
     sandbox.write("rows.csv", "prompt,completion\na,\"b\nc,d\n");
     assert_snapshot!(refused(&sandbox, "rows.csv", "", 65), @"
