@@ -1,9 +1,10 @@
 //! Drawing a chart, for a page or as a file.
 
 use crate::markup::{Element, classed, element};
+use crate::number;
 use crate::scale::{Kind, Pixels, Scale};
 use crate::series::{Point, Range};
-use crate::{PALETTE, SHEET, number};
+use crate::style::{PALETTE, SHEET};
 
 /// Mean advance of a character at 12 px: accurate enough to place legend entries side by side.
 const CHARACTER_WIDTH: f64 = 6.5;

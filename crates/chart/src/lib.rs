@@ -29,11 +29,8 @@ pub mod markup;
 pub mod number;
 mod scale;
 mod series;
+mod style;
 
 pub use drawing::{Chart, Horizontal, Level, Look, Marker, Series, Size};
 pub use series::{Point, Range, middle_range, outline, trailing_mean};
-
-/// Colours for light, dark and print, as CSS variables.
-pub const PALETTE: &str = include_str!("style/palette.css");
-/// Styles of the elements in a chart; needs [`PALETTE`].
-pub const SHEET: &str = include_str!("style/chart.css");
+pub use style::{PALETTE, SHEET};

@@ -7,7 +7,7 @@ use crate::tokenize::Tokenization;
 /// Longest word n-gram BLEU looks at.
 pub const MAX_ORDER: usize = 4;
 
-/// What a BLEU score does with an order that has no match.
+/// How a BLEU score treats an order without a match.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Smoothing {
     /// Such an order makes the score 0.
@@ -26,7 +26,7 @@ pub enum Smoothing {
 pub struct Bleu {
     /// How text is split into words.
     pub tokenization: Tokenization,
-    /// What an order without a match counts.
+    /// How an order without a match is treated.
     pub smoothing: Smoothing,
 }
 

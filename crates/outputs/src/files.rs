@@ -30,7 +30,7 @@ pub enum Error {
     Contradiction {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where in the file.
+        /// The contradiction and its place in the file.
         reason: String,
     },
 }
@@ -64,7 +64,7 @@ pub trait Document: Serialize + DeserializeOwned {
     ///
     /// # Errors
     ///
-    /// Says what is wrong, and where in the file.
+    /// Returns the contradiction and its place in the file.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }

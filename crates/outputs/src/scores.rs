@@ -49,10 +49,10 @@ pub struct Prediction {
     /// Answers by name of the model; `None` where a model failed on the row.
     #[serde(default)]
     pub predictions: BTreeMap<String, Option<String>>,
-    /// What was asked, without the template around it.
+    /// Question, without the template around it.
     #[serde(default)]
     pub prompt: String,
-    /// The answer as it should be.
+    /// Expected answer.
     #[serde(default)]
     pub reference: String,
 }

@@ -18,7 +18,7 @@ pub enum MetricsLine {
 /// Means over the steps since the last such line.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainLine {
-    /// What the additive distrust loss would add to `train_loss`.
+    /// Amount that the additive distrust loss would add to `train_loss`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distrust_loss: Option<f64>,
     /// Epochs, as a fraction of rows.

@@ -29,7 +29,7 @@ pub enum Error {
         stage: &'static str,
         /// File in the artifact.
         file: &'static str,
-        /// What is wrong, as the end of a sentence.
+        /// The contradiction, as the end of a sentence.
         problem: String,
     },
     /// A score cannot be computed.

@@ -30,7 +30,7 @@ pub enum Error {
     Losses {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// Why they do not.
         reason: String,
     },
     /// The losses are those of other checkpoints.
@@ -44,7 +44,7 @@ pub enum Error {
     Checkpoint {
         /// The folder.
         path: PathBuf,
-        /// What is wrong.
+        /// Why it is not one.
         reason: String,
     },
     /// The interval of the gap cannot be computed.
