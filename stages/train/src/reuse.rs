@@ -28,30 +28,36 @@ impl<'a> Shorter<'a> {
     }
 }
 
-/// Copies the longest usable run of `shorter` (data folders) into `work`, unless there is a resume state already; returns
-/// its steps.
+/// Copies the longest usable run of `shorter` (data folders) that ends before step `end` into `work`, unless there is a
+/// resume state already; returns its steps.
 pub(crate) fn adopt(
     shorter: &[PathBuf],
     config: &Config,
     settings: &TrainingSettings,
+    end: usize,
     work: &Path,
 ) -> Result<Option<usize>> {
     if work.join(outputs::STATE).exists() {
         return Ok(None);
     }
-    let Some(Shorter { steps, data }) = longest(shorter, config, settings) else { return Ok(None) };
+    let Some(Shorter { steps, data }) = longest(shorter, config, settings, end) else { return Ok(None) };
     layout::adopt_outputs(data, steps, work)
         .with_context(|| format!("resuming from `{}`", data.display()))?;
     Ok(Some(steps))
 }
 
-/// Returns the longest run of `shorter` whose bytes are also those of this run so far.
-fn longest<'a>(shorter: &'a [PathBuf], config: &Config, settings: &TrainingSettings) -> Option<Shorter<'a>> {
+/// Returns the longest run of `shorter` that ends before step `end` and whose bytes are also those of this run so far.
+fn longest<'a>(
+    shorter: &'a [PathBuf],
+    config: &Config,
+    settings: &TrainingSettings,
+    end: usize,
+) -> Option<Shorter<'a>> {
     if config.schedule.depends_on_length() {
         return None;
     }
     let is_usable = |run: &Shorter<'_>| {
-        run.steps < settings.steps
+        run.steps < end
             // A run ends with a line of metrics and a checkpoint, due or not.
             && run.steps.is_multiple_of(settings.report_every)
             && run.steps.is_multiple_of(settings.checkpoint_every)
@@ -79,7 +85,7 @@ pub fn describe_reuse(inputs: &Inputs<'_>, config: &Config) -> Result<Option<Str
     let Some(most) = published.last() else { return Ok(None) };
     let reason = if config.schedule.depends_on_length() {
         "this schedule depends on the length of the run"
-    } else if let Some(Shorter { steps, .. }) = longest(inputs.shorter, config, &settings) {
+    } else if let Some(Shorter { steps, .. }) = longest(inputs.shorter, config, &settings, settings.steps) {
         let rest = settings.steps - steps;
         return Ok(Some(format!(
             "will resume from a published run of {steps} steps, with {rest} steps left"
@@ -137,8 +143,15 @@ mod tests {
         let adopted = |config: &Config, name: &str| {
             let work = folder.path().join(name);
             fs_err::create_dir_all(&work)?;
-            adopt(&shorter, config, &settings(config), &work)
+            adopt(&shorter, config, &settings(config), 80, &work)
         };
+        let segment = folder.path().join("segment");
+        fs_err::create_dir_all(&segment)?;
+        assert_eq!(
+            adopt(&shorter, &config, &settings(&config), 40, &segment)?,
+            Some(20),
+            "a segment ends at 40"
+        );
         assert_eq!(adopted(&config, "work")?, Some(40));
         assert_eq!(fs_err::read_to_string(folder.path().join("work/state/0000040/file"))?, "40");
         assert_eq!(adopted(&config, "work")?, None, "there is a resume state already");

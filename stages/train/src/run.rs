@@ -55,14 +55,15 @@ pub fn run(
         prefetch: saving.prefetch,
         ..config.training_settings(&mut order, distrust(inputs, config)?)
     };
+    let end = saving.stop_at.map_or(settings.steps, |stop_at| stop_at.step(settings.steps));
     let earlier = inputs.segment.map(|segment| segment::adopt(segment, saving.work)).transpose()?;
     if earlier.is_none()
-        && let Some(steps) = reuse::adopt(inputs.shorter, config, &settings, saving.work)?
+        && let Some(steps) = reuse::adopt(inputs.shorter, config, &settings, end, saving.work)?
     {
         tracing::info!("resuming from a published run of {steps} steps");
     }
-    let end = saving.stop_at.map_or(settings.steps, |stop_at| stop_at.step(settings.steps)) as u64;
-    let has_reached_end = |earlier: &Summary| earlier.stop != Stop::Interrupted || earlier.steps >= end;
+    let has_reached_end =
+        |earlier: &Summary| earlier.stop != Stop::Interrupted || earlier.steps >= end as u64;
     let (summary, is_complete) = if let Some(summary) = earlier.filter(has_reached_end) {
         (summary, true)
     } else {
