@@ -163,7 +163,6 @@ fn all_lists_of_stages_agree() -> Result<()> {
 
 /// The names of output files and folders are constants of `outputs`.
 #[test]
-#[ignore = "until every package follows"]
 fn output_names_are_written_once() -> Result<()> {
     let outputs = STAGES.iter().flat_map(|stage| stage.outputs).chain([&outputs::TOKEN_LOSSES]);
     let outputs: BTreeSet<&str> = outputs.copied().collect();
@@ -190,7 +189,8 @@ fn output_names_are_written_once() -> Result<()> {
 fn modules_of_a_crate_form_no_cycle() -> Result<()> {
     let mut cycles = Vec::new();
     for parent in ["crates", "stages", "tools"] {
-        for name in folders(parent)? {
+        // The root of `mlx-sys` is the bindings, which its modules need.
+        for name in folders(parent)?.into_iter().filter(|name| name != "mlx-sys") {
             let modules = Modules::read(&root().join(parent).join(&name).join("src"))?;
             cycles.extend(modules.cycle().map(|cycle| format!("{name}: {}", cycle.join(" → "))));
         }
@@ -244,20 +244,23 @@ fn anyhow_stays_in_tests() -> Result<()> {
     Ok(())
 }
 
-/// Files are renamed into place in one function, which also syncs them.
+/// Moves that publish nothing: a damaged resume state is set aside, and rows are rewritten in the output folder of a job.
+const MOVES: [&str; 2] = ["crates/tuner/src/resume_state.rs", "stages/prepare-data/src/write.rs"];
+
+/// Files and folders are renamed into place in one module, which also syncs them.
 #[test]
-#[ignore = "until every package follows"]
 fn files_are_replaced_in_one_place() -> Result<()> {
     let calls = Regex::new(r"\b(std::fs|fs_err|fs)::rename\(|\.persist(_noclobber)?\(|\brenameat")?;
     let files = shipped_code()?.into_iter().filter(|(_, code)| calls.is_match(code)).map(|(path, _)| path);
-    let files: Vec<PathBuf> = files.filter(|path| !path.ends_with("artifact/src/os.rs")).collect();
+    let allowed = ["crates/artifact/src/os.rs", "crates/artifact/src/atomic.rs"];
+    let is_allowed = |path: &PathBuf| allowed.iter().chain(&MOVES).any(|allowed| path.ends_with(allowed));
+    let files: Vec<PathBuf> = files.filter(|path| !is_allowed(path)).collect();
     ensure!(files.is_empty(), "use `artifact` to replace files: {files:?}");
     Ok(())
 }
 
 /// A thermometer of the prose in sources and documents, not a rule: some of these phrases are fine.
 #[test]
-#[ignore = "until every package follows"]
 fn prose_is_plain() -> Result<()> {
     let Some(files) = tracked() else { return Ok(()) };
     let kinds = ["rs", "md", "toml", "nix", "sh", "mk", "py"];

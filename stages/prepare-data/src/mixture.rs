@@ -54,7 +54,7 @@ impl ComponentRows {
                 hint: "give it more rows, loosen `where` or `max_tokens`, or remove it from `mixture`".into(),
             });
         }
-        mixture.write(&out.join("tokens"))?;
+        mixture.write(&out.join(outputs::TOKENS))?;
         let train = stats.splits.entry("train".to_owned()).or_default();
         let rows = mixture.components.into_iter().map(|component| (component.name, component.rows as u64));
         train.part_rows = rows.collect();

@@ -70,8 +70,8 @@ impl<'a> Writer<'a> {
         destinations: &[Destination],
         out: &Path,
     ) -> Result<Self> {
-        fs_err::create_dir_all(out.join("rows"))?;
-        fs_err::create_dir_all(out.join("tokens"))?;
+        fs_err::create_dir_all(out.join(outputs::ROWS))?;
+        fs_err::create_dir_all(out.join(outputs::TOKENS))?;
         let mut sinks = BTreeMap::new();
         for split in SplitName::ALL {
             let sink = Sink {
