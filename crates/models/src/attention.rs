@@ -1,55 +1,56 @@
 //! What attention needs in every architecture: positions, masks, a key-value cache, the product itself.
 
-use crate::layers::scalar;
 use mlx_ext::Result;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
-use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::{Array, Dtype, ops};
 
-/// The positions of a batch's tokens.
+use crate::layers::scalar;
+
+/// Positions of the tokens of a batch.
 #[derive(Clone)]
 pub enum Offset {
-    /// They count on from a first one, the same in all rows.
+    /// Every row starts at this position.
     Same(i32),
-    /// They count on from a first one each, `[B]`, `i32`: rows that were padded on the left start below zero.
+    /// Each row starts at its own position, `[B]`, `i32`; rows padded on the left start below zero.
     PerRow(Array),
-    /// Each token's own, `[B · L]`, `i32`: packed rows count from zero each.
+    /// Position of each token, `[B · L]`, `i32`: every packed row starts at zero.
     PerToken(Array),
 }
 
-/// Which keys a query may read.
+/// Keys that a query may read.
 #[derive(Clone)]
 pub enum Mask {
-    /// All of them: one query, nothing padded.
+    /// All keys: a single query without padding.
     None,
-    /// Those at or before it.
+    /// Keys at or before the query.
     Causal,
-    /// `[B or 1, 1, L, S]`, bool: true where it may.
+    /// `[B or 1, 1, L, S]`, bool: true where the query may read the key.
     Array(Array),
 }
 
-/// What one forward pass reads.
+/// Input of one forward pass.
 pub struct Input<'a> {
     /// Token ids `[B, L]`, `i32`.
     pub tokens: &'a Array,
-    /// For packed rows: `[B, L]`, `i32`, the number of the segment that a token belongs to.
+    /// Number of the packed row that each token belongs to, `[B, L]`, `i32`.
     pub segments: Option<&'a Array>,
-    /// The keys and values of earlier tokens, when generating.
+    /// Keys and values of earlier tokens, when generating.
     pub cache: Option<&'a mut Cache>,
 }
 
 impl<'a> Input<'a> {
-    /// Plain rows, padded on the right if at all.
+    /// Makes the input of plain rows, padded on the right.
     pub fn tokens(tokens: &'a Array) -> Self {
         Self { tokens, segments: None, cache: None }
     }
 
-    /// The next tokens of rows whose earlier ones are in `cache`.
+    /// Makes the input of the next tokens of rows whose earlier tokens are in `cache`.
     pub fn cached(tokens: &'a Array, cache: &'a mut Cache) -> Self {
         Self { tokens, segments: None, cache: Some(cache) }
     }
 
-    /// Where its tokens stand.
+    /// Returns the positions of the tokens.
     pub fn offset(&self) -> Result<Offset> {
         if let Some(segments) = self.segments {
             return Ok(Offset::PerToken(positions_in(segments)?));
@@ -61,7 +62,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The mask of a layer that sees everything before (`window` `None`) or only the last `window` tokens.
+    /// Returns the mask of a layer that sees the last `window` tokens, or all if `window` is `None`.
     pub fn mask(&self, window: Option<i32>) -> Result<Mask> {
         let length = self.tokens.dim(1);
         let past = self.cache.as_ref().map_or(0, |cache| cache.length);
@@ -89,7 +90,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// How far each token is from the first one of its segment: `[B, L]` → `[B · L]`, `i32`.
+/// Returns the distance of each token from the first token of its segment: `[B, L]` → `[B · L]`, `i32`.
 fn positions_in(segments: &Array) -> Result<Array> {
     let (lines, length) = (segments.dim(0), segments.dim(1));
     let first = Array::zeros::<i32>(&[lines, 1])?;
@@ -103,9 +104,9 @@ fn positions_in(segments: &Array) -> Result<Array> {
     Ok(places.subtract(starts)?.reshape(&[-1])?)
 }
 
-/// What all blocks of one forward pass share.
+/// State shared by all blocks of one forward pass.
 pub(crate) struct Context<'a> {
-    /// Where its tokens stand.
+    /// Positions of the tokens.
     pub(crate) offset: Offset,
     global_mask: Mask,
     local_mask: Mask,
@@ -114,7 +115,7 @@ pub(crate) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// Starts a pass through layers of which some see only the last `window` tokens.
+    /// Starts a pass; local layers see the last `window` tokens.
     pub(crate) fn new(input: Input<'a>, window: Option<i32>) -> Result<Self> {
         Ok(Self {
             offset: input.offset()?,
@@ -125,12 +126,12 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// The mask of a layer.
+    /// Returns the mask of a local or global layer.
     pub(crate) fn mask(&self, is_local: bool) -> &Mask {
         if is_local { &self.local_mask } else { &self.global_mask }
     }
 
-    /// The keys and values `[B, K, S, D]` of all tokens up to now, given the new ones' of `layer`.
+    /// Adds the new keys and values of `layer`, `[B, K, L, D]`, and returns those of all tokens so far, `[B, K, S, D]`.
     pub(crate) fn extend(&mut self, layer: usize, keys: Array, values: Array) -> Result<(Array, Array)> {
         match &mut self.cache {
             Some(cache) => cache.extend(layer, &keys, &values),
@@ -138,7 +139,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// A copy that outlives the pass, for passes without a cache.
+    /// Returns a copy without the cache, which may outlive the pass.
     pub(crate) fn without_cache(&self) -> Context<'static> {
         Context {
             offset: self.offset.clone(),
@@ -149,7 +150,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Ends the pass: the cache counts its tokens.
+    /// Ends the pass: advances the cache by its tokens.
     pub(crate) fn finish(self) {
         if let Some(cache) = self.cache {
             cache.advance(self.length);
@@ -157,7 +158,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// softmax(q kᵀ · scale + mask) v: `q [B, H, L, D]`, `k`, `v` `[B, K, S, D]` → `[B, H, L, D]`.
+/// Returns softmax(q kᵀ · scale + mask) v: `q [B, H, L, D]`, `k` and `v` `[B, K, S, D]` → `[B, H, L, D]`.
 pub(crate) fn attend(
     queries: &Array,
     keys: &Array,
@@ -173,7 +174,7 @@ pub(crate) fn attend(
     Ok(fast::scaled_dot_product_attention(queries, keys, values, scale, mask, None)?)
 }
 
-/// As [`attend`], with scores → cap · tanh(scores / cap) before the mask, which no fused kernel offers.
+/// As [`attend`], with scores → cap · tanh(scores / cap) before the mask, for which MLX has no fused kernel.
 pub(crate) fn attend_capped(
     queries: &Array,
     keys: &Array,
@@ -207,14 +208,14 @@ pub(crate) fn attend_capped(
     Ok(attended.reshape(&[batch, heads, length, -1])?)
 }
 
-/// `[1, 1, L, S]`, true where the query at `past` + row may read the key.
+/// Returns a mask `[1, 1, L, S]`, true where the query at position `past` + row may read the key.
 fn causal_mask(past: i32, length: i32) -> Result<Array> {
     let queries = ops::arange::<_, i32>(past, past + length, None)?.reshape(&[1, 1, length, 1])?;
     let keys = ops::arange::<_, i32>(0, past + length, None)?.reshape(&[1, 1, 1, past + length])?;
     Ok(keys.le(&queries)?)
 }
 
-/// The lowest finite number of a float type.
+/// Returns the lowest finite number of a float type.
 fn lowest(dtype: Dtype) -> f32 {
     match dtype {
         Dtype::Float16 => -65_504.0,
@@ -235,20 +236,20 @@ pub(crate) fn join_heads(x: &Array) -> Result<Array> {
     Ok(x.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, length, -1])?)
 }
 
-/// Keys and values of all layers, for tokens already seen.
+/// Keys and values of all layers for earlier tokens.
 ///
-/// Layers with a sliding window keep everything and mask it: right before small.
+/// Layers with a sliding window keep all tokens and mask them: simpler, but larger than needed.
 pub struct Cache {
     layers: Vec<Option<(Array, Array)>>,
     length: i32,
     padding: Option<Array>,
 }
 
-/// Room is made for this many tokens at a time.
+/// The cache grows by this number of tokens at a time.
 const GROW_BY: i32 = 256;
 
 impl Cache {
-    /// An empty cache for `layers` layers; `padding` tells how far each row was padded on the left (`[B]`).
+    /// Makes an empty cache for `layers` layers; `padding` is the number of padding tokens on the left of each row.
     pub fn new(layers: usize, padding: Option<&[i32]>) -> Self {
         let padding = padding
             .filter(|padding| padding.iter().any(|&tokens| tokens > 0))
@@ -256,12 +257,12 @@ impl Cache {
         Self { layers: vec![None; layers], length: 0, padding }
     }
 
-    /// How many tokens it holds, padding included.
+    /// Returns the number of tokens in the cache, padding included.
     pub fn length(&self) -> i32 {
         self.length
     }
 
-    /// Appends the keys and values `[B, K, L, D]` of `layer` and returns all of them `[B, K, S, D]`.
+    /// Appends keys and values of `layer`, `[B, K, L, D]`, and returns all of them, `[B, K, S, D]`.
     pub fn extend(&mut self, layer: usize, keys: &Array, values: &Array) -> Result<(Array, Array)> {
         let end = self.length + keys.dim(2);
         let slot = &mut self.layers[layer];
@@ -277,17 +278,17 @@ impl Cache {
         Ok(seen)
     }
 
-    /// Counts `tokens` more as seen, once all layers have them.
+    /// Advances the length by `tokens`, after all layers have been extended.
     pub fn advance(&mut self, tokens: i32) {
         self.length += tokens;
     }
 
-    /// Forgets all but the first `tokens`.
+    /// Drops all but the first `tokens` tokens.
     pub fn truncate(&mut self, tokens: i32) {
         self.length = self.length.min(tokens);
     }
 
-    /// The arrays held, to be evaluated once a step.
+    /// Returns all arrays, which must be evaluated once per step.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers.iter().flatten().flat_map(|(keys, values)| [keys, values])
     }
@@ -311,7 +312,7 @@ fn write_at(all: &Array, new: &Array, start: i32, end: i32) -> Result<Array> {
         return with_room(&ops::concatenate(&[&slice_to(all, start)?, new], 2)?, end);
     }
     let mut all = all.clone();
-    mlx_rs::ops::indexing::TryIndexMutOp::try_index_mut(&mut all, (.., .., start..end, ..), new)?;
+    all.try_index_mut((.., .., start..end, ..), new)?;
     Ok(all)
 }
 
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_hides_what_is_too_far_back() {
+    fn a_window_hides_keys_that_are_too_far_back() {
         let tokens = Array::from_slice(&[1, 2, 3, 4], &[1, 4]);
         let mask = mask_of(&Input::tokens(&tokens), Some(2));
         assert_eq!(mask, [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]);
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_begin_anew_with_every_segment() -> Result<()> {
+    fn positions_restart_with_every_segment() -> Result<()> {
         let segments = Array::from_slice(&[0, 0, 0, 1, 1, -1, 0, 1, 2, 2, 2, 2], &[2, 6]);
         let tokens = Array::zeros::<i32>(&[2, 6])?;
         let input = Input { tokens: &tokens, segments: Some(&segments), cache: None };
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_gives_back_what_was_put_in_across_its_growth() -> Result<()> {
+    fn a_cache_returns_all_entries_while_it_grows() -> Result<()> {
         let mut cache = Cache::new(1, None);
         let mut expected: Vec<f32> = Vec::new();
         for (step, tokens) in [(0, 250), (1, 10), (2, 1), (3, 300)] {

@@ -1,21 +1,21 @@
-//! What a model card says of itself in its first lines.
+//! Licence in the header of a model card.
 
-use std::io::Read as _;
+use std::io::Read;
 use std::path::Path;
 
-/// The most of a card that is read.
+/// Maximum number of bytes read of a card.
 const MAX_BYTES: u64 = 1 << 18;
 
-/// Returns the licence that the card `README.md` in `folder` names, if there is a card that names one.
+/// Returns the licence named in the header of the card `README.md` in `folder`, if any.
 ///
-/// It is what the hub calls it, such as `apache-2.0` or `gemma`; of a licence of its own the name.
+/// It is the hub's identifier, such as `apache-2.0` or `gemma`; for `license: other`, the value of `license_name`.
 pub fn card_license(folder: &Path) -> Option<String> {
     let mut text = Vec::new();
     fs_err::File::open(folder.join("README.md")).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
     license_in(&String::from_utf8_lossy(&text))
 }
 
-/// Tells whether `text` can be the name of a licence: a word that means nothing else in a card.
+/// Returns whether `text` may be the name of a licence: one word without special characters of YAML or Markdown.
 pub fn is_license(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 64
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_licence_stands_in_the_head_of_a_card() {
+    fn the_licence_is_read_from_the_header_of_a_card() {
         for (card, license) in [
             ("---\nlicense: apache-2.0\n---\n# Model", Some("apache-2.0")),
             ("\u{feff}---\r\ntags:\r\n- x\r\nlicense: \"gemma\" # terms\r\n---\r\n", Some("gemma")),

@@ -1,68 +1,69 @@
-//! Generation with a key-value cache, many prompts at a time or turn by turn.
+//! Generation with a key-value cache, for batches of prompts or turn by turn.
+
+use std::collections::BTreeSet;
+
+use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
+use mlx_rs::{Array, Dtype, transforms};
 
 use crate::attention::{Cache, Input};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sampling::Sampling;
-use mlx_rs::{Array, Dtype, ops};
-use std::collections::BTreeSet;
 
 /// When to stop, and how many prompts to run together.
 #[derive(Debug, Clone)]
 pub struct GenerationOptions {
-    /// The most tokens to generate for a prompt.
+    /// Maximum number of new tokens per prompt.
     pub max_tokens: usize,
-    /// Tokens that end a row; they are not part of its result.
+    /// Tokens that end a row; the result does not include them.
     pub stop: Vec<u32>,
-    /// Prompts in one batch.
+    /// Number of prompts per batch.
     pub batch_size: usize,
 }
 
-/// What was generated for one prompt.
+/// Result for one prompt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Generation {
-    /// The new tokens, without the one that stopped it.
+    /// New tokens, without the stop token.
     pub tokens: Vec<u32>,
-    /// Whether a stop token or the listener ended it, and not the limit.
+    /// Whether a stop token or the listener ended the row, rather than `max_tokens`.
     pub stopped: bool,
 }
 
-/// What a listener wants next.
+/// Answer of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// More tokens.
+    /// Continue the row.
     Continue,
-    /// No more for this row.
+    /// End this row.
     EndRow,
-    /// No more at all.
+    /// End all rows.
     EndAll,
 }
 
-/// Hears of every token as it is made: the prompt's index, and the token.
+/// Called with the prompt's index and each generated token.
 type Listener<'a> = dyn FnMut(usize, u32) -> Flow + 'a;
 
-/// Prompts are read this many tokens at a time, which bounds the memory of a long one.
+/// Prompts are read in pieces of this number of tokens, which bounds memory.
 const PREFILL_TOKENS: usize = 512;
 
 /// Continues every prompt greedily: the most likely token, the first of equals.
 ///
-/// As [`generate_with`].
-///
 /// # Errors
 ///
-/// Fails when MLX does.
+/// As [`generate_with`].
 pub fn generate(model: &Model, prompts: &[Vec<u32>], options: &GenerationOptions) -> Result<Vec<Generation>> {
     generate_with(model, prompts, options, &Sampling::default(), &mut |_, _| Flow::Continue)
 }
 
-/// Continues every prompt; `listener` hears of each token but those that stop a row.
+/// Continues every prompt; calls `listener` with each new token, except stop tokens.
 ///
-/// Rows of like length run together, padded on the left; padding is masked, so a row's result is the one that it
-/// would have alone, up to rounding. The order of the results is that of the prompts.
+/// Rows of similar length form a batch, padded on the left. Padding is masked, so batching changes results only by
+/// rounding. Results are in the order of the prompts.
 ///
 /// # Errors
 ///
-/// Fails when MLX does, and when the logits are not numbers.
+/// Fails when MLX does, and when no logit is finite.
 pub fn generate_with(
     model: &Model,
     prompts: &[Vec<u32>],
@@ -95,28 +96,28 @@ pub fn generate_with(
     Ok(results)
 }
 
-/// One row that is continued turn by turn: what a prompt shares with the turns before is not read again.
+/// One row continued turn by turn; tokens that a prompt shares with earlier turns are not read again.
 pub struct Conversation<'a> {
     model: &'a Model,
     cache: Cache,
-    /// What the cache holds.
+    /// Tokens in the cache.
     tokens: Vec<u32>,
 }
 
 impl<'a> Conversation<'a> {
-    /// Starts an empty one.
+    /// Starts an empty conversation.
     pub fn new(model: &'a Model) -> Self {
         Self { model, cache: Cache::new(model.layer_count(), None), tokens: Vec::new() }
     }
 
-    /// How many tokens of `prompt` are known from before.
+    /// Returns the number of leading tokens of `prompt` that are in the cache.
     pub fn known(&self, prompt: &[u32]) -> usize {
         let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        // The last token is read again: its logits are not kept.
+        // The last token is read again, because its logits are not kept.
         shared.min(prompt.len().saturating_sub(1))
     }
 
-    /// Continues `prompt`, which holds all turns before.
+    /// Continues `prompt`, which contains all earlier turns.
     ///
     /// # Errors
     ///
@@ -140,18 +141,18 @@ impl<'a> Conversation<'a> {
         let generation = rows.rows.swap_remove(0).generation;
         self.tokens.extend(&prompt[known..]);
         self.tokens.extend(&generation.tokens);
-        // The last token may have been chosen but not yet read.
+        // The last token may not have been read yet.
         self.tokens.truncate(self.cache.length() as usize);
         Ok(generation)
     }
 }
 
-/// One row while it is decoded.
+/// A row being decoded.
 struct Row {
-    /// Its place among the prompts.
+    /// Index of the prompt.
     index: usize,
     prompt_tokens: usize,
-    /// What it holds, for the repetition penalty.
+    /// Tokens of prompt and result, for the repetition penalty.
     seen: BTreeSet<u32>,
     generation: Generation,
     done: bool,
@@ -161,7 +162,7 @@ struct Row {
 struct Rows<'a> {
     rows: Vec<Row>,
     sampling: &'a Sampling,
-    /// The listener wants nothing more.
+    /// Whether the listener ended all rows.
     ended: bool,
 }
 
@@ -177,7 +178,7 @@ impl<'a> Rows<'a> {
         Self { rows: rows.collect(), sampling, ended: false }
     }
 
-    /// Takes token after token, from the logits `[B, V]` after the prompts, until all rows are done.
+    /// Generates tokens until all rows are done, starting with the logits `[B, V]` after the prompts.
     fn decode(
         &mut self,
         model: &Model,
@@ -203,10 +204,10 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The next token of every row.
+    /// Chooses the next token of every row from logits `[B, V]`.
     fn choose(&self, logits: &Array) -> Result<Vec<i32>> {
         if self.sampling.is_argmax() {
-            let next = ops::indexing::argmax_axis(logits, -1, None)?.as_type::<i32>()?;
+            let next = argmax_axis(logits, -1, None)?.as_type::<i32>()?;
             next.eval()?;
             return Ok(next.as_slice::<i32>().to_vec());
         }
@@ -228,7 +229,7 @@ impl<'a> Rows<'a> {
 }
 
 impl Row {
-    /// Takes a token over, unless it stops the row.
+    /// Appends a token, unless it stops the row.
     fn take(&mut self, token: u32, options: &GenerationOptions, listener: &mut Listener<'_>) -> Flow {
         if options.stop.contains(&token) {
             self.generation.stopped = true;
@@ -243,7 +244,7 @@ impl Row {
     }
 }
 
-/// Token ids `[B, width]`, padded on the left.
+/// Returns token ids `[B, width]`, padded on the left.
 fn padded(prompts: &[&[u32]], width: usize) -> Array {
     let mut flat = vec![0_i32; prompts.len() * width];
     for (row, prompt) in flat.chunks_mut(width).zip(prompts) {
@@ -259,21 +260,21 @@ fn read(model: &Model, tokens: &Array, cache: &mut Cache) -> Result<Array> {
     let mut start = 0;
     loop {
         let end = (start + PREFILL_TOKENS).min(width);
-        let chunk = ops::indexing::TryIndexOp::try_index(tokens, (.., start as i32..end as i32))?;
+        let chunk = tokens.try_index((.., start as i32..end as i32))?;
         if end == width {
             return last_logits(model, &chunk, cache);
         }
         let hidden = model.hidden(Input::cached(&chunk, cache))?;
-        mlx_rs::transforms::eval(cache.arrays().chain([&hidden]))?;
+        transforms::eval(cache.arrays().chain([&hidden]))?;
         start = end;
     }
 }
 
 fn last_logits(model: &Model, tokens: &Array, cache: &mut Cache) -> Result<Array> {
     let hidden = model.hidden(Input::cached(tokens, cache))?;
-    let last = ops::indexing::TryIndexOp::try_index(&hidden, (.., -1, ..))?;
+    let last = hidden.try_index((.., -1, ..))?;
     let logits = model.logits(&last)?;
-    mlx_rs::transforms::eval(cache.arrays().chain([&logits]))?;
+    transforms::eval(cache.arrays().chain([&logits]))?;
     Ok(logits)
 }
 
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_hears_every_token_and_ends_rows_or_all() -> Result<()> {
+    fn a_listener_gets_every_token_and_ends_rows_or_all() -> Result<()> {
         let model = tiny();
         let mut heard = vec![Vec::new(); 4];
         let mut listen = |row: usize, token: u32| {
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_goes_on_as_if_read_from_the_start() -> Result<()> {
+    fn a_conversation_equals_one_read_from_the_start() -> Result<()> {
         let model = tiny();
         let mut talk = Conversation::new(&model);
         let mut prompt = vec![1, 2, 3];

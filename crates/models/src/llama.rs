@@ -65,9 +65,7 @@ impl ModelArgs {
             vocab_size: self.vocab_size,
             eps: self.rms_norm_eps,
             rope: if self.rope_traditional { rope.interleaved() } else { rope },
-            input_bias: false,
-            output_bias: false,
-            mlp_bias: false,
+            biases: Biases::default(),
             head_norms: false,
             window: None,
             local_layers: vec![false; self.num_hidden_layers],
@@ -86,12 +84,7 @@ pub(crate) struct Shape {
     pub(crate) vocab_size: i32,
     pub(crate) eps: f32,
     pub(crate) rope: Rope,
-    /// Whether `q_proj`, `k_proj` and `v_proj` have a bias.
-    pub(crate) input_bias: bool,
-    /// Whether `o_proj` has a bias.
-    pub(crate) output_bias: bool,
-    /// Whether the linear maps of the feed-forward layer have a bias.
-    pub(crate) mlp_bias: bool,
+    pub(crate) biases: Biases,
     /// Whether the queries and keys of every head are normalized.
     pub(crate) head_norms: bool,
     /// Number of tokens that local layers see; `None` for all.
@@ -100,6 +93,17 @@ pub(crate) struct Shape {
     pub(crate) local_layers: Vec<bool>,
     /// Whether the head reads the token embedding; `None` if that depends on whether `lm_head` exists.
     pub(crate) tied: Option<bool>,
+}
+
+/// Which linear maps have a bias; by default none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Biases {
+    /// `q_proj`, `k_proj` and `v_proj`.
+    pub(crate) inputs: bool,
+    /// `o_proj`.
+    pub(crate) output: bool,
+    /// The maps of the feed-forward layer.
+    pub(crate) mlp: bool,
 }
 
 impl Shape {
@@ -125,10 +129,10 @@ impl Shape {
 module! {
     /// Grouped-query attention with rotary positions.
     struct Attention(at, shape: &Shape, is_local: bool) {
-        q_proj: Linear = Linear::new(at, shape.hidden_size, shape.queries(), shape.input_bias),
-        k_proj: Linear = Linear::new(at, shape.hidden_size, shape.keys(), shape.input_bias),
-        v_proj: Linear = Linear::new(at, shape.hidden_size, shape.keys(), shape.input_bias),
-        o_proj: Linear = Linear::new(at, shape.queries(), shape.hidden_size, shape.output_bias),
+        q_proj: Linear = Linear::new(at, shape.hidden_size, shape.queries(), shape.biases.inputs),
+        k_proj: Linear = Linear::new(at, shape.hidden_size, shape.keys(), shape.biases.inputs),
+        v_proj: Linear = Linear::new(at, shape.hidden_size, shape.keys(), shape.biases.inputs),
+        o_proj: Linear = Linear::new(at, shape.queries(), shape.hidden_size, shape.biases.output),
         q_norm: Option<Norm> = shape.head_norm(at),
         k_norm: Option<Norm> = shape.head_norm(at),
     } with {
@@ -165,7 +169,7 @@ module! {
         input_layernorm: Norm = shape.norm(at),
         self_attn: Attention = Attention::new(at, shape, is_local)?,
         post_attention_layernorm: Norm = shape.norm(at),
-        mlp: Mlp = Mlp::new(at, shape.hidden_size, shape.intermediate_size, shape.mlp_bias, silu)?,
+        mlp: Mlp = Mlp::new(at, shape.hidden_size, shape.intermediate_size, shape.biases.mlp, silu)?,
     } with {}
 }
 
@@ -203,9 +207,7 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args: ModelArgs = builder.args()?;
     let head_dim = args.head_dim.unwrap_or(args.equal_share());
     let shape = Shape {
-        input_bias: args.attention_bias,
-        output_bias: args.attention_bias,
-        mlp_bias: args.mlp_bias,
+        biases: Biases { inputs: args.attention_bias, output: args.attention_bias, mlp: args.mlp_bias },
         window: args.sliding_window,
         local_layers: local_layers(args.num_hidden_layers, args.layer_types.as_deref(), |_| false)?,
         ..args.shape(head_dim, args.rope_theta.unwrap_or(10_000.0))?

@@ -145,7 +145,9 @@ impl Model {
         let lm_head = (!is_tied).then(|| Linear::new(&head, built.hidden_size, built.vocabulary, false));
         if is_tied && has_head {
             // Some tied checkpoints contain the head twice.
-            ["weight", "scales", "biases"].iter().for_each(|part| loader.ignore(&head.name(part)));
+            for part in ["weight", "scales", "biases"] {
+                loader.ignore(&head.name(part));
+            }
         }
         Ok(Self {
             decoder: built.decoder,

@@ -48,11 +48,15 @@ impl Layers for Norm {
 
 impl<T: Layers> Layers for Option<T> {
     fn collect<'a>(&'a self, path: &str, found: &mut Vec<(String, Layer<'a>)>) {
-        self.iter().for_each(|part| part.collect(path, found));
+        if let Some(part) = self {
+            part.collect(path, found);
+        }
     }
 
     fn collect_mut<'a>(&'a mut self, path: &str, found: &mut Vec<(String, LayerMut<'a>)>) {
-        self.iter_mut().for_each(|part| part.collect_mut(path, found));
+        if let Some(part) = self {
+            part.collect_mut(path, found);
+        }
     }
 }
 

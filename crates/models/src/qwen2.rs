@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::backbone::Built;
 use crate::builder::Builder;
 use crate::config::local_layers;
-use crate::llama::{ModelArgs, Shape, assemble};
+use crate::llama::{Biases, ModelArgs, Shape, assemble};
 
 /// Settings of the sliding window of Qwen models; no published model uses it by default.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,7 +43,7 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args: ModelArgs = builder.args()?;
     let window: WindowArgs = builder.args()?;
     let shape = Shape {
-        input_bias: true,
+        biases: Biases { inputs: true, ..Biases::default() },
         window: window.window(),
         local_layers: window.local_layers(args.num_hidden_layers)?,
         ..args.shape(args.equal_share(), args.rope_theta.unwrap_or(1_000_000.0))?

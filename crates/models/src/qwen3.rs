@@ -7,7 +7,7 @@
 
 use crate::backbone::Built;
 use crate::builder::Builder;
-use crate::llama::{ModelArgs, Shape, assemble};
+use crate::llama::{Biases, ModelArgs, Shape, assemble};
 use crate::qwen2::WindowArgs;
 
 /// Builds the model that `config.json` describes.
@@ -15,8 +15,7 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args = ModelArgs { rope_traditional: false, ..builder.args()? };
     let window: WindowArgs = builder.args()?;
     let shape = Shape {
-        input_bias: args.attention_bias,
-        output_bias: args.attention_bias,
+        biases: Biases { inputs: args.attention_bias, output: args.attention_bias, mlp: false },
         head_norms: true,
         window: window.window(),
         local_layers: window.local_layers(args.num_hidden_layers)?,

@@ -1,44 +1,45 @@
-//! Rotary positions and the ways in which models stretch them to longer contexts.
+//! Rotary positions, and their scaling to longer contexts.
 //!
 //! Papers: arXiv:2104.09864 (rotation), arXiv:2309.00071 (yarn), arXiv:2402.13753 (longrope). Checked against
-//! `mlx_lm/models/rope_utils.py`: like it, longrope takes its long factors whatever the length of a row.
+//! `mlx_lm/models/rope_utils.py`: as there, longrope uses its long factors for rows of any length.
 
-use crate::attention::Offset;
 use mlx_ext::Result;
 use mlx_rs::{Array, fast};
 use serde::Deserialize;
 
-/// `rope_scaling` of a `config.json`; [`crate::config`] brings the `rope_parameters` of transformers 5 to this form.
+use crate::attention::Offset;
+
+/// `rope_scaling` of a `config.json`; the `rope_parameters` of transformers 5 are converted to it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct RopeScaling {
-    /// Older files say `type`; where both are given it is the one that counts.
+    /// Name of `rope_type` in older files; takes precedence.
     #[serde(rename = "type")]
     kind: Option<String>,
     rope_type: Option<String>,
-    /// How much longer the context is than the one trained on.
+    /// Ratio of the context to the trained context.
     factor: Option<f32>,
     /// llama3: wavelengths above this share of the trained context are stretched by `factor`.
     low_freq_factor: Option<f32>,
-    /// llama3: wavelengths below this share are left alone.
+    /// llama3: wavelengths below this share are kept.
     high_freq_factor: Option<f32>,
-    /// The trained context, in tokens.
+    /// Trained context in tokens.
     original_max_position_embeddings: Option<f32>,
-    /// The context after stretching, in tokens.
+    /// Context after stretching, in tokens.
     max_position_embeddings: Option<f32>,
-    /// yarn: pairs that turn more often than this in the trained context are left alone.
+    /// yarn: pairs that turn more often than this in the trained context are kept.
     beta_fast: Option<f32>,
     /// yarn: pairs that turn less often than this are stretched by `factor`.
     beta_slow: Option<f32>,
-    /// yarn: how much longer contexts raise queries and keys.
+    /// yarn: growth of queries and keys with the context.
     mscale: Option<f32>,
-    /// yarn: the same for what is not rotated, which lowers them again.
+    /// yarn: divides the growth of `mscale`.
     mscale_all_dim: Option<f32>,
-    /// longrope: what every wavelength is multiplied by.
+    /// longrope: factor of each wavelength.
     long_factor: Option<Vec<f32>>,
-    /// yarn and longrope: what queries and keys are multiplied by, where the usual formula does not hold.
+    /// yarn and longrope: factor of queries and keys, instead of the computed one.
     attention_factor: Option<f32>,
-    /// The base, where it is not given beside the scaling.
+    /// Base of the rotation, in files that keep it here.
     pub(crate) rope_theta: Option<f32>,
 }
 
@@ -47,23 +48,23 @@ impl RopeScaling {
         self.kind.as_deref().or(self.rope_type.as_deref()).unwrap_or("default")
     }
 
-    fn need<T>(&self, value: Option<T>, name: &str) -> Result<T, String> {
+    fn required<T>(&self, value: Option<T>, name: &str) -> Result<T, String> {
         value.ok_or_else(|| format!("rope scaling `{}` lacks `{name}`", self.kind()))
     }
 }
 
-/// Rotates the first `dimensions` of a head, in pairs, by angles that grow with the position.
+/// Rotation of the first `dimensions` of a head, in pairs, by angles that grow with the position.
 #[derive(Clone)]
 pub(crate) struct Rope {
     dimensions: i32,
     base: f32,
-    /// What positions are multiplied by.
+    /// Factor of the positions.
     scale: f32,
-    /// Whether a pair is two neighbours, and not one dimension of each half.
+    /// Whether a pair is two neighbours instead of one dimension of each half.
     interleaved: bool,
-    /// Wavelengths / 2π, one a pair, where `base` alone does not give them.
+    /// Wavelengths / 2π, one per pair, if they do not follow from `base` alone.
     wavelengths: Option<Array>,
-    /// What the rotated dimensions are multiplied by.
+    /// Factor of the rotated dimensions.
     magnitude: Option<f32>,
 }
 
@@ -72,16 +73,16 @@ impl Rope {
     ///
     /// # Errors
     ///
-    /// Says which scaling is not known or what it lacks.
+    /// Fails when the scaling is not supported or lacks a setting.
     pub(crate) fn new(dimensions: i32, base: f32, scaling: Option<&RopeScaling>) -> Result<Self, String> {
         let plain =
             Self { dimensions, base, scale: 1.0, interleaved: false, wavelengths: None, magnitude: None };
         let Some(scaling) = scaling else { return Ok(plain) };
         let (wavelengths, magnitude) = match scaling.kind() {
-            // mrope differs only for tokens of images.
+            // mrope differs only for image tokens.
             "default" | "mrope" => return Ok(plain),
             "linear" => {
-                return Ok(Self { scale: 1.0 / scaling.need(scaling.factor, "factor")?, ..plain });
+                return Ok(Self { scale: 1.0 / scaling.required(scaling.factor, "factor")?, ..plain });
             }
             "llama3" => (llama3_wavelengths(dimensions, base, scaling)?, None),
             "yarn" => (yarn_wavelengths(dimensions, base, scaling)?, Some(yarn_magnitude(scaling)?)),
@@ -90,19 +91,19 @@ impl Rope {
             }
             other => {
                 let known = "default, linear, llama3, longrope, su, yarn";
-                return Err(format!("rope scaling `{other}` is not supported (supported are {known})"));
+                return Err(format!("rope scaling `{other}` is not supported (supported: {known})"));
             }
         };
         let wavelengths = Array::from_slice(&wavelengths, &[dimensions / 2]);
         Ok(Self { wavelengths: Some(wavelengths), magnitude, ..plain })
     }
 
-    /// Pairs neighbours.
+    /// Returns the rotation with pairs of neighbours.
     pub(crate) fn interleaved(self) -> Self {
         Self { interleaved: true, ..self }
     }
 
-    /// Rotates `x [B, H, L, D]`, whose tokens stand at `offset`.
+    /// Rotates `x [B, H, L, D]` by the positions of its tokens.
     pub(crate) fn forward(&self, x: &Array, offset: &Offset) -> Result<Array> {
         let base = self.wavelengths.is_none().then_some(self.base);
         let wavelengths = self.wavelengths.as_ref();
@@ -119,7 +120,7 @@ impl Rope {
                 fast::rope_dynamic(x, dimensions, interleaved, base, scale, offsets, wavelengths)?
             }
             Offset::PerToken(positions) => {
-                // MLX takes one first position a row: every token becomes a row of one.
+                // MLX takes one start position per row, so every token becomes a row.
                 let (batch, heads, length, width) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
                 let tokens = x.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch * length, heads, 1, width])?;
                 let tokens =
@@ -129,7 +130,7 @@ impl Rope {
         })
     }
 
-    /// `[D]`, in the type of `x`: the magnitude for what is rotated, 1 for what is not.
+    /// Returns the factor of each dimension, `[D]`, in the type of `x`: `magnitude` where rotated, else 1.
     fn magnitudes(&self, magnitude: f32, x: &Array) -> Result<Array> {
         let magnitudes: Vec<f32> = (0..x.dim(-1))
             .map(|dimension| if dimension < self.dimensions { magnitude } else { 1.0 })
@@ -142,9 +143,9 @@ fn plain_wavelengths(dimensions: i32, base: f32) -> impl Iterator<Item = f32> {
     (0..dimensions / 2).map(move |pair| base.powf(2.0 * pair as f32 / dimensions as f32))
 }
 
-/// Long wavelengths grow by `factor`, short ones stay, those between are blended (Llama 3.1).
+/// Returns wavelengths for llama3: long ones grow by `factor`, short ones stay, those between are blended.
 fn llama3_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
-    let factor = scaling.need(scaling.factor, "factor")?;
+    let factor = scaling.required(scaling.factor, "factor")?;
     let low = scaling.low_freq_factor.unwrap_or(1.0);
     let high = scaling.high_freq_factor.unwrap_or(4.0);
     let context = scaling.original_max_position_embeddings.unwrap_or(8192.0);
@@ -162,16 +163,16 @@ fn llama3_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Resu
     Ok(plain_wavelengths(dimensions, base).map(stretch).collect())
 }
 
-/// The pairs that turn `beta_slow` times or less are stretched, those that turn `beta_fast` times or more are not,
-/// and from the one to the other it goes in a straight line over the pairs.
+/// Returns wavelengths for yarn: pairs that turn at most `beta_slow` times are stretched, those that turn at least
+/// `beta_fast` times are kept, and the pairs between are interpolated linearly.
 fn yarn_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
-    let factor = scaling.need(scaling.factor, "factor")?;
+    let factor = scaling.required(scaling.factor, "factor")?;
     let context = scaling.original_max_position_embeddings.unwrap_or(4096.0);
     let pair_that_turns =
         |times: f32| dimensions as f32 * (context / (times * std::f32::consts::TAU)).ln() / (2.0 * base.ln());
     let first = pair_that_turns(scaling.beta_fast.unwrap_or(32.0)).floor().max(0.0);
     let last = pair_that_turns(scaling.beta_slow.unwrap_or(1.0)).ceil().min(dimensions as f32 - 1.0);
-    // Both are whole numbers.
+    // Both are integers.
     let width = if (last - first).abs() < 0.5 { 0.001 } else { last - first };
     let stretch = |(pair, wavelength): (usize, f32)| {
         let stretched = ((pair as f32 - first) / width).clamp(0.0, 1.0);
@@ -185,13 +186,13 @@ fn yarn_magnitude(scaling: &RopeScaling) -> Result<f32, String> {
     if let Some(magnitude) = scaling.attention_factor {
         return Ok(magnitude);
     }
-    let factor = scaling.need(scaling.factor, "factor")?;
+    let factor = scaling.required(scaling.factor, "factor")?;
     let raised = |by: f32| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
     Ok(raised(scaling.mscale.unwrap_or(1.0)) / raised(scaling.mscale_all_dim.unwrap_or(0.0)))
 }
 
 fn longrope_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
-    let factors = scaling.need(scaling.long_factor.as_ref(), "long_factor")?;
+    let factors = scaling.required(scaling.long_factor.as_ref(), "long_factor")?;
     let pairs = (dimensions / 2) as usize;
     if factors.len() != pairs {
         return Err(format!("rope scaling: `long_factor` has {} numbers, expected {pairs}", factors.len()));
@@ -207,21 +208,22 @@ fn longrope_magnitude(scaling: &RopeScaling) -> Result<f32, String> {
         return Ok(magnitude);
     }
     let trained = scaling.original_max_position_embeddings.unwrap_or(4096.0);
-    let longer = scaling.need(scaling.max_position_embeddings, "max_position_embeddings")? / trained;
+    let longer = scaling.required(scaling.max_position_embeddings, "max_position_embeddings")? / trained;
     Ok(if longer <= 1.0 { 1.0 } else { (1.0 + longer.ln() / trained.ln()).sqrt() })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use mlx_rs::ops::indexing::TryIndexOp;
+
+    use super::*;
 
     fn scaling(json: &str) -> RopeScaling {
         serde_json::from_str(json).expect("valid settings")
     }
 
     #[test]
-    fn tokens_at_places_of_their_own_turn_as_in_rows_that_begin_there() -> mlx_ext::Result<()> {
+    fn packed_rows_rotate_as_rows_of_their_own() -> mlx_ext::Result<()> {
         let key = mlx_rs::random::key(3)?;
         let x = mlx_rs::random::normal::<f32>(&[2, 3, 5, 8], None, None, &key)?;
         let longrope = scaling(
@@ -236,12 +238,12 @@ mod tests {
             // Two segments, of two and three tokens, in the first line; one of five in the second.
             let positions = Array::from_slice(&[0, 1, 0, 1, 2, 0, 1, 2, 3, 4], &[10]);
             let packed = rope.forward(&x, &Offset::PerToken(positions))?;
-            let part = |line: i32, from: i32, to: i32, of: &Array| {
+            let slice = |line: i32, from: i32, to: i32, of: &Array| {
                 Ok::<_, mlx_ext::Error>(of.try_index((line..line + 1, .., from..to, ..))?)
             };
             for (line, from, to) in [(0, 0, 2), (0, 2, 5), (1, 0, 5)] {
-                let alone = rope.forward(&part(line, from, to, &x)?, &Offset::Same(0))?;
-                let off = alone.subtract(part(line, from, to, &packed)?)?.abs()?.max(None)?;
+                let alone = rope.forward(&slice(line, from, to, &x)?, &Offset::Same(0))?;
+                let off = alone.subtract(slice(line, from, to, &packed)?)?.abs()?.max(None)?;
                 assert!(off.item_exact::<f32>() < 1e-6, "line {line} from {from} to {to}");
             }
         }
@@ -260,15 +262,15 @@ mod tests {
     }
 
     #[test]
-    fn type_counts_where_rope_type_is_given_too() {
+    fn type_takes_precedence_over_rope_type() {
         let scaling = scaling(r#"{"type":"mrope","rope_type":"default"}"#);
         assert_eq!(scaling.kind(), "mrope");
     }
 
     #[test]
-    fn a_scaling_that_is_not_known_or_not_complete_is_refused() {
+    fn an_unknown_or_incomplete_scaling_is_refused() {
         let refused = |json: &str| Rope::new(8, 10_000.0, Some(&scaling(json))).err().unwrap_or_default();
-        insta::assert_snapshot!(refused(r#"{"type":"dynamic","factor":2.0}"#), @"rope scaling `dynamic` is not supported (supported are default, linear, llama3, longrope, su, yarn)");
+        insta::assert_snapshot!(refused(r#"{"type":"dynamic","factor":2.0}"#), @"rope scaling `dynamic` is not supported (supported: default, linear, llama3, longrope, su, yarn)");
         insta::assert_snapshot!(refused(r#"{"type":"linear"}"#), @"rope scaling `linear` lacks `factor`");
         insta::assert_snapshot!(refused(r#"{"type":"longrope","long_factor":[1.0]}"#), @"rope scaling: `long_factor` has 1 numbers, expected 4");
     }

@@ -1,28 +1,30 @@
-//! How the next token is chosen from the logits of a row.
+//! Choice of the next token from the logits of a row.
 //!
 //! In the order of transformers: repetition penalty, temperature, top-k, top-p, min-p, then one draw. The draw comes
-//! from ChaCha8 at (seed, row, position), so a text depends neither on the batch it was made in nor on the others.
+//! from ChaCha8 at (seed, row, position), so a row depends neither on the size of its batch nor on other rows.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use std::collections::BTreeSet;
 
-/// Settings of the choice. The default is greedy.
+/// Settings of the choice; the default is greedy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Divides the logits; 0 takes the most likely token, the first of equals.
     pub temperature: f64,
-    /// Keep so many of the most likely tokens; 0 keeps all.
+    /// Number of most likely tokens to keep; 0 keeps all.
     pub top_k: usize,
-    /// Keep the fewest most likely tokens whose probabilities reach this sum; 1 keeps all.
+    /// Keeps the fewest most likely tokens whose probabilities reach this sum; 1 keeps all.
     pub top_p: f64,
-    /// Keep tokens at least this many times as likely as the most likely one; 0 keeps all.
+    /// Keeps tokens whose probability is at least this multiple of the highest one; 0 keeps all.
     pub min_p: f64,
-    /// Makes tokens that a row holds already less likely (arXiv:1909.05858), its prompt included; 1 leaves them alone.
+    /// Makes tokens less likely that occur in the row or its prompt (arXiv:1909.05858); 1 has no effect.
     pub repetition_penalty: f64,
-    /// Where the random numbers begin.
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// The number of the first prompt: rows differ in their random numbers.
+    /// Number of the first row; every row has its own random numbers.
     pub first_row: u64,
 }
 
@@ -40,14 +42,14 @@ impl Default for Sampling {
     }
 }
 
-/// How many of the most likely tokens are looked at before more are sorted.
+/// Number of most likely tokens to sort before sorting more.
 const SORTED_AT_FIRST: usize = 1024;
 
-/// A token that may be chosen, and its share (not yet divided by the sum of all).
+/// A token that may be chosen, and its probability relative to that of the most likely token.
 type Candidate = (u32, f64);
 
 impl Sampling {
-    /// Whether the most likely token of the plain logits is chosen.
+    /// Returns whether the choice is the most likely token of the unchanged logits.
     pub(crate) fn is_argmax(&self) -> bool {
         self.temperature == 0.0 && !self.penalizes()
     }
@@ -56,8 +58,8 @@ impl Sampling {
         (self.repetition_penalty - 1.0).abs() > f64::EPSILON
     }
 
-    /// Chooses the token at `position` of row `row`, which holds the tokens `seen` already; `None` when no logit is a
-    /// number.
+    /// Chooses the token at `position` of row `row`, which already contains the tokens `seen`; `None` if the highest logit
+    /// is not finite.
     pub(crate) fn choose(
         &self,
         logits: &mut [f32],
@@ -76,15 +78,15 @@ impl Sampling {
         Some(pick(&candidates, uniform(self.seed, self.first_row + row, position)))
     }
 
-    /// What passes the filters, by token id.
+    /// Returns the tokens that pass the filters, sorted by id.
     fn candidates(&self, logits: &[f32], best: u32) -> Vec<Candidate> {
         let highest = f64::from(logits[best as usize]);
-        // Shares of the most likely token's probability, which so has 1.
+        // Relative to the most likely token, whose share is 1.
         let share = |logit: f32| ((f64::from(logit) - highest) / self.temperature).exp();
         let shares = logits.iter().enumerate().map(|(id, &logit)| (id as u32, share(logit)));
         let mut candidates: Vec<Candidate> = shares.filter(|&(_, share)| share > 0.0).collect();
         if self.top_k > 0 && self.top_k < candidates.len() {
-            candidates.select_nth_unstable_by(self.top_k - 1, likelier);
+            candidates.select_nth_unstable_by(self.top_k - 1, by_likelihood);
             candidates.truncate(self.top_k);
         }
         if self.top_p < 1.0 {
@@ -96,8 +98,8 @@ impl Sampling {
     }
 }
 
-/// The most likely first; of equals, the lower id.
-fn likelier(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+/// Orders the most likely first; of equals, the lower id.
+fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
@@ -126,10 +128,10 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f64) {
     let mut sorted = SORTED_AT_FIRST;
     loop {
         if sorted < candidates.len() {
-            candidates.select_nth_unstable_by(sorted - 1, likelier);
+            candidates.select_nth_unstable_by(sorted - 1, by_likelihood);
         }
         let end = sorted.min(candidates.len());
-        candidates[..end].sort_unstable_by(likelier);
+        candidates[..end].sort_unstable_by(by_likelihood);
         let mut sum = 0.0;
         let reached = candidates[..end].iter().position(|&(_, share)| {
             sum += share;
@@ -137,14 +139,14 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f64) {
         });
         match reached {
             Some(last) => return candidates.truncate(last + 1),
-            // Rounding may leave the sum of all just below the wanted one.
+            // Rounding may leave the sum of all just below the target.
             None if end == candidates.len() => return,
             None => sorted *= 16,
         }
     }
 }
 
-/// The candidate in whose stretch of the sum the number from 0 to below 1 falls.
+/// Returns the candidate in whose interval of the cumulated shares `uniform`, in [0, 1), falls.
 fn pick(candidates: &[Candidate], uniform: f64) -> u32 {
     let wanted = uniform * candidates.iter().map(|&(_, share)| share).sum::<f64>();
     let mut sum = 0.0;
@@ -155,7 +157,7 @@ fn pick(candidates: &[Candidate], uniform: f64) -> u32 {
     found.or(candidates.last()).expect("the most likely token passes every filter").0
 }
 
-/// A number from 0 to below 1: 53 bits of ChaCha8 keyed with `seed` (8 little-endian bytes, then zeros), stream `row`,
+/// Returns a number in [0, 1): 53 bits of ChaCha8 keyed with `seed` (8 little-endian bytes, then zeros), stream `row`,
 /// block `position`.
 fn uniform(seed: u64, row: u64, position: u64) -> f64 {
     let mut key = [0; 32];

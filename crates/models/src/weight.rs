@@ -41,7 +41,9 @@ impl Weight {
         match QuantizedWeight::new(at, rows, columns) {
             Ok(weight) => Self::Quantized(weight),
             Err(problems) => {
-                problems.into_iter().for_each(|problem| at.loader.problem(problem));
+                for problem in problems {
+                    at.loader.problem(problem);
+                }
                 Self::Dense(at.loader.zeros(&[rows, columns]))
             }
         }

@@ -12,7 +12,7 @@ use tensors::TensorHeader;
 pub struct TensorFiles {
     folder: PathBuf,
     files: Vec<TensorFile>,
-    /// Name → (file, description).
+    /// File index and description by name.
     tensors: BTreeMap<String, (usize, TensorInfo)>,
 }
 
@@ -27,7 +27,7 @@ impl TensorFiles {
     ///
     /// # Errors
     ///
-    /// Fails when there are none, when a header is not valid, or when two files hold the same tensor.
+    /// Fails when there are no files, when a header is invalid, or when two files contain the same tensor.
     pub fn open(folder: &Path) -> Result<Self> {
         let paths = weight_files(folder)?;
         if paths.is_empty() {
@@ -64,17 +64,17 @@ impl TensorFiles {
         Ok(())
     }
 
-    /// The names of all tensors, sorted.
+    /// Returns the names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The element type and shape of a tensor.
+    /// Returns element type and shape of a tensor.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(name).map(|(_, info)| info)
     }
 
-    /// The element type of a tensor, if MLX knows it.
+    /// Returns the element type of a tensor, if MLX supports it.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
         self.info(name).and_then(|info| mlx_dtype(info.dtype))
     }
@@ -187,7 +187,7 @@ fn mlx_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
     })
 }
 
-/// The safetensors name of an MLX element type.
+/// Returns the safetensors type of an MLX element type.
 pub fn stored_dtype(dtype: Dtype) -> safetensors::Dtype {
     use safetensors::Dtype as Stored;
     match dtype {
