@@ -1,13 +1,14 @@
-//! Arrays from raw little-endian bytes, and back.
+//! Conversion between arrays and raw little-endian bytes.
+
+use mlx_rs::{Array, Dtype};
 
 use crate::error::{Error, Result, check, install_handler};
-use mlx_rs::{Array, Dtype};
 
 /// Returns an array of `shape` and `dtype` with a copy of `bytes` (little-endian, row-major).
 ///
 /// # Errors
 ///
-/// Fails when the byte count does not fit the shape.
+/// Fails when the number of bytes does not match the shape.
 pub fn array_from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Array> {
     install_handler();
     let expected = shape
@@ -20,7 +21,7 @@ pub fn array_from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Arr
     if bytes.as_ptr().align_offset(8) == 0 {
         return Ok(copy_in(bytes.as_ptr(), shape, dtype));
     }
-    // Tensors in a file may start anywhere; MLX reads them as typed elements.
+    // Tensors in a file may be unaligned, but MLX reads typed elements.
     let mut aligned = vec![0_u64; bytes.len().div_ceil(8)];
     // SAFETY: the buffer holds at least `bytes.len()` bytes and does not overlap them.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), aligned.as_mut_ptr().cast::<u8>(), bytes.len()) };
@@ -40,7 +41,7 @@ fn copy_in(data: *const u8, shape: &[i32], dtype: Dtype) -> Array {
     }
 }
 
-/// Returns the elements of `array` as little-endian bytes in row-major order, evaluating it if need be.
+/// Returns the elements of `array` as little-endian bytes in row-major order, and evaluates it if necessary.
 pub fn bytes_of(array: &Array) -> Result<Vec<u8>> {
     install_handler();
     let array = array.contiguous()?;
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_make_the_round_trip_from_any_address() -> Result<()> {
+    fn bytes_survive_a_round_trip_from_any_address() -> Result<()> {
         let mut padded = vec![0_u8; 3];
         padded.extend([1.5_f32, -2.0, 0.25, 8.0].iter().flat_map(|x| x.to_le_bytes()));
         let array = array_from_bytes(&padded[3..], &[2, 2], Dtype::Float32)?;

@@ -72,8 +72,8 @@ extern "C" fn remember(message: *const c_char, data: *mut c_void) {
     unsafe { default_mlx_error_handler(message, data) }
 }
 
-/// Makes MLX report errors to us instead of ending the process. mlx-rs installs its own handler on its first
-/// operation, so that happens first.
+/// Makes MLX report errors to us instead of ending the process. mlx-rs installs its handler with its first
+/// operation, which therefore comes first.
 pub(crate) fn install_handler() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

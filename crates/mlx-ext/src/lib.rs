@@ -1,7 +1,8 @@
-//! Safe wrappers for what `mlx-rs` lacks: custom gradients, recomputation, memory limits, device facts, raw bytes.
+//! Safe wrappers for features of MLX that `mlx-rs` lacks: custom gradients, recomputation, memory limits, device
+//! properties, raw bytes.
 //!
-//! Beside `mlx-sys`, the only crate of the workspace that holds unsafe code, and the only place where platforms
-//! differ. Models, training and files are left to others. Call [`init`] once, before anything else touches MLX:
+//! This crate and `mlx-sys` are the only ones with unsafe code and with differences between platforms. Models, training
+//! and files belong to other crates. Call [`init`] once, before any other use of MLX:
 //!
 //! ```no_run
 //! let backend = mlx_ext::init(&mlx_ext::Options::default())?;
@@ -12,9 +13,10 @@
 mod bytes;
 mod device;
 mod error;
+mod gpu;
 mod memory;
 mod quantized;
-mod self_test;
+mod speed;
 mod transforms;
 
 pub use bytes::{array_from_bytes, bytes_of};
@@ -22,5 +24,5 @@ pub use device::{Backend, MLX_VERSION, Options, init};
 pub use error::{Error, Result};
 pub use memory::{available_memory, hold_back, resident_memory, set_limits};
 pub use quantized::{PackedWeight, Quantization, QuantizationMode, dequantize, quantize, quantized_matmul};
-pub use self_test::{matmul_gflops, warn_if_slow};
+pub use speed::{matmul_gflops, warn_if_slow};
 pub use transforms::{Function, after, checkpoint, custom_vjp, value_and_grad};

@@ -1,20 +1,23 @@
-//! Memory: what the machine has, and how much of it MLX may use.
+//! Memory: how much the machine has, and how much of it MLX may use.
 
-use crate::error::{Result, install_handler};
 #[cfg(target_os = "linux")]
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Freed buffers that MLX keeps for reuse on a CPU. It reuses only a buffer of nearly the same size, so with batches of
-/// many lengths a wide cache hoards memory; the allocator beneath reuses any of them ([`keep_pages`]).
+use crate::error::{Result, install_handler};
+#[cfg(target_os = "macos")]
+use crate::gpu::recommended_working_set;
+
+/// Bytes of freed buffers that MLX keeps on a CPU. MLX reuses only buffers of nearly the same size, so a large cache wastes
+/// memory when batches vary in length; the C library's allocator reuses all of them ([`keep_pages`]).
 const CPU_CACHE_BYTES: usize = 16 << 20;
 
-/// The limit that was set last; what is held back stays below it.
+/// The limit set last, which [`hold_back`] does not exceed.
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Limits MLX to `bytes`, and what it keeps of freed buffers to what suits the device.
+/// Limits the memory of MLX to `bytes`, and its cache of freed buffers to a size that suits the device.
 ///
-/// The limit is back-pressure: work that would pass it waits for buffers to come free.
+/// Work that would exceed the limit waits until buffers are freed.
 pub fn set_limits(bytes: usize, gpu: bool) -> Result<()> {
     install_handler();
     LIMIT.store(bytes, Ordering::Relaxed);
@@ -27,11 +30,11 @@ pub fn set_limits(bytes: usize, gpu: bool) -> Result<()> {
     Ok(())
 }
 
-/// Lets MLX run ahead of the work only while less than `bytes`, or the limit if that is lower, is in use.
+/// Lets MLX allocate ahead of completed work only while less than `bytes` are in use (or the limit, if lower).
 ///
-/// On a CPU, MLX makes room for the results of up to a hundred operations before the first is done. Held back, it makes
-/// room for about ten: a step needs a fraction of the memory and takes no longer. A GPU is left alone, whose allocator
-/// goes by the limit.
+/// On a CPU, MLX allocates results for up to a hundred operations before the first is done. Held back, it allocates for
+/// about ten: a step then takes a fraction of the memory and the same time. Has no effect on a GPU, whose allocator
+/// obeys the limit.
 pub fn hold_back(bytes: usize) -> Result<()> {
     install_handler();
     if mlx_sys::BACKEND == "cpu" {
@@ -40,12 +43,12 @@ pub fn hold_back(bytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Keeps freed memory in the process instead of handing it back to the system, which would zero it page by page when it
-/// is asked for again: a third of the time of a training step.
+/// Keeps freed memory in the process. The system would zero returned pages when they are allocated again, which takes a
+/// third of the time of a training step.
 fn keep_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        // The largest block that the C library takes from its heap; larger ones are mapped and unmapped each time.
+        // Largest block that the C library takes from its heap; larger ones are mapped and unmapped each time.
         const LARGEST_HEAP_BLOCK: i32 = 32 << 20;
         // SAFETY: `mallopt` only sets parameters of the allocator; a refused value changes nothing.
         unsafe {
@@ -56,8 +59,8 @@ fn keep_pages() {
     }
 }
 
-/// Returns the bytes that this process could still take: the smaller of what the machine and its cgroup have left.
-/// `None` where the system does not say.
+/// Returns the bytes that this process can still allocate: the minimum over the machine and its cgroups; `None` on systems
+/// that do not report it.
 pub fn available_memory() -> Option<usize> {
     #[cfg(target_os = "linux")]
     {
@@ -66,8 +69,8 @@ pub fn available_memory() -> Option<usize> {
     }
     #[cfg(target_os = "macos")]
     {
-        // What Metal recommends as a working set is the honest figure on unified memory.
-        crate::device::recommended_working_set()
+        // On unified memory, the working set that Metal recommends is the best estimate.
+        recommended_working_set()
     }
     #[cfg(not(any(target_os = "linux", target_os = "macos")))]
     {
@@ -75,7 +78,7 @@ pub fn available_memory() -> Option<usize> {
     }
 }
 
-/// Returns the resident memory of this process in bytes, where the system tells.
+/// Returns the resident memory of this process in bytes; `None` on systems that do not report it.
 pub fn resident_memory() -> Option<usize> {
     #[cfg(target_os = "linux")]
     {
@@ -87,7 +90,7 @@ pub fn resident_memory() -> Option<usize> {
     }
 }
 
-/// Reads `Name:   123 kB` from one of the kernel's tables, in bytes.
+/// Reads `Name:   123 kB` from a file of the kernel and returns bytes.
 #[cfg(target_os = "linux")]
 fn field_of(file: &str, name: &str) -> Option<usize> {
     let table = fs_err::read_to_string(file).ok()?;
@@ -95,28 +98,45 @@ fn field_of(file: &str, name: &str) -> Option<usize> {
     line.split_whitespace().next()?.parse::<usize>().ok().map(|kib| kib * 1024)
 }
 
-/// What the cgroups of this process have left below their limits.
+/// Returns the bytes left below the limits of this process's cgroups.
 #[cfg(target_os = "linux")]
 fn cgroup_left() -> Option<usize> {
     let groups = fs_err::read_to_string("/proc/self/cgroup").ok()?;
     left_in_groups(&groups, Path::new("/sys/fs/cgroup"))
 }
 
-/// The least that any cgroup has left: those of `groups` (`/proc/self/cgroup`) and all above them, of version 1 or 2.
+/// Names of a cgroup's files.
+#[cfg(target_os = "linux")]
+struct GroupFiles {
+    limit: &'static str,
+    usage: &'static str,
+    /// Field of `memory.stat` with the bytes of inactive file pages.
+    inactive: &'static str,
+}
+
+#[cfg(target_os = "linux")]
+const VERSION_1: GroupFiles = GroupFiles {
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    inactive: "total_inactive_file",
+};
+
+#[cfg(target_os = "linux")]
+const VERSION_2: GroupFiles =
+    GroupFiles { limit: "memory.max", usage: "memory.current", inactive: "inactive_file" };
+
+/// Returns the fewest bytes left in any cgroup: those in `groups` (`/proc/self/cgroup`) and their ancestors, version 1 or 2.
 #[cfg(target_os = "linux")]
 fn left_in_groups(groups: &str, root: &Path) -> Option<usize> {
     let lefts = groups.lines().flat_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
         let (kinds, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let (root, files) = match kinds {
-            "" => (root.to_owned(), ["memory.max", "memory.current", "inactive_file"]),
-            kinds if kinds.split(',').any(|kind| kind == "memory") => {
-                let files = ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"];
-                (root.join("memory"), files)
-            }
+            "" => (root.to_owned(), &VERSION_2),
+            kinds if kinds.split(',').any(|kind| kind == "memory") => (root.join("memory"), &VERSION_1),
             _ => return Vec::new(),
         };
-        // In a container the path may be one of the host's, and the group is mounted at the root.
+        // In a container the path may be that of the host, while the group is mounted at the root.
         let below = root.join(path.trim_start_matches('/'));
         let folders = below.ancestors().take_while(|folder| folder.starts_with(&root));
         folders.filter_map(|folder| left_in_group(folder, files)).collect()
@@ -124,16 +144,18 @@ fn left_in_groups(groups: &str, root: &Path) -> Option<usize> {
     lefts.min()
 }
 
-/// What one cgroup has left: file pages that nobody reads count as free. `None` without a limit.
+/// Returns the bytes left in one cgroup, counting inactive file pages as free; `None` without a limit.
 #[cfg(target_os = "linux")]
-fn left_in_group(folder: &Path, [limit, usage, idle]: [&str; 3]) -> Option<usize> {
+fn left_in_group(folder: &Path, files: &GroupFiles) -> Option<usize> {
     let number = |name: &str| fs_err::read_to_string(folder.join(name)).ok()?.trim().parse::<usize>().ok();
-    // Version 1 says "none" with the largest number of whole pages.
-    let limit = number(limit).filter(|&bytes| bytes < 1 << 60)?;
+    // Version 1 writes the largest number of whole pages for "no limit".
+    let limit = number(files.limit).filter(|&bytes| bytes < 1 << 60)?;
     let table = fs_err::read_to_string(folder.join("memory.stat")).unwrap_or_default();
     let fields = table.lines().filter_map(|line| line.split_once(' '));
-    let idle = fields.filter(|(name, _)| *name == idle).filter_map(|(_, bytes)| bytes.parse::<usize>().ok());
-    let used = number(usage)?.saturating_sub(idle.sum());
+    let idle = fields
+        .filter(|(name, _)| *name == files.inactive)
+        .filter_map(|(_, bytes)| bytes.parse::<usize>().ok());
+    let used = number(files.usage)?.saturating_sub(idle.sum());
     Some(limit.saturating_sub(used))
 }
 
@@ -143,7 +165,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn the_machine_tells_its_memory() {
+    fn the_memory_of_machine_and_process_is_known() {
         assert!(available_memory().is_some_and(|bytes| bytes > 1 << 24));
         assert!(resident_memory().is_some_and(|bytes| bytes > 1 << 20));
     }

@@ -1,18 +1,22 @@
-//! Functions with a gradient of their own, and functions that are computed again for the gradient.
+//! Functions with custom gradients, and functions that are recomputed for the gradient.
 //!
-//! What is to be differentiated must be an argument: an array that a closure captures is a constant, and its gradient
-//! is zero without any error.
+//! Everything to be differentiated must be an argument: an array captured by a closure is a constant, and its gradient is
+//! zero without an error.
 
-use crate::error::{Error, Result, check, install_handler, set_closure_error};
-use mlx_rs::Array;
-use mlx_sys::{mlx_array, mlx_closure, mlx_vector_array};
+use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
+
+use mlx_rs::{Array, error, transforms};
+use mlx_sys::{mlx_array, mlx_closure, mlx_vector_array};
+
+use crate::error::{Error, Result, check, install_handler, set_closure_error};
 
 type Forward = Box<dyn Fn(&[Array]) -> Result<Vec<Array>>>;
 type Backward = Box<dyn Fn(&[Array], &[Array], &[Array]) -> Result<Vec<Array>>>;
 
-/// A function that MLX can call, with whatever gradient it was given.
+/// A function that MLX can call, with its gradient.
 pub struct Function {
     closure: mlx_closure,
 }
@@ -22,7 +26,7 @@ impl Function {
     ///
     /// # Errors
     ///
-    /// Returns the closure's own error, its panic, or MLX's.
+    /// Returns the error or panic of the closure, or the error of MLX.
     pub fn call(&self, inputs: &[Array]) -> Result<Vec<Array>> {
         let inputs = Vector::of(inputs);
         let mut outputs = Vector::new();
@@ -39,10 +43,10 @@ impl Drop for Function {
     }
 }
 
-/// Returns `forward` with a gradient of its own.
+/// Returns `forward` with the custom gradient `backward`.
 ///
-/// `backward` gets the inputs, one cotangent for each output, and the outputs; it returns one gradient for each input.
-/// For an input that is never differentiated it may return zeros.
+/// `backward` gets the inputs, one cotangent per output, and the outputs; it returns one gradient per input, which may be
+/// zeros for inputs that are never differentiated.
 pub fn custom_vjp(
     forward: impl Fn(&[Array]) -> Result<Vec<Array>> + 'static,
     backward: impl Fn(&[Array], &[Array], &[Array]) -> Result<Vec<Array>> + 'static,
@@ -65,7 +69,7 @@ pub fn custom_vjp(
     Ok(function)
 }
 
-/// Returns `function` so that its inner values are computed again for the gradient instead of being kept.
+/// Returns `function` with its inner values recomputed for the gradient instead of kept.
 pub fn checkpoint(function: impl Fn(&[Array]) -> Result<Vec<Array>> + 'static) -> Result<Function> {
     install_handler();
     let inner = new_closure(Box::new(function));
@@ -78,11 +82,11 @@ pub fn checkpoint(function: impl Fn(&[Array]) -> Result<Vec<Array>> + 'static) -
     Ok(function)
 }
 
-/// Returns the values of `function` at `inputs` and the gradients of its first value for the first `count` of them.
+/// Returns the values of `function` at `inputs`, and the gradients of its first value for the first `count` inputs.
 ///
 /// # Errors
 ///
-/// Returns the closure's own error, or MLX's.
+/// Returns the error of the closure or of MLX.
 pub fn value_and_grad(
     mut function: impl FnMut(&[Array]) -> Result<Vec<Array>>,
     inputs: &[Array],
@@ -90,20 +94,20 @@ pub fn value_and_grad(
 ) -> Result<(Vec<Array>, Vec<Array>)> {
     install_handler();
     let arguments: Vec<i32> = (0..count as i32).collect();
-    let through = |inputs: &[Array]| -> mlx_rs::error::Result<Vec<Array>> {
+    let reporting_errors = |inputs: &[Array]| -> error::Result<Vec<Array>> {
         function(inputs).map_err(|error| {
             let message = error.to_string();
             set_closure_error(error);
-            mlx_rs::error::Exception::custom(message)
+            error::Exception::custom(message)
         })
     };
-    Ok(mlx_rs::transforms::value_and_grad_with_argnums(through, &arguments[..])(inputs)?)
+    Ok(transforms::value_and_grad_with_argnums(reporting_errors, &arguments[..])(inputs)?)
 }
 
-/// Returns `array` so that it is computed only after all of `before`.
+/// Returns `array`, to be computed only after all of `before`.
 pub fn after(array: &Array, before: &[Array]) -> Result<Array> {
     install_handler();
-    let (inputs, before) = (Vector::of(std::slice::from_ref(array)), Vector::of(before));
+    let (inputs, before) = (Vector::of(slice::from_ref(array)), Vector::of(before));
     let mut outputs = Vector::new();
     // SAFETY: three vectors that we own.
     check(unsafe { mlx_sys::mlx_depends(&raw mut outputs.0, inputs.0, before.0) })?;
@@ -153,17 +157,17 @@ unsafe extern "C" fn drop_backward(payload: *mut c_void) {
     drop(unsafe { Box::from_raw(payload.cast::<Backward>()) });
 }
 
-/// Runs a closure's body for MLX: writes its arrays into `out`, keeps its error or panic, returns the status.
+/// Runs a closure's body for MLX: writes its arrays to `out`, or keeps its error or panic, and returns a status.
 ///
 /// # Safety
 ///
-/// `out` is a live vector of MLX's.
+/// `out` is a live vector that belongs to MLX.
 unsafe fn finish(out: *mut mlx_vector_array, body: impl FnOnce() -> Result<Vec<Array>>) -> i32 {
     let error = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(arrays)) => {
             let handles: Vec<mlx_array> = arrays.iter().map(Array::as_ptr).collect();
-            // SAFETY: `out` is live (the caller's promise) and the handles live as long as `arrays`. Filling the
-            // given vector, not replacing its handle, is what keeps it from leaking.
+            // SAFETY: `out` is live (the caller's promise) and the handles live as long as `arrays`. Replacing
+            // its handle instead of filling it would leak the vector.
             return unsafe { mlx_sys::mlx_vector_array_set_data(out, handles.as_ptr(), handles.len()) };
         }
         Ok(Err(error)) => error,
@@ -173,18 +177,18 @@ unsafe fn finish(out: *mut mlx_vector_array, body: impl FnOnce() -> Result<Vec<A
     1
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
-/// Copies the handles out of a vector that stays MLX's.
+/// Returns the arrays of a vector that still belongs to MLX.
 pub(crate) fn borrowed(vector: mlx_vector_array) -> Result<Vec<Array>> {
     // SAFETY: the vector is live for the length of the call.
     let length = unsafe { mlx_sys::mlx_vector_array_size(vector) };
     (0..length)
         .map(|index| {
-            // SAFETY: a fresh handle, filled with a new reference to the element; wrapping it makes it ours.
+            // SAFETY: a fresh handle, filled with a new reference to the element, which the wrapper owns.
             unsafe {
                 let mut handle = mlx_sys::mlx_array_new();
                 let status = mlx_sys::mlx_vector_array_get(&raw mut handle, vector, index);
@@ -195,7 +199,7 @@ pub(crate) fn borrowed(vector: mlx_vector_array) -> Result<Vec<Array>> {
         .collect()
 }
 
-/// A vector of arrays that we own.
+/// An owned vector of arrays.
 struct Vector(mlx_vector_array);
 
 impl Vector {
@@ -206,7 +210,7 @@ impl Vector {
 
     fn of(arrays: &[Array]) -> Self {
         let handles: Vec<mlx_array> = arrays.iter().map(Array::as_ptr).collect();
-        // SAFETY: the handles are live; the vector takes references of its own.
+        // SAFETY: the handles are live; the vector takes its own references.
         Self(unsafe { mlx_sys::mlx_vector_array_new_data(handles.as_ptr(), handles.len()) })
     }
 
@@ -225,12 +229,13 @@ impl Drop for Vector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     fn square_with_gradient_of(factor: f32) -> Result<Function> {
         custom_vjp(
             |inputs| Ok(vec![inputs[0].square()?]),
             move |inputs, cotangents, _| {
-                let slope = inputs[0].multiply(Array::from_f32(factor))?;
-                Ok(vec![slope.multiply(&cotangents[0])?])
+                let gradient = inputs[0].multiply(Array::from_f32(factor))?;
+                Ok(vec![gradient.multiply(&cotangents[0])?])
             },
         )
     }

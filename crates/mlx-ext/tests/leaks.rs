@@ -1,4 +1,4 @@
-//! Alone in its process: MLX counts memory for the whole of it.
+//! Memory of repeated gradients. The only test of its program, because MLX counts memory per process.
 
 use mlx_rs::Array;
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes src/bindings.rs anew from the C interface's headers. Needed only when mlx-c changes.
-# Needs the bindgen program (0.73) and libclang (LIBCLANG_PATH).
+# Regenerates src/bindings.rs from the headers of the C interface, after an update of mlx-c.
+# Requires the bindgen program (0.73) and libclang (LIBCLANG_PATH).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mlx_c=${1:-$here/../../../.native/mlx-c}

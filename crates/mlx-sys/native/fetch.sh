@@ -1,8 +1,8 @@
 #!/bin/sh
-# Fetches what the build of `mlx-sys` links, into DIR (default: .native at the workspace root):
+# Downloads the libraries that the build of `mlx-sys` needs to DIR (default: .native at the workspace root):
 #   DIR/mlx-c          the C interface's sources, from the published mlx-sys 0.7.0 crate
 #   DIR/mlx-BACKEND    a prebuilt MLX 0.32.2 (headers and libmlx), from its pinned wheel
-# Both are pinned by checksum (`Cargo.lock`, `requirements-*.txt`). A second call does nothing.
+# Both are pinned by checksum (`Cargo.lock`, `requirements-*.txt`). Does nothing if they are already there.
 #
 # usage: fetch.sh [cpu|metal|cuda] [DIR]
 set -eu
@@ -13,7 +13,7 @@ requirements=$here/requirements-$backend.txt
 [ -f "$requirements" ] || { echo "error: unknown backend \`$backend\`: use cpu, metal or cuda" >&2; exit 2; }
 mkdir -p "$dir"
 
-# Cuts everything half-made away, whatever stops us.
+# Removes partial downloads on every exit.
 scratch=$(mktemp -d "$dir/.fetch-XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM

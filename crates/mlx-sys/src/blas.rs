@@ -1,22 +1,23 @@
-//! A fast `cblas_?gemm` in front of the reference BLAS that MLX's Linux wheel bundles.
+//! A fast `cblas_?gemm` that overrides the reference BLAS in MLX's Linux wheel.
 //!
-//! libmlx calls `cblas_sgemm` and its siblings; the dynamic linker takes the first definition it meets, and a
-//! program's own comes before any library's. So defining them here is enough: no flag, no system package.
-//! The kernels are the `gemm` crate's (AVX2 or AVX-512 picked at run time, threads by rayon). Work is split over
-//! the output only, never over the summed dimension, so a result does not depend on the number of threads.
-//! macOS has Accelerate and needs none of this.
+//! libmlx calls `cblas_sgemm`, `cblas_dgemm` and `cblas_cgemm`. The dynamic linker uses the first definition it finds,
+//! and a program comes before its libraries, so defining them here suffices: no linker flag, no system package.
+//! The kernels are those of the `gemm` crate (AVX2 or AVX-512 chosen at run time, threads by rayon). Work is split over
+//! the output and never over the summed dimension, so results do not depend on the number of threads.
+//! macOS uses Accelerate instead.
+
+use std::os::raw::{c_int, c_void};
 
 use gemm::{Parallelism, c32};
-use std::os::raw::{c_int, c_void};
 
 const ROW_MAJOR: c_int = 101;
 const NO_TRANSPOSE: c_int = 111;
 const CONJUGATE_TRANSPOSE: c_int = 113;
 
-/// Below this many multiplications a second thread costs more than it saves.
+/// Number of multiplications below which a second thread does not pay.
 const PARALLEL_FROM: usize = 128 * 128 * 64;
 
-/// One matrix as BLAS describes it, turned into strides.
+/// A matrix as BLAS describes it, with strides.
 #[derive(Clone, Copy)]
 struct Matrix<T> {
     data: *const T,
@@ -32,7 +33,7 @@ impl<T> Matrix<T> {
     }
 }
 
-/// The arguments that all `cblas_?gemm` share.
+/// Arguments shared by all `cblas_?gemm`.
 #[derive(Clone, Copy)]
 struct Shape {
     row_major: bool,
@@ -43,22 +44,38 @@ struct Shape {
     k: usize,
 }
 
-/// c = alpha * a b + beta * c.
+/// Factors of a product, and the zero of their type.
+#[derive(Clone, Copy)]
+struct Factors<T> {
+    alpha: T,
+    beta: T,
+    zero: T,
+}
+
+/// A matrix as BLAS passes it: a pointer and the leading dimension.
+#[derive(Clone, Copy)]
+struct Operand<P> {
+    data: P,
+    leading: c_int,
+}
+
+/// Computes c = alpha * a b + beta * c.
 ///
 /// # Safety
 ///
 /// The pointers and leading dimensions describe matrices of `shape`, as for any BLAS.
 unsafe fn product<T: Copy + PartialEq + 'static>(
     shape: Shape,
-    (alpha, beta, zero): (T, T, T),
-    (a, a_leading): (*const T, c_int),
-    (b, b_leading): (*const T, c_int),
-    (c, c_leading): (*mut T, c_int),
+    factors: Factors<T>,
+    a: Operand<*const T>,
+    b: Operand<*const T>,
+    c: Operand<*mut T>,
 ) {
     let Shape { row_major, transpose_a, transpose_b, m, n, k } = shape;
-    let lhs = Matrix::new(a, a_leading, row_major, transpose_a != NO_TRANSPOSE);
-    let rhs = Matrix::new(b, b_leading, row_major, transpose_b != NO_TRANSPOSE);
-    let out = Matrix::new(c.cast_const(), c_leading, row_major, false);
+    let Factors { alpha, beta, zero } = factors;
+    let lhs = Matrix::new(a.data, a.leading, row_major, transpose_a != NO_TRANSPOSE);
+    let rhs = Matrix::new(b.data, b.leading, row_major, transpose_b != NO_TRANSPOSE);
+    let out = Matrix::new(c.data.cast_const(), c.leading, row_major, false);
     let parallelism = if m * n * k < PARALLEL_FROM { Parallelism::None } else { Parallelism::Rayon(0) };
     // SAFETY: strides and extents come straight from the caller's description of its matrices.
     unsafe {
@@ -66,7 +83,7 @@ unsafe fn product<T: Copy + PartialEq + 'static>(
             m,
             n,
             k,
-            c,
+            c.data,
             out.column_stride,
             out.row_stride,
             beta != zero,
@@ -88,7 +105,7 @@ unsafe fn product<T: Copy + PartialEq + 'static>(
 
 macro_rules! real_gemm {
     ($name:ident, $real:ty) => {
-        /// BLAS level 3 matrix product, as CBLAS defines it.
+        /// Computes a matrix product, as CBLAS defines it.
         ///
         /// # Safety
         ///
@@ -113,7 +130,15 @@ macro_rules! real_gemm {
             let (m, n, k) = (m as usize, n as usize, k as usize);
             let shape = Shape { row_major: order == ROW_MAJOR, transpose_a, transpose_b, m, n, k };
             // SAFETY: the caller's promise.
-            unsafe { product(shape, (alpha, beta, 0.0), (a, a_leading), (b, b_leading), (c, c_leading)) }
+            unsafe {
+                product(
+                    shape,
+                    Factors { alpha, beta, zero: 0.0 },
+                    Operand { data: a, leading: a_leading },
+                    Operand { data: b, leading: b_leading },
+                    Operand { data: c, leading: c_leading },
+                );
+            }
         }
     };
 }
@@ -121,7 +146,7 @@ macro_rules! real_gemm {
 real_gemm!(cblas_sgemm, f32);
 real_gemm!(cblas_dgemm, f64);
 
-/// BLAS level 3 matrix product of complex numbers, as CBLAS defines it.
+/// Computes a product of complex matrices, as CBLAS defines it.
 ///
 /// # Safety
 ///
@@ -147,18 +172,17 @@ pub unsafe extern "C" fn cblas_cgemm(
     let shape = Shape { row_major: order == ROW_MAJOR, transpose_a, transpose_b, m, n, k };
     // SAFETY: the caller's promise; CBLAS passes complex scalars by address, two floats each.
     unsafe {
-        let scalars = (*alpha.cast::<c32>(), *beta.cast::<c32>(), c32::new(0.0, 0.0));
         product(
             shape,
-            scalars,
-            (a.cast::<c32>(), a_leading),
-            (b.cast::<c32>(), b_leading),
-            (c.cast::<c32>(), c_leading),
+            Factors { alpha: *alpha.cast::<c32>(), beta: *beta.cast::<c32>(), zero: c32::new(0.0, 0.0) },
+            Operand { data: a.cast::<c32>(), leading: a_leading },
+            Operand { data: b.cast::<c32>(), leading: b_leading },
+            Operand { data: c.cast::<c32>(), leading: c_leading },
         );
     }
 }
 
-/// Names the exported functions, so that a program that calls [`keep`] cannot lose them to the linker.
+/// Returns the addresses of the exported functions, so that the linker keeps them in a program that calls this.
 #[doc(hidden)]
 pub fn keep() -> [usize; 3] {
     [cblas_sgemm as *const () as usize, cblas_dgemm as *const () as usize, cblas_cgemm as *const () as usize]

@@ -1,11 +1,11 @@
 //! Bindings to MLX's C interface (mlx-c 0.7.0) over a prebuilt libmlx 0.32.2.
 //!
-//! Replaces the published crate of the same name, whose build script builds MLX itself and only on a Mac.
-//! What differs: the library comes from MLX's own wheel ([`BACKEND`] says which one), the bindings are kept in the
-//! repository (`native/bindings.sh` makes them anew), the half-precision types exist on every processor,
-//! and on Linux a fast BLAS stands in front of the reference one that the wheel bundles ([`blas`]).
+//! Replaces the published crate of the same name, which builds MLX from source and only on a Mac. Differences: the
+//! library comes from the official wheel ([`BACKEND`] names the variant), the bindings are in the repository
+//! (`native/bindings.sh` regenerates them), half-precision types exist on every processor, and on Linux a fast BLAS
+//! overrides the reference BLAS that the wheel bundles ([`blas`]).
 //!
-//! Leaves everything safe to `mlx-rs` and `mlx-ext`.
+//! Safe interfaces are in `mlx-rs` and `mlx-ext`.
 
 #![expect(
     non_camel_case_types,
@@ -23,10 +23,10 @@ mod mach;
 
 pub use half::*;
 
-/// Which libmlx this build links: `cpu`, `metal` or `cuda`.
+/// Variant of libmlx that this build links: `cpu`, `metal` or `cuda`.
 pub const BACKEND: &str = env!("ASHLAR_BACKEND");
 
-/// C's `FILE`, of which only pointers are passed on.
+/// C's `FILE`, used only behind pointers.
 #[repr(C)]
 pub struct FILE {
     _opaque: [u8; 0],

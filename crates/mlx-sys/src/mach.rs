@@ -1,9 +1,10 @@
-//! The one symbol of Apple's kernel interface that `mlx-rs` calls everywhere.
+//! The only symbol of Apple's kernel interface that `mlx-rs` calls on every platform.
 
 use std::time::Instant;
 
-/// Nanoseconds of a clock that never goes back; `mlx-rs` seeds its default random state with it.
-/// Ashlar seeds explicitly before anything random happens, so no result depends on it.
+/// Returns nanoseconds of a monotonic clock, from which `mlx-rs` seeds its default random state.
+///
+/// Results do not depend on it, because `mlx-ext` sets the seed before anything random happens.
 #[unsafe(no_mangle)]
 pub extern "C" fn mach_approximate_time() -> u64 {
     use std::sync::OnceLock;

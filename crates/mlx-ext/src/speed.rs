@@ -1,33 +1,30 @@
-//! A start-up check of the one thing that silently costs a factor of fifty: the matrix product.
+//! Speed of the matrix product, which falls by a factor of fifty if the fast BLAS is not linked.
 
-use crate::error::Result;
-use mlx_rs::Array;
 use std::time::Instant;
 
-/// Below this a reference BLAS is at work.
+use crate::error::Result;
+
+/// Speed below which MLX must be using the reference BLAS.
 const SLOW_GFLOPS: f64 = 20.0;
 
-/// Times a matrix product in MLX and returns its speed in GFLOP/s (the best of three).
+/// Times a matrix product in MLX; returns the best of three speeds in GFLOP/s.
 pub fn matmul_gflops() -> Result<f64> {
     const N: i32 = 512;
     let key = mlx_rs::random::key(0)?;
     let a = mlx_rs::random::uniform::<_, f32>(0.0_f32, 1.0_f32, &[N, N], &key)?;
     let b = a.t();
-    let once = |a: &Array, b: &Array| -> Result<f64> {
-        let product = a.matmul(b)?;
-        let start = Instant::now();
-        product.eval()?;
-        Ok(start.elapsed().as_secs_f64())
-    };
     a.eval()?;
     let mut best = f64::INFINITY;
     for _ in 0..3 {
-        best = best.min(once(&a, &b)?);
+        let product = a.matmul(&b)?;
+        let start = Instant::now();
+        product.eval()?;
+        best = best.min(start.elapsed().as_secs_f64());
     }
     Ok(2.0 * f64::from(N).powi(3) / best / 1e9)
 }
 
-/// Measures, logs the speed, and warns when it is that of a reference BLAS.
+/// Measures and logs the speed of the matrix product, and warns when it is that of the reference BLAS.
 pub fn warn_if_slow() -> Result<f64> {
     let gflops = matmul_gflops()?;
     tracing::debug!("matrix product: {gflops:.0} GFLOP/s");
