@@ -1,32 +1,32 @@
-//! BLEU (Papineni et al. 2002) with one reference a row.
+//! BLEU (Papineni et al. 2002) with one reference per row.
 
 use crate::ngrams::{matches, of_words};
 use crate::text;
 use crate::tokenize::Tokenization;
 
-/// Longest word n-gram BLEU looks at.
+/// Longest n-gram, in words.
 pub const MAX_ORDER: usize = 4;
 
 /// How a BLEU score treats an order without a match.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Smoothing {
-    /// Such an order makes the score 0.
+    /// The score is 0.
     None,
-    /// Halves the smallest possible precision once more for every such order (NIST's method; the default).
+    /// The precision is half the smallest possible one, and half of that for the next such order, and so on (NIST's method).
     #[default]
     Exp,
-    /// Counts this instead of 0; usually 0.1.
+    /// The matches count as this number; usually 0.1.
     Floor(f64),
-    /// Adds this to matches and totals of every order but the first; usually 1.
+    /// This number is added to the matches and totals of every order except the first; usually 1.
     AddK(f64),
 }
 
 /// Settings of a BLEU score.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Bleu {
-    /// How text is split into words.
+    /// Rule that splits text into words.
     pub tokenization: Tokenization,
-    /// How an order without a match is treated.
+    /// Treatment of an order without a match.
     pub smoothing: Smoothing,
 }
 
@@ -59,19 +59,19 @@ impl Bleu {
         statistics
     }
 
-    /// Turns the counts of a corpus into a score from 0 to 100, over all four orders.
+    /// Returns the score of a corpus from its counts, from 0 to 100, over all four orders.
     pub fn score(&self, statistics: &BleuStatistics) -> f64 {
         self.compute(statistics, false)
     }
 
-    /// Scores one row, from 0 to 100, over the orders it is long enough for.
+    /// Returns the score of one row, from 0 to 100, over the orders that fit into it.
     pub fn sentence(&self, hypothesis: &str, reference: &str) -> f64 {
         self.compute(&self.statistics(hypothesis, reference), true)
     }
 
-    /// Scores a corpus of (hypothesis, reference) rows, from 0 to 100; an empty one scores 0.
+    /// Returns the score of (hypothesis, reference) rows, from 0 to 100; 0 without rows.
     ///
-    /// Counts are added over the rows before the score is taken, so this is not the mean of the rows' scores.
+    /// The counts of all rows are added first, so this is not the mean of the rows' scores.
     pub fn corpus<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> f64 {
         let mut total = BleuStatistics::default();
         for (hypothesis, reference) in pairs {
@@ -90,7 +90,7 @@ impl Bleu {
         for order in 0..MAX_ORDER {
             let (matched, total) = self.counts(statistics, order);
             if total == 0.0 {
-                // Too short for this order and every longer one: without an effective order they count as 0.
+                // Too short for this order and every longer one, which count as 0 unless the order is effective.
                 if !effective_order {
                     return 0.0;
                 }

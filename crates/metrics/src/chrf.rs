@@ -1,20 +1,20 @@
 //! chrF and chrF++: F-score of character (and word) n-grams.
 //!
 //! Popović 2015 (chrF) and 2017 (chrF++). Precision and recall are averaged over the orders that occur on both
-//! sides, then combined with recall weighing `beta`² times as much. Case matters and white space does not. One
-//! reference a row.
+//! sides, then combined, with recall weighted `beta`² times as much. Case matters, white space does not. One reference
+//! per row.
 
 use crate::ngrams::{Characters, matches, of_words};
 use crate::text;
 
-/// Which n-grams a chrF score looks at.
+/// Settings of a chrF score.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Chrf {
     /// Longest character n-gram.
     pub character_order: usize,
-    /// Longest word n-gram; 0 looks at characters alone.
+    /// Longest word n-gram; 0 for characters only.
     pub word_order: usize,
-    /// How much more recall weighs than precision.
+    /// Weight of recall relative to precision.
     pub beta: f64,
 }
 
@@ -55,7 +55,7 @@ impl Chrf {
         ChrfStatistics { orders }
     }
 
-    /// Turns counts into a score from 0 to 100.
+    /// Returns the score from counts, from 0 to 100.
     pub fn score(&self, statistics: &ChrfStatistics) -> f64 {
         let (mut precision, mut recall, mut counted) = (0.0, 0.0, 0u32);
         for order in &statistics.orders {
@@ -74,14 +74,14 @@ impl Chrf {
         100.0 * ((1.0 + factor) * precision * recall / (factor * precision + recall))
     }
 
-    /// Scores one row, from 0 to 100.
+    /// Returns the score of one row, from 0 to 100.
     pub fn sentence(&self, hypothesis: &str, reference: &str) -> f64 {
         self.score(&self.statistics(hypothesis, reference))
     }
 
-    /// Scores a corpus of (hypothesis, reference) rows, from 0 to 100; an empty one scores 0.
+    /// Returns the score of (hypothesis, reference) rows, from 0 to 100; 0 without rows.
     ///
-    /// Counts are added over the rows before the score is taken, so this is not the mean of the rows' scores.
+    /// The counts of all rows are added first, so this is not the mean of the rows' scores.
     pub fn corpus<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> f64 {
         let mut total = ChrfStatistics::default();
         for (hypothesis, reference) in pairs {
@@ -106,7 +106,7 @@ impl ChrfStatistics {
 }
 
 impl OrderCounts {
-    /// n-grams the reference has none of are not held against the hypothesis.
+    /// Counts one order. If the reference has no n-grams of the order, those of the hypothesis are ignored.
     fn of<T: Ord>(hypothesis: &mut [T], reference: &mut [T]) -> Self {
         Self {
             hypothesis: if reference.is_empty() { 0 } else { hypothesis.len() as u64 },
@@ -116,7 +116,7 @@ impl OrderCounts {
     }
 }
 
-/// Splits into words and takes one punctuation mark off each: the last character if it is one, else the first.
+/// Splits text into words, and one punctuation mark off each: the last character if it is one, else the first.
 fn words(text: &str) -> Vec<&str> {
     let mut words = Vec::new();
     for word in text::words(text) {

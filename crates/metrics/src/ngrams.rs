@@ -1,8 +1,8 @@
-//! Clipped n-gram matches by sorting and merging: no hashing, so no order to worry about.
+//! Clipped n-gram matches, by sorting and merging, so that no result depends on a hash order.
 
 use std::cmp::Ordering;
 
-/// Returns how many elements two multisets share, counting each as often as it occurs in both.
+/// Returns the size of the intersection of two multisets.
 ///
 /// Sorts both slices.
 pub(crate) fn matches<T: Ord>(left: &mut [T], right: &mut [T]) -> u64 {

@@ -3,32 +3,31 @@
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
-/// A sum of cross-entropies in nats and the number of tokens it runs over.
+/// A sum of cross-entropies in nats, and the number of targets in it.
 ///
-/// Sums add; means do not. Rows and batches are therefore kept as sums until the end, which makes every mean a
-/// token-weighted one.
+/// Sums can be added, means cannot. Keeping rows and batches as sums until the end weights every mean by targets.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LossSum {
     /// Sum of the cross-entropies, in nats.
     pub nats: f64,
-    /// Number of tokens that were predicted.
+    /// Number of targets.
     pub tokens: u64,
 }
 
 impl LossSum {
-    /// Pairs a sum in nats with its token count.
+    /// Makes a sum of `nats` over `tokens` targets.
     pub fn new(nats: f64, tokens: u64) -> Self {
         Self { nats, tokens }
     }
 
-    /// Returns the mean loss in nats per token, or `None` without tokens.
+    /// Returns the mean loss in nats per target; `None` without targets.
     pub fn mean(self) -> Option<f64> {
         (self.tokens > 0).then(|| self.nats / self.tokens as f64)
     }
 
-    /// Returns `exp(mean)`, or `None` without tokens.
+    /// Returns e to the mean loss; `None` without targets.
     ///
-    /// A mean beyond about 709 nats overflows to infinity: that is the value, not an error.
+    /// A mean above about 709 nats overflows to infinity, which is not an error.
     pub fn perplexity(self) -> Option<f64> {
         self.mean().map(f64::exp)
     }

@@ -1,4 +1,4 @@
-//! Pinned random draws: the same seed gives the same rows on every machine and in every version.
+//! Random draws: the same seed gives the same rows on every machine and in every version.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -29,7 +29,7 @@ impl Stream {
     pub fn below(&mut self, bound: usize) -> usize {
         assert!(bound > 0, "a draw needs at least one outcome");
         let bound = bound as u64;
-        // Draws at or above the largest multiple of `bound` would favour small outcomes: draw again.
+        // Draws at or above the largest multiple of `bound` would favour small outcomes, so they are repeated.
         let limit = u64::MAX - u64::MAX % bound;
         loop {
             let draw = self.0.next_u64();
@@ -40,7 +40,7 @@ impl Stream {
     }
 }
 
-/// Returns an order of `0..rows` in which no row stays in place, or `None` below two rows.
+/// Returns an order of `0..rows` in which no row stays in place; `None` for fewer than two rows.
 ///
 /// Sattolo's algorithm: one cycle through all rows, each such cycle equally likely.
 pub fn derangement(rows: usize, seed: u64) -> Option<Vec<usize>> {

@@ -1,6 +1,6 @@
-//! White space as the reference implementation sees it.
+//! White space as sacreBLEU defines it.
 
-/// Tells whether `character` separates words.
+/// Returns whether `character` separates words.
 ///
 /// This is Unicode white space plus the four information separators U+001C to U+001F, which Python's `str.split`
 /// counts and Rust's `char::is_whitespace` does not.

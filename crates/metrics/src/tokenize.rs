@@ -1,4 +1,4 @@
-//! How BLEU splits text into words.
+//! The words of a text for BLEU.
 
 use crate::text;
 
@@ -34,7 +34,7 @@ fn v13a(text: &str) -> String {
     text.into_iter().collect()
 }
 
-/// Every ASCII mark but apostrophe, comma, hyphen and point stands alone.
+/// Puts spaces around every ASCII punctuation mark except apostrophe, comma, hyphen and point.
 fn space_around_marks(text: &[char]) -> Vec<char> {
     let mut spaced = Vec::with_capacity(text.len() * 2);
     for &character in text {
@@ -47,7 +47,7 @@ fn space_around_marks(text: &[char]) -> Vec<char> {
     spaced
 }
 
-/// Replaces neighbours that fit, from left to right; a replaced pair is not looked at again.
+/// Replaces matching pairs of neighbours from left to right; a replaced pair is not matched again.
 fn rewrite_pairs(
     text: &[char],
     fits: impl Fn(char, char) -> bool,

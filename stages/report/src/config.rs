@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Heading of the page; made from the model's name when empty.
+    /// Heading of the page; if empty, it is derived from the name of the model.
     pub title: String,
-    /// How many translations are shown side by side.
+    /// Number of translations to show.
     pub samples: u32,
-    /// Steps the strong training curve averages over; 0 takes 50, or a fiftieth of the run if that is more.
+    /// Number of steps that the smoothed training curve averages; 0 for 50 or a fiftieth of the run, whichever is more.
     pub smoothing_steps: u32,
-    /// How often rows are drawn again for an interval.
+    /// Number of times that rows are drawn for an interval.
     pub resamples: u32,
     /// Share of the drawn values inside an interval.
     pub confidence: f64,
@@ -43,13 +43,13 @@ impl stage::Config for Config {
             problems.push("`title` is longer than 200 characters".to_owned());
         }
         if self.samples > 200 {
-            problems.push(format!("`samples` is `{}`: at most 200 fit a page", self.samples));
+            problems.push(format!("`samples` is `{}`: must be at most 200", self.samples));
         }
         if !(100..=1_000_000).contains(&self.resamples) {
             problems.push(format!("`resamples` is `{}`: must be between 100 and 1000000", self.resamples));
         }
         if !(self.confidence > 0.0 && self.confidence < 1.0) {
-            problems.push(format!("`confidence` is `{}`: must lie between 0 and 1", self.confidence));
+            problems.push(format!("`confidence` is `{}`: must be between 0 and 1", self.confidence));
         }
         problems
     }
@@ -68,7 +68,7 @@ impl Config {
         }
     }
 
-    /// Names the interval, such as `95 %`.
+    /// Returns the confidence as text, such as `95 %`.
     pub(crate) fn confidence_label(&self) -> String {
         let percent = (self.confidence * 1000.0).round() / 10.0;
         format!("{percent}\u{202f}%")
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_problem_is_told_at_once() {
+    fn every_problem_is_reported() {
         assert!(Config::default().problems().is_empty());
         let config = Config { resamples: 1, confidence: f64::NAN, samples: 999, ..Config::default() };
         assert_eq!(config.problems().len(), 3);

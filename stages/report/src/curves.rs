@@ -18,12 +18,12 @@ const WIDE: Size = Size { name: "wide", width: 940.0, height: 400.0 };
 const NARROW: Size = Size { name: "narrow", width: 350.0, height: 330.0 };
 const HALF: Size = Size { name: "wide", width: 450.0, height: 220.0 };
 const NARROW_HALF: Size = Size { name: "narrow", width: 350.0, height: 210.0 };
-/// Points closer than a pixel cannot be told apart.
+/// Buckets of a curve: more points would be closer than a pixel.
 const BUCKETS: usize = 300;
-/// Share of the training losses at either end that does not set the axis.
+/// Share of the training losses at either end that is ignored when the axis is scaled.
 const SPIKES: f64 = 0.01;
 
-/// Returns the charts with something to show, with their sizes on a wide page.
+/// Returns the charts that have points, with their sizes on a wide page.
 pub(crate) fn charts(contents: &Contents, config: &Config) -> Vec<(Chart, Size)> {
     let values = |get: fn(&TrainLine) -> f64| -> Vec<Point> {
         train_lines(contents).map(|line| Point::new(line.step as f64, get(line))).collect()
@@ -38,7 +38,7 @@ pub(crate) fn charts(contents: &Contents, config: &Config) -> Vec<(Chart, Size)>
     charts
 }
 
-/// Writes the section with all charts, or nothing without a curve.
+/// Returns the section with all charts; `None` without charts.
 ///
 /// # Errors
 ///
@@ -154,17 +154,17 @@ fn small(name: &'static str, title: &str, points: &[Point], smoothing: Option<us
     })
 }
 
-/// The smoothing window in reports: the one asked for, but no more than a tenth of the run.
+/// Returns the smoothing window in lines of the metrics: that of the settings, but at most a tenth of the run.
 fn window(points: &[Point], config: &Config) -> usize {
     let steps = match config.smoothing_steps {
         0 => points.last().map_or(0.0, |last| last.x / 50.0).max(50.0),
         steps => f64::from(steps),
     };
-    let wanted = (steps / steps_a_report(points)).round() as usize;
+    let wanted = (steps / steps_per_line(points)).round() as usize;
     wanted.min(points.len() / 10).max(1)
 }
 
-fn steps_a_report(points: &[Point]) -> f64 {
+fn steps_per_line(points: &[Point]) -> f64 {
     match points {
         [first, .., last] => ((last.x - first.x) / (points.len() - 1) as f64).max(1.0),
         _ => 1.0,
@@ -172,17 +172,17 @@ fn steps_a_report(points: &[Point]) -> f64 {
 }
 
 fn mean_name(points: &[Point], window: usize) -> String {
-    format!("{}-step mean", number::fixed(window as f64 * steps_a_report(points), 0))
+    format!("{}-step mean", number::fixed(window as f64 * steps_per_line(points), 0))
 }
 
-/// The running mean without its start, where it is as noisy as the curve itself.
+/// Returns the trailing mean without its start, which is as noisy as the curve.
 fn settled_mean(points: &[Point], window: usize) -> Vec<Point> {
     let mut mean = trailing_mean(points, window);
     mean.drain(..(window / 2).min(mean.len()));
     mean
 }
 
-/// Points of the trained checkpoints; the base is a reference line instead.
+/// Returns the points of the trained checkpoints; the base model is drawn as a level.
 fn checked(contents: &Contents) -> Vec<Point> {
     let trained = contents.losses.checkpoints.iter().filter(|checkpoint| checkpoint.step > 0);
     trained.map(|checkpoint| Point::new(checkpoint.step as f64, checkpoint.loss)).collect()
@@ -257,13 +257,11 @@ fn train_lines(contents: &Contents) -> impl Iterator<Item = &TrainLine> {
     })
 }
 
-/// Returns the change from the base to the chosen checkpoint, where validate kept the loss of every row.
+/// Returns the change from the base model to the chosen checkpoint; `None` if they are the same.
 fn against_base(contents: &Contents, config: &Config) -> Result<Option<Interval>, Error> {
     let find = |step| contents.losses.checkpoints.iter().find(|checkpoint| checkpoint.step == step);
     let (Some(base), Some(chosen)) = (find(0), find(contents.choice.step)) else { return Ok(None) };
-    let ids =
-        |checkpoint: &CheckpointLosses| checkpoint.rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
-    if chosen.step == 0 || base.rows.is_empty() || ids(base) != ids(chosen) {
+    if chosen.step == 0 {
         return Ok(None);
     }
     let losses = |checkpoint: &CheckpointLosses| -> Vec<LossSum> {

@@ -5,7 +5,7 @@ use outputs::{Leak, LeakKind, SPLITS, SplitStats, Stats, Tally};
 
 use crate::number;
 
-/// Entries of a list that are shown.
+/// Number of entries that a list shows.
 const LISTED: usize = 50;
 
 /// Returns the section.
@@ -133,7 +133,7 @@ fn tally_list(name: &str, tally: &Tally) -> Option<Element> {
     list(name, tally.count, tally.examples.clone())
 }
 
-/// A folded list, or nothing when it is empty; `count` may exceed what is listed.
+/// Returns a folded list; `None` if `count` is 0. `count` may exceed the number of entries.
 fn list(name: &str, count: u64, entries: Vec<String>) -> Option<Element> {
     if count == 0 {
         return None;

@@ -4,7 +4,7 @@ use crate::number;
 use crate::scores::{Change, Kind, Score, Table};
 use crate::source::Contents;
 
-/// Says what came out, in one sentence without a full stop.
+/// Returns the result in one sentence, without a full stop.
 pub(crate) fn sentence(contents: &Contents, table: &Table) -> String {
     let Some(tuned) = table.tuned() else {
         return alone(contents, table);
@@ -17,14 +17,14 @@ pub(crate) fn sentence(contents: &Contents, table: &Table) -> String {
         let label =
             if wanted == "Perplexity" { format!("{} perplexity", split(contents)) } else { wanted.into() };
         let base = table.base().and_then(|base| score.cells[base].value);
-        let value_told = print(score, value);
+        let printed = print(score, value);
         parts.push(match (base, score.cells[tuned].change()) {
             (Some(base), Some(change)) if parts.is_empty() => {
                 let change = print_change(score, value, &change);
-                format!("{label} {value_told} vs {} for the base, {change}", print(score, base))
+                format!("{label} {printed} vs {} for the base, {change}", print(score, base))
             }
-            (Some(base), _) => format!("{label} {value_told} vs {}", print(score, base)),
-            (None, _) => format!("{label} {value_told}"),
+            (Some(base), _) => format!("{label} {printed} vs {}", print(score, base)),
+            (None, _) => format!("{label} {printed}"),
         });
     }
     if parts.is_empty() {
@@ -33,7 +33,7 @@ pub(crate) fn sentence(contents: &Contents, table: &Table) -> String {
     format!("{name}: {}", parts.join("; "))
 }
 
-/// The sentence when there is nothing to compare with.
+/// Returns the sentence for a single model.
 fn alone(contents: &Contents, table: &Table) -> String {
     let score = table.score("Perplexity").and_then(|score| Some((score, score.cells.first()?.value?)));
     match score {
@@ -58,7 +58,7 @@ pub(crate) fn print(score: &Score, value: f64) -> String {
     }
 }
 
-/// Prints a change that led to `value`, with its sign; of a perplexity as a share of the base's.
+/// Prints a change that led to `value`, with its sign; a change of perplexity as a percentage.
 pub(crate) fn print_change(score: &Score, value: f64, change: &Change) -> String {
     match share(score, value, change.value, change.value) {
         Some(share) => number::percent(share),
@@ -79,12 +79,12 @@ pub(crate) fn print_range(score: &Score, value: f64, change: &Change) -> Option<
     Some(format!("[{}, {}]", end(low), end(high)))
 }
 
-/// Returns a change of perplexity as a share of the base's, which is `value` less the change that led to it.
+/// Returns a change of perplexity as a share of the perplexity of the base model, which is `value` minus `led`.
 fn share(score: &Score, value: f64, led: f64, change: f64) -> Option<f64> {
     (score.kind == Kind::Perplexity && value > led).then(|| change / (value - led))
 }
 
-/// Names a model as a reader would: `fused` is the fused model, `base` the base model.
+/// Returns the name of a model for readers: `Base model` for `base`, `Fused model` for `fused`.
 pub(crate) fn model_name(model: &str) -> String {
     match model {
         "base" => "Base model".to_owned(),
@@ -97,7 +97,7 @@ fn split(contents: &Contents) -> &str {
     if contents.scores.split.is_empty() { "test" } else { &contents.scores.split }
 }
 
-/// Lays the table out for a terminal, with columns that line up.
+/// Returns the table for a terminal, with aligned columns.
 pub(crate) fn terminal(table: &Table) -> String {
     let mut lines = vec![vec![String::new()]];
     lines[0].extend(table.models.iter().cloned());
@@ -123,7 +123,7 @@ pub(crate) fn terminal(table: &Table) -> String {
         let mut printed = String::new();
         for (column, cell) in line.iter().enumerate() {
             let pad = " ".repeat(widths[column] - cell.chars().count());
-            // Names and changes start on the left, numbers end on the right.
+            // Names and changes are aligned left, numbers right.
             let left = column == 0 || column + 1 == columns;
             let gap = if column == 0 { "" } else { "  " };
             let parts =

@@ -3,10 +3,10 @@
 pub(crate) use chart::number::fixed;
 use chart::number::{MINUS, grouped, superscript};
 
-/// Joins a number and its unit so that no line break parts them.
+/// Separates a number from its unit without allowing a line break.
 const NARROW_SPACE: char = '\u{202f}';
 
-/// Prints `value` as [`fixed`] does, with a sign in front unless it rounds to 0.
+/// Prints `value` as [`fixed`] does, with a sign unless it rounds to 0.
 pub(crate) fn signed(value: f64, decimals: usize) -> String {
     let text = fixed(value, decimals);
     let zero = !text.bytes().any(|digit| (b'1'..=b'9').contains(&digit));
@@ -46,7 +46,7 @@ pub(crate) fn count(value: u64) -> String {
     grouped(&value.to_string())
 }
 
-/// Prints a count with its noun, in the plural where that is right.
+/// Prints a count with its noun, in the plural unless the count is 1.
 pub(crate) fn counted(value: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(value), if value == 1 { "" } else { "s" })
 }
@@ -54,12 +54,12 @@ pub(crate) fn counted(value: u64, noun: &str) -> String {
 /// Prints a change as a percentage with its sign; small ones keep a decimal.
 pub(crate) fn percent(share: f64) -> String {
     let percent = (share * 100.0).abs();
-    // Nearly all is not all.
+    // Close to 100 % is not 100 %.
     let decimals = usize::from(percent < 9.95 || (percent > 99.0 && percent < 100.0));
     format!("{}{NARROW_SPACE}%", signed(share * 100.0, decimals))
 }
 
-/// Prints the name of a field as words, the first with a capital.
+/// Prints the name of a field as words with a capital first letter.
 pub(crate) fn words(name: &str) -> String {
     let text = name.replace('_', " ");
     let mut characters = text.chars();

@@ -9,7 +9,7 @@ use crate::scores::Table;
 use crate::source::Contents;
 use crate::{curves, dataset, results, samples, stages};
 
-/// Forbids the page to ask anyone for anything, whatever a text in it may hold.
+/// Forbids the page to load anything, whatever the texts in it contain.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
 /// Writes the page.
@@ -45,7 +45,7 @@ pub(crate) fn write(
         .child(stages::reproduce(contents)?)
         .child(
             classed("footer", "foot")
-                .text("Made by Ashlar. The same artifacts and settings give this page byte for byte."),
+                .text("Made by Ashlar. The same artifacts and settings produce an identical page."),
         );
     let page = element("html").attribute("lang", "en").child(head).child(element("body").child(main));
     Ok(format!("<!DOCTYPE html>\n{page}"))

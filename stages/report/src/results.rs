@@ -18,12 +18,12 @@ pub(crate) fn title(contents: &Contents, config: &Config) -> String {
         let names = ["id", "name"];
         names.iter().find_map(|name| settings.get(name)?.as_str().filter(|name| !name.is_empty()))
     });
-    // A hub id is `owner/name`: the name says enough.
+    // A hub id is `owner/name`; the heading shows the name.
     let named = named.map(|name| name.rsplit('/').next().unwrap_or(name));
     named.map_or("Fine-tuning report".to_owned(), |name| format!("{name}, fine-tuned"))
 }
 
-/// Writes heading, sentence and figures.
+/// Returns the heading, the result in a sentence, and the main figures.
 pub(crate) fn head(contents: &Contents, table: &Table, config: &Config) -> Element {
     let sentence = headline::sentence(contents, table);
     classed("header", "head")
@@ -72,7 +72,7 @@ fn figure(name: &str, value: &str, detail: &str) -> Element {
         .child(classed("dd", "detail").text(detail))
 }
 
-/// Writes the score table.
+/// Returns the section with the score table.
 pub(crate) fn scores(contents: &Contents, table: &Table, config: &Config) -> Element {
     let with_floor = table.scores.iter().any(|score| score.floor.is_some());
     let mut heads = element("tr").child(element("th").attribute("scope", "col").text("Score"));
@@ -118,12 +118,12 @@ fn value(score: &Score, cell: &Cell, tuned: bool) -> Element {
     let printed = classed("td", class).child(classed("span", "figure").text(print(score, value)));
     let Some(change) = cell.change() else { return printed };
     let verdict = verdict_class(if change.is_noise() { None } else { score.improves(change.value) });
-    let mut told = classed("span", &format!("change {verdict}"))
+    let mut note = classed("span", &format!("change {verdict}"))
         .child(element("b").text(headline::print_change(score, value, &change)));
     if let Some(range) = headline::print_range(score, value, &change) {
-        told = told.text(" ").child(classed("span", "range").text(range));
+        note = note.text(" ").child(classed("span", "range").text(range));
     }
-    printed.child(told)
+    printed.child(note)
 }
 
 fn verdict_class(better: Option<bool>) -> &'static str {
@@ -164,7 +164,7 @@ fn notes(table: &Table, config: &Config, with_floor: bool) -> Element {
     {
         list = list.child(element("li").text(format!(
             "Brackets: {} interval of the change against the base, from a paired bootstrap over rows ({} draws, seed {}). \
-             A change whose interval holds 0 is set in grey: it could be noise.",
+             A change whose interval includes 0 is grey, because it could be noise.",
             config.confidence_label(),
             number::count(u64::from(config.resamples)),
             config.seed
@@ -173,12 +173,12 @@ fn notes(table: &Table, config: &Config, with_floor: bool) -> Element {
     if table.scores.iter().any(|score| score.kind == Kind::Points) {
         list =
             list.child(element("li").text(
-                "chrF, chrF++, BLEU and exact match run from 0 to 100; chrF and BLEU equal sacreBLEU's.",
+                "chrF, chrF++, BLEU and exact match are on a scale from 0 to 100; chrF and BLEU equal those of sacreBLEU.",
             ));
     }
     if with_floor {
         list = list.child(element("li").text(
-            "Floor: what the reference of another row gets as the answer. Fluent text on the wrong subject scores this much.",
+            "Floor: the score of the references of other rows, that is, of fluent text about the wrong subject.",
         ));
     }
     list.children(table.notes.iter().map(|note| element("li").text(note)))

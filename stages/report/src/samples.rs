@@ -9,10 +9,10 @@ use crate::number;
 use crate::scores::{Table, answer};
 use crate::source::Contents;
 
-/// Longer texts are folded: the rest opens on demand.
+/// Number of characters shown before the rest of a text is folded.
 const SHOWN_CHARACTERS: usize = 600;
 
-/// Writes the chosen rows, or nothing when no row was generated.
+/// Returns the section with the chosen rows; `None` if no text was generated.
 pub(crate) fn section(contents: &Contents, table: &Table, wanted: usize) -> Option<Element> {
     let rows: Vec<&Prediction> =
         contents.predictions.iter().filter(|row| !row.predictions.is_empty()).collect();
@@ -111,7 +111,7 @@ fn passage(class: &str, name: &str, score: Option<String>, text: &str, failed: b
     )
 }
 
-/// Cuts a long text at a word near the limit; a text a little longer stays whole.
+/// Cuts a long text at a word near the limit; a slightly longer text stays whole.
 fn cut(text: &str, limit: usize) -> (&str, &str) {
     let Some((end, _)) = text.char_indices().nth(limit) else { return (text, "") };
     if text[end..].chars().count() < limit / 5 {

@@ -15,9 +15,9 @@ pub(crate) struct Table {
     /// Base first, if there is one.
     pub(crate) models: Vec<String>,
     pub(crate) scores: Vec<Score>,
-    /// Rows that at least one model answered or failed on.
+    /// Number of rows with an answer, or a failure, of at least one model.
     pub(crate) generated: usize,
-    /// Sentences the reader needs to judge the table.
+    /// Notes below the table.
     pub(crate) notes: Vec<String>,
 }
 
@@ -27,18 +27,18 @@ pub(crate) struct Score {
     pub(crate) name: String,
     pub(crate) unit: &'static str,
     pub(crate) kind: Kind,
-    /// One a model, in the order of the table.
+    /// One per model, in the order of the table.
     pub(crate) cells: Vec<Cell>,
-    /// Score of another row's reference.
+    /// Score of the references of other rows.
     pub(crate) floor: Option<f64>,
 }
 
-/// How a score reads.
+/// Scale and direction of a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Nats: lower is better.
     Loss,
-    /// Lower is better; changes are told in percent.
+    /// Lower is better; changes are printed in percent.
     Perplexity,
     /// From 0 to 100: higher is better.
     Points,
@@ -58,7 +58,7 @@ pub(crate) struct Cell {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Change {
     pub(crate) value: f64,
-    /// Ends of its interval, where rows to draw from are known.
+    /// Ends of its interval; `None` without scores of rows.
     pub(crate) range: Option<(f64, f64)>,
 }
 
@@ -71,14 +71,14 @@ impl Cell {
 }
 
 impl Change {
-    /// Tells whether the change could be noise.
+    /// Returns whether the change could be noise.
     pub(crate) fn is_noise(&self) -> bool {
         self.range.is_some_and(|(low, high)| low <= 0.0 && 0.0 <= high)
     }
 }
 
 impl Score {
-    /// Tells whether a change of this sign is an improvement; `None` where that is not known.
+    /// Returns whether a change of this sign is an improvement; `None` if the direction is unknown.
     pub(crate) fn improves(&self, change: f64) -> Option<bool> {
         match self.kind {
             Kind::Loss | Kind::Perplexity => Some(change < 0.0),
@@ -114,13 +114,13 @@ impl Table {
         self.scores.iter().find(|score| score.name == name)
     }
 
-    /// Returns the place of the model the report is about: fused if there, else the first beside the base.
+    /// Returns the index of the fused model, or else of the first model other than the base.
     pub(crate) fn tuned(&self) -> Option<usize> {
         let base = self.base();
         (0..self.models.len()).find(|&model| Some(model) != base)
     }
 
-    /// Returns the place of the base.
+    /// Returns the index of the base model.
     pub(crate) fn base(&self) -> Option<usize> {
         self.models.iter().position(|model| model == "base")
     }
@@ -141,7 +141,7 @@ impl Table {
                 };
                 let change = paired_losses(&left, &right, settings)?;
                 loss.cells[model].interval = Some(change);
-                // A difference of mean losses is a ratio of perplexities, so the interval carries over.
+                // A difference of mean losses is a ratio of perplexities, which gives the interval.
                 let at = |change: f64| perplexities[base].map(|base| base * (change.exp() - 1.0));
                 if let (Some(value), Some(low), Some(high)) =
                     (at(change.value), at(change.low), at(change.high))
@@ -184,7 +184,7 @@ impl Table {
         Ok(score)
     }
 
-    /// Says so where evaluate printed another number than its predictions give.
+    /// Adds a note if the score of evaluate differs from that of its predictions.
     fn compare_with_evaluate(&mut self, contents: &Contents, score: &Score) {
         let key = match score.name.as_str() {
             "chrF" => "chrf",
@@ -202,7 +202,7 @@ impl Table {
         }
     }
 
-    /// Adds the numbers of evaluate that this stage does not know, as they are.
+    /// Adds the scores of evaluate that are not known here, unchanged.
     fn add_others(&mut self, contents: &Contents) {
         const KNOWN: [&str; 4] = ["chrf", "chrf_plus_plus", "bleu", "exact_match"];
         let mut names: Vec<&String> =
@@ -216,7 +216,7 @@ impl Table {
         }
     }
 
-    /// Tells the floors that evaluate measured; the shuffled one has its column already.
+    /// Adds notes with the floors that evaluate measured, except the one that has a column.
     fn add_floors(&mut self, contents: &Contents) {
         for (name, scores) in contents.scores.floors.iter().filter(|(name, _)| *name != "shuffled_reference")
         {
@@ -243,7 +243,7 @@ impl Table {
     }
 }
 
-/// Returns the name of a score as the field writes it.
+/// Returns the usual spelling of a score's name.
 fn printed_name(key: &str) -> String {
     match key {
         "bleu" => "BLEU".to_owned(),
@@ -253,7 +253,7 @@ fn printed_name(key: &str) -> String {
     }
 }
 
-/// Returns the losses of both models row by row, if they are known for all the tokens that were scored.
+/// Returns the losses of both models by row; `None` unless they cover all targets that were scored.
 fn row_losses(contents: &Contents, base: &str, other: &str) -> Option<(Vec<LossSum>, Vec<LossSum>)> {
     let losses_of = |model: &str| -> Option<Vec<LossSum>> {
         let loss = |row: &Prediction| row.losses.get(model).map(|loss| LossSum::new(loss.loss, loss.tokens));
@@ -264,15 +264,15 @@ fn row_losses(contents: &Contents, base: &str, other: &str) -> Option<(Vec<LossS
     Some((losses_of(base)?, losses_of(other)?))
 }
 
-/// Returns what `model` answered: nothing where it failed, which scores 0.
+/// Returns the answer of `model`; empty if it failed, which scores 0.
 pub(crate) fn answer<'a>(row: &'a Prediction, model: &str) -> &'a str {
     text_or_empty(row.predictions.get(model).and_then(Option::as_deref))
 }
 
-/// The corpus score of chosen rows.
+/// Corpus score of the rows with these indices.
 type Counted = Box<dyn Fn(&[usize]) -> f64>;
 
-/// A corpus score whose rows are counted once and added up as often as needed.
+/// A corpus score that counts every row once, and adds counts for each draw of rows.
 trait Corpus {
     fn count<'a>(&self, pairs: &mut dyn Iterator<Item = (&'a str, &'a str)>) -> Counted;
 }

@@ -1,4 +1,4 @@
-//! Settings of a stage as dotted names, and which of them differ from the default.
+//! Settings of a stage as dotted names, with their defaults where they differ.
 
 use artifact::Manifest;
 use serde_json::Value;
@@ -12,7 +12,7 @@ pub(crate) struct Setting {
     /// Dotted name, such as `lora.rank`.
     pub(crate) name: String,
     pub(crate) value: String,
-    /// The default, where the value differs from it.
+    /// The default, if the value differs from it.
     pub(crate) default: Option<String>,
 }
 
@@ -61,7 +61,7 @@ fn flatten(name: &str, value: &Value, default: Option<&Value>, settings: &mut Ve
     }
 }
 
-/// Numbers are equal when their values are: canonical JSON writes `20.0` as `20`.
+/// Compares numbers by value, because canonical JSON writes `20.0` as `20`.
 fn same(left: &Value, right: &Value) -> bool {
     match (left.as_f64(), right.as_f64()) {
         (Some(left), Some(right)) => left.total_cmp(&right).is_eq(),

@@ -9,10 +9,10 @@ use crate::number;
 use crate::settings::{self, Setting};
 use crate::source::Contents;
 
-/// Digits of a hash that are shown; the rest is a hover or a fold away.
+/// Digits of a hash that are shown; a tooltip has all of them.
 const SHORT: usize = 12;
 
-/// Writes what ran.
+/// Returns the section.
 pub(crate) fn section(contents: &Contents) -> Element {
     let mut section = element("section").attribute("id", "stages").child(element("h2").text("What ran"));
     if let Some(line) = numerics(contents) {
@@ -20,8 +20,8 @@ pub(crate) fn section(contents: &Contents) -> Element {
     }
     let emphasis = contents.stages.iter().any(settings::knows_defaults);
     if emphasis {
-        section = section
-            .child(classed("p", "about").text("Shown are the settings that differ from their defaults."));
+        section =
+            section.child(classed("p", "about").text("Settings that differ from their defaults are shown."));
     }
     section
         .children(contents.stages.iter().map(|manifest| stage(manifest, outcome(contents, &manifest.stage))))
@@ -130,18 +130,18 @@ fn hash_row(name: &str, hash: &str, detail: &str) -> Element {
     element("tr").child(element("th").attribute("scope", "row").text(name)).child(cell)
 }
 
-/// Shows the start of a hash, and all of it on hover.
+/// Shows the start of a hash, with all of it as tooltip.
 fn hash(value: &str) -> Element {
     let value = bare(value);
     element("code").attribute("title", value).text(value.get(..SHORT).unwrap_or(value))
 }
 
-/// Takes the type tag off a hash.
+/// Removes the type tag of a hash.
 fn bare(hash: &str) -> &str {
     hash.split_once(':').map_or(hash, |(_, digits)| digits)
 }
 
-/// Names MLX version, backend and device of the stages that compute in floating point.
+/// Returns a sentence with the MLX version, backend and device of the stages that compute in floating point.
 fn numerics(contents: &Contents) -> Option<String> {
     let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
     for manifest in &contents.stages {
@@ -169,7 +169,7 @@ fn numerics(contents: &Contents) -> Option<String> {
     (!lines.is_empty()).then(|| format!("Computed with {}.", lines.join("; ")))
 }
 
-/// Writes how to check the artifacts and how to repeat the run.
+/// Returns the section that says how to verify the artifacts and repeat the run.
 pub(crate) fn reproduce(contents: &Contents) -> Result<Element, Error> {
     let check = |manifest: &Manifest| {
         format!("check {}/{}-* {}\n", manifest.stage, manifest.key.short(), bare(&manifest.tree.to_string()))
