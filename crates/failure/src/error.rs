@@ -141,21 +141,6 @@ impl<E: Failure + Send + Sync + 'static> From<E> for Error {
     }
 }
 
-/// TRANSITION: for stages that still use `anyhow`; goes away with the last of them.
-impl From<anyhow::Error> for Error {
-    fn from(error: anyhow::Error) -> Self {
-        if error.chain().next().is_some_and(<dyn StdError>::is::<Self>) {
-            return error.downcast().expect("it was just looked at");
-        }
-        let known = error.chain().find_map(|cause| cause.downcast_ref::<Self>());
-        let io = || error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(Kind::of_io);
-        let kind = known.map(|known| known.kind).or_else(io).unwrap_or(Kind::Failed);
-        let source = error.reallocate_into_boxed_dyn_error_without_backtrace();
-        let kind = storage_failure(&*source).unwrap_or(kind);
-        Self { kind, message: String::new(), hint: None, source: Some(source) }
-    }
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {

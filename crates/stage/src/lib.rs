@@ -67,7 +67,6 @@ mod scratch_folder;
 mod segment;
 mod shape;
 mod signals;
-mod transition;
 
 use std::process::ExitCode;
 
@@ -80,11 +79,10 @@ pub use logging::{colour, progress_bar};
 pub use run::{KeyedRun, Run};
 pub use segment::SEGMENT_OUTPUT;
 pub use signals::StopFlag;
-pub use transition::bad_input;
 
 /// Runs a program: listens for signals, and does the rest as [`program`] does.
-pub fn main<A: clap::Parser, V: AsRef<Verbosity>, E: Into<Error>>(
-    body: impl FnOnce(A) -> Result<(), E>,
+pub fn main<A: clap::Parser, V: AsRef<Verbosity>>(
+    body: impl FnOnce(A) -> Result<()>,
     verbosity: fn(&A) -> &V,
 ) -> ExitCode {
     let body = |args| {
@@ -98,8 +96,8 @@ pub fn main<A: clap::Parser, V: AsRef<Verbosity>, E: Into<Error>>(
 
 /// Runs a program that handles signals itself: parses the command line (with `--version`), starts logging, runs `body`,
 /// reports its error and returns the exit code.
-pub fn program<A: clap::Parser, V: AsRef<Verbosity>, E: Into<Error>>(
-    body: impl FnOnce(A) -> Result<(), E>,
+pub fn program<A: clap::Parser, V: AsRef<Verbosity>>(
+    body: impl FnOnce(A) -> Result<()>,
     verbosity: fn(&A) -> &V,
 ) -> ExitCode {
     let command = A::command().version(env!("CARGO_PKG_VERSION"));
@@ -113,7 +111,7 @@ pub fn program<A: clap::Parser, V: AsRef<Verbosity>, E: Into<Error>>(
         }
     };
     logging::start(*verbosity(&args).as_ref());
-    match body(args).map_err(Into::into) {
+    match body(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !matches!(error.kind(), Kind::Status(_)) {
