@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Document, Line};
@@ -11,8 +12,8 @@ use crate::stages;
 /// Scores of every model, in `metrics.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// Scores by name of the model.
-    pub models: BTreeMap<String, ModelScores>,
+    /// Scores by name of the model, in the order of evaluate's command line: the first model is the reference.
+    pub models: IndexMap<String, ModelScores>,
     /// Number of rows in the split.
     pub rows: u64,
     /// Name of the split.
