@@ -1,0 +1,321 @@
+//! Help and version of every program, the reference of the command line.
+
+use anyhow::Result;
+use outputs::STAGES;
+use testutil::{Program, workspace_root};
+
+const COMMON: &str = "\nCommon options:\n";
+
+/// Returns the help of a program, wrapped at 100 columns, without spaces at the end of lines.
+fn help(program: &str) -> String {
+    let ran = Program::built(program).env("COLUMNS", "100").arg("--help").run();
+    ran.succeeded().lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// Returns the help of a stage without the options that all stages share.
+fn own_help(stage: &str) -> String {
+    help(stage).split(COMMON).next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn every_program_has_a_version() -> Result<()> {
+    for parent in ["stages", "tools"] {
+        for entry in fs_err::read_dir(workspace_root().join(parent))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let ran = Program::built(&name).arg("--version").run();
+            assert_eq!(ran.succeeded(), format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn help_of_import_model() {
+    insta::assert_snapshot!(own_help("import-model"), @r"
+    Import a base model from a folder or from the Hugging Face hub
+
+    Usage: import-model [OPTIONS]
+
+    Options:
+          --model-dir <DIR>      Folder with the model; replaces the source in the settings
+          --id <ORG/NAME>        Repository on the hub; replaces the source in the settings
+          --revision <REVISION>  Branch, tag or commit on the hub
+          --write-lock <FILE>    Pin the model in this settings file: its commit and the SHA-256 of
+                                 every file
+          --max-memory <GB>      Memory limit in GB (default: 80% of available memory)
+      -h, --help                 Print help
+      -V, --version              Print version
+    ");
+}
+
+#[test]
+fn help_of_prepare_data() {
+    insta::assert_snapshot!(own_help("prepare-data"), @r"
+    Turn data files into a dataset: splits, chat template, tokens, leak check
+
+    Usage: prepare-data [OPTIONS] --tokenizer <ARTIFACT> --data <PATH>...
+
+    Options:
+          --tokenizer <ARTIFACT>  Artifact of `import-model`, or a folder with `tokenizer.json`
+          --data <PATH>...        Data file, or folder with the files that the settings name
+                                  (repeatable)
+      -h, --help                  Print help
+      -V, --version               Print version
+    ");
+}
+
+#[test]
+fn help_of_train() {
+    insta::assert_snapshot!(own_help("train"), @r#"
+    Fine-tune a model on a dataset
+
+    Usage: train [OPTIONS] --model <ARTIFACT> --dataset <ARTIFACT>
+
+    Options:
+          --model <ARTIFACT>        Artifact with the base model, or a model folder
+          --dataset <ARTIFACT>      Artifact with the dataset
+          --losses <FILE>           Losses of the training rows, for curriculum = "loss": an artifact of
+                                    `validate`, or a file of JSON lines with `id` and `loss`
+          --save-every <N>          Save a resume state every N steps [default: 25]
+          --keep-last <N>           Number of resume states to keep; checkpoints are never deleted
+                                    [default: 2]
+          --stop-at <STEP|I/N>      Stop after this step, or after part I of N, and publish a segment
+                                    for --resume-from
+          --resume-from <ARTIFACT>  Resume from a segment, the artifact of a run with --stop-at
+          --prefetch <N>            Prepare the rows of N steps in advance on another thread (does not
+                                    change the result) [default: 2]
+          --gradient-norms          Record the gradient norm of each block, the head, the embedding and
+                                    the final norm in `telemetry/` at every report (does not change the
+                                    result)
+          --max-memory <GB>         Memory limit in GB (default: 80% of available memory)
+      -h, --help                    Print help
+      -V, --version                 Print version
+
+    Learning-rate finder:
+          --find-learning-rate  Try learning rates on a short ramp and print a suggestion instead of
+                                training; the curve goes to --out (default: `build/learning-rate`)
+          --from <RATE>         First learning rate of the ramp [default: 0.000001]
+          --to <RATE>           Last learning rate of the ramp [default: 1]
+          --find-steps <STEPS>  Number of steps of the ramp [default: 100]
+    "#);
+}
+
+#[test]
+fn help_of_validate() {
+    insta::assert_snapshot!(own_help("validate"), @r"
+    Score every checkpoint of a training run on the validation split
+
+    Usage: validate [OPTIONS] --model <ARTIFACT> --dataset <ARTIFACT> --train <ARTIFACT>
+
+    Options:
+          --model <ARTIFACT>    Artifact with the base model, or a model folder
+          --dataset <ARTIFACT>  Artifact with the dataset
+          --train <ARTIFACT>    Artifact of `train`, or a folder of adapters in the format of mlx-lm or
+                                PEFT
+          --max-memory <GB>     Memory limit in GB (default: 80% of available memory)
+      -h, --help                Print help
+      -V, --version             Print version
+    ");
+}
+
+#[test]
+fn help_of_select_best() {
+    insta::assert_snapshot!(own_help("select-best"), @r"
+    Choose the checkpoint with the lowest loss on the validation split
+
+    Usage: select-best [OPTIONS] --train <ARTIFACT> --validate <ARTIFACT>
+
+    Options:
+          --train <ARTIFACT>     Artifact of `train` with the checkpoints
+          --validate <ARTIFACT>  Artifact of `validate` with their losses
+      -h, --help                 Print help
+      -V, --version              Print version
+    ");
+}
+
+#[test]
+fn help_of_fuse() {
+    insta::assert_snapshot!(own_help("fuse"), @r"
+    Merge trained adapters into their base model
+
+    Usage: fuse [OPTIONS] --model <ARTIFACT> --adapters <ARTIFACT> --dataset <ARTIFACT>
+
+    Options:
+          --model <ARTIFACT>     Artifact with the base model, or a model folder
+          --adapters <ARTIFACT>  Artifact with the adapters, or a folder in the format of mlx-lm or PEFT
+          --dataset <ARTIFACT>   Artifact with the dataset; its validation split measures the cost of
+                                 fusing
+          --max-memory <GB>      Memory limit in GB (default: 80% of available memory)
+      -h, --help                 Print help
+      -V, --version              Print version
+    ");
+}
+
+#[test]
+fn help_of_evaluate() {
+    insta::assert_snapshot!(own_help("evaluate"), @r"
+    Score models on the test split, side by side
+
+    Usage: evaluate [OPTIONS] --model <NAME=ARTIFACT> --dataset <ARTIFACT>
+
+    Options:
+          --model <NAME=ARTIFACT>     Model to score: a name and an artifact or a model folder
+                                      (repeatable; the others are compared with the first)
+          --adapters <NAME=ARTIFACT>  Adapters to score with the first model: a name and an artifact or
+                                      a folder of mlx-lm or PEFT (repeatable)
+          --dataset <ARTIFACT>        Artifact with the dataset
+          --max-memory <GB>           Memory limit in GB (default: 80% of available memory)
+      -h, --help                      Print help
+      -V, --version                   Print version
+    ");
+}
+
+#[test]
+fn help_of_report() {
+    insta::assert_snapshot!(own_help("report"), @r"
+    Write the results of a pipeline as one self-contained page
+
+    Usage: report [OPTIONS] --evaluate <ARTIFACT> --train <ARTIFACT> --validate <ARTIFACT> --select-best <ARTIFACT>
+
+    Options:
+          --evaluate <ARTIFACT>      Artifact of evaluate
+          --train <ARTIFACT>         Artifact of train
+          --validate <ARTIFACT>      Artifact of validate
+          --select-best <ARTIFACT>   Artifact of select-best
+          --fuse <ARTIFACT>          Artifact of fuse
+          --prepare-data <ARTIFACT>  Artifact of prepare-data
+          --import-model <ARTIFACT>  Artifact of import-model
+      -h, --help                     Print help
+      -V, --version                  Print version
+    ");
+}
+
+#[test]
+fn help_of_generate() {
+    insta::assert_snapshot!(help("generate"), @r"
+    Generate text with a model: one prompt, a chat, or a file of prompts
+
+    Usage: generate [OPTIONS] --model <ARTIFACT|FOLDER> <--prompt <TEXT>|--chat|--input <FILE>>
+
+    Options:
+          --model <ARTIFACT|FOLDER>     Artifact with a model, its label in the store, or a model folder
+          --adapters <ARTIFACT|FOLDER>  Artifact with adapters, its label in the store, or a folder with
+                                        adapters
+          --store <DIR>                 Look up labels of artifacts in DIR [env: ASHLAR_STORE=]
+                                        [default: artifacts]
+          --batch-size <ROWS>           With --input, number of prompts per batch [default: 16]
+          --token-ids                   With --input, also write the token ids of each answer
+          --dtype <TYPE>                Compute in `auto`, `float32`, `bfloat16` or `float16` [default:
+                                        auto]
+          --max-memory <GB>             Memory limit in GB (default: 80% of available memory)
+      -v, --verbose...                  Print times and speeds (`-vv`: also traces)
+      -q, --quiet                       Print errors only
+      -h, --help                        Print help
+      -V, --version                     Print version
+
+    Task:
+          --prompt <TEXT>  Answer TEXT (`-` reads it from stdin)
+          --chat           Chat on the terminal: `/quit` leaves, `/reset` starts over, Ctrl-C ends an
+                           answer
+          --input <FILE>   Answer every row of FILE (`-` for stdin): JSON lines, CSV or TSV with
+                           `prompt`, `messages` or `prompt_tokens`
+          --output <FILE>  With --input, write the rows and their answers to FILE instead of stdout
+          --system <TEXT>  Put TEXT before the conversation as system message
+          --raw            Continue the prompt as it is, without the chat template
+          --compare        Also answer with the base model, without the adapters
+
+    Sampling:
+          --max-tokens <COUNT>      Maximum number of tokens per answer [default: 512]
+          --temperature <X>         Divide the logits by X; 0 always chooses the most likely token
+                                    [default: 0]
+          --top-p <P>               Choose among the fewest tokens whose probabilities add up to P
+                                    [default: 1]
+          --top-k <COUNT>           Choose among the COUNT most likely tokens; 0 for all [default: 0]
+          --min-p <P>               Choose among tokens at least P times as likely as the most likely
+                                    one [default: 0]
+          --repetition-penalty <X>  Make tokens that occurred before, in prompt or answer, less likely
+                                    by a factor of X [default: 1]
+          --seed <NUMBER>           Seed of the random numbers: the same seed gives the same text
+                                    [default: 0]
+          --stop <TEXT>             End an answer before TEXT (repeatable)
+    ");
+}
+
+#[test]
+fn help_of_upload() {
+    insta::assert_snapshot!(help("upload"), @r#"
+    Push a fused model and its card to the Hugging Face hub
+
+    Takes the token from `HF_TOKEN`, or from the file that `hf auth login` writes; `HF_ENDPOINT` selects
+    another hub. Files that the hub has with the same hash are not sent again. Prints the address of the
+    commit.
+
+    Usage: upload [OPTIONS] --model <ARTIFACT> --id <OWNER/NAME>
+
+    Options:
+          --model <ARTIFACT>
+              Artifact with the model, or its label in the store
+
+          --id <OWNER/NAME>
+              Repository on the hub; created if missing
+
+          --revision <BRANCH>
+              Branch on the hub; created if missing
+
+              [default: main]
+
+          --private
+              Make a new repository private; an existing one is not changed
+
+          --message <TEXT>
+              First line of the commit message
+
+              [default: "Upload a fused model"]
+
+          --store <DIR>
+              Look up labels of artifacts in DIR
+
+              [env: ASHLAR_STORE=]
+              [default: artifacts]
+
+      -v, --verbose...
+              Print debug messages (`-vv`: also traces)
+
+      -q, --quiet
+              Print errors only
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+    "#);
+}
+
+#[test]
+fn all_stages_share_common_options() {
+    let common = |stage: &str| help(stage).split_once(COMMON).map(|(_, common)| common.to_owned());
+    let first = common(STAGES[0].name).unwrap_or_default();
+    for stage in STAGES {
+        assert_eq!(common(stage.name).as_ref(), Some(&first), "{}", stage.name);
+    }
+    insta::assert_snapshot!(first, @r"
+          --config <FILE>         Read settings from the stage's table in FILE (repeatable; later files
+                                  win)
+          --set <KEY=VALUE>       Set one setting (repeatable; `STAGE.KEY=VALUE` is for that stage only)
+          --store <DIR>           Store artifacts in DIR [env: ASHLAR_STORE=] [default: artifacts]
+          --out <DIR>             Write the artifact to DIR instead of the store
+          --resume-dir <DIR>      With --out, keep the resume state in DIR
+          --plan                  Show whether the stage would run, and why (exit 0: up to date, 10:
+                                  run, 11: resume)
+          --force                 Run even if the artifact exists, and compare the result with it
+          --check                 Run again and compare the bytes with the existing artifact (exit 70 if
+                                  they differ)
+          --json                  Print --plan as JSON
+      -v, --verbose...            Print debug messages (`-vv`: also traces)
+      -q, --quiet                 Print errors only
+          --lock-wait <DURATION>  How long to wait for another process that is making the same artifact
+                                  (`0`, `30s`, `5m`, `forever`) [default: forever]
+          --label <NAME>          Label the artifact, so that `refs/NAME` refers to it
+    ");
+}
