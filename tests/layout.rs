@@ -185,7 +185,6 @@ fn output_names_are_written_once() -> Result<()> {
 }
 
 #[test]
-#[ignore = "until every package follows"]
 fn modules_of_a_crate_form_no_cycle() -> Result<()> {
     let mut cycles = Vec::new();
     for parent in ["crates", "stages", "tools"] {
@@ -200,7 +199,6 @@ fn modules_of_a_crate_form_no_cycle() -> Result<()> {
 }
 
 #[test]
-#[ignore = "until every package follows"]
 fn main_is_short_and_every_package_has_a_readme() -> Result<()> {
     for parent in ["crates", "stages", "tools"] {
         for name in folders(parent)? {
@@ -221,7 +219,6 @@ fn main_is_short_and_every_package_has_a_readme() -> Result<()> {
 }
 
 #[test]
-#[ignore = "until every package follows"]
 fn imports_have_one_style() -> Result<()> {
     let mut found = Vec::new();
     for parent in ["crates", "stages", "tools", "tests"] {
@@ -236,7 +233,6 @@ fn imports_have_one_style() -> Result<()> {
 
 /// Errors of programs and libraries are `failure::Error` and types that implement `failure::Failure`.
 #[test]
-#[ignore = "until every package follows"]
 fn anyhow_stays_in_tests() -> Result<()> {
     for (name, package) in packages()? {
         ensure!(!dependencies(&package).contains("anyhow"), "`{name}` depends on anyhow outside its tests");

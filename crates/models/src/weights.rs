@@ -1,12 +1,14 @@
 //! Tensors in the safetensors files of a model folder, checked before MLX sees a byte.
 
-use crate::error::{Error, Result};
-use mlx_rs::{Array, Dtype};
-use safetensors::tensor::TensorInfo;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+
+use mlx_rs::{Array, Dtype};
+use safetensors::tensor::TensorInfo;
 use tensors::TensorHeader;
+
+use crate::error::{Error, Result};
 
 /// Tensors of one or more safetensors files, read one at a time.
 pub struct TensorFiles {

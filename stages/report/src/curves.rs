@@ -6,7 +6,6 @@ use chart::{
 };
 use metrics::LossSum;
 use metrics::bootstrap::{Interval, paired_losses};
-
 use outputs::{CheckpointLosses, MetricsLine, Stop, TrainLine};
 
 use crate::config::Config;

@@ -2,11 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first thing amiss")]
 
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
 use artifact::{Draft, KeyMaterial, write_folder};
 use dataset::SplitWriter;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama")

@@ -1,9 +1,10 @@
 //! Tiny models of every family, each with a sliding window where the family can have one.
 
+use std::path::Path;
+
 use mlx_rs::{Array, Dtype};
 use models::{Input, LoadOptions, Model, write_safetensors};
 use serde_json::{Value, json};
-use std::path::Path;
 use tempfile::TempDir;
 
 /// The result of a test.
