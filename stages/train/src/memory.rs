@@ -1,129 +1,118 @@
-//! How much memory a run will take, before it starts: from sizes alone. Measured runs took 0.8 to 1.3 times as much
+//! Estimate of the memory that a run needs, from sizes alone. Measured runs needed 0.8 to 1.3 times the estimate
 //! (`docs/experiments.md`).
 
 use std::fmt;
+use std::path::Path;
 
 use failure::{Error, Result};
 use mlx_ext::Backend;
+use models::{Layer, LoadOptions, Model};
 use serde_json::Value;
-use tuner::{FineTuneType, OptimizerName};
 
 use crate::config::Config;
 use crate::inputs::Inputs;
 
-/// A block that is computed again has its inner values, their gradients and what runs ahead in memory at once: about as
-/// much as so many blocks keep otherwise.
+/// A recomputed block peaks at roughly the memory that this many blocks otherwise retain: its activations, their gradients,
+/// and work that runs ahead.
 const RECOMPUTED_LAYERS: usize = 7;
 
-/// What a run will hold at its peak, in bytes.
+/// Memory of a run at its peak, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
-    /// The model's weights.
+    /// Frozen weights of the model.
     pub weights: usize,
-    /// Parameters that train, their gradients and the optimizer's state.
+    /// Trainable parameters, their gradients and the optimizer's moments.
     pub trained: usize,
-    /// What the forward pass keeps for the backward pass.
+    /// Activations that the forward pass keeps for the backward pass.
     pub activations: usize,
-    /// A chunk of logits and its gradient.
+    /// Logits of one chunk and their gradient.
     pub head: usize,
 }
 
 impl Estimate {
-    /// Estimates a run over the longest rows of the training split.
+    /// Estimates a run from the longest row of the training split.
     ///
     /// # Errors
     ///
-    /// Fails when the model's `config.json` or the split cannot be read.
+    /// Fails when the model or the training split cannot be read, or does not fit the settings.
     pub fn new(inputs: &Inputs<'_>, config: &Config, backend: &Backend) -> Result<Self> {
-        let text = fs_err::read_to_string(inputs.model.join("config.json"))?;
-        let config_json = serde_json::from_str(&text).map_err(Error::bad_input)?;
-        let shape = Shape::of(&config_json);
+        let sizes = Sizes::read(inputs.model, config, backend)?;
         let split = inputs.open_split("train")?;
         let longest = (0..split.len()).map(|row| split.row_length(row)).max().unwrap_or(1);
-        Ok(Self::of(&shape, longest, config, backend))
+        Ok(Self::of(&sizes, longest, config, backend))
     }
 
-    fn of(shape: &Shape, longest: usize, config: &Config, backend: &Backend) -> Self {
+    fn of(sizes: &Sizes, longest: usize, config: &Config, backend: &Backend) -> Self {
         let float = if config.dtype.name(backend) == "float32" { 4 } else { 2 };
         let length = if config.pack_tokens > 0 { config.pack_tokens } else { longest };
         let length = length.next_multiple_of(config.pad_to);
         let tokens = config.batch_size * length;
-        let trained_layers =
-            if config.num_layers > 0 { config.num_layers.min(shape.layers) } else { shape.layers };
-
-        let trained = shape.trained(config, trained_layers);
-        // Weights that train are there once, as parameters.
-        let moved = if config.fine_tune_type == FineTuneType::Full { trained } else { 0 };
-        let dense = shape.parameters().saturating_sub(moved) * float;
-        let packed = shape.bits.map_or(0, |bits| shape.parameters() * (bits + 1) / 8);
-        let weights = match shape.bits {
-            Some(_) if backend.is_gpu() => packed,
-            Some(_) => dense + packed,
-            None => dense,
-        };
-        let moments = match config.optimizer {
-            OptimizerName::Adam | OptimizerName::Adamw => 2,
-            OptimizerName::Lion | OptimizerName::Muon => 1,
-            OptimizerName::Sgd => usize::from(config.momentum > 0.0),
-            OptimizerName::Adafactor => 0,
-        };
-        let scores = 3 * config.batch_size * shape.heads * length * length;
-        let kept = tokens * (10 * shape.width + 4 * shape.attention + 6 * shape.inner) + scores;
-        let recomputed = config.gradient_checkpointing;
-        let kept_layers = if recomputed { trained_layers.min(RECOMPUTED_LAYERS) } else { trained_layers };
-        let between = tokens * shape.width * trained_layers;
-        let rows = tokens.min(((1 << 24) / shape.vocabulary.max(1)).max(64));
+        let layers = if config.num_layers > 0 { config.num_layers.min(sizes.layers) } else { sizes.layers };
+        let scores = 3 * config.batch_size * sizes.heads * length * length;
+        let kept = tokens * (10 * sizes.width + 4 * sizes.attention + 6 * sizes.inner) + scores;
+        let kept_layers = if config.gradient_checkpointing { layers.min(RECOMPUTED_LAYERS) } else { layers };
+        let between = tokens * sizes.width * layers;
+        let rows = tokens.min(((1 << 24) / sizes.vocabulary.max(1)).max(64));
+        let numbers = |shape: &Vec<i32>| shape.iter().map(|&extent| extent as usize).product::<usize>();
+        let trainable: usize = sizes.trainable.iter().map(numbers).sum();
+        let moments = config.optimizer().state_bytes(sizes.trainable.iter().map(Vec::as_slice));
         Self {
-            weights,
-            trained: 4 * (2 + moments) * trained,
-            // Not all is kept: much is freed on the way, or made in the place of what it is made of.
+            weights: sizes.frozen_bytes,
+            // Parameters and gradients are `f32`.
+            trained: 2 * 4 * trainable + moments,
+            // Not everything is kept: many arrays are freed early, or computed in place.
             activations: float * (kept * kept_layers + between) * 3 / 5,
-            head: 2 * 4 * rows * shape.vocabulary,
+            head: 2 * 4 * rows * sizes.vocabulary,
         }
     }
 
-    /// All together.
+    /// Returns the sum.
     pub fn total(&self) -> usize {
         self.weights + self.trained + self.activations + self.head
     }
 
-    /// Whether the run cannot fit into `limit`, however wrong the estimate is.
+    /// Returns whether the run cannot fit into `limit` even if the estimate is much too high.
     fn is_hopeless(&self, limit: usize) -> bool {
         self.weights + self.trained + self.head + self.activations / 2 > limit
     }
 
-    /// Fails when the run cannot fit into `limit`, and warns when it may not.
+    /// Checks that the run can fit into `limit`; warns if it may not.
     ///
     /// # Errors
     ///
-    /// Names the settings to change.
+    /// Fails if the run cannot fit, and names the settings to change.
     pub fn check(&self, limit: usize) -> Result<()> {
         if self.is_hopeless(limit) {
             let message = format!("the run needs about {self}, but the limit is {}", gigabytes(limit));
             return Err(Error::failed(message).hinted(self.remedy()));
         }
         if self.total() > limit {
-            tracing::warn!("memory is tight: about {self} of {}; {}", gigabytes(limit), self.remedy());
+            tracing::warn!(
+                "the run may not fit into memory: it needs about {self}, and the limit is {}; {}",
+                gigabytes(limit),
+                self.remedy()
+            );
         }
         Ok(())
     }
 
-    /// What `--plan` says of a run that may not fit into `limit`.
+    /// Returns advice for `--plan` if the run may not fit into `limit`.
     pub fn advice(&self, limit: usize) -> Option<String> {
         let verdict = if self.is_hopeless(limit) { "does not fit" } else { "may not fit" };
         (self.total() > limit)
-            .then(|| format!("{verdict} into the limit of {}: {}", gigabytes(limit), self.remedy()))
+            .then(|| format!("{verdict} into the limit of {}; {}", gigabytes(limit), self.remedy()))
     }
 
+    /// Returns the settings to change, by what needs most of the memory.
     fn remedy(&self) -> &'static str {
         if self.activations > self.weights.max(self.trained) {
-            "lower `batch_size` (raise `accumulation` instead), set gradient_checkpointing = true, lower `max_tokens` \
-             of prepare-data or `num_layers`; or raise --max-memory"
+            "lower `batch_size` (and raise `accumulation`), set gradient_checkpointing = true, lower `num_layers` or \
+             prepare-data's `max_tokens`, or raise `--max-memory`"
         } else if self.trained > self.weights {
-            "lower `num_layers` or `rank`, use fine_tune_type = \"lora\" or optimizer = \"adafactor\"; or raise \
-             --max-memory"
+            "lower `num_layers` or `rank`, set fine_tune_type = \"lora\" or optimizer = \"adafactor\", or raise \
+             `--max-memory`"
         } else {
-            "use a smaller or quantized model, or dtype = \"bfloat16\"; or raise --max-memory"
+            "use a smaller or quantized model, set dtype = \"bfloat16\", or raise `--max-memory`"
         }
     }
 }
@@ -146,92 +135,75 @@ fn gigabytes(bytes: usize) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
-/// The sizes that matter, from `config.json`.
-struct Shape {
+/// Sizes of a model and of its trainable parameters.
+struct Sizes {
     layers: usize,
     width: usize,
+    /// Width inside the MLP.
     inner: usize,
     heads: usize,
-    /// Heads times their width.
+    /// Number of heads times their width.
     attention: usize,
-    /// The same for keys and values.
-    key_value: usize,
     vocabulary: usize,
-    tied: bool,
-    bits: Option<usize>,
+    /// Memory of the weights that are not trainable.
+    frozen_bytes: usize,
+    /// Shapes of the trainable parameters.
+    trainable: Vec<Vec<i32>>,
 }
 
-impl Shape {
-    fn of(config: &Value) -> Self {
-        let text = config.get("text_config").unwrap_or(config);
-        let number = |name: &str| text.get(name).and_then(Value::as_u64).map(|number| number as usize);
-        let (width, heads) = (number("hidden_size").unwrap_or(0), number("num_attention_heads").unwrap_or(1));
-        let head = number("head_dim").unwrap_or(width / heads.max(1));
-        let tied = config.get("tie_word_embeddings").or(text.get("tie_word_embeddings"));
-        let is_gemma = config["model_type"].as_str().is_some_and(|name| name.starts_with("gemma"));
-        Self {
-            layers: number("num_hidden_layers").unwrap_or(0),
-            width,
-            inner: number("intermediate_size").unwrap_or(4 * width),
-            heads,
-            attention: heads * head,
-            key_value: number("num_key_value_heads").unwrap_or(heads) * head,
-            vocabulary: number("vocab_size").unwrap_or(262_144),
-            tied: tied.and_then(Value::as_bool).unwrap_or(is_gemma),
-            bits: config.pointer("/quantization/bits").and_then(Value::as_u64).map(|bits| bits as usize),
+impl Sizes {
+    /// Reads the sizes of the model in `folder` from its outline, without loading weights.
+    fn read(folder: &Path, config: &Config, backend: &Backend) -> Result<Self> {
+        let options = LoadOptions::on(backend, config.dtype);
+        let mut model = Model::outline(folder, &options)?;
+        let mut frozen_bytes = model.bytes();
+        let weights = model.parameters();
+        let trainable = tuner::attach(&mut model, &config.adapter(), config.seed)?;
+        let parameters = model.parameters();
+        // Trainable weights are only in memory as parameters.
+        for weight in trainable.names.iter().filter_map(|name| weights.get(name)) {
+            frozen_bytes = frozen_bytes.saturating_sub(weight.nbytes());
         }
-    }
-
-    /// Inputs and outputs of the linear maps of a block, under their usual names.
-    fn maps(&self) -> [(&'static str, usize, usize); 7] {
-        [
-            ("self_attn.q_proj", self.width, self.attention),
-            ("self_attn.k_proj", self.width, self.key_value),
-            ("self_attn.v_proj", self.width, self.key_value),
-            ("self_attn.o_proj", self.attention, self.width),
-            ("mlp.gate_proj", self.width, self.inner),
-            ("mlp.up_proj", self.width, self.inner),
-            ("mlp.down_proj", self.inner, self.width),
-        ]
-    }
-
-    fn block(&self) -> usize {
-        self.maps().iter().map(|(_, inputs, outputs)| inputs * outputs).sum()
-    }
-
-    fn table(&self) -> usize {
-        self.vocabulary * self.width
-    }
-
-    fn parameters(&self) -> usize {
-        self.layers * self.block() + self.table() * if self.tied { 1 } else { 2 }
-    }
-
-    /// Numbers that train.
-    fn trained(&self, config: &Config, layers: usize) -> usize {
-        if config.fine_tune_type == FineTuneType::Full {
-            let head = usize::from(config.lm_head && !self.tied) + usize::from(config.embeddings);
-            return layers * self.block() + head * self.table();
-        }
-        let adapted = |name: &str| config.keys.is_empty() || config.keys.iter().any(|key| key == name);
-        let rank = config.rank.max(1) as usize;
-        let block: usize =
-            self.maps().iter().filter(|(name, ..)| adapted(name)).map(|(_, i, o)| rank * (i + o)).sum();
-        let head = if config.lm_head && !self.tied { rank * (self.width + self.vocabulary) } else { 0 };
-        layers * block + head
+        let inputs_of = |layer_name: &str| {
+            let layers = model.layers().into_iter();
+            let inputs = layers.filter_map(|(path, layer)| match layer {
+                Layer::Linear(linear) if path.ends_with(layer_name) => Some(linear.inputs as usize),
+                _ => None,
+            });
+            inputs.max().unwrap_or(model.hidden_size() as usize)
+        };
+        let text = model.config().get("text_config").unwrap_or(model.config());
+        let heads = text.get("num_attention_heads").and_then(Value::as_u64).unwrap_or(1);
+        Ok(Self {
+            layers: model.layer_count(),
+            width: model.hidden_size() as usize,
+            inner: inputs_of("mlp.down_proj"),
+            heads: heads as usize,
+            attention: inputs_of("self_attn.o_proj"),
+            vocabulary: model.vocabulary() as usize,
+            frozen_bytes,
+            trainable: trainable.names.iter().map(|name| parameters[name].shape().to_vec()).collect(),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+    use tuner::{FineTuneType, OptimizerName};
 
-    fn gemma() -> Shape {
-        Shape::of(&json!({
+    use super::*;
+
+    /// Reads the sizes of Gemma 3 270M.
+    fn gemma(config: &Config) -> Sizes {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let text = json!({
             "model_type": "gemma3_text", "hidden_size": 640, "num_hidden_layers": 18, "intermediate_size": 2048,
             "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 262_144,
-        }))
+            "tie_word_embeddings": true,
+        });
+        fs_err::write(folder.path().join("config.json"), text.to_string()).expect("a file can be written");
+        Sizes::read(folder.path(), config, &cpu()).expect("the model is supported")
     }
 
     fn cpu() -> Backend {
@@ -239,29 +211,33 @@ mod tests {
     }
 
     #[test]
-    fn a_model_of_270_million_has_that_many() {
-        let millions = gemma().parameters() / 1_000_000;
-        assert!((265..=270).contains(&millions), "{millions}");
+    fn a_model_of_270_million_parameters_is_counted() {
+        // 268,098,176 parameters of 4 bytes; adapters are not among them.
+        assert_eq!(gemma(&Config::default()).frozen_bytes, 4 * 268_098_176);
     }
 
     #[test]
-    fn settings_move_their_part_of_the_estimate() {
+    fn settings_change_their_part_of_the_estimate() {
         let plain = Config::default();
-        let of = |config: &Config| Estimate::of(&gemma(), 512, config, &cpu());
+        let estimate = |config: &Config| Estimate::of(&gemma(config), 512, config, &cpu());
         let full = Config { fine_tune_type: FineTuneType::Full, ..plain.clone() };
-        assert!(of(&full).trained > 20 * of(&plain).trained);
+        assert!(estimate(&full).trained > 20 * estimate(&plain).trained);
         let recomputed = Config { gradient_checkpointing: true, ..plain.clone() };
-        assert!(of(&recomputed).activations * 2 < of(&plain).activations);
+        assert!(estimate(&recomputed).activations * 2 < estimate(&plain).activations);
         let halved = Config { batch_size: 2, ..plain.clone() };
-        assert!(of(&plain).activations.abs_diff(of(&halved).activations * 2) <= 2);
-        assert!(of(&plain).head < 600_000_000);
+        assert!(estimate(&plain).activations.abs_diff(estimate(&halved).activations * 2) <= 2);
+        assert!(estimate(&plain).head < 600_000_000);
+        let adafactor = Config { optimizer: OptimizerName::Adafactor, ..full.clone() };
+        let sgd = Config { optimizer: OptimizerName::Sgd, ..full.clone() };
+        let [adamw, adafactor, sgd] = [&full, &adafactor, &sgd].map(|config| estimate(config).trained);
+        assert!(sgd < adafactor && adafactor < adamw, "{sgd}, {adafactor}, {adamw}");
     }
 
     #[test]
-    fn what_cannot_fit_names_the_settings_to_change() {
+    fn a_run_that_cannot_fit_names_the_settings_to_change() {
         let config = Config { batch_size: 64, ..Config::default() };
-        let estimate = Estimate::of(&gemma(), 2048, &config, &cpu());
-        let error = estimate.check(4_000_000_000).expect_err("it does not fit").to_string();
+        let estimate = Estimate::of(&gemma(&config), 2048, &config, &cpu());
+        let error = estimate.check(4_000_000_000).expect_err("the run does not fit").to_string();
         assert!(error.contains("4.00 GB"), "{error}");
         assert!(estimate.check(usize::MAX).is_ok());
     }
