@@ -85,7 +85,10 @@ fn a_ramp_prints_a_rate_that_learns_and_leaves_only_its_curve() -> Result<()> {
 fn a_ramp_without_effect_is_an_error() -> Result<()> {
     let counting = Counting::new()?;
     let ran = counting.find(&["-q", "--from", "1e-12", "--to", "1e-11", "--find-steps", "12"]);
-    assert_snapshot!(ran.failed(1), @"");
+    assert_snapshot!(ran.failed(1), @"
+    error: the loss never fell clearly between rates 1.0e-12 and 1.0e-11
+    hint: try more `--find-steps`, another range (`--from`, `--to`), or a larger `batch_size`
+    ");
     ensure!(counting.sandbox.join("build/learning-rate/curve.svg").is_file());
     Ok(())
 }
@@ -93,7 +96,7 @@ fn a_ramp_without_effect_is_an_error() -> Result<()> {
 #[test]
 fn flags_of_the_finder_need_the_finder_and_each_other() -> Result<()> {
     let counting = Counting::new()?;
-    assert_snapshot!(counting.find(&["--from", "1e-2", "--to", "1e-3"]).failed(2), @"");
+    assert_snapshot!(counting.find(&["--from", "1e-2", "--to", "1e-3"]).failed(2), @"error: `--from` must be above 0 and below `--to`");
     let mut program = Program::new(env!("CARGO_BIN_EXE_train"));
     let ran = program.args(["--model", "m", "--dataset", "d", "--from", "1e-3"]).run();
     ran.says(&["--find-learning-rate"]);
@@ -104,5 +107,55 @@ fn flags_of_the_finder_need_the_finder_and_each_other() -> Result<()> {
 #[test]
 fn help_lists_every_flag() {
     let ran = Program::new(env!("CARGO_BIN_EXE_train")).env("COLUMNS", "100").arg("--help").run();
-    assert_snapshot!(ran.succeeded(), @"");
+    assert_snapshot!(ran.succeeded(), @r#"
+    Fine-tune a model on a dataset
+
+    Usage: train [OPTIONS] --model <ARTIFACT> --dataset <ARTIFACT>
+
+    Options:
+          --model <ARTIFACT>        Artifact with the base model, or a model folder
+          --dataset <ARTIFACT>      Artifact with the dataset
+          --losses <FILE>           Losses of the training rows, for curriculum = "loss": an artifact of
+                                    `validate`, or a file of JSON lines with `id` and `loss`
+          --save-every <N>          Save a resume state every N steps [default: 25]
+          --keep-last <N>           Number of resume states to keep; checkpoints are never deleted
+                                    [default: 2]
+          --stop-at <STEP|I/N>      Stop after this step, or after part I of N, and publish a segment
+                                    for --resume-from
+          --resume-from <ARTIFACT>  Resume from a segment, the artifact of a run with --stop-at
+          --prefetch <N>            Prepare the rows of N steps in advance on another thread (does not
+                                    change the result) [default: 2]
+          --gradient-norms          Record the gradient norm of each block, the head, the embedding and
+                                    the final norm in `telemetry/` at every report (does not change the
+                                    result)
+          --max-memory <GB>         Memory limit in GB (default: 80% of available memory)
+      -h, --help                    Print help
+      -V, --version                 Print version
+
+    Learning-rate finder:
+          --find-learning-rate  Try learning rates on a short ramp and print a suggestion instead of
+                                training; the curve goes to --out (default: `build/learning-rate`)
+          --from <RATE>         First learning rate of the ramp [default: 0.000001]
+          --to <RATE>           Last learning rate of the ramp [default: 1]
+          --find-steps <STEPS>  Number of steps of the ramp [default: 100]
+
+    Common options:
+          --config <FILE>         Read settings from the stage's table in FILE (repeatable; later files
+                                  win)
+          --set <KEY=VALUE>       Set one setting (repeatable; `STAGE.KEY=VALUE` is for that stage only)
+          --store <DIR>           Store artifacts in DIR [env: ASHLAR_STORE=] [default: artifacts]
+          --out <DIR>             Write the artifact to DIR instead of the store
+          --resume-dir <DIR>      With --out, keep the resume state in DIR
+          --plan                  Show whether the stage would run, and why (exit 0: up to date, 10:
+                                  run, 11: resume)
+          --force                 Run even if the artifact exists, and compare the result with it
+          --check                 Run again and compare the bytes with the existing artifact (exit 70 if
+                                  they differ)
+          --json                  Print --plan as JSON
+      -v, --verbose...            Print debug messages (`-vv`: also traces)
+      -q, --quiet                 Print errors only
+          --lock-wait <DURATION>  How long to wait for another process that is making the same artifact
+                                  (`0`, `30s`, `5m`, `forever`) [default: forever]
+          --label <NAME>          Label the artifact, so that `refs/NAME` refers to it
+    "#);
 }
