@@ -43,7 +43,6 @@ pub use early_stopping::EarlyStopping;
 pub use error::{Error, Result};
 pub use mixture::Mixture;
 pub use optimizer::{Optimizer, OptimizerName, OptimizerSettings};
-pub use outputs::RowLoss as RowScore;
 pub use resume_state::{ResumeState, RunCounters, step_name};
 pub use schedule::{ScheduleName, ScheduleSettings};
 #[cfg(feature = "test-hooks")]
