@@ -85,7 +85,9 @@ impl Fixture {
 
     /// Makes an artifact like those of `import-model` from the files of a folder.
     fn model_artifact(&self, folder: &Path, name: &str) -> Result<PathBuf> {
-        let draft = Draft::new(name, KeyMaterial::new("import-model", 1, json!({"name": name})));
+        // Files are checked as stages check them.
+        let key_material = KeyMaterial::new("import-model", 1, json!({"name": name}));
+        let draft = Draft { check_file: tensors::refusal, ..Draft::new(name, key_material) };
         let out = self.folder(&format!("{name}-artifact"));
         write_folder(&out, &draft, |data| {
             for output in ["model", "tokenizer"] {
@@ -124,7 +126,7 @@ fn missing_artifacts_are_named() {
         fixture.refused(&mut program, 65, &["`docs` is not an artifact"]);
         // An artifact of another stage.
         let mut program = fixture.with(stage, "dataset", fixture.paths["train"].as_ref());
-        fixture.refused(&mut program, 65, &["`train`", "`tokens`"]);
+        fixture.refused(&mut program, 65, &["(made by `train`) has no output `"]);
     }
 }
 

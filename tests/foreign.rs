@@ -129,7 +129,8 @@ fn hostile_adapters_are_refused_wherever_they_are_read() -> Result<()> {
     for (number, case) in hostile::all().into_iter().filter(|case| case.name != "no tensors").enumerate() {
         fs_err::write(&path, &case.bytes)?;
         let (stage, arguments) = stages[number % stages.len()];
-        let said = fixture.sandbox.refused(&mut fixture.sandbox.stage(stage, arguments), 65);
+        // The losses of earlier checkpoints may be published as units.
+        let said = fixture.sandbox.stage(stage, arguments).run().failed(65);
         for part in [case.mentions, "adapters.safetensors", "hint: "] {
             ensure!(said.contains(part), "{stage}, {}: `{part}` is missing in:\n{said}", case.name);
         }
