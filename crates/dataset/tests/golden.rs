@@ -2,15 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use dataset::{LossOn, Record, Shape, TextTokenizer};
 use serde_json::Value;
-
-fn golden() -> PathBuf {
-    std::env::var_os("GOLDEN_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden"), PathBuf::from)
-}
+use testutil::golden_dir;
 
 fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
@@ -19,7 +15,7 @@ fn ids(value: &Value) -> Vec<u32> {
 /// Calls `each` with every chat of every golden case that has a tokenizer.
 fn for_each_chat(mut each: impl FnMut(&str, &TextTokenizer, &Value)) {
     let mut chats = 0;
-    for entry in fs_err::read_dir(golden()).unwrap() {
+    for entry in fs_err::read_dir(golden_dir()).unwrap() {
         let folder = entry.unwrap().path();
         let Ok(expected) = fs_err::read_to_string(folder.join("expected.json")) else { continue };
         let expected: Value = serde_json::from_str(&expected).unwrap();
@@ -31,7 +27,7 @@ fn for_each_chat(mut each: impl FnMut(&str, &TextTokenizer, &Value)) {
             }
         }
     }
-    assert!(chats > 0, "no chat case below {}", golden().display());
+    assert!(chats > 0, "no chat case below {}", golden_dir().display());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// Returns the byte-level tokenizer of a golden case (end of text 1, beginning 2, `<|start|>` 3, `<|end|>` 4) with a template.
 fn tokenizer(template: Option<&str>) -> TextTokenizer {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama/tokenizer.json");
+    let golden = testutil::golden("llama").join("tokenizer.json");
     let folder = tempfile::tempdir().unwrap();
     fs_err::copy(golden, folder.path().join("tokenizer.json")).unwrap();
     let config = json!({"bos_token": "<bos>", "eos_token": {"content": "<eos>"}, "chat_template": template});
@@ -167,7 +167,7 @@ fn a_chat_without_an_answer_has_no_targets() {
 
 #[test]
 fn named_templates_and_template_files_are_found() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama/tokenizer.json");
+    let golden = testutil::golden("llama").join("tokenizer.json");
     let folder = tempfile::tempdir().unwrap();
     fs_err::copy(golden, folder.path().join("tokenizer.json")).unwrap();
     let list = json!({"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]});

@@ -4,14 +4,14 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use failure::{Failure, Kind};
 use mlx_rs::{Array, Dtype};
 use models::{Input, LoadOptions, Model, TensorFiles, supported_model_types, write_safetensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testutil::hostile;
+use testutil::{golden, hostile};
 
 use common::{FAMILIES, Result, config, load, logits_of, merge, row, some_tokens, write_folder};
 
@@ -34,10 +34,6 @@ fn refusal(folder: &Path) -> String {
 
 fn logits(folder: &Path) -> Result<Vec<Vec<f32>>> {
     logits_of(&load(folder)?, Input::tokens(&row(&some_tokens(15))))
-}
-
-fn golden(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(case)
 }
 
 /// A copy of the smallest llama, to be damaged.

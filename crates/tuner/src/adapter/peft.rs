@@ -347,12 +347,9 @@ mod tests {
     use super::*;
     use crate::{AdapterSettings, FineTuneType, attach, load_adapters};
     use models::LoadOptions;
-    use std::path::PathBuf;
-
     fn model(case: &str) -> Result<Model> {
         mlx_ext::init(&mlx_ext::Options::default())?;
-        let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
-        Ok(Model::load(&golden.join(case), &LoadOptions { dtype: Some(Dtype::Float32), unpack: true })?)
+        Ok(Model::load(&testutil::golden(case), &LoadOptions { dtype: Some(Dtype::Float32), unpack: true })?)
     }
 
     /// Returns a model whose adapters are nowhere zero.
