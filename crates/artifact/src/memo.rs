@@ -43,7 +43,7 @@ impl Memo {
         let written = fs_err::create_dir_all(path.parent().unwrap_or(&path))
             .and_then(|()| atomic::write_file(&path, format!("{sha256}\n").as_bytes()));
         if let Err(error) = written {
-            tracing::debug!("cannot remember a hash: {error}");
+            tracing::debug!("cannot remember a hash: {}", failure::describe(&error));
         }
     }
 

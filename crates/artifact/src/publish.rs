@@ -163,7 +163,7 @@ impl Drop for Staging {
         if !self.published
             && let Err(error) = os::remove_tree(&self.dir)
         {
-            tracing::warn!("cannot remove `{}`: {error}", self.dir.display());
+            tracing::warn!("cannot remove `{}`: {}", self.dir.display(), failure::describe(&error));
         }
     }
 }

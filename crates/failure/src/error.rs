@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
+use crate::chain::{causes, messages};
 use crate::kind::Kind;
 
 /// An error that knows its kind and what to do about it.
@@ -92,22 +93,12 @@ impl Error {
 
     /// Returns the messages from the outermost to the cause, hints left out.
     pub fn messages(&self) -> Vec<String> {
-        let causes = std::iter::successors(Some(self as &dyn StdError), |&cause| cause.source());
-        let mut messages = Vec::<String>::new();
-        for cause in causes {
-            let message = cause.to_string();
-            // An error that wraps another often repeats its message.
-            if !message.is_empty() && !messages.last().is_some_and(|last| last.ends_with(&message)) {
-                messages.push(message);
-            }
-        }
-        messages
+        messages(self)
     }
 
     /// Returns the hints, outermost first; the default of the kind if there is none.
     pub fn hints(&self) -> Vec<String> {
-        let causes = std::iter::successors(Some(self as &dyn StdError), |&cause| cause.source());
-        let own = causes.filter_map(|cause| cause.downcast_ref::<Self>()?.hint.clone());
+        let own = causes(self).filter_map(|cause| cause.downcast_ref::<Self>()?.hint.clone());
         let mut hints: Vec<String> = own.collect();
         hints.dedup();
         if hints.is_empty() {
@@ -131,8 +122,9 @@ impl Error {
 
 /// Returns [`Kind::Storage`] if `error` or one of its causes is such an I/O error.
 fn storage_failure(error: &(dyn StdError + 'static)) -> Option<Kind> {
-    let mut causes = std::iter::successors(Some(error), |&cause| cause.source());
-    causes.any(|cause| cause.downcast_ref().map(Kind::of_io) == Some(Kind::Storage)).then_some(Kind::Storage)
+    causes(error)
+        .any(|cause| cause.downcast_ref().map(Kind::of_io) == Some(Kind::Storage))
+        .then_some(Kind::Storage)
 }
 
 impl<E: Failure + Send + Sync + 'static> From<E> for Error {

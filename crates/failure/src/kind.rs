@@ -4,6 +4,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::chain::causes;
+
 /// The kind of a failure, which decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -43,12 +45,16 @@ impl Kind {
         }
     }
 
-    /// Returns the kind of an I/O error, by its number and never by its text.
+    /// Returns the kind of an I/O error, by its number or that of an I/O error it wraps, and never by its text.
     pub fn of_io(error: &io::Error) -> Self {
-        let storage =
+        const STORAGE: [io::ErrorKind; 3] =
             [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::ReadOnlyFilesystem];
-        let is_io_error = error.raw_os_error() == Some(Errno::IO.raw_os_error());
-        if is_io_error || storage.contains(&error.kind()) { Self::Storage } else { Self::Failed }
+        let is_storage = |error: &io::Error| {
+            error.raw_os_error() == Some(Errno::IO.raw_os_error()) || STORAGE.contains(&error.kind())
+        };
+        // `fs-err` wraps the system's error to add the path.
+        let mut causes = causes(error).filter_map(|cause| cause.downcast_ref());
+        if causes.any(is_storage) { Self::Storage } else { Self::Failed }
     }
 
     /// Returns the hint for failures of this kind that bring none.

@@ -29,9 +29,11 @@
 //! );
 //! ```
 
+mod chain;
 mod error;
 mod kind;
 
+pub use chain::describe;
 pub use error::{Context, Error, Failure, Required, Result};
 pub use kind::Kind;
 
@@ -94,6 +96,14 @@ mod tests {
         for (error, code) in cases {
             assert_eq!(error.kind().exit_code(), code, "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_wrapped_io_error_keeps_its_kind() {
+        let disk = io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error());
+        let wrapped = io::Error::other(Sample::Write(disk));
+        assert_eq!(Kind::of_io(&wrapped), Kind::Storage);
+        assert!(describe(&wrapped).starts_with("cannot write `a`: Input/output error"));
     }
 
     #[test]

@@ -43,7 +43,11 @@ impl ScratchFolder {
                     tracing::info!("another process uses `{}`; this run cannot be resumed", dir.display());
                 }
                 Err(error) => {
-                    tracing::warn!("cannot use `{}`, so this run cannot be resumed: {error}", dir.display());
+                    tracing::warn!(
+                        "cannot use `{}`, so this run cannot be resumed: {}",
+                        dir.display(),
+                        failure::describe(&error)
+                    );
                 }
             }
         }

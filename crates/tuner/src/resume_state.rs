@@ -120,7 +120,11 @@ impl ResumeState {
                 Ok(loaded) => return Ok(Some(loaded)),
                 Err(error) => {
                     let aside = path_set_aside(&path);
-                    tracing::warn!("resume state is damaged ({error}); moved to `{}`", aside.display());
+                    tracing::warn!(
+                        "resume state is damaged ({}); moved to `{}`",
+                        failure::describe(&error),
+                        aside.display()
+                    );
                     fs_err::rename(&path, &aside)?;
                 }
             }

@@ -68,7 +68,7 @@ impl Progress {
     fn write_events(&mut self) {
         let Some(events) = &mut self.events else { return };
         if let Err(error) = events.follow() {
-            tracing::warn!("stopped writing TensorBoard events: {error}");
+            tracing::warn!("stopped writing TensorBoard events: {}", failure::describe(&error));
             self.events = None;
         }
     }
@@ -212,7 +212,7 @@ impl Observer for Progress {
         }
         let file = fs_err::OpenOptions::new().create(true).append(true).open(path);
         if let Err(error) = file.and_then(|mut file| writeln!(file, "{record}")) {
-            tracing::warn!("stopped recording timings: {error}");
+            tracing::warn!("stopped recording timings: {}", failure::describe(&error));
             self.timing = None;
         }
         self.write_events();
