@@ -1,11 +1,12 @@
 //! Tensors in the safetensors files of a model folder, checked before MLX sees a byte.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Seek, SeekFrom};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use mlx_rs::{Array, Dtype};
-use safetensors::tensor::TensorInfo;
+use mlx_rs::{Array, Dtype, ops};
+use safetensors::tensor::{TensorInfo, TensorView};
+use serde_json::Value;
 use tensors::TensorHeader;
 
 use crate::error::{Error, Result};
@@ -53,12 +54,15 @@ impl TensorFiles {
         let header = read_header(&path)?;
         let data_start = header.data_start();
         for (name, info) in header.into_tensors() {
-            let bad = |reason: String| Err(Error::File { path: path.clone(), reason });
             if info.shape.iter().any(|&extent| i32::try_from(extent).is_err()) {
-                return bad(format!("tensor `{name}` has shape {:?}, larger than MLX can hold", info.shape));
+                let reason = format!("tensor `{name}` has shape {:?}, which exceeds MLX's limit", info.shape);
+                return Err(Error::File { path, reason });
             }
             if self.tensors.contains_key(&name) {
-                return bad(format!("tensor `{name}` is in another file as well"));
+                return Err(Error::File {
+                    path,
+                    reason: format!("tensor `{name}` is in another file as well"),
+                });
             }
             self.tensors.insert(name, (self.files.len(), info));
         }
@@ -121,7 +125,7 @@ impl TensorFiles {
     pub(crate) fn placeholders(&self) -> Result<BTreeMap<String, Array>> {
         let placeholder = |name: &str| -> Result<_> {
             let (shape, dtype) = self.shape_and_dtype(name)?;
-            Ok((name.to_owned(), mlx_rs::ops::zeros_dtype(&shape, dtype)?))
+            Ok((name.to_owned(), ops::zeros_dtype(&shape, dtype)?))
         };
         self.names().map(placeholder).collect()
     }
@@ -145,15 +149,15 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let index = folder.join("model.safetensors.index.json");
     if index.is_file() {
         let text = fs_err::read_to_string(&index)?;
-        let bad = |reason: String| Error::Config { path: index.clone(), reason };
-        let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-        let map = json.get("weight_map").and_then(|map| map.as_object());
-        let map = map.ok_or_else(|| bad("has no `weight_map`".to_owned()))?;
-        let files: BTreeSet<&str> = map.values().filter_map(|file| file.as_str()).collect();
+        let invalid = |reason: String| Error::Config { path: index.clone(), reason };
+        let json: Value = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        let map = json.get("weight_map").and_then(Value::as_object);
+        let map = map.ok_or_else(|| invalid("`weight_map` is missing".to_owned()))?;
+        let files: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
         return Ok(files.into_iter().map(|file| folder.join(file)).collect());
     }
     let mut paths: Vec<PathBuf> =
-        fs_err::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+        fs_err::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     paths.retain(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with("model") && name.ends_with(".safetensors")
@@ -162,7 +166,7 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Reads and checks the header of a safetensors file, before MLX or anyone else sees the file.
+/// Reads and checks the header of a safetensors file.
 fn read_header(path: &Path) -> Result<TensorHeader> {
     TensorHeader::read(path).map_err(|error| match error {
         tensors::Error::Io(error) => error.into(),
@@ -210,22 +214,22 @@ pub fn stored_dtype(dtype: Dtype) -> safetensors::Dtype {
     }
 }
 
-/// Writes tensors as one safetensors file with the same bytes every time: names sorted, one metadata key at most.
+/// Writes tensors to one safetensors file, with sorted names, so that equal tensors give equal bytes.
 pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Array>) -> Result<()> {
     let bytes: Vec<(String, Vec<u8>)> = tensors
         .iter()
         .map(|(name, array)| Ok((name.clone(), mlx_ext::bytes_of(array)?)))
         .collect::<Result<_>>()?;
-    let views: Vec<(&str, safetensors::tensor::TensorView<'_>)> = bytes
+    let views: Vec<(&str, TensorView<'_>)> = bytes
         .iter()
         .map(|(name, bytes)| {
             let array = &tensors[name];
             let shape = array.shape().iter().map(|&extent| extent as usize).collect();
-            let view = safetensors::tensor::TensorView::new(stored_dtype(array.dtype()), shape, bytes);
+            let view = TensorView::new(stored_dtype(array.dtype()), shape, bytes);
             (name.as_str(), view.expect("the bytes are those of the array"))
         })
         .collect();
-    let metadata = std::collections::HashMap::from([("format".to_owned(), "mlx".to_owned())]);
+    let metadata = HashMap::from([("format".to_owned(), "mlx".to_owned())]);
     let file = safetensors::serialize(views, Some(metadata))
         .map_err(|error| Error::File { path: path.to_owned(), reason: error.to_string() })?;
     Ok(fs_err::write(path, file)?)

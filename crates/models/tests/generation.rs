@@ -2,23 +2,23 @@
 
 mod common;
 
-use common::write_folder;
-use common::{FAMILIES, Result, WINDOW, config, load, logits_of, merge, row, some_tokens};
 use mlx_rs::Array;
 use models::{GenerationOptions, Input, Model, generate};
 use serde_json::json;
 
-/// How far logits may lie apart that were summed in another order, absolute, `f32`.
+use common::{FAMILIES, Result, WINDOW, config, load, logits_of, merge, row, some_tokens, write_folder};
+
+/// Absolute tolerance for `f32` logits summed in another order.
 const SAME_LOGITS: f32 = 1e-4;
 
-/// How far apart two lists of logits are.
+/// Returns the largest absolute difference of two lists of logits.
 fn worst(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     assert_eq!(a.len(), b.len(), "numbers of tokens differ");
     let pairs = a.iter().flatten().zip(b.iter().flatten());
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// The most likely next token, again and again, from all tokens every time.
+/// Generates greedily, reading all tokens again for every new one.
 fn continued_without_a_cache(model: &Model, prompt: &[u32], count: usize) -> Result<Vec<u32>> {
     let mut tokens = prompt.to_vec();
     for _ in 0..count {
@@ -52,7 +52,7 @@ fn a_cache_changes_no_token_alone_or_in_a_batch() -> Result {
 }
 
 #[test]
-fn a_prompt_read_in_parts_gives_the_tokens_of_one_read_at_once() -> Result {
+fn a_prompt_read_in_pieces_gives_the_same_tokens() -> Result {
     let prompt = some_tokens(530);
     for family in ["gemma2", "gemma3_text", "llama"] {
         let folder = write_folder(&config(family))?;
@@ -104,7 +104,7 @@ fn a_window_matters_to_long_rows_only() -> Result {
 }
 
 #[test]
-fn layers_with_a_window_pass_on_what_they_see_and_no_more() -> Result {
+fn windows_limit_how_far_a_token_has_an_effect() -> Result {
     for family in ["mistral", "phi3"] {
         let folder = write_folder(&config(family))?;
         let model = load(folder.path())?;

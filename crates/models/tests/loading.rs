@@ -1,4 +1,4 @@
-//! The strict loader: every name and shape is known, and whatever is wrong with a folder is said.
+//! The strict loader: it knows every name and shape, and errors name every problem of a folder.
 
 mod common;
 
@@ -15,7 +15,7 @@ use testutil::{golden, hostile};
 
 use common::{FAMILIES, Result, config, load, logits_of, merge, row, some_tokens, write_folder};
 
-/// How far logits computed in `bfloat16`, which keeps three digits, may lie from those in `f32` on average.
+/// Mean absolute tolerance for logits in `bfloat16`, which has three digits, against `f32`.
 const BFLOAT16_LOGITS: f32 = 0.05;
 
 fn weights_of(folder: &Path) -> Result<BTreeMap<String, Array>> {
@@ -26,7 +26,7 @@ fn write_weights(folder: &Path, weights: &BTreeMap<String, Array>) -> Result {
     Ok(write_safetensors(&folder.join("model.safetensors"), weights)?)
 }
 
-/// The error of loading, without the part that differs from run to run.
+/// Returns the report of a failed load, without the path of the folder.
 fn refusal(folder: &Path) -> String {
     let report = load(folder).err().map(|error| failure::Error::from(error).report()).unwrap_or_default();
     report.replace(&folder.display().to_string(), "FOLDER")
@@ -36,7 +36,7 @@ fn logits(folder: &Path) -> Result<Vec<Vec<f32>>> {
     logits_of(&load(folder)?, Input::tokens(&row(&some_tokens(15))))
 }
 
-/// A copy of the smallest llama, to be damaged.
+/// Writes a small llama, to be damaged.
 fn llama() -> Result<TempDir> {
     write_folder(&config("llama"))
 }
@@ -145,7 +145,7 @@ fn weights_quantized_by_others_are_refused() -> Result {
     Ok(())
 }
 
-/// Spreads the weights of a folder over two files and an index.
+/// Splits the weights of a folder into two files with an index.
 fn shard(folder: &Path) -> Result {
     let weights = weights_of(folder)?;
     fs_err::remove_file(folder.join("model.safetensors"))?;
@@ -274,6 +274,36 @@ fn weights_keep_their_type_or_take_the_one_asked_for() -> Result {
         let model = Model::load(folder.path(), &LoadOptions { dtype: asked, unpack: true })?;
         let logits = model.logits(&model.hidden(Input::tokens(&input))?)?;
         assert_eq!(logits.dtype(), found, "asked for {asked:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_outline_has_the_shapes_types_and_bytes_of_the_loaded_model() -> Result {
+    for family in FAMILIES.into_iter().chain(["gemma3", "llama-q4", "qwen3-mixed", "cohere-qk-norm"]) {
+        let folder = golden(family);
+        for dtype in [None, Some(Dtype::Float16)] {
+            for unpack in [false, true] {
+                let options = LoadOptions { dtype, unpack };
+                let mut loaded = Model::load(&folder, &options)?;
+                let mut outline = Model::outline(&folder, &options)?;
+                assert_eq!(names_and_shapes(&mut outline), names_and_shapes(&mut loaded), "{family}");
+                assert_eq!(outline.bytes(), loaded.bytes(), "{family}, {options:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_outline_of_a_folder_without_weights_has_the_shapes_of_fresh_weights() -> Result {
+    for family in FAMILIES {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("config.json");
+        fs_err::write(&path, config(family).to_string())?;
+        let mut outline = Model::outline(folder.path(), &LoadOptions::default())?;
+        let mut fresh = Model::random(&path, 1)?;
+        assert_eq!(names_and_shapes(&mut outline), names_and_shapes(&mut fresh), "{family}");
     }
     Ok(())
 }

@@ -7,17 +7,17 @@ use models::{Input, LoadOptions, Model, write_safetensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The result of a test.
+/// Result of a test.
 pub(crate) type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
-/// How far a local layer of [`config`] sees, in tokens.
+/// Window of the local layers of [`config`], in tokens.
 pub(crate) const WINDOW: i32 = 6;
 
-/// Every `model_type` but the multimodal one, which has its text model's decoder.
+/// Every `model_type` except the multimodal one, which uses the decoder of its text model.
 pub(crate) const FAMILIES: [&str; 8] =
     ["cohere", "gemma2", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"];
 
-/// A small `config.json` of a family.
+/// Returns a small `config.json` of a family.
 pub(crate) fn config(family: &str) -> Value {
     let mut config = json!({
         "model_type": family,
@@ -48,7 +48,7 @@ pub(crate) fn config(family: &str) -> Value {
     config
 }
 
-/// Puts the entries of `changes` into `config`.
+/// Overwrites entries of `config` with those of `changes`.
 pub(crate) fn merge(config: &mut Value, changes: Value) {
     let (Value::Object(config), Value::Object(changes)) = (config, changes) else {
         panic!("both are tables")
@@ -56,7 +56,7 @@ pub(crate) fn merge(config: &mut Value, changes: Value) {
     config.extend(changes);
 }
 
-/// Writes a model folder: the same weights every time, large enough for attention to matter.
+/// Writes a model folder with fixed weights, large enough for attention to matter.
 pub(crate) fn write_folder(config: &Value) -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     let config_path = folder.path().join("config.json");
@@ -76,18 +76,18 @@ pub(crate) fn load(folder: &Path) -> models::Result<Model> {
     Model::load(folder, &LoadOptions { dtype: Some(Dtype::Float32), unpack: true })
 }
 
-/// `count` token ids that look random.
+/// Returns `count` token ids that look random.
 pub(crate) fn some_tokens(count: usize) -> Vec<u32> {
     (0..count as u32).map(|index| (index * index * 7 + index * 3 + 5) % 61).collect()
 }
 
-/// One row of token ids, `[1, L]`.
+/// Returns one row of token ids, `[1, L]`.
 pub(crate) fn row(tokens: &[u32]) -> Array {
     let tokens: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
     Array::from_slice(&tokens, &[1, tokens.len() as i32])
 }
 
-/// The logits of one row, a vector a token.
+/// Returns the logits of one row, one vector per token.
 pub(crate) fn logits_of(model: &Model, input: Input<'_>) -> Result<Vec<Vec<f32>>> {
     let logits = model.logits(&model.hidden(input)?)?.contiguous()?;
     logits.eval()?;
