@@ -211,7 +211,7 @@ fn a_diverging_run_says_where_and_what_was_saved() -> Result<()> {
         ["optimizer=sgd", "learning_rate=1e38", "max_gradient_norm=0", "warmup_steps=0", "steps=20"];
     let ran = fixture.train("store", &settings, &[]);
     ran.failed(1);
-    ran.says(&["diverged: ", "rows were [", "nothing was saved"]);
+    ran.says(&["diverged at step ", "rows were [", "nothing was saved"]);
     // The loss is finite in the first steps, until the rate has risen too far.
     let later = [
         "optimizer=sgd",
