@@ -9,7 +9,7 @@ const COMMON: &str = "\nCommon options:\n";
 /// Returns the help of a program, wrapped at 100 columns, without spaces at the end of lines.
 fn help(program: &str) -> String {
     let ran = Program::built(program).env("COLUMNS", "100").arg("--help").run();
-    ran.succeeded().lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    ran.succeeded().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the help of a stage without the options that all stages share.

@@ -88,7 +88,7 @@ impl Modules {
         let mut seen = BTreeSet::new();
         while let Some(path) = paths.pop_front() {
             for next in self.imports.get(path.last()?).into_iter().flatten() {
-                let longer = [&path[..], &[next.clone()]].concat();
+                let longer = [&path[..], std::slice::from_ref(next)].concat();
                 if next == start {
                     return Some(longer);
                 }
