@@ -29,7 +29,7 @@ pub struct Args {
     /// Artifact of import-model
     #[arg(long, value_name = "ARTIFACT")]
     pub import_model: Option<PathBuf>,
+    /// Flags of every stage.
     #[command(flatten)]
-    /// Flags that all stages have.
     pub common: stage::CommonArgs,
 }

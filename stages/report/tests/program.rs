@@ -1,13 +1,14 @@
-//! The program on real artifacts: what it prints, where it exits, and that it is done once.
+//! The program on real artifacts: its output, its exit codes, and that it runs once.
 
 mod fixture;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use artifact::{Draft, Manifest};
+use testutil::{Ran, Sandbox};
 
-/// Turns a made-up artifact into a real one, with hashes that hold.
+/// Publishes a made-up artifact, with valid hashes.
 fn publish(made_up: &Path, store: &Path) -> PathBuf {
     let path = made_up.join("manifest.json");
     let manifest = Manifest::from_bytes(&path, &fs_err::read(&path).expect("manifest")).expect("manifest");
@@ -44,13 +45,13 @@ fn published(root: &Path) -> Vec<(&'static str, PathBuf)> {
     folders.into_iter().map(publish).collect()
 }
 
-fn report(root: &Path, inputs: &[(&str, PathBuf)], more: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_report"));
-    command.current_dir(root).env_remove("ASHLAR_STORE").env("NO_COLOR", "1");
+fn report(sandbox: &Sandbox, inputs: &[(&str, PathBuf)], more: &[&str]) -> Ran {
+    let mut program = sandbox.program(env!("CARGO_BIN_EXE_report"));
+    program.env("NO_COLOR", "1").args(["--set", "resamples=200"]).args(more);
     for (flag, path) in inputs {
-        command.arg(flag).arg(path);
+        program.arg(flag).arg(path);
     }
-    command.args(["--set", "resamples=200"]).args(more).output().expect("the program starts")
+    program.run()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -58,42 +59,58 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_path_goes_to_stdout_and_the_table_to_stderr_and_the_second_run_finds_the_first() {
-    let root = tempfile::tempdir().unwrap();
-    let inputs = published(root.path());
-    let first = report(root.path(), &inputs, &[]);
-    assert!(first.status.success(), "{}", text(&first.stderr));
-    let path = text(&first.stdout);
-    assert_eq!(path.lines().count(), 1);
-    let page = root.path().join(path.trim_end()).join("data/report.html");
-    assert!(fs_err::read_to_string(page).expect("page").contains("Fused model"));
-    assert!(text(&first.stderr).contains("Fused model: test perplexity 12.2 vs 45.6 for the base"));
+fn the_path_is_on_stdout_the_table_on_stderr_and_a_second_run_finds_the_artifact() {
+    let sandbox = Sandbox::new();
+    let inputs = published(sandbox.path());
+    let first = report(&sandbox, &inputs, &[]);
+    let page = sandbox.read(first.path().join("data/report.html"));
+    assert!(page.contains("Fused model"));
+    first.says(&["Fused model: test perplexity 12.2 vs 45.6 for the base"]);
 
-    let second = report(root.path(), &inputs, &[]);
-    assert_eq!(text(&second.stdout), path);
-    assert!(!text(&second.stderr).contains("Fused model"), "{}", text(&second.stderr));
-    let checked = report(root.path(), &inputs, &["--check"]);
-    assert!(checked.status.success(), "{}", text(&checked.stderr));
+    let second = report(&sandbox, &inputs, &[]);
+    assert_eq!(second.path(), first.path());
+    assert!(!second.stderr.contains("Fused model"), "{}", second.stderr);
+    report(&sandbox, &inputs, &["--check"]).succeeded();
 }
 
 #[test]
-fn bad_data_exits_65_and_bad_settings_exit_2_and_neither_publishes() {
-    let root = tempfile::tempdir().unwrap();
-    let mut inputs = published(root.path());
-    let wrong = report(root.path(), &inputs, &["--set", "confidence=2.5"]);
-    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));
-    assert!(text(&wrong.stderr).contains("`confidence` is `2.5`"));
+fn bad_data_exits_65_bad_settings_exit_2_and_neither_publishes() {
+    let sandbox = Sandbox::new();
+    let mut inputs = published(sandbox.path());
+    let wrong = report(&sandbox, &inputs, &["--set", "confidence=2.5"]).failed(2);
+    assert!(wrong.contains("`confidence` is `2.5`: must be between 0 and 1"), "{wrong}");
 
     inputs[1].1 = inputs[2].1.clone();
-    let swapped = report(root.path(), &inputs, &[]);
-    assert_eq!(swapped.status.code(), Some(65), "{}", text(&swapped.stderr));
-    assert!(text(&swapped.stderr).contains("was made by stage `validate`"), "{}", text(&swapped.stderr));
-    assert!(text(&swapped.stdout).is_empty());
-    let stage = root.path().join("artifacts/report");
-    let published = fs_err::read_dir(stage).map_or(0, |folder| {
-        folder.filter(|entry| !entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')).count()
-    });
-    assert_eq!(published, 0);
+    let swapped = report(&sandbox, &inputs, &[]).failed(65);
+    assert!(swapped.contains("was made by stage `validate`"), "{swapped}");
+    assert!(swapped.contains("hint: give `--train` an artifact of stage `train`"), "{swapped}");
+    assert!(!sandbox.trees().keys().any(|name| name.starts_with("report/")));
+}
+
+#[test]
+fn help_and_version() {
+    let sandbox = Sandbox::new();
+    let program = || sandbox.program(env!("CARGO_BIN_EXE_report"));
+    let version = program().arg("--version").run();
+    assert_eq!(version.succeeded(), concat!("report ", env!("CARGO_PKG_VERSION"), "\n"));
+    let help = program().arg("--help").run();
+    let own = help.succeeded().split("\nCommon options:").next().unwrap();
+    insta::assert_snapshot!(own, @r"
+    Write the results of a pipeline as one self-contained page
+
+    Usage: report [OPTIONS] --evaluate <ARTIFACT> --train <ARTIFACT> --validate <ARTIFACT> --select-best <ARTIFACT>
+
+    Options:
+          --evaluate <ARTIFACT>      Artifact of evaluate
+          --train <ARTIFACT>         Artifact of train
+          --validate <ARTIFACT>      Artifact of validate
+          --select-best <ARTIFACT>   Artifact of select-best
+          --fuse <ARTIFACT>          Artifact of fuse
+          --prepare-data <ARTIFACT>  Artifact of prepare-data
+          --import-model <ARTIFACT>  Artifact of import-model
+      -h, --help                     Print help
+      -V, --version                  Print version
+    ");
 }
 
 #[test]
@@ -101,16 +118,16 @@ fn the_commands_on_the_page_check_the_artifacts() {
     if Command::new("sha256sum").arg("--version").output().is_err() {
         return; // not on this machine
     }
-    let root = tempfile::tempdir().unwrap();
-    let inputs = published(root.path());
-    let made = report(root.path(), &inputs, &[]);
-    let page = root.path().join(text(&made.stdout).trim_end()).join("data/report.html");
-    let page = fs_err::read_to_string(page).expect("page");
+    let sandbox = Sandbox::new();
+    let inputs = published(sandbox.path());
+    let made = report(&sandbox, &inputs, &[]);
+    let page = sandbox.read(made.path().join("data/report.html"));
     let start = page.find("# $1: an artifact").expect("commands");
     let commands = &page[start..start + page[start..].find("</code>").expect("end")];
     let commands =
         commands.replace("&quot;", "\"").replace("&amp;", "&").replace("&gt;", ">").replace("&#39;", "'");
-    let check = || Command::new("sh").args(["-c", &commands]).current_dir(root.path()).output().expect("sh");
+    let check =
+        || Command::new("sh").args(["-c", &commands]).current_dir(sandbox.path()).output().expect("sh");
 
     let whole = check();
     assert_eq!(text(&whole.stdout).matches("is whole").count(), 7, "{}", text(&whole.stderr));

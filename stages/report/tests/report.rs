@@ -82,7 +82,16 @@ fn error_of(result: Result<Made, Error>) -> String {
 fn a_small_report_reads_as_it_did() {
     let made = make_changed(&Run::default(), |_| {}).expect("report");
     insta::assert_snapshot!("small_report", visible_text(&made.page));
-    insta::assert_snapshot!("small_terminal", format!("{}\n{}", made.summary.headline, made.summary.table));
+    insta::assert_snapshot!(format!("{}\n{}", made.summary.headline, made.summary.table), @"
+    Fused model: test perplexity 12.2 vs 45.6 for the base, −73 %; chrF 64.1 vs 17.0
+                  base  fused  change
+    Perplexity    45.6   12.2  −73 %
+    Loss         3.820  2.501  −1.319
+    chrF          17.0   64.1  +47.1 [15.1, 64.0]
+    chrF++        16.6   63.9  +47.2 [14.7, 65.0]
+    BLEU           6.8   48.5  +41.7 [−5.4, 69.0]
+    Exact match   20.0    0.0  −20.0 [−60.0, 0.0]
+    ");
 }
 
 #[test]
@@ -365,7 +374,7 @@ fn numbers_that_are_not_finite_are_refused_with_their_line() {
 #[test]
 fn contradictions_and_wrong_artifacts_are_named() {
     let swapped = error_of(make_changed(&Run::default(), |inputs| inputs.train = inputs.validate.clone()));
-    insta::assert_snapshot!(swapped, @"");
+    insta::assert_snapshot!(swapped, @"the `train` artifact was made by stage `validate`");
 
     let missing = error_of(make_changed(&Run::default(), |inputs| {
         fs_err::remove_file(inputs.select_best.join("data/choice.json")).unwrap();
@@ -376,7 +385,7 @@ fn contradictions_and_wrong_artifacts_are_named() {
         let choice: Choice = read_document(&inputs.select_best);
         put_document(&inputs.select_best, &Choice { step: 7, ..choice });
     }));
-    insta::assert_snapshot!(unknown, @"");
+    insta::assert_snapshot!(unknown, @"`choice.json` of the `select-best` artifact chose step `7`, which the `validate` artifact does not list");
 
     let none = error_of(make_changed(&Run::default(), |inputs| {
         put_document(&inputs.evaluate, &scores(5, []));
@@ -390,7 +399,7 @@ fn contradictions_and_wrong_artifacts_are_named() {
             [Prediction { id: "a".to_owned(), predictions, ..Prediction::default() }],
         );
     }));
-    insta::assert_snapshot!(stranger, @"");
+    insta::assert_snapshot!(stranger, @"`predictions.jsonl` of the `evaluate` artifact has a prediction of `ghost`, which is not in `metrics.json`");
 }
 
 #[test]
