@@ -97,7 +97,7 @@ hash_type!(
     "tree-v1:"
 );
 hash_type!(
-    /// The `key-v1` hash of stage, version, settings and inputs; made by [`KeyMaterial`](crate::KeyMaterial) only.
+    /// The `key-v1` hash of stage, version, settings and inputs; computed by [`KeyMaterial`](crate::KeyMaterial) only.
     Key,
     ""
 );

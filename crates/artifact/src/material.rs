@@ -1,4 +1,4 @@
-//! What a key is the hash of, and the only way to a [`Key`].
+//! What a key is the hash of, and the only type that computes a [`Key`].
 
 use std::collections::BTreeMap;
 

@@ -123,7 +123,8 @@ fn files_without_usable_rows_say_what_they_are() {
     ");
     let missing = failure::Error::from(RowReader::open(Path::new("/nowhere/x.jsonl")).err().unwrap());
     assert_snapshot!(missing.report(), @"
-    error: failed to open file `/nowhere/x.jsonl`: No such file or directory (os error 2)
+    error: failed to open file `/nowhere/x.jsonl`
+      caused by: No such file or directory (os error 2)
     hint: check that `/nowhere/x.jsonl` is the right path
     ");
     assert!(TextTokenizer::open(Path::new("/nowhere")).is_err());

@@ -21,7 +21,7 @@ pub enum Kind {
     Storage,
     /// Another process holds a lock (exit 75).
     Locked,
-    /// A signal asked the program to stop, and its state is saved (exit 128 + signal).
+    /// A signal asked the program to stop (exit 128 + signal).
     Interrupted {
         /// Number of the signal.
         signal: i32,
@@ -60,7 +60,9 @@ impl Kind {
     /// Returns the hint for failures of this kind that bring none.
     pub(crate) fn default_hint(self) -> Option<&'static str> {
         match self {
-            Self::Storage => Some("free some space or use another disk, then run the same command again"),
+            Self::Storage => Some(
+                "free some space, or check the disk (quota, permissions, health), then run the same command again",
+            ),
             Self::Locked => Some("wait until it has finished, or raise `--lock-wait`"),
             _ => None,
         }

@@ -44,7 +44,7 @@ pub const SUMMARY_TEXT: &str = "summary.txt";
 pub struct Stage {
     /// Name of the stage: its program, its folder and its table in settings files.
     pub name: &'static str,
-    /// Names of the outputs that other stages read.
+    /// Names of those outputs.
     pub outputs: &'static [&'static str],
 }
 

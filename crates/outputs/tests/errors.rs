@@ -133,6 +133,9 @@ fn losses_that_contradict_each_other_are_named_by_step_and_row() {
 fn a_missing_file_is_named() {
     let error = failure::Error::from(Choice::read(Path::new("/nowhere/choice.json")).unwrap_err());
     assert_eq!(error.kind().exit_code(), 65);
-    insta::assert_snapshot!(error.report(), @"error: failed to open file `/nowhere/choice.json`: No such file or directory (os error 2)");
+    insta::assert_snapshot!(error.report(), @"
+    error: failed to open file `/nowhere/choice.json`
+      caused by: No such file or directory (os error 2)
+    ");
     assert!(Choice::read_if_present(Path::new("/nowhere")).unwrap().is_none());
 }

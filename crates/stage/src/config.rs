@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use failure::{Error, Result};
+use failure::{Error, Kind, Result};
 use outputs::STAGES;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -108,8 +108,8 @@ fn to_json(value: Value, pointer: &str) -> Result<Json> {
 
 /// Reads the stage's table from one file; errors name the line.
 fn read_file<C: Config>(path: &Path) -> Result<Table> {
-    let mut text =
-        fs_err::read_to_string(path).map_err(|error| Error::usage(format!("settings: {error}")))?;
+    let mut text = fs_err::read_to_string(path)
+        .map_err(|error| Error::wrap(Kind::Usage, error).context("reading settings"))?;
     let shape = Shape::of::<C>();
     let mut quoted = Vec::new();
     for finding in stage_table::<C>(path, &text)?.map(|table| shape.findings(&table)).unwrap_or_default() {

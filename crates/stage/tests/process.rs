@@ -159,7 +159,9 @@ fn wrong_settings_name_place_and_nearest_key() {
     $ tally --config nan.toml
     error: setting `learning_rate` is NaN; it must be finite
     $ tally --config none.toml
-    error: settings: failed to open file `none.toml`: No such file or directory (os error 2)
+    error: reading settings
+      caused by: failed to open file `none.toml`
+      caused by: No such file or directory (os error 2)
     "#);
     let commands = [
         "--set learning_rat=1",
@@ -227,7 +229,8 @@ fn bad_input_exits_with_65_and_ends_in_a_hint() {
     hint: give the folder that a stage printed
     $ tally 
     error: opening input `data`
-      caused by: failed to query resolved metadata `data.txt`: No such file or directory (os error 2)
+      caused by: failed to query resolved metadata `data.txt`
+      caused by: No such file or directory (os error 2)
     ");
 }
 

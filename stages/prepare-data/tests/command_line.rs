@@ -111,7 +111,8 @@ fn missing_and_unreadable_files_are_named() {
     let sandbox = Sandbox::new();
     assert_snapshot!(refused(&sandbox, "nowhere.jsonl", "", 65), @"
     error: finding the data files
-      caused by: failed to open file `nowhere.jsonl`: No such file or directory (os error 2)
+      caused by: failed to open file `nowhere.jsonl`
+      caused by: No such file or directory (os error 2)
     hint: check that `nowhere.jsonl` is the right path
     ");
     sandbox.write("data/pairs.jsonl", pairs(20));

@@ -403,12 +403,12 @@ mod tests {
         ];
         for (case, settings) in all {
             let folder = tempfile::tempdir()?;
-            let mut before = adapted(case, &settings)?;
-            save_peft(&mut before, folder.path())?;
+            let before = adapted(case, &settings)?;
+            save_peft(&before, folder.path())?;
             let mut after = model(case)?;
             let names = load_adapters(&mut after, folder.path())?.names;
             assert!(!names.is_empty() && names.is_sorted());
-            assert!(stored(&mut before)? == stored(&mut after)?, "{case} {settings:?}");
+            assert!(stored(&before)? == stored(&after)?, "{case} {settings:?}");
         }
         Ok(())
     }
@@ -418,15 +418,15 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let keys = vec!["self_attn.q_proj".to_owned(), "self_attn.v_proj".to_owned()];
         let settings = AdapterSettings { keys, ..AdapterSettings::default() };
-        save_peft(&mut adapted("llama", &settings)?, folder.path())?;
+        save_peft(&adapted("llama", &settings)?, folder.path())?;
         let config = config_of(folder.path());
         assert_eq!(config["target_modules"], json!(["q_proj", "v_proj"]));
         assert_eq!((&config["layers_to_transform"], &config["lora_alpha"]), (&Value::Null, &json!(16)));
         let settings = AdapterSettings { num_layers: Some(1), ..settings };
-        save_peft(&mut adapted("llama", &settings)?, folder.path())?;
+        save_peft(&adapted("llama", &settings)?, folder.path())?;
         assert_eq!(config_of(folder.path())["layers_to_transform"], json!([2]));
         let settings = AdapterSettings { lm_head: true, ..settings };
-        save_peft(&mut adapted("llama", &settings)?, folder.path())?;
+        save_peft(&adapted("llama", &settings)?, folder.path())?;
         let whole = ["lm_head", "model.layers.2.self_attn.q_proj", "model.layers.2.self_attn.v_proj"];
         assert_eq!(config_of(folder.path())["target_modules"], json!(whole));
         Ok(())
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn unsupported_settings_are_refused_by_name() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        save_peft(&mut adapted("llama", &AdapterSettings::default())?, folder.path())?;
+        save_peft(&adapted("llama", &AdapterSettings::default())?, folder.path())?;
         let plain = config_of(folder.path());
         let refusal = |change: Value| -> Result<String> {
             let mut config = plain.clone();
@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn a_model_without_adapters_is_refused() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let error = save_peft(&mut model("llama")?, folder.path()).unwrap_err().to_string();
+        let error = save_peft(&model("llama")?, folder.path()).unwrap_err().to_string();
         assert!(error.contains("the model has none"), "{error}");
         Ok(())
     }
