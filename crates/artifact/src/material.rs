@@ -1,4 +1,4 @@
-//! What a key is the hash of, and the only type that computes a [`Key`].
+//! Key material: the input of the key hash. [`KeyMaterial`] is the only type that computes a [`Key`].
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub struct KeyMaterial {
     /// Version of the numeric library, backend, device and dtype, for a stage that computes with floats.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub numerics: BTreeMap<String, String>,
-    /// Where a run stops that is stopped on purpose; absent for a whole run.
+    /// Step at which a segment stops; absent for a whole run.
     #[serde(rename = "part", default, skip_serializing_if = "Option::is_none")]
     pub segment: Option<String>,
     /// Fields of later versions: they count in the key.

@@ -8,7 +8,7 @@ use crate::record::{Record, Shape};
 use crate::spans::{Renderer, Turn, is_assistant};
 use crate::tokenizer::{TextTokenizer, Tokens};
 
-/// Which tokens are targets.
+/// Choice of the tokens that are targets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LossOn {

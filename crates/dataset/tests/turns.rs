@@ -1,4 +1,4 @@
-//! Which tokens are targets, with templates that behave like those in use.
+//! Choice of targets, with templates that behave like those of published models.
 
 #![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
 

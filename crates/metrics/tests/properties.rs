@@ -1,4 +1,4 @@
-//! What holds for every text.
+//! Properties that hold for every text.
 
 use metrics::bootstrap::{Bootstrap, interval, paired_losses};
 use metrics::random::derangement;

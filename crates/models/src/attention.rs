@@ -1,4 +1,4 @@
-//! What attention needs in every architecture: positions, masks, a key-value cache, the product itself.
+//! Attention shared by all architectures: positions, masks, key-value cache, and the attention product.
 
 use mlx_ext::Result;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask};

@@ -1,4 +1,4 @@
-//! What evaluate writes: scores of each model, its answers, and the losses of rows and targets.
+//! Output files of evaluate: scores per model, answers, and losses per row and per target.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What train writes: a line of metrics per report or validation, and a summary.
+//! Output files of train: `metrics.jsonl` and `summary.json`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What the body of a stage gets: folders, a stop flag, metrics and units.
+//! [`Job`]: the folders, stop flag, metrics and units that the body of a stage works with.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -538,7 +538,8 @@ fn quiet_prints_no_progress_and_help_lists_flags() {
     let home = Home::new();
     assert_eq!(home.run("-q").stderr, "");
     let help = home.command("--help").run();
-    insta::assert_snapshot!(help.succeeded(), @"
+    let own = help.succeeded().split("\nCommon options:").next().unwrap();
+    insta::assert_snapshot!(own, @"
     Count the lines of a file
 
     Usage: tally [OPTIONS]
@@ -550,25 +551,6 @@ fn quiet_prints_no_progress_and_help_lists_flags() {
           --nan                Write NaN into the results
       -h, --help               Print help
       -V, --version            Print version
-
-    Common options:
-          --config <FILE>         Read settings from the stage's table in FILE (repeatable; later files
-                                  win)
-          --set <KEY=VALUE>       Set one setting (repeatable; `STAGE.KEY=VALUE` is for that stage only)
-          --store <DIR>           Store artifacts in DIR [env: ASHLAR_STORE=] [default: artifacts]
-          --out <DIR>             Write the artifact to DIR instead of the store
-          --resume-dir <DIR>      With --out, keep the resume state in DIR
-          --plan                  Show whether the stage would run, and why (exit 0: up to date, 10:
-                                  run, 11: resume)
-          --force                 Run even if the artifact exists, and compare the result with it
-          --check                 Run again and compare the bytes with the existing artifact (exit 70 if
-                                  they differ)
-          --json                  Print --plan as JSON
-      -v, --verbose...            Print debug messages (`-vv`: also traces)
-      -q, --quiet                 Print errors only
-          --lock-wait <DURATION>  How long to wait for another process that is making the same artifact
-                                  (`0`, `30s`, `5m`, `forever`) [default: forever]
-          --label <NAME>          Label the artifact, so that `refs/NAME` refers to it
     ");
     assert!(home.command("--version").run().succeeded().ends_with(concat!(
         " ",

@@ -297,26 +297,6 @@ fn without_a_record_of_its_source_a_converted_repository_is_pinned_by_importing_
 }
 
 #[test]
-fn help_describes_the_flags_of_this_stage() {
-    let ran = no_hub().run(&["--help"]);
-    assert_snapshot!(ran.succeeded().split("Common options:").next().unwrap(), @r"
-    Import a base model from a folder or from the Hugging Face hub
-
-    Usage: import-model [OPTIONS]
-
-    Options:
-          --model-dir <DIR>      Folder with the model; replaces the source in the settings
-          --id <ORG/NAME>        Repository on the hub; replaces the source in the settings
-          --revision <REVISION>  Branch, tag or commit on the hub
-          --write-lock <FILE>    Pin the model in this settings file: its commit and the SHA-256 of
-                                 every file
-          --max-memory <GB>      Memory limit in GB (default: 80% of available memory)
-      -h, --help                 Print help
-      -V, --version              Print version
-    ");
-}
-
-#[test]
 fn flags_replace_the_source_and_the_pins_of_a_preset() {
     let hub = HubServer::start(vec![repo(), Repo::new("org/other")]);
     let shell = Shell::new(&hub.endpoint());

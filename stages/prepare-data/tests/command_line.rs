@@ -29,42 +29,6 @@ fn pairs(rows: usize) -> String {
 }
 
 #[test]
-fn help_is_short_and_complete() {
-    let help = Program::new(env!("CARGO_BIN_EXE_prepare-data")).arg("--help").env("COLUMNS", "100").run();
-    assert_snapshot!(help.succeeded(), @"
-    Turn data files into a dataset: splits, chat template, tokens, leak check
-
-    Usage: prepare-data [OPTIONS] --tokenizer <ARTIFACT> --data <PATH>...
-
-    Options:
-          --tokenizer <ARTIFACT>  Artifact of `import-model`, or a folder with `tokenizer.json`
-          --data <PATH>...        Data file, or folder with the files that the settings name
-                                  (repeatable)
-      -h, --help                  Print help
-      -V, --version               Print version
-
-    Common options:
-          --config <FILE>         Read settings from the stage's table in FILE (repeatable; later files
-                                  win)
-          --set <KEY=VALUE>       Set one setting (repeatable; `STAGE.KEY=VALUE` is for that stage only)
-          --store <DIR>           Store artifacts in DIR [env: ASHLAR_STORE=] [default: artifacts]
-          --out <DIR>             Write the artifact to DIR instead of the store
-          --resume-dir <DIR>      With --out, keep the resume state in DIR
-          --plan                  Show whether the stage would run, and why (exit 0: up to date, 10:
-                                  run, 11: resume)
-          --force                 Run even if the artifact exists, and compare the result with it
-          --check                 Run again and compare the bytes with the existing artifact (exit 70 if
-                                  they differ)
-          --json                  Print --plan as JSON
-      -v, --verbose...            Print debug messages (`-vv`: also traces)
-      -q, --quiet                 Print errors only
-          --lock-wait <DURATION>  How long to wait for another process that is making the same artifact
-                                  (`0`, `30s`, `5m`, `forever`) [default: forever]
-          --label <NAME>          Label the artifact, so that `refs/NAME` refers to it
-    ");
-}
-
-#[test]
 fn a_dataset_is_published_once_and_found_again() {
     let sandbox = Sandbox::new();
     sandbox.write("pairs.jsonl", pairs(20));

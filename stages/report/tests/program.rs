@@ -88,32 +88,6 @@ fn bad_data_exits_65_bad_settings_exit_2_and_neither_publishes() {
 }
 
 #[test]
-fn help_and_version() {
-    let sandbox = Sandbox::new();
-    let program = || sandbox.program(env!("CARGO_BIN_EXE_report"));
-    let version = program().arg("--version").run();
-    assert_eq!(version.succeeded(), concat!("report ", env!("CARGO_PKG_VERSION"), "\n"));
-    let help = program().arg("--help").run();
-    let own = help.succeeded().split("\nCommon options:").next().unwrap();
-    insta::assert_snapshot!(own, @r"
-    Write the results of a pipeline as one self-contained page
-
-    Usage: report [OPTIONS] --evaluate <ARTIFACT> --train <ARTIFACT> --validate <ARTIFACT> --select-best <ARTIFACT>
-
-    Options:
-          --evaluate <ARTIFACT>      Artifact of evaluate
-          --train <ARTIFACT>         Artifact of train
-          --validate <ARTIFACT>      Artifact of validate
-          --select-best <ARTIFACT>   Artifact of select-best
-          --fuse <ARTIFACT>          Artifact of fuse
-          --prepare-data <ARTIFACT>  Artifact of prepare-data
-          --import-model <ARTIFACT>  Artifact of import-model
-      -h, --help                     Print help
-      -V, --version                  Print version
-    ");
-}
-
-#[test]
 fn the_commands_on_the_page_check_the_artifacts() {
     if Command::new("sha256sum").arg("--version").output().is_err() {
         return; // not on this machine

@@ -12,7 +12,7 @@ use crate::inputs::Inputs;
 use crate::segment::{StopAt, StopAtObserver};
 use crate::{batch_order, layout, reuse, segment};
 
-/// Where and how often a run saves, where it stops, and how far it prepares rows in advance: nothing that changes the
+/// How often a run saves, where it stops, and how far it prepares rows in advance: nothing that changes the
 /// result.
 #[derive(Debug, Clone, Copy)]
 pub struct Saving<'a> {

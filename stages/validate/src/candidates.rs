@@ -1,4 +1,4 @@
-//! Which checkpoints are scored: those of a training run, or the adapters in a folder of another tool.
+//! Lists the checkpoints to score: those of a training run, or the adapters in a folder of another tool.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

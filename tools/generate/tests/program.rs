@@ -260,57 +260,6 @@ fn a_bad_row_is_named_before_any_work() {
     insta::assert_snapshot!(generate(&golden("llama"), &same).failed(2), @"error: `--output` would overwrite the file of `--input`");
 }
 
-#[test]
-fn help_lists_the_options() {
-    insta::assert_snapshot!(Program::new(env!("CARGO_BIN_EXE_generate")).arg("--help").run().succeeded(), @"
-    Generate text with a model: one prompt, a chat, or a file of prompts
-
-    Usage: generate [OPTIONS] --model <ARTIFACT|FOLDER> <--prompt <TEXT>|--chat|--input <FILE>>
-
-    Options:
-          --model <ARTIFACT|FOLDER>     Artifact with a model, its label in the store, or a model folder
-          --adapters <ARTIFACT|FOLDER>  Artifact with adapters, its label in the store, or a folder with
-                                        adapters
-          --store <DIR>                 Look up labels of artifacts in DIR [env: ASHLAR_STORE=]
-                                        [default: artifacts]
-          --batch-size <ROWS>           With --input, number of prompts per batch [default: 16]
-          --token-ids                   With --input, also write the token ids of each answer
-          --dtype <TYPE>                Compute in `auto`, `float32`, `bfloat16` or `float16` [default:
-                                        auto]
-          --max-memory <GB>             Memory limit in GB (default: 80% of available memory)
-      -v, --verbose...                  Print times and speeds (`-vv`: also traces)
-      -q, --quiet                       Print errors only
-      -h, --help                        Print help
-      -V, --version                     Print version
-
-    Task:
-          --prompt <TEXT>  Answer TEXT (`-` reads it from stdin)
-          --chat           Chat on the terminal: `/quit` leaves, `/reset` starts over, Ctrl-C ends an
-                           answer
-          --input <FILE>   Answer every row of FILE (`-` for stdin): JSON lines, CSV or TSV with
-                           `prompt`, `messages` or `prompt_tokens`
-          --output <FILE>  With --input, write the rows and their answers to FILE instead of stdout
-          --system <TEXT>  Put TEXT before the conversation as system message
-          --raw            Continue the prompt as it is, without the chat template
-          --compare        Also answer with the base model, without the adapters
-
-    Sampling:
-          --max-tokens <COUNT>      Maximum number of tokens per answer [default: 512]
-          --temperature <X>         Divide the logits by X; 0 always chooses the most likely token
-                                    [default: 0]
-          --top-p <P>               Choose among the fewest tokens whose probabilities add up to P
-                                    [default: 1]
-          --top-k <COUNT>           Choose among the COUNT most likely tokens; 0 for all [default: 0]
-          --min-p <P>               Choose among tokens at least P times as likely as the most likely
-                                    one [default: 0]
-          --repetition-penalty <X>  Make tokens that occurred before, in prompt or answer, less likely
-                                    by a factor of X [default: 1]
-          --seed <NUMBER>           Seed of the random numbers: the same seed gives the same text
-                                    [default: 0]
-          --stop <TEXT>             End an answer before TEXT (repeatable)
-    ");
-}
-
 /// Runs in a pseudo-terminal, made by `script`.
 #[cfg(target_os = "linux")]
 mod terminal {
