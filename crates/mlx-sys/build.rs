@@ -11,6 +11,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed=ASHLAR_NATIVE");
     println!("cargo:rerun-if-env-changed=ASHLAR_BACKEND");
     println!("cargo:rerun-if-changed=native/format.h");
+    println!("cargo:rerun-if-changed=native/host.cpp");
     let native = env::var_os("ASHLAR_NATIVE").map_or_else(|| manifest.join("../../.native"), PathBuf::from);
     let backend = env::var("ASHLAR_BACKEND").unwrap_or_else(|_| default_backend().to_owned());
     let mlx = native.join(format!("mlx-{backend}")).join("mlx");
@@ -48,6 +49,7 @@ fn compile_mlx_c(manifest: &Path, mlx: &Path, mlx_c: &Path) {
         .include(mlx_c)
         .include(mlx.join("include"))
         .files(sources)
+        .file(manifest.join("native/host.cpp"))
         .compile("mlxc");
 }
 

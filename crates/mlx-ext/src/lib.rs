@@ -14,6 +14,7 @@ mod bytes;
 mod device;
 mod error;
 mod gpu;
+pub mod host;
 mod memory;
 mod quantized;
 mod speed;

@@ -177,7 +177,7 @@ unsafe fn finish(out: *mut mlx_vector_array, body: impl FnOnce() -> Result<Vec<A
     1
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
@@ -200,22 +200,32 @@ pub(crate) fn borrowed(vector: mlx_vector_array) -> Result<Vec<Array>> {
 }
 
 /// An owned vector of arrays.
-struct Vector(mlx_vector_array);
+pub(crate) struct Vector(mlx_vector_array);
 
 impl Vector {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // SAFETY: makes an empty vector.
         Self(unsafe { mlx_sys::mlx_vector_array_new() })
     }
 
-    fn of(arrays: &[Array]) -> Self {
+    pub(crate) fn of(arrays: &[Array]) -> Self {
         let handles: Vec<mlx_array> = arrays.iter().map(Array::as_ptr).collect();
         // SAFETY: the handles are live; the vector takes its own references.
         Self(unsafe { mlx_sys::mlx_vector_array_new_data(handles.as_ptr(), handles.len()) })
     }
 
-    fn arrays(&self) -> Result<Vec<Array>> {
+    pub(crate) fn arrays(&self) -> Result<Vec<Array>> {
         borrowed(self.0)
+    }
+
+    /// Returns the handle, which stays this vector's.
+    pub(crate) fn as_raw(&self) -> mlx_vector_array {
+        self.0
+    }
+
+    /// Returns the handle for the C interface to fill.
+    pub(crate) fn as_mut(&mut self) -> *mut mlx_vector_array {
+        &raw mut self.0
     }
 }
 

@@ -18,10 +18,12 @@
 #[cfg(target_os = "linux")]
 pub mod blas;
 mod half;
+mod host;
 #[cfg(not(target_os = "macos"))]
 mod mach;
 
 pub use half::*;
+pub use host::*;
 
 /// Variant of libmlx that this build links: `cpu`, `metal` or `cuda`.
 pub const BACKEND: &str = env!("ASHLAR_BACKEND");
