@@ -27,7 +27,7 @@ CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native build test test-nix test-golden soak million check fmt interop interop-full tensorboard demo-base upload clean FORCE
+.PHONY: help native build test test-nix test-golden soak million check fmt interop interop-full tensorboard bench demo-base upload clean FORCE
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -96,6 +96,9 @@ interop-full: build ## Compare with transformers, PEFT and llama.cpp (installs g
 
 tensorboard: build ## Read our event files with TensorBoard
 	tests/tensorboard/run.sh '$(BIN)'
+
+bench: build ## Measure speed and memory beside mlx-lm and PyTorch (QUICK=1, PEERS=…, WORKLOADS=…; installs them into .venv-bench)
+	BACKEND='$(BACKEND)' tests/bench/run.sh '$(BIN)'
 
 ##@ Other
 upload: $(if $(ID),fuse) ## Push the fused model to the hub: ID=owner/name [REVISION=branch] [PRIVATE=1]

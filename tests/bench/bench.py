@@ -1,0 +1,187 @@
+"""Measures our programs beside mlx-lm and PyTorch on the same inputs. usage: bench.py PROGRAMS
+
+Run it through `run.sh`, which installs the peers. Writes `target/bench/results.json` and `target/bench/benchmarks.md`, and after a
+complete run `docs/benchmarks.md`. This process uses only Python's own modules, so that it stays small.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import measure
+import report
+from inputs import HERE, Inputs, interpreter
+from measure import Failed, write_json
+from programs import Programs, Result
+from workloads import (
+    ASHLAR,
+    FULL,
+    GATHERED,
+    MLX_LM,
+    OPENBLAS,
+    PYTORCH,
+    QUICK,
+    STOCK,
+    TORCH,
+    Generation,
+    Training,
+)
+
+FOLDER = Path("target/bench")
+REPEATS = 3
+
+
+def main() -> int:
+    try:
+        settings = Settings(Path(sys.argv[1]))
+        bench = Bench(settings)
+        bench.check_peers()
+        for name, workload in settings.workloads.items():
+            bench.measure(name, workload)
+            bench.write()
+        return bench.finish()
+    except Failed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+class Settings:
+    """What the variables ask for."""
+
+    def __init__(self, programs: Path):
+        self.programs = programs
+        self.quick = os.environ.get("QUICK", "") not in ("", "0")
+        self.backend = os.environ.get("BACKEND") or "cpu"
+        self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.repeats = int(os.environ.get("REPEATS") or (1 if self.quick else REPEATS))
+        known = QUICK if self.quick else FULL
+        wanted = (os.environ.get("WORKLOADS") or " ".join(known)).replace(",", " ").split()
+        if unknown := [name for name in wanted if name not in known]:
+            raise Failed(f"there is no workload `{unknown[0]}`; there are {', '.join(known)}")
+        self.workloads = {name: known[name] for name in wanted}
+        self.peers = self.wanted_peers()
+        self.complete = list(self.workloads) == list(known) and self.peers == [*MLX_LM, *PYTORCH] and not self.quick
+
+    def wanted_peers(self) -> list[str]:
+        """Returns the peers; `mlx-lm` stands for both of its forms, and so does `torch`."""
+        wanted = os.environ.get("PEERS", "mlx-lm torch").split()
+        known = [*MLX_LM, *PYTORCH]
+        if unknown := [name for name in wanted if name not in [*known, "none"]]:
+            raise Failed(f"there is no peer `{unknown[0]}`; there are mlx-lm, torch, or none")
+        found = set(wanted)
+        found |= set(MLX_LM) if STOCK in wanted else set()
+        found |= set(PYTORCH) if TORCH in wanted else set()
+        if not sys.platform.startswith("linux"):
+            found.discard(OPENBLAS)
+        return [name for name in known if name in found]
+
+
+class Bench:
+    """One run over all workloads."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        openblas = build_openblas() if OPENBLAS in settings.peers else None
+        device = "cpu" if settings.backend == "cpu" else "gpu"
+        self.inputs = Inputs(settings.programs, FOLDER)
+        self.programs = Programs(self.inputs, settings.threads, device, openblas)
+        self.started = time.monotonic()
+        self.results: dict[str, dict] = {}
+
+    def say(self, text: str) -> None:
+        print(f"{time.monotonic() - self.started:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    def check_peers(self) -> None:
+        """Measures the matrix product of every peer, and makes sure that OpenBLAS really is in front."""
+        for program in self.settings.peers:
+            if program != GATHERED:
+                found = self.programs.speed(program)
+                self.say(f"{program}: matrix product {found['gflops']:.1f} GFLOP/s, {', '.join(found['libraries'])}")
+        if OPENBLAS in self.settings.peers and self.programs.gflops[OPENBLAS] < 20:
+            raise Failed("mlx-lm does not use the OpenBLAS that is put in front of its own library")
+
+    def measure(self, name: str, workload) -> None:
+        """Runs all programs alternately and keeps the medians."""
+        programs = [ASHLAR, *self.settings.peers]
+        if isinstance(workload, Training):
+            self.training(name, workload, [p for p in programs if workload.steps_of(p)])
+        elif isinstance(workload, Generation):
+            self.generation(name, workload, [p for p in programs if workload.steps_of(p) and p != GATHERED])
+
+    def training(self, name: str, workload: Training, programs: list[str]) -> None:
+        runs: dict[str, list[Result]] = {program: [] for program in programs}
+        for _ in range(self.settings.repeats):
+            for program in programs:
+                result = self.programs.train(program, name, workload)
+                runs[program].append(result)
+                self.say(f"{name} {program}: {report.training_line(result)}")
+        data = report.rows_of(self.inputs.peer_rows(name, workload, self.inputs.dataset(name, workload)), workload)
+        self.results[name] = report.training(workload, data, runs, self.programs.gflops)
+
+    def generation(self, name: str, workload: Generation, programs: list[str]) -> None:
+        greedy: dict[str, list[Result]] = {program: [] for program in programs}
+        sampled: dict[str, list[Result]] = {program: [] for program in programs}
+        for _ in range(self.settings.repeats):
+            for program in programs:
+                for top_p, runs in ((False, greedy), (True, sampled)):
+                    result = self.programs.generate(program, name, workload, top_p)
+                    runs[program].append(result)
+                    how = "top-p" if top_p else "greedy"
+                    self.say(f"{name} {program}, {how}: {report.generation_line(result)}")
+        self.results[name] = report.generation(workload, greedy, sampled)
+
+    def write(self) -> None:
+        write_json(FOLDER / "results.json", self.results)
+
+    def finish(self) -> int:
+        text = report.page(self.settings, self.results, self.settings.workloads, self.programs.gflops, machine())
+        (FOLDER / "benchmarks.md").write_text(text, encoding="utf-8")
+        if self.settings.complete:
+            Path("docs/benchmarks.md").write_text(text, encoding="utf-8")
+        self.say(f"wrote {FOLDER / 'results.json'} and {'docs' if self.settings.complete else FOLDER}/benchmarks.md")
+        print(text)
+        broken = [text for text, holds in report.checks(self.results) if not holds]
+        if broken:
+            print("\n".join(f"error: does not hold: {text}" for text in broken), file=sys.stderr)
+        return 1 if broken else 0
+
+
+def build_openblas() -> Path:
+    """Compiles the library that gives OpenBLAS the names that MLX calls; returns its path."""
+    where = "import scipy_openblas32 as found; print(found.get_lib_dir(), found.get_library(), sep='\\n')"
+    folder, library = measure.run([interpreter("mlx-lm"), "-c", where]).stdout.splitlines()
+    out = (FOLDER / "libopenblas-plain.so").resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    compiler = os.environ.get("CC", "cc")
+    command = [compiler, "-O2", "-shared", "-fPIC", "-o", out, HERE / "openblas.c"]
+    command += [f"-L{folder}", f"-l{library}", f"-Wl,-rpath,{folder}"]
+    try:
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    except OSError as error:
+        raise Failed(f"the C compiler `{compiler}` does not run: {error.strerror}") from None
+    if done.returncode:
+        raise Failed(f"the library in front of OpenBLAS does not compile: {done.stderr.strip()}")
+    return out
+
+
+def machine() -> str:
+    """Returns the processor, its cores and memory in one line."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
+        fields = {key.strip(): value.strip() for key, _, value in lines}
+        name = fields.get("model name", name)
+        if "model" in fields:
+            name += f" (family {fields['cpu family']}, model {fields['model']})"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{name.strip()}, {os.cpu_count()} cores, {memory:.0f} GB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""PyTorch's side, with transformers and PEFT: one task in a process of its own. usage: torch_peer.py JOB.json
+
+The job names a `task` and an `out` file for the result. Rows, targets, batches and initial adapters are given. With
+`gathered_head`, only hidden states whose next token counts reach the head; otherwise the model gets plain `labels`.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+IGNORED = -100
+
+
+def load(job: dict):
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
+    return model.to(job["device"])
+
+
+def prepare(model, job: dict):
+    """Freezes the model but for what is trained; returns the model to call."""
+    if job["adapters"]:
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(model, job["adapters"], is_trainable=True)
+    model.requires_grad_(False)
+    for layer in model.model.layers[-job["layers"] :]:
+        layer.requires_grad_(True)
+    return model
+
+
+def padded(rows: list[dict]) -> dict:
+    """Returns a batch, padded to its longest row."""
+    width = max(len(row["tokens"]) for row in rows)
+    tokens = torch.zeros((len(rows), width), dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORED)
+    for index, row in enumerate(rows):
+        count = len(row["tokens"])
+        tokens[index, :count] = torch.tensor(row["tokens"])
+        mask[index, :count] = 1
+        labels[index, row["first"] : row["last"] + 1] = tokens[index, row["first"] : row["last"] + 1]
+    batch = {"input_ids": tokens, "labels": labels}
+    return batch if len(rows) == 1 else batch | {"attention_mask": mask}
+
+
+def loss_of(model, batch: dict, gathered_head: bool):
+    if not gathered_head:
+        return model(**batch, use_cache=False).loss
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    labels = batch.pop("labels")
+    hidden = causal.model(**batch, use_cache=False).last_hidden_state
+    targets = labels[:, 1:]
+    counted = targets != IGNORED
+    logits = causal.lm_head(hidden[:, :-1][counted])
+    return torch.nn.functional.cross_entropy(logits.float(), targets[counted])
+
+
+def train(job: dict) -> dict:
+    model = prepare(load(job), job)
+    model.train()
+    data = json.loads(Path(job["rows"]).read_text(encoding="utf-8"))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=job["learning_rate"])
+    losses, seconds, padded_tokens = [], [], 0
+    for step in range(job["steps"]):
+        started = time.perf_counter()
+        batch = padded([data["rows"][index] for index in data["batches"][step % len(data["batches"])]])
+        padded_tokens += batch["input_ids"].numel()
+        batch = {name: tensor.to(job["device"]) for name, tensor in batch.items()}
+        loss = loss_of(model, batch, job["gathered_head"])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - started)
+    out = Path(job["out"]).with_suffix("")
+    if job["adapters"]:
+        model.save_pretrained(out)
+    else:
+        from safetensors.torch import save_file
+
+        named = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+        save_file(named, str(Path(job["out"]).with_suffix(".safetensors")))
+    return {"losses": losses, "padded_tokens": padded_tokens, "step_seconds": seconds}
+
+
+def generate(job: dict) -> dict:
+    model = load(job).eval()
+    prompts = torch.tensor(job["prompts"]).to(job["device"])
+    model.generation_config.eos_token_id = None
+    sampling = {"do_sample": True, "top_p": job["top_p"], "top_k": 0} if job["top_p"] else {"do_sample": False}
+    torch.manual_seed(0)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        answer = model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            max_new_tokens=job["tokens"],
+            pad_token_id=0,
+            **sampling,
+        )
+    tokens = answer[:, prompts.shape[1] :].tolist()
+    return {"seconds": time.perf_counter() - started, "tokens": tokens}
+
+
+def speed(job: dict) -> dict:
+    """Returns the speed of the matrix product."""
+    size = job["size"]
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    for _ in range(job["repeats"]):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return {"gflops": 2 * size**3 / best / 1e9, "libraries": [torch.__config__.show().split("BLAS_INFO=")[-1].split(",")[0]]}
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    torch.set_num_threads(job["threads"])
+    tasks = {"train": train, "generate": generate, "speed": speed}
+    Path(job["out"]).write_text(json.dumps(tasks[job["task"]](job)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
