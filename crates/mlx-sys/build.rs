@@ -12,6 +12,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed=ASHLAR_BACKEND");
     println!("cargo:rerun-if-changed=native/format.h");
     println!("cargo:rerun-if-changed=native/host.cpp");
+    println!("cargo:rerun-if-changed=native/array_over.cpp");
     let native = env::var_os("ASHLAR_NATIVE").map_or_else(|| manifest.join("../../.native"), PathBuf::from);
     let backend = env::var("ASHLAR_BACKEND").unwrap_or_else(|_| default_backend().to_owned());
     let mlx = native.join(format!("mlx-{backend}")).join("mlx");
@@ -39,6 +40,7 @@ fn compile_mlx_c(manifest: &Path, mlx: &Path, mlx_c: &Path) {
         .filter(|path| path.extension().is_some_and(|extension| extension == "cpp"))
         .collect();
     sources.sort();
+    sources.push(manifest.join("native/array_over.cpp"));
     cc::Build::new()
         .cpp(true)
         .std("c++20")

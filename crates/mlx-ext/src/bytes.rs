@@ -11,11 +11,7 @@ use crate::error::{Error, Result, check, install_handler};
 /// Fails when the number of bytes does not match the shape.
 pub fn array_from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Array> {
     install_handler();
-    let expected = shape
-        .iter()
-        .try_fold(item_size(dtype), |size, &extent| size.checked_mul(usize::try_from(extent).ok()?))
-        .filter(|&size| size == bytes.len());
-    if expected.is_none() {
+    if check_size(bytes.len(), shape, dtype)? != bytes.len() {
         return Err(Error::ByteCount { bytes: bytes.len(), shape: shape.to_vec(), dtype });
     }
     if bytes.as_ptr().align_offset(8) == 0 {
@@ -26,6 +22,19 @@ pub fn array_from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Arr
     // SAFETY: the buffer holds at least `bytes.len()` bytes and does not overlap them.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), aligned.as_mut_ptr().cast::<u8>(), bytes.len()) };
     Ok(copy_in(aligned.as_ptr().cast(), shape, dtype))
+}
+
+/// Returns the number of bytes of an array.
+///
+/// # Errors
+///
+/// Fails when that is more than `bytes`.
+pub(crate) fn check_size(bytes: usize, shape: &[i32], dtype: Dtype) -> Result<usize> {
+    shape
+        .iter()
+        .try_fold(item_size(dtype), |size, &extent| size.checked_mul(usize::try_from(extent).ok()?))
+        .filter(|&size| size <= bytes)
+        .ok_or_else(|| Error::ByteCount { bytes, shape: shape.to_vec(), dtype })
 }
 
 fn copy_in(data: *const u8, shape: &[i32], dtype: Dtype) -> Array {
@@ -41,22 +50,29 @@ fn copy_in(data: *const u8, shape: &[i32], dtype: Dtype) -> Array {
     }
 }
 
-/// Returns the elements of `array` as little-endian bytes in row-major order, and evaluates it if necessary.
+/// Returns a copy of the elements of `array` as little-endian bytes in row-major order, and evaluates it if necessary.
 pub fn bytes_of(array: &Array) -> Result<Vec<u8>> {
+    with_bytes(array, <[u8]>::to_vec)
+}
+
+/// Calls `read` with the elements of `array` as little-endian bytes in row-major order, and evaluates it if necessary.
+///
+/// Copies only an array that is not contiguous.
+pub fn with_bytes<T>(array: &Array, read: impl FnOnce(&[u8]) -> T) -> Result<T> {
     install_handler();
+    if array.size() == 0 {
+        return Ok(read(&[]));
+    }
     let array = array.contiguous()?;
     array.eval()?;
-    if array.size() == 0 {
-        return Ok(Vec::new());
-    }
     // SAFETY: the array is evaluated and contiguous, so `nbytes` bytes lie behind the pointer, which lives as long
     // as `array`. The C function only casts the pointer.
-    let bytes = unsafe {
+    let result = unsafe {
         let data = mlx_sys::mlx_array_data_uint8(array.as_ptr());
-        std::slice::from_raw_parts(data, array.nbytes()).to_vec()
+        read(std::slice::from_raw_parts(data, array.nbytes()))
     };
     check(0)?;
-    Ok(bytes)
+    Ok(result)
 }
 
 fn item_size(dtype: Dtype) -> usize {

@@ -10,20 +10,23 @@
 //! # Ok::<(), mlx_ext::Error>(())
 //! ```
 
+mod bus_error;
 mod bytes;
 mod device;
 mod error;
 mod gpu;
 pub mod host;
+mod mapped;
 mod memory;
 mod quantized;
 mod speed;
 mod transforms;
 
-pub use bytes::{array_from_bytes, bytes_of};
+pub use bytes::{array_from_bytes, bytes_of, with_bytes};
 pub use device::{Backend, MLX_VERSION, Options, init};
 pub use error::{Error, Result};
-pub use memory::{available_memory, hold_back, resident_memory, set_limits};
+pub use mapped::MappedFile;
+pub use memory::{available_memory, hold_back, peak_resident_memory, resident_memory, set_limits};
 pub use quantized::{PackedWeight, Quantization, QuantizationMode, dequantize, quantize, quantized_matmul};
 pub use speed::{matmul_gflops, warn_if_slow};
 pub use transforms::{Function, after, checkpoint, custom_vjp, value_and_grad};

@@ -90,6 +90,18 @@ pub fn resident_memory() -> Option<usize> {
     }
 }
 
+/// Returns the largest resident memory that this process has had, in bytes; `None` on systems that do not report it.
+pub fn peak_resident_memory() -> Option<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        field_of("/proc/self/status", "VmHWM:")
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        None
+    }
+}
+
 /// Reads `Name:   123 kB` from a file of the kernel and returns bytes.
 #[cfg(target_os = "linux")]
 fn field_of(file: &str, name: &str) -> Option<usize> {

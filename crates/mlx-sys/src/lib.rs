@@ -35,3 +35,16 @@ pub struct FILE {
 }
 
 include!("bindings.rs");
+
+unsafe extern "C" {
+    /// Makes an array over memory that MLX does not own (`native/array_over.cpp`), on a CPU only.
+    pub fn ashlar_array_over(
+        result: *mut mlx_array,
+        data: *mut ::std::os::raw::c_void,
+        shape: *const ::std::os::raw::c_int,
+        dimensions: ::std::os::raw::c_int,
+        dtype: mlx_dtype,
+        payload: *mut ::std::os::raw::c_void,
+        release: unsafe extern "C" fn(*mut ::std::os::raw::c_void),
+    ) -> ::std::os::raw::c_int;
+}

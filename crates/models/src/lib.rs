@@ -51,4 +51,4 @@ pub use model::{Head, Model};
 pub use options::{ComputeDtype, LoadOptions};
 pub use sampling::Sampling;
 pub use weight::{QuantizedWeight, Weight};
-pub use weights::{TensorFiles, canonical_name, stored_dtype, weight_files, write_safetensors};
+pub use weights::{TensorFiles, canonical_name, layout_of, stored_dtype, weight_files, write_safetensors};

@@ -227,6 +227,30 @@ impl Model {
         Ok(logits)
     }
 
+    /// Returns the path of the layer that is the head: `lm_head`, or the token embedding if they are tied.
+    pub fn head_path(&self) -> String {
+        let name = if self.has_tied_head() { "model.embed_tokens" } else { "lm_head" };
+        join(&self.path, name)
+    }
+
+    /// Replaces all parameters but those that [`Model::logits`] uses by empty ones, to free their memory.
+    pub fn keep_only_head(&mut self) -> mlx_ext::Result<()> {
+        let empty = ops::zeros::<f32>(&[0])?;
+        let head = self.head_path();
+        for (path, layer) in self.layers_mut() {
+            match layer {
+                LayerMut::Embedding(_) | LayerMut::Linear(_) if path == head => {}
+                LayerMut::Embedding(embedding) => embedding.weight = Weight::Dense(empty.clone()),
+                LayerMut::Norm(norm) => norm.weight = empty.clone(),
+                LayerMut::Linear(linear) => {
+                    linear.weight = Weight::Dense(empty.clone());
+                    (linear.bias, linear.adapter) = (None, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the parts of the head.
     pub fn head(&self) -> Head<'_> {
         let (weight, adapter) = match &self.lm_head {

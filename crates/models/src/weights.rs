@@ -1,15 +1,20 @@
 //! Tensors in the safetensors files of a model folder, checked before MLX sees a byte.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use mlx_ext::MappedFile;
 use mlx_rs::{Array, Dtype, ops};
-use safetensors::tensor::{TensorInfo, TensorView};
+use safetensors::tensor::TensorInfo;
 use serde_json::Value;
-use tensors::TensorHeader;
+use tensors::{TensorHeader, TensorLayout, TensorWriter};
 
 use crate::error::{Error, Result};
+
+/// Number of bytes from which tensors are mapped instead of read.
+const MAPPED_FROM: usize = 1 << 16;
 
 /// Tensors of one or more safetensors files, read one at a time.
 pub struct TensorFiles {
@@ -17,11 +22,25 @@ pub struct TensorFiles {
     files: Vec<TensorFile>,
     /// File index and description by name.
     tensors: BTreeMap<String, (usize, TensorInfo)>,
+    /// Tensors with an array over the mapped file, of which there must be only one.
+    shared: RefCell<BTreeSet<String>>,
 }
 
 struct TensorFile {
     path: PathBuf,
     data_start: u64,
+    mapping: OnceCell<MappedFile>,
+}
+
+impl TensorFile {
+    /// Returns the mapping of the file, made at the first use.
+    fn mapping(&self) -> io::Result<&MappedFile> {
+        if let Some(mapping) = self.mapping.get() {
+            return Ok(mapping);
+        }
+        let mapping = MappedFile::open(&self.path)?;
+        Ok(self.mapping.get_or_init(|| mapping))
+    }
 }
 
 impl TensorFiles {
@@ -36,7 +55,7 @@ impl TensorFiles {
         if paths.is_empty() {
             return Err(Error::NoWeights { folder: folder.to_owned() });
         }
-        let mut all = Self { folder: folder.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        let mut all = Self::of_nothing(folder);
         for path in paths {
             all.add(path)?;
         }
@@ -45,9 +64,14 @@ impl TensorFiles {
 
     /// Opens a single file, such as an adapter.
     pub fn open_file(path: &Path) -> Result<Self> {
-        let mut all = Self { folder: path.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        let mut all = Self::of_nothing(path);
         all.add(path.to_owned())?;
         Ok(all)
+    }
+
+    fn of_nothing(folder: &Path) -> Self {
+        let (files, tensors, shared) = (Vec::new(), BTreeMap::new(), RefCell::default());
+        Self { folder: folder.to_owned(), files, tensors, shared }
     }
 
     fn add(&mut self, path: PathBuf) -> Result<()> {
@@ -66,7 +90,7 @@ impl TensorFiles {
             }
             self.tensors.insert(name, (self.files.len(), info));
         }
-        self.files.push(TensorFile { path, data_start });
+        self.files.push(TensorFile { path, data_start, mapping: OnceCell::new() });
         Ok(())
     }
 
@@ -87,21 +111,31 @@ impl TensorFiles {
 
     /// Reads the bytes of a tensor.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
-        let (file, info) = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
-        let file = &self.files[*file];
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        let mut reader = fs_err::File::open(&file.path)?;
-        reader.seek(SeekFrom::Start(file.data_start + start as u64))?;
-        reader.read_exact(&mut bytes)?;
+        let mut bytes = Vec::new();
+        self.reader(name)?.read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// Reads a tensor.
+    /// Returns a reader of the bytes of a tensor.
+    pub fn reader(&self, name: &str) -> Result<impl Read> {
+        let (file, info) = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
+        let file = &self.files[*file];
+        let (start, end) = info.data_offsets;
+        let mut reader = fs_err::File::open(&file.path)?;
+        reader.seek(SeekFrom::Start(file.data_start + start as u64))?;
+        Ok(reader.take((end - start) as u64))
+    }
+
+    /// Reads a tensor. Large ones are not copied on a CPU: they show the mapped file, whose pages are read when they are used.
     pub fn array(&self, name: &str) -> Result<Array> {
-        let bytes = self.bytes(name)?;
         let (shape, dtype) = self.shape_and_dtype(name)?;
-        Ok(mlx_ext::array_from_bytes(&bytes, &shape, dtype)?)
+        let (file, info) = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
+        let (start, end) = info.data_offsets;
+        if end - start >= MAPPED_FROM && self.shared.borrow_mut().insert(name.to_owned()) {
+            let file = &self.files[*file];
+            return Ok(file.mapping()?.array(file.data_start as usize + start, &shape, dtype)?);
+        }
+        Ok(mlx_ext::array_from_bytes(&self.bytes(name)?, &shape, dtype)?)
     }
 
     fn shape_and_dtype(&self, name: &str) -> Result<(Vec<i32>, Dtype)> {
@@ -214,23 +248,22 @@ pub fn stored_dtype(dtype: Dtype) -> safetensors::Dtype {
     }
 }
 
-/// Writes tensors to one safetensors file, with sorted names, so that equal tensors give equal bytes.
+/// Writes tensors to one safetensors file, one at a time, in the order of the crate `safetensors` (the widest types first,
+/// then by name), so that equal tensors give equal bytes.
+///
+/// Needs no memory beyond the largest tensor that is not evaluated or not contiguous.
 pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Array>) -> Result<()> {
-    let bytes: Vec<(String, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, array)| Ok((name.clone(), mlx_ext::bytes_of(array)?)))
-        .collect::<Result<_>>()?;
-    let views: Vec<(&str, TensorView<'_>)> = bytes
-        .iter()
-        .map(|(name, bytes)| {
-            let array = &tensors[name];
-            let shape = array.shape().iter().map(|&extent| extent as usize).collect();
-            let view = TensorView::new(stored_dtype(array.dtype()), shape, bytes);
-            (name.as_str(), view.expect("the bytes are those of the array"))
-        })
-        .collect();
-    let metadata = HashMap::from([("format".to_owned(), "mlx".to_owned())]);
-    let file = safetensors::serialize(views, Some(metadata))
-        .map_err(|error| Error::File { path: path.to_owned(), reason: error.to_string() })?;
-    Ok(fs_err::write(path, file)?)
+    let mut layouts: Vec<TensorLayout> = tensors.iter().map(|(name, array)| layout_of(name, array)).collect();
+    layouts.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    let mut file = TensorWriter::create(path, &layouts)?;
+    for layout in &layouts {
+        mlx_ext::with_bytes(&tensors[&layout.name], |bytes| file.write(bytes))??;
+    }
+    Ok(file.finish()?)
+}
+
+/// Returns how an array is laid out in a safetensors file.
+pub fn layout_of(name: &str, array: &Array) -> TensorLayout {
+    let shape = array.shape().iter().map(|&extent| extent as usize).collect();
+    TensorLayout { name: name.to_owned(), dtype: stored_dtype(array.dtype()), shape }
 }

@@ -1,7 +1,7 @@
 //! Writing one safetensors file, tensor by tensor.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Read, Write as _};
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -77,6 +77,21 @@ impl TensorWriter {
         self.file.write_all(data)
     }
 
+    /// Copies all data of the next tensor from `data`, a piece at a time.
+    ///
+    /// # Errors
+    ///
+    /// Fails when `data` cannot be read or the file cannot be written, and when `data` ends too early.
+    ///
+    /// # Panics
+    ///
+    /// Panics when all tensors are written.
+    pub fn copy(&mut self, data: impl Read) -> io::Result<()> {
+        let bytes = self.missing.pop_front().expect("a tensor is missing") as u64;
+        let copied = io::copy(&mut data.take(bytes), &mut self.file)?;
+        if copied == bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
     /// Flushes the file.
     ///
     /// # Errors
@@ -125,6 +140,22 @@ mod tests {
         });
         let metadata = HashMap::from([("format".to_owned(), "mlx".to_owned())]);
         assert_eq!(fs_err::read(&path).unwrap(), safetensors::serialize(views, Some(metadata)).unwrap());
+    }
+
+    #[test]
+    fn copied_data_must_have_the_size_of_its_layout() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = TensorLayout { name: "a".to_owned(), dtype: Dtype::F32, shape: vec![2] };
+        let (copied, written) = (folder.path().join("copied"), folder.path().join("written"));
+        let mut writer = TensorWriter::create(&copied, std::slice::from_ref(&layout)).unwrap();
+        writer.copy(&[7; 9][..]).unwrap();
+        writer.finish().unwrap();
+        let mut writer = TensorWriter::create(&written, std::slice::from_ref(&layout)).unwrap();
+        writer.write(&[7; 8]).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(fs_err::read(copied).unwrap(), fs_err::read(&written).unwrap());
+        let mut writer = TensorWriter::create(&written, &[layout]).unwrap();
+        assert_eq!(writer.copy(&[7; 7][..]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -5,19 +5,15 @@ use std::path::Path;
 use dataset::Split;
 use failure::{Context as _, Error, Result};
 use mlx_ext::Backend;
-use mlx_rs::{Array, Dtype};
 use models::{LoadOptions, Model};
 use outputs::{Document as _, FusionCost};
 use stage::Job;
-use tuner::Batch;
 
 use crate::config::Config;
 use crate::gguf::Gguf;
 use crate::inputs::Inputs;
+use crate::measured::Measured;
 use crate::{card, gguf, write};
-
-/// Number of rows whose logits are compared.
-const COMPARED_ROWS: usize = 4;
 
 /// Runs the stage and reports its cost.
 ///
@@ -38,6 +34,9 @@ pub fn run_job(inputs: &Inputs<'_>, config: &Config, backend: &Backend, job: &mu
 
 /// Writes `model/`, `fuse.json` and, if the settings ask for them, `gguf/` and `peft/` into `out`.
 ///
+/// Only one of the two models is in memory at a time: the adapted one is measured and dropped before the fused one is
+/// loaded.
+///
 /// # Errors
 ///
 /// Fails when the adapters do not fit the model, or when the loss increases more than the settings allow.
@@ -49,45 +48,24 @@ pub fn run(inputs: &Inputs<'_>, config: &Config, backend: &Backend, out: &Path) 
     let mut adapted = Model::load(inputs.model, &options).context("loading the model")?;
     let trained = tuner::load_adapters(&mut adapted, inputs.adapters).context("loading the adapters")?;
     let folder = out.join(outputs::MODEL);
-    write::fused_folder(inputs.model, &adapted, &trained.names, config.quantized, &folder)?;
-    let fused = Model::load(&folder, &options).context("loading the fused model")?;
-    let cost = measure(&adapted, &fused, inputs.tokens, config.batch_size)?;
-    check_cost(&cost, config.max_loss_increase)?;
-    cost.write(out)?;
-    card::write(inputs, config, &cost, &folder)?;
+    let changed = write::fused_folder(inputs.model, &adapted, &trained.names, config.quantized, &folder)?;
+    let changes_head = changed.iter().any(|name| name.starts_with(&adapted.head_path()));
     if config.peft {
         tuner::save_peft(&adapted, &out.join("peft")).context("writing adapters for PEFT")?;
     }
+    let split = Split::open(&inputs.tokens.join("validation.safetensors"))?;
+    let adapted = Measured::new(adapted, &split, config.batch_size, changes_head)?;
+    let fused = Model::load(&folder, &options).context("loading the fused model")?;
+    let cost = adapted.compare(&Measured::new(fused, &split, config.batch_size, true)?)?;
+    check_cost(&cost, config.max_loss_increase)?;
+    cost.write(out)?;
+    card::write(inputs, config, &cost, &folder)?;
     if config.gguf != Gguf::None {
         let name = if config.gguf == Gguf::F16 { "model-f16.gguf" } else { "model-q8_0.gguf" };
         fs_err::create_dir_all(out.join("gguf"))?;
         gguf::export(&folder, config.gguf, &out.join("gguf").join(name)).context("writing GGUF")?;
     }
     Ok(cost)
-}
-
-/// Scores both models on the validation split and compares their logits on its first rows.
-fn measure(adapted: &Model, fused: &Model, tokens: &Path, batch_size: usize) -> Result<FusionCost> {
-    let split = Split::open(&tokens.join("validation.safetensors"))?;
-    let adapter_score = tuner::score(adapted, &split, "validation", batch_size)?;
-    let fused_score = tuner::score(fused, &split, "validation", batch_size)?;
-    let rows: Vec<u32> = (0..split.len().min(COMPARED_ROWS) as u32).collect();
-    let batch = Batch::of_rows(&split, &rows, 1);
-    Ok(FusionCost {
-        adapter_loss: adapter_score.mean_loss(),
-        fused_loss: fused_score.mean_loss(),
-        max_logit_difference: max_difference(&logits(adapted, &batch)?, &logits(fused, &batch)?)?.into(),
-        tokens: adapter_score.tokens(),
-    })
-}
-
-fn logits(model: &Model, batch: &Batch) -> models::Result<Array> {
-    let logits = model.logits(&model.hidden(models::Input::tokens(&batch.tokens))?)?;
-    Ok(logits.as_dtype(Dtype::Float32)?)
-}
-
-fn max_difference(a: &Array, b: &Array) -> models::Result<f32> {
-    Ok(a.subtract(b)?.abs()?.max(None)?.item_exact())
 }
 
 /// Fails when the fused model's loss is more than `max_increase` above the adapter's.

@@ -10,6 +10,7 @@ mod fusion;
 pub mod gguf;
 mod inputs;
 mod json;
+mod measured;
 mod write;
 
 pub use config::{Config, Quantized};

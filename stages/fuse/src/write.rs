@@ -14,58 +14,59 @@ use crate::config::Quantized;
 use crate::json::read_json;
 
 /// Writes the folder of the base with the adapters of `adapted` merged in. `trained` lists the parameters that the adapter
-/// folder replaces; all other tensors keep their bytes.
+/// folder replaces; all other tensors keep their bytes. Returns the names of the tensors that changed.
 pub(crate) fn fused_folder(
     base: &Path,
     adapted: &Model,
     trained: &[String],
     quantized: Quantized,
     out: &Path,
-) -> Result<()> {
+) -> Result<BTreeSet<String>> {
     fs_err::create_dir_all(out)?;
     let stored = TensorFiles::open(base)?;
     let changes = Changes::collect(adapted, trained, quantized)?;
-    let tensors = fused_tensors(&stored, &changes)?;
-    write_tensors(&tensors, &stored, out)?;
+    let changed = changes.replaced.keys().chain(&changes.dropped).cloned().collect();
+    let tensors = fused_tensors(&stored, changes)?;
+    write_tensors(tensors, &stored, out)?;
     copy_other_files(base, out)?;
     let config = fused_config(base, quantized)?;
     let text = serde_json::to_string_pretty(&config).expect("JSON that was read can be written");
-    Ok(fs_err::write(out.join("config.json"), text + "\n")?)
+    fs_err::write(out.join("config.json"), text + "\n")?;
+    Ok(changed)
 }
 
 /// A tensor of the fused model.
 struct Tensor {
     layout: TensorLayout,
-    /// Its new value; `None` for a tensor that keeps its bytes.
+    /// Its new value, not evaluated yet; `None` for a tensor that keeps its bytes.
     changed: Option<Array>,
 }
 
 /// Returns the tensors of the fused model, sorted by name.
-fn fused_tensors(stored: &TensorFiles, changes: &Changes) -> models::Result<Vec<Tensor>> {
+fn fused_tensors(stored: &TensorFiles, mut changes: Changes) -> models::Result<Vec<Tensor>> {
     let mut tensors = Vec::new();
     for name in stored.names() {
         let canonical = models::canonical_name(name);
         if changes.dropped.contains(&canonical) {
             continue;
         }
-        let changed = match changes.replaced.get(&canonical) {
-            Some(array) => Some(array.as_dtype(stored_type(stored, name, array))?),
+        let changed = match changes.replaced.remove(&canonical) {
+            Some(array) => Some(array.as_dtype(stored_type(stored, name, &array))?),
             None => None,
         };
-        let (dtype, shape) = if let Some(array) = &changed {
-            let shape = array.shape().iter().map(|&extent| extent as usize);
-            (models::stored_dtype(array.dtype()), shape.collect())
+        let layout = if let Some(array) = &changed {
+            models::layout_of(name, array)
         } else {
             let info = stored.info(name).expect("the name is one of the folder's");
-            (info.dtype, info.shape.clone())
+            TensorLayout { name: name.to_owned(), dtype: info.dtype, shape: info.shape.clone() }
         };
-        tensors.push(Tensor { layout: TensorLayout { name: name.to_owned(), dtype, shape }, changed });
+        tensors.push(Tensor { layout, changed });
     }
     Ok(tensors)
 }
 
 /// Writes the weights, one tensor in memory at a time.
-fn write_tensors(tensors: &[Tensor], stored: &TensorFiles, out: &Path) -> Result<()> {
+fn write_tensors(mut tensors: Vec<Tensor>, stored: &TensorFiles, out: &Path) -> Result<()> {
     let sizes: Vec<usize> = tensors.iter().map(|tensor| tensor.layout.bytes()).collect();
     let mut shards = shards(&sizes, SHARD_BYTES);
     for shard in &mut shards {
@@ -74,12 +75,12 @@ fn write_tensors(tensors: &[Tensor], stored: &TensorFiles, out: &Path) -> Result
     }
     let groups: Vec<Vec<TensorLayout>> = tensors.iter().map(|tensor| vec![tensor.layout.clone()]).collect();
     write_shards(out, &groups, &shards, |index, file| {
-        let Tensor { layout, changed } = &tensors[index];
-        let bytes = match changed {
-            Some(array) => mlx_ext::bytes_of(array)?,
-            None => stored.bytes(&layout.name)?,
-        };
-        Ok::<(), Error>(file.write(&bytes)?)
+        // Taken out of the list: an array keeps its memory once it is evaluated.
+        match tensors[index].changed.take() {
+            Some(array) => mlx_ext::with_bytes(&array, |bytes| file.write(bytes))??,
+            None => file.copy(stored.reader(&tensors[index].layout.name)?)?,
+        }
+        Ok::<(), Error>(())
     })
 }
 
