@@ -51,6 +51,11 @@ impl Backend {
     }
 }
 
+/// Returns whether MLX of this build runs on a GPU.
+pub fn runs_on_gpu() -> bool {
+    mlx_sys::BACKEND != "cpu"
+}
+
 /// Starts MLX: installs the error handler and sets the default device, memory limits and a fixed seed.
 ///
 /// # Errors
@@ -63,6 +68,9 @@ pub fn init(options: &Options) -> Result<Backend> {
     // Random numbers come from explicit keys; this only removes the clock from the default state.
     mlx_rs::random::seed(0)?;
     let name = mlx_sys::BACKEND;
+    if name == "cuda" {
+        gpu::compute_in_full_precision();
+    }
     let device = match name {
         "cpu" => {
             Device::set_default(&Device::cpu());

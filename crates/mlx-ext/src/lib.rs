@@ -23,7 +23,7 @@ mod speed;
 mod transforms;
 
 pub use bytes::{array_from_bytes, bytes_of, with_bytes};
-pub use device::{Backend, MLX_VERSION, Options, init};
+pub use device::{Backend, MLX_VERSION, Options, init, runs_on_gpu};
 pub use error::{Error, Result};
 pub use mapped::MappedFile;
 pub use memory::{available_memory, hold_back, peak_resident_memory, resident_memory, set_limits};

@@ -4,7 +4,8 @@
 //! `mlx_lm/models/rope_utils.py`: as there, longrope uses its long factors for rows of any length.
 
 use mlx_ext::Result;
-use mlx_rs::{Array, fast};
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, fast, ops};
 use serde::Deserialize;
 
 use crate::attention::Offset;
@@ -105,6 +106,15 @@ impl Rope {
 
     /// Rotates `x [B, H, L, D]` by the positions of its tokens.
     pub(crate) fn forward(&self, x: &Array, offset: &Offset) -> Result<Array> {
+        if self.dimensions == x.dim(-1) || !mlx_ext::runs_on_gpu() {
+            return self.rotate(x, offset);
+        }
+        // MLX 0.32.2 leaves the other dimensions undefined on CUDA when `x` is not contiguous.
+        let rotated = self.rotate(&x.try_index((.., .., .., ..self.dimensions))?, offset)?;
+        Ok(ops::concatenate(&[&rotated, &x.try_index((.., .., .., self.dimensions..))?], -1)?)
+    }
+
+    fn rotate(&self, x: &Array, offset: &Offset) -> Result<Array> {
         let base = self.wavelengths.is_none().then_some(self.base);
         let wavelengths = self.wavelengths.as_ref();
         let x = match self.magnitude {
@@ -214,8 +224,6 @@ fn longrope_magnitude(scaling: &RopeScaling) -> Result<f32, String> {
 
 #[cfg(test)]
 mod tests {
-    use mlx_rs::ops::indexing::TryIndexOp;
-
     use super::*;
 
     fn scaling(json: &str) -> RopeScaling {
