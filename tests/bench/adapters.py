@@ -1,7 +1,8 @@
 """Writes the initial adapters of our trainer for the other programs. usage: adapters.py JOB.json
 
-The job names `ours` (an adapter folder of `train` in mlx-lm's format), `mlx` and `peft` (folders to write). B becomes exactly zero in
-all three: `train` cannot write adapters before its first step, whose learning rate was as good as zero.
+The job names `ours` (an adapter folder of `train` in mlx-lm's format), `mlx` and `peft` (folders to write), and `spread`: B is drawn with
+this standard deviation. With 0 it becomes exactly zero: `train` writes no adapters before its first step, whose learning rate was
+as good as zero.
 """
 
 import json
@@ -17,11 +18,12 @@ def main() -> None:
     ours = Path(job["ours"])
     config = json.loads((ours / "adapter_config.json").read_text(encoding="utf-8"))
     tensors = load_file(ours / "adapters.safetensors")
-    for name, tensor in tensors.items():
+    random = np.random.Generator(np.random.SFC64(0))
+    for name, tensor in sorted(tensors.items()):
         if name.endswith(".lora_b"):
             if np.abs(tensor).max() > 1e-20:
                 raise SystemExit(f"error: `{name}` has been trained")
-            tensor[:] = 0
+            tensor[:] = job["spread"] * random.standard_normal(tensor.shape)
     write_mlx(Path(job["mlx"]), config, tensors)
     write_peft(Path(job["peft"]), config, tensors)
 

@@ -9,13 +9,17 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import floor
 import measure
 import report
+import stages
 from inputs import HERE, Inputs, interpreter
 from measure import Failed, write_json
 from programs import Programs, Result
+from shapes import shape
 from workloads import (
     ASHLAR,
     FULL,
@@ -24,9 +28,12 @@ from workloads import (
     OPENBLAS,
     PYTORCH,
     QUICK,
+    RESIDENT,
     STOCK,
     TORCH,
     Generation,
+    Stage,
+    Start,
     Training,
 )
 
@@ -59,7 +66,7 @@ class Settings:
         self.backend = os.environ.get("BACKEND") or "cpu"
         self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.repeats = int(os.environ.get("REPEATS") or (1 if self.quick else REPEATS))
-        known = QUICK if self.quick else FULL
+        known = self.known = QUICK if self.quick else FULL
         wanted = (os.environ.get("WORKLOADS") or " ".join(known)).replace(",", " ").split()
         if unknown := [name for name in wanted if name not in known]:
             raise Failed(f"there is no workload `{unknown[0]}`; there are {', '.join(known)}")
@@ -108,32 +115,65 @@ class Bench:
     def measure(self, name: str, workload) -> None:
         """Runs all programs alternately and keeps the medians."""
         programs = [ASHLAR, *self.settings.peers]
-        if isinstance(workload, Training):
-            self.training(name, workload, [p for p in programs if workload.steps_of(p)])
-        elif isinstance(workload, Generation):
-            self.generation(name, workload, [p for p in programs if workload.steps_of(p) and p != GATHERED])
+        match workload:
+            case Training(limited=True):
+                self.training(name, workload, [ASHLAR, *self.resident(name, workload)])
+            case Training():
+                self.training(name, workload, [p for p in programs if workload.steps_of(p)])
+            case Generation():
+                self.generation(name, workload, [p for p in programs if workload.steps_of(p) and p != GATHERED])
+            case Start():
+                first = replace(self.settings.known[workload.first_step], steps=1)
+                self.results[name] = stages.start(self.programs, workload, self.settings.peers, first)
+            case Stage():
+                left_out = [STOCK] if workload.stage == "validate" else [STOCK, GATHERED]
+                self.stage(name, workload, [p for p in programs if p not in left_out])
+
+    def resident(self, name: str, workload: Training) -> list[str]:
+        """Returns our program with an unpacked base, if this machine has the memory for it."""
+        needed = floor.stored_bytes(shape(workload.model.shape), 4) + 2e9
+        if available_memory() > needed:
+            return [RESIDENT]
+        self.say(f"{name} {RESIDENT}: left out, because it needs {report.gigabytes(needed)} of available memory")
+        return []
+
+    def rounds(self, workload, programs: list[str]):
+        """Iterates over the runs of all programs in turn; a program that is slow enough to be cut short runs once."""
+        cut = dict(getattr(workload, "fewer", ()))
+        for number in range(1 if getattr(workload, "limited", False) else self.settings.repeats):
+            yield from (program for program in programs if number == 0 or program not in cut)
 
     def training(self, name: str, workload: Training, programs: list[str]) -> None:
         runs: dict[str, list[Result]] = {program: [] for program in programs}
-        for _ in range(self.settings.repeats):
-            for program in programs:
-                result = self.programs.train(program, name, workload)
-                runs[program].append(result)
-                self.say(f"{name} {program}: {report.training_line(result)}")
+        for program in self.rounds(workload, programs):
+            result = self.programs.train(program, name, workload)
+            runs[program].append(result)
+            self.say(f"{name} {program}: {report.training_line(result)}")
         data = report.rows_of(self.inputs.peer_rows(name, workload, self.inputs.dataset(name, workload)), workload)
         self.results[name] = report.training(workload, data, runs, self.programs.gflops)
+        if name == "W2":
+            self.results[name][ASHLAR]["scalar_peak_bytes"] = self.programs.scalar_peak_bytes()
 
     def generation(self, name: str, workload: Generation, programs: list[str]) -> None:
         greedy: dict[str, list[Result]] = {program: [] for program in programs}
         sampled: dict[str, list[Result]] = {program: [] for program in programs}
-        for _ in range(self.settings.repeats):
-            for program in programs:
-                for top_p, runs in ((False, greedy), (True, sampled)):
-                    result = self.programs.generate(program, name, workload, top_p)
-                    runs[program].append(result)
-                    how = "top-p" if top_p else "greedy"
-                    self.say(f"{name} {program}, {how}: {report.generation_line(result)}")
+        for program in self.rounds(workload, programs):
+            for top_p, runs in ((False, greedy), (True, sampled)):
+                result = self.programs.generate(program, name, workload, top_p)
+                runs[program].append(result)
+                how = "top-p" if top_p else "greedy"
+                self.say(f"{name} {program}, {how}: {report.generation_line(result)}")
         self.results[name] = report.generation(workload, greedy, sampled)
+
+    def stage(self, name: str, workload: Stage, programs: list[str]) -> None:
+        runs: dict[str, list[Result]] = {program: [] for program in programs}
+        stage_runs = stages.StageRuns(self.programs)
+        for program in self.rounds(workload, programs):
+            result = stage_runs.run(program, name, workload)
+            runs[program].append(result)
+            self.say(f"{name} {program}: wall {result.wall_seconds:.1f} s, peak {report.gigabytes(result.peak_bytes)}")
+        rows = self.inputs.scored_rows(name, self.inputs.scored_dataset(name, workload))
+        self.results[name] = report.stage(workload, measure.read_json(rows)["rows"], runs)
 
     def write(self) -> None:
         write_json(FOLDER / "results.json", self.results)
@@ -167,6 +207,14 @@ def build_openblas() -> Path:
     if done.returncode:
         raise Failed(f"the library in front of OpenBLAS does not compile: {done.stderr.strip()}")
     return out
+
+
+def available_memory() -> float:
+    """Returns the memory in bytes that a new process may have."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.8
+    return next(float(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
 
 
 def machine() -> str:

@@ -4,7 +4,9 @@ Counted are the products of a method that wastes nothing: only targets reach the
 is differentiated below the first trained block. Elementwise work, norms and the optimizer count as free.
 """
 
-from shapes import matrices
+from math import prod
+
+from shapes import layout, matrices
 
 RANK = 8
 
@@ -62,3 +64,8 @@ def weight_bytes(config: dict, width: float) -> float:
     """Returns the bytes that one step of decoding reads, with `width` bytes per weight."""
     head = config["vocab_size"] * config["hidden_size"]
     return width * (config["num_hidden_layers"] * block_parameters(config) + head)
+
+
+def stored_bytes(config: dict, width: float) -> float:
+    """Returns the bytes of all weights, with `width` bytes per weight."""
+    return width * sum(prod(size) for _, size in layout(config))

@@ -10,7 +10,7 @@ from pathlib import Path
 import measure
 import rows
 from measure import Failed, read_json, write_json
-from workloads import PROMPT_TOKENS, Generation, Model, Training
+from workloads import PROMPT_TOKENS, Generation, Model, Stage, Training
 
 HERE = Path(__file__).parent
 # The learning rate of the step that only exports adapters: too small to change them.
@@ -80,7 +80,21 @@ class Inputs:
     def peer_rows(self, name: str, workload: Training, dataset: Path) -> Path:
         """Writes tokens, targets and batches for the peers, from our own dataset."""
         out = self.folder / "data" / name / "peers.json"
-        self.script("peer_rows.py", {"dataset": str(dataset), "batch": workload.batch, "out": str(out)})
+        self.script("peer_rows.py", {"dataset": str(dataset), "split": "train", "batch": workload.batch, "out": str(out)})
+        return out
+
+    def scored_dataset(self, name: str, workload: Stage) -> Path:
+        """Returns the artifact of rows to score: its validation and test splits."""
+        folder = self.folder / "data" / name
+        rows.write(folder / "rows.jsonl", rows.chats(workload.rows, 1, workload.words))
+        rows.write(folder / "other.jsonl", rows.chats(2, 1, 20))
+        files = {"train": ["other.jsonl"], "validation": ["rows.jsonl"], "test": ["rows.jsonl"]}
+        settings = files | {"max_tokens": 512, "on_too_long": "error", "split.by": "files", "on_leak": "allow"}
+        return self.stage("prepare-data", "--tokenizer", self.model(workload.model), "--data", folder, settings=settings)
+
+    def scored_rows(self, name: str, dataset: Path) -> Path:
+        out = self.folder / "data" / name / "peers.json"
+        self.script("peer_rows.py", {"dataset": str(dataset), "split": "test", "batch": 1, "out": str(out)})
         return out
 
     def order(self, name: str, dataset: Path) -> Path:
@@ -89,21 +103,28 @@ class Inputs:
         losses = [{"id": json.loads(line)["id"], "loss": index} for index, line in enumerate(stored)]
         return rows.write(self.folder / "data" / name / "order.jsonl", losses)
 
-    def adapters(self, name: str, workload: Training, dataset: Path) -> tuple[Path, Path]:
-        """Returns the initial adapters of our `train`, written for mlx-lm and for PEFT."""
-        model = self.model(workload.model)
+    def trained_adapters(self, model: Model) -> tuple[Path, Path]:
+        """Returns adapters that change the model, as if trained."""
+        workload = Training("", model, 2, 16, words=20)
+        return self.adapters("trained", workload, self.dataset("trained", workload), 0.01)
+
+    def adapters(self, name: str, workload: Training, dataset: Path, spread: float = 0.0) -> tuple[Path, Path]:
+        """Returns the initial adapters of our `train`, written for mlx-lm and for PEFT; B has the given spread."""
         out = self.folder / "adapters" / name
+        recipe = digest([workload.model.name, workload.layers, spread])
+        if (out / "recipe").exists() and text_of(out / "recipe") == recipe:
+            return out / "mlx", out / "peft"
+        model = self.model(workload.model)
         settings = shared_settings(workload) | {
             "batch_size": 1,
             "learning_rate": NO_LEARNING,
             "steps": 1,
         }
         run = self.stage("train", "--model", model, "--dataset", dataset, settings=settings)
-        exported = run / "data/checkpoints" / f"{1:06}" / "adapters"
-        if not exported.exists():
-            exported = next((run / "data/checkpoints").iterdir()) / "adapters"
-        job = {"ours": str(exported), "mlx": str(out / "mlx"), "peft": str(out / "peft")}
+        exported = next((run / "data/checkpoints").iterdir()) / "adapters"
+        job = {"ours": str(exported), "mlx": str(out / "mlx"), "peft": str(out / "peft"), "spread": spread}
         self.script("adapters.py", job)
+        (out / "recipe").write_text(recipe, encoding="utf-8")
         return out / "mlx", out / "peft"
 
     def prompts(self, workload: Generation) -> list[list[int]]:

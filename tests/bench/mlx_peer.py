@@ -13,10 +13,11 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import mlx_lm
 import numpy as np
+from mlx.utils import tree_unflatten
 from mlx_lm.generate import batch_generate, generate_step
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tuner.trainer import TrainingArgs, default_loss, train as train_loop
-from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 # As in mlx-lm's own batches: inputs are padded to a multiple of this many tokens.
 PAD_TO = 32
@@ -33,7 +34,7 @@ class Batches:
     def __call__(self, **_):
         while True:
             for batch in self.batches:
-                self.asked.append(time.perf_counter())
+                self.asked.append(time.monotonic())
                 tokens, targets = self.padded_batch([self.rows[index] for index in batch])
                 yield mx.array(tokens), mx.array(targets)
 
@@ -56,7 +57,7 @@ class Reports:
         self.losses: list[float] = []
 
     def on_train_loss_report(self, report: dict) -> None:
-        self.ended.append(time.perf_counter())
+        self.ended.append(time.monotonic())
         self.losses.append(report["train_loss"])
 
     def on_val_loss_report(self, report: dict) -> None:
@@ -78,6 +79,7 @@ def prepare(model, job: dict) -> None:
 def train(job: dict) -> dict:
     model, _ = mlx_lm.load(job["model"])
     prepare(model, job)
+    loaded = time.monotonic()
     data = json.loads(Path(job["rows"]).read_text(encoding="utf-8"))
     batches, reports = Batches(data["rows"], data["batches"]), Reports()
     settings = TrainingArgs(
@@ -99,6 +101,8 @@ def train(job: dict) -> dict:
     )
     starts = batches.asked[:count]
     return {
+        "first_step_seconds": starts[0] - loaded,
+        "start_to_first_step_seconds": starts[0] - job["started"],
         "losses": reports.losses,
         "padded_tokens": padded,
         "step_seconds": [end - start for start, end in zip(starts, reports.ended)],
@@ -111,7 +115,7 @@ def generate(job: dict) -> dict:
     mx.eval(model.parameters())
     sampler = make_sampler(temp=1.0, top_p=job["top_p"]) if job["top_p"] else make_sampler(temp=0.0)
     mx.random.seed(0)
-    started = time.perf_counter()
+    started = time.monotonic()
     if len(job["prompts"]) == 1:
         prompt = mx.array(job["prompts"][0])
         steps = generate_step(prompt, model, max_tokens=job["tokens"], sampler=sampler)
@@ -121,7 +125,44 @@ def generate(job: dict) -> dict:
             model, tokenizer, job["prompts"], max_tokens=job["tokens"], sampler=sampler, return_token_ids=True
         )
         tokens = answers.token_ids
-    return {"seconds": time.perf_counter() - started, "tokens": tokens}
+    return {"seconds": time.monotonic() - started, "tokens": tokens}
+
+
+def fuse(job: dict) -> dict:
+    """Merges adapters and writes the model, as `mlx_lm.fuse` does."""
+    model, tokenizer, config = mlx_lm.load(job["model"], adapter_path=job["adapters"], return_config=True)
+    fused = [(name, module.fuse()) for name, module in model.named_modules() if hasattr(module, "fuse")]
+    model.update_modules(tree_unflatten(fused))
+    mlx_lm.utils.save(Path(job["folder"]), job["model"], model, tokenizer, config, donate_model=False)
+    return {}
+
+
+def mean_loss(model, rows: list[dict]) -> float:
+    """Returns the mean loss over all targets, in batches of mlx-lm's default size."""
+    batches, total, count = Batches(rows, []), 0.0, 0
+    for at in range(0, len(rows), 4):
+        tokens, targets = batches.padded_batch(rows[at : at + 4])
+        loss, counted = default_loss(model, mx.array(tokens), mx.array(targets))
+        total += (loss * counted).item()
+        count += counted.item()
+    return total / count
+
+
+def validate(job: dict) -> dict:
+    rows = json.loads(Path(job["rows"]).read_text(encoding="utf-8"))["rows"]
+    model, _ = mlx_lm.load(job["model"])
+    base = mean_loss(model, rows)
+    load_adapters(model, job["adapters"])
+    return {"losses": [base, mean_loss(model, rows)]}
+
+
+def evaluate(job: dict) -> dict:
+    rows = json.loads(Path(job["rows"]).read_text(encoding="utf-8"))["rows"]
+    model, tokenizer = mlx_lm.load(job["model"])
+    loss = mean_loss(model, rows)
+    prompts = [row["tokens"][: row["first"]] for row in rows[: job["answers"]]]
+    answers = batch_generate(model, tokenizer, prompts, max_tokens=job["tokens"], return_token_ids=True)
+    return {"losses": [loss], "answers": answers.token_ids}
 
 
 def speed(job: dict) -> dict:
@@ -131,9 +172,9 @@ def speed(job: dict) -> dict:
     mx.eval(a, b)
     best = float("inf")
     for _ in range(job["repeats"]):
-        started = time.perf_counter()
+        started = time.monotonic()
         mx.eval(a @ b)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.monotonic() - started)
     maps = Path("/proc/self/maps")
     loaded = {line.split()[-1] for line in maps.read_text().splitlines() if "blas" in line} if maps.exists() else set()
     return {"gflops": 2 * size**3 / best / 1e9, "libraries": sorted(Path(path).name for path in loaded)}
@@ -143,7 +184,7 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     if job["device"] == "cpu":
         mx.set_default_device(mx.cpu)
-    tasks = {"train": train, "generate": generate, "speed": speed}
+    tasks = {task.__name__: task for task in (train, generate, fuse, validate, evaluate, speed)}
     Path(job["out"]).write_text(json.dumps(tasks[job["task"]](job)), encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """Writes the rows of a dataset for the peers. usage: peer_rows.py JOB.json
 
-The job names `dataset` (an artifact of prepare-data), `batch` and `out`. A row has `tokens`, and the `first` and `last` index of the
+The job names `dataset` (an artifact of prepare-data), `split`, `batch` and `out`. A row has `tokens`, and the `first` and `last` index of the
 tokens that count.
 """
 
@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    tensors = load_file(Path(job["dataset"]) / "data/tokens/train.safetensors")
+    tensors = load_file(Path(job["dataset"]) / f"data/tokens/{job['split']}.safetensors")
     cuts = tensors["offsets"][1:-1].astype(np.int64)
     rows = []
     for tokens, trained in zip(np.split(tensors["tokens"], cuts), np.split(tensors["trained"], cuts)):

@@ -3,13 +3,16 @@
 import json
 import re
 import shutil
+import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import measure
 from inputs import HERE, Inputs, interpreter, shared_settings
+from limits import Limit, limited
 from measure import Failed, Ran, read_json, write_json
-from workloads import ASHLAR, GATHERED, MLX_LM, OPENBLAS, TOP_P, Generation, Training
+from workloads import ASHLAR, GATHERED, MLX_LM, MEMORY_LIMIT, OPENBLAS, RESIDENT, TOP_P, Generation, Training
 
 LEARNING_RATE = {True: 1e-4, False: 1e-5}
 # Our trainer pads inputs to a multiple of this many tokens.
@@ -27,6 +30,11 @@ class Result:
     losses: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     padded_tokens: int = 0
+    # Seconds from the end of loading, and from the start of the process, to the first step.
+    first_step_seconds: float = 0.0
+    start_to_first_step_seconds: float = 0.0
+    # How its memory was limited.
+    limit: str = "none"
     # Of generation: seconds without loading, and the tokens of each answer.
     seconds: float = 0.0
     tokens: list[list[int]] = field(default_factory=list)
@@ -59,7 +67,7 @@ class Programs:
         """Runs one task of a peer; returns the measurement and its own report."""
         out = self.runs / f"{name}-{program}.out.json"
         script, python = ("mlx_peer.py", "mlx-lm") if program in MLX_LM else ("torch_peer.py", "torch")
-        job = job | {"device": self.device, "out": str(out), "threads": self.threads}
+        job = job | {"device": self.device, "out": str(out), "started": time.monotonic(), "threads": self.threads}
         path = write_json(self.runs / f"{name}-{program}.json", job)
         out.unlink(missing_ok=True)
         ran = measure.run([interpreter(python), HERE / script, path], self.environment(program))
@@ -77,8 +85,8 @@ class Programs:
     def train(self, program: str, name: str, workload: Training) -> Result:
         dataset = self.inputs.dataset(name, workload)
         model = self.inputs.model(workload.model)
-        if program == ASHLAR:
-            return self.train_ours(name, workload, model, dataset)
+        if program in (ASHLAR, RESIDENT):
+            return self.train_ours(name, workload, model, dataset, program == RESIDENT)
         mlx, peft = self.inputs.adapters(name, workload, dataset) if workload.lora else (None, None)
         adapters = mlx if program in MLX_LM else peft
         job = {
@@ -98,9 +106,11 @@ class Programs:
             losses=report["losses"],
             step_seconds=report["step_seconds"],
             padded_tokens=report["padded_tokens"],
+            first_step_seconds=report["first_step_seconds"],
+            start_to_first_step_seconds=report["start_to_first_step_seconds"],
         )
 
-    def train_ours(self, name: str, workload: Training, model: Path, dataset: Path) -> Result:
+    def train_ours(self, name: str, workload: Training, model: Path, dataset: Path, resident: bool) -> Result:
         out = self.runs / f"{name}-ashlar"
         shutil.rmtree(out, ignore_errors=True)
         settings = shared_settings(workload) | {
@@ -114,9 +124,10 @@ class Programs:
         command += ["--dataset", dataset, "--losses", self.inputs.order(name, dataset), "-v"]
         for key, value in settings.items():
             command += ["--set", f"{key}={json.dumps(value)}"]
-        for setting in workload.extra:
-            command += ["--set", setting]
-        ran = measure.run(command, self.environment(ASHLAR))
+        if resident:
+            command += ["--set", "unpack=resident"]
+        with limited(MEMORY_LIMIT) if workload.limited and not resident else nullcontext(Limit("none")) as limit:
+            ran = measure.run([*limit.prefix, *command], self.environment(ASHLAR), prepare=limit.prepare)
         lines = [json.loads(line) for line in (out / "data/metrics.jsonl").read_text().splitlines()]
         losses = [line["train_loss"] for line in lines if "train_loss" in line]
         timing = [json.loads(line)["seconds"] for line in next(out.rglob("timing.jsonl")).read_text().splitlines()]
@@ -128,13 +139,30 @@ class Programs:
             for batch in data["batches"][: workload.steps]
         )
         seconds = [end - start for start, end in zip([0.0, *timing], timing)]
-        return Result.of(ran, losses=losses, step_seconds=seconds, padded_tokens=padded)
+        loaded, reported = ran.arrival("training "), ran.arrival(f" 1/{workload.steps} ")
+        if loaded is None or reported is None:
+            raise Failed("`train -v` no longer reports when it has loaded and when it has taken a step")
+        begun = reported - seconds[0]
+        return Result.of(
+            ran,
+            losses=losses,
+            step_seconds=seconds,
+            padded_tokens=padded,
+            first_step_seconds=max(begun - loaded, 0.0),
+            limit=limit.how,
+            start_to_first_step_seconds=begun,
+        )
 
     def note_speed(self, ran: Ran) -> None:
         """Notes the speed of the matrix product that `train -v` reports."""
         for _, line in ran.lines:
             if found := re.search(r"matrix product: (\d+) GFLOP/s", line):
                 self.gflops[ASHLAR] = max(self.gflops.get(ASHLAR, 0.0), float(found[1]))
+
+    def scalar_peak_bytes(self) -> int:
+        """Returns the peak of our program with a model of a few megabytes: what MLX itself occupies."""
+        command = [self.inputs.programs / "generate", "--model", "data/models/demo", "--prompt", "a", "--max-tokens", "1"]
+        return measure.run(command, self.environment(ASHLAR)).peak_bytes
 
     # Generation.
 

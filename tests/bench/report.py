@@ -4,10 +4,11 @@ import time
 from statistics import median
 
 import floor
+from bars import Bar, bars
 from measure import read_json
 from programs import Result
 from shapes import shape
-from workloads import ASHLAR, FLOOR, Generation, Training
+from workloads import ASHLAR, FLOOR, Generation, Stage, Start, Training
 
 # The first losses of all programs agree this well, or they do not start from the same place.
 SAME_START = 1e-3
@@ -73,7 +74,7 @@ def training_medians(steps: list[list[dict]], results: list[Result]) -> dict:
         "tokens_per_second": trained / total,
         "trained_tokens": trained,
         "wall_seconds": median(result.wall_seconds for result in results),
-    }
+    } | ({"limit": results[0].limit} if results[0].limit != "none" else {})
 
 
 def compare(values: dict, ours: dict, least: dict) -> None:
@@ -114,6 +115,32 @@ def same_tokens(one: Result, other: Result) -> float:
     """Returns the share of greedy tokens that agree, up to the shorter answer."""
     pairs = [pair for left, right in zip(one.tokens, other.tokens) for pair in zip(left, right)]
     return sum(left == right for left, right in pairs) / len(pairs)
+
+
+def stage(workload: Stage, rows: list[dict], runs: dict[str, list[Result]]) -> dict:
+    """Returns the medians of a stage by program; tokens are the targets scored and the tokens generated."""
+    scored = sum(row["last"] - row["first"] + 1 for row in rows) * {"fuse": 0, "validate": 2, "evaluate": 1}[workload.stage]
+    tokens = scored + workload.answers * workload.tokens
+    found = {}
+    for program, results in runs.items():
+        wall = median(result.wall_seconds for result in results)
+        found[program] = {
+            "cpu_seconds": median(result.cpu_seconds for result in results),
+            "peak_bytes": int(median(result.peak_bytes for result in results)),
+            "runs": len(results),
+            "tokens_per_second": tokens / wall if tokens else None,
+            "wall_seconds": wall,
+        }
+        if results[0].losses:
+            found[program] |= {"loss": results[0].losses[-1], "losses": results[0].losses}
+    ours = found[ASHLAR]
+    for values in found.values():
+        values["ours_is_faster_by"] = values["wall_seconds"] / ours["wall_seconds"]
+        values["our_share_of_memory"] = ours["peak_bytes"] / values["peak_bytes"]
+        if "losses" in values:
+            values["first_loss_difference"] = abs(values["losses"][0] - ours["losses"][0])
+            values["loss_difference"] = abs(values["loss"] - ours["loss"])
+    return found
 
 
 def checks(results: dict) -> list[tuple[str, bool]]:
@@ -161,13 +188,47 @@ def page(settings, results: dict, workloads: dict, gflops: dict, machine: str) -
         f"{settings.threads} threads for every program, median of {settings.repeats} alternating runs. "
         f"Matrix products in this run, GFLOP/s: {speeds}. `tests/bench/README.md` describes workloads, programs and columns.",
     ]
+    if found := bars(results, workloads):
+        parts += ["## Bars", bar_rows(found)]
+    if verdicts := checks(results):
+        lines = [[text, "pass" if holds else "**FAIL**"] for text, holds in verdicts]
+        parts += ["## Checks", table(["check", "result"], lines)]
+    kinds = {Training: training_rows, Generation: generation_rows, Start: start_rows, Stage: stage_rows}
     for name, programs in results.items():
-        rows = generation_rows(programs) if "top_p_tokens_per_second" in programs[ASHLAR] else training_rows(programs)
-        parts += [f"## {name}: {workloads[name].title}", rows]
-    verdicts = [f"| {text} | {'pass' if holds else 'FAIL'} |" for text, holds in checks(results)]
-    if verdicts:
-        parts += ["## Checks", "\n".join(["| check | result |", "| --- | --- |", *verdicts])]
+        parts += [f"## {name}: {workloads[name].title}", kinds[type(workloads[name])](programs)]
+        if "limit" in programs[ASHLAR]:
+            parts.append(f"Memory limit: {programs[ASHLAR]['limit']}.")
     return "\n\n".join(parts) + "\n"
+
+
+def bar_rows(found: list[Bar]) -> str:
+    verdicts = {True: "pass", False: "**below**", None: "not run"}
+    lines = []
+    for bar in found:
+        value = "" if bar.value is None else f"{bar.value:.2f}{bar.unit}"
+        bound = f"{'≤' if bar.at_most else '≥'} {bar.bound:g}{bar.unit}"
+        lines.append([bar.workload, bar.text, value, bound, verdicts[bar.holds]])
+    return table(["workload", "ours", "measured", "bar", "result"], lines)
+
+
+def start_rows(programs: dict) -> str:
+    head = ["program", "`--help`", "start to first step", "loading to first step", "pipeline with nothing to do"]
+    lines = []
+    for program, values in programs.items():
+        noop = f"{values['noop_seconds']:.2f} s" if "noop_seconds" in values else ""
+        times = [values["help_seconds"], values["start_to_first_step_seconds"], values["first_step_seconds"]]
+        lines.append([program, *(f"{seconds:.3f} s" for seconds in times), noop])
+    return table(head, lines)
+
+
+def stage_rows(programs: dict) -> str:
+    lines = []
+    for program, values in programs.items():
+        rate = f"{values['tokens_per_second']:.1f}" if values["tokens_per_second"] else ""
+        loss = f"{values['loss']:.5f}" if "loss" in values else ""
+        ratios = [f"{values['ours_is_faster_by']:.2f}×", f"{values['our_share_of_memory']:.2f}×"]
+        lines.append([program, rate, f"{values['wall_seconds']:.1f} s", gigabytes(values["peak_bytes"]), loss, *ratios])
+    return table(["program", "tok/s", "wall", "peak", "loss", "ours / it", "our memory"], lines)
 
 
 def training_rows(programs: dict) -> str:

@@ -62,12 +62,14 @@ def loss_of(model, batch: dict, gathered_head: bool):
 def train(job: dict) -> dict:
     model = prepare(load(job), job)
     model.train()
+    loaded = time.monotonic()
     data = json.loads(Path(job["rows"]).read_text(encoding="utf-8"))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=job["learning_rate"])
     losses, seconds, padded_tokens = [], [], 0
+    first = time.monotonic()
     for step in range(job["steps"]):
-        started = time.perf_counter()
+        started = time.monotonic()
         batch = padded([data["rows"][index] for index in data["batches"][step % len(data["batches"])]])
         padded_tokens += batch["input_ids"].numel()
         batch = {name: tensor.to(job["device"]) for name, tensor in batch.items()}
@@ -76,7 +78,7 @@ def train(job: dict) -> dict:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.monotonic() - started)
     out = Path(job["out"]).with_suffix("")
     if job["adapters"]:
         model.save_pretrained(out)
@@ -85,7 +87,13 @@ def train(job: dict) -> dict:
 
         named = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
         save_file(named, str(Path(job["out"]).with_suffix(".safetensors")))
-    return {"losses": losses, "padded_tokens": padded_tokens, "step_seconds": seconds}
+    return {
+        "first_step_seconds": first - loaded,
+        "losses": losses,
+        "padded_tokens": padded_tokens,
+        "start_to_first_step_seconds": first - job["started"],
+        "step_seconds": seconds,
+    }
 
 
 def generate(job: dict) -> dict:
@@ -94,7 +102,7 @@ def generate(job: dict) -> dict:
     model.generation_config.eos_token_id = None
     sampling = {"do_sample": True, "top_p": job["top_p"], "top_k": 0} if job["top_p"] else {"do_sample": False}
     torch.manual_seed(0)
-    started = time.perf_counter()
+    started = time.monotonic()
     with torch.inference_mode():
         answer = model.generate(
             prompts,
@@ -104,7 +112,51 @@ def generate(job: dict) -> dict:
             **sampling,
         )
     tokens = answer[:, prompts.shape[1] :].tolist()
-    return {"seconds": time.perf_counter() - started, "tokens": tokens}
+    return {"seconds": time.monotonic() - started, "tokens": tokens}
+
+
+def fuse(job: dict) -> dict:
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(load(job), job["adapters"])
+    model.merge_and_unload().save_pretrained(job["folder"])
+    return {}
+
+
+def mean_loss(model, rows: list[dict], gathered_head: bool) -> float:
+    """Returns the mean loss over all targets, in batches of four."""
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for at in range(0, len(rows), 4):
+            batch = padded(rows[at : at + 4])
+            counted = int((batch["labels"] != IGNORED).sum())
+            total += loss_of(model, batch, gathered_head).item() * counted
+            count += counted
+    return total / count
+
+
+def validate(job: dict) -> dict:
+    from peft import PeftModel
+
+    rows = json.loads(Path(job["rows"]).read_text(encoding="utf-8"))["rows"]
+    model = load(job).eval()
+    base = mean_loss(model, rows, job["gathered_head"])
+    tuned = PeftModel.from_pretrained(model, job["adapters"]).eval()
+    return {"losses": [base, mean_loss(tuned, rows, job["gathered_head"])]}
+
+
+def evaluate(job: dict) -> dict:
+    rows = json.loads(Path(job["rows"]).read_text(encoding="utf-8"))["rows"]
+    model = load(job).eval()
+    loss = mean_loss(model, rows, job["gathered_head"])
+    prompts = [row["tokens"][: row["first"]] for row in rows[: job["answers"]]]
+    width = max(map(len, prompts))
+    tokens = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    model.generation_config.eos_token_id = None
+    with torch.inference_mode():
+        answer = model.generate(tokens, attention_mask=mask, max_new_tokens=job["tokens"], pad_token_id=0, do_sample=False)
+    return {"losses": [loss], "answers": answer[:, width:].tolist()}
 
 
 def speed(job: dict) -> dict:
@@ -113,16 +165,16 @@ def speed(job: dict) -> dict:
     a, b = torch.randn(size, size), torch.randn(size, size)
     best = float("inf")
     for _ in range(job["repeats"]):
-        started = time.perf_counter()
+        started = time.monotonic()
         a @ b
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.monotonic() - started)
     return {"gflops": 2 * size**3 / best / 1e9, "libraries": [torch.__config__.show().split("BLAS_INFO=")[-1].split(",")[0]]}
 
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
-    tasks = {"train": train, "generate": generate, "speed": speed}
+    tasks = {task.__name__: task for task in (train, generate, fuse, validate, evaluate, speed)}
     Path(job["out"]).write_text(json.dumps(tasks[job["task"]](job)), encoding="utf-8")
 
 
