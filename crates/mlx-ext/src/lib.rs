@@ -19,6 +19,7 @@ pub mod host;
 mod mapped;
 mod memory;
 mod quantized;
+mod shares;
 mod speed;
 mod transforms;
 
@@ -28,5 +29,6 @@ pub use error::{Error, Result};
 pub use mapped::MappedFile;
 pub use memory::{available_memory, hold_back, peak_resident_memory, resident_memory, set_limits};
 pub use quantized::{PackedWeight, Quantization, QuantizationMode, dequantize, quantize, quantized_matmul};
+pub use shares::shares;
 pub use speed::{matmul_gflops, warn_if_slow};
 pub use transforms::{Function, after, checkpoint, custom_vjp, value_and_grad};

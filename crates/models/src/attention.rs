@@ -288,6 +288,18 @@ impl Cache {
         self.length = self.length.min(tokens);
     }
 
+    /// Keeps only some rows of the batch, by index, in this order.
+    pub fn keep_rows(&mut self, rows: &[i32]) -> Result<()> {
+        let rows = Array::from_slice(rows, &[rows.len() as i32]);
+        for (keys, values) in self.layers.iter_mut().flatten() {
+            (*keys, *values) = (keys.take_axis(&rows, 0)?, values.take_axis(&rows, 0)?);
+        }
+        if let Some(padding) = &mut self.padding {
+            *padding = padding.take_axis(&rows, 0)?;
+        }
+        Ok(())
+    }
+
     /// Returns all arrays, which must be evaluated once per step.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers.iter().flatten().flat_map(|(keys, values)| [keys, values])

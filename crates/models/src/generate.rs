@@ -47,6 +47,9 @@ type Listener<'a> = dyn FnMut(usize, u32) -> Flow + 'a;
 /// Prompts are read in pieces of this number of tokens, which bounds memory.
 const PREFILL_TOKENS: usize = 512;
 
+/// Smallest vocabulary for which rows are sampled on several threads.
+const SHARED_FROM: usize = 1 << 14;
+
 /// Continues every prompt greedily: the most likely token, the first of equals.
 ///
 /// # Errors
@@ -59,7 +62,7 @@ pub fn generate(model: &Model, prompts: &[Vec<u32>], options: &GenerationOptions
 /// Continues every prompt; calls `listener` with each new token, except stop tokens.
 ///
 /// Rows of similar length form a batch, padded on the left. Padding is masked, so batching changes results only by
-/// rounding. Results are in the order of the prompts.
+/// rounding. A row that has ended leaves the batch. Results are in the order of the prompts.
 ///
 /// # Errors
 ///
@@ -85,11 +88,10 @@ pub fn generate_with(
         let logits = read(model, &padded(&batch, width), &mut cache)?;
         let mut rows = Rows::new(indices, &batch, sampling);
         rows.decode(model, &mut cache, logits, options, listener)?;
-        let ended = rows.ended;
-        for row in rows.rows {
+        for row in rows.done {
             results[row.index] = row.generation;
         }
-        if ended {
+        if rows.ended {
             break;
         }
     }
@@ -138,7 +140,7 @@ impl<'a> Conversation<'a> {
         let logits = read(self.model, &padded(&[&prompt[known..]], prompt.len() - known), &mut self.cache)?;
         let mut rows = Rows::new(&[0], &[prompt], sampling);
         rows.decode(self.model, &mut self.cache, logits, options, &mut |_, token| listener(token))?;
-        let generation = rows.rows.swap_remove(0).generation;
+        let generation = rows.done.swap_remove(0).generation;
         self.tokens.extend(&prompt[known..]);
         self.tokens.extend(&generation.tokens);
         // The last token may not have been read yet.
@@ -155,12 +157,13 @@ struct Row {
     /// Tokens of prompt and result, for the repetition penalty.
     seen: BTreeSet<u32>,
     generation: Generation,
-    done: bool,
 }
 
 /// The rows of one batch.
 struct Rows<'a> {
-    rows: Vec<Row>,
+    /// Rows that need more tokens, in the order of the cache.
+    open: Vec<Row>,
+    done: Vec<Row>,
     sampling: &'a Sampling,
     /// Whether the listener ended all rows.
     ended: bool,
@@ -173,9 +176,8 @@ impl<'a> Rows<'a> {
             prompt_tokens: prompt.len(),
             seen: prompt.iter().copied().collect(),
             generation: Generation::default(),
-            done: false,
         });
-        Self { rows: rows.collect(), sampling, ended: false }
+        Self { open: rows.collect(), done: Vec::new(), sampling, ended: false }
     }
 
     /// Generates tokens until all rows are done, starting with the logits `[B, V]` after the prompts.
@@ -188,47 +190,74 @@ impl<'a> Rows<'a> {
         listener: &mut Listener<'_>,
     ) -> Result<()> {
         loop {
-            let next = self.choose(&logits)?;
-            for (row, &token) in self.rows.iter_mut().zip(&next).filter(|(row, _)| !row.done) {
-                match row.take(token as u32, options, listener) {
-                    Flow::Continue => {}
-                    Flow::EndRow => row.done = true,
+            let next = self.choose(&logits, cache)?;
+            // Indices and next tokens of the rows that stay.
+            let (mut kept, mut tokens) = (Vec::new(), Vec::new());
+            let rows = std::mem::take(&mut self.open);
+            for (place, (mut row, token)) in rows.into_iter().zip(next).enumerate() {
+                match row.take(token, options, listener) {
+                    Flow::Continue => {
+                        kept.push(place as i32);
+                        tokens.push(token as i32);
+                        self.open.push(row);
+                        continue;
+                    }
+                    Flow::EndRow => {}
                     Flow::EndAll => self.ended = true,
                 }
+                self.done.push(row);
             }
-            if self.ended || self.rows.iter().all(|row| row.done) {
+            if self.ended || self.open.is_empty() {
+                self.done.append(&mut self.open);
                 return Ok(());
             }
-            let next = Array::from_slice(&next, &[next.len() as i32, 1]);
-            logits = last_logits(model, &next, cache)?;
+            if kept.len() < logits.dim(0) as usize {
+                cache.keep_rows(&kept)?;
+            }
+            logits = last_logits(model, &Array::from_slice(&tokens, &[tokens.len() as i32, 1]), cache)?;
         }
     }
 
-    /// Chooses the next token of every row from logits `[B, V]`.
-    fn choose(&self, logits: &Array) -> Result<Vec<i32>> {
+    /// Chooses the next token of every row from logits `[B, V]`, and evaluates the cache together with them.
+    fn choose(&self, logits: &Array, cache: &Cache) -> Result<Vec<u32>> {
         if self.sampling.is_argmax() {
-            let next = argmax_axis(logits, -1, None)?.as_type::<i32>()?;
-            next.eval()?;
-            return Ok(next.as_slice::<i32>().to_vec());
+            let next = argmax_axis(logits, -1, None)?.as_type::<u32>()?;
+            transforms::eval(cache.arrays().chain([&next]))?;
+            return Ok(next.as_slice::<u32>().to_vec());
         }
         let logits = logits.as_dtype(Dtype::Float32)?.contiguous()?;
-        logits.eval()?;
+        transforms::eval(cache.arrays().chain([&logits]))?;
         let width = logits.dim(-1) as usize;
-        let choose = |(row, logits): (&Row, &[f32])| {
-            if row.done {
-                return Ok(0);
+        let rows: Vec<(&Row, &[f32])> =
+            self.open.iter().zip(logits.as_slice::<f32>().chunks(width)).collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(rows.len());
+        if threads < 2 || width < SHARED_FROM {
+            return rows.iter().map(|(row, logits)| row.choose(self.sampling, logits)).collect();
+        }
+        std::thread::scope(|scope| {
+            let work = |rows: &[(&Row, &[f32])]| -> Result<Vec<u32>> {
+                rows.iter().map(|(row, logits)| row.choose(self.sampling, logits)).collect()
+            };
+            let (first, rest) = rows.split_at(rows.len().div_ceil(threads));
+            let others: Vec<_> =
+                rest.chunks(first.len()).map(|rows| scope.spawn(move || work(rows))).collect();
+            let mut tokens = work(first)?;
+            for other in others {
+                tokens.extend(other.join().expect("choosing does not panic")?);
             }
-            let position = row.generation.tokens.len();
-            let token =
-                self.sampling.choose(&mut logits.to_vec(), &row.seen, row.index as u64, position as u64);
-            let tokens = row.prompt_tokens + position;
-            token.map(|token| token as i32).ok_or(Error::NoProbabilities { tokens })
-        };
-        self.rows.iter().zip(logits.as_slice::<f32>().chunks(width)).map(choose).collect()
+            Ok(tokens)
+        })
     }
 }
 
 impl Row {
+    /// Chooses the next token from the logits of the row, `[V]`.
+    fn choose(&self, sampling: &Sampling, logits: &[f32]) -> Result<u32> {
+        let position = self.generation.tokens.len();
+        let token = sampling.choose(logits, &self.seen, self.index as u64, position as u64);
+        token.ok_or(Error::NoProbabilities { tokens: self.prompt_tokens + position })
+    }
+
     /// Appends a token, unless it stops the row.
     fn take(&mut self, token: u32, options: &GenerationOptions, listener: &mut Listener<'_>) -> Flow {
         if options.stop.contains(&token) {
@@ -254,7 +283,7 @@ fn padded(prompts: &[&[u32]], width: usize) -> Array {
     Array::from_slice(&flat, &[prompts.len() as i32, width as i32])
 }
 
-/// Reads tokens `[B, L]` into the cache and returns the logits after the last ones, `[B, V]`.
+/// Reads tokens `[B, L]` into the cache and returns the logits after the last ones, `[B, V]`, not evaluated yet.
 fn read(model: &Model, tokens: &Array, cache: &mut Cache) -> Result<Array> {
     let width = tokens.dim(1) as usize;
     let mut start = 0;
@@ -273,9 +302,7 @@ fn read(model: &Model, tokens: &Array, cache: &mut Cache) -> Result<Array> {
 fn last_logits(model: &Model, tokens: &Array, cache: &mut Cache) -> Result<Array> {
     let hidden = model.hidden(Input::cached(tokens, cache))?;
     let last = hidden.try_index((.., -1, ..))?;
-    let logits = model.logits(&last)?;
-    transforms::eval(cache.arrays().chain([&logits]))?;
-    Ok(logits)
+    Ok(model.logits(&last)?)
 }
 
 #[cfg(test)]
@@ -319,6 +346,32 @@ mod tests {
         let last =
             generate_with(&model, &prompts()[3..], &options(12, 1), &last, &mut |_, _| Flow::Continue)?;
         assert_eq!(last[0], alone[3]);
+        Ok(())
+    }
+
+    #[test]
+    fn rows_that_end_early_leave_the_batch_and_change_no_other_row() -> Result<()> {
+        let model = tiny();
+        let lengths = [3, 9, 1, 6];
+        for sampling in [Sampling::default(), warm()] {
+            let run = |batch_size| {
+                let mut heard = [0; 4];
+                let mut listen = |row: usize, _| {
+                    heard[row] += 1;
+                    if heard[row] == lengths[row] { Flow::EndRow } else { Flow::Continue }
+                };
+                generate_with(&model, &prompts(), &options(12, batch_size), &sampling, &mut listen)
+            };
+            let (alone, together) = (run(1)?, run(4)?);
+            assert_eq!(alone, together);
+            assert_eq!(together.iter().map(|row| row.tokens.len()).collect::<Vec<_>>(), lengths);
+            // The first tokens of rows that nothing ends.
+            let whole =
+                generate_with(&model, &prompts(), &options(12, 4), &sampling, &mut |_, _| Flow::Continue)?;
+            for (row, whole) in together.iter().zip(&whole) {
+                assert_eq!(row.tokens, whole.tokens[..row.tokens.len()]);
+            }
+        }
         Ok(())
     }
 

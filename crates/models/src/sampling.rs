@@ -3,6 +3,9 @@
 //! In the order of transformers: repetition penalty, temperature, top-k, top-p, min-p, then one draw. The draw comes
 //! from ChaCha8 at (seed, row, position), so a row depends neither on the size of its batch nor on other rows.
 
+mod candidates;
+
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
@@ -62,29 +65,35 @@ impl Sampling {
     /// is not finite.
     pub(crate) fn choose(
         &self,
-        logits: &mut [f32],
+        logits: &[f32],
         seen: &BTreeSet<u32>,
         row: u64,
         position: u64,
     ) -> Option<u32> {
+        let mut logits = Cow::Borrowed(logits);
         if self.penalizes() {
-            penalize(logits, seen, self.repetition_penalty as f32);
+            penalize(logits.to_mut(), seen, self.repetition_penalty as f32);
         }
-        let best = argmax(logits)?;
+        let best = argmax(&logits)?;
         if self.temperature == 0.0 {
             return Some(best);
         }
-        let candidates = self.candidates(logits, best);
-        Some(pick(&candidates, uniform(self.seed, self.first_row + row, position)))
+        let uniform = uniform(self.seed, self.first_row + row, position);
+        let fast = self.choose_fast(&logits, best, uniform);
+        Some(fast.unwrap_or_else(|| pick(&self.candidates(&logits, best), uniform)))
     }
 
     /// Returns the tokens that pass the filters, sorted by id.
     fn candidates(&self, logits: &[f32], best: u32) -> Vec<Candidate> {
-        let highest = f64::from(logits[best as usize]);
-        // Relative to the most likely token, whose share is 1.
-        let share = |logit: f32| ((f64::from(logit) - highest) / self.temperature).exp();
-        let shares = logits.iter().enumerate().map(|(id, &logit)| (id as u32, share(logit)));
-        let mut candidates: Vec<Candidate> = shares.filter(|&(_, share)| share > 0.0).collect();
+        let highest = logits[best as usize];
+        let shares = logits.iter().enumerate();
+        let shares = shares.map(|(id, &logit)| (id as u32, self.share(logit, highest)));
+        let candidates: Vec<Candidate> = shares.filter(|&(_, share)| share > 0.0).collect();
+        self.filtered(candidates)
+    }
+
+    /// Returns the candidates that pass the filters, sorted by id.
+    fn filtered(&self, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
         if self.top_k > 0 && self.top_k < candidates.len() {
             candidates.select_nth_unstable_by(self.top_k - 1, by_likelihood);
             candidates.truncate(self.top_k);
@@ -104,13 +113,19 @@ fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
 }
 
 fn argmax(logits: &[f32]) -> Option<u32> {
-    let mut best: Option<usize> = None;
-    for (id, &logit) in logits.iter().enumerate() {
-        if !logit.is_nan() && best.is_none_or(|best| logit > logits[best]) {
-            best = Some(id);
+    // `max` skips NaN, and compilers turn this into vector instructions.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let mut chunks = logits.chunks_exact(lanes.len());
+    for chunk in &mut chunks {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            *lane = if logit > *lane { logit } else { *lane };
         }
     }
-    best.filter(|&best| logits[best].is_finite()).map(|best| best as u32)
+    let highest = lanes.iter().chain(chunks.remainder()).fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    if !highest.is_finite() {
+        return None;
+    }
+    logits.iter().position(|&logit| logit >= highest).map(|best| best as u32)
 }
 
 fn penalize(logits: &mut [f32], seen: &BTreeSet<u32>, penalty: f32) {
@@ -231,7 +246,7 @@ mod tests {
 
     #[test]
     fn temperature_zero_takes_the_first_of_the_most_likely() {
-        let choose = |mut logits: Vec<f32>| Sampling::default().choose(&mut logits, &BTreeSet::new(), 0, 0);
+        let choose = |logits: Vec<f32>| Sampling::default().choose(&logits, &BTreeSet::new(), 0, 0);
         assert_eq!(choose(vec![0.0, 2.0, 2.0, -1.0]), Some(1));
         assert_eq!(choose(vec![f32::NAN, -3.0, f32::NEG_INFINITY]), Some(1));
         assert_eq!(choose(vec![f32::NAN, f32::NAN]), None);
@@ -244,8 +259,8 @@ mod tests {
         penalize(&mut logits, &BTreeSet::from([0, 1, 3, 99]), 2.0);
         assert_eq!(logits.map(f32::to_bits), [1.0_f32, -4.0, 1.5, 0.0].map(f32::to_bits));
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-        assert_eq!(sampling.choose(&mut [2.0, -2.0, 1.5], &BTreeSet::from([0]), 0, 0), Some(2));
-        assert_eq!(sampling.choose(&mut [2.0, -2.0, 1.5], &BTreeSet::new(), 0, 0), Some(0));
+        assert_eq!(sampling.choose(&[2.0, -2.0, 1.5], &BTreeSet::from([0]), 0, 0), Some(2));
+        assert_eq!(sampling.choose(&[2.0, -2.0, 1.5], &BTreeSet::new(), 0, 0), Some(0));
     }
 
     #[test]
@@ -262,7 +277,7 @@ mod tests {
         let sampling = hot();
         let mut counts = [0_u32; 5];
         for position in 0..8000 {
-            let token = sampling.choose(&mut logits(), &BTreeSet::new(), 0, position).expect("numbers");
+            let token = sampling.choose(&logits(), &BTreeSet::new(), 0, position).expect("numbers");
             counts[token as usize] += 1;
         }
         for (count, wanted) in counts.iter().zip([2000.0, 500.0, 500.0, 4000.0, 1000.0]) {
