@@ -14,7 +14,7 @@ pub const MLX_VERSION: &str = "0.32.2";
 /// Options of [`init`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Maximum memory of MLX in bytes; `None` means 80 % of the available memory.
+    /// Maximum memory of MLX in bytes; `None` means 80 % of the available memory of the device that computes.
     pub max_memory_bytes: Option<usize>,
 }
 
@@ -80,7 +80,10 @@ pub fn init(options: &Options) -> Result<Backend> {
     };
     let memory_limit = match options.max_memory_bytes {
         Some(bytes) => bytes,
-        None => available_memory().map_or(usize::MAX / 2, |bytes| bytes / 5 * 4),
+        // What the device can allocate: a GPU's own memory, not that of its host.
+        None => {
+            gpu::available_memory().or_else(available_memory).map_or(usize::MAX / 2, |bytes| bytes / 5 * 4)
+        }
     };
     set_limits(memory_limit, name != "cpu")?;
     #[cfg(target_os = "macos")]

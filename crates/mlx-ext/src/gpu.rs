@@ -42,8 +42,19 @@ fn cuda_is_available() -> bool {
 /// Returns the working set that Metal recommends, in bytes.
 #[cfg(target_os = "macos")]
 pub(crate) fn recommended_working_set() -> Option<usize> {
+    number("max_recommended_working_set_size")
+}
+
+/// Returns the bytes that can still be allocated on a GPU with its own memory: what no other process uses; `None` without
+/// one. A GPU of Apple shares the memory of the machine.
+pub(crate) fn available_memory() -> Option<usize> {
+    (mlx_sys::BACKEND == "cuda").then(|| number("free_memory").or_else(|| number("total_memory")))?
+}
+
+/// Returns a property of the GPU that is a number; `None` if it has none of that name, or 0.
+fn number(key: &str) -> Option<usize> {
     with_info(|device| {
-        let key = CString::new("max_recommended_working_set_size").ok()?;
+        let key = CString::new(key).ok()?;
         let mut value = 0_usize;
         // SAFETY: a live table and a NUL-terminated key; writes one size.
         let status = unsafe { mlx_sys::mlx_device_info_get_size(&raw mut value, device, key.as_ptr()) };

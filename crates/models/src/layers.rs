@@ -111,6 +111,8 @@ pub struct Adapter {
     pub scale: f32,
     /// DoRA's magnitudes, `[out]`, `f32`; `None` for LoRA.
     pub magnitude: Option<Array>,
+    /// Norms of the rows of the adapted weight, `[out]`, `f32`, that DoRA divides by; `None` computes them in every pass.
+    pub norms: Option<Array>,
     /// Dropout of the inputs; `None` outside training.
     pub dropout: Option<Dropout>,
 }
@@ -141,6 +143,20 @@ impl Adapter {
             Some(dropout) => dropout.apply(x),
             None => Ok(x.clone()),
         }
+    }
+
+    /// Returns the norm of each row of W + s (a b)ᵀ, `[out]`, `f32`, from the `squares` of the rows of the
+    /// weight W, without making
+    /// that matrix: ‖w + s d‖² = ‖w‖² + 2 s w·d + s² ‖d‖², where w·d = (W a)·b and ‖d‖² = b·(aᵀa b), row by row.
+    pub fn adapted_norms(&self, weight: &Weight, squares: &Array) -> Result<Array> {
+        let (a, b) = (&self.a, &self.b);
+        let sum_with_b = |x: &Array| x.as_dtype(Dtype::Float32)?.multiply(b)?.sum_axis(0, false);
+        let cross = sum_with_b(&weight.project(&a.t())?)?;
+        let own = sum_with_b(&a.t().matmul(a)?.matmul(b)?)?;
+        let scale = Array::from_f32(self.scale);
+        let change = cross.multiply(Array::from_f32(2.0))?.add(own.multiply(&scale)?)?.multiply(&scale)?;
+        // Rounding can leave the square of a tiny norm below zero.
+        Ok(ops::maximum(squares.add(change)?, Array::from_f32(0.0))?.sqrt()?)
     }
 
     /// Returns the update as a matrix `[out, in]`, `f32`.
@@ -203,15 +219,26 @@ impl Linear {
     /// Returns magnitude / ‖W + delta‖ per row, `[out]`. The norm counts as a constant in gradients (DoRA,
     /// arXiv:2402.09353, section 4.3).
     fn dora_factor(&self, adapter: &Adapter, magnitude: &Array) -> Result<Array> {
-        let adapted = self.weight.dense(Dtype::Float32)?.as_dtype(Dtype::Float32)?.add(adapter.delta()?)?;
-        let norm = adapted.square()?.sum_axis(1, false)?.sqrt()?;
-        Ok(magnitude.divide(stop_gradient(&norm)?)?)
+        let norms = match &adapter.norms {
+            Some(norms) => norms.clone(),
+            None => adapter.adapted_norms(&self.weight, &self.row_squares()?)?,
+        };
+        Ok(magnitude.divide(stop_gradient(&norms)?)?)
+    }
+
+    /// Returns whether the map has a DoRA adapter.
+    pub(crate) fn has_magnitude(&self) -> bool {
+        self.adapter.as_ref().is_some_and(|adapter| adapter.magnitude.is_some())
+    }
+
+    /// Returns the sum of squares of each row of the base weight, `[out]`, `f32`.
+    pub fn row_squares(&self) -> Result<Array> {
+        self.weight.row_squares(self.outputs, self.inputs)
     }
 
     /// Returns the norm of each row of the base weight, `[out]`, `f32`: the initial magnitudes of DoRA.
     pub fn row_norms(&self) -> Result<Array> {
-        let weight = self.weight.dense(Dtype::Float32)?.as_dtype(Dtype::Float32)?;
-        Ok(weight.square()?.sum_axis(1, false)?.sqrt()?)
+        Ok(self.row_squares()?.sqrt()?)
     }
 
     /// Returns the weight with the adapter merged into it, `[out, in]`, in the type of the base weight.
@@ -322,4 +349,40 @@ pub(crate) fn gelu_tanh(x: &Array) -> Result<Array> {
     let inner = inner.multiply(scalar((2.0 / std::f32::consts::PI).sqrt(), x)?)?;
     let gate = ops::tanh(inner)?.add(scalar(1.0, x)?)?;
     Ok(x.multiply(gate)?.multiply(scalar(0.5, x)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_rs::ops::indexing::IndexOp as _;
+
+    use super::*;
+    use crate::{LayerMut, LoadOptions, Model};
+
+    #[test]
+    fn norms_from_products_are_those_of_the_adapted_matrix() {
+        mlx_ext::init(&mlx_ext::Options::default()).expect("MLX starts");
+        for case in ["llama", "llama-q4", "qwen3-q8"] {
+            let options = LoadOptions { dtype: Some(Dtype::Float32), ..LoadOptions::default() };
+            let mut model = Model::load(&testutil::golden(case), &options).expect("a golden model");
+            for (index, (path, layer)) in model.layers_mut().into_iter().enumerate() {
+                let LayerMut::Linear(linear) = layer else { continue };
+                let draw = |shape: &[i32], seed: u64| {
+                    let key = random::key(seed).expect("a key");
+                    random::normal::<f32>(shape, None, Some(0.1), &key).expect("numbers")
+                };
+                let a = draw(&[linear.inputs, 4], index as u64);
+                let b = draw(&[4, linear.outputs], 1000 + index as u64);
+                let adapter = Adapter { a, b, scale: 2.0, magnitude: None, norms: None, dropout: None };
+                let wide = linear.weight.dense(Dtype::Float32).expect("numbers");
+                let adapted = wide.add(adapter.delta().expect("a matrix")).expect("a sum");
+                let plain = adapted.square().and_then(|x| x.sum_axis(1, false)).and_then(|x| x.sqrt());
+                let plain = plain.expect("norms");
+                let squares = linear.row_squares().expect("squares");
+                let norms = adapter.adapted_norms(&linear.weight, &squares).expect("norms");
+                let off = norms.subtract(&plain).and_then(|x| x.abs()?.divide(&plain)?.max(None));
+                let off = off.expect("a number").item_exact::<f32>();
+                assert!(off < 1e-5, "{case}, `{path}`: {off}, {:?} and {:?}", norms.index(0), plain.index(0));
+            }
+        }
+    }
 }

@@ -233,6 +233,32 @@ impl Model {
         join(&self.path, name)
     }
 
+    /// Returns the sums of squares of the rows of every weight with a DoRA adapter, by the path of its layer.
+    ///
+    /// They depend only on the base model.
+    pub fn dora_squares(&self) -> mlx_ext::Result<BTreeMap<String, Array>> {
+        let layers = self.layers().into_iter();
+        let adapted = layers.filter_map(|(path, layer)| match layer {
+            Layer::Linear(linear) if linear.has_magnitude() => Some((path, linear)),
+            _ => None,
+        });
+        adapted.map(|(path, linear)| Ok((path, linear.row_squares()?))).collect()
+    }
+
+    /// Computes the norms that DoRA divides by from `squares` ([`Model::dora_squares`]) and the current adapters, so that
+    /// no pass computes them again. They must be computed anew when the adapters change.
+    pub fn set_dora_norms(&mut self, squares: &BTreeMap<String, Array>) -> mlx_ext::Result<()> {
+        let mut all = Vec::new();
+        for (path, layer) in self.layers_mut() {
+            let LayerMut::Linear(Linear { weight, adapter: Some(adapter), .. }) = layer else { continue };
+            let Some(squares) = squares.get(&path) else { continue };
+            let norms = adapter.adapted_norms(weight, squares)?;
+            adapter.norms = Some(norms.clone());
+            all.push(norms);
+        }
+        Ok(transforms::eval(&all)?)
+    }
+
     /// Replaces all parameters but those that [`Model::logits`] uses by empty ones, to free their memory.
     pub fn keep_only_head(&mut self) -> mlx_ext::Result<()> {
         let empty = ops::zeros::<f32>(&[0])?;

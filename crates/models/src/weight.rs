@@ -1,9 +1,12 @@
 //! Weight matrices, plain or packed.
 
 use mlx_ext::{PackedWeight, Quantization, Result};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, ops};
 
 use crate::builder::{Builder, join};
+
+/// Numbers of a weight that are unpacked or squared at a time.
+const SLICE_NUMBERS: i32 = 1 << 22;
 
 /// A weight matrix `[out, in]`.
 #[derive(Clone)]
@@ -90,6 +93,21 @@ impl Weight {
                 [weight, scales].into_iter().chain(biases).collect()
             }
         }
+    }
+
+    /// Returns the sum of squares of each of `rows` rows of `columns` numbers, `[out]`, `f32`, a slice of rows at a time.
+    pub fn row_squares(&self, rows: i32, columns: i32) -> Result<Array> {
+        let step = (SLICE_NUMBERS / columns.max(1)).max(1);
+        let mut squares: Vec<Array> = Vec::new();
+        for start in (0..rows).step_by(step as usize) {
+            let mut ids = ops::arange::<_, i32>(start, (start + step).min(rows), None)?;
+            if let Some(previous) = squares.last() {
+                // One slice after the other, so that only one is in memory.
+                ids = mlx_ext::after(&ids, std::slice::from_ref(previous))?;
+            }
+            squares.push(self.rows(&ids)?.as_dtype(Dtype::Float32)?.square()?.sum_axis(1, false)?);
+        }
+        Ok(ops::concatenate(&squares, 0)?)
     }
 
     /// Multiplies `x [..., in]` by the transposed weight: `[..., out]`.

@@ -233,7 +233,7 @@ fn adapt(
     } else {
         None
     };
-    linear.adapter = Some(Adapter { a, b, scale: settings.scale(), magnitude, dropout: None });
+    linear.adapter = Some(Adapter { a, b, scale: settings.scale(), magnitude, norms: None, dropout: None });
     Ok(())
 }
 

@@ -32,6 +32,11 @@ pub struct Counters {
 const AVERAGE_WEIGHT: f64 = 0.2;
 
 impl EarlyStopping {
+    /// Returns whether any step can stop the run.
+    pub(crate) fn watches_steps(&self) -> bool {
+        self.spike_threshold > 0.0 && self.spike_patience > 0
+    }
+
     /// Counts a validation; returns the reason if the run should stop.
     pub(crate) fn on_validation(&self, counters: &mut Counters, loss: f64) -> Option<String> {
         if counters.best_validation.is_none_or(|best| loss < best - self.min_delta) {

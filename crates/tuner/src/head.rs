@@ -7,17 +7,19 @@
 use mlx_ext::Result;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, ops};
-use models::{Adapter, Head, Model, Weight, scalar};
+use models::{Adapter, Head, Model, scalar};
 
-/// Number of logits that exist at one time, approximately.
-const CHUNK_NUMBERS: usize = 1 << 24;
+/// Number of logits that exist at one time, approximately: on a CPU and on a GPU.
+const CHUNK_NUMBERS: [usize; 2] = [1 << 24, 1 << 27];
 
-/// Smallest number of rows in a chunk; smaller chunks would read the weights of the head too often.
-const SMALLEST_CHUNK: usize = 64;
+/// Smallest number of rows in a chunk, on a CPU and on a GPU; smaller chunks would read the weights of the head too often. A
+/// GPU computes more per byte that it reads.
+const SMALLEST_CHUNK: [usize; 2] = [64, 512];
 
-/// Returns the number of rows in a chunk.
+/// Returns the number of rows in a chunk on the device of this build.
 pub(crate) fn chunk_rows(vocabulary: i32) -> usize {
-    (CHUNK_NUMBERS / vocabulary.max(1) as usize).max(SMALLEST_CHUNK)
+    let device = usize::from(mlx_ext::runs_on_gpu());
+    (CHUNK_NUMBERS[device] / vocabulary.max(1) as usize).max(SMALLEST_CHUNK[device])
 }
 
 /// Splits `count` rows into chunks of `size`, and yields the start and end of each.
@@ -114,7 +116,14 @@ struct ChunkGradients {
 impl<'a> LinearMap<'a> {
     fn new(head: &'a Head<'a>) -> Result<Self> {
         let dora = head.adapter.filter(|adapter| adapter.magnitude.is_some());
-        Ok(Self { head, norms: dora.map(|adapter| adapted_norms(head.weight, adapter)).transpose()? })
+        let norms = |adapter: &Adapter| match &adapter.norms {
+            Some(norms) => Ok(norms.clone()),
+            None => {
+                let squares = head.weight.row_squares(adapter.b.dim(1), adapter.a.dim(0))?;
+                adapter.adapted_norms(head.weight, &squares)
+            }
+        };
+        Ok(Self { head, norms: dora.map(norms).transpose()? })
     }
 
     /// Returns the sum of the losses, its gradient for `hidden` and, if the head is trained, for its parameters.
@@ -164,7 +173,7 @@ impl<'a> LinearMap<'a> {
         let (weight, wide) = (self.head.weight, Dtype::Float32);
         let Some(adapter) = self.head.adapter else {
             let (loss, gradient) = cross_entropy(self.head, &weight.project(h)?, targets)?;
-            let of_weight = if is_trained { Some(gradient.t().matmul(h)?) } else { None };
+            let of_weight = if is_trained { Some(gradient.t().matmul(h)?.as_dtype(wide)?) } else { None };
             return Ok(ChunkGradients {
                 loss,
                 hidden: weight.project_back(&gradient)?,
@@ -239,24 +248,4 @@ fn cross_entropy(head: &Head<'_>, mapped: &Array, targets: &Targets) -> Result<(
         gradient = gradient.multiply(scalar(scale, &gradient)?)?;
     }
     Ok((loss, gradient.as_dtype(mapped.dtype())?))
-}
-
-/// Returns the norm of each row of the weight plus the adapter's update, `[V]`, `f32`, a slice of rows at a time.
-fn adapted_norms(weight: &Weight, adapter: &Adapter) -> Result<Array> {
-    let (a, b) = (&adapter.a, &adapter.b);
-    let (width, vocabulary) = (a.dim(0), b.dim(1));
-    let step = (CHUNK_NUMBERS as i32 / width).max(1);
-    let mut norms: Vec<Array> = Vec::new();
-    for start in (0..vocabulary).step_by(step as usize) {
-        let end = (start + step).min(vocabulary);
-        let mut rows = ops::arange::<_, i32>(start, end, None)?;
-        if let Some(previous) = norms.last() {
-            rows = mlx_ext::after(&rows, std::slice::from_ref(previous))?;
-        }
-        let delta = b.try_index((.., start..end))?.t().matmul(a.t())?;
-        let delta = delta.multiply(Array::from_f32(adapter.scale))?;
-        let adapted = weight.rows(&rows)?.as_dtype(Dtype::Float32)?.add(delta)?;
-        norms.push(adapted.square()?.sum_axis(1, false)?.sqrt()?);
-    }
-    Ok(ops::concatenate(&norms, 0)?)
 }

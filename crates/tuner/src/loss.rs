@@ -44,11 +44,10 @@ pub(crate) fn batch_loss(
     head::chunked_loss(model, &hidden, targets, HeadOptions { chunk_rows, is_trained })
 }
 
-/// Returns the evaluated states that enter a block, `[B, L, D]`, so that earlier blocks are not traced.
+/// Returns the states that enter a block, `[B, L, D]`; they do not depend on traced parameters, so earlier blocks are not
+/// traced.
 pub(crate) fn entering(model: &Model, batch: &Batch, block: usize) -> Result<Array> {
-    let states = model.entering(input_of(batch), block)?;
-    states.eval()?;
-    Ok(states)
+    model.entering(input_of(batch), block)
 }
 
 /// Returns the unweighted loss of every target of `batch` in nats, `[N]`, `f32`.

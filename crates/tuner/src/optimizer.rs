@@ -37,7 +37,7 @@ const MUON_COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
 const MUON_ITERATIONS: usize = 5;
 
 /// Number of bytes of parameters that are updated together.
-const UPDATE_BYTES: usize = 64 << 20;
+pub(crate) const UPDATE_BYTES: usize = 64 << 20;
 
 /// Settings of an optimizer; those that it does not use are ignored.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,6 +147,21 @@ impl Optimizer {
         }
         self.moments = moments;
         self.steps = steps;
+        Ok(())
+    }
+
+    /// Takes one step with gradients of any float type, without evaluating the result.
+    pub(crate) fn update_lazily(
+        &mut self,
+        rate: f64,
+        parameters: &mut [Array],
+        gradients: &[Array],
+    ) -> Result<()> {
+        self.steps += 1;
+        let pairs = parameters.iter_mut().zip(gradients).enumerate();
+        for (index, (parameter, gradient)) in pairs {
+            self.replace(rate, index, parameter, gradient)?;
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use crate::adapter::{Trainable, split_block};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::loss::{self, HeadGradient};
-use crate::optimizer::{Optimizer, OptimizerSettings};
+use crate::optimizer::{Optimizer, OptimizerSettings, UPDATE_BYTES};
 use crate::seed;
 
 /// How far MLX may allocate ahead of completed work, in bytes.
@@ -30,6 +30,9 @@ pub struct Trainer {
     dropout: f32,
     recompute: bool,
     with_group_norms: bool,
+    is_read_late: bool,
+    /// Sums of squares of the rows of weights with a DoRA adapter.
+    dora_squares: BTreeMap<String, Array>,
     seed: u64,
 }
 
@@ -75,6 +78,56 @@ impl StepReport {
     }
 }
 
+/// A step whose numbers have not been read yet.
+pub(crate) struct StartedStep {
+    loss_sum: Array,
+    norm: Array,
+    group_norms: BTreeMap<String, Array>,
+    weight: f64,
+    targets: usize,
+    number: usize,
+    rows: Vec<u32>,
+    /// Parameters and optimizer before the step, if it replaced them before its numbers were known.
+    before: Option<(Vec<Array>, Optimizer)>,
+}
+
+impl StartedStep {
+    /// Returns the arrays that are read at the end.
+    fn numbers(&self) -> impl Iterator<Item = &Array> {
+        [&self.loss_sum, &self.norm].into_iter().chain(self.group_norms.values())
+    }
+
+    /// Fails when the loss or the gradient is not finite.
+    fn check(&self) -> Result<()> {
+        for (name, value) in [("loss", &self.loss_sum), ("gradient norm", &self.norm)] {
+            let value = value.item_exact::<f32>();
+            if !value.is_finite() {
+                return Err(Error::Diverged {
+                    step: self.number,
+                    reason: format!("the {name} is {value}"),
+                    rows: self.rows.clone(),
+                    kept: "the parameters are unchanged".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> StepReport {
+        StepReport {
+            loss_sum: f64::from(self.loss_sum.item_exact::<f32>()),
+            weight: self.weight,
+            targets: self.targets,
+            gradient_norm: self.norm.item_exact(),
+            group_norms: self
+                .group_norms
+                .iter()
+                .map(|(name, norm)| (name.clone(), norm.item_exact()))
+                .collect(),
+        }
+    }
+}
+
 /// Loss and gradients of one or more micro-batches.
 struct Gradients {
     /// Gradients of the weighted sum of losses.
@@ -97,7 +150,8 @@ impl Trainer {
         mlx_rs::transforms::eval(&parameters)?;
         let optimizer = Optimizer::new(optimizer, &parameters)?;
         forget(&mut model, &trainable.names)?;
-        mlx_rs::transforms::eval(optimizer.moments().iter().flatten())?;
+        let dora_squares = model.dora_squares()?;
+        mlx_rs::transforms::eval(optimizer.moments().iter().flatten().chain(dora_squares.values()))?;
         mlx_ext::hold_back(mlx_rs::memory::active_memory()? + RUN_AHEAD_BYTES)?;
         let is_trained = |layer: &str| trainable.names.iter().any(|name| name.contains(layer));
         let trains_head = is_trained("lm_head") || (model.has_tied_head() && is_trained("embed_tokens"));
@@ -116,6 +170,8 @@ impl Trainer {
             dropout,
             recompute,
             with_group_norms,
+            is_read_late: mlx_ext::runs_on_gpu(),
+            dora_squares,
             seed,
         })
     }
@@ -191,7 +247,19 @@ impl Trainer {
 
     /// Returns the model with the current parameters.
     pub fn model(&self) -> Result<Model> {
-        Ok(with_parameters(&self.model, &self.trainable.names, &self.parameters)?)
+        let mut model = with_parameters(&self.model, &self.trainable.names, &self.parameters)?;
+        model.set_dora_norms(&self.dora_squares)?;
+        Ok(model)
+    }
+
+    /// Returns the model of a step: without the trainable parameters, but with DoRA's norms, which count as constants.
+    fn model_of_step(&self) -> Result<Model> {
+        if self.dora_squares.is_empty() {
+            return Ok(self.model.clone());
+        }
+        let mut model = self.model()?;
+        forget(&mut model, &self.trainable.names)?;
+        Ok(model)
     }
 
     /// Takes one optimizer step over micro-batches, as if they were one batch. Without targets nothing changes.
@@ -200,41 +268,82 @@ impl Trainer {
     ///
     /// Fails when the loss or the gradient is not finite; the parameters are then unchanged.
     pub fn step(&mut self, batches: &[Batch], step: Step<'_>) -> Result<StepReport> {
-        let Some(gradients) = self.gradients(batches, step.number)? else {
-            return Ok(StepReport::default());
-        };
+        match self.start(batches, step)? {
+            Some(started) => self.finish(started),
+            None => Ok(StepReport::default()),
+        }
+    }
+
+    /// Starts a step; `None` without targets. On a GPU it may still be running when this returns, and another step may be
+    /// started before this one is finished.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trainer::step`], if the step had to be finished.
+    pub(crate) fn start(&mut self, batches: &[Batch], step: Step<'_>) -> Result<Option<StartedStep>> {
+        let Some(gradients) = self.gradients(batches, step.number)? else { return Ok(None) };
         // Each list of gradients is consumed by the next one, so that two are never in memory.
         let Gradients { sums, loss_sum, weight, targets } = gradients;
         let mean = Array::from_f32((1.0 / weight) as f32);
         let means = sums.into_iter().map(|sum| Ok(sum.multiply(&mean)?)).collect::<Result<Vec<Array>>>()?;
         let norm = global_norm(&means)?;
         let group_norms = if self.with_group_norms { self.group_norms(&means)? } else { BTreeMap::new() };
-        let numbers = [&loss_sum, &norm].into_iter().chain(group_norms.values());
-        mlx_rs::transforms::eval(means.iter().chain(numbers))?;
-        let loss_sum = loss_sum.item_exact::<f32>();
-        let gradient_norm = norm.item_exact::<f32>();
-        for (name, value) in [("loss", loss_sum), ("gradient norm", gradient_norm)] {
-            if !value.is_finite() {
-                return Err(Error::Diverged {
-                    step: step.number,
-                    reason: format!("the {name} is {value}"),
-                    rows: step.rows.to_vec(),
-                    kept: "the parameters are unchanged".to_owned(),
-                });
-            }
+        let (number, rows) = (step.number, step.rows.to_vec());
+        let mut started =
+            StartedStep { loss_sum, norm, group_norms, weight, targets, number, rows, before: None };
+        if self.parameters.iter().map(Array::nbytes).sum::<usize>() > UPDATE_BYTES {
+            // Two copies of the parameters would be too much, and they are only replaced if the gradient is finite.
+            mlx_rs::transforms::eval(means.iter().chain(started.numbers()))?;
+            started.check()?;
+            let clipped = clipped(means, &started.norm, step.max_gradient_norm)?;
+            self.optimizer.update(step.learning_rate, &mut self.parameters, clipped)?;
+            return Ok(Some(started));
         }
-        let clipped = match step.max_gradient_norm {
-            Some(limit) => clip(means, &norm, limit)?,
-            None => means,
-        };
-        self.optimizer.update(step.learning_rate, &mut self.parameters, clipped)?;
-        Ok(StepReport {
-            loss_sum: f64::from(loss_sum),
-            weight,
-            targets,
-            gradient_norm,
-            group_norms: group_norms.iter().map(|(name, norm)| (name.clone(), norm.item_exact())).collect(),
-        })
+        started.before = Some((self.parameters.clone(), self.optimizer.clone()));
+        let clipped = clipped(means, &started.norm, step.max_gradient_norm)?;
+        self.optimizer.update_lazily(step.learning_rate, &mut self.parameters, &clipped)?;
+        drop(clipped);
+        let state = self.parameters.iter().chain(self.optimizer.moments().iter().flatten());
+        let all: Vec<&Array> = state.chain(started.numbers()).collect();
+        if self.is_read_late {
+            mlx_rs::transforms::async_eval(all)?;
+        } else {
+            mlx_rs::transforms::eval(all)?;
+        }
+        Ok(Some(started))
+    }
+
+    /// Waits for a step and reads its numbers.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the loss or the gradient is not finite; parameters and optimizer are then as before that step, even if
+    /// another one was started since.
+    pub(crate) fn finish(&mut self, started: StartedStep) -> Result<StepReport> {
+        if let Err(error) = started.check() {
+            self.undo(started);
+            return Err(error);
+        }
+        Ok(started.report())
+    }
+
+    /// Takes back the step that was started last.
+    pub(crate) fn undo(&mut self, started: StartedStep) {
+        if let Some((parameters, optimizer)) = started.before {
+            (self.parameters, self.optimizer) = (parameters, optimizer);
+        }
+    }
+
+    /// Returns whether the next step may be started before this one is finished, which hides the time that starting takes. The
+    /// step can then still be taken back.
+    pub(crate) fn is_read_late(&self, started: Option<&StartedStep>) -> bool {
+        self.is_read_late && started.is_none_or(|started| started.before.is_some())
+    }
+
+    /// Sets whether losses are read one step late, which is the default on a GPU only.
+    #[cfg(feature = "test-hooks")]
+    pub fn read_late(&mut self, late: bool) {
+        self.is_read_late = late;
     }
 
     /// Returns the gradient norm of each group of parameters.
@@ -274,9 +383,10 @@ impl Trainer {
     /// Returns loss and gradients of a step; `None` without targets.
     fn gradients(&self, batches: &[Batch], step: usize) -> Result<Option<Gradients>> {
         let mut total: Option<Gradients> = None;
+        let model_of_step = self.model_of_step()?;
         // A batch whose rows were all cut before their first target has no mean loss.
         for (index, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.total_weight > 0.0) {
-            let model = self.with_dropout_of(step, index)?;
+            let model = self.with_dropout_of(&model_of_step, step, index)?;
             let entering = match self.first_block {
                 Some(block) if block > 0 => Some((block, loss::entering(&model, batch, block)?)),
                 _ => None,
@@ -307,9 +417,9 @@ impl Trainer {
         Ok(total)
     }
 
-    /// Returns the model with the dropout masks of a micro-batch.
-    fn with_dropout_of(&self, step: usize, micro_batch: usize) -> Result<Model> {
-        let mut model = self.model.clone();
+    /// Returns `model` with the dropout masks of a micro-batch.
+    fn with_dropout_of(&self, model: &Model, step: usize, micro_batch: usize) -> Result<Model> {
+        let mut model = model.clone();
         if self.dropout == 0.0 {
             return Ok(model);
         }
@@ -376,6 +486,14 @@ fn global_norm(gradients: &[Array]) -> Result<Array> {
         sum = sum.add(gradient.as_dtype(Dtype::Float32)?.square()?.sum(None)?)?;
     }
     Ok(sum.sqrt()?)
+}
+
+/// Clips gradients to a global norm of `limit`, if there is one.
+fn clipped(gradients: Vec<Array>, norm: &Array, limit: Option<f32>) -> Result<Vec<Array>> {
+    match limit {
+        Some(limit) => clip(gradients, norm, limit),
+        None => Ok(gradients),
+    }
 }
 
 /// Scales gradients down to a global norm of `limit`; leaves smaller ones unchanged.

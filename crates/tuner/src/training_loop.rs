@@ -17,7 +17,7 @@ use crate::prefetch::{Source, StepData, with_data};
 use crate::resume_state::{ResumeState, RunCounters, sha256_of, sha256_of_first, step_name, sync};
 use crate::schedule::ScheduleSettings;
 use crate::score::score;
-use crate::trainer::{Step, StepReport, Trainer};
+use crate::trainer::{StartedStep, Step, StepReport, Trainer};
 
 /// Settings of a training run besides those of the model and the optimizer.
 #[derive(Debug, Clone)]
@@ -132,6 +132,7 @@ pub fn train(
         counters: RunCounters::default(),
         rows: Vec::new(),
         saved: None,
+        started: None,
     };
     training.resume()?;
     observer.started(training.counters.step, settings.steps);
@@ -152,6 +153,9 @@ pub fn train(
                 return Ok(Stop::Finished);
             }
             training.step(next(), splits.validation, observer)?;
+            if training.started.is_some() {
+                continue;
+            }
             let ended = training.counters.step >= settings.steps || training.counters.stopped.is_some();
             if !ended && observer.interrupted() {
                 training.save()?;
@@ -182,6 +186,17 @@ struct TrainingLoop<'a> {
     rows: Vec<u32>,
     /// Step of the newest resume state.
     saved: Option<usize>,
+    /// The step after `counters.step`, if it was started and not finished.
+    started: Option<Started>,
+}
+
+/// A step that was started, with what its report needs.
+struct Started {
+    /// `None` without targets.
+    step: Option<StartedStep>,
+    rows: Vec<u32>,
+    epoch: f64,
+    learning_rate: f64,
 }
 
 impl TrainingLoop<'_> {
@@ -232,21 +247,66 @@ impl TrainingLoop<'_> {
     }
 
     /// Takes one step, then writes all reports, checkpoints and resume states that are due.
+    ///
+    /// Where steps run on while the next one is prepared, a step after which nothing is due is finished only when the next
+    /// one has been started. Nothing in the folder of the run depends on that.
     fn step(&mut self, data: StepData, validation: &Split, observer: &mut dyn Observer) -> Result<()> {
+        let index = self.counters.step + usize::from(self.started.is_some());
+        let started = self.start(index, data, observer)?;
+        if let Some(earlier) = self.started.take() {
+            self.finish(earlier, validation, observer)?;
+            if observer.interrupted() {
+                if let Some(step) = started.step {
+                    self.trainer.undo(step);
+                }
+                return Ok(());
+            }
+        }
+        if self.trainer.is_read_late(started.step.as_ref()) && !self.is_due(index + 1) {
+            self.started = Some(started);
+            return Ok(());
+        }
+        self.finish(started, validation, observer)
+    }
+
+    /// Returns whether something must happen between `step` and the next step.
+    fn is_due(&self, step: usize) -> bool {
         let settings = self.settings;
-        let index = self.counters.step;
-        let learning_rate = settings.schedule.rate(index);
+        let every = |steps: usize| steps > 0 && step.is_multiple_of(steps);
+        step >= settings.steps
+            || settings.early_stopping.watches_steps()
+            || self.is_report_due(step)
+            || every(settings.validation_every)
+            || every(settings.checkpoint_every)
+            || every(settings.save_every)
+    }
+
+    fn is_report_due(&self, step: usize) -> bool {
+        step.is_multiple_of(self.settings.report_every) || step == self.settings.steps
+    }
+
+    /// Starts the step after `index` steps.
+    fn start(&mut self, index: usize, data: StepData, observer: &dyn Observer) -> Result<Started> {
+        let learning_rate = self.settings.schedule.rate(index);
         let StepData { batches, rows, epochs } = data;
         let batches: Vec<Batch> = batches.into_iter().map(Batch::from).collect();
-        let report_due = |step: usize| step.is_multiple_of(settings.report_every) || step == settings.steps;
-        self.trainer.set_group_norms(observer.wants_group_norms() && report_due(index + 1));
+        self.trainer.set_group_norms(observer.wants_group_norms() && self.is_report_due(index + 1));
         let step = Step {
             number: index + 1,
             learning_rate,
-            max_gradient_norm: settings.max_gradient_norm,
+            max_gradient_norm: self.settings.max_gradient_norm,
             rows: &rows,
         };
-        let report = self.trainer.step(&batches, step).map_err(|error| self.with_what_is_kept(error))?;
+        let step = self.trainer.start(&batches, step).map_err(|error| self.with_what_is_kept(error))?;
+        Ok(Started { step, rows, epoch: epochs, learning_rate })
+    }
+
+    /// Finishes a step, then writes all reports, checkpoints and resume states that are due.
+    fn finish(&mut self, started: Started, validation: &Split, observer: &mut dyn Observer) -> Result<()> {
+        let settings = self.settings;
+        let Started { step, rows, epoch, learning_rate } = started;
+        let report = step.map_or_else(|| Ok(StepReport::default()), |step| self.trainer.finish(step));
+        let report = report.map_err(|error| self.with_what_is_kept(error))?;
 
         if let Some(added) = settings.distrust.as_ref().and_then(|distrust| distrust.added(&rows)) {
             self.counters.window_distrust += added * report.weight;
@@ -262,8 +322,8 @@ impl TrainingLoop<'_> {
         let rules = settings.early_stopping;
         let mut stop = rules.on_step(&mut self.counters.early_stopping, report.gradient_norm, warming_up);
         // Rows without targets have no mean loss.
-        if report_due(step) && self.counters.window_weight > 0.0 {
-            let loss = self.report(epochs, &report, learning_rate)?;
+        if self.is_report_due(step) && self.counters.window_weight > 0.0 {
+            let loss = self.report(epoch, &report, learning_rate)?;
             observer.reported(step, loss);
             stop = stop.or(rules.on_report(&mut self.counters.early_stopping, loss));
         }

@@ -94,6 +94,14 @@ pub fn save_adapters(
 ///
 /// Fails when a tensor is missing, unknown, or does not have the shape that model and config require.
 pub fn load_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
+    let trainable = read_adapters(model, folder)?;
+    // The adapters stay as they are: DoRA's norms are computed once, not in every pass.
+    let squares = model.dora_squares()?;
+    model.set_dora_norms(&squares)?;
+    Ok(trainable)
+}
+
+fn read_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
     let config_path = folder.join("adapter_config.json");
     let invalid = |path: &Path, reason: String| Error::Adapter { path: path.to_owned(), reason, hint: None };
     let config: Value = serde_json::from_str(&fs_err::read_to_string(&config_path)?)

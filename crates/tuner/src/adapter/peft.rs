@@ -202,7 +202,14 @@ fn adapter(config: &Value, tensors: LayerTensors, inputs: i32, outputs: i32) -> 
     let is_stabilized = config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
     let rank = f64::from(rank);
     let scale = (alpha / if is_stabilized { rank.sqrt() } else { rank }) as f32;
-    Ok(Adapter { a: a.t().contiguous()?, b: b.t().contiguous()?, scale, magnitude, dropout: None })
+    Ok(Adapter {
+        a: a.t().contiguous()?,
+        b: b.t().contiguous()?,
+        scale,
+        magnitude,
+        norms: None,
+        dropout: None,
+    })
 }
 
 /// The layers that a config lists as adapted.
