@@ -9,6 +9,10 @@ use crate::error::{Error, Result};
 use crate::loss;
 use crate::vocabulary::check_vocabulary;
 
+/// Number of tokens, padding included, that are scored together at most if they are in several rows, on a CPU and on a GPU:
+/// more would need memory for activations and take as long.
+const TOKENS_AT_A_TIME: [usize; 2] = [2048, 1 << 16];
+
 /// Losses of a model on a split.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
@@ -67,7 +71,7 @@ fn each_row(
     let mut order: Vec<u32> = (0..split.len() as u32).collect();
     order.sort_by_key(|&row| (split.row_length(row as usize), row));
     let mut targets = 0;
-    for batch_rows in order.chunks(batch_size.max(1)) {
+    for batch_rows in batches(split, &order, batch_size) {
         let batch = Batch::of_rows(split, batch_rows, 1);
         targets += batch.target_count();
         let losses = losses_of_batch(model, &batch)?;
@@ -85,6 +89,17 @@ fn each_row(
         return Err(Error::NoTargets { split: name.to_owned() });
     }
     Ok(())
+}
+
+/// Splits rows, short ones first, into batches of at most `batch_size` rows and about [`TOKENS_AT_A_TIME`] tokens.
+fn batches<'a>(split: &Split, order: &'a [u32], batch_size: usize) -> Vec<&'a [u32]> {
+    let limit = TOKENS_AT_A_TIME[usize::from(mlx_ext::runs_on_gpu())];
+    let mut batches = Vec::new();
+    for rows in order.chunks(batch_size.max(1)) {
+        let longest = rows.last().map_or(1, |&row| split.row_length(row as usize).max(1));
+        batches.extend(rows.chunks((limit / longest).max(1)));
+    }
+    batches
 }
 
 /// Returns the losses of all targets of a batch, row by row.

@@ -3,7 +3,7 @@
 use dataset::Split;
 use failure::Result;
 use mlx_rs::ops::indexing::TryIndexOp as _;
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, ops};
 use models::{Input, Model};
 use outputs::FusionCost;
 use tuner::{Batch, Score};
@@ -27,11 +27,7 @@ impl Measured {
     /// Scores `model` on the validation split, then drops it, or all but its head if `own_head` is set.
     pub(crate) fn new(mut model: Model, split: &Split, batch_size: usize, own_head: bool) -> Result<Self> {
         let score = tuner::score(&model, split, "validation", batch_size)?;
-        let rows: Vec<u32> = (0..split.len().min(COMPARED_ROWS) as u32).collect();
-        let batch = Batch::of_rows(split, &rows, 1);
-        let hidden = model.hidden(Input::tokens(&batch.tokens)).map_err(models::Error::from)?;
-        let hidden = hidden.reshape(&[-1, model.hidden_size()]).map_err(models::Error::from)?;
-        hidden.eval().map_err(models::Error::from)?;
+        let hidden = hidden(&model, split)?;
         let head = if own_head {
             model.keep_only_head().map_err(models::Error::from)?;
             Some(model)
@@ -72,6 +68,18 @@ impl Measured {
         }
         Ok(largest)
     }
+}
+
+/// Returns the input of the head for every token of the first rows, `[N, D]`.
+fn hidden(model: &Model, split: &Split) -> models::Result<Array> {
+    let mut rows = Vec::new();
+    for row in 0..split.len().min(COMPARED_ROWS) as u32 {
+        let batch = Batch::of_rows(split, &[row], 1);
+        let hidden = model.hidden(Input::tokens(&batch.tokens))?.reshape(&[-1, model.hidden_size()])?;
+        hidden.eval()?;
+        rows.push(hidden);
+    }
+    Ok(ops::concatenate(&rows, 0)?)
 }
 
 /// Returns the logits of hidden states `[n, D]`: `[n, V]`, `f32`.

@@ -21,7 +21,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "validate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn problems(&self) -> Vec<String> {
         if self.batch_size == 0 { vec!["`batch_size` must be at least 1".to_owned()] } else { Vec::new() }

@@ -16,7 +16,7 @@ use crate::score::{CheckpointScore, Scorer, read_score, write_losses};
 /// Name of the units: the scores of one checkpoint.
 const UNIT: &str = "validate-checkpoint";
 /// Version of the units.
-const UNIT_VERSION: u32 = 1;
+const UNIT_VERSION: u32 = 2;
 
 /// The inputs as they were opened.
 struct Inputs {

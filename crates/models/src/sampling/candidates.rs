@@ -60,7 +60,7 @@ impl Sampling {
         if self.min_p > 0.0 {
             return None;
         }
-        buckets.pick(self, last, uniform)
+        buckets.pick(last, uniform)
     }
 
     /// Returns the share of a token relative to the most likely one, as the plain way computes it.
@@ -143,7 +143,7 @@ impl<'a> Buckets<'a> {
     }
 
     /// Picks among the tokens up to `last`, or all, in the order of their ids.
-    fn pick(&self, sampling: &Sampling, last: Option<Last>, uniform: f64) -> Option<u32> {
+    fn pick(&self, last: Option<Last>, uniform: f64) -> Option<u32> {
         let passes = |id: usize| last.is_none_or(|last| last.passes(id, self.logits[id]));
         let share = |id: usize| if passes(id) { self.shares[id] } else { 0.0 };
         let ends = (0..self.logits.len()).step_by(BLOCK).map(|start| (start + BLOCK).min(self.logits.len()));
