@@ -7,6 +7,7 @@ use mlx_rs::Device;
 use crate::error::{Error, Result, install_handler};
 use crate::gpu;
 use crate::memory::{available_memory, set_limits};
+use crate::unpacking::Unpack;
 
 /// Version of MLX that this build links.
 pub const MLX_VERSION: &str = "0.32.2";
@@ -16,12 +17,20 @@ pub const MLX_VERSION: &str = "0.32.2";
 pub struct Options {
     /// Maximum memory of MLX in bytes; `None` means 80 % of the available memory of the device that computes.
     pub max_memory_bytes: Option<usize>,
+    /// What to do with packed weights.
+    pub unpack: Unpack,
 }
 
 impl Options {
     /// Makes options from a limit in gigabytes (10⁹ bytes).
     pub fn with_max_gigabytes(gigabytes: Option<f64>) -> Self {
-        Self { max_memory_bytes: gigabytes.map(|gigabytes| (gigabytes * 1e9) as usize) }
+        Self { max_memory_bytes: gigabytes.map(|gigabytes| (gigabytes * 1e9) as usize), ..Self::default() }
+    }
+
+    /// Sets what to do with packed weights.
+    #[must_use]
+    pub fn unpacking(self, unpack: Unpack) -> Self {
+        Self { unpack, ..self }
     }
 }
 
@@ -34,15 +43,19 @@ pub struct Backend {
     pub device: String,
     /// Memory limit in bytes.
     pub memory_limit: usize,
+    /// What to do with packed weights.
+    pub unpack: Unpack,
 }
 
 impl Backend {
     /// Returns the facts that enter the key of a stage that computes with floats.
     pub fn numerics(&self, dtype: &str) -> BTreeMap<String, String> {
-        [("mlx", MLX_VERSION), ("backend", self.name), ("device", &self.device), ("dtype", dtype)]
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect()
+        let facts =
+            [("mlx", MLX_VERSION), ("backend", self.name), ("device", &self.device), ("dtype", dtype)];
+        // On a CPU the choice changes no bytes.
+        let unpack =
+            (self.is_gpu() && self.unpack == Unpack::Resident).then_some(("unpack", self.unpack.name()));
+        facts.into_iter().chain(unpack).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
     /// Returns whether MLX runs on a GPU.
@@ -90,7 +103,7 @@ pub fn init(options: &Options) -> Result<Backend> {
     if let Some(bytes) = gpu::recommended_working_set() {
         mlx_rs::memory::set_wired_limit(bytes)?;
     }
-    Ok(Backend { name, device, memory_limit })
+    Ok(Backend { name, device, memory_limit, unpack: options.unpack })
 }
 
 /// Returns the instruction set, which decides the kernels of the BLAS and so the last bits of results.
@@ -118,7 +131,7 @@ mod tests {
 
     #[test]
     fn starting_reports_device_and_numerics() -> Result<()> {
-        let backend = init(&Options { max_memory_bytes: Some(1 << 30) })?;
+        let backend = init(&Options { max_memory_bytes: Some(1 << 30), ..Options::default() })?;
         assert_eq!(backend.memory_limit, 1 << 30);
         let numerics = backend.numerics("float32");
         assert_eq!(numerics["mlx"], MLX_VERSION);

@@ -2,13 +2,14 @@
 //!
 //! libmlx calls `cblas_sgemm`, `cblas_dgemm` and `cblas_cgemm`. The dynamic linker uses the first definition it finds,
 //! and a program comes before its libraries, so defining them here suffices: no linker flag, no system package.
-//! The kernels are those of the `gemm` crate (AVX2 or AVX-512 chosen at run time, threads by rayon). Work is split over
-//! the output and never over the summed dimension, so results do not depend on the number of threads.
-//! macOS uses Accelerate instead.
+//! Products of `f32` use the kernels of [`crate::gemm`], whose sums do not depend on threads, shapes or caches; those of
+//! `f64` and of complex numbers, which are rare, the crate `gemm`. macOS uses Accelerate instead.
 
 use std::os::raw::{c_int, c_void};
 
 use gemm::{Parallelism, c32};
+
+use crate::gemm::{Output, Shape as Extents, Strided, product as product_of_floats};
 
 const ROW_MAJOR: c_int = 101;
 const NO_TRANSPOSE: c_int = 111;
@@ -143,8 +144,103 @@ macro_rules! real_gemm {
     };
 }
 
-real_gemm!(cblas_sgemm, f32);
 real_gemm!(cblas_dgemm, f64);
+
+/// Computes a matrix product, as CBLAS defines it.
+///
+/// # Safety
+///
+/// Pointers, extents and leading dimensions describe valid matrices, as for any BLAS.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cblas_sgemm(
+    order: c_int,
+    transpose_a: c_int,
+    transpose_b: c_int,
+    m: c_int,
+    n: c_int,
+    k: c_int,
+    alpha: f32,
+    a: *const f32,
+    a_leading: c_int,
+    b: *const f32,
+    b_leading: c_int,
+    beta: f32,
+    c: *mut f32,
+    c_leading: c_int,
+) {
+    let (m, n, k) = (m as usize, n as usize, k as usize);
+    let shape = Shape { row_major: order == ROW_MAJOR, transpose_a, transpose_b, m, n, k };
+    // SAFETY: the caller's promise.
+    unsafe {
+        product_of_singles(
+            shape,
+            Factors { alpha, beta, zero: 0.0 },
+            Operand { data: a, leading: a_leading },
+            Operand { data: b, leading: b_leading },
+            Operand { data: c, leading: c_leading },
+        );
+    }
+}
+
+/// Computes c = alpha * a b + beta * c in `f32`.
+///
+/// # Safety
+///
+/// The pointers and leading dimensions describe matrices of `shape`, as for any BLAS.
+unsafe fn product_of_singles(
+    shape: Shape,
+    factors: Factors<f32>,
+    a: Operand<*const f32>,
+    b: Operand<*const f32>,
+    c: Operand<*mut f32>,
+) {
+    let Shape { row_major, transpose_a, transpose_b, m, n, k } = shape;
+    if !row_major {
+        // By columns, c is the row-major cᵀ = bᵀ aᵀ.
+        let turned =
+            Shape { row_major: true, transpose_a: transpose_b, transpose_b: transpose_a, m: n, n: m, k };
+        // SAFETY: the caller's promise, for the same memory.
+        return unsafe { product_of_singles(turned, factors, b, a, c) };
+    }
+    if m == 0 || n == 0 {
+        return;
+    }
+    // SAFETY: the caller's promise.
+    let left = unsafe { matrix(a, [m, k], transpose_a != NO_TRANSPOSE) };
+    // SAFETY: the caller's promise.
+    let right = unsafe { matrix(b, [k, n], transpose_b != NO_TRANSPOSE) };
+    let stride = c.leading as usize;
+    // SAFETY: the caller's promise: `m` rows of `n` numbers at a distance of `stride`.
+    let out = unsafe { std::slice::from_raw_parts_mut(c.data, (m - 1) * stride + n) };
+    let extents = Extents { m, n, k };
+    if factors.alpha == 1.0 && (factors.beta == 0.0 || factors.beta == 1.0) {
+        product_of_floats(extents, &left, &right, Output::new(out, stride), factors.beta == 1.0);
+        return;
+    }
+    let mut plain = vec![0.0; m * n];
+    product_of_floats(extents, &left, &right, Output::new(&mut plain, n), false);
+    for (out, plain) in out.chunks_mut(stride).zip(plain.chunks(n)) {
+        for (out, plain) in out.iter_mut().zip(plain) {
+            // With beta = 0, BLAS does not read the output, which may hold anything.
+            let kept = if factors.beta == 0.0 { 0.0 } else { factors.beta * *out };
+            *out = factors.alpha * plain + kept;
+        }
+    }
+}
+
+/// Views a row-major matrix of `extents` that is stored transposed or not.
+///
+/// # Safety
+///
+/// The pointer and the leading dimension describe such a matrix, which nobody writes meanwhile.
+unsafe fn matrix<'a>(stored: Operand<*const f32>, extents: [usize; 2], transposed: bool) -> Strided<'a> {
+    let [lines, length] = if transposed { [extents[1], extents[0]] } else { extents };
+    let stride = stored.leading as usize;
+    let numbers = if lines == 0 || length == 0 { 0 } else { (lines - 1) * stride + length };
+    // SAFETY: the caller's promise.
+    let data = if numbers == 0 { &[] } else { unsafe { std::slice::from_raw_parts(stored.data, numbers) } };
+    Strided::new(data, extents, stride, transposed)
+}
 
 /// Computes a product of complex matrices, as CBLAS defines it.
 ///

@@ -17,6 +17,7 @@
 
 #[cfg(target_os = "linux")]
 pub mod blas;
+pub mod gemm;
 mod half;
 mod host;
 #[cfg(not(target_os = "macos"))]

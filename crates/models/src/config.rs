@@ -13,6 +13,17 @@ pub(crate) fn read(path: &Path) -> Result<Value> {
         .map_err(|error| Error::Config { path: path.to_owned(), reason: error.to_string() })
 }
 
+/// Returns whether the weights of a model folder are packed, by its `config.json`.
+///
+/// # Errors
+///
+/// Fails when the file cannot be read.
+pub fn is_packed(folder: &Path) -> Result<bool> {
+    let config = read(&folder.join("config.json"))?;
+    let tables = ["quantization", "quantization_config"].map(|name| config.get(name));
+    Ok(tables.into_iter().flatten().any(|table| !table.is_null()))
+}
+
 /// Returns the table that describes the text model, and the path of the text model's tensors.
 pub(crate) fn text_part(config: &Value) -> (&Value, &'static str) {
     match config.get("text_config").filter(|text| !text.is_null()) {

@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 pub struct LoadOptions {
     /// Type to compute in; `None` keeps the type of the weights.
     pub dtype: Option<Dtype>,
-    /// Whether to keep an unpacked copy of every packed weight, which a CPU needs for speed.
+    /// Whether to keep an unpacked copy of every packed weight.
     pub unpack: bool,
 }
 
 impl LoadOptions {
-    /// Returns the options for a backend: the type asked for, and unpacked weights on a CPU.
+    /// Returns the options for a backend: the type asked for, and what suits it for packed weights.
     pub fn on(backend: &mlx_ext::Backend, dtype: ComputeDtype) -> Self {
-        Self { dtype: Some(dtype.on(backend)), unpack: !backend.is_gpu() }
+        let dtype = dtype.on(backend);
+        Self { dtype: Some(dtype), unpack: backend.unpacking(dtype).resident }
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 pub(crate) struct QuantizationSettings {
     /// Settings of single layers, by path.
     overrides: BTreeMap<String, Quantization>,
-    /// Whether to keep an unpacked copy of every packed weight (for a CPU).
+    /// Whether to keep an unpacked copy of every packed weight.
     pub(crate) unpack: bool,
 }
 

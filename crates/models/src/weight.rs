@@ -17,7 +17,7 @@ pub enum Weight {
     Quantized(QuantizedWeight),
 }
 
-/// A packed weight matrix and, on a CPU, an unpacked copy.
+/// A packed weight matrix and, if asked for, an unpacked copy.
 #[derive(Clone)]
 pub struct QuantizedWeight {
     /// Packed weights, `u32`.
@@ -30,8 +30,8 @@ pub struct QuantizedWeight {
     pub quantization: Quantization,
     /// Type of the unpacked weights, that of the model's other weights.
     dtype: Dtype,
-    /// Unpacked copy. On a CPU a product with packed weights takes about a hundred times as long as with plain ones, so
-    /// weights are unpacked once there; a GPU keeps only the packed ones.
+    /// Unpacked copy. Without one, a product unpacks a panel of the weight at a time (on a CPU, in `f32`) or reads the
+    /// packed weight (on a GPU). MLX's own product with packed weights on a CPU takes about a hundred times as long.
     dense: Option<Array>,
 }
 
@@ -57,7 +57,7 @@ impl Weight {
         match self {
             Self::Dense(weight) => Ok(weight.clone()),
             Self::Quantized(QuantizedWeight { dense: Some(dense), .. }) => Ok(dense.clone()),
-            Self::Quantized(q) => mlx_ext::dequantize(q.parts(), q.quantization, dtype),
+            Self::Quantized(q) => q.unpacked(dtype),
         }
     }
 
@@ -116,7 +116,7 @@ impl Weight {
             Self::Dense(weight) | Self::Quantized(QuantizedWeight { dense: Some(weight), .. }) => {
                 Ok(x.matmul(weight.t())?)
             }
-            Self::Quantized(q) => mlx_ext::quantized_matmul(x, q.parts(), true, q.quantization),
+            Self::Quantized(q) => q.product(x, true),
         }
     }
 
@@ -126,7 +126,7 @@ impl Weight {
             Self::Dense(weight) | Self::Quantized(QuantizedWeight { dense: Some(weight), .. }) => {
                 Ok(y.matmul(weight)?)
             }
-            Self::Quantized(q) => mlx_ext::quantized_matmul(y, q.parts(), false, q.quantization),
+            Self::Quantized(q) => q.product(y, false),
         }
     }
 
@@ -138,8 +138,9 @@ impl Weight {
             }
             Self::Quantized(q) => {
                 let packed = q.packed.take_axis(ids, 0)?;
-                let scales = q.scales.take_axis(ids, 0)?;
-                let biases = q.biases.as_ref().map(|biases| biases.take_axis(ids, 0)).transpose()?;
+                let scales = q.widened(&q.scales.take_axis(ids, 0)?)?;
+                let biases =
+                    q.biases.as_ref().map(|biases| q.widened(&biases.take_axis(ids, 0)?)).transpose()?;
                 let rows = PackedWeight { weight: &packed, scales: &scales, biases: biases.as_ref() };
                 mlx_ext::dequantize(rows, q.quantization, q.dtype)
             }
@@ -177,21 +178,49 @@ impl QuantizedWeight {
         if !problems.is_empty() {
             return Err(problems);
         }
-        // The scales of float modes are 8-bit floats in bytes, which must not be cast.
-        let (scales, biases) = if is_affine {
-            (at.loader.cast(scales), biases.map(|biases| at.loader.cast(biases)))
-        } else {
-            (scales, None)
+        let cast_dtype = at.loader.cast(scales.clone()).dtype();
+        let dtype = if is_affine { cast_dtype } else { at.loader.float_dtype() };
+        // Packed products widen the scales as they go. Those of float modes are 8-bit floats in bytes.
+        let stays = scales.dtype() == Dtype::Bfloat16
+            && !at.quantization.unpack
+            && mlx_ext::has_packed_products(dtype);
+        let (scales, biases) = match biases {
+            Some(biases) if !stays => (at.loader.cast(scales), Some(at.loader.cast(biases))),
+            biases => (scales, biases),
         };
-        let dtype = if is_affine { scales.dtype() } else { at.loader.float_dtype() };
         let mut weight = Self { packed, scales, biases, quantization, dtype, dense: None };
         if at.quantization.unpack {
-            let dense = mlx_ext::dequantize(weight.parts(), quantization, dtype);
+            let dense = weight.unpacked(dtype);
             weight.dense = Some(dense.map_err(|error| {
                 vec![format!("tensor `{}` cannot be unpacked: {error}", at.name("weight"))]
             })?);
         }
         Ok(weight)
+    }
+
+    /// Returns the dense weight, `[out, in]`, in `dtype`.
+    fn unpacked(&self, dtype: Dtype) -> Result<Array> {
+        if mlx_ext::has_packed_products(dtype) && self.dtype == dtype {
+            return mlx_ext::unpack(self.parts(), self.quantization);
+        }
+        let scales = self.widened(&self.scales)?;
+        let biases = self.biases.as_ref().map(|biases| self.widened(biases)).transpose()?;
+        let parts = PackedWeight { weight: &self.packed, scales: &scales, biases: biases.as_ref() };
+        mlx_ext::dequantize(parts, self.quantization, dtype)
+    }
+
+    /// Multiplies by the packed weight, transposed or not.
+    fn product(&self, x: &Array, transposed: bool) -> Result<Array> {
+        if mlx_ext::has_packed_products(x.dtype()) && self.dtype == Dtype::Float32 {
+            mlx_ext::packed_product(x, self.parts(), transposed, self.quantization)
+        } else {
+            mlx_ext::quantized_matmul(x, self.parts(), transposed, self.quantization)
+        }
+    }
+
+    /// Returns scales or biases in the type of the unpacked weights; bytes stay bytes.
+    fn widened(&self, scales: &Array) -> Result<Array> {
+        Ok(if scales.dtype().is_float() { scales.as_dtype(self.dtype)? } else { scales.clone() })
     }
 
     fn parts(&self) -> PackedWeight<'_> {

@@ -30,6 +30,14 @@ pub struct MemoryArgs {
     pub max_memory: Option<f64>,
 }
 
+/// Flag of the programs that compute with a model, other than `train`, which has it as a setting.
+#[derive(Debug, Clone, Default, Args)]
+pub struct UnpackArgs {
+    /// Keep unpacked copies of a quantized model's weights (`resident`), or unpack in each product (`transient`)
+    #[arg(long, value_name = "WHEN", value_parser = ["auto", "resident", "transient"], default_value = "auto")]
+    pub unpack: String,
+}
+
 /// Flags common to all stages; none of them changes the bytes of an artifact.
 #[derive(Debug, Clone, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]

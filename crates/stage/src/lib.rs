@@ -70,7 +70,7 @@ mod signals;
 
 use std::process::ExitCode;
 
-pub use args::{CommonArgs, MemoryArgs, Verbosity};
+pub use args::{CommonArgs, MemoryArgs, UnpackArgs, Verbosity};
 pub use config::Config;
 pub use failure::{Context, Error, Failure, Kind, Required, Result};
 pub use input::{Input, locate};

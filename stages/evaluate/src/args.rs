@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
-use stage::{CommonArgs, MemoryArgs};
+use stage::{CommonArgs, MemoryArgs, UnpackArgs};
 
 /// Score models on the test split, side by side
 #[derive(Debug, Parser)]
@@ -22,6 +22,9 @@ pub struct Args {
     /// Limit of the memory.
     #[command(flatten)]
     pub memory: MemoryArgs,
+    /// What to do with packed weights.
+    #[command(flatten)]
+    pub unpack: UnpackArgs,
     /// Flags of every stage.
     #[command(flatten)]
     pub common: CommonArgs,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mlx_ext::Unpack;
 use models::ComputeDtype;
 use serde::{Deserialize, Serialize};
 use tuner::{
@@ -125,6 +126,10 @@ pub struct Config {
     pub distrust_alpha: f64,
     /// Type that the model computes in: `auto`, `float32`, `bfloat16` or `float16`.
     pub dtype: ComputeDtype,
+    /// What to do with packed weights: `auto`, `resident` (keep unpacked copies) or `transient` (unpack in each product).
+    /// Not part of the key: the bytes are the same.
+    #[serde(skip_serializing)]
+    pub unpack: Unpack,
     /// Seed of adapters, batch order and dropout.
     pub seed: u64,
 
@@ -192,6 +197,7 @@ impl Default for Config {
             distrust_lambda: 0.6,
             distrust_alpha: 2.7,
             dtype: ComputeDtype::Auto,
+            unpack: Unpack::Auto,
             seed: 42,
             report_every: training.report_every,
             checkpoint_every: training.checkpoint_every,

@@ -112,7 +112,7 @@ impl Estimate {
             "lower `num_layers` or `rank`, set fine_tune_type = \"lora\" or optimizer = \"adafactor\", or raise \
              `--max-memory`"
         } else {
-            "use a smaller or quantized model, set dtype = \"bfloat16\", or raise `--max-memory`"
+            "use a smaller or quantized model, set unpack = \"transient\" if it is quantized, or raise `--max-memory`"
         }
     }
 }
@@ -207,7 +207,12 @@ mod tests {
     }
 
     fn cpu() -> Backend {
-        Backend { name: "cpu", device: "x86_64".to_owned(), memory_limit: 1 << 30 }
+        Backend {
+            name: "cpu",
+            device: "x86_64".to_owned(),
+            memory_limit: 1 << 30,
+            unpack: mlx_ext::Unpack::Auto,
+        }
     }
 
     #[test]

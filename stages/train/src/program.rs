@@ -65,7 +65,9 @@ impl Opened {
 pub fn program(args: &Args) -> Result<()> {
     let mut run = Run::<Config>::new(&args.common)?;
     let opened = Opened::open(&mut run, args)?;
-    let backend = mlx_ext::init(&mlx_ext::Options::with_max_gigabytes(args.memory.max_memory))?;
+    let backend = mlx_ext::init(
+        &mlx_ext::Options::with_max_gigabytes(args.memory.max_memory).unpacking(run.config().unpack),
+    )?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
     if let Some(stop_at) = args.stop_at {
         run.stop_at(&stop_at.to_string());
@@ -86,6 +88,11 @@ pub fn program(args: &Args) -> Result<()> {
 fn execute(args: &Args, mut run: KeyedRun<Config>, inputs: &Inputs<'_>, backend: &Backend) -> Result<()> {
     let estimate = Estimate::new(inputs, run.config(), backend)?;
     run.note(format!("needs about {estimate}"));
+    if models::is_packed(inputs.model)? {
+        let unpacking = backend.unpacking(run.config().dtype.on(backend));
+        let where_to = if unpacking.resident { "unpacked once" } else { "stay packed" };
+        run.note(format!("the model's packed weights {where_to}: {}", unpacking.reason));
+    }
     if args.common.plan {
         let advice = estimate.advice(backend.memory_limit);
         let reuse = describe_reuse(inputs, run.config())?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use stage::{CommonArgs, MemoryArgs};
+use stage::{CommonArgs, MemoryArgs, UnpackArgs};
 
 /// Score every checkpoint of a training run on the validation split
 #[derive(Debug, Parser)]
@@ -21,6 +21,9 @@ pub struct Args {
     /// Limit of the memory.
     #[command(flatten)]
     pub memory: MemoryArgs,
+    /// What to do with packed weights.
+    #[command(flatten)]
+    pub unpack: UnpackArgs,
     /// Flags of every stage.
     #[command(flatten)]
     pub common: CommonArgs,

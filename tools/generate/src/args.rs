@@ -81,6 +81,9 @@ pub struct Args {
     /// Memory limit.
     #[command(flatten)]
     pub memory: stage::MemoryArgs,
+    /// What to do with packed weights.
+    #[command(flatten)]
+    pub unpack: stage::UnpackArgs,
     /// How much to print; `--verbose` also prints times and speeds.
     #[command(flatten)]
     pub verbosity: stage::Verbosity,

@@ -1,0 +1,113 @@
+//! A packed weight as slices, and its two orientations as the right factor of a product.
+
+use mlx_sys::gemm::{Block, Level, Source};
+use rayon::prelude::*;
+
+use crate::packed::format::{Floats8, Format, is_known, power_of_two};
+use crate::packed::unpack;
+use crate::quantized::Quantization;
+
+/// Scales or biases as they are stored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Scales<'a> {
+    /// Plain floats.
+    Single(&'a [f32]),
+    /// The upper halves of floats.
+    Bfloat16(&'a [u16]),
+    /// Exponents of powers of two.
+    Exponents(&'a [u8]),
+    /// 8-bit floats.
+    Floats8(&'a [u8]),
+}
+
+impl Scales<'_> {
+    /// Returns one of them.
+    #[inline(always)]
+    pub(super) fn get(self, index: usize) -> f32 {
+        match self {
+            Self::Single(scales) => scales[index],
+            Self::Bfloat16(scales) => f32::from_bits(u32::from(scales[index]) << 16),
+            Self::Exponents(scales) => power_of_two(scales[index]),
+            Self::Floats8(scales) => Floats8::value(u32::from(scales[index])),
+        }
+    }
+
+    fn len(self) -> usize {
+        match self {
+            Self::Single(scales) => scales.len(),
+            Self::Bfloat16(scales) => scales.len(),
+            Self::Exponents(scales) | Self::Floats8(scales) => scales.len(),
+        }
+    }
+}
+
+/// A packed weight `[rows, columns]`: groups of numbers along the rows share a scale.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PackedMatrix<'a> {
+    pub(super) words: &'a [u32],
+    pub(super) scales: Scales<'a>,
+    /// Only in affine mode.
+    pub(super) biases: Option<Scales<'a>>,
+    pub(super) columns: usize,
+    pub(super) quantization: Quantization,
+}
+
+impl<'a> PackedMatrix<'a> {
+    /// Views a packed weight; `None` if the parts do not fit each other.
+    pub(crate) fn new(
+        words: &'a [u32],
+        scales: Scales<'a>,
+        biases: Option<Scales<'a>>,
+        [rows, columns]: [usize; 2],
+        quantization: Quantization,
+    ) -> Option<Self> {
+        let group = quantization.group_size as usize;
+        let fits = is_known(quantization)
+            && columns.is_multiple_of(group)
+            && words.len() == rows * columns * quantization.bits as usize / 32
+            && scales.len() == rows * (columns / group)
+            && biases.is_some() == quantization.mode.has_biases()
+            && biases.is_none_or(|biases| biases.len() == scales.len());
+        fits.then_some(Self { words, scales, biases, columns, quantization })
+    }
+
+    /// Returns the words of a row.
+    pub(super) fn row_words(&self) -> usize {
+        self.columns * self.quantization.bits as usize / 32
+    }
+
+    /// Returns the groups of a row.
+    pub(super) fn row_groups(&self) -> usize {
+        self.columns / self.quantization.group_size as usize
+    }
+}
+
+impl PackedMatrix<'_> {
+    /// Unpacks all rows to `out` `[rows, columns]`, by several threads.
+    pub(crate) fn unpack(&self, level: Level, out: &mut [f32]) {
+        const ROWS_AT_ONCE: usize = 64;
+        out.par_chunks_mut((ROWS_AT_ONCE * self.columns).max(1)).enumerate().for_each(|(index, out)| {
+            unpack::rows(level, self, index * ROWS_AT_ONCE, out);
+        });
+    }
+}
+
+/// The transposed weight, `[columns, rows]`: the right factor of y = x · Wᵀ.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Forward<'a>(pub(crate) PackedMatrix<'a>);
+
+/// The weight, `[rows, columns]`: the right factor of dx = dy · W.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backward<'a>(pub(crate) PackedMatrix<'a>);
+
+impl Source for Forward<'_> {
+    fn fill(&self, level: Level, block: Block, panel: &mut [f32]) {
+        unpack::across(level, &self.0, block, panel);
+    }
+}
+
+impl Source for Backward<'_> {
+    fn fill(&self, level: Level, block: Block, panel: &mut [f32]) {
+        unpack::along(level, &self.0, block, panel);
+    }
+}
