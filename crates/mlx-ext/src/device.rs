@@ -7,6 +7,7 @@ use mlx_rs::Device;
 use crate::error::{Error, Result, install_handler};
 use crate::gpu;
 use crate::memory::{available_memory, set_limits};
+use crate::probe;
 use crate::unpacking::Unpack;
 
 /// Version of MLX that this build links.
@@ -39,8 +40,10 @@ impl Options {
 pub struct Backend {
     /// `cpu`, `metal` or `cuda`.
     pub name: &'static str,
-    /// Class of the device, such as `x86_64-v4` or `applegpu_g15s`; results are bit-identical only within a class.
+    /// Class of the device, such as `x86_64-fma` or `applegpu_g15s`.
     pub device: String,
+    /// On a CPU, what else decides the last bits: the C library, and a hash of fixed results.
+    pub arithmetic: BTreeMap<String, String>,
     /// Memory limit in bytes.
     pub memory_limit: usize,
     /// What to do with packed weights.
@@ -103,26 +106,22 @@ pub fn init(options: &Options) -> Result<Backend> {
     if let Some(bytes) = gpu::recommended_working_set() {
         mlx_rs::memory::set_wired_limit(bytes)?;
     }
-    Ok(Backend { name, device, memory_limit, unpack: options.unpack })
+    let mut arithmetic = BTreeMap::new();
+    if name == "cpu" {
+        arithmetic.extend(probe::c_library().map(|library| ("c_library".to_owned(), library)));
+        arithmetic.insert("probe".to_owned(), probe::fingerprint()?);
+    }
+    Ok(Backend { name, device, arithmetic, memory_limit, unpack: options.unpack })
 }
 
-/// Returns the instruction set, which decides the kernels of the BLAS and so the last bits of results.
+/// Returns the class of the processor: with fused multiply-add, wider vectors change no bits.
 fn cpu_class() -> String {
+    let architecture = std::env::consts::ARCH;
     #[cfg(target_arch = "x86_64")]
-    {
-        let level = if std::arch::is_x86_feature_detected!("avx512f") {
-            "x86_64-v4"
-        } else if std::arch::is_x86_feature_detected!("fma") {
-            "x86_64-v3"
-        } else {
-            "x86_64"
-        };
-        level.to_owned()
+    if mlx_sys::gemm::Level::detect() != mlx_sys::gemm::Level::Plain {
+        return format!("{architecture}-fma");
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        std::env::consts::ARCH.to_owned()
-    }
+    architecture.to_owned()
 }
 
 #[cfg(test)]
@@ -136,6 +135,9 @@ mod tests {
         let numerics = backend.numerics("float32");
         assert_eq!(numerics["mlx"], MLX_VERSION);
         assert_eq!(numerics["device"], backend.device);
+        if backend.name == "cpu" {
+            assert_eq!(numerics["probe"].len(), 16);
+        }
         Ok(())
     }
 

@@ -19,6 +19,7 @@ pub mod host;
 mod mapped;
 mod memory;
 mod packed;
+mod probe;
 mod quantized;
 mod shares;
 mod speed;

@@ -73,7 +73,13 @@ mod tests {
 
     #[test]
     fn packed_weights_stay_packed_where_products_can_read_them() {
-        let backend = |name, unpack| Backend { name, device: String::new(), memory_limit: 1, unpack };
+        let backend = |name, unpack| Backend {
+            name,
+            device: String::new(),
+            arithmetic: std::collections::BTreeMap::new(),
+            memory_limit: 1,
+            unpack,
+        };
         let resident = |name, unpack, dtype| backend(name, unpack).unpacking(dtype).resident;
         assert!(!resident("cpu", Unpack::Auto, Dtype::Float32));
         assert!(resident("cpu", Unpack::Auto, Dtype::Bfloat16));

@@ -210,6 +210,7 @@ mod tests {
         Backend {
             name: "cpu",
             device: "x86_64".to_owned(),
+            arithmetic: std::collections::BTreeMap::new(),
             memory_limit: 1 << 30,
             unpack: mlx_ext::Unpack::Auto,
         }

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::gemm::{Block, Level, SUM_BLOCK, Source};
 
-/// Bytes of a panel up to which the next one is asked for while one is read: a part of the second cache.
-const NEXT_PANEL_BYTES: usize = 1 << 19;
+/// Squares of a transposed block whose numbers are asked for before they are read: about the latency of memory.
+const SQUARES_AHEAD: usize = 6;
 
 /// A matrix of floats with one unit stride: rows or columns are contiguous.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +49,7 @@ impl<'a> Strided<'a> {
     ) {
         if self.transposed {
             let from = &self.data[columns.start * self.stride + rows.start..];
-            transpose(level, from, self.stride, [columns.len(), rows.len()], to, stride, Ahead::Nothing);
+            transpose(level, from, self.stride, [columns.len(), rows.len()], to, stride, 0);
         } else {
             for (row, to) in rows.zip(to.chunks_mut(stride)) {
                 let from = &self.data[row * self.stride..];
@@ -59,29 +59,16 @@ impl<'a> Strided<'a> {
     }
 }
 
-/// What to ask memory for while a matrix is transposed.
-#[derive(Clone, Copy)]
-enum Ahead {
-    /// Nothing.
-    Nothing,
-    /// For each line, the numbers this far behind those that are read.
-    Behind(usize),
-    /// Lines of the cache in the order of memory, from this one on.
-    InOrder(*const f32),
-}
-
 impl Strided<'_> {
-    /// Returns what the fill after this one reads.
-    fn ahead(&self, level: Level, block: Block) -> Ahead {
-        let panel = level.columns() * self.stride;
-        let is_small = panel * size_of::<f32>() <= NEXT_PANEL_BYTES;
-        if self.stride == self.rows && is_small {
-            // The next panel follows in memory: as many lines as this block has, so that all of it is asked for in turn.
-            let start = block.column * self.stride + panel + level.columns() * block.row;
-            return self.data.get(start..).map_or(Ahead::Nothing, |next| Ahead::InOrder(next.as_ptr()));
-        }
+    /// Returns the distance from a block's first number to that of the block which is read after it: the following one of
+    /// the same lines, or the first one of the next panel's.
+    fn distance_to_next(&self, level: Level, block: Block) -> isize {
         let is_last = block.row + block.depth == self.rows;
-        Ahead::Behind(if is_last { panel - block.row } else { SUM_BLOCK })
+        if is_last {
+            (level.columns() * self.stride) as isize - block.row as isize
+        } else {
+            SUM_BLOCK as isize
+        }
     }
 }
 
@@ -94,8 +81,8 @@ impl Source for Strided<'_> {
         let width = level.columns();
         if self.transposed {
             let from = &self.data[block.column * self.stride + block.row..];
-            let ahead = self.ahead(level, block);
-            transpose(level, from, self.stride, [block.columns, block.depth], panel, width, ahead);
+            let next = self.distance_to_next(level, block);
+            transpose(level, from, self.stride, [block.columns, block.depth], panel, width, next);
         } else {
             for (row, to) in panel.chunks_mut(width).enumerate() {
                 let from = &self.data[(block.row + row) * self.stride + block.column..];
@@ -109,7 +96,8 @@ impl Source for Strided<'_> {
     }
 }
 
-/// Writes the transposed of `from` `[rows, columns]` to `to`; asks for the numbers that lie `ahead`.
+/// Writes the transposed of `from` `[rows, columns]` to `to`; asks for numbers before they are read, also those of the next
+/// block.
 ///
 /// # Panics
 ///
@@ -121,7 +109,7 @@ fn transpose(
     [rows, columns]: [usize; 2],
     to: &mut [f32],
     to_stride: usize,
-    ahead: Ahead,
+    distance_to_next: isize,
 ) {
     const SIDE: usize = 16;
     if rows == 0 || columns == 0 {
@@ -134,17 +122,22 @@ fn transpose(
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 | Level::Avx512 => [rows / SIDE, columns / SIDE],
     };
-    for down in (0..squares_down * SIDE).step_by(SIDE) {
-        for across in (0..squares_across * SIDE).step_by(SIDE) {
-            let from = &from[down * from_stride + across..];
-            let to = &mut to[across * to_stride + down..];
-            let (next, step) = match ahead {
-                Ahead::Nothing => (from.as_ptr(), 0),
-                Ahead::Behind(distance) => (from.as_ptr().wrapping_add(distance), from_stride),
-                Ahead::InOrder(start) => (start.wrapping_add(down * columns + across * SIDE), SIDE),
-            };
-            square(level, from, from_stride, to, to_stride, next, step);
-        }
+    let squares = squares_down * squares_across;
+    for index in 0..squares {
+        let (down, across) = (index / squares_across * SIDE, index % squares_across * SIDE);
+        let soon = index + SQUARES_AHEAD;
+        let (block, soon) = (soon / squares, soon % squares);
+        let (soon_down, soon_across) = (soon / squares_across * SIDE, soon % squares_across * SIDE);
+        let soon = block as isize * distance_to_next + (soon_down * from_stride + soon_across) as isize;
+        let ahead = from.as_ptr().wrapping_offset(soon);
+        square(
+            level,
+            &from[down * from_stride + across..],
+            from_stride,
+            &mut to[across * to_stride + down..],
+            to_stride,
+            ahead,
+        );
     }
     let mut single = |down: Range<usize>, across: Range<usize>| {
         for row in down {
@@ -177,8 +170,15 @@ pub fn transpose_words(
     };
     // SAFETY: as above, and borrowed for writing.
     let to = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) };
-    let ahead = Ahead::Behind(extents[1]);
-    transpose(level, numbers(from.as_ptr(), from.len()), from_stride, extents, to, to_stride, ahead);
+    transpose(
+        level,
+        numbers(from.as_ptr(), from.len()),
+        from_stride,
+        extents,
+        to,
+        to_stride,
+        extents[1] as isize,
+    );
 }
 
 /// Transposes 16 rows of 16 numbers.
@@ -190,33 +190,18 @@ fn square(
     to: &mut [f32],
     to_stride: usize,
     ahead: *const f32,
-    step: usize,
 ) {
     match level {
         Level::Plain => unreachable!("there are no squares"),
         // SAFETY: `transpose` checked the extents; a level exists only on a processor that has it.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe {
-            crate::gemm::x86::transpose_avx2(
-                from.as_ptr(),
-                from_stride,
-                to.as_mut_ptr(),
-                to_stride,
-                ahead,
-                step,
-            );
+            crate::gemm::x86::transpose_avx2(from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride, ahead);
         },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe {
-            crate::gemm::x86::transpose_avx512(
-                from.as_ptr(),
-                from_stride,
-                to.as_mut_ptr(),
-                to_stride,
-                ahead,
-                step,
-            );
+            crate::gemm::x86::transpose_avx512(from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride, ahead);
         },
     }
 }

@@ -1,7 +1,7 @@
 //! Kernels for AVX2 and AVX-512.
 
 use std::arch::x86_64::{
-    __m256, __m512, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+    __m256, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
     _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
     _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
     _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
@@ -107,8 +107,8 @@ unsafe fn tile_avx2<const R: usize>(
     }
 }
 
-/// Transposes 16 rows of 16 numbers, at distances of `from_stride` and `to_stride`, and asks for the numbers that lie
-/// `ahead` of each row.
+/// Transposes 16 rows of 16 numbers, at distances of `from_stride` and `to_stride`, and asks for as many rows
+/// from `ahead` on.
 ///
 /// # Safety
 ///
@@ -120,7 +120,6 @@ pub(super) unsafe fn transpose_avx512(
     to: *mut f32,
     to_stride: usize,
     ahead: *const f32,
-    step: usize,
 ) {
     let mut rows = [_mm512_setzero_ps(); 16];
     for (index, row) in rows.iter_mut().enumerate() {
@@ -128,7 +127,7 @@ pub(super) unsafe fn transpose_avx512(
         unsafe {
             let at = from.add(index * from_stride);
             *row = _mm512_loadu_ps(at);
-            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(index * step).cast());
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(index * from_stride).cast());
         }
     }
     let columns = transposed_avx512(rows);
@@ -181,7 +180,6 @@ pub(super) unsafe fn transpose_avx2(
     to: *mut f32,
     to_stride: usize,
     ahead: *const f32,
-    step: usize,
 ) {
     for (down, across) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
         let mut rows = [_mm256_setzero_ps(); 8];
@@ -191,7 +189,7 @@ pub(super) unsafe fn transpose_avx2(
                 let at = from.add((down + index) * from_stride + across);
                 *row = _mm256_loadu_ps(at);
                 if across == 0 {
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add((down + index) * step).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add((down + index) * from_stride).cast());
                 }
             }
         }
