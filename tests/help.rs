@@ -113,6 +113,8 @@ fn help_of_validate() {
           --train <ARTIFACT>    Artifact of `train`, or a folder of adapters in the format of mlx-lm or
                                 PEFT
           --max-memory <GB>     Memory limit in GB (default: 80% of available memory)
+          --unpack <WHEN>       Unpack quantized weights once (`resident`), in each product
+                                (`transient`), or as suits the machine (`auto`) [default: auto]
       -h, --help                Print help
       -V, --version             Print version
     ");
@@ -146,6 +148,8 @@ fn help_of_fuse() {
           --dataset <ARTIFACT>   Artifact with the dataset; its validation split measures the cost of
                                  fusing
           --max-memory <GB>      Memory limit in GB (default: 80% of available memory)
+          --unpack <WHEN>        Unpack quantized weights once (`resident`), in each product
+                                 (`transient`), or as suits the machine (`auto`) [default: auto]
       -h, --help                 Print help
       -V, --version              Print version
     ");
@@ -165,6 +169,8 @@ fn help_of_evaluate() {
                                       a folder of mlx-lm or PEFT (repeatable)
           --dataset <ARTIFACT>        Artifact with the dataset
           --max-memory <GB>           Memory limit in GB (default: 80% of available memory)
+          --unpack <WHEN>             Unpack quantized weights once (`resident`), in each product
+                                      (`transient`), or as suits the machine (`auto`) [default: auto]
       -h, --help                      Print help
       -V, --version                   Print version
     ");
@@ -208,6 +214,8 @@ fn help_of_generate() {
           --dtype <TYPE>                Compute in `auto`, `float32`, `bfloat16` or `float16` [default:
                                         auto]
           --max-memory <GB>             Memory limit in GB (default: 80% of available memory)
+          --unpack <WHEN>               Unpack quantized weights once (`resident`), in each product
+                                        (`transient`), or as suits the machine (`auto`) [default: auto]
       -v, --verbose...                  Print times and speeds (`-vv`: also traces)
       -q, --quiet                       Print errors only
       -h, --help                        Print help

@@ -33,8 +33,14 @@ pub struct MemoryArgs {
 /// Flag of the programs that compute with a model, other than `train`, which has it as a setting.
 #[derive(Debug, Clone, Default, Args)]
 pub struct UnpackArgs {
-    /// Keep unpacked copies of a quantized model's weights (`resident`), or unpack in each product (`transient`)
-    #[arg(long, value_name = "WHEN", value_parser = ["auto", "resident", "transient"], default_value = "auto")]
+    /// Unpack quantized weights once (`resident`), in each product (`transient`), or as suits the machine (`auto`)
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_parser = ["auto", "resident", "transient"],
+        hide_possible_values = true,
+        default_value = "auto"
+    )]
     pub unpack: String,
 }
 
