@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use mlx_rs::Device;
+use mlx_rs::{Device, Dtype};
 
 use crate::error::{Error, Result, install_handler};
 use crate::gpu;
 use crate::memory::{available_memory, set_limits};
 use crate::probe;
-use crate::unpacking::Unpack;
+use crate::unpacking::{Unpack, Unpacking};
 
 /// Version of MLX that this build links.
 pub const MLX_VERSION: &str = "0.32.2";
@@ -70,6 +70,27 @@ impl Backend {
 /// Returns whether MLX of this build runs on a GPU.
 pub fn runs_on_gpu() -> bool {
     mlx_sys::BACKEND != "cpu"
+}
+
+impl Backend {
+    /// Returns what this backend does with packed weights when it computes in `dtype`.
+    ///
+    /// On a CPU both choices give the same bytes in `float32`: a panel of a weight is unpacked inside the product, at
+    /// little cost, so the smaller one is the default. Other types have no such product there, and MLX's own is about a
+    /// hundred times as slow as one with unpacked weights, so these are always unpacked.
+    pub fn unpacking(&self, dtype: Dtype) -> Unpacking {
+        let has_kernels = !self.is_gpu() && dtype == Dtype::Float32;
+        let (resident, reason) = match self.unpack {
+            _ if !has_kernels && !self.is_gpu() => {
+                (true, "a CPU multiplies packed weights only in `float32`")
+            }
+            Unpack::Resident => (true, "as set"),
+            Unpack::Transient => (false, "as set"),
+            Unpack::Auto if has_kernels => (false, "products unpack a panel at a time, with the same result"),
+            Unpack::Auto => (false, "the GPU multiplies packed weights"),
+        };
+        Unpacking { resident, reason }
+    }
 }
 
 /// Starts MLX: installs the error handler and sets the default device, memory limits and a fixed seed.
@@ -147,5 +168,23 @@ mod tests {
         init(&Options::default())?;
         assert!(crate::matmul_gflops()? > 20.0, "the reference BLAS makes about 3 GFLOP/s");
         Ok(())
+    }
+
+    #[test]
+    fn packed_weights_stay_packed_where_products_can_read_them() {
+        let backend = |name, unpack| Backend {
+            name,
+            device: String::new(),
+            arithmetic: std::collections::BTreeMap::new(),
+            memory_limit: 1,
+            unpack,
+        };
+        let resident = |name, unpack, dtype| backend(name, unpack).unpacking(dtype).resident;
+        assert!(!resident("cpu", Unpack::Auto, Dtype::Float32));
+        assert!(resident("cpu", Unpack::Auto, Dtype::Bfloat16));
+        assert!(!resident("cuda", Unpack::Auto, Dtype::Bfloat16));
+        assert!(resident("cpu", Unpack::Resident, Dtype::Float32));
+        assert!(resident("cpu", Unpack::Transient, Dtype::Bfloat16));
+        assert!(resident("cuda", Unpack::Resident, Dtype::Bfloat16));
     }
 }

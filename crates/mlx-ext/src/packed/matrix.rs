@@ -1,10 +1,6 @@
 //! A packed weight as slices, and its two orientations as the right factor of a product.
 
-use mlx_sys::gemm::{Block, Level, Source};
-use rayon::prelude::*;
-
 use crate::packed::format::{Floats8, Format, is_known, power_of_two};
-use crate::packed::unpack;
 use crate::quantized::Quantization;
 
 /// Scales or biases as they are stored.
@@ -79,35 +75,5 @@ impl<'a> PackedMatrix<'a> {
     /// Returns the groups of a row.
     pub(super) fn row_groups(&self) -> usize {
         self.columns / self.quantization.group_size as usize
-    }
-}
-
-impl PackedMatrix<'_> {
-    /// Unpacks all rows to `out` `[rows, columns]`, by several threads.
-    pub(crate) fn unpack(&self, level: Level, out: &mut [f32]) {
-        const ROWS_AT_ONCE: usize = 64;
-        out.par_chunks_mut((ROWS_AT_ONCE * self.columns).max(1)).enumerate().for_each(|(index, out)| {
-            unpack::rows(level, self, index * ROWS_AT_ONCE, out);
-        });
-    }
-}
-
-/// The transposed weight, `[columns, rows]`: the right factor of y = x · Wᵀ.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Forward<'a>(pub(crate) PackedMatrix<'a>);
-
-/// The weight, `[rows, columns]`: the right factor of dx = dy · W.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Backward<'a>(pub(crate) PackedMatrix<'a>);
-
-impl Source for Forward<'_> {
-    fn fill(&self, level: Level, block: Block, panel: &mut [f32]) {
-        unpack::across(level, &self.0, block, panel);
-    }
-}
-
-impl Source for Backward<'_> {
-    fn fill(&self, level: Level, block: Block, panel: &mut [f32]) {
-        unpack::along(level, &self.0, block, panel);
     }
 }

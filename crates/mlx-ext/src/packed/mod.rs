@@ -6,6 +6,7 @@
 mod format;
 mod matrix;
 mod ops;
+mod panels;
 #[cfg(test)]
 mod tests;
 mod unpack;

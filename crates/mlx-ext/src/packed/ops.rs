@@ -6,7 +6,8 @@ use mlx_sys::gemm::{Level, Output, Shape, Strided, product};
 use crate::error::{Error, Result};
 use crate::host::{HostOp, Input};
 use crate::packed::format::is_known;
-use crate::packed::matrix::{Backward, Forward, PackedMatrix, Scales};
+use crate::packed::matrix::{PackedMatrix, Scales};
+use crate::packed::panels::{Backward, Forward, unpack_all};
 use crate::quantized::{PackedWeight, Quantization, QuantizationMode};
 use crate::transforms::custom_vjp;
 
@@ -110,7 +111,7 @@ pub fn unpack(packed: PackedWeight<'_>, quantization: Quantization) -> Result<Ar
     let reader = parts.reader();
     parts.add_to(HostOp::new("unpack")).output(&parts.extents, Dtype::Float32).build_one(
         move |inputs, outputs| {
-            reader.matrix(inputs).unpack(Level::detect(), outputs[0].slice());
+            unpack_all(Level::detect(), &reader.matrix(inputs), outputs[0].slice());
         },
     )
 }

@@ -2,7 +2,8 @@ use mlx_rs::{Array, Dtype};
 use mlx_sys::gemm::{Block, Level, Output, SUM_BLOCK, Shape, Source, Strided, product_at};
 
 use crate::error::Result;
-use crate::packed::matrix::{Backward, Forward, PackedMatrix, Scales};
+use crate::packed::matrix::{PackedMatrix, Scales};
+use crate::packed::panels::{Backward, Forward};
 use crate::packed::{packed_product, unpack};
 use crate::quantized::{PackedWeight, Quantization, QuantizationMode, dequantize, quantize};
 use crate::transforms::value_and_grad;
