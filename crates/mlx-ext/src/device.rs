@@ -28,6 +28,11 @@ impl Options {
         Self { max_memory_bytes: gigabytes.map(|gigabytes| (gigabytes * 1e9) as usize), ..Self::default() }
     }
 
+    /// Makes options from a limit in gigabytes (10⁹ bytes) and the name of an [`Unpack`].
+    pub fn for_model(gigabytes: Option<f64>, unpack: &str) -> Self {
+        Self::with_max_gigabytes(gigabytes).unpacking(Unpack::from_name(unpack))
+    }
+
     /// Sets what to do with packed weights.
     #[must_use]
     pub fn unpacking(self, unpack: Unpack) -> Self {

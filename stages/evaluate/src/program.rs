@@ -21,10 +21,7 @@ pub fn program(args: &Args) -> Result<()> {
     let rows = run.input("rows", &args.dataset, outputs::ROWS)?;
     let tokens = run.input("tokens", &args.dataset, outputs::TOKENS)?;
     let tokenizer = run.input("tokenizer", &args.dataset, outputs::TOKENIZER)?;
-    let backend = mlx_ext::init(
-        &mlx_ext::Options::with_max_gigabytes(args.memory.max_memory)
-            .unpacking(mlx_ext::Unpack::from_name(&args.unpack.unpack)),
-    )?;
+    let backend = mlx_ext::init(&mlx_ext::Options::for_model(args.memory.max_memory, &args.unpack.unpack))?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
     run.execute(|job, config| {
         mlx_ext::warn_if_slow()?;

@@ -42,10 +42,7 @@ fn body(args: &Args) -> Result<()> {
     let stats = fuse::optional_input(&mut run, "stats", &tokens, &args.dataset, outputs::STATS)?;
     let rows = fuse::optional_input(&mut run, "rows", &tokens, &args.dataset, outputs::ROWS)?;
     run.expect_bytes(fuse::expected_bytes(&model, run.config()));
-    let backend = mlx_ext::init(
-        &mlx_ext::Options::with_max_gigabytes(args.memory.max_memory)
-            .unpacking(mlx_ext::Unpack::from_name(&args.unpack.unpack)),
-    )?;
+    let backend = mlx_ext::init(&mlx_ext::Options::for_model(args.memory.max_memory, &args.unpack.unpack))?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
     run.execute(|job, config| {
         mlx_ext::warn_if_slow()?;

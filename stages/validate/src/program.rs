@@ -39,10 +39,7 @@ pub fn program(args: &Args) -> Result<()> {
         rows: run.input("rows", &args.dataset, outputs::ROWS)?,
         checkpoints: run.input_or_folder("checkpoints", &args.train, outputs::CHECKPOINTS, ADAPTER_CONFIG)?,
     };
-    let backend = mlx_ext::init(
-        &mlx_ext::Options::with_max_gigabytes(args.memory.max_memory)
-            .unpacking(mlx_ext::Unpack::from_name(&args.unpack.unpack)),
-    )?;
+    let backend = mlx_ext::init(&mlx_ext::Options::for_model(args.memory.max_memory, &args.unpack.unpack))?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
     run.execute(|job, config| validate(job, &inputs, config, &backend))
 }

@@ -71,10 +71,8 @@ impl Engine {
             return Err(Error::bad_input("the model has no chat template")
                 .hinted("use an instruction-tuned model, or `--raw --prompt`"));
         }
-        let backend = mlx_ext::init(
-            &mlx_ext::Options::with_max_gigabytes(args.memory.max_memory)
-                .unpacking(mlx_ext::Unpack::from_name(&args.unpack.unpack)),
-        )?;
+        let backend =
+            mlx_ext::init(&mlx_ext::Options::for_model(args.memory.max_memory, &args.unpack.unpack))?;
         let mut model =
             Model::load(&folder, &LoadOptions::on(&backend, args.dtype)).context("loading the model")?;
         let base = args.compare.then(|| model.clone());
