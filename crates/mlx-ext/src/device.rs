@@ -63,7 +63,8 @@ impl Backend {
         // On a CPU the choice changes no bytes.
         let unpack =
             (self.is_gpu() && self.unpack == Unpack::Resident).then_some(("unpack", self.unpack.name()));
-        facts.into_iter().chain(unpack).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        let facts = facts.into_iter().chain(unpack).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        facts.chain(self.arithmetic.clone()).collect()
     }
 
     /// Returns whether MLX runs on a GPU.
