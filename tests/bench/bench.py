@@ -6,6 +6,7 @@ complete run `docs/benchmarks.md`. This process uses only Python's own modules, 
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ from workloads import (
     Stage,
     Start,
     Training,
+    on_gpu,
 )
 
 FOLDER = Path("target/bench")
@@ -42,6 +44,9 @@ REPEATS = 3
 
 
 def main() -> int:
+    # Both end the program that is being measured, too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         settings = Settings(Path(sys.argv[1]))
         bench = Bench(settings)
@@ -57,6 +62,10 @@ def main() -> int:
         return 130
 
 
+def interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
 class Settings:
     """What the variables ask for."""
 
@@ -66,24 +75,27 @@ class Settings:
         self.backend = os.environ.get("BACKEND") or "cpu"
         self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.repeats = int(os.environ.get("REPEATS") or (1 if self.quick else REPEATS))
-        known = self.known = QUICK if self.quick else FULL
+        self.on_gpu = self.backend != "cpu"
+        on_cpu = QUICK if self.quick else FULL
+        known = self.known = on_gpu(5 if self.quick else 20) if self.on_gpu else on_cpu
         wanted = (os.environ.get("WORKLOADS") or " ".join(known)).replace(",", " ").split()
         if unknown := [name for name in wanted if name not in known]:
             raise Failed(f"there is no workload `{unknown[0]}`; there are {', '.join(known)}")
         self.workloads = {name: known[name] for name in wanted}
         self.peers = self.wanted_peers()
-        self.complete = list(self.workloads) == list(known) and self.peers == [*MLX_LM, *PYTORCH] and not self.quick
+        everyone = self.peers == [*MLX_LM, *PYTORCH]
+        self.complete = list(self.workloads) == list(known) and everyone and not self.quick and not self.on_gpu
 
     def wanted_peers(self) -> list[str]:
         """Returns the peers; `mlx-lm` stands for both of its forms, and so does `torch`."""
-        wanted = os.environ.get("PEERS", "mlx-lm torch").split()
+        wanted = os.environ.get("PEERS", "mlx-lm" if self.on_gpu else "mlx-lm torch").split()
         known = [*MLX_LM, *PYTORCH]
         if unknown := [name for name in wanted if name not in [*known, "none"]]:
             raise Failed(f"there is no peer `{unknown[0]}`; there are mlx-lm, torch, or none")
         found = set(wanted)
         found |= set(MLX_LM) if STOCK in wanted else set()
         found |= set(PYTORCH) if TORCH in wanted else set()
-        if not sys.platform.startswith("linux"):
+        if self.on_gpu or not sys.platform.startswith("linux"):
             found.discard(OPENBLAS)
         return [name for name in known if name in found]
 
@@ -94,9 +106,8 @@ class Bench:
     def __init__(self, settings: Settings):
         self.settings = settings
         openblas = build_openblas() if OPENBLAS in settings.peers else None
-        device = "cpu" if settings.backend == "cpu" else "gpu"
         self.inputs = Inputs(settings.programs, FOLDER)
-        self.programs = Programs(self.inputs, settings.threads, device, openblas)
+        self.programs = Programs(self.inputs, settings.threads, settings.backend, openblas)
         self.started = time.monotonic()
         self.results: dict[str, dict] = {}
 
@@ -179,13 +190,13 @@ class Bench:
         write_json(FOLDER / "results.json", self.results)
 
     def finish(self) -> int:
-        text = report.page(self.settings, self.results, self.settings.workloads, self.programs.gflops, machine())
+        text = report.page(self.settings, self.results, self.settings.workloads, self.programs.gflops, machine(self.settings))
         (FOLDER / "benchmarks.md").write_text(text, encoding="utf-8")
         if self.settings.complete:
             Path("docs/benchmarks.md").write_text(text, encoding="utf-8")
         self.say(f"wrote {FOLDER / 'results.json'} and {'docs' if self.settings.complete else FOLDER}/benchmarks.md")
         print(text)
-        broken = [text for text, holds in report.checks(self.results) if not holds]
+        broken = [text for text, holds in report.checks(self.results, self.settings.on_gpu) if not holds]
         if broken:
             print("\n".join(f"error: does not hold: {text}" for text in broken), file=sys.stderr)
         return 1 if broken else 0
@@ -217,8 +228,8 @@ def available_memory() -> float:
     return next(float(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
 
 
-def machine() -> str:
-    """Returns the processor, its cores and memory in one line."""
+def machine(settings: Settings) -> str:
+    """Returns the processor, its cores and memory in one line, and the GPU if it is used."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -228,7 +239,14 @@ def machine() -> str:
         if "model" in fields:
             name += f" (family {fields['cpu family']}, model {fields['model']})"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{name.strip()}, {os.cpu_count()} cores, {memory:.0f} GB"
+    card = ""
+    if settings.backend == "cuda":
+        asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        try:
+            card = ", " + subprocess.run(asked, capture_output=True, text=True).stdout.strip().replace(", ", ", driver ")
+        except OSError:
+            card = ", GPU unknown (no nvidia-smi)"
+    return f"{name.strip()}, {os.cpu_count()} cores, {memory:.0f} GB{card}"
 
 
 if __name__ == "__main__":

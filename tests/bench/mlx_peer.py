@@ -106,7 +106,7 @@ def train(job: dict) -> dict:
         "losses": reports.losses,
         "padded_tokens": padded,
         "step_seconds": [end - start for start, end in zip(starts, reports.ended)],
-        "peak_mlx_bytes": mx.get_peak_memory(),
+        "peak_device_bytes": mx.get_peak_memory(),
     }
 
 
@@ -168,7 +168,7 @@ def evaluate(job: dict) -> dict:
 def speed(job: dict) -> dict:
     """Returns the speed of the matrix product, and the BLAS libraries in this process."""
     size = job["size"]
-    a, b = mx.random.normal((size, size)), mx.random.normal((size, size))
+    a, b = (mx.random.normal((size, size)).astype(getattr(mx, job["dtype"])) for _ in range(2))
     mx.eval(a, b)
     best = float("inf")
     for _ in range(job["repeats"]):
@@ -182,7 +182,7 @@ def speed(job: dict) -> dict:
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    if job["device"] == "cpu":
+    if job["backend"] == "cpu":
         mx.set_default_device(mx.cpu)
     tasks = {task.__name__: task for task in (train, generate, fuse, validate, evaluate, speed)}
     Path(job["out"]).write_text(json.dumps(tasks[job["task"]](job)), encoding="utf-8")

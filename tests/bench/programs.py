@@ -12,11 +12,17 @@ import measure
 from inputs import HERE, Inputs, interpreter, shared_settings
 from limits import Limit, limited
 from measure import Failed, Ran, read_json, write_json
-from workloads import ASHLAR, GATHERED, MLX_LM, MEMORY_LIMIT, OPENBLAS, RESIDENT, TOP_P, Generation, Training
+from workloads import ASHLAR, GATHERED, MLX_LM, MEMORY_LIMIT, OPENBLAS, RESIDENT, STOCK, TOP_P, Generation, Training
 
 LEARNING_RATE = {True: 1e-4, False: 1e-5}
 # Our trainer pads inputs to a multiple of this many tokens.
-PAD_TO = 8
+PAD_TO, PAD_TO_ON_GPU = 8, 128
+
+
+def padded_tokens(data: dict, steps: int, pad_to: int) -> int:
+    """Returns the positions that our trainer computes in the first steps."""
+    longest = lambda batch: max(len(data["rows"][index]["tokens"]) for index in batch) - 1
+    return sum(len(batch) * pad_to * -(-longest(batch) // pad_to) for batch in data["batches"][:steps])
 
 
 @dataclass
@@ -47,8 +53,8 @@ class Result:
 class Programs:
     """All programs, each with as many threads as there are cores."""
 
-    def __init__(self, inputs: Inputs, threads: int, device: str, openblas: Path | None):
-        self.inputs, self.threads, self.device, self.openblas = inputs, threads, device, openblas
+    def __init__(self, inputs: Inputs, threads: int, backend: str, openblas: Path | None):
+        self.inputs, self.threads, self.backend, self.openblas = inputs, threads, backend, openblas
         self.runs = inputs.folder / "runs"
         self.gflops: dict[str, float] = {}
 
@@ -67,7 +73,7 @@ class Programs:
         """Runs one task of a peer; returns the measurement and its own report."""
         out = self.runs / f"{name}-{program}.out.json"
         script, python = ("mlx_peer.py", "mlx-lm") if program in MLX_LM else ("torch_peer.py", "torch")
-        job = job | {"device": self.device, "out": str(out), "started": time.monotonic(), "threads": self.threads}
+        job = job | {"backend": self.backend, "out": str(out), "started": time.monotonic(), "threads": self.threads}
         path = write_json(self.runs / f"{name}-{program}.json", job)
         out.unlink(missing_ok=True)
         ran = measure.run([interpreter(python), HERE / script, path], self.environment(program))
@@ -75,7 +81,9 @@ class Programs:
 
     def speed(self, program: str) -> dict:
         """Returns the speed of the program's matrix product."""
-        job = {"task": "speed", "size": 512 if program == "mlx-lm" else 2048, "repeats": 3}
+        size = 8192 if self.backend != "cpu" else 512 if program == STOCK else 2048
+        dtype = "float32" if self.backend == "cpu" else "bfloat16"
+        job = {"task": "speed", "size": size, "dtype": dtype, "repeats": 3}
         _, report = self.peer(program, job, "speed")
         self.gflops[program] = report["gflops"]
         return report
@@ -98,9 +106,12 @@ class Programs:
             "steps": workload.steps_of(program),
             "learning_rate": LEARNING_RATE[workload.lora],
             "checkpointing": workload.checkpointing,
+            "dtype": workload.model.dtype,
             "gathered_head": program == GATHERED,
         }
         ran, report = self.peer(program, job, name)
+        if self.backend != "cpu":
+            ran.peak_bytes = report["peak_device_bytes"]
         return Result.of(
             ran,
             losses=report["losses"],
@@ -117,9 +128,10 @@ class Programs:
             "batch_size": workload.batch,
             "curriculum": "loss",
             "learning_rate": LEARNING_RATE[workload.lora],
-            "pad_to": PAD_TO,
             "steps": workload.steps,
         }
+        if self.backend == "cpu":
+            settings["pad_to"] = PAD_TO
         command = [self.inputs.programs / "train", "--store", self.inputs.store, "--out", out, "--model", model]
         command += ["--dataset", dataset, "--losses", self.inputs.order(name, dataset), "-v"]
         for key, value in settings.items():
@@ -130,14 +142,15 @@ class Programs:
             ran = measure.run([*limit.prefix, *command], self.environment(ASHLAR), prepare=limit.prepare)
         lines = [json.loads(line) for line in (out / "data/metrics.jsonl").read_text().splitlines()]
         losses = [line["train_loss"] for line in lines if "train_loss" in line]
-        timing = [json.loads(line)["seconds"] for line in next(out.rglob("timing.jsonl")).read_text().splitlines()]
-        self.note_speed(ran)
+        reports = [json.loads(line) for line in next(out.rglob("timing.jsonl")).read_text().splitlines()]
+        timing = [report["seconds"] for report in reports]
+        if self.backend == "cpu":
+            self.note_speed(ran)
+        else:
+            ran.peak_bytes = max(report["peak_bytes"] for report in reports)
         shutil.rmtree(out)
         data = read_json(self.inputs.peer_rows(name, workload, dataset))
-        padded = sum(
-            len(batch) * PAD_TO * -(-(max(len(data["rows"][index]["tokens"]) for index in batch) - 1) // PAD_TO)
-            for batch in data["batches"][: workload.steps]
-        )
+        padded = padded_tokens(data, workload.steps, PAD_TO if self.backend == "cpu" else PAD_TO_ON_GPU)
         seconds = [end - start for start, end in zip([0.0, *timing], timing)]
         loaded, reported = ran.arrival("training "), ran.arrival(f" 1/{workload.steps} ")
         if loaded is None or reported is None:

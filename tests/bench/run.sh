@@ -8,7 +8,9 @@ set -eu
 programs=$(cd "$1" && pwd)
 cd "$(dirname "$0")/../.."
 here=tests/bench
-peers=$(printf '%s' "${PEERS-mlx-lm torch}" | tr ',' ' ')
+backend=${BACKEND:-cpu}
+[ "$backend" = cpu ] && usual='mlx-lm torch' || usual=mlx-lm
+peers=$(printf '%s' "${PEERS-$usual}" | tr ',' ' ')
 
 fail() {
     printf 'error: %s\nhint: %s\n' "$1" "$2" >&2
@@ -18,6 +20,7 @@ fail() {
 # Makes the environment NAME in `.venv-bench` with the packages of requirements-NAME.txt, unless it is there.
 environment() {
     wanted=$here/requirements-$1.txt
+    [ "$backend" = cuda ] && [ "$1" = mlx-lm ] && wanted=$here/requirements-mlx-lm-cuda.txt
     folder=.venv-bench/$1
     cmp -s "$wanted" "$folder/requirements.txt" && return
     echo "installing $wanted into $folder" >&2
@@ -41,5 +44,5 @@ if [ -z "${BENCH_PYTHON-}" ]; then
         environment torch 'the peer `torch` could not be installed' 'leave it out: PEERS=mlx-lm make bench (or PEERS=none)' ;;
     esac
 fi
-export PEERS="$peers" HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
+export BACKEND="$backend" PEERS="$peers" HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 exec "${PYTHON:-python3}" $here/bench.py "$programs"

@@ -15,9 +15,13 @@ from transformers import AutoModelForCausalLM
 IGNORED = -100
 
 
+def device(job: dict) -> str:
+    return {"metal": "mps"}.get(job["backend"], job["backend"])
+
+
 def load(job: dict):
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
-    return model.to(job["device"])
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=getattr(torch, job.get("dtype", "float32")))
+    return model.to(device(job))
 
 
 def prepare(model, job: dict):
@@ -72,7 +76,7 @@ def train(job: dict) -> dict:
         started = time.monotonic()
         batch = padded([data["rows"][index] for index in data["batches"][step % len(data["batches"])]])
         padded_tokens += batch["input_ids"].numel()
-        batch = {name: tensor.to(job["device"]) for name, tensor in batch.items()}
+        batch = {name: tensor.to(device(job)) for name, tensor in batch.items()}
         loss = loss_of(model, batch, job["gathered_head"])
         loss.backward()
         optimizer.step()
@@ -91,6 +95,7 @@ def train(job: dict) -> dict:
         "first_step_seconds": first - loaded,
         "losses": losses,
         "padded_tokens": padded_tokens,
+        "peak_device_bytes": torch.cuda.max_memory_allocated() if job["backend"] == "cuda" else 0,
         "start_to_first_step_seconds": first - job["started"],
         "step_seconds": seconds,
     }
@@ -98,7 +103,7 @@ def train(job: dict) -> dict:
 
 def generate(job: dict) -> dict:
     model = load(job).eval()
-    prompts = torch.tensor(job["prompts"]).to(job["device"])
+    prompts = torch.tensor(job["prompts"]).to(device(job))
     model.generation_config.eos_token_id = None
     sampling = {"do_sample": True, "top_p": job["top_p"], "top_k": 0} if job["top_p"] else {"do_sample": False}
     torch.manual_seed(0)
@@ -162,11 +167,11 @@ def evaluate(job: dict) -> dict:
 def speed(job: dict) -> dict:
     """Returns the speed of the matrix product."""
     size = job["size"]
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    a, b = (torch.randn(size, size).to(device(job), getattr(torch, job["dtype"])) for _ in range(2))
     best = float("inf")
     for _ in range(job["repeats"]):
         started = time.monotonic()
-        a @ b
+        (a @ b)[0, 0].item()
         best = min(best, time.monotonic() - started)
     return {"gflops": 2 * size**3 / best / 1e9, "libraries": [torch.__config__.show().split("BLAS_INFO=")[-1].split(",")[0]]}
 

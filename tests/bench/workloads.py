@@ -151,3 +151,16 @@ QUICK = {
     "W9-validate": replace(FULL["W9-validate"], rows=4, words=30),
     "W9-evaluate": replace(FULL["W9-evaluate"], rows=2, words=30, answers=2, tokens=8),
 }
+
+
+def on_gpu(steps: int) -> dict[str, Training]:
+    """Returns the workloads of a GPU: LoRA on four shapes, in bfloat16 and on a 4-bit base."""
+    found = {}
+    for shape in ("gemma3-1b", "gemma3-4b", "llama3-8b", "qwen3-0.6b"):
+        for bits in (None, 4):
+            title = f"LoRA r8, last 16 layers, {shape} shape, {'4-bit base' if bits else 'bfloat16'}, batch 8"
+            # PyTorch would need other files for a packed base.
+            fewer = ((TORCH, 0), (GATHERED, 0)) if bits else ()
+            model = Model(shape, "bfloat16", bits)
+            found[shape + ("-4bit" if bits else "")] = Training(title, model, steps, 16, batch=8, fewer=fewer)
+    return found

@@ -112,7 +112,7 @@ pub fn init(options: &Options) -> Result<Backend> {
     mlx_rs::random::seed(0)?;
     let name = mlx_sys::BACKEND;
     if name == "cuda" {
-        gpu::compute_in_full_precision();
+        gpu::set_cuda_variables();
     }
     let device = match name {
         "cpu" => {

@@ -20,11 +20,24 @@ pub(crate) fn select() -> Option<String> {
     ["architecture", "device_name"].iter().find_map(|key| info(key)).map(|text| text.replace(' ', "-"))
 }
 
-/// Keeps MLX on CUDA from rounding the factors of `f32` products to 10 bits of mantissa (TF32), as it does by default:
-/// losses would differ from those of a CPU by 1e-4. For speed there is `dtype = "bfloat16"`.
-pub(crate) fn compute_in_full_precision() {
-    // SAFETY: called at the start of the program; its only other thread waits for signals and reads no variable.
-    unsafe { std::env::set_var("MLX_ENABLE_TF32", "0") };
+/// Variables of MLX on CUDA. It reads them once, at the first use.
+///
+/// - By default MLX rounds the factors of `f32` products to 10 bits of mantissa (TF32), so that losses would differ from those
+///   of a CPU by 1e-4. For speed there is `dtype = "bfloat16"`.
+/// - Its caches of graphs and attention plans fail after a number of distinct shapes, which training with rows of many lengths
+///   reaches; the cache of gradients, the smallest, after 128.
+const CUDA_VARIABLES: [(&str, &str); 3] = [
+    ("MLX_ENABLE_TF32", "0"),
+    ("MLX_ENABLE_CACHE_THRASHING_CHECK", "0"),
+    ("MLX_CUDA_SDPA_BACKWARD_CACHE_SIZE", "256"),
+];
+
+/// Sets the variables of MLX on CUDA.
+pub(crate) fn set_cuda_variables() {
+    for (name, value) in CUDA_VARIABLES {
+        // SAFETY: called at the start of the program; its only other thread waits for signals and reads no variable.
+        unsafe { std::env::set_var(name, value) };
+    }
 }
 
 fn metal_is_available() -> bool {

@@ -16,8 +16,8 @@ const CHUNK_NUMBERS: [usize; 2] = [1 << 24, 1 << 27];
 /// GPU computes more per byte that it reads.
 const SMALLEST_CHUNK: [usize; 2] = [64, 512];
 
-/// Returns the number of rows in a chunk on the device of this build.
-pub(crate) fn chunk_rows(vocabulary: i32) -> usize {
+/// Returns the number of rows whose logits exist at one time on the device of this build.
+pub fn chunk_rows(vocabulary: i32) -> usize {
     let device = usize::from(mlx_ext::runs_on_gpu());
     (CHUNK_NUMBERS[device] / vocabulary.max(1) as usize).max(SMALLEST_CHUNK[device])
 }

@@ -41,6 +41,7 @@ pub use batch_order::{BatchOrder, Curriculum, MicroBatch};
 pub use distrust::{Distrust, DistrustMode, distrust_loss};
 pub use early_stopping::EarlyStopping;
 pub use error::{Error, Result};
+pub use head::chunk_rows as head_chunk_rows;
 pub use mixture::Mixture;
 pub use optimizer::{Optimizer, OptimizerName, OptimizerSettings};
 pub use resume_state::{ResumeState, RunCounters, step_name};

@@ -97,7 +97,7 @@ pub struct Config {
     pub batch_size: usize,
     /// Micro-batches per step.
     pub accumulation: usize,
-    /// Rows are padded to a multiple of this many tokens.
+    /// Rows are padded to a multiple of this many tokens; 0 for 8 on a CPU and 128 on a GPU.
     pub pad_to: usize,
     /// Pack several rows into each line, so that all lines have the same length; rows do not see each other.
     /// `batch_size` then counts lines.
@@ -185,7 +185,7 @@ impl Default for Config {
             epochs: 1,
             batch_size: training.validation_batch_size,
             accumulation: training.accumulation,
-            pad_to: training.pad_to,
+            pad_to: 0,
             packing: false,
             pack_tokens: 0,
             mixture: BTreeMap::new(),
@@ -236,7 +236,6 @@ impl stage::Config for Config {
             (self.steps > 0 || self.epochs > 0, "one of `steps` and `epochs` must be above 0"),
             (self.batch_size >= 1, "`batch_size` must be at least 1"),
             (self.accumulation >= 1, "`accumulation` must be at least 1"),
-            (self.pad_to >= 1, "`pad_to` must be at least 1"),
             (self.max_gradient_norm >= 0.0, "`max_gradient_norm` must not be negative"),
             (self.packing || self.pack_tokens == 0, "`pack_tokens` needs packing = true"),
             (
@@ -312,6 +311,17 @@ impl Config {
         }
     }
 
+    /// Returns the number of tokens that rows are padded to a multiple of.
+    ///
+    /// On CUDA, attention has a fused gradient only for lengths that are multiples of 128.
+    pub(crate) fn pad_to(&self) -> usize {
+        match self.pad_to {
+            0 if mlx_ext::runs_on_gpu() => 128,
+            0 => TrainingSettings::default().pad_to,
+            tokens => tokens,
+        }
+    }
+
     /// Returns the global norm that gradients are clipped to.
     pub(crate) fn max_gradient_norm(&self) -> Option<f32> {
         Some(self.max_gradient_norm as f32).filter(|&norm| norm > 0.0)
@@ -328,7 +338,7 @@ impl Config {
         }
         let longest = lengths.iter().max().map_or(1, |&tokens| tokens.saturating_sub(1).max(1) as usize);
         let length = if self.pack_tokens > 0 { self.pack_tokens } else { longest };
-        BatchOrder::packed(lengths, self.batch_size, length.next_multiple_of(self.pad_to), self.seed)
+        BatchOrder::packed(lengths, self.batch_size, length.next_multiple_of(self.pad_to()), self.seed)
     }
 
     /// Returns the settings of a run over `order`; those that do not change the result have their defaults.
@@ -348,7 +358,7 @@ impl Config {
                 steps,
             },
             accumulation: self.accumulation,
-            pad_to: self.pad_to,
+            pad_to: self.pad_to(),
             max_gradient_norm: self.max_gradient_norm(),
             report_every: self.report_every,
             checkpoint_every: self.checkpoint_every,

@@ -130,7 +130,7 @@ fn ramp(
             (0..config.accumulation).map(|k| order.at(step * config.accumulation + k)).collect();
         let batches: Vec<Batch> = micro_batches
             .iter()
-            .map(|micro_batch| Batch::of_micro_batch(&train, micro_batch, config.pad_to, None))
+            .map(|micro_batch| Batch::of_micro_batch(&train, micro_batch, config.pad_to(), None))
             .collect();
         let rate = args.rate(step);
         let loss = match trainer.step(&batches, Step { max_gradient_norm, ..Step::new(step + 1, rate) }) {

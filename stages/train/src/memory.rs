@@ -45,14 +45,14 @@ impl Estimate {
     fn of(sizes: &Sizes, longest: usize, config: &Config, backend: &Backend) -> Self {
         let float = if config.dtype.name(backend) == "float32" { 4 } else { 2 };
         let length = if config.pack_tokens > 0 { config.pack_tokens } else { longest };
-        let length = length.next_multiple_of(config.pad_to);
+        let length = length.next_multiple_of(config.pad_to());
         let tokens = config.batch_size * length;
         let layers = if config.num_layers > 0 { config.num_layers.min(sizes.layers) } else { sizes.layers };
         let scores = 3 * config.batch_size * sizes.heads * length * length;
         let kept = tokens * (10 * sizes.width + 4 * sizes.attention + 6 * sizes.inner) + scores;
         let kept_layers = if config.gradient_checkpointing { layers.min(RECOMPUTED_LAYERS) } else { layers };
         let between = tokens * sizes.width * layers;
-        let rows = tokens.min(((1 << 24) / sizes.vocabulary.max(1)).max(64));
+        let rows = tokens.min(tuner::head_chunk_rows(sizes.vocabulary as i32));
         let numbers = |shape: &Vec<i32>| shape.iter().map(|&extent| extent as usize).product::<usize>();
         let trainable: usize = sizes.trainable.iter().map(numbers).sum();
         let moments = config.optimizer().state_bytes(sizes.trainable.iter().map(Vec::as_slice));
