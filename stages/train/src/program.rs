@@ -90,8 +90,8 @@ fn execute(args: &Args, mut run: KeyedRun<Config>, inputs: &Inputs<'_>, backend:
     run.note(format!("needs about {estimate}"));
     if models::is_packed(inputs.model)? {
         let unpacking = backend.unpacking(run.config().dtype.on(backend));
-        let where_to = if unpacking.resident { "unpacked once" } else { "stay packed" };
-        run.note(format!("the model's packed weights {where_to}: {}", unpacking.reason));
+        let what = if unpacking.resident { "are unpacked once" } else { "stay packed" };
+        run.note(format!("packed weights {what}: {}", unpacking.reason));
     }
     if args.common.plan {
         let advice = estimate.advice(backend.memory_limit);

@@ -1,6 +1,6 @@
 //! Kernels that unpack a panel: lanes are rows of the weight ([`across`]) or numbers of one row ([`along`]).
 
-use mlx_sys::gemm::{Block, Level, SUM_BLOCK, transpose_words};
+use mlx_sys::gemm::{Block, Level, SUM_BLOCK, ask_for, transpose_words};
 
 use crate::packed::format::{Floats4, Floats8, Format, Integers, with_format};
 use crate::packed::matrix::PackedMatrix;
@@ -11,6 +11,9 @@ const LANES: usize = 16;
 
 /// Words of a block's row at most: 8 bits.
 const MOST_WORDS: usize = SUM_BLOCK / 4;
+
+/// Rows whose words are asked for before they are unpacked.
+const ROWS_AHEAD: usize = 16;
 
 type Lanes<T> = [T; LANES];
 
@@ -142,13 +145,16 @@ fn scaled(value: f32, scale: f32, bias: f32, has_bias: bool) -> f32 {
 #[inline(always)]
 fn along_rows_of<F: Format>(level: Level, matrix: &PackedMatrix<'_>, block: Block, panel: &mut [f32]) {
     let width = level.columns();
-    let group = matrix.quantization.group_size as usize;
-    for (index, panel) in panel.chunks_exact_mut(width).enumerate() {
-        let row = block.row + index;
-        for first in (0..block.columns).step_by(LANES) {
-            let column = block.column + first;
+    for first in (0..block.columns).step_by(LANES) {
+        let column = block.column + first;
+        let group = column / matrix.quantization.group_size as usize;
+        for (index, panel) in panel.chunks_exact_mut(width).enumerate() {
+            let row = block.row + index;
+            if first == 0 {
+                ask_for(matrix.words, (row + ROWS_AHEAD) * matrix.row_words() + column * F::BITS / 32);
+            }
             let codes = codes_of::<F>(matrix, row, column);
-            let at = row * matrix.row_groups() + column / group;
+            let at = row * matrix.row_groups() + group;
             let scale = matrix.scales.get(at);
             let bias = matrix.biases.map_or(0.0, |biases| biases.get(at));
             let out: &mut [f32] = &mut panel[first..first + LANES];

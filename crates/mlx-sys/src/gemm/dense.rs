@@ -150,6 +150,19 @@ fn transpose(
     single(squares_down * SIDE..rows, 0..columns);
 }
 
+/// Asks memory for `data[index]`, which will be read soon. An index beyond the data does nothing useful, and no harm.
+#[inline(always)]
+pub fn ask_for<T>(data: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch may name any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (data, index);
+}
+
 /// Writes the transposed of `from` `[rows, columns]` to `to`; lines begin every `from_stride` and `to_stride` words. Asks
 /// memory for the words that follow in each line.
 ///

@@ -21,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-pub use dense::{Strided, transpose_words};
+pub use dense::{Strided, ask_for, transpose_words};
 pub use level::Level;
 
 /// Number of terms that are summed in one chain.
