@@ -7,8 +7,22 @@ pub(super) trait Format {
     /// Width of a number in bits.
     const BITS: usize;
 
+    /// Kind of number.
+    const KIND: Kind;
+
     /// Returns the number whose bits are `code`.
     fn value(code: u32) -> f32;
+}
+
+/// Kind of a packed number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Unsigned integer.
+    Integer,
+    /// 4-bit float.
+    Float4,
+    /// 8-bit float.
+    Float8,
 }
 
 /// Unsigned integers of `BITS` bits, with a scale and a bias.
@@ -22,6 +36,7 @@ pub(super) struct Floats8;
 
 impl<const BITS: usize> Format for Integers<BITS> {
     const BITS: usize = BITS;
+    const KIND: Kind = Kind::Integer;
 
     #[inline(always)]
     fn value(code: u32) -> f32 {
@@ -31,6 +46,7 @@ impl<const BITS: usize> Format for Integers<BITS> {
 
 impl Format for Floats4 {
     const BITS: usize = 4;
+    const KIND: Kind = Kind::Float4;
 
     #[inline(always)]
     fn value(code: u32) -> f32 {
@@ -45,6 +61,7 @@ impl Format for Floats4 {
 
 impl Format for Floats8 {
     const BITS: usize = 8;
+    const KIND: Kind = Kind::Float8;
 
     #[inline(always)]
     fn value(code: u32) -> f32 {

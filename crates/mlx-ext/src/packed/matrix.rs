@@ -28,11 +28,52 @@ impl Scales<'_> {
         }
     }
 
+    /// Writes the scales of some rows, one lane per row: `lanes[i][lane]` is number `first + i` of row `row + lane`.
+    #[inline(always)]
+    pub(super) fn to_lanes(self, row: usize, row_length: usize, first: usize, lanes: Lanes<'_>) {
+        match self {
+            Self::Single(scales) => turn(scales, row, row_length, first, lanes, |scale| scale),
+            Self::Bfloat16(scales) => {
+                turn(scales, row, row_length, first, lanes, |bits| f32::from_bits(u32::from(bits) << 16));
+            }
+            Self::Exponents(scales) => turn(scales, row, row_length, first, lanes, power_of_two),
+            Self::Floats8(scales) => {
+                turn(scales, row, row_length, first, lanes, |code| Floats8::value(u32::from(code)));
+            }
+        }
+    }
+
     fn len(self) -> usize {
         match self {
             Self::Single(scales) => scales.len(),
             Self::Bfloat16(scales) => scales.len(),
             Self::Exponents(scales) | Self::Floats8(scales) => scales.len(),
+        }
+    }
+}
+
+/// Where the scales of up to 16 rows are written.
+pub(super) struct Lanes<'a> {
+    /// One vector per group.
+    pub(super) groups: &'a mut [[f32; 16]],
+    /// Number of rows.
+    pub(super) rows: usize,
+}
+
+#[inline(always)]
+fn turn<T: Copy>(
+    scales: &[T],
+    row: usize,
+    row_length: usize,
+    first: usize,
+    lanes: Lanes<'_>,
+    value: impl Fn(T) -> f32,
+) {
+    for lane in 0..lanes.rows {
+        let start = (row + lane) * row_length + first;
+        let scales = &scales[start..start + lanes.groups.len()];
+        for (group, &scale) in lanes.groups.iter_mut().zip(scales) {
+            group[lane] = value(scale);
         }
     }
 }

@@ -4,11 +4,14 @@
 //! ([`mlx_sys::gemm`]), so a packed weight and its unpacked copy give the same bytes.
 
 mod format;
+mod group;
 mod matrix;
 mod ops;
 mod panels;
 #[cfg(test)]
 mod tests;
 mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 pub use ops::{has_packed_products, packed_product, unpack};

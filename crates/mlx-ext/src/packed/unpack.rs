@@ -3,7 +3,10 @@
 use mlx_sys::gemm::{Block, Level, SUM_BLOCK, ask_for, transpose_words};
 
 use crate::packed::format::{Floats4, Floats8, Format, Integers, with_format};
-use crate::packed::matrix::PackedMatrix;
+use crate::packed::group::Group;
+use crate::packed::matrix::{Lanes, PackedMatrix};
+#[cfg(target_arch = "x86_64")]
+use crate::packed::vectors;
 use crate::quantized::QuantizationMode;
 
 /// Rows that are unpacked together.
@@ -12,10 +15,11 @@ const LANES: usize = 16;
 /// Words of a block's row at most: 8 bits.
 const MOST_WORDS: usize = SUM_BLOCK / 4;
 
+/// Groups of a block's row at most.
+const MOST_GROUPS: usize = SUM_BLOCK / 16;
+
 /// Rows whose words are asked for before they are unpacked.
 const ROWS_AHEAD: usize = 16;
-
-type Lanes<T> = [T; LANES];
 
 /// Defines a function that runs `$kernel` with the vectors of a level.
 macro_rules! at_every_level {
@@ -74,7 +78,10 @@ fn along_rows(level: Level, matrix: &PackedMatrix<'_>, block: Block, panel: &mut
 #[inline(always)]
 fn across_rows_of<F: Format>(level: Level, matrix: &PackedMatrix<'_>, block: Block, panel: &mut [f32]) {
     let width = level.columns();
+    let group = matrix.quantization.group_size as usize;
+    let (first_group, groups) = (block.row / group, block.depth / group);
     let mut words = [[0_u32; LANES]; MOST_WORDS];
+    let (mut scales, mut biases) = ([[0.0_f32; LANES]; MOST_GROUPS], [[0.0_f32; LANES]; MOST_GROUPS]);
     for lane in (0..block.columns).step_by(LANES) {
         let rows = LANES.min(block.columns - lane);
         let first = block.column + lane;
@@ -89,48 +96,54 @@ fn across_rows_of<F: Format>(level: Level, matrix: &PackedMatrix<'_>, block: Blo
             words.as_flattened_mut(),
             LANES,
         );
-        unpack_lanes::<F>(matrix, first..first + rows, block, &words, &mut panel[lane..], width);
+        let lanes = |groups| Lanes { groups, rows };
+        matrix.scales.to_lanes(first, matrix.row_groups(), first_group, lanes(&mut scales[..groups]));
+        if let Some(stored) = matrix.biases {
+            stored.to_lanes(first, matrix.row_groups(), first_group, lanes(&mut biases[..groups]));
+        }
+        for index in 0..groups {
+            let start = index * group;
+            unpack_group::<F>(
+                level,
+                Group {
+                    words: &words[start * F::BITS / 32..],
+                    count: group,
+                    scales: &scales[index],
+                    biases: matrix.biases.map(|_| &biases[index]),
+                    panel: &mut panel[start * width + lane..],
+                    width,
+                },
+            );
+        }
     }
 }
 
-/// Unpacks the numbers of up to 16 rows, whose words are in the lanes of `words`.
+/// Unpacks one group of up to 16 rows, whose words are in lanes.
 #[inline(always)]
-fn unpack_lanes<F: Format>(
-    matrix: &PackedMatrix<'_>,
-    rows: std::ops::Range<usize>,
-    block: Block,
-    words: &[Lanes<u32>],
-    panel: &mut [f32],
-    width: usize,
-) {
-    let group = matrix.quantization.group_size as usize;
-    let groups = matrix.row_groups();
-    for (index, start) in (0..block.depth).step_by(group).enumerate() {
-        let (mut scales, mut biases) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-        for (lane, row) in rows.clone().enumerate() {
-            let at = row * groups + block.row / group + index;
-            scales[lane] = matrix.scales.get(at);
-            biases[lane] = matrix.biases.map_or(0.0, |biases| biases.get(at));
-        }
-        let words = &words[start * F::BITS / 32..];
-        let panel = &mut panel[start * width..];
-        // Groups are multiples of 16 numbers, and 16 numbers of an even width fill whole words.
-        let unit = if F::BITS.is_multiple_of(2) { 16 } else { 32 };
-        for first in (0..group).step_by(unit) {
-            let words = &words[first * F::BITS / 32..][..unit * F::BITS / 32];
-            for number in 0..unit {
-                let at = (first + number) * width;
-                let out: &mut [f32] = &mut panel[at..at + LANES];
-                let (word, shift) = (number * F::BITS / 32, number * F::BITS % 32);
-                for lane in 0..LANES {
-                    let mut code = words[word][lane] >> shift;
-                    if shift + F::BITS > 32 {
-                        code |= words[word + 1][lane] << (32 - shift);
-                    }
-                    let value = F::value(code & ((1 << F::BITS) - 1));
-                    out[lane] = scaled(value, scales[lane], biases[lane], matrix.biases.is_some());
-                }
+fn unpack_group<F: Format>(level: Level, mut group: Group<'_>) {
+    match level {
+        Level::Plain => unpack_plainly::<F>(&mut group),
+        // SAFETY: a level exists only on a processor that has it.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { vectors::unpack_avx2::<F>(&mut group) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { vectors::unpack_avx512::<F>(&mut group) },
+    }
+}
+
+fn unpack_plainly<F: Format>(group: &mut Group<'_>) {
+    for number in 0..group.count {
+        let (word, shift) = (number * F::BITS / 32, number * F::BITS % 32);
+        let out = &mut group.panel[number * group.width..][..LANES];
+        for lane in 0..LANES {
+            let mut code = group.words[word][lane] >> shift;
+            if shift + F::BITS > 32 {
+                code |= group.words[word + 1][lane] << (32 - shift);
             }
+            let value = F::value(code & ((1 << F::BITS) - 1));
+            let bias = group.biases.map_or(0.0, |biases| biases[lane]);
+            out[lane] = scaled(value, group.scales[lane], bias, group.biases.is_some());
         }
     }
 }
@@ -167,7 +180,7 @@ fn along_rows_of<F: Format>(level: Level, matrix: &PackedMatrix<'_>, block: Bloc
 
 /// Returns the codes of 16 numbers of a row from `column`, a multiple of 16, on.
 #[inline(always)]
-fn codes_of<F: Format>(matrix: &PackedMatrix<'_>, row: usize, column: usize) -> Lanes<u32> {
+fn codes_of<F: Format>(matrix: &PackedMatrix<'_>, row: usize, column: usize) -> [u32; LANES] {
     let mask = (1_u32 << F::BITS) - 1;
     let mut codes = [0_u32; LANES];
     if F::BITS.is_multiple_of(2) {
