@@ -115,7 +115,10 @@ class Bench:
         print(f"{time.monotonic() - self.started:6.0f} s  {text}", file=sys.stderr, flush=True)
 
     def check_peers(self) -> None:
-        """Measures the matrix product of every peer, and makes sure that OpenBLAS really is in front."""
+        """Measures the matrix product of every peer, and makes sure that OpenBLAS really is in front.
+
+        This also loads everything that the peers import once, so that no measurement waits for the disk.
+        """
         for program in self.settings.peers:
             if program != GATHERED:
                 found = self.programs.speed(program)
@@ -130,7 +133,8 @@ class Bench:
             case Training(limited=True):
                 self.training(name, workload, [ASHLAR, *self.resident(name, workload)])
             case Training():
-                self.training(name, workload, [p for p in programs if workload.steps_of(p)])
+                ours = [RESIDENT] if self.settings.on_gpu and workload.model.bits else []
+                self.training(name, workload, [ASHLAR, *ours, *(p for p in self.settings.peers if workload.steps_of(p))])
             case Generation():
                 self.generation(name, workload, [p for p in programs if workload.steps_of(p) and p != GATHERED])
             case Start():

@@ -36,9 +36,10 @@ def real_tokens(rows: list[dict]) -> int:
 def training(workload: Training, steps: list[list[dict]], runs: dict[str, list[Result]], gflops: dict) -> dict:
     """Returns the medians of a training workload by program, with the floor."""
     found = {program: training_medians(steps, results) for program, results in runs.items()}
-    found[FLOOR] = floor_of(workload, steps, max(gflops.values()))
+    if gflops:
+        found[FLOOR] = floor_of(workload, steps, max(gflops.values()))
     for values in found.values():
-        compare(values, found[ASHLAR], found[FLOOR])
+        compare(values, found[ASHLAR], found.get(FLOOR))
     return found
 
 
@@ -84,12 +85,12 @@ def training_medians(steps: list[list[dict]], results: list[Result]) -> dict:
     } | ({"limit": results[0].limit} if results[0].limit != "none" else {})
 
 
-def compare(values: dict, ours: dict, least: dict) -> None:
+def compare(values: dict, ours: dict, least: dict | None) -> None:
     """Adds ratios over the steps that both programs took."""
     count = min(len(values["step_seconds"]), len(ours["step_seconds"]))
     own = sum(values["step_seconds"][:count])
     values["ours_is_faster_by"] = own / sum(ours["step_seconds"][:count])
-    values["share_of_floor"] = sum(least["step_seconds"][:count]) / own
+    values["share_of_floor"] = sum(least["step_seconds"][:count]) / own if least else None
     if "peak_bytes" in values:
         values["our_share_of_memory"] = ours["peak_bytes"] / values["peak_bytes"]
     if "losses" in values:
@@ -209,7 +210,7 @@ def page(settings, results: dict, workloads: dict, gflops: dict, machine: str) -
 
 
 def bar_rows(found: list[Bar]) -> str:
-    verdicts = {True: "pass", False: "**below**", None: "not run"}
+    verdicts = {True: "pass", False: "**missed**", None: "not run"}
     lines = []
     for bar in found:
         value = "" if bar.value is None else f"{bar.value:.2f}{bar.unit}"
@@ -255,7 +256,7 @@ def training_rows(programs: dict) -> str:
                 f"{values['wall_seconds']:.1f} s" if measured else "",
                 gigabytes(values["peak_bytes"]) if measured else "",
                 f"{values['loss']:.5f}" if measured else "",
-                f"{100 * values['share_of_floor']:.0f} %",
+                f"{100 * values['share_of_floor']:.0f} %" if values["share_of_floor"] else "",
                 f"{values['ours_is_faster_by']:.2f}×",
                 f"{values['our_share_of_memory']:.2f}×" if measured else "",
             ]
