@@ -138,10 +138,11 @@ class Bench:
             case Generation():
                 self.generation(name, workload, [p for p in programs if workload.steps_of(p) and p != GATHERED])
             case Start():
-                first = replace(self.settings.known[workload.first_step], steps=1)
+                first = replace(self.settings.known[workload.first_step], steps=1, words=12)
                 self.results[name] = stages.start(self.programs, workload, self.settings.peers, first)
             case Stage():
                 left_out = [STOCK] if workload.stage == "validate" else [STOCK, GATHERED]
+                left_out += [OPENBLAS, GATHERED] if self.settings.quick else []
                 self.stage(name, workload, [p for p in programs if p not in left_out])
 
     def resident(self, name: str, workload: Training) -> list[str]:
@@ -174,6 +175,8 @@ class Bench:
         sampled: dict[str, list[Result]] = {program: [] for program in programs}
         for program in self.rounds(workload, programs):
             for top_p, runs in ((False, greedy), (True, sampled)):
+                if top_p and program in dict(workload.fewer):
+                    continue
                 result = self.programs.generate(program, name, workload, top_p)
                 runs[program].append(result)
                 how = "top-p" if top_p else "greedy"

@@ -102,15 +102,15 @@ def generation(workload: Generation, greedy: dict, sampled: dict) -> dict:
     """Returns the medians of a generation workload by program; tokens per second without loading, with the prompt."""
     found = {}
     for program in greedy:
-        rate = lambda results: median(sum(map(len, result.tokens)) / result.seconds for result in results)
+        rates = lambda results: [sum(map(len, result.tokens)) / result.seconds for result in results]
         found[program] = {
             "cpu_seconds": median(result.cpu_seconds for result in greedy[program]),
             "peak_bytes": int(median(result.peak_bytes for result in greedy[program])),
             "runs": len(greedy[program]),
             "same_tokens_as_ashlar": same_tokens(greedy[program][0], greedy[ASHLAR][0]),
             "tokens": workload.steps_of(program),
-            "tokens_per_second": rate(greedy[program]),
-            "top_p_tokens_per_second": rate(sampled[program]),
+            "tokens_per_second": median(rates(greedy[program])),
+            "top_p_tokens_per_second": median(rates(sampled[program])) if sampled[program] else None,
             "wall_seconds": median(result.wall_seconds for result in greedy[program]),
         }
     for values in found.values():
@@ -271,7 +271,7 @@ def generation_rows(programs: dict) -> str:
             program,
             str(values["tokens"]),
             f"{values['tokens_per_second']:.1f}",
-            f"{values['top_p_tokens_per_second']:.1f}",
+            f"{values['top_p_tokens_per_second']:.1f}" if values["top_p_tokens_per_second"] else "",
             f"{values['wall_seconds']:.1f} s",
             gigabytes(values["peak_bytes"]),
             f"{100 * values['same_tokens_as_ashlar']:.0f} %",

@@ -138,11 +138,16 @@ FULL = {
 
 # Fewer steps and shorter rows, for all programs alike.
 QUICK = {
-    "W1": replace(FULL["W1"], steps=6, words=30),
+    "W1": replace(FULL["W1"], steps=6, words=25),
     "W2": replace(FULL["W2"], steps=2, words=20),
-    "W3": replace(FULL["W3"], steps=2, words=40),
-    "W4": replace(FULL["W4"], steps=2, words=40),
-    "W5": replace(FULL["W5"], title="as W1, rows of 512 tokens, all of them targets", tokens=512),
+    "W3": replace(FULL["W3"], steps=2, words=25, fewer=((STOCK, 0), (TORCH, 0))),
+    "W4": replace(FULL["W4"], steps=2, words=25, fewer=((STOCK, 0), (TORCH, 0))),
+    "W5": replace(
+        FULL["W5"],
+        title="as W1, rows of 256 tokens, all of them targets",
+        tokens=256,
+        fewer=((STOCK, 0), (TORCH, 0)),
+    ),
     "W6a": replace(FULL["W6a"], tokens=16, fewer=((STOCK, 2),)),
     "W6b": replace(FULL["W6b"], tokens=16, fewer=((STOCK, 1),)),
     "W7": replace(FULL["W7"], repeats=3),
