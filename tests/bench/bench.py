@@ -146,7 +146,9 @@ class Bench:
                 self.stage(name, workload, [p for p in programs if p not in left_out])
 
     def resident(self, name: str, workload: Training) -> list[str]:
-        """Returns our program with an unpacked base, if this machine has the memory for it."""
+        """Returns our program with an unpacked base, if there are the time and the memory for it."""
+        if self.settings.quick:
+            return []
         needed = floor.stored_bytes(shape(workload.model.shape), 4) + 2e9
         if available_memory() > needed:
             return [RESIDENT]
