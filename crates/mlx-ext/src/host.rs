@@ -29,7 +29,7 @@ use mlx_rs::{Array, ArrayElement, Dtype, Stream};
 use mlx_sys::{ashlar_output, ashlar_view};
 
 use crate::error::{Result, check, install_handler};
-use crate::transforms::{Vector, panic_message};
+use crate::transforms::{Vector, custom_vjp, panic_message};
 
 /// An operation under construction: its inputs and the shapes of its outputs.
 pub struct HostOp {
@@ -339,6 +339,23 @@ impl Input<'_> {
         unsafe { slice::from_raw_parts(self.0.row::<T>(index), length) }
     }
 
+    /// Returns the elements of the last axis by the number of the row, counted in row-major order of the other axes.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`Self::row`] does.
+    pub fn nth_row<T: ArrayElement>(&self, row: usize) -> &[T] {
+        let axes = self.0.shape.len() - 1;
+        assert!(axes <= 4, "at most five axes");
+        let (mut index, mut rest) = ([0; 4], row);
+        for axis in (0..axes).rev() {
+            let extent = self.0.shape[axis] as usize;
+            (index[axis], rest) = (rest % extent, rest / extent);
+        }
+        assert_eq!(rest, 0, "a row of the array");
+        self.row(&index[..axes])
+    }
+
     /// Returns the address of the first element, for code that follows the strides itself.
     ///
     /// # Panics
@@ -390,7 +407,19 @@ pub fn set_run_ahead(operations: usize) {
     unsafe { mlx_sys::ashlar_set_run_ahead(operations.max(1)) };
 }
 
+/// Returns `x` by way of a host operation in both directions, so that [`set_run_ahead`] bounds models that have no others.
+pub fn paced(x: &Array) -> Result<Array> {
+    let pass = |x: &Array| HostOp::new("pace").input(x).output_over(0).build(|_, _| {});
+    let function = custom_vjp(move |inputs| pass(&inputs[0]), move |_, by, _| pass(&by[0]))?;
+    Ok(function.call(slice::from_ref(x))?.swap_remove(0))
+}
+
 /// Returns whether models use host operations for `array`: on a CPU, and in `f32`.
 pub fn uses_host(array: &Array) -> bool {
-    mlx_sys::BACKEND == "cpu" && array.dtype() == Dtype::Float32
+    is_host() && array.dtype() == Dtype::Float32
+}
+
+/// Returns whether this build of MLX computes on a CPU.
+pub fn is_host() -> bool {
+    mlx_sys::BACKEND == "cpu"
 }

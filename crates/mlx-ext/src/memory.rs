@@ -2,11 +2,11 @@
 
 #[cfg(target_os = "linux")]
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Result, install_handler};
 #[cfg(target_os = "macos")]
 use crate::gpu::recommended_working_set;
+use crate::host::set_run_ahead;
 
 /// Bytes of freed buffers that MLX keeps on a CPU. MLX reuses only buffers of nearly the same size, so a large cache wastes
 /// memory when batches vary in length; the C library's allocator reuses all of them ([`keep_pages`]).
@@ -16,33 +16,23 @@ const CPU_CACHE_BYTES: usize = 16 << 20;
 /// finds most of its buffers again, and the rest of the card stays free for what is live.
 const GPU_CACHE_SHARE: usize = 8;
 
-/// The limit set last, which [`hold_back`] does not exceed.
-static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// Number of host operations that MLX may prepare ahead of completed work on a CPU: about one block of a model.
+///
+/// Otherwise MLX allocates results for up to a hundred operations before the first is done. Its own way to hold back,
+/// a memory limit, makes the evaluating thread poll, which takes a core from the matrix products.
+const RUN_AHEAD: usize = 4;
 
 /// Limits the memory of MLX to `bytes`, and its cache of freed buffers to a size that suits the device.
 ///
 /// Work that would exceed the limit waits until buffers are freed.
 pub fn set_limits(bytes: usize, gpu: bool) -> Result<()> {
     install_handler();
-    LIMIT.store(bytes, Ordering::Relaxed);
     mlx_rs::memory::set_memory_limit(bytes)?;
     let cache = if gpu { bytes / GPU_CACHE_SHARE } else { CPU_CACHE_BYTES };
     mlx_rs::memory::set_cache_limit(cache)?;
     if !gpu {
         keep_pages();
-    }
-    Ok(())
-}
-
-/// Lets MLX allocate ahead of completed work only while less than `bytes` are in use (or the limit, if lower).
-///
-/// On a CPU, MLX allocates results for up to a hundred operations before the first is done. Held back, it allocates for
-/// about ten: a step then takes a fraction of the memory and the same time. Has no effect on a GPU, whose allocator
-/// obeys the limit.
-pub fn hold_back(bytes: usize) -> Result<()> {
-    install_handler();
-    if mlx_sys::BACKEND == "cpu" {
-        mlx_rs::memory::set_memory_limit(bytes.min(LIMIT.load(Ordering::Relaxed)))?;
+        set_run_ahead(RUN_AHEAD);
     }
     Ok(())
 }

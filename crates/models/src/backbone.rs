@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use mlx_ext::Result;
+use mlx_ext::host::{is_host, paced, uses_host};
 use mlx_rs::Array;
 
 use crate::attention::{Context, Input};
@@ -146,6 +147,10 @@ fn run<B: Block>(
 ) -> Result<Array> {
     for index in range {
         let block = &blocks[index];
+        // Models without operations of their own on this device do not get ahead of completed work either.
+        if !uses_host(&h) && is_host() {
+            h = paced(&h)?;
+        }
         h = if recompute {
             recomputed(block, &h, index, context.without_cache())?
         } else {

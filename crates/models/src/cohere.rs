@@ -5,13 +5,14 @@
 //! and `tests/golden/cohere-qk-norm`.
 
 use mlx_ext::Result;
+use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
 use crate::attention::{Context, attend, join_heads, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
-use crate::layers::{Linear, Norm, NormKind, silu};
+use crate::layers::{Linear, Norm, NormKind, project_all};
 use crate::mlp::Mlp;
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
@@ -98,9 +99,10 @@ module! {
 impl Attention {
     /// `x [B, L, D]` → `[B, L, D]`.
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
-        let mut queries = split_heads(&self.q_proj.forward(x)?, self.heads)?;
-        let mut keys = split_heads(&self.k_proj.forward(x)?, self.key_value_heads)?;
-        let values = split_heads(&self.v_proj.forward(x)?, self.key_value_heads)?;
+        let [queries, keys, values] = project_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
+        let mut queries = split_heads(&queries, self.heads)?;
+        let mut keys = split_heads(&keys, self.key_value_heads)?;
+        let values = split_heads(&values, self.key_value_heads)?;
         if let Some(norm) = &self.q_norm {
             queries = norm.forward(&queries)?;
         }
@@ -119,7 +121,7 @@ module! {
     struct TransformerBlock(at, args: &ModelArgs) {
         input_layernorm: Norm = Norm::new(at, NormKind::Layer, &[args.hidden_size], args.layer_norm_eps),
         self_attn: Attention = Attention::new(at, args)?,
-        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, silu)?,
+        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, Gate::Silu)?,
     } with {}
 }
 

@@ -5,6 +5,7 @@
 //! and, for the multimodal folder (text part only), `tests/golden/gemma3`.
 
 use mlx_ext::Result;
+use mlx_ext::kernels::Gate;
 use mlx_rs::{Array, Dtype, ops};
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,7 +14,7 @@ use crate::attention::{Context, attend, join_heads, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
 use crate::config::local_layers;
-use crate::layers::{Linear, Norm, NormKind, gelu_tanh};
+use crate::layers::{Linear, Norm, NormKind, project_all};
 use crate::mlp::Mlp;
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
@@ -119,9 +120,10 @@ module! {
 impl Attention {
     /// `x [B, L, D]` → `[B, L, D]`.
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
-        let queries = split_heads(&self.q_proj.forward(x)?, self.heads)?;
-        let keys = split_heads(&self.k_proj.forward(x)?, self.key_value_heads)?;
-        let values = split_heads(&self.v_proj.forward(x)?, self.key_value_heads)?;
+        let [queries, keys, values] = project_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
+        let queries = split_heads(&queries, self.heads)?;
+        let keys = split_heads(&keys, self.key_value_heads)?;
+        let values = split_heads(&values, self.key_value_heads)?;
         let queries = self.rope.forward(&self.q_norm.forward(&queries)?, &context.offset)?;
         let keys = self.rope.forward(&self.k_norm.forward(&keys)?, &context.offset)?;
         let (keys, values) = context.extend(layer, keys, values)?;
@@ -136,7 +138,7 @@ module! {
         self_attn: Attention = Attention::new(at, args, is_local)?,
         post_attention_layernorm: Norm = args.norm(at, args.hidden_size),
         pre_feedforward_layernorm: Norm = args.norm(at, args.hidden_size),
-        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, gelu_tanh)?,
+        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, Gate::GeluTanh)?,
         post_feedforward_layernorm: Norm = args.norm(at, args.hidden_size),
     } with {}
 }

@@ -1,9 +1,12 @@
 //! Layers that hold parameters: linear maps with or without an adapter, embeddings and norms.
 
 use mlx_ext::Result;
+use mlx_ext::host::uses_host;
+use mlx_ext::kernels::{self, Gate};
 use mlx_rs::{Array, Dtype, fast, ops, random, stop_gradient};
 
 use crate::builder::{Builder, join};
+use crate::lora::{self, Adapted};
 use crate::weight::Weight;
 
 /// A layer that holds parameters.
@@ -199,6 +202,9 @@ impl Linear {
 
     /// Applies the map and its adapter: `x [..., in]` → `[..., out]`.
     pub fn forward(&self, x: &Array) -> Result<Array> {
+        if let Some(adapted) = self.adapted_on_host(x) {
+            return self.with_bias(lora::project(x, &[adapted])?.swap_remove(0));
+        }
         let mut y = self.weight.project(x)?;
         if let Some(adapter) = &self.adapter {
             let update = adapter.update(x)?;
@@ -210,6 +216,19 @@ impl Linear {
                 }
             };
         }
+        self.with_bias(y)
+    }
+
+    /// Returns the weight and the adapter, if a CPU computes both as one function: LoRA without dropout.
+    fn adapted_on_host(&self, x: &Array) -> Option<Adapted<'_>> {
+        let adapter = self.adapter.as_ref().filter(|_| uses_host(x))?;
+        let is_plain = adapter.magnitude.is_none() && adapter.dropout.is_none();
+        let Adapter { a, b, scale, .. } = adapter;
+        is_plain.then_some(Adapted { weight: &self.weight, a, b, scale: *scale })
+    }
+
+    /// Adds the bias, if there is one: `y [..., out]`.
+    fn with_bias(&self, y: Array) -> Result<Array> {
         match &self.bias {
             Some(bias) => Ok(y.add(bias)?),
             None => Ok(y),
@@ -255,6 +274,19 @@ impl Linear {
         };
         Ok(fused.as_dtype(dense.dtype())?)
     }
+}
+
+/// Applies maps to the same input `x [..., in]`: one result `[..., out]` per map, as [`Linear::forward`] gives it.
+pub(crate) fn project_all<const N: usize>(x: &Array, maps: [&Linear; N]) -> Result<[Array; N]> {
+    let adapted: Option<Vec<Adapted<'_>>> = maps.iter().map(|map| map.adapted_on_host(x)).collect();
+    let results = match adapted {
+        Some(adapted) => {
+            let results = lora::project(x, &adapted)?.into_iter().zip(maps);
+            results.map(|(y, map)| map.with_bias(y)).collect::<Result<Vec<_>>>()?
+        }
+        None => maps.iter().map(|map| map.forward(x)).collect::<Result<_>>()?,
+    };
+    Ok(results.try_into().unwrap_or_else(|_| unreachable!("one result per map")))
 }
 
 /// A token embedding, which a tied head reads as well.
@@ -310,6 +342,12 @@ pub(crate) enum NormKind {
     LayerPerHead,
 }
 
+impl NormKind {
+    fn is_rms(self) -> bool {
+        matches!(self, Self::Rms | Self::RmsAboveOne)
+    }
+}
+
 impl Norm {
     /// Loads the norm at the builder's path; `shape` is that of its weight.
     pub(crate) fn new(at: &Builder<'_>, kind: NormKind, shape: &[i32], eps: f32) -> Self {
@@ -318,10 +356,14 @@ impl Norm {
 
     /// Normalizes `x [..., D]` over its last axis.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+        let above = if self.kind == NormKind::RmsAboveOne { 1.0 } else { 0.0 };
+        if uses_host(x) && uses_host(&self.weight) && self.kind.is_rms() {
+            return kernels::rms_norm(x, &self.weight, self.eps, above);
+        }
         Ok(match self.kind {
             NormKind::Rms => fast::rms_norm(x, Some(&self.weight), self.eps)?,
             NormKind::RmsAboveOne => {
-                let weight = self.weight.add(scalar(1.0, &self.weight)?)?;
+                let weight = self.weight.add(scalar(above, &self.weight)?)?;
                 fast::rms_norm(x, Some(&weight), self.eps)?
             }
             NormKind::Layer => fast::layer_norm(x, Some(&self.weight), None, self.eps)?,
@@ -337,13 +379,20 @@ impl Norm {
     }
 }
 
-/// Returns x · σ(x), the activation of SwiGLU.
-pub(crate) fn silu(x: &Array) -> Result<Array> {
-    Ok(x.multiply(ops::sigmoid(x)?)?)
+/// Returns activation(gate) · up, both `[..., F]`.
+pub(crate) fn gated(gate: &Array, up: &Array, activation: Gate) -> Result<Array> {
+    if uses_host(gate) {
+        return kernels::gated(gate, up, activation);
+    }
+    let gate = match activation {
+        Gate::Silu => gate.multiply(ops::sigmoid(gate)?)?,
+        Gate::GeluTanh => gelu_tanh(gate)?,
+    };
+    Ok(gate.multiply(up)?)
 }
 
 /// Returns the tanh approximation of GELU: ½x(1 + tanh(√(2/π)(x + 0.044715x³))).
-pub(crate) fn gelu_tanh(x: &Array) -> Result<Array> {
+fn gelu_tanh(x: &Array) -> Result<Array> {
     let cube = x.square()?.multiply(x)?;
     let inner = x.add(cube.multiply(scalar(0.044_715, x)?)?)?;
     let inner = inner.multiply(scalar((2.0 / std::f32::consts::PI).sqrt(), x)?)?;

@@ -25,6 +25,7 @@ mod generate;
 mod layers;
 mod llama;
 mod loader;
+mod lora;
 mod mistral;
 mod mlp;
 mod model;

@@ -5,6 +5,7 @@
 //! Mistral, Qwen 2 and Qwen 3 are variations of this decoder: their files turn [`ModelArgs`] into a [`Shape`].
 
 use mlx_ext::Result;
+use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
@@ -12,7 +13,7 @@ use crate::attention::{Context, attend, join_heads, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
 use crate::config::local_layers;
-use crate::layers::{Linear, Norm, NormKind, silu};
+use crate::layers::{Linear, Norm, NormKind, project_all};
 use crate::mlp::Mlp;
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
@@ -147,9 +148,10 @@ module! {
 impl Attention {
     /// `x [B, L, D]` → `[B, L, D]`.
     fn forward(&self, x: &Array, layer: usize, context: &mut Context<'_>) -> Result<Array> {
-        let mut queries = split_heads(&self.q_proj.forward(x)?, self.heads)?;
-        let mut keys = split_heads(&self.k_proj.forward(x)?, self.key_value_heads)?;
-        let values = split_heads(&self.v_proj.forward(x)?, self.key_value_heads)?;
+        let [queries, keys, values] = project_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
+        let mut queries = split_heads(&queries, self.heads)?;
+        let mut keys = split_heads(&keys, self.key_value_heads)?;
+        let values = split_heads(&values, self.key_value_heads)?;
         if let Some(norm) = &self.q_norm {
             queries = norm.forward(&queries)?;
         }
@@ -169,7 +171,7 @@ module! {
         input_layernorm: Norm = shape.norm(at),
         self_attn: Attention = Attention::new(at, shape, is_local)?,
         post_attention_layernorm: Norm = shape.norm(at),
-        mlp: Mlp = Mlp::new(at, shape.hidden_size, shape.intermediate_size, shape.biases.mlp, silu)?,
+        mlp: Mlp = Mlp::new(at, shape.hidden_size, shape.intermediate_size, shape.biases.mlp, Gate::Silu)?,
     } with {}
 }
 

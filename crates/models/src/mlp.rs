@@ -1,29 +1,27 @@
 //! The gated feed-forward layer of every family except phi3, which keeps gate and up in one matrix.
 
 use mlx_ext::Result;
+use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 
-use crate::layers::Linear;
+use crate::layers::{Linear, gated, project_all};
 use crate::module::module;
 
-/// Activation of the gate.
-pub(crate) type Activation = fn(&Array) -> Result<Array>;
-
 module! {
-    /// down(activation(gate(x)) · up(x)): SwiGLU with `silu`, GeGLU with `gelu_tanh`.
-    pub(crate) struct Mlp(at, width: i32, inner: i32, has_bias: bool, activation: Activation) {
+    /// down(activation(gate(x)) · up(x)): SwiGLU with [`Gate::Silu`], GeGLU with [`Gate::GeluTanh`].
+    pub(crate) struct Mlp(at, width: i32, inner: i32, has_bias: bool, activation: Gate) {
         gate_proj: Linear = Linear::new(at, width, inner, has_bias),
         up_proj: Linear = Linear::new(at, width, inner, has_bias),
         down_proj: Linear = Linear::new(at, inner, width, has_bias),
     } with {
-        activation: Activation = activation,
+        activation: Gate = activation,
     }
 }
 
 impl Mlp {
     /// `x [B, L, D]` → `[B, L, D]`.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
-        let gate = (self.activation)(&self.gate_proj.forward(x)?)?;
-        self.down_proj.forward(&gate.multiply(self.up_proj.forward(x)?)?)
+        let [gate, up] = project_all(x, [&self.gate_proj, &self.up_proj])?;
+        self.down_proj.forward(&gated(&gate, &up, self.activation)?)
     }
 }

@@ -6,13 +6,14 @@
 //! Differs from it: `sliding_window` applies. Rows that fit into the window give the same result.
 
 use mlx_ext::Result;
+use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
 use crate::attention::{Context, attend, join_heads, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
-use crate::layers::{Linear, Norm, NormKind, silu};
+use crate::layers::{Linear, Norm, NormKind, gated};
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
 
@@ -114,7 +115,7 @@ impl Mlp {
     /// `x [B, L, D]` → `[B, L, D]`.
     fn forward(&self, x: &Array) -> Result<Array> {
         let parts = self.gate_up_proj.forward(x)?.split_equal(2, -1)?;
-        self.down_proj.forward(&silu(&parts[0])?.multiply(&parts[1])?)
+        self.down_proj.forward(&gated(&parts[0], &parts[1], Gate::Silu)?)
     }
 }
 

@@ -3,7 +3,11 @@
 //! Papers: arXiv:2104.09864 (rotation), arXiv:2309.00071 (yarn), arXiv:2402.13753 (longrope). Checked against
 //! `mlx_lm/models/rope_utils.py`: as there, longrope uses its long factors for rows of any length.
 
+use std::sync::Arc;
+
 use mlx_ext::Result;
+use mlx_ext::host::uses_host;
+use mlx_ext::kernels::{Positions, Rotation, rotate};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, fast, ops};
 use serde::Deserialize;
@@ -67,6 +71,8 @@ pub(crate) struct Rope {
     wavelengths: Option<Array>,
     /// Factor of the rotated dimensions.
     magnitude: Option<f32>,
+    /// Angle per position of each pair, which follow from the fields above.
+    frequencies: Arc<[f32]>,
 }
 
 impl Rope {
@@ -76,8 +82,15 @@ impl Rope {
     ///
     /// Fails when the scaling is not supported or lacks a setting.
     pub(crate) fn new(dimensions: i32, base: f32, scaling: Option<&RopeScaling>) -> Result<Self, String> {
-        let plain =
-            Self { dimensions, base, scale: 1.0, interleaved: false, wavelengths: None, magnitude: None };
+        let plain = Self {
+            dimensions,
+            base,
+            scale: 1.0,
+            interleaved: false,
+            wavelengths: None,
+            magnitude: None,
+            frequencies: plain_frequencies(dimensions, base),
+        };
         let Some(scaling) = scaling else { return Ok(plain) };
         let (wavelengths, magnitude) = match scaling.kind() {
             // mrope differs only for image tokens.
@@ -95,8 +108,9 @@ impl Rope {
                 return Err(format!("rope scaling `{other}` is not supported (supported: {known})"));
             }
         };
+        let frequencies = wavelengths.iter().map(|wavelength| 1.0 / wavelength).collect();
         let wavelengths = Array::from_slice(&wavelengths, &[dimensions / 2]);
-        Ok(Self { wavelengths: Some(wavelengths), magnitude, ..plain })
+        Ok(Self { wavelengths: Some(wavelengths), magnitude, frequencies, ..plain })
     }
 
     /// Returns the rotation with pairs of neighbours.
@@ -106,6 +120,9 @@ impl Rope {
 
     /// Rotates `x [B, H, L, D]` by the positions of its tokens.
     pub(crate) fn forward(&self, x: &Array, offset: &Offset) -> Result<Array> {
+        if uses_host(x) {
+            return rotate(x, &self.rotation(), &positions_of(offset));
+        }
         if self.dimensions == x.dim(-1) || !mlx_ext::runs_on_gpu() {
             return self.rotate(x, offset);
         }
@@ -140,6 +157,16 @@ impl Rope {
         })
     }
 
+    /// Returns the same rotation for the kernel of a CPU.
+    fn rotation(&self) -> Rotation {
+        Rotation {
+            frequencies: self.frequencies.clone(),
+            interleaved: self.interleaved,
+            scale: self.scale,
+            magnitude: self.magnitude.unwrap_or(1.0),
+        }
+    }
+
     /// Returns the factor of each dimension, `[D]`, in the type of `x`: `magnitude` where rotated, else 1.
     fn magnitudes(&self, magnitude: f32, x: &Array) -> Result<Array> {
         let magnitudes: Vec<f32> = (0..x.dim(-1))
@@ -147,6 +174,20 @@ impl Rope {
             .collect();
         Ok(Array::from_slice(&magnitudes, &[x.dim(-1)]).as_dtype(x.dtype())?)
     }
+}
+
+fn positions_of(offset: &Offset) -> Positions {
+    match offset {
+        Offset::Same(start) => Positions::Same(*start),
+        Offset::PerRow(starts) => Positions::PerRow(starts.clone()),
+        Offset::PerToken(positions) => Positions::PerToken(positions.clone()),
+    }
+}
+
+/// Returns base^(−2i/dimensions) for each pair i.
+fn plain_frequencies(dimensions: i32, base: f32) -> Arc<[f32]> {
+    let (base, half) = (f64::from(base), f64::from(dimensions / 2));
+    (0..dimensions / 2).map(|pair| base.powf(-f64::from(pair) / half) as f32).collect()
 }
 
 fn plain_wavelengths(dimensions: i32, base: f32) -> impl Iterator<Item = f32> {

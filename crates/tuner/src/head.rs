@@ -5,6 +5,8 @@
 //! custom gradient.
 
 use mlx_ext::Result;
+use mlx_ext::host::uses_host;
+use mlx_ext::kernels::{self, LossHead};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, ops};
 use models::{Adapter, Head, Model, scalar};
@@ -217,6 +219,12 @@ impl<'a> LinearMap<'a> {
 ///
 /// With p = softmax(z), ∂loss/∂z = p − onehot, where z = cap · tanh(scale · y / cap).
 fn cross_entropy(head: &Head<'_>, mapped: &Array, targets: &Targets) -> Result<(Array, Array)> {
+    if uses_host(mapped) {
+        let between = LossHead { scale: head.scale.unwrap_or(1.0), cap: head.softcap };
+        let [losses, gradient] =
+            kernels::cross_entropy_with_gradient(mapped, &targets.tokens, &targets.weights, between)?;
+        return Ok((losses.sum(None)?, gradient));
+    }
     let mut logits = mapped.as_dtype(Dtype::Float32)?;
     let mut cap_gradient = None;
     if let Some(scale) = head.scale {

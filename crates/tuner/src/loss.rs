@@ -1,6 +1,8 @@
 //! Cross-entropy over targets; only positions with a target reach the head.
 
 use mlx_ext::Result;
+use mlx_ext::host::uses_host;
+use mlx_ext::kernels::{self, LossHead};
 use mlx_rs::{Array, Dtype, ops};
 use models::{Input, Model, Pass};
 
@@ -35,7 +37,7 @@ pub(crate) fn batch_loss(
         HeadGradient::OfAll => true,
         #[cfg(feature = "test-hooks")]
         HeadGradient::Derived => {
-            let losses = cross_entropies(model, &hidden, &batch.targets)?;
+            let losses = cross_entropies(&model.logits(&hidden)?, &batch.targets)?;
             return Ok(losses.multiply(&batch.weights)?.sum(None)?);
         }
     };
@@ -56,7 +58,12 @@ pub(crate) fn losses_of_targets(model: &Model, batch: &Batch) -> Result<Array> {
     let mut losses = Vec::new();
     for (start, end) in head::chunks(hidden.dim(0) as usize, head::chunk_rows(model.vocabulary())) {
         let (rows, targets) = (head::slice(&hidden, start, end)?, head::slice(&batch.targets, start, end)?);
-        let chunk = cross_entropies(model, &rows, &targets)?;
+        let logits = model.logits(&rows)?;
+        let chunk = if uses_host(&logits) {
+            kernels::cross_entropy(&logits, &targets, LossHead { scale: 1.0, cap: None })?
+        } else {
+            cross_entropies(&logits, &targets)?
+        };
         chunk.eval()?;
         losses.push(chunk);
     }
@@ -74,9 +81,9 @@ fn hidden_at_targets(model: &Model, batch: &Batch, pass: Pass<'_>) -> Result<Arr
     Ok(flat.take_axis(&batch.positions, 0)?)
 }
 
-/// Returns −log p of `targets` `[N]` given hidden states `[N, D]`: `[N]`, `f32` whatever the model computes in.
-fn cross_entropies(model: &Model, hidden: &Array, targets: &Array) -> Result<Array> {
-    let logits = model.logits(hidden)?.as_dtype(Dtype::Float32)?;
+/// Returns −log p of `targets` `[N]` given logits `[N, V]`: `[N]`, `f32` whatever the model computes in.
+fn cross_entropies(logits: &Array, targets: &Array) -> Result<Array> {
+    let logits = logits.as_dtype(Dtype::Float32)?;
     let picked = logits.take_along_axis(targets.expand_dims(1)?, 1)?.squeeze_axes(&[1])?;
     Ok(logits.logsumexp_axis(-1, false)?.subtract(picked)?)
 }

@@ -12,9 +12,6 @@ use crate::loss::{self, HeadGradient};
 use crate::optimizer::{Optimizer, OptimizerSettings, UPDATE_BYTES};
 use crate::seed;
 
-/// How far MLX may allocate ahead of completed work, in bytes.
-const RUN_AHEAD_BYTES: usize = 128 << 20;
-
 /// A model with its trainable parameters and the optimizer.
 pub struct Trainer {
     model: Model,
@@ -152,7 +149,6 @@ impl Trainer {
         forget(&mut model, &trainable.names)?;
         let dora_squares = model.dora_squares()?;
         mlx_rs::transforms::eval(optimizer.moments().iter().flatten().chain(dora_squares.values()))?;
-        mlx_ext::hold_back(mlx_rs::memory::active_memory()? + RUN_AHEAD_BYTES)?;
         let is_trained = |layer: &str| trainable.names.iter().any(|name| name.contains(layer));
         let trains_head = is_trained("lm_head") || (model.has_tied_head() && is_trained("embed_tokens"));
         let head = if trains_head { HeadGradient::OfAll } else { HeadGradient::OfInputs };

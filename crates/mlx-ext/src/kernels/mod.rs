@@ -1,0 +1,23 @@
+//! Elementwise work of models on a CPU in `f32`: vectorized, on all threads, as host operations with gradients.
+//!
+//! MLX computes these on one thread, one number at a time. Each function here has the values and gradients of the plain
+//! MLX operations that its doc comment names. Results do not depend on the number of threads or on the instruction set:
+//! every row is computed by one thread, in blocks of 16 numbers ([`lanes`]).
+//!
+//! Callers ask [`uses_host`](crate::host::uses_host) first; other devices and types use MLX's operations.
+
+mod cross_entropy;
+mod gated;
+pub(crate) mod lanes;
+mod norm;
+mod product;
+mod rope;
+#[cfg(test)]
+mod testing;
+pub(crate) mod threads;
+
+pub use cross_entropy::{LossHead, cross_entropy, cross_entropy_with_gradient};
+pub use gated::{Gate, gated};
+pub use norm::rms_norm;
+pub use product::add_product;
+pub use rope::{Positions, Rotation, rotate};
