@@ -1,0 +1,91 @@
+//! Arguments of a call, as functions take them.
+
+use crate::error::{Error, Result};
+use crate::runtime::value::Value;
+
+/// A named argument.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) value: Value,
+}
+
+/// The values of a call's arguments.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Arguments {
+    pub(crate) positional: Vec<Value>,
+    pub(crate) named: Vec<Named>,
+    taken: usize,
+}
+
+impl Arguments {
+    pub(crate) fn new(positional: Vec<Value>, named: Vec<Named>) -> Self {
+        Self { positional, named, taken: 0 }
+    }
+
+    /// Takes the next parameter, by position or by `name`.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
+        if self.taken < self.positional.len() {
+            self.taken += 1;
+            return Some(std::mem::replace(&mut self.positional[self.taken - 1], Value::None));
+        }
+        let at = self.named.iter().position(|named| named.name == name)?;
+        Some(self.named.remove(at).value)
+    }
+
+    pub(crate) fn require(&mut self, name: &str) -> Result<Value> {
+        self.take(name).ok_or_else(|| Error::of_type(format!("missing required argument: '{name}'")))
+    }
+
+    /// Takes a string; `None` and a missing argument give nothing.
+    pub(crate) fn text(&mut self, name: &str) -> Result<Option<String>> {
+        match self.take(name) {
+            None | Some(Value::None) => Ok(None),
+            Some(Value::Str(text)) => Ok(Some(text.to_string())),
+            Some(other) => Err(Error::of_type(format!("'{name}' must be str, not {}", other.type_name()))),
+        }
+    }
+
+    /// Takes an integer; `None` and a missing argument give nothing.
+    pub(crate) fn integer(&mut self, name: &str) -> Result<Option<i64>> {
+        match self.take(name) {
+            None | Some(Value::None) => Ok(None),
+            Some(Value::Int(number)) => Ok(Some(number.clamp(i64::MIN.into(), i64::MAX.into()) as i64)),
+            Some(Value::Bool(value)) => Ok(Some(i64::from(value))),
+            Some(other) => {
+                let kind = other.type_name();
+                Err(Error::of_type(format!("'{kind}' object cannot be interpreted as an integer")))
+            }
+        }
+    }
+
+    /// Takes a flag, false if it is missing.
+    pub(crate) fn flag(&mut self, name: &str) -> bool {
+        self.take(name).is_some_and(|value| value.is_true())
+    }
+
+    /// Returns the positional arguments that are left.
+    pub(crate) fn rest(&mut self) -> Vec<Value> {
+        let rest = self.positional[self.taken..].to_vec();
+        self.taken = self.positional.len();
+        rest
+    }
+
+    /// Fails if arguments are left.
+    pub(crate) fn finish(&self, function: &str) -> Result<()> {
+        if self.taken < self.positional.len() {
+            let given = self.positional.len();
+            return Err(Error::of_type(format!(
+                "{function}() takes {} arguments but {given} were given",
+                self.taken
+            )));
+        }
+        match self.named.first() {
+            Some(named) => {
+                let name = &named.name;
+                Err(Error::of_type(format!("{function}() got an unexpected keyword argument '{name}'")))
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Filters of single values; `sequences.rs` has those of sequences.
+
+use crate::error::{Error, Result};
+use crate::runtime::arguments::Arguments;
+use crate::runtime::format;
+use crate::runtime::json;
+use crate::runtime::machine::Machine;
+use crate::runtime::output::Notation;
+use crate::runtime::strings::{capitalize, replace, strip};
+use crate::runtime::value::{Number, Value};
+use crate::syntax::lexer::is_space;
+
+pub(crate) const NAMES: [&str; 48] = [
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "first",
+    "float",
+    "forceescape",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "urlencode",
+    "wordcount",
+    "wordwrap",
+];
+
+impl Machine<'_> {
+    /// Returns `value|name(arguments)`.
+    pub(crate) fn filter(&mut self, name: &str, value: Value, mut arguments: Arguments) -> Result<Value> {
+        let result = match name {
+            "tojson" => {
+                self.record(&value, Notation::Json);
+                let text = json::tojson(&value, arguments)?;
+                self.spend(text.len() / 64)?;
+                return Ok(text.into());
+            }
+            "map" | "select" | "reject" | "selectattr" | "rejectattr" => {
+                return self.filter_each(name, &value, arguments);
+            }
+            "format" => {
+                let text = self.text_of(&value);
+                let values = match arguments.named.is_empty() {
+                    true => Value::tuple(arguments.rest()),
+                    false => crate::runtime::functions::call(self, "dict", arguments)?,
+                };
+                return Ok(format::percent(self, &text, &values)?.into());
+            }
+            "default" | "d" => {
+                let default = arguments.take("default_value").unwrap_or_else(|| "".into());
+                let falsy = arguments.flag("boolean");
+                if value.is_undefined() || (falsy && !value.is_true()) { default } else { value }
+            }
+            "abs" => absolute(&value)?,
+            "int" => whole(&value, &mut arguments)?,
+            "float" => real(&value, &mut arguments)?,
+            "round" => round(&value, &mut arguments)?,
+            "attr" => {
+                let name = arguments.text("name")?.unwrap_or_default();
+                attribute_only(&value, &name)?
+            }
+            "safe" => value,
+            _ => match self.sequence_filter(name, &value, &mut arguments)? {
+                Some(found) => found,
+                None => self.text_filter(name, &value, &mut arguments)?,
+            },
+        };
+        arguments.finish(name)?;
+        Ok(result)
+    }
+
+    /// Filters that work on the text of a value.
+    fn text_filter(&mut self, name: &str, value: &Value, arguments: &mut Arguments) -> Result<Value> {
+        if !NAMES.contains(&name) {
+            return Err(Error::undefined(format!("No filter named '{name}'.")));
+        }
+        let text = self.text_of(value);
+        self.spend(text.len() / 64)?;
+        Ok(match name {
+            "string" => text.into(),
+            "lower" => text.to_lowercase().into(),
+            "upper" => text.to_uppercase().into(),
+            "capitalize" => capitalize(&text).into(),
+            "title" => title(&text).into(),
+            "trim" => strip(&text, arguments.text("chars")?.as_deref(), true, true).into(),
+            "replace" => {
+                let (old, new) = (arguments.require("old")?, arguments.require("new")?);
+                let count = arguments.integer("count")?.filter(|count| *count >= 0);
+                replace(&text, &self.text_of(&old), &self.text_of(&new), count)?.into()
+            }
+            "indent" => indent(&text, arguments)?.into(),
+            "center" => {
+                let width = arguments.integer("width")?.unwrap_or(80);
+                let mut given = Arguments::new(vec![Value::Int(width.into())], Vec::new());
+                crate::runtime::strings::call(self, &text, "center", &mut given)?
+            }
+            "truncate" => truncate(&text, arguments)?.into(),
+            "wordcount" => words(&text).into(),
+            "wordwrap" => wrap(&text, arguments)?.into(),
+            "urlencode" => url_encoded(&text).into(),
+            _ => escaped(&text).into(),
+        })
+    }
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for letter in text.chars() {
+        match letter {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            _ => out.push(letter),
+        }
+    }
+    out
+}
+
+fn url_encoded(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/_.-~".contains(&byte) {
+            out.push(byte as char);
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// Capitalizes the words of a text, which begin after spaces, hyphens and opening brackets.
+fn title(text: &str) -> String {
+    let mut out = String::new();
+    let mut begins = true;
+    for letter in text.chars() {
+        if is_space(letter) || "-({[<".contains(letter) {
+            out.push(letter);
+            begins = true;
+        } else if begins {
+            out.extend(letter.to_uppercase());
+            begins = false;
+        } else {
+            out.extend(letter.to_lowercase());
+        }
+    }
+    out
+}
+
+fn indent(text: &str, arguments: &mut Arguments) -> Result<String> {
+    let prefix = match arguments.take("width") {
+        None => " ".repeat(4),
+        Some(Value::Str(text)) => text.to_string(),
+        Some(Value::Int(width)) => " ".repeat(width.clamp(0, 1024) as usize),
+        Some(other) => return Err(Error::of_type(format!("width must be int, not {}", other.type_name()))),
+    };
+    let (first, blank) = (arguments.flag("first"), arguments.flag("blank"));
+    let text = format!("{text}\n");
+    let mut out = String::new();
+    for (index, line) in text.strip_suffix('\n').unwrap_or(&text).split('\n').enumerate() {
+        if index > 0 {
+            out.push('\n');
+        }
+        if (index > 0 && (blank || !line.is_empty())) || (index == 0 && first) {
+            out.push_str(&prefix);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+fn truncate(text: &str, arguments: &mut Arguments) -> Result<String> {
+    let length = arguments.integer("length")?.unwrap_or(255).max(0) as usize;
+    let kill_words = arguments.flag("killwords");
+    let end = arguments.text("end")?.unwrap_or_else(|| "...".to_owned());
+    let leeway = arguments.integer("leeway")?.unwrap_or(5).max(0) as usize;
+    if text.chars().count() <= length + leeway {
+        return Ok(text.to_owned());
+    }
+    let kept: String = text.chars().take(length.saturating_sub(end.chars().count())).collect();
+    let kept = match kept.rsplit_once(' ') {
+        Some((words, _)) if !kill_words => words.to_owned(),
+        _ => kept,
+    };
+    Ok(kept + &end)
+}
+
+fn words(text: &str) -> usize {
+    text.split(|letter: char| !(letter.is_alphanumeric() || letter == '_'))
+        .filter(|word| !word.is_empty())
+        .count()
+}
+
+/// Breaks lines at spaces; only words longer than the width are broken.
+fn wrap(text: &str, arguments: &mut Arguments) -> Result<String> {
+    let width = arguments.integer("width")?.unwrap_or(79).max(1) as usize;
+    let breaks = arguments.take("break_long_words").is_none_or(|value| value.is_true());
+    let newline = arguments.text("wrapstring")?.unwrap_or_else(|| "\n".to_owned());
+    let mut lines = Vec::new();
+    for paragraph in text.split('\n') {
+        // White space before the first word stays.
+        let mut line = paragraph[..paragraph.len() - paragraph.trim_start().len()].to_owned();
+        let mut begins = true;
+        for word in paragraph.split_whitespace() {
+            let mut word = word.to_owned();
+            if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+                lines.push(std::mem::take(&mut line));
+            }
+            while breaks && word.chars().count() > width {
+                lines.push(word.chars().take(width).collect());
+                word = word.chars().skip(width).collect();
+            }
+            if !line.is_empty() && !std::mem::take(&mut begins) {
+                line.push(' ');
+            }
+            begins = false;
+            line.push_str(&word);
+        }
+        lines.push(line);
+    }
+    Ok(lines.join(&newline))
+}
+
+fn absolute(value: &Value) -> Result<Value> {
+    match (value, value.number()) {
+        (_, Some(Number::Int(number))) => Ok(Value::Int(number.saturating_abs())),
+        (_, Some(Number::Float(number))) => Ok(Value::Float(number.abs())),
+        (Value::Undefined(what), _) => Err(Error::undefined(&**what)),
+        _ => Err(Error::of_type(format!("bad operand type for abs(): '{}'", value.type_name()))),
+    }
+}
+
+fn whole(value: &Value, arguments: &mut Arguments) -> Result<Value> {
+    let default = arguments.take("default").unwrap_or(Value::Int(0));
+    let base = arguments.integer("base")?.unwrap_or(10).clamp(2, 36) as u32;
+    let found = match value {
+        Value::Str(text) => {
+            let text = text.trim_matches(is_space).replace('_', "");
+            let digits = match base {
+                16 => text.trim_start_matches("0x").trim_start_matches("0X"),
+                8 => text.trim_start_matches("0o"),
+                2 => text.trim_start_matches("0b"),
+                _ => &text,
+            };
+            let number = i128::from_str_radix(digits, base).ok();
+            number.or_else(|| text.parse::<f64>().ok().filter(|n| n.is_finite()).map(|n| n.trunc() as i128))
+        }
+        _ => match value.number() {
+            Some(Number::Int(number)) => Some(number),
+            Some(Number::Float(number)) if number.is_finite() => Some(number.trunc() as i128),
+            _ => None,
+        },
+    };
+    match value {
+        Value::Undefined(what) => Err(Error::undefined(&**what)),
+        _ => Ok(found.map_or(default, Value::Int)),
+    }
+}
+
+fn real(value: &Value, arguments: &mut Arguments) -> Result<Value> {
+    let default = arguments.take("default").unwrap_or(Value::Float(0.0));
+    let found = match value {
+        Value::Undefined(what) => return Err(Error::undefined(&**what)),
+        Value::Str(text) => text.trim_matches(is_space).replace('_', "").parse().ok(),
+        _ => value.number().map(Number::float),
+    };
+    Ok(found.map_or(default, Value::Float))
+}
+
+fn round(value: &Value, arguments: &mut Arguments) -> Result<Value> {
+    let precision = arguments.integer("precision")?.unwrap_or(0).clamp(-300, 300) as i32;
+    let method = arguments.text("method")?.unwrap_or_else(|| "common".to_owned());
+    let Some(number) = value.number() else {
+        return Err(Error::of_type(format!("type {} doesn't define __round__ method", value.type_name())));
+    };
+    if let (Number::Int(number), true) = (number, precision >= 0 && method == "common") {
+        return Ok(Value::Int(number));
+    }
+    let factor = 10f64.powi(precision);
+    let scaled = number.float() * factor;
+    let rounded = match method.as_str() {
+        "ceil" => scaled.ceil() / factor,
+        "floor" => scaled.floor() / factor,
+        "common" if precision >= 0 => {
+            let digits = precision as usize;
+            // The decimal text of a float is rounded correctly, ties to even.
+            format!("{:.digits$}", number.float()).parse().unwrap_or(scaled / factor)
+        }
+        "common" => scaled.round_ties_even() / factor,
+        _ => return Err(Error::of_type("method must be common, ceil or floor")),
+    };
+    Ok(Value::Float(rounded))
+}
+
+/// Returns an attribute, never an entry.
+fn attribute_only(value: &Value, name: &str) -> Result<Value> {
+    match value {
+        Value::Dict(_) => {
+            let found = crate::runtime::evaluate::attribute(value, name)?;
+            let is_method = matches!(found, Value::Object(crate::runtime::value::Object::Method(_)));
+            Ok(if is_method {
+                found
+            } else {
+                Value::undefined(format!("'dict object' has no attribute '{name}'"))
+            })
+        }
+        _ => crate::runtime::evaluate::attribute(value, name),
+    }
+}

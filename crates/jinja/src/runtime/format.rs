@@ -1,0 +1,373 @@
+//! Python's two ways to format: `%` and `str.format`.
+
+use std::iter::Peekable;
+use std::str::Chars;
+
+use crate::error::{Error, Result};
+use crate::runtime::arguments::Arguments;
+use crate::runtime::evaluate;
+use crate::runtime::machine::Machine;
+use crate::runtime::print::{float, repr};
+use crate::runtime::value::{Number, Value};
+
+/// Widest field.
+const MAX_WIDTH: usize = 4096;
+
+/// How a value fills its field.
+#[derive(Clone, Debug, Default)]
+struct Spec {
+    fill: Option<char>,
+    align: Option<char>,
+    sign: Option<char>,
+    alternate: bool,
+    width: usize,
+    grouped: bool,
+    precision: Option<usize>,
+    kind: Option<char>,
+}
+
+/// Returns `format % values`.
+pub(crate) fn percent(machine: &mut Machine<'_>, format: &str, values: &Value) -> Result<String> {
+    let mut positional = match values {
+        Value::Tuple(items) => items.to_vec(),
+        other => vec![other.clone()],
+    }
+    .into_iter();
+    let mut out = String::new();
+    let mut letters = format.chars().peekable();
+    let mut used = false;
+    while let Some(letter) = letters.next() {
+        if letter != '%' {
+            out.push(letter);
+            continue;
+        }
+        if letters.next_if_eq(&'%').is_some() {
+            out.push('%');
+            continue;
+        }
+        let mut next =
+            || positional.next().ok_or_else(|| Error::of_type("not enough arguments for format string"));
+        let mut named = None;
+        if letters.next_if_eq(&'(').is_some() {
+            let key: String = letters.by_ref().take_while(|letter| *letter != ')').collect();
+            let Value::Dict(dict) = values else { return Err(Error::of_type("format requires a mapping")) };
+            let value = dict.named(&key).cloned();
+            named = Some(value.ok_or_else(|| Error::of_type(format!("KeyError: '{key}'")))?);
+        }
+        let mut spec = Spec { align: Some('>'), ..Spec::default() };
+        while let Some(flag) = letters.next_if(|letter| "-+ 0#".contains(*letter)) {
+            match flag {
+                '-' => spec.align = Some('<'),
+                '0' if spec.align == Some('>') => spec.fill = Some('0'),
+                '#' => spec.alternate = true,
+                '0' => {}
+                sign => spec.sign = Some(sign),
+            }
+        }
+        spec.width = if letters.next_if_eq(&'*').is_some() {
+            star(&next()?)?
+        } else {
+            digits(&mut letters).unwrap_or(0)
+        };
+        if letters.next_if_eq(&'.').is_some() {
+            let starred = letters.next_if_eq(&'*').is_some();
+            spec.precision = Some(if starred { star(&next()?)? } else { digits(&mut letters).unwrap_or(0) });
+        }
+        while letters.next_if(|letter| "hlL".contains(*letter)).is_some() {}
+        let kind = letters.next().ok_or_else(|| Error::of_type("incomplete format"))?;
+        let value = match named {
+            Some(value) => value,
+            None => next()?,
+        };
+        used = true;
+        out.push_str(&percent_value(machine, kind, &value, spec)?);
+    }
+    let rest = positional.next().is_some();
+    if rest && !(matches!(values, Value::Dict(_)) || (used && !matches!(values, Value::Tuple(_)))) {
+        return Err(Error::of_type("not all arguments converted during string formatting"));
+    }
+    Ok(out)
+}
+
+fn star(value: &Value) -> Result<usize> {
+    match value.number() {
+        Some(Number::Int(number)) => Ok(usize::try_from(number.max(0)).unwrap_or(MAX_WIDTH).min(MAX_WIDTH)),
+        _ => Err(Error::of_type("* wants int")),
+    }
+}
+
+fn digits(letters: &mut Peekable<Chars<'_>>) -> Option<usize> {
+    let mut number = None;
+    while let Some(digit) = letters.peek().and_then(|letter| letter.to_digit(10)) {
+        letters.next();
+        number = Some((number.unwrap_or(0) * 10 + digit as usize).min(MAX_WIDTH));
+    }
+    number
+}
+
+fn percent_value(machine: &mut Machine<'_>, kind: char, value: &Value, mut spec: Spec) -> Result<String> {
+    match kind {
+        's' => {
+            spec.fill = None;
+            Ok(padded(&cut(machine.text_of(value), spec.precision), &spec))
+        }
+        'r' | 'a' => {
+            spec.fill = None;
+            Ok(padded(&cut(repr(value), spec.precision), &spec))
+        }
+        'c' => Ok(padded(&machine.text_of(value), &spec)),
+        'd' | 'i' | 'u' | 'x' | 'X' | 'o' => {
+            let whole = match value.number() {
+                Some(Number::Int(number)) => number,
+                Some(Number::Float(number)) if "diu".contains(kind) => number.trunc() as i128,
+                _ => {
+                    let found = value.type_name();
+                    return Err(Error::of_type(format!(
+                        "%{kind} format: a real number is required, not {found}"
+                    )));
+                }
+            };
+            spec.kind = Some(if "iu".contains(kind) { 'd' } else { kind });
+            spec.precision = None;
+            number(&Value::Int(whole), &spec)
+        }
+        'f' | 'F' | 'e' | 'E' | 'g' | 'G' => {
+            spec.kind = Some(kind);
+            number(value, &spec)
+        }
+        other => Err(Error::of_type(format!("unsupported format character '{other}'"))),
+    }
+}
+
+fn cut(text: String, precision: Option<usize>) -> String {
+    match precision {
+        Some(length) => text.chars().take(length).collect(),
+        None => text,
+    }
+}
+
+/// Pads a text to the field's width; texts are left-aligned by default.
+fn padded(text: &str, spec: &Spec) -> String {
+    let missing = spec.width.saturating_sub(text.chars().count());
+    let (left, right) = match spec.align {
+        Some('>') => (missing, 0),
+        Some('^') => (missing / 2, missing - missing / 2),
+        _ => (0, missing),
+    };
+    let fill = String::from(spec.fill.unwrap_or(' '));
+    format!("{}{text}{}", fill.repeat(left), fill.repeat(right))
+}
+
+/// Formats a number.
+fn number(value: &Value, spec: &Spec) -> Result<String> {
+    let found = value
+        .number()
+        .ok_or_else(|| Error::of_type(format!("must be real number, not {}", value.type_name())))?;
+    let is_integer = matches!(found, Number::Int(_));
+    let kind = spec.kind.unwrap_or(if is_integer { 'd' } else { 'r' });
+    let (negative, mut body) = match (kind, found) {
+        ('d' | 'n', Number::Int(number)) => (number < 0, number.unsigned_abs().to_string()),
+        ('x', Number::Int(number)) => (number < 0, format!("{:x}", number.unsigned_abs())),
+        ('X', Number::Int(number)) => (number < 0, format!("{:X}", number.unsigned_abs())),
+        ('o', Number::Int(number)) => (number < 0, format!("{:o}", number.unsigned_abs())),
+        ('b', Number::Int(number)) => (number < 0, format!("{:b}", number.unsigned_abs())),
+        ('r', number) if spec.precision.is_none() => {
+            (number.float().is_sign_negative(), float(number.float().abs()))
+        }
+        ('f' | 'F' | 'e' | 'E' | 'g' | 'G' | '%' | 'r', number) => {
+            let number = number.float();
+            (number.is_sign_negative(), real(number.abs(), kind, spec.precision, spec.alternate))
+        }
+        _ => {
+            let name = value.type_name();
+            return Err(Error::of_type(format!("Unknown format code '{kind}' for object of type '{name}'")));
+        }
+    };
+    if spec.alternate && is_integer && "xXob".contains(kind) {
+        body = format!("0{kind}{body}");
+    }
+    if spec.grouped {
+        body = grouped(&body);
+    }
+    let sign = match (negative, spec.sign) {
+        (true, _) => "-",
+        (false, Some('+')) => "+",
+        (false, Some(' ')) => " ",
+        _ => "",
+    };
+    let fills_after_sign = spec.align == Some('=') || (spec.fill == Some('0') && spec.align != Some('<'));
+    if fills_after_sign {
+        let missing = spec.width.saturating_sub(sign.len() + body.chars().count());
+        return Ok(format!("{sign}{}{body}", String::from(spec.fill.unwrap_or(' ')).repeat(missing)));
+    }
+    let align = spec.align.or(Some('>'));
+    Ok(padded(&format!("{sign}{body}"), &Spec { align, ..spec.clone() }))
+}
+
+fn real(number: f64, kind: char, precision: Option<usize>, alternate: bool) -> String {
+    if !number.is_finite() {
+        return float(number);
+    }
+    let digits = precision.unwrap_or(6);
+    match kind {
+        'f' | 'F' => format!("{number:.digits$}"),
+        '%' => format!("{:.digits$}%", number * 100.0),
+        'e' | 'E' => {
+            let text = exponent(&format!("{number:.digits$e}"));
+            if kind == 'E' { text.to_uppercase() } else { text }
+        }
+        _ => general(number, digits.max(1), kind == 'G', alternate),
+    }
+}
+
+/// Writes an exponent with a sign and two digits.
+fn exponent(text: &str) -> String {
+    let (digits, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |rest| ('-', rest));
+    format!("{digits}e{sign}{exponent:0>2}")
+}
+
+fn general(number: f64, digits: usize, upper: bool, alternate: bool) -> String {
+    let scientific = format!("{number:.*e}", digits - 1);
+    let power: i32 = scientific.split_once('e').and_then(|(_, power)| power.parse().ok()).unwrap_or(0);
+    let strip = |text: &str| {
+        if alternate || !text.contains('.') {
+            return text.to_owned();
+        }
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
+    let text = if power < -4 || power >= digits as i32 {
+        let (mantissa, power) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+        exponent(&format!("{}e{power}", strip(mantissa)))
+    } else {
+        strip(&format!("{number:.*}", (digits as i32 - 1 - power).max(0) as usize))
+    };
+    if upper { text.to_uppercase() } else { text }
+}
+
+fn grouped(body: &str) -> String {
+    let (whole, rest) = body.split_at(body.find(['.', 'e']).unwrap_or(body.len()));
+    let mut out = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out + rest
+}
+
+/// Implements `format.format(…)`.
+pub(crate) fn format(machine: &mut Machine<'_>, format: &str, arguments: &Arguments) -> Result<String> {
+    let mut out = String::new();
+    let mut letters = format.chars().peekable();
+    let mut automatic = 0;
+    while let Some(letter) = letters.next() {
+        match letter {
+            '{' if letters.next_if_eq(&'{').is_some() => out.push('{'),
+            '}' if letters.next_if_eq(&'}').is_some() => out.push('}'),
+            '}' => return Err(Error::of_type("Single '}' encountered in format string")),
+            '{' => {
+                let mut depth = 1;
+                let mut field = String::new();
+                for letter in letters.by_ref() {
+                    depth += i32::from(letter == '{') - i32::from(letter == '}');
+                    if depth == 0 {
+                        break;
+                    }
+                    field.push(letter);
+                }
+                if depth != 0 {
+                    return Err(Error::of_type("expected '}' before end of string"));
+                }
+                out.push_str(&replacement(machine, &field, arguments, &mut automatic)?);
+            }
+            _ => out.push(letter),
+        }
+    }
+    Ok(out)
+}
+
+fn replacement(
+    machine: &mut Machine<'_>,
+    field: &str,
+    arguments: &Arguments,
+    automatic: &mut usize,
+) -> Result<String> {
+    let (path, spec) = field.split_once(':').unwrap_or((field, ""));
+    let (path, conversion) = path.split_once('!').unwrap_or((path, ""));
+    let end = path.find(['.', '[']).unwrap_or(path.len());
+    let (first, mut rest) = path.split_at(end);
+    let mut value = if first.is_empty() {
+        *automatic += 1;
+        arguments.positional.get(*automatic - 1).cloned()
+    } else if let Ok(index) = first.parse::<usize>() {
+        arguments.positional.get(index).cloned()
+    } else {
+        arguments.named.iter().find(|named| named.name == first).map(|named| named.value.clone())
+    }
+    .ok_or_else(|| Error::of_type(format!("Replacement index or key '{first}' is missing")))?;
+    while !rest.is_empty() {
+        if let Some(after) = rest.strip_prefix('.') {
+            let end = after.find(['.', '[']).unwrap_or(after.len());
+            value = evaluate::attribute(&value, &after[..end])?;
+            rest = &after[end..];
+        } else {
+            let (key, after) =
+                rest[1..].split_once(']').ok_or_else(|| Error::of_type("Missing ']' in format string"))?;
+            let index = key.parse().map_or_else(|_| Value::from(key), Value::Int);
+            value = evaluate::item(&value, &index)?;
+            rest = after;
+        }
+    }
+    if let Value::Undefined(what) = &value {
+        return Err(Error::undefined(&**what));
+    }
+    match conversion {
+        "r" | "a" => value = repr(&value).into(),
+        "s" => value = machine.text_of(&value).into(),
+        _ => {}
+    }
+    formatted(machine, &value, spec)
+}
+
+/// Formats a value by a specification such as `>8.2f`.
+fn formatted(machine: &mut Machine<'_>, value: &Value, text: &str) -> Result<String> {
+    if text.is_empty() {
+        return Ok(machine.text_of(value));
+    }
+    let mut spec = Spec::default();
+    let mut letters = text.chars().peekable();
+    let mut ahead = text.chars();
+    let (first, second) = (ahead.next(), ahead.next());
+    if second.is_some_and(|letter| "<>=^".contains(letter)) {
+        (spec.fill, spec.align) = (first, second);
+        letters.nth(1);
+    } else if first.is_some_and(|letter| "<>=^".contains(letter)) {
+        spec.align = letters.next();
+    }
+    spec.sign = letters.next_if(|letter| "+- ".contains(*letter));
+    spec.alternate = letters.next_if_eq(&'#').is_some();
+    if letters.next_if_eq(&'0').is_some() && spec.align.is_none() {
+        (spec.fill, spec.align) = (Some('0'), Some('='));
+    }
+    spec.width = digits(&mut letters).unwrap_or(0);
+    spec.grouped = letters.next_if(|letter| matches!(letter, ',' | '_')).is_some();
+    if letters.next_if_eq(&'.').is_some() {
+        spec.precision = digits(&mut letters);
+    }
+    spec.kind = letters.next();
+    if letters.next().is_some() {
+        return Err(Error::of_type("Invalid format specifier"));
+    }
+    match value {
+        Value::Str(text) if matches!(spec.kind, None | Some('s')) => {
+            Ok(padded(&cut(text.to_string(), spec.precision), &spec))
+        }
+        _ if value.number().is_some() => number(value, &spec),
+        _ => {
+            let kind = value.type_name();
+            Err(Error::of_type(format!("unsupported format string passed to {kind}.__format__")))
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! The methods of Python's strings; positions count characters.
+
+use crate::error::{Error, Result};
+use crate::runtime::arguments::Arguments;
+use crate::runtime::format;
+use crate::runtime::machine::{MAX_TEXT_BYTES, Machine};
+use crate::runtime::operators::too_long;
+use crate::runtime::print::is_printable;
+use crate::runtime::value::Value;
+use crate::syntax::lexer::is_space;
+
+pub(crate) const METHODS: [&str; 44] = [
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "upper",
+    "zfill",
+];
+
+/// Calls a method of `text`.
+pub(crate) fn call(
+    machine: &mut Machine<'_>,
+    text: &str,
+    name: &str,
+    arguments: &mut Arguments,
+) -> Result<Value> {
+    machine.spend(text.len() / 64)?;
+    Ok(match name {
+        "capitalize" => capitalize(text).into(),
+        "lower" => text.to_lowercase().into(),
+        "casefold" => text.to_lowercase().replace('ß', "ss").replace('ς', "σ").into(),
+        "zfill" => zero_filled(text, arguments.integer("width")?.unwrap_or(0))?.into(),
+        "upper" => text.to_uppercase().into(),
+        "swapcase" => text.chars().map(swap_case).collect::<String>().into(),
+        "title" => title(text).into(),
+        "center" | "ljust" | "rjust" => justify(text, name, arguments)?,
+        "strip" | "lstrip" | "rstrip" => {
+            let letters = arguments.text("chars")?;
+            strip(text, letters.as_deref(), name != "rstrip", name != "lstrip").into()
+        }
+        "startswith" | "endswith" => affix(text, name == "startswith", arguments)?,
+        "removeprefix" => {
+            let prefix = required(arguments, "prefix")?;
+            text.strip_prefix(&*prefix).unwrap_or(text).into()
+        }
+        "removesuffix" => {
+            let suffix = required(arguments, "suffix")?;
+            text.strip_suffix(&*suffix).filter(|_| !suffix.is_empty()).unwrap_or(text).into()
+        }
+        "find" | "rfind" | "index" | "rindex" | "count" => search(text, name, arguments)?,
+        "replace" => {
+            let (old, new) = (required(arguments, "old")?, required(arguments, "new")?);
+            let count = arguments.integer("count")?.filter(|count| *count >= 0);
+            replace(text, &old, &new, count)?.into()
+        }
+        "split" | "rsplit" => {
+            let separator = arguments.text("sep")?;
+            let limit = arguments.integer("maxsplit")?.filter(|limit| *limit >= 0);
+            let limit = limit.map_or(usize::MAX, |limit| limit as usize);
+            texts(split(text, separator.as_deref(), limit, name == "rsplit")?)
+        }
+        "splitlines" => texts(split_lines(text, arguments.flag("keepends"))),
+        "partition" | "rpartition" => partition(text, &required(arguments, "sep")?, name == "rpartition")?,
+        "join" => join(machine, text, &arguments.require("iterable")?)?,
+        "expandtabs" => expand_tabs(text, arguments.integer("tabsize")?.unwrap_or(8)).into(),
+        "format" => {
+            let out = format::format(machine, text, arguments)?;
+            arguments.rest();
+            arguments.named.clear();
+            out.into()
+        }
+        "format_map" => {
+            let map = arguments.require("mapping")?;
+            let named = map.entries().map(|(name, value)| crate::runtime::arguments::Named {
+                name: name.into(),
+                value: value.clone(),
+            });
+            format::format(machine, text, &Arguments::new(Vec::new(), named.collect()))?.into()
+        }
+        _ => predicate(text, name).into(),
+    })
+}
+
+fn required(arguments: &mut Arguments, name: &str) -> Result<String> {
+    arguments.text(name)?.ok_or_else(|| Error::of_type(format!("'{name}' must be str, not NoneType")))
+}
+
+fn texts(parts: Vec<String>) -> Value {
+    Value::list(parts.into_iter().map(Value::from).collect())
+}
+
+pub(crate) fn capitalize(text: &str) -> String {
+    let mut letters = text.chars();
+    let first: String = letters.next().map(title_case).unwrap_or_default();
+    first + &letters.as_str().to_lowercase()
+}
+
+/// Returns a letter as it begins a word.
+fn title_case(letter: char) -> String {
+    if matches!(letter, 'ǆ' | 'ǅ' | 'Ǆ') {
+        return "ǅ".to_owned();
+    }
+    // A letter that becomes several, such as `ﬁ`, has one large letter.
+    let mut upper = letter.to_uppercase();
+    let first = upper.next().map(String::from).unwrap_or_default();
+    first + &upper.collect::<String>().to_lowercase()
+}
+
+fn swap_case(letter: char) -> String {
+    if letter.is_lowercase() { letter.to_uppercase().collect() } else { letter.to_lowercase().collect() }
+}
+
+fn title(text: &str) -> String {
+    let mut out = String::new();
+    let mut inside = false;
+    for letter in text.chars() {
+        if inside {
+            out.extend(letter.to_lowercase());
+        } else {
+            out.push_str(&title_case(letter));
+        }
+        inside = letter.is_lowercase() || letter.is_uppercase() || letter == 'ǅ';
+    }
+    out
+}
+
+fn justify(text: &str, name: &str, arguments: &mut Arguments) -> Result<Value> {
+    let width = arguments.integer("width")?.unwrap_or(0).max(0) as usize;
+    let fill = arguments.text("fillchar")?.unwrap_or_else(|| " ".to_owned());
+    if fill.chars().count() != 1 {
+        return Err(Error::of_type("The fill character must be exactly one character long"));
+    }
+    if width > MAX_TEXT_BYTES {
+        return Err(too_long());
+    }
+    let missing = width.saturating_sub(text.chars().count());
+    let left = match name {
+        "ljust" => 0,
+        "rjust" => missing,
+        // Python puts the odd space to the left if the width is odd.
+        _ => missing / 2 + (missing & width & 1),
+    };
+    Ok(format!("{}{text}{}", fill.repeat(left), fill.repeat(missing - left)).into())
+}
+
+/// Puts zeros between the sign and the text.
+fn zero_filled(text: &str, width: i64) -> Result<String> {
+    let missing = (width.max(0) as usize).saturating_sub(text.chars().count());
+    if missing > MAX_TEXT_BYTES {
+        return Err(too_long());
+    }
+    let (sign, rest) = text.split_at(usize::from(text.starts_with(['+', '-'])));
+    Ok(format!("{sign}{}{rest}", "0".repeat(missing)))
+}
+
+/// Removes letters, or white space, from the ends of `text`.
+pub(crate) fn strip(text: &str, letters: Option<&str>, start: bool, end: bool) -> String {
+    let removes = |letter: char| letters.map_or_else(|| is_space(letter), |letters| letters.contains(letter));
+    let text = if start { text.trim_start_matches(removes) } else { text };
+    if end { text.trim_end_matches(removes) } else { text }.to_owned()
+}
+
+fn affix(text: &str, at_start: bool, arguments: &mut Arguments) -> Result<Value> {
+    let wanted = arguments.require("prefix")?;
+    let text = part(text, arguments)?;
+    let is_affix = |affix: &Value| match affix {
+        Value::Str(affix) if at_start => Ok(text.starts_with(&**affix)),
+        Value::Str(affix) => Ok(text.ends_with(&**affix)),
+        other => {
+            let name = if at_start { "startswith" } else { "endswith" };
+            let kind = other.type_name();
+            Err(Error::of_type(format!("{name} first arg must be str or a tuple of str, not {kind}")))
+        }
+    };
+    if let Value::Tuple(affixes) = &wanted {
+        for affix in affixes.iter() {
+            if is_affix(affix)? {
+                return Ok(true.into());
+            }
+        }
+        return Ok(false.into());
+    }
+    Ok(is_affix(&wanted)?.into())
+}
+
+/// Returns the part of `text` between the optional arguments `start` and `end`.
+fn part(text: &str, arguments: &mut Arguments) -> Result<String> {
+    let (start, end) = bounds(text, arguments)?;
+    Ok(text.chars().skip(start).take(end.saturating_sub(start)).collect())
+}
+
+fn bounds(text: &str, arguments: &mut Arguments) -> Result<(usize, usize)> {
+    let length = text.chars().count() as i64;
+    let place = |bound: i64| (if bound < 0 { bound + length } else { bound }).clamp(0, length) as usize;
+    let start = arguments.integer("start")?.map_or(0, place);
+    let end = arguments.integer("end")?.map_or(length as usize, place);
+    Ok((start, end))
+}
+
+fn search(text: &str, name: &str, arguments: &mut Arguments) -> Result<Value> {
+    let wanted = required(arguments, "sub")?;
+    let (start, end) = bounds(text, arguments)?;
+    let part: String = text.chars().skip(start).take(end.saturating_sub(start)).collect();
+    if name == "count" {
+        let count = if wanted.is_empty() { part.chars().count() + 1 } else { part.matches(&*wanted).count() };
+        return Ok(count.into());
+    }
+    let found = if name.starts_with('r') { part.rfind(&*wanted) } else { part.find(&*wanted) };
+    match found {
+        Some(bytes) => Ok((start + part[..bytes].chars().count()).into()),
+        None if name.ends_with("find") => Ok(Value::Int(-1)),
+        None => Err(Error::of_type("substring not found")),
+    }
+}
+
+/// Replaces at most `count` occurrences.
+pub(crate) fn replace(text: &str, old: &str, new: &str, count: Option<i64>) -> Result<String> {
+    let occurrences = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
+    let count = count.map_or(occurrences, |count| (count as usize).min(occurrences));
+    if text.len().saturating_add(count.saturating_mul(new.len())) > MAX_TEXT_BYTES {
+        return Err(too_long());
+    }
+    Ok(text.replacen(old, new, count))
+}
+
+fn split(text: &str, separator: Option<&str>, limit: usize, from_right: bool) -> Result<Vec<String>> {
+    let Some(separator) = separator else { return Ok(split_words(text, limit, from_right)) };
+    if separator.is_empty() {
+        return Err(Error::of_type("empty separator"));
+    }
+    let limit = limit.saturating_add(1);
+    if !from_right {
+        return Ok(text.splitn(limit, separator).map(str::to_owned).collect());
+    }
+    let mut parts: Vec<String> = text.rsplitn(limit, separator).map(str::to_owned).collect();
+    parts.reverse();
+    Ok(parts)
+}
+
+/// Splits at white space, and drops it at the ends.
+fn split_words(text: &str, limit: usize, from_right: bool) -> Vec<String> {
+    let mut parts = Vec::new();
+    if from_right {
+        let mut rest = text.trim_end_matches(is_space);
+        while !rest.is_empty() && parts.len() < limit {
+            let start =
+                rest.rfind(is_space).map_or(0, |at| at + rest[at..].chars().next().map_or(1, char::len_utf8));
+            parts.push(rest[start..].to_owned());
+            rest = rest[..start].trim_end_matches(is_space);
+        }
+        if !rest.is_empty() {
+            parts.push(rest.to_owned());
+        }
+        parts.reverse();
+        return parts;
+    }
+    let mut rest = text.trim_start_matches(is_space);
+    while !rest.is_empty() && parts.len() < limit {
+        let end = rest.find(is_space).unwrap_or(rest.len());
+        parts.push(rest[..end].to_owned());
+        rest = rest[end..].trim_start_matches(is_space);
+    }
+    if !rest.is_empty() {
+        parts.push(rest.to_owned());
+    }
+    parts
+}
+
+fn split_lines(text: &str, keep_ends: bool) -> Vec<String> {
+    let is_end =
+        |letter: char| matches!(letter, '\n'..='\r' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(is_end).unwrap_or(rest.len());
+        let mark = if rest[end..].starts_with("\r\n") {
+            2
+        } else {
+            rest[end..].chars().next().map_or(0, char::len_utf8)
+        };
+        lines.push(rest[..if keep_ends { end + mark } else { end }].to_owned());
+        rest = &rest[end + mark..];
+    }
+    lines
+}
+
+fn partition(text: &str, separator: &str, from_right: bool) -> Result<Value> {
+    if separator.is_empty() {
+        return Err(Error::of_type("empty separator"));
+    }
+    let found = if from_right { text.rsplit_once(separator) } else { text.split_once(separator) };
+    let parts = match (found, from_right) {
+        (Some((before, after)), _) => [before, separator, after],
+        (None, false) => [text, "", ""],
+        (None, true) => ["", "", text],
+    };
+    Ok(Value::tuple(parts.map(Value::from).to_vec()))
+}
+
+fn join(machine: &mut Machine<'_>, separator: &str, items: &Value) -> Result<Value> {
+    let mut out = String::new();
+    for (index, item) in items.iterate()?.iter().enumerate() {
+        let Value::Str(text) = item else {
+            let kind = item.type_name();
+            return Err(Error::of_type(format!(
+                "sequence item {index}: expected str instance, {kind} found"
+            )));
+        };
+        if index > 0 {
+            out.push_str(separator);
+        }
+        out.push_str(text);
+        machine.spend(1)?;
+    }
+    if out.len() > MAX_TEXT_BYTES { Err(too_long()) } else { Ok(out.into()) }
+}
+
+fn expand_tabs(text: &str, size: i64) -> String {
+    let size = size.clamp(0, 64) as usize;
+    let (mut out, mut column) = (String::new(), 0);
+    for letter in text.chars() {
+        match letter {
+            '\t' if size > 0 => {
+                let spaces = size - column % size;
+                out.push_str(&" ".repeat(spaces));
+                column += spaces;
+            }
+            '\t' => {}
+            '\n' | '\r' => {
+                out.push(letter);
+                column = 0;
+            }
+            _ => {
+                out.push(letter);
+                column += 1;
+            }
+        }
+    }
+    out
+}
+
+fn predicate(text: &str, name: &str) -> bool {
+    let all = |holds: fn(char) -> bool| !text.is_empty() && text.chars().all(holds);
+    let cased = |letter: char| letter.is_lowercase() || letter.is_uppercase();
+    match name {
+        "isalnum" => all(char::is_alphanumeric),
+        "isalpha" => all(char::is_alphabetic),
+        "isascii" => text.is_ascii(),
+        "isdecimal" | "isdigit" | "isnumeric" => all(|letter| letter.is_numeric() && !letter.is_alphabetic()),
+        "isidentifier" => {
+            let starts = text.starts_with(|letter: char| letter == '_' || letter.is_alphabetic());
+            starts && text.chars().all(|letter| letter == '_' || letter.is_alphanumeric())
+        }
+        "islower" => text.chars().any(cased) && !text.chars().any(char::is_uppercase),
+        "isupper" => text.chars().any(cased) && !text.chars().any(char::is_lowercase),
+        "isprintable" => text.chars().all(is_printable),
+        "isspace" => all(is_space),
+        _ => text.chars().any(cased) && title(text) == text,
+    }
+}

@@ -1,0 +1,113 @@
+//! What the output says besides its text, and templates that mean harm.
+
+use jinja::{Error, ErrorKind, Notation, Output, Template, Value, Watch};
+use proptest::prelude::*;
+use serde_json::json;
+
+fn messages() -> Value {
+    Value::from(
+        &json!([{"role": "a", "content": "one"}, {"role": "b", "content": ["x"]}, {"role": "c", "content": "3"}]),
+    )
+}
+
+fn render(source: &str) -> Result<Output, Error> {
+    let messages = messages();
+    let printed = messages.items().iter().filter_map(|message| message.get("content").cloned()).collect();
+    let watch = Watch { items: messages.items().to_vec(), printed };
+    Template::new(source)?.render(vec![("messages".into(), messages)], &watch, None)
+}
+
+/// Returns the text of each item, by its number.
+fn spans(source: &str) -> Vec<(usize, String)> {
+    let output = render(source).unwrap();
+    output.spans.iter().map(|span| (span.item, output.text[span.range.clone()].to_owned())).collect()
+}
+
+#[test]
+fn text_belongs_to_the_item_that_a_loop_visits() {
+    let expected = [(0, "<a>"), (1, "<b>"), (2, "<c>")].map(|(item, text)| (item, text.to_owned()));
+    for source in [
+        "x{% for m in messages %}<{{ m.role }}>{% endfor %}y",
+        "{% set all = messages[:1] + messages[1:] %}{% for m in all %}{{ '<' + m.role }}{{ '>' }}{% endfor %}",
+        "{% for i in range(messages | length) %}{% set m = messages[i] %}<{{ m.role }}>{% endfor %}",
+        "{% macro tag(m) %}<{% for r in [m.role] %}{{ r }}{% endfor %}>{% endmacro %}{% for m in messages %}{{ tag(m) }}{% endfor %}",
+        "{% for m in messages %}{% for other in [1, 2] %}{% if loop.first %}<{{ m.role }}{% endif %}{% endfor %}>{% endfor %}",
+        "{% for m in messages | list %}{% filter upper | lower %}<{{ m.role }}>{% endfilter %}{% endfor %}",
+    ] {
+        assert_eq!(spans(source), expected, "{source}");
+    }
+    let backwards = spans("{% for m in messages[::-1] %}{{ m.role }}{% endfor %}");
+    assert_eq!(backwards[0], (2, "c".to_owned()));
+    assert!(spans("{% set x = messages[0] %}{{ x.role }}").is_empty());
+}
+
+#[test]
+fn values_in_a_notation_are_reported_with_their_line() {
+    let printed = |source: &str| {
+        let output = render(source).unwrap();
+        output.printed.iter().map(|found| (found.value, found.notation, found.line)).collect::<Vec<_>>()
+    };
+    for source in [
+        "\n{{ messages[1].content }}",
+        "\n{{ 'a' ~ messages[1].content }}",
+        "\n{{ messages[1].content | string }}",
+        "\n{{ messages[1].content | trim }}",
+        "\n{{ '%s' % [messages[1].content] }}",
+        "\n{{ messages[1] }}",
+        "\n{{ '{}'.format(messages[1].content) }}",
+    ] {
+        assert_eq!(printed(source), [(1, Notation::Python, 2)], "{source}");
+    }
+    assert_eq!(printed("{{ messages[1].content | tojson }}"), [(1, Notation::Json, 1)]);
+    assert_eq!(printed("{{ messages[0] | tojson }}"), [(0, Notation::Json, 1)]);
+    assert!(printed("{{ messages[0].content }}{{ messages[1].content[0] }}{{ [1] }}").is_empty());
+}
+
+#[test]
+fn errors_have_a_kind_and_the_line() {
+    let error = |source: &str| {
+        let error = render(source).unwrap_err();
+        (error.kind, error.line)
+    };
+    assert_eq!(error("a\n{% if %}"), (ErrorKind::Syntax, 2));
+    assert_eq!(error("a\n\n{{ raise_exception('no') }}"), (ErrorKind::Raised, 3));
+    assert_eq!(error("{{ missing.name }}"), (ErrorKind::Undefined, 1));
+    assert_eq!(error("{% for m in messages %}\n{{ m.role + 1 }}{% endfor %}"), (ErrorKind::Type, 2));
+    assert_eq!(error("{{ strftime_now('%d') }}"), (ErrorKind::MissingFunction, 1));
+}
+
+#[test]
+fn work_and_text_are_bounded() {
+    for source in [
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% for a in range(9999) %}{{ 'x' * 99999 }}{% endfor %}",
+        "{{ ('x' * 60000000) * 60000000 }}",
+        "{{ 'x' * 9999999999999 }}",
+        "{{ range(999999999) }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ 10 ** 10 ** 10 }}",
+        "{{ 'x'.ljust(99999999999) }}",
+        "{{ '%99999999s' % 'x' }}{{ 'x'.replace('', 'y' * 60000000) }}",
+        "{% set ns = namespace(x='ab') %}{% for a in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    ] {
+        assert_eq!(render(source).unwrap_err().kind, ErrorKind::Limit, "{source}");
+    }
+    let deep = [
+        format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000)),
+        format!("{{{{ {} 1 }}}}", "not ".repeat(5000)),
+        format!("{{{{ 1{} }}}}", " + 1".repeat(5000)),
+        format!("{{{{ x{} }}}}", ".y".repeat(5000)),
+        format!("{{{{ x{} }}}}", " | trim".repeat(5000)),
+        "{% if 1 %}".repeat(5000),
+    ];
+    for source in deep {
+        assert_eq!(render(&source).unwrap_err().kind, ErrorKind::Syntax);
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_panics(source in "(\\{\\{|\\{%|%\\}|\\}\\}|\\{#|#\\}|-|[a-z]{1,3}|\\.|\\(|\\)|\\[|\\]|'|\\||:|,|~|%| |\n|1|for m in messages|endfor|if|endif|set x =|messages|raw|endraw){0,24}") {
+        let _ = render(&source);
+    }
+}
