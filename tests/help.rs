@@ -198,7 +198,7 @@ fn help_of_report() {
 
 #[test]
 fn help_of_generate() {
-    insta::assert_snapshot!(help("generate"), @r"
+    insta::assert_snapshot!(help("generate"), @r#"
     Generate text with a model: one prompt, a chat, or a file of prompts
 
     Usage: generate [OPTIONS] --model <ARTIFACT|FOLDER> <--prompt <TEXT>|--chat|--input <FILE>>
@@ -222,15 +222,19 @@ fn help_of_generate() {
       -V, --version                     Print version
 
     Task:
-          --prompt <TEXT>  Answer TEXT (`-` reads it from stdin)
-          --chat           Chat on the terminal: `/quit` leaves, `/reset` starts over, Ctrl-C ends an
-                           answer
-          --input <FILE>   Answer every row of FILE (`-` for stdin): JSON lines, CSV or TSV with
-                           `prompt`, `messages` or `prompt_tokens`
-          --output <FILE>  With --input, write the rows and their answers to FILE instead of stdout
-          --system <TEXT>  Put TEXT before the conversation as system message
-          --raw            Continue the prompt as it is, without the chat template
-          --compare        Also answer with the base model, without the adapters
+          --prompt <TEXT>              Answer TEXT (`-` reads it from stdin)
+          --chat                       Chat on the terminal: `/quit` leaves, `/reset` starts over,
+                                       Ctrl-C ends an answer
+          --input <FILE>               Answer every row of FILE (`-` for stdin): JSON lines, CSV or TSV
+                                       with `prompt`, `messages` or `prompt_tokens`
+          --output <FILE>              With --input, write the rows and their answers to FILE instead of
+                                       stdout
+          --system <TEXT>              Put TEXT before the conversation as system message
+          --template-arguments <JSON>  Give the chat template these arguments, such as
+                                       `{"enable_thinking": false}`; those used in training are the
+                                       default
+          --raw                        Continue the prompt as it is, without the chat template
+          --compare                    Also answer with the base model, without the adapters
 
     Sampling:
           --max-tokens <COUNT>      Maximum number of tokens per answer [default: 512]
@@ -246,7 +250,7 @@ fn help_of_generate() {
           --seed <NUMBER>           Seed of the random numbers: the same seed gives the same text
                                     [default: 0]
           --stop <TEXT>             End an answer before TEXT (repeatable)
-    ");
+    "#);
 }
 
 #[test]

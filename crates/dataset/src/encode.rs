@@ -1,12 +1,17 @@
 //! Encoding records as tokens, with a flag for each token that is a target.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::error::Result;
+use crate::chat::Chat;
+use crate::error::{Error, Result};
+use crate::message::{training_flag, unread_keys};
 use crate::record::{Record, Shape};
-use crate::spans::{Renderer, Turn, is_assistant};
 use crate::tokenizer::{TextTokenizer, Tokens};
+use crate::turns::{self, Turn};
 
 /// Choice of the tokens that are targets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +22,34 @@ pub enum LossOn {
     Completions,
     /// All tokens.
     All,
+}
+
+/// Treatment of turns that the template writes otherwise than the model would have to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRewrittenTurn {
+    /// They are no targets.
+    #[default]
+    Skip,
+    /// They are targets, as they are written.
+    Train,
+    /// Fail.
+    Error,
+}
+
+/// Choice of the targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeSettings {
+    /// Which tokens are targets.
+    pub loss_on: LossOn,
+    /// Whether rewritten turns are.
+    pub on_rewritten_turn: OnRewrittenTurn,
+}
+
+impl From<LossOn> for EncodeSettings {
+    fn from(loss_on: LossOn) -> Self {
+        Self { loss_on, ..Self::default() }
+    }
 }
 
 /// Treatment of rows with too many tokens.
@@ -47,6 +80,21 @@ pub struct Encoded {
     pub reference: Option<String>,
     /// Whether `tokens` begins with the tokens of `prompt`, so that the model is asked the way it was trained.
     pub prompt_is_prefix: bool,
+    /// What was noticed about the turns of a chat.
+    pub turns: TurnNotes,
+}
+
+/// What was noticed about the turns of a chat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TurnNotes {
+    /// The token that ends each turn with targets; `None` for a turn that no control token ends.
+    pub ends: Vec<Option<u32>>,
+    /// Turns that are no targets because the template writes them otherwise than the model would have to.
+    pub rewritten: usize,
+    /// Turns that are no targets because their messages say so.
+    pub excluded: usize,
+    /// Keys of messages, and `tools`, that have values but that the template does not read.
+    pub unread: BTreeSet<String>,
 }
 
 impl Encoded {
@@ -83,8 +131,14 @@ pub fn as_messages(prompt: &str, completion: &str) -> Vec<Value> {
 ///
 /// # Errors
 ///
-/// Fails when a chat has no chat template, the template refuses the conversation, or the text cannot be tokenized.
-pub fn encode(tokenizer: &TextTokenizer, record: &Record, loss_on: LossOn) -> Result<Encoded> {
+/// Fails when a chat has no chat template, the template refuses the conversation or does not write all of it, or the text
+/// cannot be tokenized.
+pub fn encode(
+    tokenizer: &TextTokenizer,
+    record: &Record,
+    settings: impl Into<EncodeSettings>,
+) -> Result<Encoded> {
+    let settings = settings.into();
     match &record.shape {
         Shape::Text(text) => {
             let mut tokens = tokenizer.encode(text, true)?;
@@ -92,11 +146,13 @@ pub fn encode(tokenizer: &TextTokenizer, record: &Record, loss_on: LossOn) -> Re
             let trained = vec![1; tokens.len()];
             Ok(Encoded::new(tokens, trained))
         }
-        Shape::Chat { messages, tools } => encode_chat(tokenizer, messages, tools.as_ref(), loss_on),
+        Shape::Chat { messages, tools } => encode_chat(tokenizer, messages, tools.as_ref(), settings),
         Shape::Completion { prompt, completion } if tokenizer.chat_template().is_some() => {
-            encode_chat(tokenizer, &as_messages(prompt, completion), None, loss_on)
+            encode_chat(tokenizer, &as_messages(prompt, completion), None, settings)
         }
-        Shape::Completion { prompt, completion } => encode_pair(tokenizer, prompt, completion, loss_on),
+        Shape::Completion { prompt, completion } => {
+            encode_pair(tokenizer, prompt, completion, settings.loss_on)
+        }
     }
 }
 
@@ -138,76 +194,189 @@ fn encode_chat(
     tokenizer: &TextTokenizer,
     messages: &[Value],
     tools: Option<&Value>,
-    loss_on: LossOn,
+    settings: EncodeSettings,
 ) -> Result<Encoded> {
     let template = tokenizer.chat_template_for(tools).ok_or_else(|| tokenizer.no_template())?;
-    let renderer = Renderer { template, tools };
-    let full = renderer.render(messages, false)?;
-    let encoding = tokenizer.encode_with_offsets(&full.text, false)?;
-    let turns = renderer.turns(messages, &full);
-    let mut trained = vec![u8::from(loss_on == LossOn::All); encoding.ids.len()];
-    let mut first_of_last = 0;
+    let chat = Chat::new(template, messages, tools)?;
+    let encoding = tokenizer.encode_with_offsets(&chat.full.text, false)?;
+    let turns = turns::turns(&chat, tokenizer);
+    let mut notes = TurnNotes { unread: unread(&chat), ..TurnNotes::default() };
+    let mut trained = vec![u8::from(settings.loss_on == LossOn::All); encoding.ids.len()];
+    let mut last: Option<LastTurn> = None;
     for turn in &turns {
-        let tokens = tokens_of(tokenizer, &encoding, &full.text, turn);
-        first_of_last = tokens.start;
-        trained[tokens].fill(1);
+        let range = tokens_in(&encoding, &turn.text);
+        let choice = choice(&chat, turn, settings)?;
+        match choice {
+            Choice::Excluded => {
+                notes.excluded += 1;
+                trained[range.clone()].fill(0);
+            }
+            Choice::Rewritten => {
+                notes.rewritten += 1;
+                trained[range.clone()].fill(0);
+            }
+            Choice::Target => {
+                for target in targets(tokenizer, &chat, turn) {
+                    notes.ends.push(target.end_token);
+                    trained[tokens_in(&encoding, &target.text)].fill(1);
+                }
+            }
+        }
+        let is_target = choice == Choice::Target;
+        if is_target || !last.as_ref().is_some_and(|last| last.is_target) {
+            last = Some(LastTurn {
+                message: turn.message,
+                text: turn.text.clone(),
+                first_token: range.start,
+                is_target,
+            });
+        }
     }
     let mut encoded = Encoded::new(encoding.ids, trained);
-    let Some(index) = messages.iter().rposition(is_assistant) else { return Ok(encoded) };
-    let content_start = turns.last().map_or(full.text.len(), |turn| turn.content.start);
-    let prompt = renderer
-        .render(&messages[..index], true)
-        .map_or_else(|_| full.text[..content_start].to_owned(), |rendered| rendered.text);
-    let prompt_tokens = tokenizer.encode(&prompt, false)?;
-    encoded.prompt_is_prefix = encoded.tokens.starts_with(&prompt_tokens);
-    encoded.prompt_length = if encoded.prompt_is_prefix { prompt_tokens.len() } else { first_of_last };
-    encoded.reference = match messages[index].get("content").and_then(Value::as_str) {
-        Some(content) => Some(content.to_owned()),
-        None => turns.last().map(|turn| full.text[turn.content.clone()].trim().to_owned()),
-    };
-    encoded.prompt = Some(prompt);
+    encoded.turns = notes;
+    if let Some(last) = last {
+        ask_for(&mut encoded, tokenizer, &chat, &last)?;
+    }
     Ok(encoded)
 }
 
-/// Returns the tokens of a turn: those that overlap its content, and those up to and including its end token.
-fn tokens_of(
-    tokenizer: &TextTokenizer,
-    encoding: &Tokens,
-    text: &str,
-    turn: &Turn,
-) -> std::ops::Range<usize> {
-    let content = &turn.content;
+/// The turn that evaluation asks for: the last one that is a target, or the last one if none is.
+struct LastTurn {
+    message: usize,
+    text: Range<usize>,
+    first_token: usize,
+    is_target: bool,
+}
+
+/// Fills in the prompt and the reference of a chat.
+fn ask_for(encoded: &mut Encoded, tokenizer: &TextTokenizer, chat: &Chat<'_>, last: &LastTurn) -> Result<()> {
+    let full = &chat.full.text;
+    let prompt = chat
+        .first(last.message, true)
+        .map_or_else(|_| full[..last.text.start].to_owned(), |rendered| rendered.text);
+    let prompt_tokens = tokenizer.encode(&prompt, false)?;
+    encoded.prompt_is_prefix = encoded.tokens.starts_with(&prompt_tokens);
+    encoded.prompt_length = if encoded.prompt_is_prefix { prompt_tokens.len() } else { last.first_token };
+    encoded.reference = match chat.messages[last.message].get("content").and_then(Value::as_str) {
+        Some(content) if !content.is_empty() => Some(content.to_owned()),
+        _ => {
+            let text = &full[last.text.clone()];
+            let end = tokenizer.ending(text, "").map_or(text.len(), |ending| {
+                ending.end - tokenizer.control_text(ending.token).map_or(0, str::len)
+            });
+            Some(text[..end].trim().to_owned())
+        }
+    };
+    encoded.prompt = Some(prompt);
+    Ok(())
+}
+
+/// What becomes of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    Target,
+    Excluded,
+    Rewritten,
+}
+
+fn choice(chat: &Chat<'_>, turn: &Turn, settings: EncodeSettings) -> Result<Choice> {
+    let message = &chat.messages[turn.message];
+    if training_flag(message)? == Some(false) {
+        return Ok(Choice::Excluded);
+    }
+    let is_rewritten = turn.is_rewritten && settings.loss_on == LossOn::Completions;
+    match settings.on_rewritten_turn {
+        OnRewrittenTurn::Skip if is_rewritten => Ok(Choice::Rewritten),
+        OnRewrittenTurn::Error if is_rewritten => Err(Error::Message {
+            reason: format!(
+                "the chat template writes message {} otherwise than the model would have to",
+                turn.message + 1
+            ),
+            hint: "such turns drop reasoning, for example: set `on_rewritten_turn = \"skip\"`".into(),
+        }),
+        _ => Ok(Choice::Target),
+    }
+}
+
+/// Text of a turn that is a target.
+struct Target {
+    text: Range<usize>,
+    end_token: Option<u32>,
+}
+
+/// Returns the text of a turn that the model has to write, with its end.
+fn targets(tokenizer: &TextTokenizer, chat: &Chat<'_>, turn: &Turn) -> Vec<Target> {
+    let full = &chat.full.text;
+    let content = turns::content(&chat.messages[turn.message]);
+    let Some(generated) = &chat.full.generation else {
+        return vec![ended(tokenizer, full, turn.text.clone(), turn, content)];
+    };
+    let inside: Vec<&Range<usize>> = generated
+        .iter()
+        .filter(|range| {
+            range.start < turn.text.end && range.end > turn.text.start
+                || range.is_empty() && turn.text.contains(&range.start)
+        })
+        .collect();
+    let count = inside.len();
+    let target = |(index, range): (usize, &&Range<usize>)| {
+        let own = full.get(range.start..range.end).unwrap_or_default();
+        let has_end =
+            tokenizer.ending(own, content).is_some_and(|ending| tokenizer.eos().contains(&ending.token));
+        // What the template writes after its last block is the end of the turn if there is only that.
+        let rest = &full[range.end.min(turn.text.end)..turn.text.end];
+        let ends_there = tokenizer.ending(rest, "").is_some() && tokenizer.is_only_control(rest);
+        if index + 1 == count && !has_end && ends_there {
+            ended(tokenizer, full, range.start..turn.text.end, turn, own)
+        } else {
+            Target {
+                text: (*range).clone(),
+                end_token: tokenizer.ending(own, content).map(|ending| ending.token),
+            }
+        }
+    };
+    inside.iter().enumerate().map(target).collect()
+}
+
+/// Returns `range` up to and including the end token of the turn.
+fn ended(tokenizer: &TextTokenizer, full: &str, range: Range<usize>, turn: &Turn, content: &str) -> Target {
+    let text = &full[range.clone()];
+    if let Some(ending) = tokenizer.ending(text, content) {
+        return Target { text: range.start..range.start + ending.end, end_token: Some(ending.token) };
+    }
+    // Some templates write the end with the next message, or after all of them.
+    let after = tokenizer.end_token_at_start(&full[range.end..]);
+    if let Some(ending) = after.filter(|_| turn.is_exact || range.end < full.len()) {
+        return Target { text: range.start..range.end + ending.end, end_token: Some(ending.token) };
+    }
+    Target { text: range, end_token: None }
+}
+
+/// Returns the keys of the chat that the template leaves out.
+fn unread(chat: &Chat<'_>) -> BTreeSet<String> {
+    let reads = |word: &str| chat.template.mentions(word);
+    let keys = chat.messages.iter().flat_map(|message| unread_keys(message, reads));
+    let mut unread: BTreeSet<String> = keys.map(str::to_owned).collect();
+    let has_tools = chat.tools.and_then(Value::as_array).is_some_and(|tools| !tools.is_empty());
+    if has_tools && !reads("tools") {
+        unread.insert("tools".to_owned());
+    }
+    unread
+}
+
+/// Returns the tokens that overlap a part of the text.
+fn tokens_in(encoding: &Tokens, part: &Range<usize>) -> Range<usize> {
     // Some tokenizers leave white space out of a token's range. An empty range is at the end of its white space.
     let inside = |&(start, end): &(usize, usize)| {
         if start < end {
-            end > content.start && start < content.end
+            end > part.start && start < part.end
         } else {
-            content.start < start && start <= content.end
+            part.start < start && start <= part.end
         }
     };
-    let after = |&(start, _): &(usize, usize)| start >= content.end;
+    let after = |&(start, _): &(usize, usize)| start >= part.end;
     let first =
         encoding.offsets.iter().position(|range| inside(range) || after(range)).unwrap_or(encoding.ids.len());
-    let mut last = encoding.offsets.iter().rposition(inside).map_or(first, |index| index + 1).max(first);
-    let special = |index: &usize| tokenizer.is_special(encoding.ids[*index]);
-    let blank = |index: usize| {
-        let (start, end) = encoding.offsets[index];
-        text.get(start..end).is_none_or(|text| text.trim().is_empty())
-    };
-    // The template, not the model, writes white space that follows an end token inside the content.
-    let ended = (first..last).rev().find(|&index| special(&index) || !blank(index)).filter(special);
-    if let Some(index) = ended {
-        return first..index + 1;
-    }
-    if let Some(limit) = turn.tail {
-        while last < encoding.ids.len() && encoding.offsets[last].0 < limit {
-            last += 1;
-        }
-        let tail_start = (first..last).find(|&index| after(&encoding.offsets[index])).unwrap_or(last);
-        let end_token = (tail_start..last).find(|&index| tokenizer.eos().contains(&encoding.ids[index]));
-        let last_special = || (tail_start..last).rev().find(special);
-        return first..end_token.or_else(last_special).map_or(last, |index| index + 1);
-    }
-    let next = (last..encoding.ids.len()).find(|&index| special(&index) || !blank(index)).filter(special);
-    first..next.map_or(last, |index| index + 1)
+    let last = encoding.offsets.iter().rposition(inside).map_or(first, |index| index + 1).max(first);
+    first..last
 }

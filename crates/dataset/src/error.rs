@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use failure::{Failure, Kind};
 
+use crate::message::MessageProblem;
+
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -107,6 +109,14 @@ pub enum Error {
         /// A remedy.
         hint: String,
     },
+    /// A message of a chat cannot be used.
+    #[error("{reason}")]
+    Message {
+        /// The problem.
+        reason: String,
+        /// A remedy.
+        hint: String,
+    },
     /// The tokenizer cannot be loaded or fails on a text.
     #[error("tokenizer `{}`: {reason}", path.display())]
     Tokenizer {
@@ -149,6 +159,7 @@ impl Failure for Error {
             Self::Row { hint, .. }
             | Self::File { hint, .. }
             | Self::Template { hint, .. }
+            | Self::Message { hint, .. }
             | Self::Rows { hint, .. } => Some(hint.clone()),
             Self::Unreadable { path, source } => Some(unreadable_hint(path, source)),
             Self::Tokenizer { .. } => {
@@ -157,6 +168,12 @@ impl Failure for Error {
             Self::Tokens { .. } => Some(REMAKE.into()),
             Self::Io(_) => None,
         }
+    }
+}
+
+impl From<MessageProblem> for Error {
+    fn from(problem: MessageProblem) -> Self {
+        Self::Message { reason: problem.reason, hint: problem.hint.to_owned() }
     }
 }
 
@@ -177,6 +194,7 @@ impl Error {
             Self::Template { name, line, reason, hint } => {
                 Self::Row { place, reason: format!("chat template `{name}` line {line}: {reason}"), hint }
             }
+            Self::Message { reason, hint } => Self::Row { place, reason, hint },
             Self::Tokenizer { path, reason } => Self::Row {
                 place,
                 reason: format!("tokenizer `{}`: {reason}", path.display()),

@@ -26,40 +26,42 @@
 //! # }
 //! ```
 
+mod chat;
 mod delimited;
 mod encode;
 mod error;
-mod generation;
 mod hash;
 mod json;
 mod lines;
+mod message;
 mod mixture;
 mod names;
-mod python;
 mod record;
 mod row;
 mod rows;
 mod source;
-mod spans;
 mod template;
 mod tokenizer;
 mod tokens;
+mod turns;
 
 pub mod leak;
 pub mod order;
 pub mod split;
 pub mod text;
 
-pub use encode::{Encoded, LossOn, OnTooLong, as_messages, encode};
+pub use encode::{
+    EncodeSettings, Encoded, LossOn, OnRewrittenTurn, OnTooLong, TurnNotes, as_messages, encode,
+};
 pub use error::{Error, Place, Result, RowProblem};
+pub use jinja::Date;
 pub use lines::MAX_ROW_BYTES;
 pub use mixture::{MixtureComponent, MixtureComponents};
 pub use names::Names;
-pub use python::Date;
 pub use record::{Record, Shape};
 pub use row::RawRow;
 pub use rows::{RowWriter, StoredRow, read_rows};
 pub use source::RowReader;
 pub use template::{ChatTemplate, Conversation, Rendered};
-pub use tokenizer::{TextTokenizer, Tokens};
+pub use tokenizer::{TemplateSettings, TextTokenizer, Tokens};
 pub use tokens::{Row, Split, SplitWriter};

@@ -5,10 +5,11 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::RowProblem;
+use crate::message::{self, MessageProblem};
 use crate::row::RawRow;
 use crate::text;
 
-const MESSAGE: &str = "a message is `{\"role\": \"user\", \"content\": \"…\"}`";
+const MESSAGE: &str = "a list of messages is `[{\"role\": \"user\", \"content\": \"…\"}]`";
 const SHAPES: &str = "a row needs `messages`, `prompt` and `completion`, or `text`; \
     for other names use templates, such as `prompt = \"{question}\"` and `completion = \"{answer}\"`";
 
@@ -97,7 +98,16 @@ impl FieldProblem {
     }
 }
 
+impl From<MessageProblem> for FieldProblem {
+    fn from(problem: MessageProblem) -> Self {
+        Self { reason: problem.reason, hint: problem.hint }
+    }
+}
+
 fn shape(mut fields: Map<String, Value>) -> Result<Shape, FieldProblem> {
+    if fields.get("text").is_none_or(Value::is_null) || fields.get("messages").is_some_and(Value::is_array) {
+        refuse_media(&fields)?;
+    }
     let mut take = |name: &str| fields.remove(name).filter(|value| !value.is_null());
     let (prompt, completion) = (take("prompt"), take("completion"));
     let tools = take("tools");
@@ -121,28 +131,24 @@ fn shape(mut fields: Map<String, Value>) -> Result<Shape, FieldProblem> {
     }
 }
 
-fn chat(messages: Vec<Value>, tools: Option<Value>) -> Result<Shape, FieldProblem> {
-    if messages.is_empty() {
-        return Err(FieldProblem::new("`messages` is empty", MESSAGE));
-    }
-    for (index, message) in messages.iter().enumerate() {
-        let Some(fields) = message.as_object() else {
-            return Err(FieldProblem::new(format!("message {} is not an object", index + 1), MESSAGE));
-        };
-        if !fields.get("role").is_some_and(Value::is_string) {
-            return Err(FieldProblem::new(format!("message {} has no `role`", index + 1), MESSAGE));
-        }
-        match fields.get("content") {
-            Some(Value::String(_) | Value::Array(_)) => {}
-            None | Some(Value::Null) if fields.get("tool_calls").is_some_and(Value::is_array) => {}
-            _ => return Err(FieldProblem::new(format!("message {} has no `content`", index + 1), MESSAGE)),
-        }
-    }
-    match tools {
-        Some(tools) if !tools.is_array() => {
-            Err(FieldProblem::new("`tools` is not a list", "write a list of JSON schemas"))
-        }
-        tools => Ok(Shape::Chat { messages, tools }),
+fn chat(mut messages: Vec<Value>, tools: Option<Value>) -> Result<Shape, FieldProblem> {
+    message::normalize(&mut messages)?;
+    Ok(Shape::Chat { messages, tools: message::normalize_tools(tools)? })
+}
+
+/// Refuses a row of a chat with images, audio or videos in fields of their own.
+fn refuse_media(fields: &Map<String, Value>) -> Result<(), FieldProblem> {
+    let holds = |name: &&&str| match fields.get(**name) {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(_) => true,
+    };
+    match ["images", "audios", "videos"].iter().find(holds) {
+        None => Ok(()),
+        Some(name) => Err(FieldProblem::new(
+            format!("the row holds `{name}`, but only text trains here"),
+            "leave such rows out, or remove the field",
+        )),
     }
 }
 

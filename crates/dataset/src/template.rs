@@ -1,41 +1,29 @@
 //! Chat templates, rendered as transformers renders them.
 //!
-//! Jinja with `trim_blocks` and `lstrip_blocks`, Python's string methods and printing, loop controls, `raise_exception`,
-//! `generation` blocks and the `tojson` of transformers. Two differences are deliberate: `strftime_now` exists only if a
-//! date is set, since data that changes overnight is not reproducible; and rendering stops after a fixed amount of work,
-//! since templates come from strangers.
-//!
-//! Known differences: `~` and `join` print booleans and none as minijinja does (`true`, `none`), and adjacent string
-//! literals are not joined.
+//! The crate `jinja` knows the language; this module prepares what a template sees: messages without empty keys, reasoning
+//! under each name that templates use for it, the special tokens, and the arguments of the settings. Two differences from
+//! transformers are deliberate: `strftime_now` exists only if a date is set, since data that changes overnight is not
+//! reproducible; and rendering stops after a fixed amount of work, since templates come from strangers.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::ops::Range;
 
-use minijinja::value::{Kwargs, Value as JinjaValue};
-use minijinja::{Environment, ErrorKind, context};
-use serde_json::Value;
+use jinja::{Date, ErrorKind, Notation, Value as JinjaValue, Watch};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::generation;
-use crate::python::{self, Date};
-
-/// Maximum number of instructions per rendering; a long conversation takes tens of thousands.
-const FUEL: u64 = 20_000_000;
-/// Maximum length of a rendered text.
-const MAX_OUTPUT_BYTES: usize = 64 << 20;
-/// Function that prints today's date.
-const DATE_FUNCTION: &str = "strftime_now";
+use crate::message::{REASONING, TRAINING_FLAGS};
 
 /// A compiled chat template.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    template: jinja::Template,
     name: String,
-    special_tokens: BTreeMap<String, String>,
-    tracks_generation: bool,
-    /// Whether the template calls [`DATE_FUNCTION`], but no date is set.
-    lacks_date: bool,
+    /// Special tokens and the arguments of the settings.
+    variables: Map<String, Value>,
+    date: Option<Date>,
+    /// Words of the source, to see which keys of a message it reads.
+    words: Vec<String>,
 }
 
 /// A conversation to render.
@@ -50,18 +38,53 @@ pub struct Conversation<'a> {
 }
 
 /// A rendered conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
     /// Text for the tokenizer.
     pub text: String,
     /// Byte ranges of the `generation` blocks; `None` if the template has none.
     pub generation: Option<Vec<Range<usize>>>,
+    /// Text that the template wrote while it visited a message, in the order of the text.
+    pub(crate) parts: Vec<Part>,
+    /// Values of messages that the template wrote in the notation of a language instead of as text.
+    pub(crate) misprints: Vec<Misprint>,
+}
+
+/// Text that belongs to a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) message: usize,
+    pub(crate) range: Range<usize>,
+}
+
+/// A value of a message that was written in the notation of a language.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Misprint {
+    pub(crate) field: Field,
+    /// Line of the template.
+    pub(crate) line: usize,
+}
+
+/// A field of a message whose type matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
+    /// Content that is no string.
+    Content,
+    /// Arguments of a tool call.
+    Arguments,
+}
+
+/// What a rendering watches, with the field that each watched value is.
+struct Watched {
+    watch: Watch,
+    fields: Vec<Field>,
 }
 
 impl ChatTemplate {
     /// Compiles `source`. Errors call the template `name`.
     ///
-    /// `special_tokens` are variables such as `bos_token`; `strftime_now` prints `date`.
+    /// `variables` are special tokens such as `bos_token`, and arguments such as `enable_thinking`; `strftime_now` prints
+    /// `date`.
     ///
     /// # Errors
     ///
@@ -69,17 +92,29 @@ impl ChatTemplate {
     pub fn new(
         source: &str,
         name: &str,
-        special_tokens: BTreeMap<String, String>,
+        variables: BTreeMap<String, Value>,
         date: Option<Date>,
     ) -> Result<Self> {
-        let lacks_date = date.is_none() && source.contains(DATE_FUNCTION);
-        let (source, tracks_generation) = generation::rewrite(source);
-        let environment = environment(date);
-        let mut template =
-            Self { environment, name: name.to_owned(), special_tokens, tracks_generation, lacks_date };
-        let added = template.environment.add_template_owned("chat", source);
-        added.map_err(|error| template.error(&error))?;
-        Ok(template)
+        let template = jinja::Template::new(source).map_err(|error| at_template(name, error))?;
+        let is_word = |letter: char| letter == '_' || letter.is_alphanumeric();
+        let words: std::collections::BTreeSet<&str> = source.split(|letter| !is_word(letter)).collect();
+        Ok(Self {
+            template,
+            name: name.to_owned(),
+            variables: variables.into_iter().collect(),
+            date,
+            words: words.into_iter().map(str::to_owned).collect(),
+        })
+    }
+
+    /// Returns the template's name in errors.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns whether the source contains `word`.
+    pub(crate) fn mentions(&self, word: &str) -> bool {
+        self.words.binary_search_by(|found| found.as_str().cmp(word)).is_ok()
     }
 
     /// Returns the text of `messages`, with the header of an assistant turn at the end if `add_generation_prompt`.
@@ -98,104 +133,96 @@ impl ChatTemplate {
     /// As [`ChatTemplate::render`].
     pub fn render_full(&self, conversation: &Conversation<'_>) -> Result<Rendered> {
         let messages: Vec<Value> = conversation.messages.iter().map(plain_message).collect();
-        let variables = context! {
-            messages => JinjaValue::from_serialize(&messages),
-            tools => conversation.tools.map_or(JinjaValue::from(()), JinjaValue::from_serialize),
-            documents => (),
-            add_generation_prompt => conversation.add_generation_prompt,
-            ..JinjaValue::from_serialize(&self.special_tokens)
-        };
-        let template = self.environment.get_template("chat").expect("`new` has added it");
-        let mut output = Bounded(Vec::new());
-        template.render_captured_to(variables, &mut output).map_err(|error| self.error(&error))?;
-        let text = String::from_utf8(output.0).expect("templates write whole strings");
-        if !self.tracks_generation {
-            return Ok(Rendered { text, generation: None });
-        }
-        let (text, ranges) = generation::take_marks(&text);
-        Ok(Rendered { text, generation: Some(ranges) })
+        let messages = JinjaValue::from(&Value::Array(messages));
+        let watched = watched(&messages);
+        let mut context = vec![
+            ("messages".to_owned(), messages),
+            ("tools".to_owned(), conversation.tools.map_or(JinjaValue::None, JinjaValue::from)),
+            ("documents".to_owned(), JinjaValue::None),
+            ("add_generation_prompt".to_owned(), conversation.add_generation_prompt.into()),
+        ];
+        context.extend(self.variables.iter().map(|(name, value)| (name.clone(), value.into())));
+        let output = self
+            .template
+            .render(context, &watched.watch, self.date)
+            .map_err(|error| at_template(&self.name, error))?;
+        let parts = output.spans.into_iter().map(|span| Part { message: span.item, range: span.range });
+        let misprints = output.printed.into_iter().filter_map(|printed| {
+            let field = watched.fields[printed.value];
+            let value = &watched.watch.printed[printed.value];
+            // Arguments as an object become JSON on purpose, and content that is an object may.
+            let intended = printed.notation == Notation::Json && value.is_mapping();
+            (!intended).then_some(Misprint { field, line: printed.line })
+        });
+        Ok(Rendered {
+            text: output.text,
+            generation: output.generation,
+            parts: parts.collect(),
+            misprints: misprints.collect(),
+        })
     }
+}
 
-    /// Turns an error of the template engine into one that names the template and its line.
-    fn error(&self, error: &minijinja::Error) -> Error {
-        let kind = error.kind();
-        let detail = error.detail().map_or_else(|| kind.to_string(), str::to_owned);
-        let change_messages = "change the messages to what the template accepts, or change the template";
-        // The reasons are in `stats.json` when bad rows are skipped, so their wording is fixed.
-        let (reason, hint) = match kind {
-            ErrorKind::UnknownFunction if self.lacks_date => (
-                "it prints today's date, which would make every day's data different".to_owned(),
-                "fix the date with the setting `template_date = \"YYYY-MM-DD\"`",
-            ),
-            ErrorKind::OutOfFuel => (
-                "it works too long, perhaps without end".to_owned(),
-                "check the loops of the template in the tokenizer folder",
-            ),
-            ErrorKind::SyntaxError => {
-                (format!("syntax error: {detail}"), "correct the template in the tokenizer folder")
+/// Returns an error of the language as one that names the template.
+fn at_template(name: &str, error: jinja::Error) -> Error {
+    let change_messages = "change the messages to what the template accepts, or change the template";
+    // The reasons are in `stats.json` when bad rows are skipped, so their wording is fixed.
+    let (reason, hint) = match error.kind {
+        ErrorKind::MissingFunction => (
+            "it prints today's date, which would make every day's data different".to_owned(),
+            "fix the date with the setting `template_date = \"YYYY-MM-DD\"`",
+        ),
+        ErrorKind::Limit => (
+            format!("{}, perhaps without end", error.message),
+            "check the loops of the template in the tokenizer folder",
+        ),
+        ErrorKind::Syntax => {
+            (format!("syntax error: {}", error.message), "correct the template in the tokenizer folder")
+        }
+        ErrorKind::Raised | ErrorKind::Undefined | ErrorKind::Type => (error.message, change_messages),
+    };
+    Error::Template { name: name.to_owned(), line: error.line, reason, hint: hint.to_owned() }
+}
+
+/// Returns what to watch in `messages`: each message, contents that are no strings, and arguments of tool calls.
+fn watched(messages: &JinjaValue) -> Watched {
+    let mut watched = Watched {
+        watch: Watch { items: messages.items().to_vec(), printed: Vec::new() },
+        fields: Vec::new(),
+    };
+    for message in messages.items() {
+        if let Some(content) = message.get("content").filter(|content| content.as_str().is_none()) {
+            watched.add(content, Field::Content);
+        }
+        for call in message.get("tool_calls").map(JinjaValue::items).unwrap_or_default() {
+            let function = call.get("function").unwrap_or(call);
+            for arguments in function.get("arguments").into_iter().chain(function.get("parameters")) {
+                watched.add(arguments, Field::Arguments);
             }
-            ErrorKind::InvalidOperation => (detail, change_messages),
-            _ => (format!("{kind}: {detail}"), change_messages),
-        };
-        let line = error.line().unwrap_or(1);
-        Error::Template { name: self.name.clone(), line, reason, hint: hint.to_owned() }
+        }
+    }
+    watched
+}
+
+impl Watched {
+    fn add(&mut self, value: &JinjaValue, field: Field) {
+        self.watch.printed.push(value.clone());
+        self.fields.push(field);
     }
 }
 
 /// Prepares a message as transformers does: drops keys without a value, and offers reasoning under each name that
-/// templates use for it.
+/// templates use for it. Training flags are for us, not for the template.
 fn plain_message(message: &Value) -> Value {
     let Value::Object(fields) = message else { return message.clone() };
-    let has_value = |value: &&Value| !value.is_null();
-    let names = ["reasoning_content", "thinking", "reasoning"];
-    let reasoning = names.iter().find_map(|name| fields.get(*name).filter(has_value));
-    let mut plain = serde_json::Map::new();
+    let reasoning = REASONING.iter().find_map(|name| fields.get(*name).filter(|value| !value.is_null()));
+    let mut plain = Map::new();
     plain.extend(reasoning.map(|reasoning| ("thinking".to_owned(), reasoning.clone())));
-    plain.extend(
-        fields.iter().filter(|(_, value)| has_value(value)).map(|(key, value)| (key.clone(), value.clone())),
-    );
+    for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+        if !TRAINING_FLAGS.contains(&key.as_str()) {
+            plain.insert(key.clone(), value.clone());
+        }
+    }
     plain.extend(reasoning.map(|reasoning| ("reasoning_content".to_owned(), reasoning.clone())));
     Value::Object(plain)
-}
-
-fn environment(date: Option<Date>) -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_fuel(Some(FUEL));
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(python::method);
-    environment.set_formatter(|out, _, value| {
-        out.write_str(&python::str_of(value)).map_err(|_| minijinja::Error::from(ErrorKind::WriteFailure))
-    });
-    environment.add_filter("tojson", |value: JinjaValue, options: Kwargs| python::tojson(&value, &options));
-    environment.add_filter("trim", |value: JinjaValue, letters: Option<String>| {
-        python::strip(&value, letters.as_deref())
-    });
-    environment.add_filter("string", |value: JinjaValue| python::str_of(&value));
-    environment.add_filter(generation::FILTER, |body: String| generation::mark(&body));
-    environment.add_function("raise_exception", |message: String| -> Result<(), minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-    });
-    if let Some(date) = date {
-        environment.add_function(DATE_FUNCTION, move |format: String| date.strftime(&format));
-    }
-    environment
-}
-
-/// Collects a text of at most [`MAX_OUTPUT_BYTES`].
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        if self.0.len() + text.len() > MAX_OUTPUT_BYTES {
-            return Err(io::Error::other("the rendered text is too long"));
-        }
-        self.0.extend_from_slice(text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use jinja::Date;
+use outputs::{ChatSettings, Document as _};
+use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
+use crate::chat::Chat;
 use crate::error::{Error, Result};
-use crate::python::Date;
-use crate::template::{ChatTemplate, Conversation};
+use crate::message;
+use crate::template::ChatTemplate;
 
 /// Converts text to tokens and back, as transformers does with the same folder.
 #[derive(Clone, Debug)]
@@ -18,7 +21,33 @@ pub struct TextTokenizer {
     bos: Option<u32>,
     eos: Vec<u32>,
     special: BTreeSet<u32>,
+    /// Added tokens, whose text a template writes to control the model; the longest first.
+    controls: Vec<Control>,
     templates: BTreeMap<String, ChatTemplate>,
+}
+
+/// An added token with its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Control {
+    text: String,
+    token: u32,
+}
+
+/// The end of a turn: a control token in its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// End of the token's text, in bytes.
+    pub(crate) end: usize,
+    pub(crate) token: u32,
+}
+
+/// What chat templates get besides the messages.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TemplateSettings {
+    /// Date that templates print as today's.
+    pub date: Option<Date>,
+    /// Arguments such as `enable_thinking`; they take precedence over those of the folder.
+    pub arguments: Map<String, Value>,
 }
 
 /// Tokens of a text with their byte ranges.
@@ -37,15 +66,15 @@ impl TextTokenizer {
     ///
     /// Fails when `tokenizer.json` is missing or broken, or a chat template does not parse.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with_date(path, None)
+        Self::open_with(path, &TemplateSettings::default())
     }
 
-    /// Opens the folder `path`. Chat templates print `date` as today's date.
+    /// Opens the folder `path`, with `settings` for its chat templates.
     ///
     /// # Errors
     ///
     /// As [`TextTokenizer::open`].
-    pub fn open_with_date(path: &Path, date: Option<Date>) -> Result<Self> {
+    pub fn open_with(path: &Path, settings: &TemplateSettings) -> Result<Self> {
         let file = path.join("tokenizer.json");
         let bytes = fs_err::read(&file).map_err(Error::unreadable(&file))?;
         let invalid = |reason: String| Error::Tokenizer { path: file.clone(), reason };
@@ -64,11 +93,18 @@ impl TextTokenizer {
             .map(|(&id, _)| id)
             .collect();
         special.extend(&eos);
+        let mut variables: BTreeMap<String, Value> =
+            special_tokens.into_iter().map(|(name, token)| (name, Value::String(token))).collect();
+        let settled = chat_settings(path)?;
+        let date = settings.date.or_else(|| Date::parse(&settled.template_date));
+        variables.extend(settled.template_arguments);
+        variables.extend(settings.arguments.clone());
         let mut templates = BTreeMap::new();
         for TemplateSource { name, label, text } in template_sources(path, &config)? {
-            templates.insert(name, ChatTemplate::new(&text, &label, special_tokens.clone(), date)?);
+            templates.insert(name, ChatTemplate::new(&text, &label, variables.clone(), date)?);
         }
-        Ok(Self { path: path.to_owned(), inner, bos, eos, special, templates })
+        let controls = controls(&inner, &eos);
+        Ok(Self { path: path.to_owned(), inner, bos, eos, special, controls, templates })
     }
 
     /// Returns the tokens of `text`, with the special tokens that the tokenizer adds to every text if `add_special`.
@@ -115,6 +151,55 @@ impl TextTokenizer {
         self.special.contains(&token)
     }
 
+    /// Returns the token that ends a turn with this text, if a control token does.
+    ///
+    /// The text ends with control tokens, perhaps with white space between them. Those with which `content` ends belong to
+    /// the content. Of the others the turn ends with the first that ends answers, or the last if none does.
+    pub(crate) fn ending(&self, text: &str, content: &str) -> Option<Ending> {
+        let endings = self.controls_at_end(text);
+        let own = self.controls_at_end(content);
+        let is_content =
+            own.len() < endings.len() && own.iter().zip(&endings).all(|(a, b)| a.token == b.token);
+        let endings = if is_content { &endings[own.len()..] } else { &endings };
+        let ends_answers = |ending: &&Ending| self.eos.contains(&ending.token);
+        endings.iter().find(ends_answers).or(endings.last()).copied()
+    }
+
+    /// Returns the control tokens at the end of `text`, in their order.
+    fn controls_at_end(&self, text: &str) -> Vec<Ending> {
+        let mut found = Vec::new();
+        let mut rest = text.trim_end();
+        while let Some(control) = self.controls.iter().find(|control| rest.ends_with(&control.text)) {
+            found.push(Ending { end: rest.len(), token: control.token });
+            rest = rest[..rest.len() - control.text.len()].trim_end();
+        }
+        found.reverse();
+        found
+    }
+
+    /// Returns whether `text` holds nothing but control tokens and white space.
+    pub(crate) fn is_only_control(&self, text: &str) -> bool {
+        let mut rest = text.trim_end();
+        while let Some(control) = self.controls.iter().find(|control| rest.ends_with(&control.text)) {
+            rest = rest[..rest.len() - control.text.len()].trim_end();
+        }
+        rest.is_empty()
+    }
+
+    /// Returns the end token with which `text` begins after white space, and the end of it.
+    pub(crate) fn end_token_at_start(&self, text: &str) -> Option<Ending> {
+        let rest = text.trim_start();
+        let is_end =
+            |control: &&Control| self.eos.contains(&control.token) && rest.starts_with(&control.text);
+        let control = self.controls.iter().find(is_end)?;
+        Some(Ending { end: text.len() - rest.len() + control.text.len(), token: control.token })
+    }
+
+    /// Returns the text of a control token.
+    pub fn control_text(&self, token: u32) -> Option<&str> {
+        self.controls.iter().find(|control| control.token == token).map(|control| control.text.as_str())
+    }
+
     /// Returns the chat template for conversations without tools.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.templates.get("default")
@@ -132,7 +217,13 @@ impl TextTokenizer {
     /// Fails when there is no template or it refuses the conversation.
     pub fn apply(&self, messages: &[Value], add_generation_prompt: bool) -> Result<Vec<u32>> {
         let template = self.chat_template().ok_or_else(|| self.no_template())?;
-        let text = template.render_full(&Conversation { messages, tools: None, add_generation_prompt })?.text;
+        let mut messages = messages.to_vec();
+        message::normalize(&mut messages).map_err(Error::from)?;
+        let chat = Chat::new(template, &messages, None)?;
+        let text = match add_generation_prompt {
+            true => chat.first(messages.len(), true)?.text,
+            false => chat.full.text,
+        };
         self.encode(&text, false)
     }
 
@@ -166,6 +257,29 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
         .map_err(|error| Error::Tokenizer { path: path.to_owned(), reason: format!("not JSON: {error}") })
 }
 
+/// Returns what training has settled about chats with this tokenizer.
+fn chat_settings(path: &Path) -> Result<ChatSettings> {
+    let file = path.join(ChatSettings::FILE);
+    let Some(value) = read_json(&file)? else { return Ok(ChatSettings::default()) };
+    serde_json::from_value(value)
+        .map_err(|error| Error::Tokenizer { path: file, reason: format!("not chat settings: {error}") })
+}
+
+/// Returns the added tokens and the end tokens with their texts, the longest first.
+fn controls(inner: &Tokenizer, eos: &[u32]) -> Vec<Control> {
+    let mut controls: Vec<Control> = inner
+        .get_added_tokens_decoder()
+        .iter()
+        .map(|(&token, added)| Control { text: added.content.clone(), token })
+        .collect();
+    let known: BTreeSet<u32> = controls.iter().map(|control| control.token).collect();
+    let others = eos.iter().filter(|token| !known.contains(token));
+    controls.extend(others.filter_map(|&token| Some(Control { text: inner.id_to_token(token)?, token })));
+    controls.retain(|control| !control.text.trim().is_empty());
+    controls.sort_by_key(|control| (std::cmp::Reverse(control.text.len()), control.token));
+    controls
+}
+
 /// Returns the named special tokens, which are variables in templates. In the files a token is a string or an object.
 fn special_tokens(config: &Value, map: Option<&Value>) -> BTreeMap<String, String> {
     let mut tokens = BTreeMap::new();
@@ -197,9 +311,15 @@ fn boundary_tokens(
         let numbers = items.unwrap_or_default().iter().filter_map(Value::as_u64);
         numbers.filter_map(|id| u32::try_from(id).ok()).collect()
     };
+    let end_tokens = chat_settings(path)?.end_tokens;
+    let with_end_tokens = |bos: Option<u32>, mut eos: Vec<u32>| {
+        let new: Vec<u32> = end_tokens.iter().copied().filter(|token| !eos.contains(token)).collect();
+        eos.extend(new);
+        BoundaryTokens { bos, eos }
+    };
     if let Some(ids) = read_json(&path.join("ids.json"))? {
         let bos = id_list(ids.get("bos")).first().copied();
-        return Ok(BoundaryTokens { bos, eos: id_list(ids.get("eos")) });
+        return Ok(with_end_tokens(bos, id_list(ids.get("eos"))));
     }
     let named = |name: &str| special_tokens.get(name).and_then(|token| inner.token_to_id(token));
     let mut eos: Vec<u32> = named("eos_token").into_iter().collect();
@@ -213,7 +333,7 @@ fn boundary_tokens(
         }
         bos = bos.or_else(|| id_list(config.get("bos_token_id")).first().copied());
     }
-    Ok(BoundaryTokens { bos, eos })
+    Ok(with_end_tokens(bos, eos))
 }
 
 /// A chat template in the tokenizer folder.
@@ -231,9 +351,13 @@ impl TemplateSource {
     }
 }
 
-/// Returns the chat templates of a folder. Later ones replace earlier ones of the same name: a separate file takes
-/// precedence over `tokenizer_config.json`.
+/// Returns the chat templates of a folder. As in transformers, those of `tokenizer_config.json` count only if there is no
+/// separate file.
 fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> {
+    let files = template_files(path)?;
+    if !files.is_empty() {
+        return Ok(files);
+    }
     let mut sources = Vec::new();
     match config.get("chat_template") {
         Some(Value::String(source)) => {
@@ -253,6 +377,12 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> 
         }
         _ => {}
     }
+    Ok(sources)
+}
+
+/// Returns the chat templates that are files of their own.
+fn template_files(path: &Path) -> Result<Vec<TemplateSource>> {
+    let mut sources = Vec::new();
     if let Some(source) = read_text(&path.join("chat_template.jinja"))? {
         sources.push(TemplateSource::new("default", "chat_template.jinja", source));
     }

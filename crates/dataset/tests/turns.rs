@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use dataset::{Encoded, LossOn, RawRow, Record, TextTokenizer, encode};
+use dataset::{EncodeSettings, Encoded, LossOn, OnRewrittenTurn, RawRow, Record, TextTokenizer, encode};
 use serde_json::{Value, json};
 
 /// Returns the byte-level tokenizer of a golden case (end of text 1, beginning 2, `<|start|>` 3, `<|end|>` 4) with a template.
@@ -75,8 +75,15 @@ fn turns_are_found_when_the_template_rewrites_history() {
         {"role": "user", "content": "2?"}, {"role": "assistant", "content": "<think>\nb\n</think>\n\ntwo"},
     ]);
     let (tokenizer, encoded) = chat(template, &messages);
-    assert_eq!(trained(&tokenizer, &encoded), ["one<|end|>", "<think>\nb\n</think>\n\ntwo<|end|>"]);
+    assert_eq!(trained(&tokenizer, &encoded), ["<think>\nb\n</think>\n\ntwo<|end|>"]);
     assert!(encoded.prompt_is_prefix);
+    assert_eq!(encoded.turns.rewritten, 1);
+    let settings = EncodeSettings { on_rewritten_turn: OnRewrittenTurn::Train, ..EncodeSettings::default() };
+    let encoded = encode(&tokenizer, &record(&json!({"messages": messages})), settings).unwrap();
+    assert_eq!(trained(&tokenizer, &encoded), ["one<|end|>", "<think>\nb\n</think>\n\ntwo<|end|>"]);
+    let settings = EncodeSettings { on_rewritten_turn: OnRewrittenTurn::Error, ..settings };
+    let error = encode(&tokenizer, &record(&json!({"messages": messages})), settings).unwrap_err();
+    assert!(error.to_string().contains("message 2"), "{error}");
 }
 
 #[test]
@@ -84,6 +91,9 @@ fn a_prompt_with_text_that_the_conversation_lacks_is_detected() {
     let template = "{% for m in messages %}{{ '<|start|>' + m.role + '\n' + m.content + '<|end|>' }}{% endfor %}\
         {% if add_generation_prompt %}{{ '<|start|>assistant\n<think>\n' }}{% endif %}";
     let (tokenizer, encoded) = chat(template, &two_turns());
+    assert_eq!((trained(&tokenizer, &encoded), encoded.turns.rewritten), (Vec::new(), 2));
+    let settings = EncodeSettings { on_rewritten_turn: OnRewrittenTurn::Train, ..EncodeSettings::default() };
+    let encoded = encode(&tokenizer, &record(&json!({"messages": two_turns()})), settings).unwrap();
     assert_eq!(trained(&tokenizer, &encoded), [" hello <|end|>", "hello<|end|>"]);
     assert!(!encoded.prompt_is_prefix);
     let prompt = tokenizer.decode(&encoded.tokens[..encoded.prompt_length], false).unwrap();

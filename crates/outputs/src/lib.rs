@@ -16,6 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod chat;
 mod choice;
 mod files;
 mod fusion;
@@ -26,6 +27,7 @@ mod stages;
 mod stats;
 mod training;
 
+pub use chat::ChatSettings;
 pub use choice::{Candidate, Choice};
 pub use files::{Document, Error, Line, Result};
 pub use fusion::FusionCost;
@@ -33,5 +35,5 @@ pub use import::{Import, ImportSource, Quantization};
 pub use losses::{CheckpointLosses, Losses, NamedRowLoss, RowLoss};
 pub use scores::{ModelScores, Prediction, Scores, TokenLosses};
 pub use stages::*;
-pub use stats::{Leak, LeakKind, LeakStats, Lengths, SplitStats, Stats, Tally};
+pub use stats::{Leak, LeakKind, LeakStats, Lengths, SplitStats, Stats, Tally, TurnEnd};
 pub use training::{MetricsLine, Stop, Summary, TrainLine, ValidationLine};

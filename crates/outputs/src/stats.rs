@@ -33,6 +33,24 @@ pub struct Stats {
     pub splits: BTreeMap<String, SplitStats>,
     /// Result of the leak check.
     pub leaks: LeakStats,
+    /// How trained turns of chats end: number of turns by the text of the token that ends them; empty text for none.
+    #[serde(default)]
+    pub turn_ends: BTreeMap<String, TurnEnd>,
+    /// Rows with a value in a key that the chat template does not read, by key.
+    #[serde(default)]
+    pub unread_keys: BTreeMap<String, u64>,
+}
+
+/// An end of trained turns.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnEnd {
+    /// The token; absent if no control token ends the turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u32>,
+    /// Whether it is one of the model's end tokens.
+    pub is_end_token: bool,
+    /// Number of turns.
+    pub turns: u64,
 }
 
 /// Statistics of one split.
@@ -54,6 +72,13 @@ pub struct SplitStats {
     pub no_target: Tally,
     /// Rows whose tokens do not start with the tokens of their prompt.
     pub prompt_not_prefix: Tally,
+    /// Turns that are no targets because the chat template writes them otherwise than the model would have to; the
+    /// examples are their rows.
+    #[serde(default)]
+    pub rewritten_turns: Tally,
+    /// Turns that are no targets because their messages say so.
+    #[serde(default)]
+    pub excluded_turns: u64,
     /// Number of groups with rows in this split.
     pub groups: u64,
     /// Rows by group, for validation and test with at most a thousand groups.

@@ -50,6 +50,7 @@ pub fn run(inputs: &Inputs<'_>, config: &Config, backend: &Backend, out: &Path) 
     let folder = out.join(outputs::MODEL);
     let changed = write::fused_folder(inputs.model, &adapted, &trained.names, config.quantized, &folder)?;
     let changes_head = changed.iter().any(|name| name.starts_with(&adapted.head_path()));
+    write::chat_settings(inputs, &folder)?;
     if config.peft {
         tuner::save_peft(&adapted, &out.join("peft")).context("writing adapters for PEFT")?;
     }

@@ -7,10 +7,12 @@ use std::path::Path;
 use failure::{Context as _, Error, Result};
 use mlx_rs::{Array, Dtype};
 use models::{Layer, Model, TensorFiles, Weight, join};
+use outputs::{ChatSettings, Document as _};
 use serde_json::Value;
 use tensors::{SHARD_BYTES, TensorLayout, shards, write_shards};
 
 use crate::config::Quantized;
+use crate::inputs::Inputs;
 use crate::json::read_json;
 
 /// Writes the folder of the base with the adapters of `adapted` merged in. `trained` lists the parameters that the adapter
@@ -189,6 +191,62 @@ fn copy_other_files(base: &Path, out: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Hands the chat settings of the dataset and the adapters on to the fused model in `folder`, and adds the end tokens to its
+/// configurations, for programs that do not know those settings.
+pub(crate) fn chat_settings(inputs: &Inputs<'_>, folder: &Path) -> Result<()> {
+    let mut settings = ChatSettings::default();
+    for source in [inputs.model, inputs.adapters, inputs.tokens].map(|source| source.join(ChatSettings::FILE))
+    {
+        if source.is_file() {
+            let found = ChatSettings::read(&source)?;
+            let known = std::mem::replace(&mut settings, found).end_tokens;
+            settings.end_tokens.extend(known);
+        }
+    }
+    settings.end_tokens.sort_unstable();
+    settings.end_tokens.dedup();
+    if settings.is_empty() {
+        return Ok(());
+    }
+    let target = folder.join(ChatSettings::FILE);
+    if target.exists() {
+        fs_err::remove_file(&target)?;
+    }
+    settings.write(folder)?;
+    for name in ["config.json", "generation_config.json"] {
+        add_end_tokens(&folder.join(name), &folder.join("config.json"), &settings.end_tokens)?;
+    }
+    Ok(())
+}
+
+/// Adds end tokens to those that the configuration in `path` names, or that in `fallback` if it names none.
+fn add_end_tokens(path: &Path, fallback: &Path, new: &[u32]) -> Result<()> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let mut config = if path.exists() { read_json(path)? } else { Value::Object(serde_json::Map::new()) };
+    let mut tokens = end_tokens(&config);
+    if tokens.is_empty() {
+        tokens = end_tokens(&read_json(fallback)?);
+    }
+    tokens.extend(new.iter().filter(|token| !tokens.contains(token)).copied().collect::<Vec<_>>());
+    config["eos_token_id"] = Value::from(tokens);
+    let text = serde_json::to_string_pretty(&config).expect("JSON that was read can be written");
+    // The file may be a copy without permission to write.
+    if path.exists() {
+        fs_err::remove_file(path)?;
+    }
+    Ok(fs_err::write(path, text + "\n")?)
+}
+
+fn end_tokens(config: &Value) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match &config["eos_token_id"] {
+        Value::Array(list) => list.iter().filter_map(id).collect(),
+        one => id(one).into_iter().collect(),
+    }
 }
 
 /// Returns the `config.json` of the base, without its quantization if the fused model is dense.

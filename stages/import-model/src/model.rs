@@ -69,6 +69,12 @@ pub fn find_in_folder(folder: &Path) -> Result<Found, Error> {
             continue; // the hash of a folder does not include hidden files either
         }
         if entry.path().is_dir() {
+            if name == "additional_chat_templates" {
+                tracing::warn!(
+                    "the templates in `{name}/` are not imported: rows with tools use the default chat template; move them into \
+                     the list `chat_template` of `tokenizer_config.json`"
+                );
+            }
             dropped.insert(format!("{name}/"), "a sub-folder");
         } else {
             names.insert(name);

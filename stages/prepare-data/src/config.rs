@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataset::{Date, LossOn, OnTooLong, leak};
+use dataset::{Date, EncodeSettings, LossOn, OnRewrittenTurn, OnTooLong, leak};
 use serde::{Deserialize, Serialize};
 
 use crate::template::Template;
@@ -48,6 +48,9 @@ pub struct Config {
     pub on_too_long: OnTooLong,
     /// Which tokens are targets: `completions` or `all`.
     pub loss_on: LossOn,
+    /// Treatment of assistant turns that the chat template writes otherwise than the model would have to: `skip` (they
+    /// are no targets), `train` or `error`.
+    pub on_rewritten_turn: OnRewrittenTurn,
     /// Treatment of unusable rows: `error` or `skip`.
     pub on_bad_row: OnBadRow,
     /// Treatment of validation, test or held-out rows that occur in training rows: `error`, `drop` or `allow`.
@@ -56,6 +59,8 @@ pub struct Config {
     pub leak: leak::Settings,
     /// Date that chat templates print as today, `YYYY-MM-DD`; empty for templates that do not print it.
     pub template_date: String,
+    /// Arguments of the chat template, such as `enable_thinking`.
+    pub template_arguments: BTreeMap<String, serde_json::Value>,
 }
 
 impl Default for Config {
@@ -78,10 +83,12 @@ impl Default for Config {
             max_tokens: 2048,
             on_too_long: OnTooLong::default(),
             loss_on: LossOn::default(),
+            on_rewritten_turn: OnRewrittenTurn::default(),
             on_bad_row: OnBadRow::default(),
             on_leak: OnLeak::default(),
             leak: leak::Settings::default(),
             template_date: String::new(),
+            template_arguments: BTreeMap::new(),
         }
     }
 }
@@ -323,6 +330,11 @@ impl Config {
         refuse(!(0.0..=1.0).contains(&self.leak.common), "`leak.common` must be from 0 to 1");
         let dated = self.template_date.is_empty() || Date::parse(&self.template_date).is_some();
         refuse(!dated, "`template_date` is not a date in the form `YYYY-MM-DD`");
+        let reserved = ["messages", "tools", "documents", "add_generation_prompt"];
+        refuse(
+            reserved.iter().any(|name| self.template_arguments.contains_key(*name)),
+            "`template_arguments` cannot replace `messages`, `tools`, `documents` or `add_generation_prompt`",
+        );
         refuse(
             self.conditions.iter().any(|condition| condition.field.is_empty()),
             "a condition in `where` has no `field`",
@@ -334,6 +346,11 @@ impl Config {
         problems.extend(Texts::of_config(self).problems(""));
         problems.extend(self.mixture_problems());
         problems
+    }
+
+    /// Returns the settings of the targets.
+    pub(crate) fn encode_settings(&self) -> EncodeSettings {
+        EncodeSettings { loss_on: self.loss_on, on_rewritten_turn: self.on_rewritten_turn }
     }
 
     /// Returns the mixture component of a file, by the file's name in the settings.
@@ -404,7 +421,7 @@ impl Condition {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "prepare-data";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn problems(&self) -> Vec<String> {
         self.problems()

@@ -23,6 +23,7 @@ mod destinations;
 mod files;
 mod mapping;
 mod mixture;
+mod notices;
 mod rows;
 mod stats;
 mod template;
@@ -31,9 +32,9 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use dataset::split::SplitName;
-use dataset::{Date, Error, TextTokenizer};
+use dataset::{Date, Error, TemplateSettings, TextTokenizer};
 use failure::Result;
-use outputs::{Document, Leak, LeakKind, LeakStats, Stats};
+use outputs::{ChatSettings, Document, Leak, LeakKind, LeakStats, Stats};
 
 use crate::destinations::{Destination, destinations};
 use crate::rows::for_each_row;
@@ -43,6 +44,7 @@ pub use crate::config::{
     Component, Condition, Config, HoldOut, HoldOutTo, MaxRows, OnBadRow, OnLeak, Scalar, SplitBy, SplitConfig,
 };
 pub use crate::files::DataFile;
+pub use crate::notices::notices;
 
 /// Number of leaks in the error about them.
 const LISTED_LEAKS: u64 = 10;
@@ -72,8 +74,11 @@ pub fn find_files(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
 ///
 /// Panics if [`Config::problems`] returns any.
 pub fn run(tokenizer: &Path, files: &[DataFile], config: &Config, out: &Path) -> Result<Stats> {
-    let date = Date::parse(&config.template_date);
-    let text_tokenizer = TextTokenizer::open_with_date(tokenizer, date)?;
+    let settings = TemplateSettings {
+        date: Date::parse(&config.template_date),
+        arguments: config.template_arguments.clone().into_iter().collect(),
+    };
+    let text_tokenizer = TextTokenizer::open_with(tokenizer, &settings)?;
     let mut stats = Stats::default();
     let destinations = destinations(files, config, &mut stats)?;
     let mut writer = Writer::create(config, &text_tokenizer, &destinations, out)?;
@@ -86,6 +91,7 @@ pub fn run(tokenizer: &Path, files: &[DataFile], config: &Config, out: &Path) ->
     })?;
     writer.finish(out, &mut stats)?;
     copy_tokenizer(tokenizer, &out.join(outputs::TOKENIZER))?;
+    write_chat_settings(config, &stats, out)?;
     stats.write(out)?;
     refuse_empty(config, files, &stats)?;
     refuse_leaks(config, &stats)?;
@@ -122,6 +128,20 @@ fn copy_tokenizer(from: &Path, to: &Path) -> dataset::Result<()> {
     Ok(())
 }
 
+/// Writes what later stages must follow: beside the tokenizer for evaluate, and beside the tokens for train and fuse.
+fn write_chat_settings(config: &Config, stats: &Stats, out: &Path) -> Result<()> {
+    let settings = ChatSettings {
+        end_tokens: notices::new_end_tokens(stats),
+        template_arguments: config.template_arguments.clone().into_iter().collect(),
+        template_date: config.template_date.clone(),
+    };
+    if !settings.is_empty() {
+        settings.write(&out.join(outputs::TOKENIZER))?;
+        settings.write(&out.join(outputs::TOKENS))?;
+    }
+    Ok(())
+}
+
 /// Fails if a split that the settings ask for has no rows.
 fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> dataset::Result<()> {
     for split in SplitName::ALL {
@@ -139,12 +159,18 @@ fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> dataset::
                 (stats.held_out_rows, "held out"),
                 (found.too_long.count, "too long for this split"),
                 (found.no_target.count, "in this split without a target"),
+                (found.rewritten_turns.count, "turns rewritten by the chat template"),
             ];
             let counts = counts.into_iter().filter(|&(count, _)| count > 0);
             let mut causes = vec![format!("{} rows read", stats.rows_read)];
             causes.extend(counts.map(|(count, what)| format!("{count} {what}")));
             let reason = format!("the split `{}` is empty: {}", split.as_str(), causes.join(", "));
             let hint = match split {
+                _ if found.no_target.count > 0 && found.rewritten_turns.count > 0 => {
+                    "the chat template does not write these answers as the model would have to, for example without \
+                     reasoning: use another template, or set `on_rewritten_turn = \"train\"`"
+                        .to_owned()
+                }
                 SplitName::Train => "give more rows, or loosen `where` or `max_tokens`".to_owned(),
                 _ => format!(
                     "give more rows, loosen `where` or `max_tokens`, or set `split.{}` to 0",

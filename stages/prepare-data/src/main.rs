@@ -40,6 +40,9 @@ fn main() -> ExitCode {
                     job.metric(&format!("{split}_tokens"), found.tokens as f64);
                     job.metric(&format!("{split}_trained_tokens"), found.trained_tokens as f64);
                 }
+                for notice in prepare_data::notices(&stats) {
+                    tracing::warn!("{notice}");
+                }
                 let [train, validation, test] = SPLITS.map(|split| stats.splits[split].rows);
                 job.summary(format!("{train} training, {validation} validation and {test} test rows"));
                 Ok(())

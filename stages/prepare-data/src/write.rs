@@ -121,10 +121,10 @@ impl<'a> Writer<'a> {
     fn flush(&mut self, stats: &mut Stats) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
-        let (tokenizer, loss_on) = (self.tokenizer, self.config.loss_on);
+        let (tokenizer, settings) = (self.tokenizer, self.config.encode_settings());
         let leak = self.check.as_ref().map(|_| &self.config.leak);
         let encode_row = |Waiting { record, route }| {
-            let ready = encode(tokenizer, &record, loss_on).map(|encoded| {
+            let ready = encode(tokenizer, &record, settings).map(|encoded| {
                 let row = stored(record, &encoded);
                 let fingerprint = leak.map(|settings| Check::fingerprint(settings, &row));
                 Ready { row, encoded, fingerprint }
@@ -134,7 +134,7 @@ impl<'a> Writer<'a> {
         let encoded: Vec<_> = waiting.into_par_iter().map(encode_row).collect();
         for (ready, route) in encoded {
             match ready {
-                Ok(ready) => self.write(ready, route)?,
+                Ok(ready) => self.write(ready, route, stats)?,
                 // Every row fails with a tokenizer that has no chat template.
                 Err(error @ (Error::File { .. } | Error::Io(_))) => return Err(error),
                 Err(error) => {
@@ -149,7 +149,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn write(&mut self, ready: Ready, route: Route<'_>) -> Result<()> {
+    fn write(&mut self, ready: Ready, route: Route<'_>, stats: &mut Stats) -> Result<()> {
         let Route { file, place, split } = route;
         let Ready { row, mut encoded, fingerprint } = ready;
         let sink = self.sinks.get_mut(&split).expect("every split has a sink");
@@ -174,6 +174,7 @@ impl<'a> Writer<'a> {
                 }
             }
         }
+        note_turns(&mut sink.counter.stats, &encoded, || format!("{} ({})", row.id, row.source));
         if encoded.target_count() == 0 {
             tally(&mut sink.counter.stats.no_target, || format!("{} ({})", row.id, row.source));
             return Ok(());
@@ -181,6 +182,7 @@ impl<'a> Writer<'a> {
         if !encoded.prompt_is_prefix {
             tally(&mut sink.counter.stats.prompt_not_prefix, || format!("{} ({})", row.id, row.source));
         }
+        note_ends(stats, self.tokenizer, &encoded);
         sink.counter.add(encoded.tokens.len(), encoded.target_count(), row.group.as_deref());
         let weight = row.weight.unwrap_or(1.0);
         sink.tokens.push(&encoded.tokens, &encoded.trained, weight, encoded.prompt_length)?;
@@ -220,6 +222,29 @@ impl<'a> Writer<'a> {
             stats.leaks.rows = findings.leaks.into_iter().take(LISTED).collect();
         }
         self.component_rows.write(out, stats)
+    }
+}
+
+/// Counts the turns of a row that are no targets.
+fn note_turns(stats: &mut SplitStats, encoded: &Encoded, example: impl FnOnce() -> String) {
+    stats.excluded_turns += encoded.turns.excluded as u64;
+    if encoded.turns.rewritten > 0 {
+        tally(&mut stats.rewritten_turns, example);
+        stats.rewritten_turns.count += encoded.turns.rewritten as u64 - 1;
+    }
+}
+
+/// Counts the ends of a row's turns, and the keys that the chat template leaves out.
+fn note_ends(stats: &mut Stats, tokenizer: &TextTokenizer, encoded: &Encoded) {
+    for &token in &encoded.turns.ends {
+        let text = token.and_then(|token| tokenizer.control_text(token)).unwrap_or_default();
+        let end = stats.turn_ends.entry(text.to_owned()).or_default();
+        end.token = token;
+        end.is_end_token = token.is_some_and(|token| tokenizer.eos().contains(&token));
+        end.turns += 1;
+    }
+    for key in &encoded.turns.unread {
+        *stats.unread_keys.entry(key.clone()).or_default() += 1;
     }
 }
 

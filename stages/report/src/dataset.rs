@@ -106,6 +106,8 @@ fn lists(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Element> {
             ("without a target", &split.no_target),
         ];
         lists.extend(kinds.map(|(what, tally)| tally_list(&format!("Rows of {name}, {what}"), tally)));
+        let turns = format!("Turns of {name} that are no targets, because the chat template rewrites them");
+        lists.push(tally_list(&turns, &split.rewritten_turns));
     }
     lists.push(list("Leaks", stats.leaks.count, stats.leaks.rows.iter().map(describe).collect()));
     lists.push(tally_list("Training rows dropped as leaks", &stats.leaks.dropped_train_rows));

@@ -4,13 +4,21 @@ use std::path::Path;
 
 use artifact::atomic;
 use failure::{Context, Result};
-use outputs::{CHECKPOINTS, Document as _, METRICS, STATE, Summary};
+use outputs::{ADAPTERS, CHECKPOINTS, ChatSettings, Document as _, METRICS, STATE, Summary};
 
-/// Copies the checkpoints, the metrics and the newest resume state from `work` to `out`, and writes the summary.
-pub(crate) fn write_outputs(work: &Path, out: &Path, summary: &Summary) -> Result<()> {
+/// Copies the checkpoints, the metrics and the newest resume state from `work` to `out`, and writes the summary. Each
+/// checkpoint gets the chat settings of the dataset in `tokens`, if there are any.
+pub(crate) fn write_outputs(work: &Path, out: &Path, summary: &Summary, tokens: &Path) -> Result<()> {
     fs_err::create_dir_all(out)?;
     if work.join(CHECKPOINTS).exists() {
         copy_tree(&work.join(CHECKPOINTS), &out.join(CHECKPOINTS))?;
+        let settings = tokens.join(ChatSettings::FILE);
+        if settings.is_file() {
+            let settings = ChatSettings::read(&settings)?;
+            for entry in fs_err::read_dir(out.join(CHECKPOINTS))? {
+                settings.write(&entry?.path().join(ADAPTERS))?;
+            }
+        }
     }
     let newest = tuner::step_name(summary.steps as usize);
     copy_tree(&work.join(STATE).join(newest), &out.join(STATE))?;

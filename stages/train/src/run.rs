@@ -75,9 +75,14 @@ pub fn run(
     };
     match saving.stop_at {
         Some(_) if is_complete => {
-            layout::write_outputs(saving.work, &saving.out.join(stage::SEGMENT_OUTPUT), &summary)?;
+            layout::write_outputs(
+                saving.work,
+                &saving.out.join(stage::SEGMENT_OUTPUT),
+                &summary,
+                inputs.tokens,
+            )?;
         }
-        None if is_complete => layout::write_outputs(saving.work, saving.out, &summary)?,
+        None if is_complete => layout::write_outputs(saving.work, saving.out, &summary, inputs.tokens)?,
         _ => {}
     }
     Ok(summary)

@@ -37,6 +37,9 @@ pub struct Args {
     /// Put TEXT before the conversation as system message
     #[arg(long, value_name = "TEXT", conflicts_with = "raw", help_heading = "Task")]
     pub system: Option<String>,
+    /// Give the chat template these arguments, such as `{"enable_thinking": false}`; those used in training are the default
+    #[arg(long, value_name = "JSON", conflicts_with = "raw", value_parser = json_object, help_heading = "Task")]
+    pub template_arguments: Option<serde_json::Map<String, serde_json::Value>>,
     /// Continue the prompt as it is, without the chat template
     #[arg(long, conflicts_with = "chat", help_heading = "Task")]
     pub raw: bool,
@@ -129,6 +132,10 @@ fn is_same_file(a: &std::path::Path, b: &std::path::Path) -> bool {
 
 fn number(text: &str, is_valid: impl Fn(f64) -> bool, range: &str) -> Result<f64, String> {
     text.parse().ok().filter(|&number| is_valid(number)).ok_or_else(|| format!("expected a number {range}"))
+}
+
+fn json_object(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+    serde_json::from_str(text).map_err(|_| "expected a JSON object".to_owned())
 }
 
 fn temperature(text: &str) -> Result<f64, String> {

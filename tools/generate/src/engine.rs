@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use dataset::TextTokenizer;
+use dataset::{Date, TemplateSettings, TextTokenizer};
 use failure::{Failure, Kind};
 use models::{GenerationOptions, LoadOptions, Model};
+use outputs::{ChatSettings, Document as _};
 use serde_json::{Value, json};
 use stage::{Context as _, Error, Result};
 
@@ -66,7 +67,11 @@ impl Engine {
         let folder = folders::model(&args.model, &args.store).context("opening the model")?;
         let adapters = args.adapters.as_deref().map(|adapters| folders::adapters(adapters, &args.store));
         let adapters = adapters.transpose().context("opening the adapters")?;
-        let tokenizer = TextTokenizer::open(&folder).context("opening the tokenizer")?;
+        let settled = adapters.as_deref().map_or(Ok(ChatSettings::default()), chat_settings)?;
+        let mut arguments = settled.template_arguments;
+        arguments.extend(args.template_arguments.clone().unwrap_or_default());
+        let settings = TemplateSettings { date: Date::parse(&settled.template_date), arguments };
+        let tokenizer = TextTokenizer::open_with(&folder, &settings).context("opening the tokenizer")?;
         if args.chat && tokenizer.chat_template().is_none() {
             return Err(Error::bad_input("the model has no chat template")
                 .hinted("use an instruction-tuned model, or `--raw --prompt`"));
@@ -81,7 +86,7 @@ impl Engine {
         }
         let options = GenerationOptions {
             max_tokens: args.max_tokens,
-            stop: tokenizer.eos().to_vec(),
+            stop: tokenizer.eos().iter().copied().chain(settled.end_tokens).collect(),
             batch_size: args.batch_size,
         };
         let raw = args.raw || tokenizer.chat_template().is_none();
@@ -129,6 +134,12 @@ impl Engine {
         let system = system.map(|text| json!({"role": "system", "content": text}));
         system.chain(messages.iter().cloned()).collect()
     }
+}
+
+/// Reads what training has settled about chats, from a folder of adapters.
+fn chat_settings(adapters: &Path) -> Result<ChatSettings> {
+    let file = adapters.join(ChatSettings::FILE);
+    if file.is_file() { Ok(ChatSettings::read(&file)?) } else { Ok(ChatSettings::default()) }
 }
 
 fn load_adapters(model: &mut Model, folder: &Path) -> Result<()> {
