@@ -87,9 +87,11 @@ check: native ## Check formatting and lints; warnings are errors
 fmt: ## Format all code
 	cargo fmt --all
 
-interop: build ## Compare with mlx-lm (installs it into .venv)
+interop: build ## Compare with mlx-lm and chat templates with transformers (installs them into .venv)
 	tests/interop/run.sh '$(BIN)'
 	.venv/bin/python tests/interop/conversions.py '$(BIN)'
+	@$(CARGO) build --release --locked --package dataset --example render
+	.venv/bin/python tests/interop/templates.py target/release/examples/render
 
 interop-full: build ## Compare with transformers, PEFT and llama.cpp (installs gigabytes into .venv-full)
 	tests/interop/run-full.sh '$(BIN)'
