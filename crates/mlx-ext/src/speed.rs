@@ -33,3 +33,16 @@ pub fn warn_if_slow() -> Result<f64> {
     }
     Ok(gflops)
 }
+
+/// Returns the number of multiplications and additions that `f32` products on the CPU have taken so far; `None` where they
+/// are not ours.
+pub fn product_operations() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        (mlx_sys::BACKEND == "cpu").then(mlx_sys::gemm::operations)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        None
+    }
+}
