@@ -23,6 +23,12 @@ use crate::error::{Result, check, install_handler};
 /// Alignment of the data of an array without a copy, and the readable bytes in front of it.
 const ALIGNMENT: usize = 8;
 
+/// Bytes in front of the data of a copy, for its alignment to vectors.
+const COPY_OFFSET: usize = 64;
+
+/// Bytes that are copied at a time, so that a copy and the pages of the file are not both in memory.
+const COPIED_AT_A_TIME: usize = 4 << 20;
+
 /// A file mapped into memory.
 #[derive(Debug, Clone)]
 pub struct MappedFile(Arc<Mapping>);
@@ -31,7 +37,8 @@ pub struct MappedFile(Arc<Mapping>);
 struct Mapping {
     start: *mut u8,
     length: usize,
-    watched: &'static Watched,
+    /// `None` for memory without a file.
+    watched: Option<&'static Watched>,
 }
 
 // SAFETY: the memory is not tied to a thread. Rust code only reads it, through `MappedFile::bytes`; MLX orders its own uses.
@@ -49,16 +56,9 @@ impl MappedFile {
         let file = fs_err::File::open(path)?;
         let length = file.metadata()?.len() as usize;
         // The system need not keep swap space for pages that are never written.
-        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address that the kernel chooses; the result is checked.
-        let start =
-            unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, file.as_raw_fd(), 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let watched = watch(start as usize, length, path);
-        Ok(Self(Arc::new(Mapping { start: start.cast(), length, watched })))
+        let mut mapping = Mapping::new(length, libc::MAP_NORESERVE, file.as_raw_fd())?;
+        mapping.watched = Some(watch(mapping.start as usize, length, path));
+        Ok(Self(Arc::new(mapping)))
     }
 
     /// Returns the length of the file when it was mapped.
@@ -66,7 +66,8 @@ impl MappedFile {
         self.0.length
     }
 
-    /// Returns an array of `shape` and `dtype` over the bytes from `start` on: without a copy on a CPU if they are aligned.
+    /// Returns an array of `shape` and `dtype` over the bytes from `start` on: on a CPU without a copy if they are aligned, else
+    /// over an aligned copy.
     ///
     /// At most one array may be made of any byte, because MLX may write to it.
     ///
@@ -82,15 +83,37 @@ impl MappedFile {
         if fits && let Some(array) = part.share(shape, dtype)? {
             return Ok(array);
         }
+        if mlx_sys::BACKEND == "cpu"
+            && let Ok(copy) = part.copied()
+            && let Some(array) = copy.share(shape, dtype)?
+        {
+            return Ok(array);
+        }
         // SAFETY: the range is inside the mapping, which `part` keeps; no other array is made of it.
         let data = unsafe { std::slice::from_raw_parts(self.0.start.add(start), bytes) };
         array_from_bytes(data, shape, dtype)
     }
 }
 
+impl Mapping {
+    /// Maps `length` private bytes: of a file, or of no file if `file` is -1.
+    fn new(length: usize, flags: i32, file: i32) -> io::Result<Self> {
+        let flags = flags | libc::MAP_PRIVATE;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses; the result is checked.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, file, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { start: start.cast(), length, watched: None })
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
-        self.watched.forget();
+        if let Some(watched) = self.watched {
+            watched.forget();
+        }
         // SAFETY: the mapping of `open`; nothing refers to it any more.
         unsafe { libc::munmap(self.start.cast(), self.length) };
     }
@@ -104,6 +127,21 @@ struct Part {
 }
 
 impl Part {
+    /// Returns an aligned copy of the bytes in memory without a file. The pages of the file are given back on the way.
+    fn copied(&self) -> io::Result<Self> {
+        let copy = Mapping::new(COPY_OFFSET + self.bytes, libc::MAP_ANONYMOUS, -1)?;
+        for first in (0..self.bytes).step_by(COPIED_AT_A_TIME) {
+            let bytes = COPIED_AT_A_TIME.min(self.bytes - first);
+            let piece = Self { mapping: Arc::clone(&self.mapping), start: self.start + first, bytes };
+            // SAFETY: both ranges are inside their mappings, which do not overlap.
+            unsafe {
+                let from = self.mapping.start.add(piece.start);
+                std::ptr::copy_nonoverlapping(from, copy.start.add(COPY_OFFSET + first), bytes);
+            }
+        }
+        Ok(Self { mapping: Arc::new(copy), start: COPY_OFFSET, bytes: self.bytes })
+    }
+
     /// Returns an array over the bytes; `None` if this build of MLX cannot make one.
     fn share(&self, shape: &[i32], dtype: Dtype) -> Result<Option<Array>> {
         let payload = Box::into_raw(Box::new(Self { mapping: Arc::clone(&self.mapping), ..*self }));
