@@ -27,7 +27,7 @@ CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native build test test-nix test-golden soak million check fmt interop interop-full tensorboard bench demo-base upload clean FORCE
+.PHONY: help native build test test-nix test-golden soak million check fmt interop interop-full tensorboard bench bench-length demo-base upload clean FORCE
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -101,6 +101,9 @@ tensorboard: build ## Read our event files with TensorBoard
 
 bench: build ## Measure speed and memory beside mlx-lm and PyTorch (QUICK=1, PEERS=…, WORKLOADS=…; installs them into .venv-bench)
 	BACKEND='$(BACKEND)' tests/bench/run.sh '$(BIN)'
+
+bench-length: ## Measure training steps of 128 to 4,096 tokens against their counted FLOPs (table, and target/bench/lengths.svg)
+	cargo run --release -p tuner --example lengths target/bench
 
 ##@ Other
 upload: $(if $(ID),fuse) ## Push the fused model to the hub: ID=owner/name [REVISION=branch] [PRIVATE=1]

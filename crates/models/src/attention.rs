@@ -1,15 +1,17 @@
-//! Attention shared by all architectures: positions, masks, key-value cache, and the attention product.
+//! Attention shared by all architectures: inputs, positions, and the attention product.
 
-use mlx_ext::Result;
+use mlx_ext::kernels::Attention as Kernel;
+use mlx_ext::{Result, host};
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
-use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::{Array, Dtype, ops};
 
+use crate::cache::Cache;
 use crate::layers::scalar;
+use crate::mask::{Mask, PlainMask, places, starts_of, visible};
 
 /// Positions of the tokens of a batch.
 #[derive(Clone)]
-pub enum Offset {
+pub(crate) enum Offset {
     /// Every row starts at this position.
     Same(i32),
     /// Each row starts at its own position, `[B]`, `i32`; rows padded on the left start below zero.
@@ -18,22 +20,11 @@ pub enum Offset {
     PerToken(Array),
 }
 
-/// Keys that a query may read.
-#[derive(Clone)]
-pub enum Mask {
-    /// All keys: a single query without padding.
-    None,
-    /// Keys at or before the query.
-    Causal,
-    /// `[B or 1, 1, L, S]`, bool: true where the query may read the key.
-    Array(Array),
-}
-
 /// Input of one forward pass.
 pub struct Input<'a> {
     /// Token ids `[B, L]`, `i32`.
     pub tokens: &'a Array,
-    /// Number of the packed row that each token belongs to, `[B, L]`, `i32`.
+    /// Number of the packed row that each token belongs to, `[B, L]`, `i32`; tokens of a row are neighbours.
     pub segments: Option<&'a Array>,
     /// Keys and values of earlier tokens, when generating.
     pub cache: Option<&'a mut Cache>,
@@ -49,59 +40,6 @@ impl<'a> Input<'a> {
     pub fn cached(tokens: &'a Array, cache: &'a mut Cache) -> Self {
         Self { tokens, segments: None, cache: Some(cache) }
     }
-
-    /// Returns the positions of the tokens.
-    pub fn offset(&self) -> Result<Offset> {
-        if let Some(segments) = self.segments {
-            return Ok(Offset::PerToken(positions_in(segments)?));
-        }
-        let Some(cache) = &self.cache else { return Ok(Offset::Same(0)) };
-        match &cache.padding {
-            None => Ok(Offset::Same(cache.length)),
-            Some(padding) => Ok(Offset::PerRow(Array::from_int(cache.length).subtract(padding)?)),
-        }
-    }
-
-    /// Returns the mask of a layer that sees the last `window` tokens, or all if `window` is `None`.
-    pub fn mask(&self, window: Option<i32>) -> Result<Mask> {
-        let length = self.tokens.dim(1);
-        let past = self.cache.as_ref().map_or(0, |cache| cache.length);
-        let padding = self.cache.as_ref().and_then(|cache| cache.padding.as_ref());
-        let window = window.filter(|&window| window < past + length);
-        if window.is_none() && padding.is_none() && self.segments.is_none() {
-            return Ok(if length == 1 { Mask::None } else { Mask::Causal });
-        }
-        let queries = ops::arange::<_, i32>(past, past + length, None)?.reshape(&[1, 1, length, 1])?;
-        let keys = ops::arange::<_, i32>(0, past + length, None)?.reshape(&[1, 1, 1, past + length])?;
-        let mut mask = keys.le(&queries)?;
-        if let Some(window) = window {
-            let reach = keys.add(Array::from_int(window))?;
-            mask = mask.logical_and(queries.lt(&reach)?)?;
-        }
-        if let Some(padding) = padding {
-            mask = mask.logical_and(keys.ge(padding.reshape(&[-1, 1, 1, 1])?)?)?;
-        }
-        if let Some(segments) = self.segments {
-            let of_query = segments.expand_dims_axes(&[1, 3])?;
-            let of_key = segments.expand_dims_axes(&[1, 2])?;
-            mask = mask.logical_and(of_query.eq(&of_key)?)?;
-        }
-        Ok(Mask::Array(mask))
-    }
-}
-
-/// Returns the distance of each token from the first token of its segment: `[B, L]` → `[B · L]`, `i32`.
-fn positions_in(segments: &Array) -> Result<Array> {
-    let (lines, length) = (segments.dim(0), segments.dim(1));
-    let first = Array::zeros::<i32>(&[lines, 1])?;
-    if length < 2 {
-        return Ok(first.reshape(&[-1])?);
-    }
-    let places = ops::arange::<_, i32>(0, length, None)?.reshape(&[1, length])?;
-    let begins = segments.try_index((.., 1..))?.ne(segments.try_index((.., ..length - 1))?)?;
-    let starts = begins.as_dtype(Dtype::Int32)?.multiply(places.try_index((.., 1..))?)?;
-    let starts = ops::concatenate(&[&first, &starts], 1)?.cummax(1, None, None)?;
-    Ok(places.subtract(starts)?.reshape(&[-1])?)
 }
 
 /// State shared by all blocks of one forward pass.
@@ -117,11 +55,26 @@ pub(crate) struct Context<'a> {
 impl<'a> Context<'a> {
     /// Starts a pass; local layers see the last `window` tokens.
     pub(crate) fn new(input: Input<'a>, window: Option<i32>) -> Result<Self> {
+        let length = input.tokens.dim(1);
+        let past = input.cache.as_ref().map_or(0, |cache| cache.length());
+        let padding = input.cache.as_ref().and_then(|cache| cache.padding());
+        let (offset, first) = match (input.segments, padding) {
+            (Some(segments), _) => {
+                let starts = starts_of(segments)?;
+                let positions = places(length)?.subtract(&starts)?.reshape(&[-1])?;
+                (Offset::PerToken(positions), Some(starts))
+            }
+            (None, Some(padding)) => {
+                let offsets = Array::from_int(past).subtract(padding)?;
+                (Offset::PerRow(offsets), Some(padding.reshape(&[-1, 1])?))
+            }
+            (None, None) => (Offset::Same(past), None),
+        };
         Ok(Self {
-            offset: input.offset()?,
-            global_mask: input.mask(None)?,
-            local_mask: input.mask(window)?,
-            length: input.tokens.dim(1),
+            offset,
+            global_mask: Mask::new(past, length, None, first.clone())?,
+            local_mask: Mask::new(past, length, window, first)?,
+            length,
             cache: input.cache,
         })
     }
@@ -158,24 +111,54 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Returns softmax(q kᵀ · scale + mask) v: `q [B, H, L, D]`, `k` and `v` `[B, K, S, D]` → `[B, H, L, D]`.
+/// How scores become weights.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scoring {
+    /// Factor of the products of queries and keys.
+    pub(crate) scale: f32,
+    /// Scores → cap · tanh(scores / cap), before the mask.
+    pub(crate) cap: Option<f32>,
+}
+
+/// Returns softmax(scores + mask) v with joined heads: `q [B, H, L, D]`, `k` and `v` `[B, K, S, D]` → `[B, L, H·D]`.
+///
+/// On a CPU, in `f32`, no matrix of all queries by all keys is made, neither here nor for the gradient.
 pub(crate) fn attend(
     queries: &Array,
     keys: &Array,
     values: &Array,
-    scale: f32,
+    scoring: Scoring,
     mask: &Mask,
 ) -> Result<Array> {
-    let mask = match mask {
-        Mask::None => None,
-        Mask::Causal => Some(ScaledDotProductAttentionMask::Causal),
-        Mask::Array(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
-    };
-    Ok(fast::scaled_dot_product_attention(queries, keys, values, scale, mask, None)?)
+    if [queries, keys, values].into_iter().all(host::uses_host) {
+        let Scoring { scale, cap } = scoring;
+        let window = mask.window.map(|window| window as usize);
+        return Kernel { scale, cap, window, first: mask.first.clone() }.call(queries, keys, values);
+    }
+    join_heads(&attend_plainly(queries, keys, values, scoring, mask)?)
 }
 
-/// As [`attend`], with scores → cap · tanh(scores / cap) before the mask, for which MLX has no fused kernel.
-pub(crate) fn attend_capped(
+/// As [`attend`], by operations of MLX: → `[B, H, L, D]`.
+fn attend_plainly(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    scoring: Scoring,
+    mask: &Mask,
+) -> Result<Array> {
+    if let Some(cap) = scoring.cap {
+        return attend_capped(queries, keys, values, scoring.scale, cap, mask);
+    }
+    let mask = match &mask.plain {
+        PlainMask::None => None,
+        PlainMask::Causal => Some(ScaledDotProductAttentionMask::Causal),
+        PlainMask::Array(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
+    };
+    Ok(fast::scaled_dot_product_attention(queries, keys, values, scoring.scale, mask, None)?)
+}
+
+/// As [`attend_plainly`] with a cap, for which MLX has no fused kernel.
+fn attend_capped(
     queries: &Array,
     keys: &Array,
     values: &Array,
@@ -191,10 +174,10 @@ pub(crate) fn attend_capped(
     let scores = queries.matmul(keys.expand_dims(2)?.swap_axes(-1, -2)?)?;
     let cap = scalar(cap, &scores)?;
     let scores = ops::tanh(scores.divide(&cap)?)?.multiply(&cap)?;
-    let mask = match mask {
-        Mask::None => None,
-        Mask::Causal => Some(causal_mask(seen - length, length)?),
-        Mask::Array(mask) => Some(mask.clone()),
+    let mask = match &mask.plain {
+        PlainMask::None => None,
+        PlainMask::Causal => Some(visible(seen - length, length, None, None)?),
+        PlainMask::Array(mask) => Some(mask.clone()),
     };
     let scores = match mask {
         // [B or 1, 1, L, S] → [B or 1, 1, 1, L, S]
@@ -206,13 +189,6 @@ pub(crate) fn attend_capped(
     };
     let attended = ops::softmax_axis(&scores, -1, true)?.matmul(values.expand_dims(2)?)?;
     Ok(attended.reshape(&[batch, heads, length, -1])?)
-}
-
-/// Returns a mask `[1, 1, L, S]`, true where the query at position `past` + row may read the key.
-fn causal_mask(past: i32, length: i32) -> Result<Array> {
-    let queries = ops::arange::<_, i32>(past, past + length, None)?.reshape(&[1, 1, length, 1])?;
-    let keys = ops::arange::<_, i32>(0, past + length, None)?.reshape(&[1, 1, 1, past + length])?;
-    Ok(keys.le(&queries)?)
 }
 
 /// Returns the lowest finite number of a float type.
@@ -231,167 +207,82 @@ pub(crate) fn split_heads(x: &Array, heads: i32) -> Result<Array> {
 }
 
 /// Joins the heads of `x [B, H, L, D]`: `[B, L, H·D]`.
-pub(crate) fn join_heads(x: &Array) -> Result<Array> {
+fn join_heads(x: &Array) -> Result<Array> {
     let (batch, length) = (x.dim(0), x.dim(2));
     Ok(x.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, length, -1])?)
-}
-
-/// Keys and values of all layers for earlier tokens.
-///
-/// Layers with a sliding window keep all tokens and mask them: simpler, but larger than needed.
-pub struct Cache {
-    layers: Vec<Option<(Array, Array)>>,
-    length: i32,
-    padding: Option<Array>,
-}
-
-/// The cache grows by this number of tokens at a time.
-const GROW_BY: i32 = 256;
-
-impl Cache {
-    /// Makes an empty cache for `layers` layers; `padding` is the number of padding tokens on the left of each row.
-    pub fn new(layers: usize, padding: Option<&[i32]>) -> Self {
-        let padding = padding
-            .filter(|padding| padding.iter().any(|&tokens| tokens > 0))
-            .map(|padding| Array::from_slice(padding, &[padding.len() as i32]));
-        Self { layers: vec![None; layers], length: 0, padding }
-    }
-
-    /// Returns the number of tokens in the cache, padding included.
-    pub fn length(&self) -> i32 {
-        self.length
-    }
-
-    /// Appends keys and values of `layer`, `[B, K, L, D]`, and returns all of them, `[B, K, S, D]`.
-    pub fn extend(&mut self, layer: usize, keys: &Array, values: &Array) -> Result<(Array, Array)> {
-        let end = self.length + keys.dim(2);
-        let slot = &mut self.layers[layer];
-        let (all_keys, all_values) = match slot.take() {
-            Some((all_keys, all_values)) => (
-                write_at(&all_keys, keys, self.length, end)?,
-                write_at(&all_values, values, self.length, end)?,
-            ),
-            None => (with_room(keys, end)?, with_room(values, end)?),
-        };
-        let seen = (slice_to(&all_keys, end)?, slice_to(&all_values, end)?);
-        *slot = Some((all_keys, all_values));
-        Ok(seen)
-    }
-
-    /// Advances the length by `tokens`, after all layers have been extended.
-    pub fn advance(&mut self, tokens: i32) {
-        self.length += tokens;
-    }
-
-    /// Drops all but the first `tokens` tokens.
-    pub fn truncate(&mut self, tokens: i32) {
-        self.length = self.length.min(tokens);
-    }
-
-    /// Keeps only some rows of the batch, by index, in this order.
-    pub fn keep_rows(&mut self, rows: &[i32]) -> Result<()> {
-        let rows = Array::from_slice(rows, &[rows.len() as i32]);
-        for (keys, values) in self.layers.iter_mut().flatten() {
-            (*keys, *values) = (keys.take_axis(&rows, 0)?, values.take_axis(&rows, 0)?);
-        }
-        if let Some(padding) = &mut self.padding {
-            *padding = padding.take_axis(&rows, 0)?;
-        }
-        Ok(())
-    }
-
-    /// Returns all arrays, which must be evaluated once per step.
-    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers.iter().flatten().flat_map(|(keys, values)| [keys, values])
-    }
-}
-
-fn slice_to(all: &Array, end: i32) -> Result<Array> {
-    Ok(all.try_index((.., .., 0..end, ..))?)
-}
-
-fn with_room(new: &Array, end: i32) -> Result<Array> {
-    let room = (end + GROW_BY - 1) / GROW_BY * GROW_BY - end;
-    if room == 0 {
-        return Ok(new.clone());
-    }
-    let empty = ops::zeros_dtype(&[new.dim(0), new.dim(1), room, new.dim(3)], new.dtype())?;
-    Ok(ops::concatenate(&[new, &empty], 2)?)
-}
-
-fn write_at(all: &Array, new: &Array, start: i32, end: i32) -> Result<Array> {
-    if end > all.dim(2) {
-        return with_room(&ops::concatenate(&[&slice_to(all, start)?, new], 2)?, end);
-    }
-    let mut all = all.clone();
-    all.try_index_mut((.., .., start..end, ..), new)?;
-    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn mask_of(input: &Input<'_>, window: Option<i32>) -> Vec<Vec<u8>> {
-        let Mask::Array(mask) = input.mask(window).expect("a mask") else { panic!("an array was expected") };
-        let width = mask.dim(3) as usize;
-        let floats = mask.as_dtype(mlx_rs::Dtype::Float32).expect("a cast");
-        floats.eval().expect("an evaluation");
-        let rows = floats.as_slice::<f32>().chunks(width);
-        rows.map(|row| row.iter().map(|&x| x as u8).collect()).collect()
+    fn numbers(shape: &[i32], seed: i32) -> Array {
+        let count = shape.iter().product::<i32>();
+        Array::from_iter((0..count).map(|i| ((i * 7 + seed) % 23) as f32 / 11.0 - 1.0), shape)
     }
 
-    #[test]
-    fn a_window_hides_keys_that_are_too_far_back() {
-        let tokens = Array::from_slice(&[1, 2, 3, 4], &[1, 4]);
-        let mask = mask_of(&Input::tokens(&tokens), Some(2));
-        assert_eq!(mask, [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]);
-    }
-
-    #[test]
-    fn segments_do_not_see_each_other() {
-        let tokens = Array::from_slice(&[1, 2, 3, 4], &[1, 4]);
-        let segments = Array::from_slice(&[0, 0, 1, 1], &[1, 4]);
-        let input = Input { tokens: &tokens, segments: Some(&segments), cache: None };
-        assert_eq!(mask_of(&input, None), [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]);
-    }
-
-    #[test]
-    fn positions_restart_with_every_segment() -> Result<()> {
-        let segments = Array::from_slice(&[0, 0, 0, 1, 1, -1, 0, 1, 2, 2, 2, 2], &[2, 6]);
-        let tokens = Array::zeros::<i32>(&[2, 6])?;
-        let input = Input { tokens: &tokens, segments: Some(&segments), cache: None };
-        let Offset::PerToken(positions) = input.offset()? else { panic!("tokens differ") };
-        positions.eval()?;
-        assert_eq!(positions.as_slice::<i32>(), &[0, 1, 2, 0, 1, 0, 0, 0, 0, 1, 2, 3]);
-        assert_eq!(positions_in(&Array::from_slice(&[7, 8], &[2, 1]))?.as_slice::<i32>(), &[0, 0]);
-        Ok(())
+    fn context<'a>(
+        tokens: &'a Array,
+        segments: Option<&'a Array>,
+        cache: Option<&'a mut Cache>,
+    ) -> Context<'a> {
+        Context::new(Input { tokens, segments, cache }, Some(5)).expect("a context")
     }
 
     #[test]
     fn left_padding_is_never_read_and_positions_start_after_it() -> Result<()> {
         let tokens = Array::from_slice(&[0, 2, 3, 4], &[2, 2]);
         let mut cache = Cache::new(1, Some(&[1, 0]));
-        let input = Input::cached(&tokens, &mut cache);
-        assert_eq!(mask_of(&input, None), [[0, 0], [0, 1], [1, 0], [1, 1]]);
-        let Offset::PerRow(offsets) = input.offset()? else { panic!("rows differ") };
+        let context = context(&tokens, None, Some(&mut cache));
+        assert_eq!(context.mask(false).first.as_ref().expect("padding").as_slice::<i32>(), &[1, 0]);
+        let Offset::PerRow(offsets) = &context.offset else { panic!("rows differ") };
         assert_eq!(offsets.as_slice::<i32>(), &[-1, 0]);
         Ok(())
     }
 
     #[test]
-    fn a_cache_returns_all_entries_while_it_grows() -> Result<()> {
-        let mut cache = Cache::new(1, None);
-        let mut expected: Vec<f32> = Vec::new();
-        for (step, tokens) in [(0, 250), (1, 10), (2, 1), (3, 300)] {
-            let values: Vec<f32> = (0..tokens).map(|i| (step * 1000 + i) as f32).collect();
-            expected.extend(&values);
-            let new = Array::from_slice(&values, &[1, 1, tokens, 1]);
-            let (keys, _) = cache.extend(0, &new, &new)?;
-            cache.advance(tokens);
-            let keys = keys.contiguous()?;
-            keys.eval()?;
-            assert_eq!(keys.as_slice::<f32>(), &expected[..]);
+    fn positions_restart_with_every_segment() {
+        let segments = Array::from_slice(&[0, 0, 0, 1, 1, -1, 0, 1, 2, 2, 2, 2], &[2, 6]);
+        let context = context(&segments, Some(&segments), None);
+        let Offset::PerToken(positions) = &context.offset else { panic!("tokens differ") };
+        positions.eval().expect("an evaluation");
+        assert_eq!(positions.as_slice::<i32>(), &[0, 1, 2, 0, 1, 0, 0, 0, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_kernel_and_plain_mlx_agree_on_every_mask() -> Result<()> {
+        mlx_ext::init(&mlx_ext::Options::default())?;
+        let tokens = Array::zeros::<i32>(&[2, 12])?;
+        let segments: Vec<i32> = (0..24).map(|token| token % 12 / 4).collect();
+        let segments = Array::from_slice(&segments, &[2, 12]);
+        let (mut padded, mut later) = (Cache::new(1, Some(&[0, 3])), Cache::new(1, None));
+        later.advance(9);
+        let contexts = [
+            context(&tokens, None, None),
+            context(&tokens, Some(&segments), None),
+            context(&tokens, None, Some(&mut padded)),
+            context(&tokens, None, Some(&mut later)),
+        ];
+        for (index, context) in contexts.iter().enumerate() {
+            let past = if index == 3 { 9 } else { 0 };
+            let queries = numbers(&[2, 4, 12, 8], 1);
+            let (keys, values) = (numbers(&[2, 2, past + 12, 8], 2), numbers(&[2, 2, past + 12, 8], 5));
+            for (is_local, cap) in [(false, None), (true, None), (false, Some(1.5)), (true, Some(1.5))] {
+                let (scoring, mask) = (Scoring { scale: 0.5, cap }, context.mask(is_local));
+                let found = attend(&queries, &keys, &values, scoring, mask)?;
+                let plain = join_heads(&attend_plainly(&queries, &keys, &values, scoring, mask)?)?;
+                let off = found.subtract(&plain)?.abs()?;
+                // Padded queries see nothing; what they get is not read.
+                let row = if index == 2 {
+                    off.reshape(&[24, 32])?.take_axis(Array::from_slice(&[0, 11, 15, 23], &[4]), 0)?
+                } else {
+                    off
+                };
+                assert!(
+                    row.max(None)?.item_exact::<f32>() < 1e-5,
+                    "context {index}, local {is_local}, cap {cap:?}"
+                );
+            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
-use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::attention::{Context, Scoring, attend, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
 use crate::layers::{Linear, Norm, NormKind, project_all};
@@ -92,7 +92,7 @@ module! {
         rope: Rope = Rope::new(args.head_dim(), args.rope_theta, args.rope_scaling.as_ref())?.interleaved(),
         heads: i32 = args.num_attention_heads,
         key_value_heads: i32 = args.key_value_heads(),
-        scale: f32 = (args.head_dim() as f32).powf(-0.5),
+        scoring: Scoring = Scoring { scale: (args.head_dim() as f32).powf(-0.5), cap: None },
     }
 }
 
@@ -112,8 +112,8 @@ impl Attention {
         let queries = self.rope.forward(&queries, &context.offset)?;
         let keys = self.rope.forward(&keys, &context.offset)?;
         let (keys, values) = context.extend(layer, keys, values)?;
-        let attended = attend(&queries, &keys, &values, self.scale, context.mask(false))?;
-        self.o_proj.forward(&join_heads(&attended)?)
+        let attended = attend(&queries, &keys, &values, self.scoring, context.mask(false))?;
+        self.o_proj.forward(&attended)
     }
 }
 

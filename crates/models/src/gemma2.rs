@@ -10,7 +10,7 @@ use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
-use crate::attention::{Context, attend, attend_capped, join_heads, split_heads};
+use crate::attention::{Context, Scoring, attend, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
 use crate::config::local_layers;
@@ -83,8 +83,7 @@ module! {
         is_local: bool = is_local,
         heads: i32 = args.num_attention_heads,
         key_value_heads: i32 = args.num_key_value_heads,
-        scale: f32 = args.query_pre_attn_scalar.powf(-0.5),
-        cap: Option<f32> = cap,
+        scoring: Scoring = Scoring { scale: args.query_pre_attn_scalar.powf(-0.5), cap },
     }
 }
 
@@ -98,12 +97,8 @@ impl Attention {
         let queries = self.rope.forward(&queries, &context.offset)?;
         let keys = self.rope.forward(&keys, &context.offset)?;
         let (keys, values) = context.extend(layer, keys, values)?;
-        let mask = context.mask(self.is_local);
-        let attended = match self.cap {
-            Some(cap) => attend_capped(&queries, &keys, &values, self.scale, cap, mask)?,
-            None => attend(&queries, &keys, &values, self.scale, mask)?,
-        };
-        self.o_proj.forward(&join_heads(&attended)?)
+        let attended = attend(&queries, &keys, &values, self.scoring, context.mask(self.is_local))?;
+        self.o_proj.forward(&attended)
     }
 }
 

@@ -10,7 +10,7 @@ use mlx_rs::{Array, Dtype, ops};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::attention::{Context, Scoring, attend, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
 use crate::config::local_layers;
@@ -113,7 +113,7 @@ module! {
         is_local: bool = is_local,
         heads: i32 = args.num_attention_heads,
         key_value_heads: i32 = args.num_key_value_heads,
-        scale: f32 = args.query_pre_attn_scalar.powf(-0.5),
+        scoring: Scoring = Scoring { scale: args.query_pre_attn_scalar.powf(-0.5), cap: None },
     }
 }
 
@@ -127,8 +127,8 @@ impl Attention {
         let queries = self.rope.forward(&self.q_norm.forward(&queries)?, &context.offset)?;
         let keys = self.rope.forward(&self.k_norm.forward(&keys)?, &context.offset)?;
         let (keys, values) = context.extend(layer, keys, values)?;
-        let attended = attend(&queries, &keys, &values, self.scale, context.mask(self.is_local))?;
-        self.o_proj.forward(&join_heads(&attended)?)
+        let attended = attend(&queries, &keys, &values, self.scoring, context.mask(self.is_local))?;
+        self.o_proj.forward(&attended)
     }
 }
 

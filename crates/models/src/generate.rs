@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
 use mlx_rs::{Array, Dtype, transforms};
 
-use crate::attention::{Cache, Input};
+use crate::attention::Input;
+use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sampling::Sampling;

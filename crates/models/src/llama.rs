@@ -9,7 +9,7 @@ use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
-use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::attention::{Context, Scoring, attend, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
 use crate::config::local_layers;
@@ -141,7 +141,7 @@ module! {
         is_local: bool = is_local,
         heads: i32 = shape.heads,
         key_value_heads: i32 = shape.key_value_heads,
-        scale: f32 = (shape.head_dim as f32).powf(-0.5),
+        scoring: Scoring = Scoring { scale: (shape.head_dim as f32).powf(-0.5), cap: None },
     }
 }
 
@@ -161,8 +161,8 @@ impl Attention {
         let queries = self.rope.forward(&queries, &context.offset)?;
         let keys = self.rope.forward(&keys, &context.offset)?;
         let (keys, values) = context.extend(layer, keys, values)?;
-        let attended = attend(&queries, &keys, &values, self.scale, context.mask(self.is_local))?;
-        self.o_proj.forward(&join_heads(&attended)?)
+        let attended = attend(&queries, &keys, &values, self.scoring, context.mask(self.is_local))?;
+        self.o_proj.forward(&attended)
     }
 }
 

@@ -10,7 +10,7 @@ use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
-use crate::attention::{Context, attend, join_heads, split_heads};
+use crate::attention::{Context, Scoring, attend, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
 use crate::layers::{Linear, Norm, NormKind, gated};
@@ -84,7 +84,7 @@ module! {
         key_value_heads: i32 = args.key_value_heads(),
         /// Where keys and values start in the output of `qkv_proj`.
         cuts: [i32; 2] = [args.queries(), args.queries() + args.keys()],
-        scale: f32 = (args.head_dim() as f32).powf(-0.5),
+        scoring: Scoring = Scoring { scale: (args.head_dim() as f32).powf(-0.5), cap: None },
     }
 }
 
@@ -98,8 +98,8 @@ impl Attention {
         let queries = self.rope.forward(&queries, &context.offset)?;
         let keys = self.rope.forward(&keys, &context.offset)?;
         let (keys, values) = context.extend(layer, keys, values)?;
-        let attended = attend(&queries, &keys, &values, self.scale, context.mask(true))?;
-        self.o_proj.forward(&join_heads(&attended)?)
+        let attended = attend(&queries, &keys, &values, self.scoring, context.mask(true))?;
+        self.o_proj.forward(&attended)
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Callers ask [`uses_host`](crate::host::uses_host) first; other devices and types use MLX's operations.
 
+mod attention;
 mod cross_entropy;
 mod gated;
 pub(crate) mod lanes;
@@ -16,6 +17,7 @@ mod rope;
 mod testing;
 pub(crate) mod threads;
 
+pub use attention::Attention;
 pub use cross_entropy::{LossHead, cross_entropy, cross_entropy_with_gradient};
 pub use gated::{Gate, gated};
 pub use norm::rms_norm;
