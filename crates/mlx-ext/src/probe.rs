@@ -7,6 +7,8 @@
 use mlx_rs::{Array, ops};
 
 use crate::error::Result;
+use crate::kernels::Attention;
+use crate::transforms::value_and_grad;
 
 /// Returns a hash of fixed products and of elementary functions of fixed numbers, 16 hexadecimal digits.
 pub(crate) fn fingerprint() -> Result<String> {
@@ -43,6 +45,7 @@ pub(crate) fn fingerprint() -> Result<String> {
         ops::logsumexp_axis(&left, -1, true)?,
         ops::expm1(&values)?,
     ]);
+    results.extend(attention()?);
     mlx_rs::transforms::eval(&results)?;
     let mut hash = FNV_START;
     for result in &results {
@@ -51,6 +54,18 @@ pub(crate) fn fingerprint() -> Result<String> {
         }
     }
     Ok(format!("{hash:016x}"))
+}
+
+/// Returns a result of attention, with a rest of two keys, and its gradients.
+fn attention() -> Result<Vec<Array>> {
+    let kernel = Attention { scale: 2.0, cap: Some(3.0), window: None, first: None };
+    let inputs = [numbers(&[1, 2, 258, 40], 7), numbers(&[1, 1, 258, 40], 8), numbers(&[1, 1, 258, 40], 9)];
+    let squares = |inputs: &[Array]| -> Result<Vec<Array>> {
+        let out = kernel.call(&inputs[0], &inputs[1], &inputs[2])?;
+        Ok(vec![out.square()?.sum(None)?, out])
+    };
+    let (values, gradients) = value_and_grad(squares, &inputs, inputs.len())?;
+    values.into_iter().chain(gradients).map(|array| Ok(array.contiguous()?)).collect()
 }
 
 /// Returns the name and version of the C library, `None` where it is not known.
