@@ -254,3 +254,18 @@ fn shapes_that_do_not_fit_are_errors() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_long_row_needs_no_square_of_its_length() -> Result<()> {
+    start();
+    // All scores of both heads would be 512 MiB.
+    let case = Case { length: 8192, width: 16, ..PLAIN };
+    let kernel = case.kernel();
+    let before = mlx_ext::peak_resident_memory().unwrap_or(0);
+    for array in case.outcome(|q, k, v| kernel.call(q, k, v))? {
+        array.eval()?;
+    }
+    let grown = mlx_ext::peak_resident_memory().unwrap_or(0) - before;
+    ensure!(grown < 64 << 20, "{grown} bytes");
+    Ok(())
+}

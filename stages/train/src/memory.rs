@@ -48,7 +48,9 @@ impl Estimate {
         let length = length.next_multiple_of(config.pad_to());
         let tokens = config.batch_size * length;
         let layers = if config.num_layers > 0 { config.num_layers.min(sizes.layers) } else { sizes.layers };
-        let scores = 3 * config.batch_size * sizes.heads * length * length;
+        // Attention on a CPU in `float32` keeps no scores.
+        let keeps_scores = backend.is_gpu() || float < 4;
+        let scores = if keeps_scores { 3 * config.batch_size * sizes.heads * length * length } else { 0 };
         let kept = tokens * (10 * sizes.width + 4 * sizes.attention + 6 * sizes.inner) + scores;
         let kept_layers = if config.gradient_checkpointing { layers.min(RECOMPUTED_LAYERS) } else { layers };
         let between = tokens * sizes.width * layers;

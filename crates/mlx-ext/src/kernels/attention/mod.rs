@@ -16,11 +16,10 @@ use mlx_rs::{Array, Dtype};
 
 use crate::error::Result;
 use crate::host::{HostOp, Input};
+use crate::kernels::attention::backward::{Gradients, Outcome, backward};
+use crate::kernels::attention::forward::{Inputs, forward};
+use crate::kernels::attention::heads::{Heads, Sizes, Visible};
 use crate::transforms::custom_vjp;
-
-use backward::{Gradients, Outcome, backward};
-use forward::{Inputs, forward};
-use heads::{Heads, Sizes, Visible};
 
 /// How scores become weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -158,4 +157,55 @@ fn in_place<'a>(input: &'a Input<'_>) -> Heads<'a> {
     // SAFETY: the last row that the strides reach is part of the array, and so is everything from its first element on.
     let data = unsafe { std::slice::from_raw_parts(input.as_ptr::<f32>(), last + shape[3]) };
     Heads::new(data, shape, strides)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the outputs, their statistics and the gradients.
+    fn outcome(length: usize, past: usize) -> Vec<f32> {
+        let (heads, keys, width) = (6, length + past, 40);
+        let numbers = |count: usize, factor: usize| -> Vec<f32> {
+            (0..count).map(|i| (i * factor % 1009) as f32 / 500.0 - 1.0).collect()
+        };
+        let (q, k, v) = (
+            numbers(heads * length * width, 7),
+            numbers(2 * keys * width, 11),
+            numbers(2 * keys * width, 13),
+        );
+        let of_queries = [1, heads, length, width];
+        let (queries, [key_heads, value_heads]) = (
+            Heads::by_token(&q, of_queries),
+            [&k, &v].map(|data| Heads::by_token(data, [1, 2, keys, width])),
+        );
+        let sizes = Sizes::of(&queries, &key_heads, &value_heads);
+        let visible = Visible::new(&sizes, None, Some(300));
+        let rule = Rule { scale: 0.3, cap: None };
+        let inputs = Inputs { queries, keys: key_heads, values: value_heads, visible, sizes, rule };
+        let (mut out, mut statistics) = (vec![0.0; q.len()], vec![0.0; 2 * heads * length]);
+        let run = if decode::is_for(&sizes) { decode::decode } else { forward };
+        run(&inputs, &mut out, &mut statistics);
+        let outcome = Outcome {
+            out: Heads::by_token(&out, of_queries),
+            statistics: &statistics,
+            cotangent: Heads::by_token(&q, of_queries),
+        };
+        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        backward(&inputs, &outcome, &mut Gradients { queries: &mut dq, keys: &mut dk, values: &mut dv });
+        [out, statistics, dq, dk, dv].concat()
+    }
+
+    #[test]
+    fn the_number_of_threads_does_not_change_a_bit() {
+        for (length, past) in [(1, 1200), (3, 700), (500, 0), (333, 77)] {
+            let with = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+                let numbers = pool.install(|| outcome(length, past));
+                numbers.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            };
+            let one = with(1);
+            assert!([2, 4, 2].into_iter().all(|threads| with(threads) == one), "{length} after {past}");
+        }
+    }
 }
