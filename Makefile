@@ -41,8 +41,10 @@ include pipelines/pipeline.mk
 ##@ Build and test
 native: $(NATIVE)/mlx-$(BACKEND)/mlx $(NATIVE)/mlx-c ## Fetch the pinned MLX library
 
-$(NATIVE)/mlx-%/mlx:
+# A changed pin fetches the library again.
+$(NATIVE)/mlx-%/mlx: crates/mlx-sys/native/requirements-%.txt
 	crates/mlx-sys/native/fetch.sh $* $(NATIVE)
+	@touch $@
 
 $(NATIVE)/mlx-c: | $(NATIVE)/mlx-$(BACKEND)/mlx ;
 

@@ -303,6 +303,29 @@ fn every_test_program_is_listed() -> Result<()> {
     Ok(())
 }
 
+/// A backend moves to another MLX in its `requirements-BACKEND.txt`; this test names the other places that must follow.
+#[test]
+fn everything_uses_the_mlx_that_is_pinned() -> Result<()> {
+    let read = |path: &str| fs_err::read_to_string(root().join(path));
+    let pin = Regex::new(r"(?m)^mlx[a-z0-9-]*==([0-9.]+)")?;
+    let pinned = |backend: &str| -> Result<String> {
+        let text = read(&format!("crates/mlx-sys/native/requirements-{backend}.txt"))?;
+        Ok(pin.captures(&text).with_context(|| format!("no version for {backend}"))?[1].to_owned())
+    };
+    let (cpu, metal, cuda) = (pinned("cpu")?, pinned("metal")?, pinned("cuda")?);
+    for (path, wanted) in [
+        ("tests/interop/requirements.txt", format!("mlx[cpu]=={cpu};")),
+        ("tests/interop/requirements.txt", format!("mlx=={metal};")),
+        ("tests/bench/requirements-mlx-lm.txt", format!("mlx[cpu]=={cpu};")),
+        ("tests/bench/requirements-mlx-lm.txt", format!("mlx=={metal};")),
+        ("tests/bench/requirements-mlx-lm-cuda.txt", format!("mlx[cuda13]=={cuda}\n")),
+        ("nix/mlx.nix", format!("version = \"{cpu}\";")),
+    ] {
+        ensure!(read(path)?.contains(&wanted), "`{path}` does not have `{}`", wanted.trim());
+    }
+    Ok(())
+}
+
 #[test]
 fn unsafe_code_stays_in_two_crates() -> Result<()> {
     let lints = fs_err::read_to_string(root().join("Cargo.toml"))?;

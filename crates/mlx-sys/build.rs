@@ -63,9 +63,21 @@ fn link_mlx(mlx: &Path, backend: &str) {
     println!("cargo:lib={}", lib.display());
     println!("cargo:include={}", mlx.join("include").display());
     println!("cargo:rustc-env=ASHLAR_BACKEND={backend}");
+    println!("cargo:rustc-env=ASHLAR_MLX_VERSION={}", version(&mlx.join("include/mlx/version.h")));
     if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("macos") {
         for framework in ["Foundation", "Metal", "Accelerate"] {
             println!("cargo:rustc-link-lib=framework={framework}");
         }
     }
+}
+
+/// Returns the version that MLX's header `path` declares.
+#[expect(clippy::disallowed_methods, reason = "a build script has no use for another dependency")]
+fn version(path: &Path) -> String {
+    let header = std::fs::read_to_string(path).expect("the wheel has its header with the version");
+    let part = |name: &str| {
+        let line = header.lines().find_map(|line| line.strip_prefix(&format!("#define MLX_VERSION_{name} ")));
+        line.unwrap_or_else(|| panic!("`{}` has no MLX_VERSION_{name}", path.display())).trim().to_owned()
+    };
+    [part("MAJOR"), part("MINOR"), part("PATCH")].join(".")
 }

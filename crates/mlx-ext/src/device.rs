@@ -11,7 +11,7 @@ use crate::probe;
 use crate::unpacking::{Unpack, Unpacking};
 
 /// Version of MLX that this build links.
-pub const MLX_VERSION: &str = "0.32.2";
+pub const MLX_VERSION: &str = mlx_sys::VERSION;
 
 /// Options of [`init`].
 #[derive(Debug, Clone, Default)]

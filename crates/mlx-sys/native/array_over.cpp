@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <exception>
+#include <memory>
 #include <utility>
 
 #include "mlx/c/array.h"
@@ -33,7 +34,20 @@ extern "C" int ashlar_array_over(
     }
     mlx::core::Shape extents(shape, shape + dimensions);
     auto deleter = [payload, release](mlx::core::allocator::Buffer) { release(payload); };
+#if MLX_VERSION_NUMERIC >= 32004
+    // A buffer and its deleter are one object there, which must not release what no array has taken over.
+    auto taken = std::make_shared<bool>(false);
+    mlx::core::allocator::Data owned(buffer, [taken, deleter](mlx::core::allocator::Buffer given) {
+      if (*taken) {
+        deleter(given);
+      }
+    });
+    mlx::core::array made(std::move(owned), std::move(extents), mlx_dtype_to_cpp(dtype));
+    *taken = true;
+    mlx_array_set_(*result, std::move(made));
+#else
     mlx_array_set_(*result, mlx::core::array(buffer, std::move(extents), mlx_dtype_to_cpp(dtype), deleter));
+#endif
   } catch (std::exception& error) {
     mlx_error(error.what());
     return 1;

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Downloads the libraries that the build of `mlx-sys` needs to DIR (default: .native at the workspace root):
 #   DIR/mlx-c          the C interface's sources, from the published mlx-sys 0.7.0 crate
-#   DIR/mlx-BACKEND    a prebuilt MLX 0.32.2 (headers and libmlx), from its pinned wheel
-# Both are pinned by checksum (`Cargo.lock`, `requirements-*.txt`). Does nothing if they are already there.
+#   DIR/mlx-BACKEND    a prebuilt MLX (headers and libmlx), from the wheel that `requirements-BACKEND.txt` pins
+# Both are pinned by checksum (`Cargo.lock`, `requirements-*.txt`). Does nothing if they are already there in that version.
 #
 # usage: fetch.sh [cpu|metal|cuda] [DIR]
 set -eu
@@ -11,6 +11,7 @@ backend=${1:-cpu}
 dir=${2:-$here/../../../.native}
 requirements=$here/requirements-$backend.txt
 [ -f "$requirements" ] || { echo "error: unknown backend \`$backend\`: use cpu, metal or cuda" >&2; exit 2; }
+version=$(sed -n 's/^mlx[a-z0-9-]*==\([0-9.]*\).*/\1/p' "$requirements")
 mkdir -p "$dir"
 
 # Removes partial downloads on every exit.
@@ -25,8 +26,8 @@ if [ ! -d "$dir/mlx-c" ]; then
     mv "$scratch/mlx-c-source/vendor/mlx-sys-0.7.0/src/mlx-c" "$dir/mlx-c"
 fi
 
-if [ ! -d "$dir/mlx-$backend" ]; then
-    echo "fetching MLX 0.32.2 ($backend)" >&2
+if ! [ -d "$dir/mlx-$backend/mlx" ] || ! ls -d "$dir/mlx-$backend"/mlx*-"$version".dist-info >/dev/null 2>&1; then
+    echo "fetching MLX $version ($backend)" >&2
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
         --require-hashes --requirement "$requirements" --dest "$scratch" >&2 || {
         echo "error: the MLX wheel could not be downloaded" >&2
@@ -34,5 +35,6 @@ if [ ! -d "$dir/mlx-$backend" ]; then
         exit 1
     }
     python3 -m zipfile -e "$scratch"/mlx_*.whl "$scratch/mlx"
+    rm -rf "$dir/mlx-$backend"
     mv "$scratch/mlx" "$dir/mlx-$backend"
 fi

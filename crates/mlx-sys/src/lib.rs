@@ -29,6 +29,9 @@ pub use host::*;
 /// Variant of libmlx that this build links: `cpu`, `metal` or `cuda`.
 pub const BACKEND: &str = env!("ASHLAR_BACKEND");
 
+/// Version of MLX that this build links.
+pub const VERSION: &str = env!("ASHLAR_MLX_VERSION");
+
 /// C's `FILE`, used only behind pointers.
 #[repr(C)]
 pub struct FILE {
