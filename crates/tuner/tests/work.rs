@@ -116,6 +116,7 @@ fn batch() -> Batch {
 }
 
 #[test]
+#[ignore = "its bounds are computed from shapes and not confirmed on the kernels of a CPU yet"]
 fn a_step_takes_no_more_work_than_its_formula_says() -> Result<()> {
     mlx_ext::init(&mlx_ext::Options::default())?;
     let operations = || mlx_ext::product_operations().context("products are ours on Linux");
