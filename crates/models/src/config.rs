@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 /// Reads a `config.json`.
 pub(crate) fn read(path: &Path) -> Result<Value> {
     let text = fs_err::read_to_string(path)?;
+    if tensors::is_lfs_pointer(text.as_bytes()) {
+        return Err(Error::LfsPointer { path: path.to_owned() });
+    }
     serde_json::from_str(&text)
         .map_err(|error| Error::Config { path: path.to_owned(), reason: error.to_string() })
 }
@@ -22,6 +25,17 @@ pub fn is_packed(folder: &Path) -> Result<bool> {
     let config = read(&folder.join("config.json"))?;
     let tables = ["quantization", "quantization_config"].map(|name| config.get(name));
     Ok(tables.into_iter().flatten().any(|table| !table.is_null()))
+}
+
+/// Returns the number of positions that the model at `path`, a `config.json`, was made for; `None` if it does not say.
+///
+/// # Errors
+///
+/// Fails when the file is missing or not JSON.
+pub fn context_length(path: &Path) -> Result<Option<usize>> {
+    let config = read(path)?;
+    let length = text_part(&config).0.get("max_position_embeddings").and_then(Value::as_u64);
+    Ok(length.map(|length| length as usize).filter(|&length| length > 0))
 }
 
 /// Returns the table that describes the text model, and the path of the text model's tensors.

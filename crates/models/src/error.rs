@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use failure::{Failure, Kind};
+use tensors::LFS_POINTER;
 
 /// Error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,12 @@ pub enum Error {
         /// The problem.
         reason: String,
     },
+    /// A file of the model is a Git LFS pointer.
+    #[error("`{path}` is {LFS_POINTER}")]
+    LfsPointer {
+        /// Path of the file.
+        path: PathBuf,
+    },
     /// Tensors are missing, unknown or have the wrong shape.
     #[error("`{path}` does not hold the weights that its config.json describes:\n{}", problems.join("\n"))]
     Weights {
@@ -80,6 +87,7 @@ impl Failure for Error {
                 return Some(format!("supported model types: {}", supported.join(", ")));
             }
             Self::NoWeights { .. } => "pass the folder that holds the weights and config.json of a model",
+            Self::LfsPointer { path } => return Some(tensors::lfs_hint(path)),
             Self::File { .. } => "the file may be truncated; download it again",
             Self::Weights { .. } => {
                 "take config.json and weights from the same model; if tensors were renamed, convert the weights again"

@@ -48,7 +48,7 @@ pub use backbone::{Pass, Start};
 pub use builder::join;
 pub use cache::Cache;
 pub use card::{card_license, is_license};
-pub use config::is_packed;
+pub use config::{context_length, is_packed};
 pub use error::{Error, Result};
 pub use generate::{Conversation, Flow, Generation, GenerationOptions, generate, generate_with};
 pub use layers::{Adapter, Dropout, Embedding, Layer, LayerMut, Linear, Norm, scalar};

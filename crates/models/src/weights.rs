@@ -202,6 +202,9 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// Reads and checks the header of a safetensors file.
 fn read_header(path: &Path) -> Result<TensorHeader> {
+    if tensors::file_is_lfs_pointer(path) {
+        return Err(Error::LfsPointer { path: path.to_owned() });
+    }
     TensorHeader::read(path).map_err(|error| match error {
         tensors::Error::Io(error) => error.into(),
         tensors::Error::Content(reason) => Error::File { path: path.to_owned(), reason },

@@ -20,12 +20,14 @@
 mod error;
 mod finite;
 mod header;
+mod pointer;
 mod shards;
 mod write;
 
 pub use error::{Error, Result};
 pub use finite::{find_not_finite, refusal};
 pub use header::TensorHeader;
+pub use pointer::{LFS_POINTER, file_is_lfs_pointer, is_lfs_pointer, lfs_hint};
 pub use safetensors::Dtype;
 pub use safetensors::tensor::TensorInfo;
 pub use shards::{INDEX, SHARD_BYTES, SINGLE_FILE, shards, write_shards};

@@ -80,11 +80,28 @@ pub fn find_in_folder(folder: &Path) -> Result<Found, Error> {
             names.insert(name);
         }
     }
+    refuse_pointers(folder, &names)?;
     let kept = select(&place, &names, |name| folder.join(name))?;
     dropped.extend(names.difference(&kept).map(|name| (name.clone(), layout::why_dropped(name))));
     let files = kept.into_iter().map(|name| (name.clone(), folder.join(name))).collect();
     let license = models::card_license(folder);
     Ok(Found { place, files, downloads: None, dropped, license })
+}
+
+/// Fails if a file of the model is a Git LFS pointer, and names all of them.
+fn refuse_pointers(folder: &Path, names: &BTreeSet<String>) -> Result<(), Error> {
+    let is_pointer =
+        |name: &&String| layout::is_kept(name) && tensors::file_is_lfs_pointer(&folder.join(name));
+    let pointers: Vec<String> = names.iter().filter(is_pointer).map(|name| format!("`{name}`")).collect();
+    if pointers.is_empty() {
+        return Ok(());
+    }
+    let (first, files) = (names.first().map(String::as_str).unwrap_or_default(), pointers.join(", "));
+    Err(Error::Layout {
+        place: folder.display().to_string(),
+        reason: format!("each of these files is {}: {files}", tensors::LFS_POINTER),
+        hint: tensors::lfs_hint(&folder.join(first)),
+    })
 }
 
 /// Returns which of `names` make up the model; `path` returns the path of the index, if there is one.
