@@ -78,6 +78,15 @@ impl Epoch {
         (first..end).map(|line| self.rows[self.line(line as usize)].to_vec()).collect()
     }
 
+    /// Returns the number of rows in the first `count` micro-batches.
+    fn rows_in(&self, count: usize) -> usize {
+        let rows_of = |&(first, end): &(u32, u32)| match &self.lines {
+            Some(starts) => starts[end as usize] - starts[first as usize],
+            None => end - first,
+        };
+        self.batches[..count].iter().map(|batch| rows_of(batch) as usize).sum()
+    }
+
     /// Returns the range of a line in `rows`.
     fn line(&self, line: usize) -> Range<usize> {
         match &self.lines {
@@ -170,11 +179,47 @@ impl BatchOrder {
         MicroBatch { lines, length: self.length, epoch: epoch as u64 }
     }
 
+    /// Returns the number of steps in the first `epochs` epochs, with at most `accumulation` micro-batches per step.
+    ///
+    /// No step spans two epochs: the last step of an epoch takes the micro-batches that are left.
+    pub fn steps_in(&mut self, epochs: usize, accumulation: usize) -> usize {
+        if self.length.is_none() {
+            return epochs * self.batches_in(1).div_ceil(accumulation);
+        }
+        self.batches_in(epochs);
+        self.starts[..=epochs].windows(2).map(|pair| (pair[1] - pair[0]).div_ceil(accumulation)).sum()
+    }
+
+    /// Returns the micro-batches of `step`, counted from 0; see [`BatchOrder::steps_in`].
+    pub fn batches_of_step(&mut self, step: usize, accumulation: usize) -> Range<usize> {
+        let (mut epoch, mut first_step) = (0, 0);
+        if self.length.is_none() {
+            let steps = self.steps_in(1, accumulation);
+            epoch = step / steps;
+            first_step = epoch * steps;
+        } else {
+            loop {
+                let steps = (self.batches_in(epoch + 1) - self.batches_in(epoch)).div_ceil(accumulation);
+                if first_step + steps > step {
+                    break;
+                }
+                first_step += steps;
+                epoch += 1;
+            }
+        }
+        let first = self.batches_in(epoch) + (step - first_step) * accumulation;
+        first..(first + accumulation).min(self.batches_in(epoch + 1))
+    }
+
     /// Returns the number of epochs that the first `batches` micro-batches make, as a fraction of rows.
     pub fn epochs_after(&mut self, batches: usize) -> f64 {
         let epoch = self.epoch_of(batches);
-        let (start, end) = (self.batches_in(epoch), self.batches_in(epoch + 1));
-        epoch as f64 + (batches - start) as f64 / (end - start) as f64
+        let taken = batches - self.batches_in(epoch);
+        if taken == 0 {
+            return epoch as f64;
+        }
+        let rows = self.load_epoch(epoch as u64);
+        epoch as f64 + rows.rows_in(taken) as f64 / rows.rows.len() as f64
     }
 
     /// Returns the epoch that the micro-batch at `index` belongs to.
@@ -473,6 +518,36 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn the_steps_of_an_epoch_train_each_row_once(
+            lengths in proptest::collection::vec(1u32..40, 1..300), batch_size in 1usize..9,
+            accumulation in 1usize..12, packed: bool, seed: u64,
+        ) {
+            let rows = lengths.len();
+            let mut order = if packed {
+                BatchOrder::packed(lengths, batch_size, 39, seed).expect("rows fit")
+            } else {
+                BatchOrder::new(lengths, batch_size, seed).expect("there are rows")
+            };
+            for epoch in [2, 0, 1] {
+                let steps = order.steps_in(epoch, accumulation)..order.steps_in(epoch + 1, accumulation);
+                let mut seen = Vec::new();
+                for step in steps.clone() {
+                    let batches = order.batches_of_step(step, accumulation);
+                    prop_assert!(batches.len() == accumulation || step + 1 == steps.end);
+                    prop_assert!(!batches.is_empty() && batches.len() <= accumulation);
+                    let end = batches.end;
+                    seen.extend(batches.flat_map(|index| order.at(index).rows().collect::<Vec<_>>()));
+                    let epochs = epoch as f64 + seen.len() as f64 / rows as f64;
+                    prop_assert!((order.epochs_after(end) - epochs).abs() < 1e-12);
+                }
+                seen.sort_unstable();
+                prop_assert_eq!(seen, (0..rows as u32).collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

@@ -98,6 +98,12 @@ pub enum Error {
         /// Number of tokens of the model.
         vocabulary: u32,
     },
+    /// A split has no rows.
+    #[error("the {split} split has no rows")]
+    EmptySplit {
+        /// Name of the split.
+        split: String,
+    },
     /// A split has no targets.
     #[error("the {split} split has no targets")]
     NoTargets {
@@ -125,6 +131,7 @@ impl Failure for Error {
             | Self::Adapter { .. }
             | Self::NotFinite { .. }
             | Self::UnknownToken { .. }
+            | Self::EmptySplit { .. }
             | Self::NoTargets { .. } => Kind::BadInput,
         }
     }
@@ -141,6 +148,11 @@ impl Failure for Error {
             Self::NotFinite { .. } => "the weights contain NaN or infinity; use another checkpoint or model",
             Self::UnknownToken { .. } => {
                 "make the dataset with this model's own tokenizer (`prepare-data --tokenizer`)"
+            }
+            Self::EmptySplit { split } => {
+                return Some(format!(
+                    "prepare the dataset again with `split.{split}` above 0, or with files for it in the setting `{split}`"
+                ));
             }
             Self::NoTargets { .. } => "check `loss_on` and `max_tokens` of prepare-data",
             Self::Io(_) | Self::OutOfRange { .. } | Self::ResumeState { .. } | Self::OtherShapes { .. } => {

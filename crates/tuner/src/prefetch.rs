@@ -25,7 +25,7 @@ pub(crate) struct StepData {
 pub(crate) struct Source<'a> {
     pub(crate) order: &'a mut BatchOrder,
     pub(crate) split: &'a Split,
-    /// Micro-batches per step.
+    /// Micro-batches per step; the last step of an epoch may have fewer.
     pub(crate) accumulation: usize,
     pub(crate) pad_to: usize,
     /// Factors of the rows' weights.
@@ -38,15 +38,14 @@ impl Iterator for Source<'_> {
     type Item = StepData;
 
     fn next(&mut self) -> Option<StepData> {
-        let first = self.steps.next()? * self.accumulation;
-        let micro_batches: Vec<MicroBatch> =
-            (first..first + self.accumulation).map(|index| self.order.at(index)).collect();
+        let indices = self.order.batches_of_step(self.steps.next()?, self.accumulation);
+        let micro_batches: Vec<MicroBatch> = indices.clone().map(|index| self.order.at(index)).collect();
         let batches = micro_batches
             .iter()
             .map(|micro| BatchData::of_micro_batch(self.split, micro, self.pad_to, self.factors))
             .collect();
         let rows = micro_batches.iter().flat_map(MicroBatch::rows).collect();
-        Some(StepData { batches, rows, epochs: self.order.epochs_after(first + self.accumulation) })
+        Some(StepData { batches, rows, epochs: self.order.epochs_after(indices.end) })
     }
 }
 

@@ -67,6 +67,9 @@ fn each_row(
     batch_size: usize,
     visit: &mut dyn FnMut(usize, &[f32]),
 ) -> Result<()> {
+    if split.is_empty() {
+        return Err(Error::EmptySplit { split: name.to_owned() });
+    }
     check_vocabulary(model, split, name)?;
     let mut order: Vec<u32> = (0..split.len() as u32).collect();
     order.sort_by_key(|&row| (split.row_length(row as usize), row));
@@ -100,6 +103,27 @@ fn batches<'a>(split: &Split, order: &'a [u32], batch_size: usize) -> Vec<&'a [u
         batches.extend(rows.chunks((limit / longest).max(1)));
     }
     batches
+}
+
+/// Returns the mean loss of batches in nats per target, each row with its weight; 0 without targets.
+///
+/// # Errors
+///
+/// Fails when the model cannot be run.
+pub fn mean_loss(model: &Model, batches: &[Batch]) -> Result<f64> {
+    let (mut sum, mut total) = (0.0, 0.0);
+    for batch in batches {
+        let losses = losses_of_batch(model, batch)?;
+        batch.weights.eval()?;
+        let weights = batch.weights.as_slice::<f32>();
+        sum += losses
+            .iter()
+            .zip(weights)
+            .map(|(&loss, &weight)| f64::from(loss) * f64::from(weight))
+            .sum::<f64>();
+        total += batch.total_weight;
+    }
+    Ok(if total > 0.0 { sum / total } else { 0.0 })
 }
 
 /// Returns the losses of all targets of a batch, row by row.

@@ -26,7 +26,7 @@ pub struct TrainingSettings {
     pub steps: usize,
     /// Learning rate of each step.
     pub schedule: ScheduleSettings,
-    /// Micro-batches per step.
+    /// Micro-batches per step; the last step of an epoch takes those that are left.
     pub accumulation: usize,
     /// Rows are padded to a multiple of this many tokens.
     pub pad_to: usize,
@@ -34,7 +34,7 @@ pub struct TrainingSettings {
     pub max_gradient_norm: Option<f32>,
     /// Steps between lines of metrics.
     pub report_every: usize,
-    /// Steps between checkpoints; the last step always has one.
+    /// Steps between checkpoints; the last step and every step with a validation have one too.
     pub checkpoint_every: usize,
     /// Steps between resume states.
     pub save_every: usize,
@@ -116,7 +116,8 @@ pub struct Splits<'a> {
 ///
 /// # Errors
 ///
-/// Fails when a loss, a gradient or a parameter is not finite; checkpoints and resume states from before are kept.
+/// Fails before the first step if validations are due and their split has no rows. Fails when a loss, a gradient or a parameter
+/// is not finite; checkpoints and resume states from before are kept.
 pub fn train(
     trainer: &mut Trainer,
     order: &mut BatchOrder,
@@ -125,6 +126,9 @@ pub fn train(
     folder: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
+    if settings.validation_every > 0 && splits.validation.is_empty() {
+        return Err(Error::EmptySplit { split: "validation".to_owned() });
+    }
     let mut training = TrainingLoop {
         trainer,
         settings,
@@ -327,14 +331,16 @@ impl TrainingLoop<'_> {
             observer.reported(step, loss);
             stop = stop.or(rules.on_report(&mut self.counters.early_stopping, loss));
         }
-        if settings.validation_every > 0 && step.is_multiple_of(settings.validation_every) {
+        let validates = settings.validation_every > 0 && step.is_multiple_of(settings.validation_every);
+        if validates {
             let loss = self.validate(validation)?;
             observer.validated(step, loss);
             stop = stop.or(rules.on_validation(&mut self.counters.early_stopping, loss));
         }
         // Set before anything is saved: a run killed after its last step must not take another one.
         self.counters.stopped = stop;
-        if step.is_multiple_of(settings.checkpoint_every) {
+        // A validated step can be the best one, so `select-best` must find it.
+        if validates || step.is_multiple_of(settings.checkpoint_every) {
             self.checkpoint(observer)?;
         }
         if step.is_multiple_of(settings.save_every) {

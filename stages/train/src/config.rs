@@ -95,7 +95,7 @@ pub struct Config {
     pub epochs: usize,
     /// Rows per micro-batch.
     pub batch_size: usize,
-    /// Micro-batches per step.
+    /// Micro-batches per step; the last step of an epoch takes those that are left.
     pub accumulation: usize,
     /// Rows are padded to a multiple of this many tokens; 0 for 8 on a CPU and 128 on a GPU.
     pub pad_to: usize,
@@ -135,7 +135,7 @@ pub struct Config {
 
     /// Steps between lines of metrics.
     pub report_every: usize,
-    /// Steps between checkpoints; the last step always has one.
+    /// Steps between checkpoints; the last step and every step with a validation have one too.
     pub checkpoint_every: usize,
     /// Steps between validations; 0 for none (the stage `validate` scores checkpoints).
     pub validation_every: usize,
@@ -344,7 +344,7 @@ impl Config {
     /// Returns the settings of a run over `order`; those that do not change the result have their defaults.
     pub fn training_settings(&self, order: &mut BatchOrder, distrust: Option<Distrust>) -> TrainingSettings {
         let steps = match self.steps {
-            0 => order.batches_in(self.epochs).div_ceil(self.accumulation),
+            0 => order.steps_in(self.epochs, self.accumulation),
             steps => steps,
         };
         TrainingSettings {

