@@ -73,10 +73,11 @@ test-golden: native ## Run the golden cases in GOLDEN_DIR (default tests/golden)
 	GOLDEN_DIR='$(abspath $(or $(GOLDEN_DIR),tests/golden))' \
 	  cargo test --locked --package tests --test golden -- --test-threads=1 --nocapture
 
-soak: native ## Kill training 200 times at random moments and compare the results
+soak: native ## Kill training 200 times at random moments, check the learning-rate finder, and more (hours)
 	cargo build --locked --workspace --bins
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
 	cargo test --locked --package tuner --test head -- --ignored --test-threads=1 --nocapture
+	cargo test --locked --package tests --test learning_rate -- --ignored --test-threads=1 --nocapture
 
 million: native ## Prepare and train on a million rows within 300 MiB of extra memory (minutes)
 	cargo build --locked --workspace --bins

@@ -112,6 +112,7 @@ impl<R: BufRead> Table<R> {
             if !parser.quote_is_open {
                 return Ok(Some(Ok(parser.finish())));
             }
+            let ending = self.lines.ending();
             let next = if bytes > MAX_ROW_BYTES { None } else { self.lines.next()? };
             let Some((number, content)) = next else {
                 let reason = format!("a quote that opens in line {line} is not closed");
@@ -121,7 +122,7 @@ impl<R: BufRead> Table<R> {
             };
             // Nobody knows where a row with an open quote would end, so a problem here ends the file.
             text = content.into_text(number)?;
-            parser.cell.push('\n');
+            parser.cell.push_str(ending);
         }
     }
 }
@@ -222,7 +223,7 @@ mod tests {
     #[test]
     fn quotes_hold_delimiters_newlines_and_quotes() {
         let text = "a,b\r\n\"x, y\",\"say \"\"aloha\"\"\r\nagain\"\r\n\r\nplain 5\" tall,\n";
-        let expected = [strings(&["x, y", "say \"aloha\"\nagain"]), strings(&["plain 5\" tall", "∅"])];
+        let expected = [strings(&["x, y", "say \"aloha\"\r\nagain"]), strings(&["plain 5\" tall", "∅"])];
         assert_eq!(rows(text, b','), expected);
         assert_eq!(rows("a\tb\n1,5\t2\n", b'\t'), [strings(&["1,5", "2"])]);
     }

@@ -65,6 +65,20 @@ impl RowProblem {
     }
 }
 
+/// A problem with a field; the caller adds the line.
+pub(crate) struct FieldProblem {
+    /// The problem.
+    pub(crate) reason: String,
+    /// A remedy.
+    pub(crate) hint: String,
+}
+
+impl FieldProblem {
+    pub(crate) fn new(reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { reason: reason.into(), hint: hint.into() }
+    }
+}
+
 /// An error about data files, datasets, tokenizers or chat templates.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

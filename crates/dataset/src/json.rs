@@ -10,6 +10,8 @@ use serde_json::{Map, Number, Value};
 pub(crate) struct JsonProblem {
     /// The problem.
     pub(crate) reason: String,
+    /// Line within the text, counted from 1.
+    pub(crate) line: u64,
     /// Column in bytes, counted from 1.
     pub(crate) column: u64,
 }
@@ -20,7 +22,7 @@ pub(crate) fn parse(text: &str) -> Result<Value, JsonProblem> {
         // serde_json offers its message only with the position at the end.
         let full = error.to_string();
         let reason = full.rsplit_once(" at line ").map_or(full.as_str(), |(reason, _)| reason).to_owned();
-        JsonProblem { reason, column: error.column().max(1) as u64 }
+        JsonProblem { reason, line: error.line().max(1) as u64, column: error.column().max(1) as u64 }
     })
 }
 

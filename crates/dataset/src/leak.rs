@@ -2,15 +2,18 @@
 //!
 //! Texts are compared as lower-case words, so case, punctuation, line breaks and the kind of apostrophe do not hide a
 //! copy. Each side of a row (a message that is not a system message, or a plain text) is compared separately, as
-//! shingles: all its sequences of [`Settings::words`] consecutive words. There are three kinds of leak:
+//! shingles: all its sequences of [`Settings::words`] consecutive words. There are four kinds of leak:
 //!
 //! * **exact**: a training row has the same text on every side;
-//! * **contained**: a whole side is inside one side of a training row, or the other way round;
+//! * **contained**: a whole side is inside one side of a training row, or the other way round; or a training row has the same
+//!   answer to a short prompt that begins or ends the other's;
+//! * **side**: a training row has the same whole prompt or the same whole answer, however short (but not a word or two);
 //! * **overlap**: at least [`Settings::overlap`] of the shingles of a side occur in one side of a training row, or in
 //!   all training rows together.
 //!
 //! Shingles that occur in more than [`Settings::common`] of the training rows, such as a fixed instruction, do not
-//! count. Sides shorter than one shingle are only found by the exact comparison.
+//! count; nor do whole answers that do, or whole prompts of a quarter of the rows. Rows with the same text count once, so that
+//! repeating a row does not hide it.
 //!
 //! Rows are kept as hashes in unnamed temporary files. Checked rows are loaded in portions of bounded size, and all
 //! training rows stream past each portion twice, so memory does not grow with the number of rows.
@@ -18,6 +21,7 @@
 mod findings;
 mod fingerprint;
 mod settings;
+mod short;
 mod table;
 
 use std::collections::BTreeMap;
@@ -35,7 +39,7 @@ pub use findings::{Findings, LISTED};
 pub use fingerprint::Fingerprint;
 pub use settings::Settings;
 
-/// Number of shingles of checked rows in memory at a time: about 80 MB.
+/// Number of shingles and keys of checked rows in memory at a time: about 80 MB.
 const PORTION_SHINGLES: usize = 2 << 20;
 /// Number of checked rows in memory at a time.
 const PORTION_ROWS: usize = 1 << 20;
@@ -140,9 +144,8 @@ impl Check {
         leaking: &mut [bool],
     ) -> Result<Vec<Option<Match>>> {
         let mut comparison = table.comparison(self.settings);
-        let rows = self.train.rows() - excluded.len() as u32;
         for_each(&mut self.train, excluded, |_, row| comparison.count(&row.fingerprint))?;
-        comparison.finish_counting(rows);
+        comparison.finish_counting();
         for_each(&mut self.train, excluded, |number, row| {
             leaking[number as usize] |= comparison.compare(number, &row.fingerprint);
         })?;

@@ -28,10 +28,13 @@
 
 mod chat;
 mod delimited;
+mod delimiter;
 mod encode;
 mod error;
+mod foreign;
 mod hash;
 mod json;
+mod layouts;
 mod lines;
 mod message;
 mod mixture;
@@ -40,10 +43,12 @@ mod record;
 mod row;
 mod rows;
 mod source;
+mod special;
 mod template;
 mod tokenizer;
 mod tokens;
 mod turns;
+mod values;
 
 pub mod leak;
 pub mod order;
@@ -54,6 +59,7 @@ pub use encode::{
     EncodeSettings, Encoded, LossOn, OnRewrittenTurn, OnTooLong, TurnNotes, as_messages, encode,
 };
 pub use error::{Error, Place, Result, RowProblem};
+pub use foreign::needs_conversion;
 pub use jinja::Date;
 pub use lines::MAX_ROW_BYTES;
 pub use mixture::{MixtureComponent, MixtureComponents};
@@ -62,6 +68,7 @@ pub use record::{Record, Shape};
 pub use row::RawRow;
 pub use rows::{RowWriter, StoredRow, read_rows};
 pub use source::RowReader;
+pub use special::{ControlTokens, OnSpecial};
 pub use template::{ChatTemplate, Conversation, Rendered};
 pub use tokenizer::{TemplateSettings, TextTokenizer, Tokens};
 pub use tokens::{Row, Split, SplitWriter};

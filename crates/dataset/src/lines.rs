@@ -46,11 +46,18 @@ pub(crate) struct Lines<R> {
     reader: R,
     number: u64,
     limit: usize,
+    /// Whether the last line ended in `\r\n`.
+    ended_in_crlf: bool,
 }
 
 impl<R: BufRead> Lines<R> {
     pub(crate) fn new(reader: R) -> Self {
-        Self { reader, number: 0, limit: MAX_ROW_BYTES }
+        Self { reader, number: 0, limit: MAX_ROW_BYTES, ended_in_crlf: false }
+    }
+
+    /// Returns the ending of the last line, for text that goes on in the next one.
+    pub(crate) fn ending(&self) -> &'static str {
+        if self.ended_in_crlf { "\r\n" } else { "\n" }
     }
 
     /// Returns the next line with its number, counted from 1, or `None` at the end.
@@ -86,7 +93,8 @@ impl<R: BufRead> Lines<R> {
             return Ok(None);
         }
         self.number += 1;
-        if line.last() == Some(&b'\r') {
+        self.ended_in_crlf = line.last() == Some(&b'\r');
+        if self.ended_in_crlf {
             line.pop();
         }
         Ok(Some((self.number, if too_long { Line::TooLong } else { Line::Whole(line) })))

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::RowProblem;
+use crate::error::{FieldProblem, RowProblem};
+use crate::layouts;
 use crate::message::{self, MessageProblem};
 use crate::row::RawRow;
-use crate::text;
+use crate::text::Changes;
 
 const MESSAGE: &str = "a list of messages is `[{\"role\": \"user\", \"content\": \"…\"}]`";
 const SHAPES: &str = "a row needs `messages`, `prompt` and `completion`, or `text`; \
@@ -34,7 +35,7 @@ pub enum Shape {
     Text(String),
 }
 
-/// One row with a known meaning, normalized to NFC.
+/// One row with a known meaning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// The `id` of the row, or its source if it has none.
@@ -53,11 +54,15 @@ pub struct Record {
     pub source: String,
     /// Line where the row begins, counted from 1.
     pub line: u64,
+    /// The text that the prompt asks about, without an instruction around it, if the row tells it apart.
+    pub input: Option<String>,
+    /// What the settings changed in the texts of the row.
+    pub changes: Changes,
 }
 
 impl Record {
     /// Returns the record of a row. Its fields decide the shape: `prompt` with `completion` first, then `messages`,
-    /// then `text`.
+    /// then `conversations` (`ShareGPT`), then `instruction` with `output` (Alpaca), then `text`. Texts stay as they are.
     ///
     /// # Errors
     ///
@@ -66,7 +71,7 @@ impl Record {
         let line = row.line;
         let at_line = |problem: FieldProblem| RowProblem::new(line, problem.reason, problem.hint);
         let mut fields = row.fields;
-        fields.values_mut().for_each(text::normalize_value);
+        let input = layouts::rewrite(&mut fields).map_err(at_line)?;
         refuse_nul(&fields).map_err(at_line)?;
         let name = file.file_name().map_or_else(|| file.to_string_lossy(), |name| name.to_string_lossy());
         let source = format!("{name}:{line}");
@@ -82,25 +87,15 @@ impl Record {
             shape: shape(fields).map_err(at_line)?,
             source,
             line,
+            input,
+            changes: Changes::default(),
         })
-    }
-}
-
-/// A problem with a field; the caller adds the line.
-struct FieldProblem {
-    reason: String,
-    hint: &'static str,
-}
-
-impl FieldProblem {
-    fn new(reason: impl Into<String>, hint: &'static str) -> Self {
-        Self { reason: reason.into(), hint }
     }
 }
 
 impl From<MessageProblem> for FieldProblem {
     fn from(problem: MessageProblem) -> Self {
-        Self { reason: problem.reason, hint: problem.hint }
+        Self::new(problem.reason, problem.hint)
     }
 }
 
@@ -126,8 +121,21 @@ fn shape(mut fields: Map<String, Value>) -> Result<Shape, FieldProblem> {
         (None, Some(_), ..) => Err(FieldProblem::new("`completion` without `prompt`", SHAPES)),
         (None, None, None, None) => {
             let names: Vec<&str> = fields.keys().map(String::as_str).take(12).collect();
-            Err(FieldProblem::new(format!("no known shape; the fields are `{}`", names.join("`, `")), SHAPES))
+            let reason = format!("no known shape; the fields are `{}`", names.join("`, `"));
+            Err(FieldProblem::new(reason, shape_hint(&fields)))
         }
+    }
+}
+
+/// Returns the hint for a row without a known shape.
+fn shape_hint(fields: &Map<String, Value>) -> String {
+    let is_rows =
+        |value: &Value| value.as_array().is_some_and(|rows| rows.first().is_some_and(Value::is_object));
+    match fields.iter().find(|(_, value)| is_rows(value)) {
+        Some((name, _)) => format!(
+            "if the list `{name}` holds the rows, write them one per line: `jq -c '.[\"{name}\"][]' FILE > FILE.jsonl`"
+        ),
+        None => SHAPES.to_owned(),
     }
 }
 
@@ -236,7 +244,7 @@ mod tests {
         assert_eq!(pair.shape, Shape::Completion { prompt: "a".into(), completion: "b".into() });
         let text = record(r#"{"text":"ke a\u0304","id":12,"group":"g","weight":"0.5","prov_entropy":1.25}"#)
             .unwrap();
-        assert_eq!(text.shape, Shape::Text("ke ā".into()));
+        assert_eq!(text.shape, Shape::Text("ke a\u{304}".into()));
         assert_eq!((text.id.as_str(), text.weight, text.prov_entropy), ("12", 0.5, Some(1.25)));
         assert_eq!((text.group.as_deref(), text.source.as_str()), (Some("g"), "where.jsonl:7"));
         let lists =

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Place, REMAKE, Result};
+use crate::hash::Hash;
 
 /// A stored row. Fields are written in the order of their names; fields without a value are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,9 @@ pub struct StoredRow {
     pub group: Option<String>,
     /// Name of the row.
     pub id: String,
+    /// The text that the prompt asks about, if the layout or a template tells it apart from the instruction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
     /// Messages of the conversation; absent for plain text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Value>>,
@@ -44,6 +48,19 @@ pub struct StoredRow {
     /// Factor of the row's loss; absent for 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<f32>,
+}
+
+impl StoredRow {
+    /// Returns a hash of the messages or the text, for finding rows with the same content.
+    pub fn content_hash(&self) -> u64 {
+        let content = (&self.messages, &self.text, &self.tools);
+        Hash::of(&serde_json::to_vec(&content).expect("rows are valid JSON"))
+    }
+
+    /// Returns a hash of the id.
+    pub fn id_hash(&self) -> u64 {
+        Hash::of(self.id.as_bytes())
+    }
 }
 
 /// Writes rows, one per line.

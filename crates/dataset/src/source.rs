@@ -8,13 +8,15 @@ use serde_json::Value;
 
 use crate::delimited::{Table, TableError};
 use crate::error::{Error, Result, RowProblem};
-use crate::json;
 use crate::lines::Lines;
 use crate::row::RawRow;
+use crate::values::{Broken, Found, Values};
+use crate::{delimiter, foreign, json, values};
 
-/// Reads rows from JSON lines, CSV or TSV, one row in memory at a time.
+/// Reads rows from JSON lines, a JSON array or a table, one row in memory at a time.
 ///
-/// Files are UTF-8 with or without a byte-order mark; lines end in LF or CRLF; blank lines are skipped.
+/// Files are UTF-8 with or without a byte-order mark; lines end in LF or CRLF; blank lines are skipped. The cells of a table
+/// are divided by tabs, commas, semicolons or bars.
 pub struct RowReader {
     path: PathBuf,
     format: Format,
@@ -22,6 +24,7 @@ pub struct RowReader {
 
 enum Format {
     JsonLines(Lines<BufReader<File>>),
+    JsonValues(Values<BufReader<File>>),
     Table(Table<BufReader<File>>),
 }
 
@@ -30,33 +33,35 @@ impl RowReader {
     ///
     /// # Errors
     ///
-    /// Fails when the file cannot be read, is empty, compressed, not UTF-8 text, a JSON array, or a table with an
+    /// Fails when the file cannot be read, is empty, compressed, not UTF-8 text, a Git LFS pointer, or a table with an
     /// unusable header.
     pub fn open(path: &Path) -> Result<Self> {
         let unreadable = Error::unreadable(path);
         let file = File::open(path).map_err(&unreadable)?;
         let mut reader = BufReader::with_capacity(1 << 16, file);
         let start = reader.fill_buf().map_err(&unreadable)?;
-        refuse_foreign(path, start)?;
+        foreign::refuse(path, start)?;
         let mark = if start.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
-        let first = start[mark..].iter().copied().find(|byte| !byte.is_ascii_whitespace());
-        let has_tabs = start[mark..]
-            .split(|&byte| byte == b'\n')
-            .find(|line| !line.trim_ascii().is_empty())
-            .is_some_and(|line| line.contains(&b'\t'));
+        let text = &start[mark..];
+        let first = text.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+        let spans_lines = values::span_lines(text);
+        let delimiter = delimiter::find(text);
         reader.consume(mark);
-        let lines = Lines::new(reader);
         let format = match first {
-            None => return Err(file_error(path, "holds no rows", "an input file needs at least one row")),
-            Some(b'{') => Format::JsonLines(lines),
-            Some(b'[') => {
-                let hint = "write one JSON object per line, for example with `jq -c '.[]'`";
-                return Err(file_error(path, "begins with `[`: it is a JSON array, not JSON lines", hint));
+            None => {
+                return Err(foreign::file_error(
+                    path,
+                    "holds no rows",
+                    "an input file needs at least one row",
+                ));
             }
+            Some(b'[') => Format::JsonValues(Values::of_array(reader)),
+            Some(b'{') if spans_lines => Format::JsonValues(Values::of_sequence(reader)),
+            Some(b'{') => Format::JsonLines(Lines::new(reader)),
             Some(_) => {
-                let delimiter = if has_tabs { b'\t' } else { b',' };
-                let table = Table::open(lines, delimiter).map_err(|error| table_error(path, error))?;
-                Format::Table(table)
+                reader.consume(delimiter.declaration);
+                let table = Table::open(Lines::new(reader), delimiter.byte);
+                Format::Table(table.map_err(|error| table_error(path, error))?)
             }
         };
         Ok(Self { path: path.to_owned(), format })
@@ -70,6 +75,14 @@ impl RowReader {
     pub fn next_row(&mut self) -> Result<Option<Result<RawRow, RowProblem>>> {
         match &mut self.format {
             Format::JsonLines(lines) => next_json(lines).map_err(Error::unreadable(&self.path)),
+            Format::JsonValues(values) => match values.next() {
+                Ok(None) => Ok(None),
+                Ok(Some(Found { line, text })) => {
+                    Ok(Some(text.into_text(line).and_then(|text| json_row(line, text.trim_end()))))
+                }
+                Err(Broken::Io(error)) => Err(Error::unreadable(&self.path)(error)),
+                Err(Broken::Row(problem)) => Err(problem.in_file(&self.path)),
+            },
             Format::Table(table) => table.next_row().map_err(|error| table_error(&self.path, error)),
         }
     }
@@ -82,60 +95,12 @@ fn table_error(path: &Path, error: TableError) -> Error {
     }
 }
 
-fn file_error(path: &Path, reason: &str, hint: &str) -> Error {
-    Error::File { path: path.to_owned(), reason: reason.to_owned(), hint: hint.to_owned() }
-}
-
-/// First bytes of a file that is not text, what it is, and what to do with it.
-struct Foreign {
-    magic: &'static [u8],
-    reason: &'static str,
-    hint: &'static str,
-}
-
-const FOREIGN: [Foreign; 8] = [
-    Foreign {
-        magic: b"\x1F\x8B",
-        reason: "is gzip-compressed",
-        hint: "decompress it first: `gzip -dc FILE > FILE.jsonl`",
-    },
-    Foreign {
-        magic: b"\x28\xB5\x2F\xFD",
-        reason: "is zstd-compressed",
-        hint: "decompress it first: `zstd -d FILE`",
-    },
-    Foreign { magic: b"BZh", reason: "is bzip2-compressed", hint: "decompress it first: `bzip2 -d FILE`" },
-    Foreign { magic: b"PK\x03\x04", reason: "is a zip archive", hint: "unpack it first" },
-    Foreign { magic: b"PAR1", reason: "is a Parquet file", hint: "export it as JSON lines or CSV" },
-    Foreign {
-        magic: b"\xFF\xFE",
-        reason: "is UTF-16 text",
-        hint: "convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 FILE`",
-    },
-    Foreign {
-        magic: b"\xFE\xFF",
-        reason: "is UTF-16 text",
-        hint: "convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 FILE`",
-    },
-    Foreign {
-        magic: b"\0",
-        reason: "begins with a NUL byte",
-        hint: "rows are UTF-8 text; check that the file is complete",
-    },
-];
-
-fn refuse_foreign(path: &Path, start: &[u8]) -> Result<()> {
-    match FOREIGN.iter().find(|foreign| start.starts_with(foreign.magic)) {
-        Some(foreign) => Err(file_error(path, foreign.reason, foreign.hint)),
-        None => Ok(()),
-    }
-}
-
 fn next_json(lines: &mut Lines<BufReader<File>>) -> io::Result<Option<Result<RawRow, RowProblem>>> {
     while let Some((number, line)) = lines.next()? {
         match line.into_text(number) {
             Ok(text) if text.trim_ascii().is_empty() => {}
-            Ok(text) => return Ok(Some(json_row(number, &text))),
+            // Files joined with `cat` may have a byte-order mark in the middle.
+            Ok(text) => return Ok(Some(json_row(number, text.trim_start_matches('\u{FEFF}')))),
             Err(problem) => return Ok(Some(Err(problem))),
         }
     }
@@ -152,6 +117,7 @@ fn json_row(line: u64, text: &str) -> Result<RawRow, RowProblem> {
             } else {
                 "correct the line, or set `on_bad_row = \"skip\"` to leave such rows out"
             };
+            let line = line + problem.line - 1;
             Err(RowProblem::new(line, format!("not JSON: {}", problem.reason), hint)
                 .at_column(problem.column))
         }

@@ -1,6 +1,7 @@
 //! Normalization of text, and words for comparison.
 
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::hash::Hash;
@@ -17,13 +18,70 @@ pub fn normalize(text: &str) -> String {
     if is_nfc_quick(text.chars()) == IsNormalized::Yes { text.to_owned() } else { text.nfc().collect() }
 }
 
-/// Normalizes every string inside `value`, except the keys of objects.
-pub(crate) fn normalize_value(value: &mut Value) {
-    match value {
-        Value::String(text) if is_nfc_quick(text.chars()) != IsNormalized::Yes => *text = normalize(text),
-        Value::Array(items) => items.iter_mut().for_each(normalize_value),
-        Value::Object(fields) => fields.values_mut().for_each(normalize_value),
-        _ => {}
+/// Unicode normalization of the texts of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Normalize {
+    /// Texts stay as they are.
+    #[default]
+    None,
+    /// Normalization form C.
+    Nfc,
+}
+
+/// Changes to the texts of rows that settings ask for. The default leaves every text as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Treatment {
+    /// Unicode normalization.
+    pub normalize: Normalize,
+    /// Remove white space at both ends of each text.
+    pub trim: bool,
+}
+
+/// What a [`Treatment`] changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// A text was not in the normalization form.
+    pub normalized: bool,
+    /// A text had white space at an end.
+    pub trimmed: bool,
+}
+
+impl Treatment {
+    /// Changes every string inside `fields`, except the keys of objects.
+    pub fn apply(self, fields: &mut Map<String, Value>) -> Changes {
+        let mut changes = Changes::default();
+        if self != Self::default() {
+            fields.values_mut().for_each(|value| self.change(value, &mut changes));
+        }
+        changes
+    }
+
+    /// Returns `text`, which settings give, in the normalization form.
+    pub fn normalized(self, text: &str) -> String {
+        match self.normalize {
+            Normalize::None => text.to_owned(),
+            Normalize::Nfc => normalize(text),
+        }
+    }
+
+    fn change(self, value: &mut Value, changes: &mut Changes) {
+        match value {
+            Value::String(text) => {
+                if self.trim && text.trim().len() < text.len() {
+                    *text = text.trim().to_owned();
+                    changes.trimmed = true;
+                }
+                if self.normalize == Normalize::Nfc && is_nfc_quick(text.chars()) != IsNormalized::Yes {
+                    let normal = normalize(text);
+                    changes.normalized |= normal != *text;
+                    *text = normal;
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.change(item, changes)),
+            Value::Object(fields) => fields.values_mut().for_each(|value| self.change(value, changes)),
+            _ => {}
+        }
     }
 }
 
@@ -86,6 +144,25 @@ mod tests {
         assert_eq!(normalize("ʻO ke kāne o Keōua"), "ʻO ke kāne o Keōua");
         assert_eq!(normalize("o\u{304} u\u{304}"), "ō ū");
         assert_eq!(normalize("ko’u ‘okina"), "ko’u ‘okina");
+    }
+
+    #[test]
+    fn a_treatment_changes_only_what_it_is_asked_for_and_says_so() {
+        let row = serde_json::json!({"a": " o\u{304} ", "b": [{"content": "x\n"}], "n": 1});
+        let Value::Object(given) = row else { panic!("not an object") };
+        let treated = |normalize, trim| {
+            let mut fields = given.clone();
+            let changes = Treatment { normalize, trim }.apply(&mut fields);
+            (Value::Object(fields).to_string(), changes)
+        };
+        let unchanged = (Value::Object(given.clone()).to_string(), Changes::default());
+        assert_eq!(treated(Normalize::None, false), unchanged);
+        let (text, changes) = treated(Normalize::Nfc, false);
+        assert_eq!(text, r#"{"a":" ō ","b":[{"content":"x\n"}],"n":1}"#);
+        assert_eq!(changes, Changes { normalized: true, trimmed: false });
+        let (text, changes) = treated(Normalize::None, true);
+        assert_eq!(text, "{\"a\":\"o\u{304}\",\"b\":[{\"content\":\"x\"}],\"n\":1}");
+        assert_eq!(changes, Changes { normalized: false, trimmed: true });
     }
 
     #[test]

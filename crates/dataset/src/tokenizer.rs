@@ -10,6 +10,7 @@ use tokenizers::Tokenizer;
 
 use crate::chat::Chat;
 use crate::error::{Error, Result};
+use crate::foreign;
 use crate::message;
 use crate::template::ChatTemplate;
 
@@ -59,6 +60,29 @@ pub struct Tokens {
     pub offsets: Vec<(usize, usize)>,
 }
 
+impl Tokens {
+    /// Leaves out a first or last token without text that repeats the one beside it, which the text spells out.
+    fn leave_out_doubles(&mut self) {
+        let is_added = |&(start, end): &(usize, usize)| start == end;
+        if let ([first, second, ..], [added, spelled, ..]) = (&*self.ids, &*self.offsets)
+            && first == second
+            && is_added(added)
+            && !is_added(spelled)
+        {
+            self.ids.remove(0);
+            self.offsets.remove(0);
+        }
+        if let ([.., second, last], [.., spelled, added]) = (&*self.ids, &*self.offsets)
+            && last == second
+            && is_added(added)
+            && !is_added(spelled)
+        {
+            self.ids.pop();
+            self.offsets.pop();
+        }
+    }
+}
+
 impl TextTokenizer {
     /// Opens the folder `path`.
     ///
@@ -77,6 +101,9 @@ impl TextTokenizer {
     pub fn open_with(path: &Path, settings: &TemplateSettings) -> Result<Self> {
         let file = path.join("tokenizer.json");
         let bytes = fs_err::read(&file).map_err(Error::unreadable(&file))?;
+        if tensors::is_lfs_pointer(&bytes) {
+            return Err(foreign::lfs_pointer(&file));
+        }
         let invalid = |reason: String| Error::Tokenizer { path: file.clone(), reason };
         let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
         // `prepare-data` truncates rows and batches pad them.
@@ -116,7 +143,8 @@ impl TextTokenizer {
         Ok(self.encode_with_offsets(text, add_special)?.ids)
     }
 
-    /// Returns the tokens of `text` with their byte ranges; see [`TextTokenizer::encode`].
+    /// Returns the tokens of `text` with their byte ranges; see [`TextTokenizer::encode`]. A token that the tokenizer adds at
+    /// an end is left out if the text has it there already.
     ///
     /// # Errors
     ///
@@ -124,7 +152,12 @@ impl TextTokenizer {
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Tokens> {
         let encoding =
             self.inner.encode(text, add_special).map_err(|error| self.error(&error.to_string()))?;
-        Ok(Tokens { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+        let mut tokens =
+            Tokens { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() };
+        if add_special {
+            tokens.leave_out_doubles();
+        }
+        Ok(tokens)
     }
 
     /// Returns the text of `tokens`, without special tokens if `skip_special`.
@@ -198,6 +231,16 @@ impl TextTokenizer {
     /// Returns the text of a control token.
     pub fn control_text(&self, token: u32) -> Option<&str> {
         self.controls.iter().find(|control| control.token == token).map(|control| control.text.as_str())
+    }
+
+    /// Returns the names of all control tokens.
+    pub(crate) fn control_tokens(&self) -> Vec<String> {
+        self.special.iter().filter_map(|&id| self.name_of(id)).filter(|name| !name.is_empty()).collect()
+    }
+
+    /// Returns the name of a token.
+    pub(crate) fn name_of(&self, token: u32) -> Option<String> {
+        self.inner.id_to_token(token)
     }
 
     /// Returns the chat template for conversations without tools.

@@ -66,9 +66,8 @@ fn deep_huge_and_carriage_return_lines_are_problems_of_their_line() {
     assert_eq!(rows[1], "ok");
     let huge = format!("{{\"text\":\"{}\"}}\n{{\"text\":\"ok\"}}\n", "x".repeat(MAX_ROW_BYTES));
     assert_eq!(read(huge.as_bytes()).unwrap(), ["named.txt:1: the line is longer than 16 MiB", "ok"]);
-    let rows = read(b"{\"text\":\"a\"}\r{\"text\":\"b\"}\r").unwrap();
-    assert_eq!(rows.len(), 1);
-    assert!(rows[0].contains("named.txt:1:14: not JSON: trailing characters"), "{}", rows[0]);
+    let refused = read(b"{\"text\":\"a\"}\r{\"text\":\"b\"}\r").unwrap_err();
+    assert!(refused.contains("has lines that end in CR alone"), "{refused}");
 }
 
 proptest::proptest! {
@@ -91,27 +90,27 @@ fn files_without_usable_rows_say_what_they_are() {
         b"\xFF\xFE{\0",
         b"PAR1",
         b"\0\0\0\0",
-        b"[{\"text\":\"a\"}]",
+        b"[{\"text\":\"a\"},",
         b"a,,b\n1,2,3\n",
         b"a,b,a\n1,2,3\n",
         b"\xFF\xFFtext\n",
         b"text\n\"open\n",
     ];
-    assert_snapshot!(files.map(|bytes| read(bytes).unwrap_err()).join("\n"), @"
+    assert_snapshot!(files.map(|bytes| read(bytes).unwrap_err()).join("\n"), @r#"
     error: `named.txt`: holds no rows
     hint: an input file needs at least one row
     error: `named.txt`: holds no rows
     hint: an input file needs at least one row
     error: `named.txt`: is gzip-compressed
-    hint: decompress it first: `gzip -dc FILE > FILE.jsonl`
+    hint: decompress it first: `gzip -dc 'named.txt' > 'named.unpacked.txt'`
     error: `named.txt`: is UTF-16 text
-    hint: convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 FILE`
-    error: `named.txt`: is a Parquet file
-    hint: export it as JSON lines or CSV
+    hint: convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 'named.txt' > 'named.utf8.txt'`
+    error: `named.txt`: is a Parquet file, which is not read
+    hint: export it as JSON lines, for example with pandas: `python3 -c "import pandas; pandas.read_parquet('named.txt').to_json('named.jsonl', orient='records', lines=True, force_ascii=False)"`
     error: `named.txt`: begins with a NUL byte
     hint: rows are UTF-8 text; check that the file is complete
-    error: `named.txt`: begins with `[`: it is a JSON array, not JSON lines
-    hint: write one JSON object per line, for example with `jq -c '.[]'`
+    error: named.txt:1: the array is not closed: the file may be truncated
+    hint: correct the JSON there; `python3 -m json.tool FILE` names the first mistake
     error: named.txt:1: column 2 of the header has no name
     hint: line 1 names the columns: give each a different name
     error: named.txt:1: column 3 of the header has the same name as another: `a`
@@ -120,7 +119,7 @@ fn files_without_usable_rows_say_what_they_are() {
     hint: save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8 FILE`
     error: named.txt:2: a quote that opens in line 2 is not closed
     hint: close the quote, or double it if it is text
-    ");
+    "#);
     let missing = failure::Error::from(RowReader::open(Path::new("/nowhere/x.jsonl")).err().unwrap());
     assert_snapshot!(missing.report(), @"
     error: failed to open file `/nowhere/x.jsonl`

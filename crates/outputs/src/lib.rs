@@ -35,5 +35,5 @@ pub use import::{Import, ImportSource, Quantization};
 pub use losses::{CheckpointLosses, Losses, NamedRowLoss, RowLoss};
 pub use scores::{ModelScores, Prediction, Scores, TokenLosses};
 pub use stages::*;
-pub use stats::{Leak, LeakKind, LeakStats, Lengths, SplitStats, Stats, Tally, TurnEnd};
+pub use stats::{Leak, LeakKind, LeakStats, Lengths, SplitStats, Stats, Tally, TurnEnd, ValidationLeaks};
 pub use training::{MetricsLine, Stop, Summary, TrainLine, ValidationLine};

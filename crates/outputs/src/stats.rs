@@ -29,6 +29,18 @@ pub struct Stats {
     pub held_out_rows: u64,
     /// Usable rows left out by `max_rows`.
     pub not_sampled_rows: u64,
+    /// Rows with the id of an earlier row.
+    #[serde(default)]
+    pub duplicate_ids: Tally,
+    /// Rows whose text was changed by `normalize`.
+    #[serde(default)]
+    pub normalized_rows: Tally,
+    /// Rows whose text was changed by `trim`.
+    #[serde(default)]
+    pub trimmed_rows: Tally,
+    /// Rows whose text spells out a control token.
+    #[serde(default)]
+    pub special_tokens: Tally,
     /// Statistics by name of the split.
     pub splits: BTreeMap<String, SplitStats>,
     /// Result of the leak check.
@@ -70,6 +82,9 @@ pub struct SplitStats {
     pub too_long: Tally,
     /// Rows left out because they have no target.
     pub no_target: Tally,
+    /// Rows with the text of an earlier row of the split; they are kept.
+    #[serde(default)]
+    pub duplicates: Tally,
     /// Rows whose tokens do not start with the tokens of their prompt.
     pub prompt_not_prefix: Tally,
     /// Turns that are no targets because the chat template writes them otherwise than the model would have to; the
@@ -121,6 +136,24 @@ pub struct LeakStats {
     pub remaining: u64,
     /// Training rows that were dropped because of a leak.
     pub dropped_train_rows: Tally,
+    /// The same for test and held-out rows that occur in validation rows, which choose among checkpoints.
+    #[serde(default)]
+    pub in_validation: ValidationLeaks,
+}
+
+/// Result of comparing test and held-out rows with validation rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ValidationLeaks {
+    /// Rows that were compared.
+    pub checked_rows: u64,
+    /// How many of them occur in validation rows.
+    pub count: u64,
+    /// The first hundred; `train_row` and `train_source` are those of the validation row.
+    pub rows: Vec<Leak>,
+    /// How many still do after `on_leak = "drop"`.
+    pub remaining: u64,
+    /// Validation rows that were dropped because of it.
+    pub dropped_rows: Tally,
 }
 
 /// A held-out row and the training row it shares most text with.
@@ -152,6 +185,8 @@ pub enum LeakKind {
     Exact,
     /// The prompt or the answer is contained in a training row, or contains one.
     Contained,
+    /// The whole prompt or the whole answer is that of a training row.
+    Side,
     /// Much of the prompt or the answer occurs in training.
     Overlap,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use failure::{Error, Result};
 use outputs::{Line, Prediction, TokenLosses};
 
-use crate::inputs::{TestSplit, reference, source_text};
+use crate::inputs::{TestSplit, asked_text, reference};
 use crate::outcome::Outcome;
 
 /// Writes `predictions.jsonl`.
@@ -20,7 +20,7 @@ pub(crate) fn write_predictions(split: &TestSplit, outcomes: &[Outcome], out: &P
             id: row.id.clone(),
             losses: losses.collect(),
             predictions: predictions.collect(),
-            prompt: source_text(row).to_owned(),
+            prompt: asked_text(row).to_owned(),
             reference: reference(row).to_owned(),
         })
     });

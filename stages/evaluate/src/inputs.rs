@@ -76,7 +76,7 @@ impl TestSplit {
         self.asked.iter().map(|&row| reference(&self.rows[row])).collect()
     }
 
-    /// Returns the source texts of the prompts.
+    /// Returns the source texts of the prompts, which a model could copy as its answer.
     pub(crate) fn sources(&self) -> Vec<&str> {
         self.asked.iter().map(|&row| source_text(&self.rows[row])).collect()
     }
@@ -94,9 +94,31 @@ pub(crate) fn reference(row: &StoredRow) -> &str {
     row.reference.as_deref().unwrap_or_default()
 }
 
-/// Returns the last user message, without the template around it.
+/// Returns the text that the prompt asks about, without the instruction, if the row tells it apart; otherwise all of
+/// [`asked_text`].
 pub(crate) fn source_text(row: &StoredRow) -> &str {
+    row.input.as_deref().unwrap_or_else(|| asked_text(row))
+}
+
+/// Returns the last user message, without the chat template around it.
+pub(crate) fn asked_text(row: &StoredRow) -> &str {
     let messages = row.messages.as_deref().unwrap_or_default();
     let asked = messages.iter().rev().find(|message| message["role"] == "user");
     asked.and_then(|message| message["content"].as_str()).or(row.prompt.as_deref()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use dataset::as_messages;
+
+    use super::*;
+
+    #[test]
+    fn the_source_is_the_text_without_the_instruction() {
+        let messages = Some(as_messages("Translate the text: Aloha", "Hello"));
+        let mut row = StoredRow { messages, ..StoredRow::default() };
+        assert_eq!(source_text(&row), "Translate the text: Aloha");
+        row.input = Some("Aloha".to_owned());
+        assert_eq!((source_text(&row), asked_text(&row)), ("Aloha", "Translate the text: Aloha"));
+    }
 }

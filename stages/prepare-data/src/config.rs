@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataset::{Date, EncodeSettings, LossOn, OnRewrittenTurn, OnTooLong, leak};
+use dataset::text::{Normalize, Treatment};
+use dataset::{Date, EncodeSettings, LossOn, OnRewrittenTurn, OnSpecial, OnTooLong, leak};
 use serde::{Deserialize, Serialize};
 
 use crate::template::Template;
@@ -42,6 +43,12 @@ pub struct Config {
     pub hold_out: HoldOut,
     /// Maximum number of rows per split, sampled with `split.seed`; 0 for all.
     pub max_rows: MaxRows,
+    /// Unicode normalization of texts: `none` or `nfc`.
+    pub normalize: Normalize,
+    /// Remove white space at both ends of each text of a row.
+    pub trim: bool,
+    /// Treatment of control tokens that a row's text spells out, such as `<|im_end|>`: `allow`, `escape` or `error`.
+    pub on_special: OnSpecial,
     /// Maximum number of tokens per row.
     pub max_tokens: usize,
     /// Treatment of longer rows: `truncate`, `drop` or `error`.
@@ -80,6 +87,9 @@ impl Default for Config {
             conditions: Vec::new(),
             hold_out: HoldOut::default(),
             max_rows: MaxRows::default(),
+            normalize: Normalize::default(),
+            trim: false,
+            on_special: OnSpecial::default(),
             max_tokens: 2048,
             on_too_long: OnTooLong::default(),
             loss_on: LossOn::default(),
@@ -183,7 +193,7 @@ pub struct SplitConfig {
 
 impl Default for SplitConfig {
     fn default() -> Self {
-        Self { by: SplitBy::Ratio, validation: 0.1, test: 0.1, seed: 0 }
+        Self { by: SplitBy::Auto, validation: 0.1, test: 0.1, seed: 0 }
     }
 }
 
@@ -191,6 +201,8 @@ impl Default for SplitConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SplitBy {
+    /// By its file if the files are named like splits, otherwise at random.
+    Auto,
     /// By its group: all rows of a group are in one split.
     Group,
     /// At random, in an order that `seed` determines.
@@ -300,6 +312,17 @@ pub enum OnLeak {
 }
 
 impl Config {
+    /// Returns whether every file belongs to one split, as the settings say.
+    pub(crate) fn lists_splits(&self) -> bool {
+        let lists = !(self.train.is_empty() && self.validation.is_empty() && self.test.is_empty());
+        self.split.by == SplitBy::Files || (self.split.by == SplitBy::Auto && lists)
+    }
+
+    /// Returns the changes to make to the texts of rows.
+    pub(crate) fn treatment(&self) -> Treatment {
+        Treatment { normalize: self.normalize, trim: self.trim }
+    }
+
     /// Returns all problems of the settings.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -308,7 +331,7 @@ impl Config {
                 problems.push(problem.to_owned());
             }
         };
-        let files = self.split.by == SplitBy::Files;
+        let files = self.lists_splits();
         let lists = !(self.train.is_empty() && self.validation.is_empty() && self.test.is_empty());
         refuse(!files && lists, "`train`, `validation` and `test` require `split.by = \"files\"`");
         refuse(files && !self.source.is_empty(), "`source` cannot be combined with `split.by = \"files\"`");
@@ -365,7 +388,7 @@ impl Config {
             return Vec::new();
         }
         let mut problems = Vec::new();
-        if self.split.by == SplitBy::Files && self.train.is_empty() {
+        if self.lists_splits() && self.train.is_empty() {
             problems.push("`mixture` with `split.by = \"files\"` requires `train`".to_owned());
         }
         if !self.source.is_empty() {
@@ -391,7 +414,7 @@ impl Config {
         }
         let split_files: BTreeSet<&str> =
             [&self.train, &self.validation, &self.test].into_iter().flatten().map(String::as_str).collect();
-        if self.split.by == SplitBy::Files {
+        if self.lists_splits() {
             for file in self.train.iter().filter(|file| !files.contains(file.as_str())) {
                 problems.push(format!("the file `{file}` in `train` is not in any component of `mixture`"));
             }
@@ -405,6 +428,8 @@ impl Config {
     /// Returns a short name for the artifact's folder.
     pub fn slug(&self) -> String {
         let by = match self.split.by {
+            _ if self.lists_splits() => "files",
+            SplitBy::Auto => "auto",
             SplitBy::Group => "group",
             SplitBy::Ratio => "ratio",
             SplitBy::Files => "files",
@@ -446,7 +471,7 @@ mod tests {
     fn all_problems_are_reported_together() {
         assert_eq!(problems(""), "");
         let settings = "train = ['a']\nprompt = '{a'\nmax_tokens = 1\ntemplate_date = 'today'\n\
-            where = [{ field = 'x' }]\nsplit = { validation = 0.6, test = 0.6 }\n\
+            where = [{ field = 'x' }]\nsplit = { by = 'ratio', validation = 0.6, test = 0.6 }\n\
             leak = { words = 0, overlap = 0.0, common = 2.0 }";
         assert_snapshot!(problems(settings), @r#"
         `train`, `validation` and `test` require `split.by = "files"`

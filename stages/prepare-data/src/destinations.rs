@@ -42,7 +42,7 @@ pub(crate) fn destinations(
 #[derive(Default)]
 struct Rows {
     held_out: Vec<bool>,
-    /// Split of the row's file, with `split.by = "files"`.
+    /// Split of the row's file, if files decide.
     files: Vec<Option<SplitName>>,
     /// Number of the row's group, with `split.by = "group"`.
     groups: Vec<u32>,
@@ -52,13 +52,13 @@ struct Rows {
 impl Rows {
     fn add(&mut self, record: &Record, held_out: bool, file: &DataFile, by: SplitBy) {
         self.held_out.push(held_out);
+        self.files.push(file.split);
         match by {
-            SplitBy::Files => self.files.push(file.split),
             SplitBy::Group => {
                 let group = record.group.as_deref().expect("the mapping refuses rows without a group");
                 self.groups.push(self.group_names.number(group));
             }
-            SplitBy::Ratio => {}
+            SplitBy::Auto | SplitBy::Ratio | SplitBy::Files => {}
         }
     }
 
@@ -69,9 +69,14 @@ impl Rows {
             HoldOutTo::Drop => Destination::HeldOut,
             HoldOutTo::Test => Destination::Split(SplitName::Test),
         };
+        let by_file = self.files.iter().all(Option::is_some);
         let mut splits: Box<dyn Iterator<Item = SplitName>> = match config.split.by {
-            SplitBy::Files => Box::new(self.files.iter().map(|split| split.expect("every file has a split"))),
-            SplitBy::Ratio => {
+            SplitBy::Group => {
+                let group_splits = self.group_splits(config, &shares)?;
+                Box::new(self.groups.iter().map(move |group| group_splits[*group as usize]))
+            }
+            _ if by_file => Box::new(self.files.iter().flatten().copied()),
+            SplitBy::Auto | SplitBy::Ratio | SplitBy::Files => {
                 let free = self.held_out.iter().filter(|&&held_out| !held_out).count();
                 let mut free_splits = split::by_ratio(free, &shares).into_iter();
                 // Held-out rows are not counted; the split given to them here is ignored below.
@@ -83,10 +88,6 @@ impl Rows {
                     }
                 };
                 Box::new(self.held_out.iter().map(split_of))
-            }
-            SplitBy::Group => {
-                let group_splits = self.group_splits(config, &shares)?;
-                Box::new(self.groups.iter().map(move |group| group_splits[*group as usize]))
             }
         };
         let destination = |&held_out: &bool| {

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use dataset::split::SplitName;
 use dataset::{Error, Result};
 
-use crate::config::{Config, SplitBy};
+use crate::config::{Config, SplitBy, SplitConfig};
 
 /// A data file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFile {
     /// Path of the file.
     pub path: PathBuf,
-    /// Split of its rows, with `split.by = "files"`.
+    /// Split of its rows, if files decide.
     pub split: Option<SplitName>,
     /// Mixture component of its rows.
     pub component: Option<String>,
@@ -39,7 +39,7 @@ pub(crate) fn find(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
             });
         }
     }
-    if config.split.by != SplitBy::Files {
+    if !config.lists_splits() {
         for name in config.mixture.values().flat_map(|component| &component.files) {
             let component = config.component_of(name);
             files.push(DataFile { path: find_named(data, name)?, split: None, component });
@@ -47,20 +47,92 @@ pub(crate) fn find(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
     }
     files.sort_by(|a, b| a.component.cmp(&b.component));
     if files.is_empty() {
-        for path in list(data)? {
-            let split = if config.split.by == SplitBy::Files { Some(split_from_name(&path)?) } else { None };
-            files.push(DataFile { path, split, component: None });
-        }
+        files = listed(data, config)?;
     }
     if files.is_empty() {
-        let places: Vec<String> = data.iter().map(|path| path.display().to_string()).collect();
-        return Err(Error::Rows {
-            reason: format!("no `.jsonl`, `.json`, `.csv` or `.tsv` file in `{}`", places.join("`, `")),
-            hint: "give data files with `--data`, or name files of other endings with the setting `source`"
-                .into(),
-        });
+        return Err(nothing_found(data));
     }
     Ok(files)
+}
+
+/// Returns all data files in `data`, with their splits if the settings or the names say so.
+fn listed(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
+    let paths = list(data)?;
+    let splits: Vec<Option<SplitName>> = paths.iter().map(|path| split_from_name(path)).collect();
+    let by_file = match config.split.by {
+        SplitBy::Files => true,
+        SplitBy::Auto => decides(&paths, &splits, config),
+        SplitBy::Group | SplitBy::Ratio => false,
+    };
+    let file = |(path, split): (PathBuf, Option<SplitName>)| {
+        if by_file && split.is_none() {
+            return Err(unnamed(&path));
+        }
+        Ok(DataFile { path, split: split.filter(|_| by_file), component: None })
+    };
+    paths.into_iter().zip(splits).map(file).collect()
+}
+
+/// Returns whether the names of the files decide their splits, and says so.
+fn decides(paths: &[PathBuf], splits: &[Option<SplitName>], config: &Config) -> bool {
+    let count = |wanted: SplitName| splits.iter().filter(|split| **split == Some(wanted)).count();
+    let [train, validation, test] = SplitName::ALL.map(count);
+    if train == 0 || validation + test == 0 {
+        return false;
+    }
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if let Some(other) = splits.iter().position(Option::is_none) {
+        tracing::warn!(
+            "some files are named like splits, but `{}` is not, so the rows of all files are divided at random; set \
+             split.by = \"files\" and list the files in `train`, `validation` and `test` to keep them apart",
+            name(&paths[other])
+        );
+        return false;
+    }
+    let named: Vec<String> = paths.iter().map(name).collect();
+    let unused =
+        if config.split == SplitConfig::default() { "" } else { ", and the shares in `split` are not used" };
+    tracing::info!(
+        "the files are the splits: {}{unused} (split.by = \"ratio\" would divide all rows at random)",
+        named.join(", ")
+    );
+    true
+}
+
+/// Returns the error for data without a file that can be read, with what is there instead.
+fn nothing_found(data: &[PathBuf]) -> Error {
+    let places: Vec<String> = data.iter().map(|path| path.display().to_string()).collect();
+    let places = places.join("`, `");
+    let inside: Vec<PathBuf> = data.iter().flat_map(|path| entries(path)).collect();
+    let other = inside.iter().find_map(|path| Some((path, dataset::needs_conversion(path)?)));
+    if let Some((path, hint)) = other {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let reason = format!("no file in `{places}` can be read as it is; it has `{name}`");
+        return Error::Rows { reason, hint };
+    }
+    let is_filled = |path: &&PathBuf| {
+        path.is_dir() && list(std::slice::from_ref(*path)).is_ok_and(|files| !files.is_empty())
+    };
+    let hint = match inside.iter().find(is_filled) {
+        Some(folder) => format!("folders inside are not searched: give `--data '{}'`", folder.display()),
+        None => "give data files with `--data`, or name files of other endings with the setting `source`"
+            .to_owned(),
+    };
+    Error::Rows { reason: format!("no `.jsonl`, `.json`, `.csv` or `.tsv` file in `{places}`"), hint }
+}
+
+/// Returns the entries of a folder that are not hidden, sorted; none if it cannot be read.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs_err::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| !is_hidden(path)).collect();
+    paths.sort();
+    paths
+}
+
+/// Returns whether other programs leave such files behind: hidden files, lock files of office programs and backups.
+fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(['.', '~', '#']) || name.ends_with('~') || name.eq_ignore_ascii_case("thumbs.db")
 }
 
 fn find_named(data: &[PathBuf], name: &str) -> Result<PathBuf> {
@@ -91,12 +163,21 @@ fn list(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
         let unreadable = |source| Error::Unreadable { path: path.clone(), source };
         let mut inside = Vec::new();
+        let mut passed_over = Vec::new();
         for entry in fs_err::read_dir(path).map_err(unreadable)? {
             let file = entry.map_err(unreadable)?.path();
-            let extension = file.extension().and_then(|extension| extension.to_str());
-            if matches!(extension, Some("jsonl" | "json" | "csv" | "tsv")) && file.is_file() {
-                inside.push(file);
+            if is_hidden(&file) || !file.is_file() {
+                continue;
             }
+            if has_data_ending(&file) {
+                inside.push(file);
+            } else if dataset::needs_conversion(&file).is_some() {
+                passed_over.push(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            }
+        }
+        passed_over.sort();
+        if !inside.is_empty() && !passed_over.is_empty() {
+            tracing::warn!("not read in `{}`: {}", path.display(), passed_over.join(", "));
         }
         inside.sort();
         files.append(&mut inside);
@@ -104,17 +185,72 @@ fn list(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn split_from_name(path: &Path) -> Result<SplitName> {
-    match path.file_stem().and_then(|stem| stem.to_str()) {
-        Some("train") => Ok(SplitName::Train),
-        Some("valid" | "validation" | "dev") => Ok(SplitName::Validation),
-        Some("test") => Ok(SplitName::Test),
-        _ => Err(Error::File {
-            path: path.to_owned(),
-            reason: "the file's name does not say which split it is".into(),
-            hint: "name the files of each split with the settings `train`, `validation` and `test`, or choose another \
-                   `split.by`"
-                .into(),
-        }),
+/// Returns whether the file's name ends like that of a data file.
+fn has_data_ending(path: &Path) -> bool {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    matches!(ending.as_deref(), Some("jsonl" | "ndjson" | "json" | "csv" | "tsv"))
+}
+
+/// Returns the split that a file is named after, perhaps with a number: `train.jsonl`, `train-00000-of-00002.jsonl`.
+fn split_from_name(path: &Path) -> Option<SplitName> {
+    let stem = path.file_stem()?.to_str()?.to_ascii_lowercase();
+    let end = stem.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(stem.len());
+    let (name, number) = stem.split_at(end);
+    let is_number =
+        number.replace("of", "").chars().all(|letter| letter.is_ascii_digit() || "-_.".contains(letter));
+    match name {
+        _ if !is_number => None,
+        "train" | "training" => Some(SplitName::Train),
+        "valid" | "validation" | "val" | "dev" => Some(SplitName::Validation),
+        "test" => Some(SplitName::Test),
+        _ => None,
+    }
+}
+
+fn unnamed(path: &Path) -> Error {
+    Error::File {
+        path: path.to_owned(),
+        reason: "the file's name does not say which split it is".into(),
+        hint: "name the files of each split with the settings `train`, `validation` and `test`, or choose another \
+               `split.by`"
+            .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_splits_may_have_a_number() {
+        let split = |name: &str| split_from_name(Path::new(name));
+        for name in
+            ["train.jsonl", "Train.CSV", "train_01.json", "train-00000-of-00002.jsonl", "training.tsv"]
+        {
+            assert_eq!(split(name), Some(SplitName::Train), "{name}");
+        }
+        for name in ["valid.jsonl", "validation.jsonl", "val.csv", "dev.json"] {
+            assert_eq!(split(name), Some(SplitName::Validation), "{name}");
+        }
+        assert_eq!(split("test.1.jsonl"), Some(SplitName::Test));
+        for name in ["train_sft.jsonl", "latest.jsonl", "testing.jsonl", "rows.jsonl", "trainer.csv"] {
+            assert_eq!(split(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn files_that_programs_leave_behind_are_hidden() {
+        for name in [
+            "._rows.jsonl",
+            ".DS_Store",
+            "Thumbs.db",
+            "~$rows.csv",
+            "#rows.jsonl#",
+            "rows.jsonl~",
+            ".~lock.rows.csv#",
+        ] {
+            assert!(is_hidden(Path::new(name)), "{name}");
+        }
+        assert!(!is_hidden(Path::new("rows.jsonl")));
     }
 }

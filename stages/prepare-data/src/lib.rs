@@ -21,6 +21,8 @@
 mod config;
 mod destinations;
 mod files;
+mod leaks;
+mod losses;
 mod mapping;
 mod mixture;
 mod notices;
@@ -52,9 +54,10 @@ const LISTED_LEAKS: u64 = 10;
 /// Finds the files that `config` names in `data`, a list of files and folders.
 ///
 /// A name is looked up in each folder and compared with the end of each file's path. If the settings name no file, all
-/// files are used: the given ones, and those in the given folders that end in `.jsonl`, `.json`, `.csv` or `.tsv`; with
-/// `split.by = "files"` their names decide the split (`train`, `valid`, `validation` or `dev`, `test`). The files of a
-/// mixture are sorted by the names of its components.
+/// files are used: the given ones, and those in the given folders that end in `.jsonl`, `.ndjson`, `.json`, `.csv` or
+/// `.tsv`, except hidden ones. With `split.by = "files"` their names decide the split (`train`, `valid`, `validation`, `val`
+/// or `dev`, `test`, perhaps with a number as in `train-00000-of-00002`); so they do with `auto`, if every file is named
+/// like that and there is a file besides those of `train`. The files of a mixture are sorted by the names of its components.
 ///
 /// # Errors
 ///
@@ -93,6 +96,7 @@ pub fn run(tokenizer: &Path, files: &[DataFile], config: &Config, out: &Path) ->
     copy_tokenizer(tokenizer, &out.join(outputs::TOKENIZER))?;
     write_chat_settings(config, &stats, out)?;
     stats.write(out)?;
+    losses::warn(config, &stats);
     refuse_empty(config, files, &stats)?;
     refuse_leaks(config, &stats)?;
     Ok(stats)
@@ -144,10 +148,11 @@ fn write_chat_settings(config: &Config, stats: &Stats, out: &Path) -> Result<()>
 
 /// Fails if a split that the settings ask for has no rows.
 fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> dataset::Result<()> {
+    let by_file = files.iter().any(|file| file.split.is_some());
     for split in SplitName::ALL {
-        let wanted = match (config.split.by, split) {
+        let wanted = match (by_file, split) {
             (_, SplitName::Train) => true,
-            (SplitBy::Files, _) => files.iter().any(|file| file.split == Some(split)),
+            (true, _) => files.iter().any(|file| file.split == Some(split)),
             (_, SplitName::Validation) => config.split.validation > 0.0,
             (_, SplitName::Test) => config.split.test > 0.0 || config.hold_out.to == HoldOutTo::Test,
         };
@@ -183,43 +188,66 @@ fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> dataset::
     Ok(())
 }
 
-/// Fails if validation, test or held-out rows occur in training rows, unless the settings allow it.
+/// Fails if validation, test or held-out rows occur in training rows, or test or held-out rows in validation rows, unless
+/// the settings allow it.
 fn refuse_leaks(config: &Config, stats: &Stats) -> dataset::Result<()> {
-    let LeakStats { remaining, checked_rows, .. } = stats.leaks;
-    if config.on_leak == OnLeak::Allow || remaining == 0 {
+    let LeakStats { remaining, checked_rows, rows, in_validation, .. } = &stats.leaks;
+    if config.on_leak == OnLeak::Allow || remaining + in_validation.remaining == 0 {
         return Ok(());
     }
-    let listed = remaining.min(LISTED_LEAKS) as usize;
-    let mut lines: Vec<String> = stats.leaks.rows.iter().take(listed).map(describe_leak).collect();
-    lines.insert(
-        0,
-        format!("{remaining} of {checked_rows} validation, test and held-out rows occur in training rows:"),
-    );
-    if remaining > LISTED_LEAKS {
-        lines.push("…".to_owned());
+    let mut lines = Vec::new();
+    if *remaining > 0 {
+        lines.push(format!(
+            "{remaining} of {checked_rows} validation, test and held-out rows occur in training rows:"
+        ));
+        lines.extend(describe_leaks(rows, *remaining, "training"));
     }
+    if in_validation.remaining > 0 {
+        lines.push(format!(
+            "{} of {} test and held-out rows occur in validation rows:",
+            in_validation.remaining, in_validation.checked_rows
+        ));
+        lines.extend(describe_leaks(&in_validation.rows, in_validation.remaining, "validation"));
+    }
+    let rows = match (*remaining, in_validation.remaining) {
+        (0, _) => "validation rows",
+        (_, 0) => "training rows",
+        _ => "training and validation rows",
+    };
     let hint = match config.on_leak {
         OnLeak::Drop => {
-            "only several training rows together hold these texts: raise `leak.overlap`, or set `on_leak = \"allow\"`"
+            "only several rows together hold these texts: raise `leak.overlap`, or set `on_leak = \"allow\"`"
+                .to_owned()
         }
-        _ => {
-            "set `on_leak = \"drop\"` to leave those training rows out, or split by a group that such rows share"
-        }
+        _ => format!(
+            "set `on_leak = \"drop\"` to leave those {rows} out, or split by a group that such rows share"
+        ),
     };
-    Err(Error::Rows { reason: lines.join("\n"), hint: hint.into() })
+    Err(Error::Rows { reason: lines.join("\n"), hint })
 }
 
-/// Describes a leak in one line.
-fn describe_leak(leak: &Leak) -> String {
+/// Describes the first of `count` leaks into the rows of a split.
+fn describe_leaks(leaks: &[Leak], count: u64, into: &str) -> Vec<String> {
+    let listed = leaks.iter().take(count.min(LISTED_LEAKS) as usize);
+    let mut lines: Vec<String> = listed.map(|leak| describe_leak(leak, into)).collect();
+    if count > LISTED_LEAKS {
+        lines.push("…".to_owned());
+    }
+    lines
+}
+
+/// Describes a leak into a row of the split `into` in one line.
+fn describe_leak(leak: &Leak, into: &str) -> String {
     let Leak { row, source, split, .. } = leak;
     let percent = leak.overlap * 100.0;
     let train = match (&leak.train_row, &leak.train_source) {
-        (Some(id), Some(source)) => format!("training row `{id}` ({source})"),
-        _ => "several training rows together".to_owned(),
+        (Some(id), Some(source)) => format!("{into} row `{id}` ({source})"),
+        _ => format!("several {into} rows together"),
     };
     let how = match leak.kind {
         LeakKind::Exact => format!("equals {train}"),
         LeakKind::Contained => format!("contains or is part of {train}"),
+        LeakKind::Side => format!("has the same prompt or answer as {train}"),
         LeakKind::Overlap => format!("shares {percent:.0}% of its text with {train}"),
     };
     format!("{split} row `{row}` ({source}) {how}")

@@ -30,7 +30,8 @@ fn main() -> ExitCode {
                 prepare_data::find_files(&args.data, run.config()).context("finding the data files")?;
             // Each file is a separate input, so that other files in the folder do not change the key.
             for (number, file) in files.iter().enumerate() {
-                run.input_folder(&format!("data_{number}"), &file.path)?;
+                let split = file.split.map(|split| format!("{}_", split.as_str())).unwrap_or_default();
+                run.input_folder(&format!("{split}data_{number}"), &file.path)?;
             }
             run.execute(|job, config| {
                 let stats = prepare_data::run(tokenizer.path(), &files, config, job.out())

@@ -86,11 +86,18 @@ impl<'a> Mapping<'a> {
 
     fn record(&self, mut row: RawRow, file: &Path) -> Result<Record, RowProblem> {
         let line = row.line;
+        let treatment = self.config.treatment();
+        let changes = treatment.apply(&mut row.fields);
         let group = self.group(&row)?;
+        let mut input = None;
         if !self.templates.is_empty() {
             let mut fields = Map::new();
             for (name, template) in &self.templates {
-                fields.insert((*name).to_owned(), Value::String(template.fill(&row)?));
+                let filled = template.fill(&row)?;
+                if *name == "prompt" {
+                    input = Some(filled.fields).filter(|fields| !fields.is_empty());
+                }
+                fields.insert((*name).to_owned(), Value::String(treatment.normalized(&filled.text)));
             }
             for name in ["id", "group", "weight", "auth_weight", "prov_entropy"] {
                 fields.extend(row.fields.remove(name).map(|value| (name.to_owned(), value)));
@@ -99,6 +106,8 @@ impl<'a> Mapping<'a> {
         }
         let mut record = Record::from_row(row, file)?;
         record.group = group.or(record.group);
+        record.input = input.or(record.input);
+        record.changes = changes;
         if self.config.split.by == SplitBy::Group && record.group.is_none() {
             let hint = "name the fields of a group with `group_fields`, or set `split.by = \"ratio\"`";
             return Err(problem(line, "the row has no group".to_owned(), hint));
@@ -126,7 +135,7 @@ impl<'a> Mapping<'a> {
         if self.system.is_empty() {
             return;
         }
-        let system = json!({"role": "system", "content": dataset::text::normalize(self.system)});
+        let system = json!({"role": "system", "content": self.config.treatment().normalized(self.system)});
         match &mut record.shape {
             Shape::Chat { messages, .. } if messages[0]["role"] != "system" => messages.insert(0, system),
             Shape::Completion { prompt, completion } => {
@@ -180,7 +189,7 @@ mod tests {
         assert_eq!((record.id.as_str(), record.group.as_deref()), ("7", Some("1 / S")));
         let Shape::Chat { messages, .. } = record.shape else { panic!() };
         let contents: Vec<_> = messages.iter().map(|message| message["content"].as_str().unwrap()).collect();
-        assert_eq!(contents, ["Be brief.", "{x} aloha", "1.5"]);
+        assert_eq!(contents, ["Be brief.", "{x}  aloha ", "1.5"]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Counting rows for `stats.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use dataset::Names;
+use dataset::{Names, StoredRow};
 use outputs::{Lengths, SplitStats, Tally};
 
 /// Number of examples in a tally.
@@ -24,18 +24,23 @@ pub(crate) struct SplitCounter {
     pub(crate) stats: SplitStats,
     /// Number of rows of each length.
     lengths: BTreeMap<u64, u64>,
+    /// Hashes of the content of the rows so far.
+    seen: HashSet<u64>,
     groups: Names,
     /// Number of rows of each group, by the group's number.
     group_rows: Vec<u32>,
 }
 
 impl SplitCounter {
-    pub(crate) fn add(&mut self, tokens: usize, targets: usize, group: Option<&str>) {
+    pub(crate) fn add(&mut self, row: &StoredRow, content: u64, tokens: usize, targets: usize) {
+        if !self.seen.insert(content) {
+            tally(&mut self.stats.duplicates, || format!("{} ({})", row.id, row.source));
+        }
         self.stats.rows += 1;
         self.stats.tokens += tokens as u64;
         self.stats.trained_tokens += targets as u64;
         *self.lengths.entry(tokens as u64).or_default() += 1;
-        if let Some(group) = group {
+        if let Some(group) = &row.group {
             let number = self.groups.number(group) as usize;
             self.group_rows.resize(self.groups.len(), 0);
             self.group_rows[number] += 1;

@@ -1,4 +1,5 @@
-//! Texts with fields in them: `{name}` is replaced by a row's field, `{{` and `}}` are braces.
+//! Texts with fields in them: `{name}` is replaced by a row's field, `{name?}` by a field that may be blank, and `{{` and
+//! `}}` are braces.
 
 use dataset::{RawRow, RowProblem};
 use serde_json::Value;
@@ -12,7 +13,16 @@ pub(crate) struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Text(String),
-    Field(String),
+    Field { name: String, may_be_blank: bool },
+}
+
+/// A template with the fields of a row in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Filled {
+    /// The whole text.
+    pub(crate) text: String,
+    /// The fields alone, one per line.
+    pub(crate) fields: String,
 }
 
 impl Template {
@@ -32,12 +42,16 @@ impl Template {
                 }
                 ('{', _) => {
                     let name: String = letters.by_ref().take_while(|&letter| letter != '}').collect();
-                    if name.is_empty() || name.contains('{') || !source.contains(&format!("{{{name}}}")) {
+                    if matches!(name.as_str(), "" | "?")
+                        || name.contains('{')
+                        || !source.contains(&format!("{{{name}}}"))
+                    {
                         return Err(format!(
                             "`{{{name}` is not a field; write `{{name}}` for a field and `{{{{` for a brace"
                         ));
                     }
-                    pieces.push(Piece::Field(name));
+                    let required = name.strip_suffix('?').unwrap_or(&name).to_owned();
+                    pieces.push(Piece::Field { may_be_blank: required != name, name: required });
                 }
                 ('}', _) => return Err("`}` without `{`; write `}}` for a brace".to_owned()),
                 _ => push_letter(&mut pieces, letter),
@@ -46,24 +60,31 @@ impl Template {
         Ok(Self { pieces })
     }
 
-    /// Returns the text with the fields of `row` in it.
+    /// Returns the text with the fields of `row` in it, as they are.
     ///
     /// # Errors
     ///
     /// Fails when a field has no value or is a list or an object.
-    pub(crate) fn fill(&self, row: &RawRow) -> Result<String, RowProblem> {
+    pub(crate) fn fill(&self, row: &RawRow) -> Result<Filled, RowProblem> {
         let mut text = String::new();
+        let mut fields = Vec::new();
         for piece in &self.pieces {
-            match piece {
-                Piece::Text(piece) => text.push_str(piece),
-                Piece::Field(name) => match row.fields.get(name) {
-                    Some(Value::String(value)) => text.push_str(value.trim()),
-                    Some(value @ (Value::Number(_) | Value::Bool(_))) => text.push_str(&value.to_string()),
+            let field = match piece {
+                Piece::Text(piece) => {
+                    text.push_str(piece);
+                    continue;
+                }
+                Piece::Field { name, may_be_blank } => match row.fields.get(name) {
+                    Some(Value::String(value)) => value.clone(),
+                    Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
+                    None | Some(Value::Null) if *may_be_blank => continue,
                     value => return Err(unusable_field(row, name, value)),
                 },
-            }
+            };
+            text.push_str(&field);
+            fields.push(field);
         }
-        Ok(text)
+        Ok(Filled { text, fields: fields.join("\n") })
     }
 }
 
@@ -83,7 +104,11 @@ fn unusable_field(row: &RawRow, name: &str, value: Option<&Value>) -> RowProblem
             ("has no value", hint)
         }
         Some(Value::Null) => {
-            ("has no value", "fill it in, or set `on_bad_row = \"skip\"` to leave such rows out".to_owned())
+            let hint = format!(
+                "write `{{{name}?}}` in the template if it may be blank, fill it in, or set `on_bad_row = \"skip\"` to \
+                 leave such rows out"
+            );
+            ("has no value", hint)
         }
         Some(_) => (
             "is not a text",
@@ -95,12 +120,34 @@ fn unusable_field(row: &RawRow, name: &str, value: Option<&Value>) -> RowProblem
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn wrong_braces_are_refused() {
-        for bad in ["{", "{}", "}", "{a{b}"] {
+        for bad in ["{", "{}", "{?}", "}", "{a{b}"] {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    fn fill(template: &str, fields: &Value) -> Result<Filled, RowProblem> {
+        let row = RawRow { line: 1, fields: fields.as_object().unwrap().clone() };
+        Template::parse(template).unwrap().fill(&row)
+    }
+
+    #[test]
+    fn fields_are_inserted_as_they_are() {
+        let filled = fill("Q: {a}{b}|", &json!({"a": "  x\n", "b": 2})).unwrap();
+        assert_eq!((filled.text.as_str(), filled.fields.as_str()), ("Q:   x\n2|", "  x\n\n2"));
+    }
+
+    #[test]
+    fn only_fields_with_a_question_mark_may_be_blank() {
+        for blank in [json!({"a": "x"}), json!({"a": "x", "b": null}), json!({"a": "x", "b": ""})] {
+            assert_eq!(fill("{a}{b?}", &blank).unwrap().text, "x");
+        }
+        let problem = fill("{a}{b}", &json!({"a": "x", "b": null})).unwrap_err();
+        assert!(problem.hint.contains("`{b?}`"), "{}", problem.hint);
     }
 }

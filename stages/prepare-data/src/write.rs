@@ -1,20 +1,22 @@
 //! The second pass: encodes rows, writes them, and checks the splits for leaks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use dataset::leak::{Check, Fingerprint, LISTED};
+use dataset::leak::{Check, Fingerprint};
 use dataset::split::SplitName;
+use dataset::text::Changes;
 use dataset::{
-    Encoded, Error, OnTooLong, Place, Record, Result, RowWriter, Shape, Split, SplitWriter, StoredRow,
-    TextTokenizer, as_messages, encode, read_rows,
+    ControlTokens, Encoded, Error, OnSpecial, OnTooLong, Place, Record, Result, RowWriter, Shape,
+    SplitWriter, StoredRow, TextTokenizer, as_messages, encode,
 };
-use outputs::{SplitStats, Stats};
+use outputs::{SplitStats, Stats, ValidationLeaks};
 use rayon::prelude::*;
 
 use crate::config::{Config, OnBadRow, OnLeak};
 use crate::destinations::Destination;
 use crate::files::DataFile;
+use crate::leaks::Cleaning;
 use crate::mixture::ComponentRows;
 use crate::rows::one_line;
 use crate::stats::{SplitCounter, tally};
@@ -47,8 +49,13 @@ struct Route<'a> {
 /// A row to write.
 struct Ready {
     row: StoredRow,
+    /// Hash of its content.
+    content: u64,
     encoded: Encoded,
     fingerprint: Option<Fingerprint>,
+    changes: Changes,
+    /// The control token that its text spells out.
+    special: Option<String>,
 }
 
 /// Encodes rows and writes each to its split.
@@ -58,8 +65,12 @@ pub(crate) struct Writer<'a> {
     sinks: BTreeMap<SplitName, Sink>,
     waiting: Vec<Waiting<'a>>,
     waiting_bytes: usize,
-    /// `None` if all rows train.
+    control_tokens: ControlTokens,
+    /// Compares validation, test and held-out rows with training rows; `None` if all rows train.
     check: Option<Check>,
+    /// Compares test and held-out rows with validation rows; `None` without either.
+    validation_check: Option<Check>,
+    ids: HashSet<u64>,
     component_rows: ComponentRows,
 }
 
@@ -81,12 +92,23 @@ impl<'a> Writer<'a> {
             };
             sinks.insert(split, sink);
         }
-        let is_checked =
-            |to: &Destination| !matches!(to, Destination::Split(SplitName::Train) | Destination::Nowhere);
-        let needs_check = destinations.iter().any(is_checked);
-        let check = needs_check.then(|| Check::new(config.leak, out)).transpose()?;
-        let component_rows = ComponentRows::new(config);
-        Ok(Self { config, tokenizer, sinks, waiting: Vec::new(), waiting_bytes: 0, check, component_rows })
+        let validates = destinations.contains(&Destination::Split(SplitName::Validation));
+        let tests = destinations
+            .iter()
+            .any(|to| matches!(to, Destination::Split(SplitName::Test) | Destination::HeldOut));
+        let check = |needed: bool| needed.then(|| Check::new(config.leak, out)).transpose();
+        Ok(Self {
+            config,
+            tokenizer,
+            sinks,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            control_tokens: ControlTokens::new(tokenizer),
+            check: check(validates || tests)?,
+            validation_check: check(validates && tests)?,
+            ids: HashSet::new(),
+            component_rows: ComponentRows::new(config),
+        })
     }
 
     /// Adds a row; it is written when enough rows are waiting.
@@ -101,8 +123,9 @@ impl<'a> Writer<'a> {
             Destination::Nowhere => {}
             Destination::HeldOut => {
                 let row = stored(record, &Encoded::default());
-                if let Some(check) = &mut self.check {
-                    check.add("held_out", &row, &Check::fingerprint(&self.config.leak, &row))?;
+                let fingerprint = Check::fingerprint(&self.config.leak, &row);
+                for check in [&mut self.check, &mut self.validation_check].into_iter().flatten() {
+                    check.add("held_out", &row, &fingerprint)?;
                 }
             }
             Destination::Split(split) => {
@@ -121,20 +144,20 @@ impl<'a> Writer<'a> {
     fn flush(&mut self, stats: &mut Stats) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
-        let (tokenizer, settings) = (self.tokenizer, self.config.encode_settings());
-        let leak = self.check.as_ref().map(|_| &self.config.leak);
-        let encode_row = |Waiting { record, route }| {
-            let ready = encode(tokenizer, &record, settings).map(|encoded| {
-                let row = stored(record, &encoded);
-                let fingerprint = leak.map(|settings| Check::fingerprint(settings, &row));
-                Ready { row, encoded, fingerprint }
-            });
-            (ready, route)
-        };
+        let this = &*self;
+        let encode_row = |Waiting { record, route }| (this.ready(record, &route.place), route);
         let encoded: Vec<_> = waiting.into_par_iter().map(encode_row).collect();
         for (ready, route) in encoded {
             match ready {
-                Ok(ready) => self.write(ready, route, stats)?,
+                Ok(ready) => {
+                    count_changes(&ready, stats);
+                    if !self.ids.insert(ready.row.id_hash()) {
+                        tally(&mut stats.duplicate_ids, || {
+                            format!("{} ({})", ready.row.id, ready.row.source)
+                        });
+                    }
+                    self.write(ready, route, stats)?;
+                }
                 // Every row fails with a tokenizer that has no chat template.
                 Err(error @ (Error::File { .. } | Error::Io(_))) => return Err(error),
                 Err(error) => {
@@ -149,9 +172,30 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Encodes a row. Any thread may do this.
+    fn ready(&self, mut record: Record, place: &Place) -> Result<Ready> {
+        let special = self.control_tokens.find(&record).map(str::to_owned);
+        match (&special, self.config.on_special) {
+            (Some(token), OnSpecial::Error) => {
+                return Err(Error::Row {
+                    place: place.clone(),
+                    reason: format!("the text spells out the control token `{token}`"),
+                    hint: "remove it, or set `on_special` to `escape` or `allow`".into(),
+                });
+            }
+            (Some(_), OnSpecial::Escape) => self.control_tokens.escape(&mut record),
+            _ => {}
+        }
+        let encoded = encode(self.tokenizer, &record, self.config.encode_settings())?;
+        let changes = record.changes;
+        let row = stored(record, &encoded);
+        let fingerprint = self.check.as_ref().map(|_| Check::fingerprint(&self.config.leak, &row));
+        Ok(Ready { content: row.content_hash(), row, encoded, fingerprint, changes, special })
+    }
+
     fn write(&mut self, ready: Ready, route: Route<'_>, stats: &mut Stats) -> Result<()> {
         let Route { file, place, split } = route;
-        let Ready { row, mut encoded, fingerprint } = ready;
+        let Ready { row, content, mut encoded, fingerprint, .. } = ready;
         let sink = self.sinks.get_mut(&split).expect("every split has a sink");
         let (length, limit) = (encoded.tokens.len(), self.config.max_tokens);
         let example = || format!("{} ({}): {length} tokens", row.id, row.source);
@@ -183,13 +227,19 @@ impl<'a> Writer<'a> {
             tally(&mut sink.counter.stats.prompt_not_prefix, || format!("{} ({})", row.id, row.source));
         }
         note_ends(stats, self.tokenizer, &encoded);
-        sink.counter.add(encoded.tokens.len(), encoded.target_count(), row.group.as_deref());
+        sink.counter.add(&row, content, encoded.tokens.len(), encoded.target_count());
         let weight = row.weight.unwrap_or(1.0);
         sink.tokens.push(&encoded.tokens, &encoded.trained, weight, encoded.prompt_length)?;
-        match (&mut self.check, fingerprint, split) {
-            (Some(check), Some(fingerprint), SplitName::Train) => check.add_train(&row, &fingerprint)?,
-            (Some(check), Some(fingerprint), split) => check.add(split.as_str(), &row, &fingerprint)?,
-            _ => {}
+        if let Some(fingerprint) = fingerprint {
+            for (check, learned) in
+                [(&mut self.check, SplitName::Train), (&mut self.validation_check, SplitName::Validation)]
+            {
+                match check {
+                    Some(check) if split == learned => check.add_train(&row, &fingerprint)?,
+                    Some(check) if split > learned => check.add(split.as_str(), &row, &fingerprint)?,
+                    _ => {}
+                }
+            }
         }
         if split == SplitName::Train {
             self.component_rows.add(file.component.as_deref());
@@ -205,21 +255,25 @@ impl<'a> Writer<'a> {
             sink.tokens.finish()?;
             stats.splits.insert(split.as_str().to_owned(), sink.counter.finish(split != SplitName::Train));
         }
-        if let Some(mut check) = self.check {
-            let mut findings = check.find_leaks(&[])?;
-            stats.leaks.checked_rows = check.checked_rows();
-            stats.leaks.remaining = findings.count;
-            if self.config.on_leak == OnLeak::Drop && !findings.train_rows.is_empty() {
-                let train = drop_rows(out, &findings.train_rows, &mut self.component_rows, stats)?;
-                stats.splits.insert(SplitName::Train.as_str().to_owned(), train);
-                // A leak that remains occurs only in several training rows together; it is listed before the others.
-                let remaining = check.find_leaks(&findings.train_rows)?;
-                stats.leaks.remaining = remaining.count;
-                findings.count += remaining.count;
-                findings.leaks.splice(0..0, remaining.leaks);
-            }
-            stats.leaks.count = findings.count;
-            stats.leaks.rows = findings.leaks.into_iter().take(LISTED).collect();
+        let drop = self.config.on_leak == OnLeak::Drop;
+        if let Some(check) = self.validation_check {
+            let cleaning = Cleaning { out, split: SplitName::Validation, drop };
+            let found = cleaning.resolve(check, stats, None)?;
+            stats.leaks.in_validation = ValidationLeaks {
+                checked_rows: found.checked_rows,
+                count: found.count,
+                rows: found.rows,
+                remaining: found.remaining,
+                dropped_rows: found.dropped,
+            };
+        }
+        if let Some(check) = self.check {
+            let cleaning = Cleaning { out, split: SplitName::Train, drop };
+            let found = cleaning.resolve(check, stats, Some(&mut self.component_rows))?;
+            let leaks = &mut stats.leaks;
+            (leaks.checked_rows, leaks.count, leaks.remaining) =
+                (found.checked_rows, found.count, found.remaining);
+            (leaks.rows, leaks.dropped_train_rows) = (found.rows, found.dropped);
         }
         self.component_rows.write(out, stats)
     }
@@ -248,41 +302,19 @@ fn note_ends(stats: &mut Stats, tokenizer: &TextTokenizer, encoded: &Encoded) {
     }
 }
 
-/// Rewrites the training split without the rows in `dropped`, which are sorted row numbers.
-fn drop_rows(
-    out: &Path,
-    dropped: &[u32],
-    component_rows: &mut ComponentRows,
-    stats: &mut Stats,
-) -> Result<SplitStats> {
-    let (rows, tokens) = (out.join("rows/train.jsonl"), out.join("tokens/train.safetensors"));
-    let (new_rows, new_tokens) = (out.join("rows/train.new"), out.join("tokens/train.new"));
-    let (mut row_writer, mut token_writer) =
-        (RowWriter::create(&new_rows)?, SplitWriter::create(&new_tokens)?);
-    let mut counter = SplitCounter::default();
-    let split = Split::open(&tokens)?;
-    let mut dropped = dropped.iter().map(|&row| row as usize).peekable();
-    let mut components = component_rows.component_of_rows();
-    for (index, row) in read_rows(&rows)?.enumerate() {
-        let (row, component) = (row?, components.next().flatten());
-        if dropped.next_if_eq(&index).is_some() {
-            tally(&mut stats.leaks.dropped_train_rows, || format!("{} ({})", row.id, row.source));
-            component_rows.remove(component);
-            continue;
-        }
-        let encoded = split.row(index);
-        counter.add(encoded.tokens.len(), encoded.target_count(), row.group.as_deref());
-        token_writer.push(encoded.tokens, encoded.trained, encoded.weight, encoded.prompt_length)?;
-        row_writer.push(&row)?;
+/// Counts a row whose text was changed or spells out a control token.
+fn count_changes(ready: &Ready, stats: &mut Stats) {
+    let Ready { row, changes, special, .. } = ready;
+    let place = || format!("{} ({})", row.id, row.source);
+    if changes.normalized {
+        tally(&mut stats.normalized_rows, place);
     }
-    row_writer.finish()?;
-    token_writer.finish()?;
-    drop(split);
-    fs_err::rename(new_rows, rows)?;
-    fs_err::rename(new_tokens, tokens)?;
-    let before = stats.splits.remove(SplitName::Train.as_str()).unwrap_or_default();
-    let SplitStats { rows, tokens, trained_tokens, length, groups, .. } = counter.finish(false);
-    Ok(SplitStats { rows, tokens, trained_tokens, length, groups, ..before })
+    if changes.trimmed {
+        tally(&mut stats.trimmed_rows, place);
+    }
+    if let Some(token) = special {
+        tally(&mut stats.special_tokens, || format!("{}: {token}", place()));
+    }
 }
 
 /// Estimates the bytes of text in a record.
@@ -303,6 +335,7 @@ fn stored(record: Record, encoded: &Encoded) -> StoredRow {
         auth_weight: record.auth_weight,
         group: record.group,
         id: record.id,
+        input: record.input,
         prompt: encoded.prompt.clone(),
         prov_entropy: record.prov_entropy,
         reference: encoded.reference.clone(),

@@ -29,6 +29,11 @@ fn about(stats: &Stats) -> String {
         (stats.held_out_rows, "held out"),
         (stats.not_sampled_rows, "left out by a limit"),
         (stats.leaks.dropped_train_rows.count, "dropped from training as leaks"),
+        (stats.leaks.in_validation.dropped_rows.count, "dropped from validation as leaks"),
+        (stats.normalized_rows.count, "normalized"),
+        (stats.trimmed_rows.count, "trimmed"),
+        (stats.special_tokens.count, "with a control token in their text"),
+        (stats.duplicate_ids.count, "with the id of an earlier row"),
     ];
     parts.extend(
         left_out
@@ -49,7 +54,17 @@ fn about(stats: &Stats) -> String {
             number::count(leaks.remaining)
         ),
     };
-    format!("{}. {found}", parts.join(", "))
+    let within = &stats.leaks.in_validation;
+    let also = match within.count {
+        0 => String::new(),
+        count => format!(
+            " {} of {} test and held-out rows occur in validation: {} after dropping validation rows.",
+            number::count(count),
+            number::count(within.checked_rows),
+            number::count(within.remaining)
+        ),
+    };
+    format!("{}. {found}{also}", parts.join(", "))
 }
 
 fn table(splits: &[(&str, &SplitStats)]) -> Element {
@@ -104,28 +119,45 @@ fn lists(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Element> {
             ("truncated", &split.truncated),
             ("too long", &split.too_long),
             ("without a target", &split.no_target),
+            ("with the text of an earlier row", &split.duplicates),
         ];
         lists.extend(kinds.map(|(what, tally)| tally_list(&format!("Rows of {name}, {what}"), tally)));
         let turns = format!("Turns of {name} that are no targets, because the chat template rewrites them");
         lists.push(tally_list(&turns, &split.rewritten_turns));
     }
-    lists.push(list("Leaks", stats.leaks.count, stats.leaks.rows.iter().map(describe).collect()));
+    lists.push(list("Leaks", stats.leaks.count, described(&stats.leaks.rows, "training")));
     lists.push(tally_list("Training rows dropped as leaks", &stats.leaks.dropped_train_rows));
-    lists.push(tally_list("Unusable rows", &stats.bad_rows));
+    let within = &stats.leaks.in_validation;
+    lists.push(list("Test rows in validation", within.count, described(&within.rows, "validation")));
+    for (name, tally) in [
+        ("Validation rows dropped as leaks", &within.dropped_rows),
+        ("Unusable rows", &stats.bad_rows),
+        ("Rows with the id of an earlier row", &stats.duplicate_ids),
+        ("Rows changed by normalization", &stats.normalized_rows),
+        ("Rows changed by trimming", &stats.trimmed_rows),
+        ("Rows with a control token in their text", &stats.special_tokens),
+    ] {
+        lists.push(tally_list(name, tally));
+    }
     lists.into_iter().flatten().collect()
 }
 
-/// Describes a leak in one line.
-fn describe(leak: &Leak) -> String {
+fn described(leaks: &[Leak], into: &str) -> Vec<String> {
+    leaks.iter().map(|leak| describe(leak, into)).collect()
+}
+
+/// Describes a leak into a row of the split `into` in one line.
+fn describe(leak: &Leak, into: &str) -> String {
     let relation = match leak.kind {
         LeakKind::Exact => "equals",
         LeakKind::Contained => "is contained in or contains",
+        LeakKind::Side => "has the same prompt or answer as",
         LeakKind::Overlap => "overlaps",
     };
     let place = |source: Option<&str>| source.map(|source| format!(" ({source})")).unwrap_or_default();
     let train = match &leak.train_row {
-        Some(row) => format!("training row {row}{}", place(leak.train_source.as_deref())),
-        None => "several training rows together".to_owned(),
+        Some(row) => format!("{into} row {row}{}", place(leak.train_source.as_deref())),
+        None => format!("several {into} rows together"),
     };
     let percent = number::fixed(leak.overlap * 100.0, 1);
     format!("{} of {}{} {relation} {train}: {percent} %", leak.row, leak.split, place(Some(&leak.source)))

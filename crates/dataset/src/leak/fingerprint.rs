@@ -3,6 +3,7 @@
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
+use super::short::{Keys, Words};
 use crate::error::Result;
 use crate::hash::Hash;
 use crate::rows::StoredRow;
@@ -15,6 +16,8 @@ pub struct Fingerprint {
     pub(super) whole: u64,
     /// Hashes of the shingles of each side that has any, sorted and without duplicates.
     pub(super) sides: Vec<Vec<u64>>,
+    /// Hashes of the whole prompt and the whole answer.
+    pub(super) keys: Keys,
 }
 
 impl Fingerprint {
@@ -22,10 +25,10 @@ impl Fingerprint {
     pub(super) fn of(row: &StoredRow, words: usize) -> Self {
         let mut whole = Hash::default();
         let mut sides = Vec::new();
-        for side in sides_of(row) {
-            let hashes = text::word_hashes(&side);
+        let all = sides_of(row);
+        for Words { hashes, .. } in &all {
             whole.number(hashes.len() as u64);
-            for &word in &hashes {
+            for &word in hashes {
                 whole.number(word);
             }
             let mut shingles: Vec<u64> = hashes.windows(words.max(1)).map(hash_shingle).collect();
@@ -35,18 +38,23 @@ impl Fingerprint {
                 sides.push(shingles);
             }
         }
-        Self { whole: whole.value(), sides }
+        Self { whole: whole.value(), sides, keys: Keys::of(&all) }
     }
 }
 
-/// Returns the texts to compare: the plain text, or every message except system messages.
-fn sides_of(row: &StoredRow) -> Vec<String> {
-    let Some(messages) = &row.messages else { return row.text.clone().into_iter().collect() };
+/// Returns the words to compare: those of the plain text, or of every message except system messages.
+fn sides_of(row: &StoredRow) -> Vec<Words> {
+    let Some(messages) = &row.messages else {
+        let words = |text: &String| Words { of_model: false, hashes: text::word_hashes(text) };
+        return row.text.iter().map(words).collect();
+    };
     let content = |message: &serde_json::Value| {
-        let system = matches!(message.get("role")?.as_str()?, "system" | "developer");
+        let role = message.get("role")?.as_str()?;
         let content = message.get("content")?;
-        let text = content.as_str().map_or_else(|| joined_text(content), str::to_owned);
-        (!system).then_some(text)
+        let hashes =
+            content.as_str().map_or_else(|| text::word_hashes(&joined_text(content)), text::word_hashes);
+        let is_system = matches!(role, "system" | "developer");
+        (!is_system).then_some(Words { of_model: role == "assistant", hashes })
     };
     messages.iter().filter_map(content).collect()
 }
@@ -97,6 +105,13 @@ impl Spill {
             self.file.write_all(text.as_bytes())?;
         }
         self.file.write_all(&fingerprint.whole.to_le_bytes())?;
+        let keys = &fingerprint.keys;
+        // A hash of zero is as good as none.
+        for key in [keys.prompt, keys.answer, keys.pair] {
+            self.file.write_all(&key.unwrap_or(0).to_le_bytes())?;
+        }
+        self.file.write_all(&(keys.edges.len() as u32).to_le_bytes())?;
+        self.file.write_all(bytemuck::cast_slice(&keys.edges))?;
         self.file.write_all(&(fingerprint.sides.len() as u32).to_le_bytes())?;
         for shingles in &fingerprint.sides {
             self.file.write_all(&(shingles.len() as u32).to_le_bytes())?;
@@ -134,9 +149,13 @@ impl Reader<'_> {
             self.file.read_exact(&mut bytes)?;
             *text = String::from_utf8(bytes).map_err(io::Error::other)?;
         }
-        let mut whole = [0; 8];
-        self.file.read_exact(&mut whole)?;
-        row.fingerprint.whole = u64::from_le_bytes(whole);
+        row.fingerprint.whole = self.number()?;
+        let mut key = || self.number().map(|key| Some(key).filter(|&key| key != 0));
+        let keys = &mut row.fingerprint.keys;
+        (keys.prompt, keys.answer, keys.pair) = (key()?, key()?, key()?);
+        let edges = self.count()?;
+        keys.edges.resize(edges, 0);
+        self.file.read_exact(bytemuck::cast_slice_mut(&mut keys.edges))?;
         let sides = self.count()?;
         row.fingerprint.sides.resize_with(sides, Vec::new);
         for index in 0..sides {
@@ -146,6 +165,12 @@ impl Reader<'_> {
             self.file.read_exact(bytemuck::cast_slice_mut(shingles))?;
         }
         Ok(true)
+    }
+
+    fn number(&mut self) -> Result<u64> {
+        let mut bytes = [0; 8];
+        self.file.read_exact(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
     }
 
     fn count(&mut self) -> Result<usize> {
@@ -164,9 +189,17 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let mut spill = Spill::new(folder.path())?;
         let fingerprints = [
-            Fingerprint { whole: 7, sides: vec![vec![1, 2], vec![3]] },
-            Fingerprint { whole: 8, sides: vec![] },
-            Fingerprint { whole: 9, sides: vec![vec![u64::MAX]] },
+            Fingerprint { whole: 7, sides: vec![vec![1, 2], vec![3]], keys: Keys::default() },
+            Fingerprint {
+                whole: 8,
+                sides: vec![],
+                keys: Keys { answer: Some(5), edges: vec![1, 9], ..Keys::default() },
+            },
+            Fingerprint {
+                whole: 9,
+                sides: vec![vec![u64::MAX]],
+                keys: Keys { pair: Some(1), ..Keys::default() },
+            },
         ];
         let row =
             |index: usize| StoredRow { id: format!("ā{index}"), source: "x".into(), ..StoredRow::default() };

@@ -1,12 +1,19 @@
 //! A portion of the checked rows, ready to be compared with training rows that stream past.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 
 use outputs::LeakKind;
 
 use super::findings::Match;
 use super::fingerprint::Fingerprint;
 use super::settings::Settings;
+use super::short::Meaning;
+
+/// Nothing that fewer training rows have is common.
+const LEAST_LIMIT: f64 = 20.0;
+/// Share of the training rows above which their whole prompt is a fixed one.
+const COMMON_PROMPT: f64 = 0.25;
 
 /// Checked rows with the shingles of their sides, in sorted lists.
 ///
@@ -25,13 +32,15 @@ pub(super) struct Table {
     /// Row of each side, counted within the table.
     row_of_side: Vec<u32>,
     /// Hashes of whole rows, sorted.
-    whole: Vec<WholeRow>,
+    whole: Vec<KeyOfRow>,
+    /// Hashes of whole prompts and answers, sorted.
+    keys: Vec<KeyOfRow>,
     rows: u32,
 }
 
-/// The hash of a whole row.
+/// A hash of a row's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct WholeRow {
+struct KeyOfRow {
     hash: u64,
     row: u32,
 }
@@ -48,13 +57,15 @@ struct Entry {
 pub(super) struct Builder {
     entries: Vec<Entry>,
     row_of_side: Vec<u32>,
-    whole: Vec<WholeRow>,
+    whole: Vec<KeyOfRow>,
+    keys: Vec<KeyOfRow>,
 }
 
 impl Builder {
     pub(super) fn add(&mut self, fingerprint: &Fingerprint) {
         let row = self.whole.len() as u32;
-        self.whole.push(WholeRow { hash: fingerprint.whole, row });
+        self.whole.push(KeyOfRow { hash: fingerprint.whole, row });
+        self.keys.extend(fingerprint.keys.offered().map(|hash| KeyOfRow { hash, row }));
         for shingles in &fingerprint.sides {
             let side = self.row_of_side.len() as u32;
             self.row_of_side.push(row);
@@ -62,9 +73,9 @@ impl Builder {
         }
     }
 
-    /// Returns the number of shingles, counted once per side.
+    /// Returns the number of shingles, counted once per side, and of keys.
     pub(super) fn entries(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + self.keys.len()
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -72,9 +83,10 @@ impl Builder {
     }
 
     pub(super) fn build(self) -> Table {
-        let Self { mut entries, row_of_side, mut whole } = self;
+        let Self { mut entries, row_of_side, mut whole, mut keys } = self;
         entries.sort_unstable();
         whole.sort_unstable();
+        keys.sort_unstable();
         let (mut shingles, mut starts) = (Vec::new(), Vec::new());
         for (index, &Entry { shingle, .. }) in entries.iter().enumerate() {
             if shingles.last() != Some(&shingle) {
@@ -97,7 +109,7 @@ impl Builder {
             *bucket = total;
         }
         let rows = whole.len() as u32;
-        Table { shingles, buckets, bucket_shift, starts, postings, row_of_side, whole, rows }
+        Table { shingles, buckets, bucket_shift, starts, postings, row_of_side, whole, keys, rows }
     }
 }
 
@@ -122,8 +134,7 @@ impl Table {
 
     /// Returns the rows whose whole text has the given hash.
     fn rows_equal_to(&self, hash: u64) -> impl Iterator<Item = u32> {
-        let first = self.whole.partition_point(|whole| whole.hash < hash);
-        self.whole[first..].iter().take_while(move |whole| whole.hash == hash).map(|whole| whole.row)
+        with_hash(&self.whole, hash).1.iter().map(|whole| whole.row)
     }
 
     pub(super) fn comparison(&self, settings: Settings) -> Comparison<'_> {
@@ -131,7 +142,10 @@ impl Table {
             table: self,
             settings,
             frequency: vec![0; self.shingles.len()],
+            key_frequency: vec![0; self.keys.len()],
+            seen: HashSet::new(),
             limit: f64::INFINITY,
+            prompt_limit: f64::INFINITY,
             counted: Vec::new(),
             best: vec![None; self.rows()],
             hits: Vec::new(),
@@ -146,8 +160,14 @@ pub(super) struct Comparison<'a> {
     settings: Settings,
     /// Number of training rows that have each shingle.
     frequency: Vec<u32>,
+    /// Number of training rows that want the key at each index.
+    key_frequency: Vec<u32>,
+    /// Hashes of the training rows counted so far.
+    seen: HashSet<u64>,
     /// A shingle is common if more training rows than this have it.
     limit: f64,
+    /// A whole prompt is common if more training rows than this have it.
+    prompt_limit: f64,
     /// Number of shingles of each side that are not common.
     counted: Vec<u32>,
     /// Best match of each row so far.
@@ -157,8 +177,17 @@ pub(super) struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Counts the shingles of a training row, in the first pass.
+    /// Counts the shingles of a training row, in the first pass. Rows with the same text count once.
     pub(super) fn count(&mut self, train: &Fingerprint) {
+        if !self.seen.insert(train.whole) {
+            return;
+        }
+        for (_, key) in train.keys.wanted() {
+            let (first, found) = with_hash(&self.table.keys, key);
+            if !found.is_empty() {
+                self.key_frequency[first] += 1;
+            }
+        }
         self.hits.clear();
         self.hits.extend(train.sides.iter().flatten().filter_map(|&shingle| self.table.find(shingle)));
         self.hits.sort_unstable();
@@ -172,9 +201,12 @@ impl Comparison<'_> {
         f64::from(self.frequency[shingle as usize]) > self.limit
     }
 
-    /// Ends the first pass, which saw `train_rows` rows.
-    pub(super) fn finish_counting(&mut self, train_rows: u32) {
-        self.limit = (f64::from(train_rows) * self.settings.common).max(20.0);
+    /// Ends the first pass.
+    pub(super) fn finish_counting(&mut self) {
+        let rows = self.seen.len() as f64;
+        self.seen = HashSet::new();
+        self.limit = (rows * self.settings.common).max(LEAST_LIMIT);
+        self.prompt_limit = (rows * self.settings.common.max(COMMON_PROMPT)).max(LEAST_LIMIT);
         self.counted = self.count_per_side(|shingle| !self.is_common(shingle));
     }
 
@@ -196,6 +228,22 @@ impl Comparison<'_> {
             found = true;
             let exact = Match { kind: LeakKind::Exact, per_mille: 1000, train_row: Some(number) };
             keep_better(&mut self.best[row as usize], exact);
+        }
+        for (meaning, key) in train.keys.wanted() {
+            let (first, rows) = with_hash(&self.table.keys, key);
+            let limit = if meaning == Meaning::Prompt { self.prompt_limit } else { self.limit };
+            if rows.is_empty() || f64::from(self.key_frequency[first]) > limit {
+                continue;
+            }
+            found = true;
+            let kind = match meaning {
+                Meaning::Prompt | Meaning::Answer => LeakKind::Side,
+                Meaning::Pair | Meaning::Edge => LeakKind::Contained,
+            };
+            for &KeyOfRow { row, .. } in rows {
+                let equal = Match { kind, per_mille: 1000, train_row: Some(number) };
+                keep_better(&mut self.best[row as usize], equal);
+            }
         }
         for shingles in &train.sides {
             let (mut hits, mut common) = (std::mem::take(&mut self.hits), 0);
@@ -254,6 +302,13 @@ impl Comparison<'_> {
         }
         self.best
     }
+}
+
+/// Returns the entries of a sorted list with the given hash, and the index of the first.
+fn with_hash(list: &[KeyOfRow], hash: u64) -> (usize, &[KeyOfRow]) {
+    let first = list.partition_point(|key| key.hash < hash);
+    let count = list[first..].iter().take_while(|key| key.hash == hash).count();
+    (first, &list[first..first + count])
 }
 
 /// Replaces `best` if `found` is of a more certain kind, or of the same kind with a larger share.
