@@ -64,7 +64,9 @@ LLAMA3 = {
 
 
 def longrope(pairs, kind="longrope"):
-    factors = {"short_factor": [1.0] * pairs, "long_factor": [1.0 + 0.7 * pair for pair in range(pairs)]}
+    # The same for short and long rows, because mlx-lm takes the long factors always.
+    factors = [1.0 + 0.7 * pair for pair in range(pairs)]
+    factors = {"short_factor": factors, "long_factor": factors}
     return {"type": kind, **factors, "original_max_position_embeddings": 32}
 
 
@@ -83,19 +85,6 @@ SMALL = {
         "mistral",
         101,
         {**TINY, "head_dim": 12, "num_hidden_layers": 3, "tie_word_embeddings": True, "sliding_window": 6, "layer_types": sliding(*"sfs")},
-        {"tokens": 16, "prompt": 14},
-    ),
-    "phi3-longrope": (
-        "phi3",
-        102,
-        {
-            **TINY,
-            "num_key_value_heads": 1,
-            "partial_rotary_factor": 0.75,
-            "original_max_position_embeddings": 32,
-            "rope_scaling": longrope(3),
-            "tie_word_embeddings": True,
-        },
         {"tokens": 16, "prompt": 14},
     ),
     "cohere-qk-norm": (

@@ -19,4 +19,8 @@ if ! cmp -s "$wanted" .venv-full/requirements.txt; then
     .venv-full/bin/python -m pip install --quiet --no-binary llama-cpp-python --requirement "$wanted" >&2
     cp "$wanted" .venv-full/requirements.txt
 fi
-exec .venv-full/bin/python tests/interop/full.py "$programs" "$@"
+case "${1:-}" in
+configs | adapters | windows) exec .venv-full/bin/python tests/interop/variants.py "$programs" "$@" ;;
+esac
+.venv-full/bin/python tests/interop/full.py "$programs" "$@"
+if [ $# -eq 0 ]; then .venv-full/bin/python tests/interop/variants.py "$programs"; fi

@@ -7,27 +7,38 @@ use serde_json::Value;
 use crate::backbone::Built;
 use crate::builder::Builder;
 use crate::error::{Error, Result};
+use crate::keys::Keys;
 use crate::{cohere, gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3};
 
 /// Builds a decoder, or returns the problem with its settings.
 pub(crate) type Build = fn(&Builder<'_>) -> Result<Built, String>;
 
-/// Every supported `model_type`, sorted.
-const ARCHITECTURES: &[(&str, Build)] = &[
-    ("cohere", cohere::build),
-    ("gemma2", gemma2::build),
-    ("gemma3", gemma3::build_multimodal),
-    ("gemma3_text", gemma3::build),
-    ("llama", llama::build),
-    ("mistral", mistral::build),
-    ("phi3", phi3::build),
-    ("qwen2", qwen2::build),
-    ("qwen3", qwen3::build),
+/// A supported architecture.
+pub(crate) struct Architecture {
+    /// Its `model_type`.
+    name: &'static str,
+    /// Its keys in `config.json`.
+    pub(crate) keys: &'static Keys,
+    /// Its builder.
+    pub(crate) build: Build,
+}
+
+/// Every supported architecture, sorted by `model_type`.
+const ARCHITECTURES: &[Architecture] = &[
+    Architecture { name: "cohere", keys: &cohere::KEYS, build: cohere::build },
+    Architecture { name: "gemma2", keys: &gemma2::KEYS, build: gemma2::build },
+    Architecture { name: "gemma3", keys: &gemma3::KEYS, build: gemma3::build_multimodal },
+    Architecture { name: "gemma3_text", keys: &gemma3::KEYS, build: gemma3::build },
+    Architecture { name: "llama", keys: &llama::KEYS, build: llama::build },
+    Architecture { name: "mistral", keys: &mistral::KEYS, build: mistral::build },
+    Architecture { name: "phi3", keys: &phi3::KEYS, build: phi3::build },
+    Architecture { name: "qwen2", keys: &qwen2::KEYS, build: qwen2::build },
+    Architecture { name: "qwen3", keys: &qwen3::KEYS, build: qwen3::build },
 ];
 
 /// Returns the supported values of `model_type`, sorted.
 pub fn supported_model_types() -> Vec<&'static str> {
-    ARCHITECTURES.iter().map(|(name, _)| *name).collect()
+    ARCHITECTURES.iter().map(|architecture| architecture.name).collect()
 }
 
 /// Returns the architecture that the `config.json` at `path` names.
@@ -35,10 +46,10 @@ pub fn supported_model_types() -> Vec<&'static str> {
 /// # Errors
 ///
 /// Fails when it is not supported, and lists those that are.
-pub(crate) fn of_config(path: &Path, config: &Value) -> Result<Build> {
+pub(crate) fn of_config(path: &Path, config: &Value) -> Result<&'static Architecture> {
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
-    let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
-    found.map(|(_, build)| *build).ok_or_else(|| Error::Unsupported {
+    let found = ARCHITECTURES.iter().find(|architecture| architecture.name == model_type);
+    found.ok_or_else(|| Error::Unsupported {
         path: path.to_owned(),
         model_type: model_type.to_owned(),
         supported: supported_model_types(),

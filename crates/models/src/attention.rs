@@ -20,12 +20,24 @@ pub(crate) enum Offset {
     PerToken(Array),
 }
 
+/// Which rows are longer than a number of tokens.
+pub(crate) enum Beyond {
+    /// None of them.
+    None,
+    /// All of them.
+    All,
+    /// Those where `[B, 1, 1 or L, 1]`, bool, is true; a packed line has rows of several lengths.
+    Some(Array),
+}
+
 /// Input of one forward pass.
 pub struct Input<'a> {
     /// Token ids `[B, L]`, `i32`.
     pub tokens: &'a Array,
     /// Number of the packed row that each token belongs to, `[B, L]`, `i32`; tokens of a row are neighbours.
     pub segments: Option<&'a Array>,
+    /// Number of tokens of each line without its padding on the right, `[B]`, `i32`; `None` if no line has any.
+    pub lengths: Option<&'a Array>,
     /// Keys and values of earlier tokens, when generating.
     pub cache: Option<&'a mut Cache>,
 }
@@ -33,13 +45,35 @@ pub struct Input<'a> {
 impl<'a> Input<'a> {
     /// Makes the input of plain rows, padded on the right.
     pub fn tokens(tokens: &'a Array) -> Self {
-        Self { tokens, segments: None, cache: None }
+        Self { tokens, segments: None, lengths: None, cache: None }
     }
 
     /// Makes the input of the next tokens of rows whose earlier tokens are in `cache`.
     pub fn cached(tokens: &'a Array, cache: &'a mut Cache) -> Self {
-        Self { tokens, segments: None, cache: Some(cache) }
+        Self { tokens, segments: None, lengths: None, cache: Some(cache) }
     }
+
+    /// Returns the lengths of the rows, without the padding on either side.
+    fn row_lengths(&self) -> Result<RowLengths> {
+        let length = self.tokens.dim(1);
+        if let Some(segments) = self.segments {
+            return Ok(RowLengths { longest: length, each: Some(lengths_in(segments)?) });
+        }
+        let Some(cache) = &self.cache else {
+            let each = self.lengths.map(|lengths| lengths.reshape(&[-1, 1, 1, 1])).transpose()?;
+            return Ok(RowLengths { longest: length, each });
+        };
+        let longest = cache.length() + length;
+        let unpadded = |padding: &Array| Array::from_int(longest).subtract(padding)?.reshape(&[-1, 1, 1, 1]);
+        Ok(RowLengths { longest, each: cache.padding().map(unpadded).transpose()? })
+    }
+}
+
+/// Returns the length of the segment that each token belongs to: `[B, L]` → `[B, 1, L, 1]`, `i32`.
+fn lengths_in(segments: &Array) -> Result<Array> {
+    let is_same = segments.expand_dims(2)?.eq(segments.expand_dims(1)?)?;
+    let lengths = is_same.as_dtype(Dtype::Int32)?.sum_axis(2, false)?;
+    Ok(lengths.expand_dims_axes(&[1, 3])?)
 }
 
 /// State shared by all blocks of one forward pass.
@@ -50,6 +84,16 @@ pub(crate) struct Context<'a> {
     local_mask: Mask,
     cache: Option<&'a mut Cache>,
     length: i32,
+    rows: RowLengths,
+}
+
+/// What is known about the lengths of rows.
+#[derive(Clone)]
+struct RowLengths {
+    /// Length of the longest possible row, padding included.
+    longest: i32,
+    /// Lengths, `[B, 1, 1 or L, 1]`, `i32`; `None` if all rows have the longest length.
+    each: Option<Array>,
 }
 
 impl<'a> Context<'a> {
@@ -75,6 +119,7 @@ impl<'a> Context<'a> {
             global_mask: Mask::new(past, length, None, first.clone())?,
             local_mask: Mask::new(past, length, window, first)?,
             length,
+            rows: input.row_lengths()?,
             cache: input.cache,
         })
     }
@@ -82,6 +127,17 @@ impl<'a> Context<'a> {
     /// Returns the mask of a local or global layer.
     pub(crate) fn mask(&self, is_local: bool) -> &Mask {
         if is_local { &self.local_mask } else { &self.global_mask }
+    }
+
+    /// Returns which rows have more than `tokens` tokens.
+    pub(crate) fn beyond(&self, tokens: i32) -> Result<Beyond> {
+        if self.rows.longest <= tokens {
+            return Ok(Beyond::None);
+        }
+        Ok(match &self.rows.each {
+            None => Beyond::All,
+            Some(lengths) => Beyond::Some(lengths.gt(Array::from_int(tokens))?),
+        })
     }
 
     /// Adds the new keys and values of `layer`, `[B, K, L, D]`, and returns those of all tokens so far, `[B, K, S, D]`.
@@ -100,6 +156,7 @@ impl<'a> Context<'a> {
             local_mask: self.local_mask.clone(),
             cache: None,
             length: self.length,
+            rows: self.rows.clone(),
         }
     }
 
@@ -226,7 +283,7 @@ mod tests {
         segments: Option<&'a Array>,
         cache: Option<&'a mut Cache>,
     ) -> Context<'a> {
-        Context::new(Input { tokens, segments, cache }, Some(5)).expect("a context")
+        Context::new(Input { tokens, segments, lengths: None, cache }, Some(5)).expect("a context")
     }
 
     #[test]

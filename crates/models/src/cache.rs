@@ -11,6 +11,18 @@ pub struct Cache {
     layers: Vec<Option<(Array, Array)>>,
     length: i32,
     padding: Option<Array>,
+    /// Number of padding tokens of each row; empty if no row has any.
+    padding_counts: Vec<i32>,
+    /// What was read, for models that rotate long rows otherwise.
+    history: Option<History>,
+}
+
+/// What was read into a cache.
+struct History {
+    /// `[B, S]`.
+    tokens: Array,
+    /// Whether each row is beyond the trained context.
+    is_beyond: Vec<bool>,
 }
 
 /// The cache grows by this number of tokens at a time.
@@ -19,10 +31,37 @@ const GROW_BY: i32 = 256;
 impl Cache {
     /// Makes an empty cache for `layers` layers; `padding` is the number of padding tokens on the left of each row.
     pub fn new(layers: usize, padding: Option<&[i32]>) -> Self {
-        let padding = padding
-            .filter(|padding| padding.iter().any(|&tokens| tokens > 0))
-            .map(|padding| Array::from_slice(padding, &[padding.len() as i32]));
-        Self { layers: vec![None; layers], length: 0, padding }
+        let padding = padding.filter(|padding| padding.iter().any(|&tokens| tokens > 0));
+        let padding_counts = padding.map(<[i32]>::to_vec).unwrap_or_default();
+        let padding = padding.map(|padding| Array::from_slice(padding, &[padding.len() as i32]));
+        Self { layers: vec![None; layers], length: 0, padding, padding_counts, history: None }
+    }
+
+    /// Records the next tokens, `[B, L]`, for a model that rotates all tokens of rows with more than `trained` tokens
+    /// otherwise. If a row gets there with them, or was truncated to fewer, the cache is emptied.
+    ///
+    /// Returns the tokens to read: the given ones, or all.
+    pub(crate) fn record(&mut self, tokens: &Array, trained: i32) -> Result<Array> {
+        let all = match &self.history {
+            Some(history) if self.length > 0 => {
+                let past = history.tokens.try_index((.., 0..self.length))?;
+                ops::concatenate(&[&past, tokens], 1)?
+            }
+            _ => tokens.clone(),
+        };
+        let length = all.dim(1);
+        let padding = |row: i32| self.padding_counts.get(row as usize).copied().unwrap_or(0);
+        let is_beyond: Vec<bool> = (0..all.dim(0)).map(|row| length - padding(row) > trained).collect();
+        let is_same = self.history.as_ref().is_some_and(|history| history.is_beyond == is_beyond);
+        let next = if self.length == 0 || is_same {
+            tokens.clone()
+        } else {
+            self.layers.fill(None);
+            self.length = 0;
+            all.clone()
+        };
+        self.history = Some(History { tokens: all, is_beyond });
+        Ok(next)
     }
 
     /// Returns the number of tokens in the cache, padding included.
@@ -62,14 +101,19 @@ impl Cache {
     }
 
     /// Keeps only some rows of the batch, by index, in this order.
-    pub fn keep_rows(&mut self, rows: &[i32]) -> Result<()> {
-        let rows = Array::from_slice(rows, &[rows.len() as i32]);
+    pub fn keep_rows(&mut self, indices: &[i32]) -> Result<()> {
+        let rows = Array::from_slice(indices, &[indices.len() as i32]);
         for (keys, values) in self.layers.iter_mut().flatten() {
             (*keys, *values) = (keys.take_axis(&rows, 0)?, values.take_axis(&rows, 0)?);
         }
         if let Some(padding) = &mut self.padding {
             *padding = padding.take_axis(&rows, 0)?;
         }
+        if let Some(history) = &mut self.history {
+            history.tokens = history.tokens.take_axis(&rows, 0)?;
+            history.is_beyond = kept(&history.is_beyond, indices);
+        }
+        self.padding_counts = kept(&self.padding_counts, indices);
         Ok(())
     }
 
@@ -77,6 +121,11 @@ impl Cache {
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers.iter().flatten().flat_map(|(keys, values)| [keys, values])
     }
+}
+
+/// Returns the items at some indices; none of an empty list.
+fn kept<T: Copy>(items: &[T], indices: &[i32]) -> Vec<T> {
+    indices.iter().filter_map(|&index| items.get(index as usize).copied()).collect()
 }
 
 fn slice_to(all: &Array, end: i32) -> Result<Array> {

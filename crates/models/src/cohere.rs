@@ -5,17 +5,31 @@
 //! and `tests/golden/cohere-qk-norm`.
 
 use mlx_ext::Result;
-use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
+use crate::activation::{Activation, ActivationName, SILU, activation};
 use crate::attention::{Context, Scoring, attend, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
+use crate::keys::{Keys, Off};
 use crate::layers::{Linear, Norm, NormKind, project_all};
 use crate::mlp::Mlp;
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
+
+/// Keys of `config.json`.
+pub(crate) const KEYS: Keys = Keys {
+    followed: &["hidden_act", "layer_norm_eps", "logit_scale", "use_parallel_embedding", "use_qk_norm"],
+    off: &[
+        // No published model has such biases.
+        Off::no("layer_norm_bias"),
+        Off::only("position_embedding_type", "\"rope_gptj\""),
+        Off::only("use_embedding_sharing", "true"),
+        Off::only("use_gated_activation", "true"),
+        Off::only("use_parallel_block", "true"),
+    ],
+};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
@@ -25,14 +39,16 @@ struct ModelArgs {
     intermediate_size: i32,
     num_attention_heads: i32,
     num_key_value_heads: Option<i32>,
-    rope_theta: f32,
+    head_dim: Option<i32>,
+    hidden_act: Option<ActivationName>,
+    rope_theta: Option<f32>,
     rope_scaling: Option<RopeScaling>,
     vocab_size: i32,
     layer_norm_eps: f32,
     logit_scale: f32,
     attention_bias: bool,
-    layer_norm_bias: bool,
     use_qk_norm: bool,
+    tie_word_embeddings: bool,
 }
 
 impl Default for ModelArgs {
@@ -44,14 +60,16 @@ impl Default for ModelArgs {
             intermediate_size: 22_528,
             num_attention_heads: 64,
             num_key_value_heads: None,
-            rope_theta: 8_000_000.0,
+            head_dim: None,
+            hidden_act: None,
+            rope_theta: None,
             rope_scaling: None,
             vocab_size: 256_000,
             layer_norm_eps: 1e-5,
             logit_scale: 0.0625,
             attention_bias: false,
-            layer_norm_bias: false,
             use_qk_norm: false,
+            tie_word_embeddings: true,
         }
     }
 }
@@ -62,7 +80,13 @@ impl ModelArgs {
     }
 
     fn head_dim(&self) -> i32 {
-        self.hidden_size / self.num_attention_heads
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    /// Returns the rotation. Its base has no default: that of transformers changed, and mlx-lm has another.
+    fn rope(&self) -> Result<Rope, String> {
+        let base = self.rope_theta.ok_or("`rope_theta` is missing")?;
+        Ok(Rope::new(self.head_dim(), base, self.rope_scaling.as_ref())?.interleaved())
     }
 
     fn queries(&self) -> i32 {
@@ -89,7 +113,7 @@ module! {
         q_norm: Option<Norm> = args.head_norm(at, args.num_attention_heads),
         k_norm: Option<Norm> = args.head_norm(at, args.key_value_heads()),
     } with {
-        rope: Rope = Rope::new(args.head_dim(), args.rope_theta, args.rope_scaling.as_ref())?.interleaved(),
+        rope: Rope = args.rope()?,
         heads: i32 = args.num_attention_heads,
         key_value_heads: i32 = args.key_value_heads(),
         scoring: Scoring = Scoring { scale: (args.head_dim() as f32).powf(-0.5), cap: None },
@@ -109,8 +133,8 @@ impl Attention {
         if let Some(norm) = &self.k_norm {
             keys = norm.forward(&keys)?;
         }
-        let queries = self.rope.forward(&queries, &context.offset)?;
-        let keys = self.rope.forward(&keys, &context.offset)?;
+        let queries = self.rope.forward_in(&queries, context)?;
+        let keys = self.rope.forward_in(&keys, context)?;
         let (keys, values) = context.extend(layer, keys, values)?;
         let attended = attend(&queries, &keys, &values, self.scoring, context.mask(false))?;
         self.o_proj.forward(&attended)
@@ -118,10 +142,10 @@ impl Attention {
 }
 
 module! {
-    struct TransformerBlock(at, args: &ModelArgs) {
+    struct TransformerBlock(at, args: &ModelArgs, activation: Activation) {
         input_layernorm: Norm = Norm::new(at, NormKind::Layer, &[args.hidden_size], args.layer_norm_eps),
         self_attn: Attention = Attention::new(at, args)?,
-        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, Gate::Silu)?,
+        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, activation)?,
     } with {}
 }
 
@@ -136,10 +160,6 @@ impl Block for TransformerBlock {
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args: ModelArgs = builder.args()?;
-    if args.layer_norm_bias {
-        // No published model has one.
-        return Err("`layer_norm_bias` is not supported".to_owned());
-    }
     let backbone = BackboneArgs {
         vocab_size: args.vocab_size,
         hidden_size: args.hidden_size,
@@ -149,12 +169,13 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
         window: None,
         embedding_scale: None,
     };
-    let block = |at: &Builder<'_>, _: usize| TransformerBlock::new(at, &args);
+    let activation = activation(args.hidden_act.as_ref(), "hidden_act", SILU)?;
+    let block = |at: &Builder<'_>, _: usize| TransformerBlock::new(at, &args, activation);
     Ok(Built {
         decoder: Box::new(Backbone::new(&builder.at("model"), &backbone, &block)?),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
-        tied: Some(true),
+        tied: Some(args.tie_word_embeddings),
         softcap: None,
         logit_scale: Some(args.logit_scale),
     })

@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 
 /// Reads a `config.json`.
 pub(crate) fn read(path: &Path) -> Result<Value> {
+    if let Some(folder) = path.parent().filter(|_| !path.exists()) {
+        check_no_adapter(folder)?;
+    }
     let text = fs_err::read_to_string(path)?;
     if tensors::is_lfs_pointer(text.as_bytes()) {
         return Err(Error::LfsPointer { path: path.to_owned() });
@@ -38,6 +41,20 @@ pub fn context_length(path: &Path) -> Result<Option<usize>> {
     Ok(length.map(|length| length as usize).filter(|&length| length > 0))
 }
 
+/// Fails if a folder without a model holds an adapter, and names the adapter's base model.
+pub(crate) fn check_no_adapter(folder: &Path) -> Result<()> {
+    let path = folder.join("adapter_config.json");
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+    let config: Value = serde_json::from_str(&text).unwrap_or_default();
+    Err(Error::IsAdapter { folder: folder.to_owned(), base: adapter_base(&config) })
+}
+
+/// Returns the base model that an `adapter_config.json` names.
+pub fn adapter_base(config: &Value) -> Option<String> {
+    let names = ["base_model_name_or_path", "model"].into_iter();
+    names.filter_map(|name| config.get(name)?.as_str()).find(|name| !name.is_empty()).map(str::to_owned)
+}
+
 /// Returns the table that describes the text model, and the path of the text model's tensors.
 pub(crate) fn text_part(config: &Value) -> (&Value, &'static str) {
     match config.get("text_config").filter(|text| !text.is_null()) {
@@ -49,32 +66,36 @@ pub(crate) fn text_part(config: &Value) -> (&Value, &'static str) {
 /// Normalizes the table that describes a text model: drops nulls, and moves the `rope_parameters` of transformers 5 to
 /// where transformers 4 had them.
 ///
-/// A `rope_parameters` with one table per kind of layer stays. `rope_scaling` also gets the context lengths, which are
-/// beside it in the file.
+/// As in transformers, values in the rope table take precedence over those beside it, except for
+/// `original_max_position_embeddings`. A `rope_parameters` with one table per kind of layer stays, and so does one that
+/// contradicts `rope_scaling`. `rope_scaling` also gets the context lengths, which are beside it in the file.
 pub(crate) fn normalized(config: &Value) -> Value {
     let Value::Object(mut table) = without_nulls(config) else { return config.clone() };
-    if let Some(Value::Object(rope)) = table.remove("rope_parameters") {
-        if rope.values().any(Value::is_object) {
-            table.insert("rope_parameters".to_owned(), Value::Object(rope));
-        } else {
-            fill(&mut table, &rope, &["rope_theta", "partial_rotary_factor"]);
-            table.entry("rope_scaling").or_insert(Value::Object(rope));
+    if let Some(Value::Object(rope)) = table.get("rope_parameters").cloned() {
+        let is_nested = rope.values().any(Value::is_object);
+        let is_contradicted = table.get("rope_scaling").is_some_and(|old| *old != json!(rope));
+        if !is_nested && !is_contradicted {
+            table.remove("rope_parameters");
+            table.insert("rope_scaling".to_owned(), Value::Object(rope));
         }
     }
     if let Some(Value::Object(mut rope)) = table.remove("rope_scaling") {
-        fill(&mut rope, &table, &["original_max_position_embeddings", "max_position_embeddings"]);
-        table.insert("rope_scaling".to_owned(), Value::Object(rope));
-    }
-    Value::Object(table)
-}
-
-/// Copies values that `table` lacks.
-fn fill(table: &mut Map<String, Value>, from: &Map<String, Value>, names: &[&str]) {
-    for &name in names {
-        if let (false, Some(value)) = (table.contains_key(name), from.get(name)) {
-            table.insert(name.to_owned(), value.clone());
+        for name in ["rope_theta", "partial_rotary_factor"] {
+            if let Some(value) = rope.get(name) {
+                table.insert(name.to_owned(), value.clone());
+            }
+        }
+        if let Some(trained) = table.get("original_max_position_embeddings") {
+            rope.insert("original_max_position_embeddings".to_owned(), trained.clone());
+        }
+        if let Some(context) = table.get("max_position_embeddings") {
+            rope.insert("max_position_embeddings".to_owned(), context.clone());
+        }
+        if !rope.is_empty() {
+            table.insert("rope_scaling".to_owned(), Value::Object(rope));
         }
     }
+    Value::Object(table)
 }
 
 fn without_nulls(value: &Value) -> Value {
@@ -87,6 +108,14 @@ fn without_nulls(value: &Value) -> Value {
                 .collect(),
         ),
         other => other.clone(),
+    }
+}
+
+/// Returns a setting whose null is a value: `default` if the table does not name it, `None` if it is null there.
+pub(crate) fn or_if_absent<T>(table: &Value, name: &str, read: Option<T>, default: T) -> Option<T> {
+    match table.get(name) {
+        Some(value) if value.is_null() => None,
+        _ => Some(read.unwrap_or(default)),
     }
 }
 
@@ -114,8 +143,6 @@ pub(crate) fn local_layers(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -136,9 +163,18 @@ mod tests {
     }
 
     #[test]
-    fn a_value_beside_rope_parameters_takes_precedence() {
-        let both = json!({"rope_theta": 3.0, "rope_parameters": {"rope_theta": 5.0}});
-        assert_eq!(normalized(&both)["rope_theta"], 3.0);
+    fn values_in_the_rope_table_take_precedence_except_the_trained_context() {
+        let both = json!({"rope_theta": 3.0, "original_max_position_embeddings": 7, "rope_parameters": {
+            "rope_theta": 5.0, "original_max_position_embeddings": 9,
+        }});
+        assert_eq!(normalized(&both)["rope_theta"], 5.0);
+        assert_eq!(normalized(&both)["rope_scaling"]["original_max_position_embeddings"], 7);
+    }
+
+    #[test]
+    fn two_contradicting_rope_tables_both_stay() {
+        let both = json!({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 5.0}});
+        assert!(normalized(&both).get("rope_parameters").is_some());
     }
 
     #[test]

@@ -20,6 +20,22 @@ pub enum Error {
         /// The problem and its place in the file.
         reason: String,
     },
+    /// `config.json` has keys that this program does not follow.
+    #[error("`{path}` describes a model that this program cannot compute:\n{}", problems.join("\n"))]
+    Keys {
+        /// Path of the file.
+        path: PathBuf,
+        /// One line per key.
+        problems: Vec<String>,
+    },
+    /// A folder that should hold a model holds an adapter.
+    #[error("`{folder}` holds an adapter{}, not a model", of_base(base.as_ref()))]
+    IsAdapter {
+        /// The folder.
+        folder: PathBuf,
+        /// The base model that the adapter names.
+        base: Option<String>,
+    },
     /// The architecture is not supported.
     #[error("`{path}`: model_type `{model_type}` is not supported")]
     Unsupported {
@@ -69,6 +85,11 @@ pub enum Error {
     Mlx(#[from] mlx_ext::Error),
 }
 
+/// Returns the words that name an adapter's base model.
+fn of_base(base: Option<&String>) -> String {
+    base.map(|base| format!(" of the base model `{base}`")).unwrap_or_default()
+}
+
 impl Failure for Error {
     fn kind(&self) -> Kind {
         match self {
@@ -82,9 +103,17 @@ impl Failure for Error {
         let hint = match self {
             Self::Io(source) => return Failure::hint(source),
             Self::Mlx(source) => return source.hint(),
-            Self::Config { .. } => return None,
+            Self::Config { .. } => {
+                "correct that setting, or take config.json from where the weights came from"
+            }
             Self::Unsupported { supported, .. } => {
                 return Some(format!("supported model types: {}", supported.join(", ")));
+            }
+            Self::Keys { .. } => {
+                "a key can change what the model computes; if these do not, remove them from a copy of config.json"
+            }
+            Self::IsAdapter { .. } => {
+                "give the folder of the base model as the model, and this folder with `--adapters`"
             }
             Self::NoWeights { .. } => "pass the folder that holds the weights and config.json of a model",
             Self::LfsPointer { path } => return Some(tensors::lfs_hint(path)),

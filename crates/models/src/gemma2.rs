@@ -6,18 +6,33 @@
 //! says otherwise. Rows that fit into the window give the same result.
 
 use mlx_ext::Result;
-use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
+use crate::activation::{Activation, ActivationName, GELU_TANH, activation};
 use crate::attention::{Context, Scoring, attend, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
-use crate::config::local_layers;
+use crate::config::{local_layers, or_if_absent};
+use crate::keys::Keys;
 use crate::layers::{Linear, Norm, NormKind, project_all};
 use crate::mlp::Mlp;
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
+
+/// Keys of `config.json`. Programs read `hidden_activation`; `hidden_act` is a leftover of Gemma 1.
+pub(crate) const KEYS: Keys = Keys {
+    followed: &[
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "hidden_act",
+        "hidden_activation",
+        "layer_types",
+        "query_pre_attn_scalar",
+        "sliding_window",
+    ],
+    off: &[],
+};
 
 #[derive(Debug, Clone, Deserialize)]
 struct ModelArgs {
@@ -34,8 +49,10 @@ struct ModelArgs {
     rope_scaling: Option<RopeScaling>,
     attn_logit_softcapping: Option<f32>,
     final_logit_softcapping: Option<f32>,
-    #[serde(default = "default_query_pre_attn_scalar")]
+    /// Without a default: that of mlx-lm differs from that of transformers.
     query_pre_attn_scalar: f32,
+    hidden_activation: Option<ActivationName>,
+    tie_word_embeddings: Option<bool>,
     sliding_window: Option<i32>,
     layer_types: Option<Vec<String>>,
 }
@@ -44,9 +61,8 @@ fn default_rope_theta() -> f32 {
     10_000.0
 }
 
-fn default_query_pre_attn_scalar() -> f32 {
-    144.0
-}
+/// Window of a `config.json` that does not name one.
+const DEFAULT_WINDOW: i32 = 4096;
 
 impl ModelArgs {
     fn queries(&self) -> i32 {
@@ -59,15 +75,6 @@ impl ModelArgs {
 
     fn norm(&self, at: &Builder<'_>) -> Norm {
         Norm::new(at, NormKind::RmsAboveOne, &[self.hidden_size], self.rms_norm_eps)
-    }
-}
-
-/// Returns a cap: the default if `config.json` does not name it, `None` if it is null. For other settings, null means the
-/// default.
-fn cap(builder: &Builder<'_>, name: &str, read: Option<f32>, default: f32) -> Option<f32> {
-    match builder.config.get(name) {
-        Some(value) if value.is_null() => None,
-        _ => Some(read.unwrap_or(default)),
     }
 }
 
@@ -94,8 +101,8 @@ impl Attention {
         let queries = split_heads(&queries, self.heads)?;
         let keys = split_heads(&keys, self.key_value_heads)?;
         let values = split_heads(&values, self.key_value_heads)?;
-        let queries = self.rope.forward(&queries, &context.offset)?;
-        let keys = self.rope.forward(&keys, &context.offset)?;
+        let queries = self.rope.forward_in(&queries, context)?;
+        let keys = self.rope.forward_in(&keys, context)?;
         let (keys, values) = context.extend(layer, keys, values)?;
         let attended = attend(&queries, &keys, &values, self.scoring, context.mask(self.is_local))?;
         self.o_proj.forward(&attended)
@@ -103,12 +110,12 @@ impl Attention {
 }
 
 module! {
-    struct TransformerBlock(at, args: &ModelArgs, is_local: bool, cap: Option<f32>) {
+    struct TransformerBlock(at, args: &ModelArgs, is_local: bool, cap: Option<f32>, activation: Activation) {
         input_layernorm: Norm = args.norm(at),
         self_attn: Attention = Attention::new(at, args, is_local, cap)?,
         post_attention_layernorm: Norm = args.norm(at),
         pre_feedforward_layernorm: Norm = args.norm(at),
-        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, Gate::GeluTanh)?,
+        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, activation)?,
         post_feedforward_layernorm: Norm = args.norm(at),
     } with {}
 }
@@ -127,24 +134,27 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args: ModelArgs = builder.args()?;
     let types = args.layer_types.as_deref();
     let local_layers = local_layers(args.num_hidden_layers, types, |layer| layer.is_multiple_of(2))?;
-    let score_cap = cap(builder, "attn_logit_softcapping", args.attn_logit_softcapping, 50.0);
+    let config = builder.config;
+    let score_cap = or_if_absent(config, "attn_logit_softcapping", args.attn_logit_softcapping, 50.0);
+    let activation = activation(args.hidden_activation.as_ref(), "hidden_activation", GELU_TANH)?;
     let backbone = BackboneArgs {
         vocab_size: args.vocab_size,
         hidden_size: args.hidden_size,
         layers: local_layers.len(),
         norm: NormKind::RmsAboveOne,
         eps: args.rms_norm_eps,
-        window: args.sliding_window,
+        window: or_if_absent(config, "sliding_window", args.sliding_window, DEFAULT_WINDOW),
         embedding_scale: Some((args.hidden_size as f32).sqrt()),
     };
-    let block =
-        |at: &Builder<'_>, index: usize| TransformerBlock::new(at, &args, local_layers[index], score_cap);
+    let block = |at: &Builder<'_>, index: usize| {
+        TransformerBlock::new(at, &args, local_layers[index], score_cap, activation)
+    };
     Ok(Built {
         decoder: Box::new(Backbone::new(&builder.at("model"), &backbone, &block)?),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
-        tied: Some(true),
-        softcap: cap(builder, "final_logit_softcapping", args.final_logit_softcapping, 30.0),
+        tied: Some(args.tie_word_embeddings.unwrap_or(true)),
+        softcap: or_if_absent(config, "final_logit_softcapping", args.final_logit_softcapping, 30.0),
         logit_scale: None,
     })
 }

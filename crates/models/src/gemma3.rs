@@ -5,19 +5,38 @@
 //! and, for the multimodal folder (text part only), `tests/golden/gemma3`.
 
 use mlx_ext::Result;
-use mlx_ext::kernels::Gate;
 use mlx_rs::{Array, Dtype, ops};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::activation::{Activation, ActivationName, GELU_TANH, activation};
 use crate::attention::{Context, Scoring, attend, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
 use crate::config::local_layers;
+use crate::keys::{Keys, Off};
 use crate::layers::{Linear, Norm, NormKind, project_all};
 use crate::mlp::Mlp;
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
+
+/// Keys of `config.json`. Programs read `hidden_activation`; `hidden_act` is a leftover of Gemma 1.
+pub(crate) const KEYS: Keys = Keys {
+    followed: &[
+        "_sliding_window_pattern",
+        "final_logit_softcapping",
+        "hidden_act",
+        "hidden_activation",
+        "layer_types",
+        "query_pre_attn_scalar",
+        "rope_local_base_freq",
+        "rope_parameters",
+        "sliding_window",
+        "sliding_window_pattern",
+    ],
+    // transformers reads it and does not apply it; other programs do.
+    off: &[Off::only("attn_logit_softcapping", "null")],
+};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
@@ -40,6 +59,9 @@ struct ModelArgs {
     sliding_window_pattern: usize,
     /// Kind of every layer, which transformers 5 writes instead of a pattern.
     layer_types: Option<Vec<String>>,
+    final_logit_softcapping: Option<f32>,
+    hidden_activation: Option<ActivationName>,
+    tie_word_embeddings: Option<bool>,
 }
 
 impl Default for ModelArgs {
@@ -59,9 +81,12 @@ impl Default for ModelArgs {
             rope_scaling: None,
             rope_parameters: None,
             query_pre_attn_scalar: 256.0,
-            sliding_window: 512,
+            sliding_window: 4096,
             sliding_window_pattern: 6,
             layer_types: None,
+            final_logit_softcapping: None,
+            hidden_activation: None,
+            tie_word_embeddings: None,
         }
     }
 }
@@ -82,6 +107,9 @@ impl ModelArgs {
             let new = self.rope_parameters.as_ref().and_then(|kinds| kinds.full_attention.as_ref());
             (self.rope_theta, self.rope_scaling.as_ref(), new)
         };
+        if new.and_then(|new| new.partial_rotary_factor).is_some_and(|share| share != 1.0) {
+            return Err("`partial_rotary_factor` is not supported in `rope_parameters`".to_owned());
+        }
         let base = new.and_then(|new| new.rope_theta).unwrap_or(base);
         Rope::new(self.head_dim, base, new.or(scaling))
     }
@@ -124,8 +152,8 @@ impl Attention {
         let queries = split_heads(&queries, self.heads)?;
         let keys = split_heads(&keys, self.key_value_heads)?;
         let values = split_heads(&values, self.key_value_heads)?;
-        let queries = self.rope.forward(&self.q_norm.forward(&queries)?, &context.offset)?;
-        let keys = self.rope.forward(&self.k_norm.forward(&keys)?, &context.offset)?;
+        let queries = self.rope.forward_in(&self.q_norm.forward(&queries)?, context)?;
+        let keys = self.rope.forward_in(&self.k_norm.forward(&keys)?, context)?;
         let (keys, values) = context.extend(layer, keys, values)?;
         let attended = attend(&queries, &keys, &values, self.scoring, context.mask(self.is_local))?;
         self.o_proj.forward(&attended)
@@ -133,12 +161,12 @@ impl Attention {
 }
 
 module! {
-    struct TransformerBlock(at, args: &ModelArgs, is_local: bool) {
+    struct TransformerBlock(at, args: &ModelArgs, is_local: bool, activation: Activation) {
         input_layernorm: Norm = args.norm(at, args.hidden_size),
         self_attn: Attention = Attention::new(at, args, is_local)?,
         post_attention_layernorm: Norm = args.norm(at, args.hidden_size),
         pre_feedforward_layernorm: Norm = args.norm(at, args.hidden_size),
-        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, Gate::GeluTanh)?,
+        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, false, activation)?,
         post_feedforward_layernorm: Norm = args.norm(at, args.hidden_size),
     } with {}
 }
@@ -183,6 +211,7 @@ pub(crate) fn build_multimodal(builder: &Builder<'_>) -> Result<Built, String> {
 
 fn assemble(builder: &Builder<'_>, args: &ModelArgs) -> Result<Built, String> {
     let is_local = |layer: usize| !(layer + 1).is_multiple_of(args.sliding_window_pattern);
+    let outer_tie = builder.whole_config.get("tie_word_embeddings").and_then(Value::as_bool);
     let local_layers = local_layers(args.num_hidden_layers, args.layer_types.as_deref(), is_local)?;
     let backbone = BackboneArgs {
         vocab_size: args.vocab_size,
@@ -194,13 +223,15 @@ fn assemble(builder: &Builder<'_>, args: &ModelArgs) -> Result<Built, String> {
         // The reference keeps this factor in `bfloat16`, whatever the model computes in.
         embedding_scale: Some(half::bf16::from_f32((args.hidden_size as f32).sqrt()).to_f32()),
     };
-    let block = |at: &Builder<'_>, index: usize| TransformerBlock::new(at, args, local_layers[index]);
+    let activation = activation(args.hidden_activation.as_ref(), "hidden_activation", GELU_TANH)?;
+    let block =
+        |at: &Builder<'_>, index: usize| TransformerBlock::new(at, args, local_layers[index], activation);
     Ok(Built {
         decoder: Box::new(Backbone::new(&builder.at("model"), &backbone, &block)?),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
-        tied: None,
-        softcap: None,
+        tied: args.tie_word_embeddings.or(outer_tie),
+        softcap: args.final_logit_softcapping,
         logit_scale: None,
     })
 }

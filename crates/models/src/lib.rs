@@ -11,6 +11,7 @@
 //! # Ok::<(), models::Error>(())
 //! ```
 
+mod activation;
 mod architectures;
 mod attention;
 mod backbone;
@@ -23,6 +24,7 @@ mod error;
 mod gemma2;
 mod gemma3;
 mod generate;
+mod keys;
 mod layers;
 mod llama;
 mod loader;
@@ -48,11 +50,11 @@ pub use backbone::{Pass, Start};
 pub use builder::join;
 pub use cache::Cache;
 pub use card::{card_license, is_license};
-pub use config::{context_length, is_packed};
+pub use config::{adapter_base, context_length, is_packed};
 pub use error::{Error, Result};
 pub use generate::{Conversation, Flow, Generation, GenerationOptions, generate, generate_with};
 pub use layers::{Adapter, Dropout, Embedding, Layer, LayerMut, Linear, Norm, scalar};
-pub use model::{Head, Model};
+pub use model::{Head, Model, check_config};
 pub use options::{ComputeDtype, LoadOptions};
 pub use sampling::Sampling;
 pub use weight::{QuantizedWeight, Weight};

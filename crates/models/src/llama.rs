@@ -5,18 +5,32 @@
 //! Mistral, Qwen 2 and Qwen 3 are variations of this decoder: their files turn [`ModelArgs`] into a [`Shape`].
 
 use mlx_ext::Result;
-use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
+use crate::activation::{Activation, ActivationName, SILU, activation};
 use crate::attention::{Context, Scoring, attend, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
 use crate::config::local_layers;
+use crate::keys::{Keys, Off};
 use crate::layers::{Linear, Norm, NormKind, project_all};
 use crate::mlp::Mlp;
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
+
+/// Keys of `config.json`. For transformers a `sliding_window` alone means nothing here.
+pub(crate) const KEYS: Keys = Keys {
+    followed: &[
+        "hidden_act",
+        "is_llama_config",
+        "layer_types",
+        "max_window_layers",
+        "rope_traditional",
+        "sliding_window",
+    ],
+    off: &[Off::no("rope_interleaved"), Off::no("use_sliding_window")],
+};
 
 /// Settings of `config.json` that Llama, Mistral and Qwen share.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,6 +41,7 @@ pub(crate) struct ModelArgs {
     pub(crate) num_attention_heads: i32,
     pub(crate) num_key_value_heads: Option<i32>,
     pub(crate) head_dim: Option<i32>,
+    pub(crate) hidden_act: Option<ActivationName>,
     pub(crate) vocab_size: i32,
     pub(crate) rms_norm_eps: f32,
     pub(crate) rope_theta: Option<f32>,
@@ -43,9 +58,9 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Returns the width of a head unless `config.json` sets it: an equal share of the model's width.
-    pub(crate) fn equal_share(&self) -> i32 {
-        self.hidden_size / self.num_attention_heads
+    /// Returns the width of a head: an equal share of the model's width, unless `config.json` sets it.
+    pub(crate) fn head_width(&self) -> i32 {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
     /// Returns the decoder of these settings, given the width of a head and the base of the rotation.
@@ -54,7 +69,7 @@ impl ModelArgs {
     ///
     /// # Errors
     ///
-    /// Fails when the rope scaling is not supported.
+    /// Fails when the rope scaling or the activation is not supported.
     pub(crate) fn shape(&self, head_dim: i32, rope_theta: f32) -> Result<Shape, String> {
         let rope = Rope::new(head_dim, rope_theta, self.rope_scaling.as_ref())?;
         Ok(Shape {
@@ -65,6 +80,7 @@ impl ModelArgs {
             head_dim,
             vocab_size: self.vocab_size,
             eps: self.rms_norm_eps,
+            activation: activation(self.hidden_act.as_ref(), "hidden_act", SILU)?,
             rope: if self.rope_traditional { rope.interleaved() } else { rope },
             biases: Biases::default(),
             head_norms: false,
@@ -84,6 +100,7 @@ pub(crate) struct Shape {
     pub(crate) head_dim: i32,
     pub(crate) vocab_size: i32,
     pub(crate) eps: f32,
+    pub(crate) activation: Activation,
     pub(crate) rope: Rope,
     pub(crate) biases: Biases,
     /// Whether the queries and keys of every head are normalized.
@@ -158,8 +175,8 @@ impl Attention {
         if let Some(norm) = &self.k_norm {
             keys = norm.forward(&keys)?;
         }
-        let queries = self.rope.forward(&queries, &context.offset)?;
-        let keys = self.rope.forward(&keys, &context.offset)?;
+        let queries = self.rope.forward_in(&queries, context)?;
+        let keys = self.rope.forward_in(&keys, context)?;
         let (keys, values) = context.extend(layer, keys, values)?;
         let attended = attend(&queries, &keys, &values, self.scoring, context.mask(self.is_local))?;
         self.o_proj.forward(&attended)
@@ -171,7 +188,7 @@ module! {
         input_layernorm: Norm = shape.norm(at),
         self_attn: Attention = Attention::new(at, shape, is_local)?,
         post_attention_layernorm: Norm = shape.norm(at),
-        mlp: Mlp = Mlp::new(at, shape.hidden_size, shape.intermediate_size, shape.biases.mlp, Gate::Silu)?,
+        mlp: Mlp = Mlp::new(at, shape.hidden_size, shape.intermediate_size, shape.biases.mlp, shape.activation)?,
     } with {}
 }
 
@@ -207,12 +224,11 @@ pub(crate) fn assemble(builder: &Builder<'_>, shape: &Shape) -> Result<Built, St
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args: ModelArgs = builder.args()?;
-    let head_dim = args.head_dim.unwrap_or(args.equal_share());
     let shape = Shape {
         biases: Biases { inputs: args.attention_bias, output: args.attention_bias, mlp: args.mlp_bias },
         window: args.sliding_window,
         local_layers: local_layers(args.num_hidden_layers, args.layer_types.as_deref(), |_| false)?,
-        ..args.shape(head_dim, args.rope_theta.unwrap_or(10_000.0))?
+        ..args.shape(args.head_width(), args.rope_theta.unwrap_or(10_000.0))?
     };
     assemble(builder, &shape)
 }

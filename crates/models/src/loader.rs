@@ -29,6 +29,12 @@ impl Loader {
         self.tensors.contains_key(name)
     }
 
+    /// Returns whether no tensor is quantized: all are plain floats, and none holds scales.
+    pub(crate) fn has_only_floats(&self) -> bool {
+        !self.tensors.is_empty()
+            && self.tensors.iter().all(|(name, array)| array.dtype().is_float() && !name.ends_with(".scales"))
+    }
+
     /// Takes a float tensor of a known shape; returns zeros and records a problem if there is none.
     pub(crate) fn take(&self, name: &str, shape: &[i32]) -> Array {
         match self.take_any(name) {

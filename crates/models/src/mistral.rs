@@ -7,18 +7,24 @@
 
 use crate::backbone::Built;
 use crate::builder::Builder;
-use crate::config::local_layers;
+use crate::config::{local_layers, or_if_absent};
+use crate::keys::Keys;
 use crate::llama::{ModelArgs, Shape, assemble};
+
+/// Keys of `config.json`.
+pub(crate) const KEYS: Keys = Keys { followed: &["hidden_act", "layer_types", "sliding_window"], off: &[] };
+
+/// Window of a `config.json` that does not name one.
+const DEFAULT_WINDOW: i32 = 4096;
 
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let args = ModelArgs { rope_traditional: false, ..builder.args()? };
-    let head_dim = args.head_dim.unwrap_or(args.equal_share());
     let shape = Shape {
         // `null` in the versions without a window; Ministral lists which layers have one.
-        window: args.sliding_window,
+        window: or_if_absent(builder.config, "sliding_window", args.sliding_window, DEFAULT_WINDOW),
         local_layers: local_layers(args.num_hidden_layers, args.layer_types.as_deref(), |_| true)?,
-        ..args.shape(head_dim, args.rope_theta.unwrap_or(10_000.0))?
+        ..args.shape(args.head_width(), args.rope_theta.unwrap_or(10_000.0))?
     };
     assemble(builder, &shape)
 }

@@ -1,20 +1,20 @@
 //! The gated feed-forward layer of every family except phi3, which keeps gate and up in one matrix.
 
 use mlx_ext::Result;
-use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 
-use crate::layers::{Linear, gated, project_all};
+use crate::activation::Activation;
+use crate::layers::{Linear, project_all};
 use crate::module::module;
 
 module! {
-    /// down(activation(gate(x)) · up(x)): SwiGLU with [`Gate::Silu`], GeGLU with [`Gate::GeluTanh`].
-    pub(crate) struct Mlp(at, width: i32, inner: i32, has_bias: bool, activation: Gate) {
+    /// down(activation(gate(x)) · up(x)): SwiGLU with `SILU`, GeGLU with `GELU_TANH`.
+    pub(crate) struct Mlp(at, width: i32, inner: i32, has_bias: bool, activation: Activation) {
         gate_proj: Linear = Linear::new(at, width, inner, has_bias),
         up_proj: Linear = Linear::new(at, width, inner, has_bias),
         down_proj: Linear = Linear::new(at, inner, width, has_bias),
     } with {
-        activation: Gate = activation,
+        activation: Activation = activation,
     }
 }
 
@@ -22,6 +22,6 @@ impl Mlp {
     /// `x [B, L, D]` → `[B, L, D]`.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         let [gate, up] = project_all(x, [&self.gate_proj, &self.up_proj])?;
-        self.down_proj.forward(&gated(&gate, &up, self.activation)?)
+        self.down_proj.forward(&self.activation.gate(&gate, &up)?)
     }
 }

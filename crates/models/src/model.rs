@@ -1,22 +1,25 @@
 //! A language model of any architecture: backbone and head.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, ops, random, transforms};
 use serde_json::Value;
 
-use crate::architectures;
+use crate::architectures::{self, Architecture};
 use crate::attention::Input;
 use crate::backbone::{Decoder, Pass};
 use crate::builder::{Builder, join};
 use crate::config;
 use crate::error::{Error, Result};
+use crate::keys;
 use crate::layers::{Adapter, Layer, LayerMut, Linear, scalar};
 use crate::loader::Loader;
 use crate::module::trainable_arrays;
 use crate::options::LoadOptions;
 use crate::quantization::QuantizationSettings;
+use crate::rope::switching_context;
 use crate::weight::Weight;
 use crate::weights::{TensorFiles, canonical_name, weight_files};
 
@@ -45,6 +48,8 @@ pub struct Model {
     vocabulary: i32,
     softcap: Option<f32>,
     logit_scale: Option<f32>,
+    /// Number of tokens above which all tokens of a row are rotated otherwise, if there is one.
+    switching_context: Option<i32>,
     config: Value,
 }
 
@@ -106,13 +111,26 @@ impl Model {
     /// Fails as [`Model::load`] does, but reads only the headers of weight files.
     pub fn outline(folder: &Path, options: &LoadOptions) -> Result<Self> {
         let config_path = folder.join("config.json");
-        let config = config::read(&config_path)?;
-        if weight_files(folder)?.is_empty() {
+        let files = weight_files(folder)?;
+        if files.is_empty() {
+            let config = config::read(&config_path)?;
             let loader = Loader::new(BTreeMap::new(), options.dtype);
             return Self::build(&config_path, config, &loader, options.unpack);
         }
-        let loader = Loader::new(text_tensors(TensorFiles::open(folder)?.placeholders()?), options.dtype);
-        let outline = Self::build(&config_path, config, &loader, options.unpack)?;
+        Self::outline_of(&config_path, &files, options)
+    }
+
+    /// Makes a model with placeholders, as [`Model::outline`], of a `config.json` and weight files in any folder.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::outline`].
+    pub fn outline_of(config_path: &Path, files: &[PathBuf], options: &LoadOptions) -> Result<Self> {
+        let config = config::read(config_path)?;
+        let folder = config_path.parent().unwrap_or(Path::new("."));
+        let tensors = text_tensors(TensorFiles::open_all(folder, files.to_vec())?.placeholders()?);
+        let loader = Loader::new(tensors, options.dtype);
+        let outline = Self::build(config_path, config, &loader, options.unpack)?;
         loader.finish(folder)?;
         Ok(outline)
     }
@@ -135,10 +153,12 @@ impl Model {
     fn build(config_path: &Path, config: Value, loader: &Loader, unpack: bool) -> Result<Self> {
         let config_error = |reason: String| Error::Config { path: config_path.to_owned(), reason };
         let architecture = architectures::of_config(config_path, &config)?;
-        let quantization = QuantizationSettings::read(&config, unpack).map_err(config_error)?;
+        check_keys(config_path, &config, architecture)?;
+        let quantization =
+            QuantizationSettings::read(&config, unpack, loader.has_only_floats()).map_err(config_error)?;
         let (text_config, path) = config::text_part(&config);
         let builder = Builder::new(loader, text_config, &config, &quantization, path);
-        let built = architecture(&builder).map_err(config_error)?;
+        let built = (architecture.build)(&builder).map_err(config_error)?;
         let head = builder.at("lm_head");
         let has_head = loader.has(&head.name("weight"));
         let is_tied = built.tied.unwrap_or(!has_head);
@@ -157,6 +177,7 @@ impl Model {
             vocabulary: built.vocabulary,
             softcap: built.softcap,
             logit_scale: built.logit_scale,
+            switching_context: switching_context(text_config),
             config,
         })
     }
@@ -193,7 +214,15 @@ impl Model {
 
     /// Token ids → input of the head, `[B, L, D]`.
     pub fn hidden(&self, input: Input<'_>) -> mlx_ext::Result<Array> {
-        self.decoder.hidden(input, Pass::default())
+        let Some(trained) = self.switching_context else {
+            return self.decoder.hidden(input, Pass::default());
+        };
+        let Input { tokens, cache: Some(cache), .. } = input else {
+            return self.decoder.hidden(input, Pass::default());
+        };
+        let next = cache.record(tokens, trained)?;
+        let hidden = self.decoder.hidden(Input::cached(&next, cache), Pass::default())?;
+        Ok(hidden.try_index((.., next.dim(1) - tokens.dim(1).., ..))?)
     }
 
     /// As [`Model::hidden`], for a pass that will be differentiated.
@@ -333,6 +362,29 @@ impl Model {
     pub fn bytes(&self) -> usize {
         self.layers().into_iter().map(|(_, layer)| layer.bytes()).sum()
     }
+}
+
+/// Checks that the `config.json` at `path` describes a model that this program computes, without its weights.
+///
+/// # Errors
+///
+/// Fails when the architecture is not supported, and names every key that is not followed.
+pub fn check_config(path: &Path) -> Result<()> {
+    let config = config::read(path)?;
+    check_keys(path, &config, architectures::of_config(path, &config)?)
+}
+
+/// Checks every key of `config.json` against the allow-list of its architecture.
+fn check_keys(path: &Path, config: &Value, architecture: &Architecture) -> Result<()> {
+    let (text, part) = config::text_part(config);
+    let mut problems = Vec::new();
+    if let Value::Object(table) = config::normalized(text) {
+        problems.extend(architecture.keys.problems(&table));
+    }
+    if let (false, Value::Object(table)) = (part.is_empty(), config) {
+        problems.extend(keys::outer_problems(table));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Error::Keys { path: path.to_owned(), problems }) }
 }
 
 /// Returns the tensors of the text model under our names, without vision parts and buffers that hold no weights.

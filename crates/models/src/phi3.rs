@@ -6,16 +6,23 @@
 //! Differs from it: `sliding_window` applies. Rows that fit into the window give the same result.
 
 use mlx_ext::Result;
-use mlx_ext::kernels::Gate;
 use mlx_rs::Array;
 use serde::Deserialize;
 
+use crate::activation::{Activation, ActivationName, SILU, activation};
 use crate::attention::{Context, Scoring, attend, split_heads};
 use crate::backbone::{Backbone, BackboneArgs, Block, Built};
 use crate::builder::Builder;
-use crate::layers::{Linear, Norm, NormKind, gated};
+use crate::keys::{Keys, Off};
+use crate::layers::{Linear, Norm, NormKind};
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
+
+/// Keys of `config.json`.
+pub(crate) const KEYS: Keys = Keys {
+    followed: &["hidden_act", "partial_rotary_factor", "sliding_window"],
+    off: &[Off::only("full_attn_mod", "1"), Off::only("interpolate_factor", "1"), Off::no("lm_head_bias")],
+};
 
 #[derive(Debug, Clone, Deserialize)]
 struct ModelArgs {
@@ -24,6 +31,8 @@ struct ModelArgs {
     intermediate_size: i32,
     num_attention_heads: i32,
     num_key_value_heads: Option<i32>,
+    head_dim: Option<i32>,
+    hidden_act: Option<ActivationName>,
     vocab_size: i32,
     rms_norm_eps: f32,
     #[serde(default = "default_rope_theta")]
@@ -31,6 +40,7 @@ struct ModelArgs {
     rope_scaling: Option<RopeScaling>,
     #[serde(default = "default_partial_rotary_factor")]
     partial_rotary_factor: f32,
+    original_max_position_embeddings: Option<f32>,
     sliding_window: Option<i32>,
     #[serde(default)]
     tie_word_embeddings: bool,
@@ -50,7 +60,7 @@ impl ModelArgs {
     }
 
     fn head_dim(&self) -> i32 {
-        self.hidden_size / self.num_attention_heads
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
     /// Returns the width of all queries.
@@ -65,7 +75,9 @@ impl ModelArgs {
 
     fn rope(&self) -> Result<Rope, String> {
         let rotated = (self.head_dim() as f32 * self.partial_rotary_factor) as i32;
-        Rope::new(rotated, self.rope_theta, self.rope_scaling.as_ref())
+        // transformers takes the types of older files, `su` and `yarn`, for longrope here.
+        let scaling = self.rope_scaling.as_ref().map(|it| it.of_phi3(self.original_max_position_embeddings));
+        Rope::new(rotated, self.rope_theta, scaling.as_ref())
     }
 
     fn norm(&self, at: &Builder<'_>) -> Norm {
@@ -95,8 +107,8 @@ impl Attention {
         let queries = split_heads(&parts[0], self.heads)?;
         let keys = split_heads(&parts[1], self.key_value_heads)?;
         let values = split_heads(&parts[2], self.key_value_heads)?;
-        let queries = self.rope.forward(&queries, &context.offset)?;
-        let keys = self.rope.forward(&keys, &context.offset)?;
+        let queries = self.rope.forward_in(&queries, context)?;
+        let keys = self.rope.forward_in(&keys, context)?;
         let (keys, values) = context.extend(layer, keys, values)?;
         let attended = attend(&queries, &keys, &values, self.scoring, context.mask(true))?;
         self.o_proj.forward(&attended)
@@ -104,27 +116,29 @@ impl Attention {
 }
 
 module! {
-    /// SwiGLU with gate and up in one matrix.
-    struct Mlp(at, width: i32, inner: i32) {
+    /// Gated layer with gate and up in one matrix.
+    struct Mlp(at, width: i32, inner: i32, activation: Activation) {
         gate_up_proj: Linear = Linear::new(at, width, 2 * inner, false),
         down_proj: Linear = Linear::new(at, inner, width, false),
-    } with {}
+    } with {
+        activation: Activation = activation,
+    }
 }
 
 impl Mlp {
     /// `x [B, L, D]` → `[B, L, D]`.
     fn forward(&self, x: &Array) -> Result<Array> {
         let parts = self.gate_up_proj.forward(x)?.split_equal(2, -1)?;
-        self.down_proj.forward(&gated(&parts[0], &parts[1], Gate::Silu)?)
+        self.down_proj.forward(&self.activation.gate(&parts[0], &parts[1])?)
     }
 }
 
 module! {
-    struct TransformerBlock(at, args: &ModelArgs) {
+    struct TransformerBlock(at, args: &ModelArgs, activation: Activation) {
         input_layernorm: Norm = args.norm(at),
         self_attn: Attention = Attention::new(at, args)?,
         post_attention_layernorm: Norm = args.norm(at),
-        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size)?,
+        mlp: Mlp = Mlp::new(at, args.hidden_size, args.intermediate_size, activation)?,
     } with {}
 }
 
@@ -147,7 +161,8 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
         window: args.sliding_window,
         embedding_scale: None,
     };
-    let block = |at: &Builder<'_>, _: usize| TransformerBlock::new(at, &args);
+    let activation = activation(args.hidden_act.as_ref(), "hidden_act", SILU)?;
+    let block = |at: &Builder<'_>, _: usize| TransformerBlock::new(at, &args, activation);
     Ok(Built {
         decoder: Box::new(Backbone::new(&builder.at("model"), &backbone, &block)?),
         hidden_size: args.hidden_size,

@@ -16,12 +16,12 @@ pub(crate) struct QuantizationSettings {
 }
 
 impl QuantizationSettings {
-    /// Reads the settings of a `config.json`.
+    /// Reads the settings of a `config.json`. Those of other tools are a leftover if the weights are plain floats.
     ///
     /// # Errors
     ///
     /// Fails for the formats of other tools, for unknown modes and for incomplete settings.
-    pub(crate) fn read(config: &Value, unpack: bool) -> Result<Self, String> {
+    pub(crate) fn read(config: &Value, unpack: bool, is_plain: bool) -> Result<Self, String> {
         let mut settings = Self { overrides: BTreeMap::new(), unpack };
         let tables = ["quantization", "quantization_config"].map(|name| config.get(name));
         let Some(table) = tables.into_iter().flatten().find(|table| !table.is_null()) else {
@@ -30,6 +30,9 @@ impl QuantizationSettings {
         let table = table.as_object().ok_or("`quantization` is not a table")?;
         let is_ours = table.contains_key("bits") && table.contains_key("mode");
         if let (Some(method), false) = (table.get("quant_method"), is_ours) {
+            if is_plain {
+                return Ok(settings);
+            }
             return Err(format!("weights quantized by {method} are not supported"));
         }
         // The defaults are only checked: packed tensors show their own widths.

@@ -5,11 +5,29 @@
 //! that fit into the window give the same result.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::backbone::Built;
 use crate::builder::Builder;
-use crate::config::local_layers;
+use crate::config::{local_layers, or_if_absent};
+use crate::keys::Keys;
 use crate::llama::{Biases, ModelArgs, Shape, assemble};
+
+/// Keys of `config.json`.
+pub(crate) const KEYS: Keys = Keys {
+    followed: &[
+        "hidden_act",
+        "layer_types",
+        "max_window_layers",
+        "rope_traditional",
+        "sliding_window",
+        "use_sliding_window",
+    ],
+    off: &[],
+};
+
+/// Window of a `config.json` that uses one and does not name it.
+const DEFAULT_WINDOW: i32 = 4096;
 
 /// Settings of the sliding window of Qwen models; no published model uses it by default.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,8 +46,9 @@ fn default_max_window_layers() -> usize {
 
 impl WindowArgs {
     /// Returns the window in tokens, if it is in use.
-    pub(crate) fn window(&self) -> Option<i32> {
-        self.sliding_window.filter(|_| self.use_sliding_window)
+    pub(crate) fn window(&self, config: &Value) -> Option<i32> {
+        let window = or_if_absent(config, "sliding_window", self.sliding_window, DEFAULT_WINDOW);
+        window.filter(|_| self.use_sliding_window)
     }
 
     /// Returns for each layer whether it is local.
@@ -44,9 +63,9 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let window: WindowArgs = builder.args()?;
     let shape = Shape {
         biases: Biases { inputs: true, ..Biases::default() },
-        window: window.window(),
+        window: window.window(builder.config),
         local_layers: window.local_layers(args.num_hidden_layers)?,
-        ..args.shape(args.equal_share(), args.rope_theta.unwrap_or(1_000_000.0))?
+        ..args.shape(args.head_width(), args.rope_theta.unwrap_or(10_000.0))?
     };
     assemble(builder, &shape)
 }

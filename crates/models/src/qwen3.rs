@@ -7,8 +7,15 @@
 
 use crate::backbone::Built;
 use crate::builder::Builder;
+use crate::keys::Keys;
 use crate::llama::{Biases, ModelArgs, Shape, assemble};
 use crate::qwen2::WindowArgs;
+
+/// Keys of `config.json`.
+pub(crate) const KEYS: Keys = Keys {
+    followed: &["hidden_act", "layer_types", "max_window_layers", "sliding_window", "use_sliding_window"],
+    off: &[],
+};
 
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
@@ -17,9 +24,9 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     let shape = Shape {
         biases: Biases { inputs: args.attention_bias, output: args.attention_bias, mlp: false },
         head_norms: true,
-        window: window.window(),
+        window: window.window(builder.config),
         local_layers: window.local_layers(args.num_hidden_layers)?,
-        ..args.shape(args.head_dim.unwrap_or(128), args.rope_theta.unwrap_or(1_000_000.0))?
+        ..args.shape(args.head_dim.unwrap_or(128), args.rope_theta.unwrap_or(10_000.0))?
     };
     assemble(builder, &shape)
 }

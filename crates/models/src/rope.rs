@@ -1,7 +1,8 @@
 //! Rotary positions, and their scaling to longer contexts.
 //!
 //! Papers: arXiv:2104.09864 (rotation), arXiv:2309.00071 (yarn), arXiv:2402.13753 (longrope). Checked against
-//! `mlx_lm/models/rope_utils.py`: as there, longrope uses its long factors for rows of any length.
+//! `modeling_rope_utils.py` of transformers. As there, longrope uses its short factors for rows within the trained
+//! context, and its long factors for every token of a longer row; mlx-lm uses the long ones always.
 
 use std::sync::Arc;
 
@@ -11,16 +12,20 @@ use mlx_ext::kernels::{Positions, Rotation, rotate};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, fast, ops};
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::attention::Offset;
+use crate::attention::{Beyond, Context, Offset};
+use crate::config::normalized;
+use crate::keys::KINDS;
 
 /// `rope_scaling` of a `config.json`; the `rope_parameters` of transformers 5 are converted to it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct RopeScaling {
-    /// Name of `rope_type` in older files; takes precedence.
+    /// Name of `rope_type` in older files.
     #[serde(rename = "type")]
     kind: Option<String>,
+    /// Takes precedence over `type`.
     rope_type: Option<String>,
     /// Ratio of the context to the trained context.
     factor: Option<f32>,
@@ -40,17 +45,46 @@ pub(crate) struct RopeScaling {
     mscale: Option<f32>,
     /// yarn: divides the growth of `mscale`.
     mscale_all_dim: Option<f32>,
-    /// longrope: factor of each wavelength.
+    /// yarn: whether the borders between kept and stretched pairs are rounded.
+    truncate: Option<bool>,
+    /// longrope: factor of each wavelength in rows beyond the trained context.
     long_factor: Option<Vec<f32>>,
+    /// longrope: factor of each wavelength in rows within the trained context.
+    short_factor: Option<Vec<f32>>,
     /// yarn and longrope: factor of queries and keys, instead of the computed one.
     attention_factor: Option<f32>,
     /// Base of the rotation, in files that keep it here.
     pub(crate) rope_theta: Option<f32>,
+    /// Share of each head that is rotated, in files that keep it here.
+    pub(crate) partial_rotary_factor: Option<f32>,
 }
 
 impl RopeScaling {
     fn kind(&self) -> &str {
-        self.kind.as_deref().or(self.rope_type.as_deref()).unwrap_or("default")
+        self.rope_type.as_deref().or(self.kind.as_deref()).unwrap_or("default")
+    }
+
+    /// Returns the scaling as Phi 3 reads it: the names of older files, `su` and `yarn`, mean longrope, and the trained
+    /// context is the one beside the table, else 4,096 tokens.
+    pub(crate) fn of_phi3(&self, trained: Option<f32>) -> Self {
+        let kind = if matches!(self.kind(), "su" | "yarn") { "longrope" } else { self.kind() };
+        Self {
+            rope_type: Some(kind.to_owned()),
+            original_max_position_embeddings: Some(trained.unwrap_or(4096.0)),
+            ..self.clone()
+        }
+    }
+
+    /// Returns the trained context in tokens: the whole context if the file does not say otherwise.
+    fn trained_context(&self) -> Result<f32, String> {
+        let context = self.original_max_position_embeddings.or(self.max_position_embeddings);
+        self.required(context, "original_max_position_embeddings")
+    }
+
+    /// Returns `factor`, else the ratio of the context to the trained context.
+    fn factor_or_ratio(&self) -> Result<f32, String> {
+        let ratio = || Some(self.max_position_embeddings? / self.original_max_position_embeddings?);
+        self.required(self.factor.or_else(ratio), "factor")
     }
 
     fn required<T>(&self, value: Option<T>, name: &str) -> Result<T, String> {
@@ -73,6 +107,19 @@ pub(crate) struct Rope {
     magnitude: Option<f32>,
     /// Angle per position of each pair, which follow from the fields above.
     frequencies: Arc<[f32]>,
+    /// Wavelengths for rows beyond the trained context, if they differ.
+    long: Option<LongContext>,
+}
+
+/// Wavelengths of longrope for long rows.
+#[derive(Clone)]
+struct LongContext {
+    /// Wavelengths / 2π, one per pair.
+    wavelengths: Array,
+    /// Angle per position of each pair.
+    frequencies: Arc<[f32]>,
+    /// Trained context in tokens.
+    trained: i32,
 }
 
 impl Rope {
@@ -82,6 +129,9 @@ impl Rope {
     ///
     /// Fails when the scaling is not supported or lacks a setting.
     pub(crate) fn new(dimensions: i32, base: f32, scaling: Option<&RopeScaling>) -> Result<Self, String> {
+        if dimensions < 2 || dimensions % 2 != 0 {
+            return Err(format!("{dimensions} dimensions of each head are rotated, expected an even number"));
+        }
         let plain = Self {
             dimensions,
             base,
@@ -90,6 +140,7 @@ impl Rope {
             wavelengths: None,
             magnitude: None,
             frequencies: plain_frequencies(dimensions, base),
+            long: None,
         };
         let Some(scaling) = scaling else { return Ok(plain) };
         let (wavelengths, magnitude) = match scaling.kind() {
@@ -100,17 +151,54 @@ impl Rope {
             }
             "llama3" => (llama3_wavelengths(dimensions, base, scaling)?, None),
             "yarn" => (yarn_wavelengths(dimensions, base, scaling)?, Some(yarn_magnitude(scaling)?)),
-            "longrope" | "su" => {
-                (longrope_wavelengths(dimensions, base, scaling)?, Some(longrope_magnitude(scaling)?))
-            }
+            "longrope" | "su" => return plain.with_longrope(scaling),
             other => {
-                let known = "default, linear, llama3, longrope, su, yarn";
+                let known = KINDS.join(", ");
                 return Err(format!("rope scaling `{other}` is not supported (supported: {known})"));
             }
         };
         let frequencies = wavelengths.iter().map(|wavelength| 1.0 / wavelength).collect();
         let wavelengths = Array::from_slice(&wavelengths, &[dimensions / 2]);
         Ok(Self { wavelengths: Some(wavelengths), magnitude, frequencies, ..plain })
+    }
+
+    /// Adds longrope's wavelengths, for short and for long rows.
+    fn with_longrope(self, scaling: &RopeScaling) -> Result<Self, String> {
+        let (dimensions, base) = (self.dimensions, self.base);
+        let wavelengths = |name: &str, factors: Option<&Vec<f32>>| {
+            longrope_wavelengths(dimensions, base, name, scaling.required(factors, name)?)
+        };
+        let short = wavelengths("short_factor", scaling.short_factor.as_ref())?;
+        let long = wavelengths("long_factor", scaling.long_factor.as_ref())?;
+        let array = |wavelengths: &[f32]| Array::from_slice(wavelengths, &[dimensions / 2]);
+        let angles = |wavelengths: &[f32]| wavelengths.iter().map(|wavelength| 1.0 / wavelength).collect();
+        let trained = scaling.trained_context()? as i32;
+        Ok(Self {
+            wavelengths: Some(array(&short)),
+            frequencies: angles(&short),
+            magnitude: Some(longrope_magnitude(scaling)?),
+            long: Some(LongContext { wavelengths: array(&long), frequencies: angles(&long), trained }),
+            ..self
+        })
+    }
+
+    /// Rotates `x [B, H, L, D]` as [`Rope::forward`], with the wavelengths that fit the length of each row.
+    pub(crate) fn forward_in(&self, x: &Array, context: &Context<'_>) -> Result<Array> {
+        let short = || self.forward(x, &context.offset);
+        let Some(long) = &self.long else { return short() };
+        let stretched = Self {
+            wavelengths: Some(long.wavelengths.clone()),
+            frequencies: long.frequencies.clone(),
+            long: None,
+            ..self.clone()
+        };
+        match context.beyond(long.trained)? {
+            Beyond::None => short(),
+            Beyond::All => stretched.forward(x, &context.offset),
+            Beyond::Some(is_beyond) => {
+                Ok(ops::select(is_beyond, stretched.forward(x, &context.offset)?, short()?)?)
+            }
+        }
     }
 
     /// Returns the rotation with pairs of neighbours.
@@ -190,6 +278,19 @@ fn plain_frequencies(dimensions: i32, base: f32) -> Arc<[f32]> {
     (0..dimensions / 2).map(|pair| base.powf(-f64::from(pair) / half) as f32).collect()
 }
 
+/// Returns the number of tokens above which a model rotates all tokens of a row otherwise: longrope's trained context.
+///
+/// `config` is the table that describes the text model.
+pub(crate) fn switching_context(config: &Value) -> Option<i32> {
+    let table = normalized(config);
+    let scaling: RopeScaling = serde_json::from_value(table.get("rope_scaling")?.clone()).ok()?;
+    let is_phi3 = table["model_type"] == "phi3";
+    let trained = table["original_max_position_embeddings"].as_f64().map(|tokens| tokens as f32);
+    let scaling = if is_phi3 { scaling.of_phi3(trained) } else { scaling };
+    let is_longrope = matches!(scaling.kind(), "longrope" | "su");
+    is_longrope.then(|| scaling.trained_context().ok()).flatten().map(|tokens| tokens as i32)
+}
+
 fn plain_wavelengths(dimensions: i32, base: f32) -> impl Iterator<Item = f32> {
     (0..dimensions / 2).map(move |pair| base.powf(2.0 * pair as f32 / dimensions as f32))
 }
@@ -197,9 +298,9 @@ fn plain_wavelengths(dimensions: i32, base: f32) -> impl Iterator<Item = f32> {
 /// Returns wavelengths for llama3: long ones grow by `factor`, short ones stay, those between are blended.
 fn llama3_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
     let factor = scaling.required(scaling.factor, "factor")?;
-    let low = scaling.low_freq_factor.unwrap_or(1.0);
-    let high = scaling.high_freq_factor.unwrap_or(4.0);
-    let context = scaling.original_max_position_embeddings.unwrap_or(8192.0);
+    let low = scaling.required(scaling.low_freq_factor, "low_freq_factor")?;
+    let high = scaling.required(scaling.high_freq_factor, "high_freq_factor")?;
+    let context = scaling.trained_context()?;
     let stretch = |wavelength: f32| {
         let turns = context / (std::f32::consts::TAU * wavelength);
         if turns < low {
@@ -217,14 +318,19 @@ fn llama3_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Resu
 /// Returns wavelengths for yarn: pairs that turn at most `beta_slow` times are stretched, those that turn at least
 /// `beta_fast` times are kept, and the pairs between are interpolated linearly.
 fn yarn_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
-    let factor = scaling.required(scaling.factor, "factor")?;
-    let context = scaling.original_max_position_embeddings.unwrap_or(4096.0);
+    let factor = scaling.factor_or_ratio()?;
+    let context = scaling.trained_context()?;
     let pair_that_turns =
         |times: f32| dimensions as f32 * (context / (times * std::f32::consts::TAU)).ln() / (2.0 * base.ln());
-    let first = pair_that_turns(scaling.beta_fast.unwrap_or(32.0)).floor().max(0.0);
-    let last = pair_that_turns(scaling.beta_slow.unwrap_or(1.0)).ceil().min(dimensions as f32 - 1.0);
-    // Both are integers.
-    let width = if (last - first).abs() < 0.5 { 0.001 } else { last - first };
+    // As in transformers, zero means the default.
+    let turns = |value: Option<f32>, default: f32| value.filter(|turns| *turns != 0.0).unwrap_or(default);
+    let mut first = pair_that_turns(turns(scaling.beta_fast, 32.0));
+    let mut last = pair_that_turns(turns(scaling.beta_slow, 1.0));
+    if scaling.truncate.unwrap_or(true) {
+        (first, last) = (first.floor(), last.ceil());
+    }
+    let (first, last) = (first.max(0.0), last.min(dimensions as f32 - 1.0));
+    let width = if (last - first).abs() < 1e-6 { 0.001 } else { last - first };
     let stretch = |(pair, wavelength): (usize, f32)| {
         let stretched = ((pair as f32 - first) / width).clamp(0.0, 1.0);
         // Frequencies are blended, not wavelengths.
@@ -237,16 +343,20 @@ fn yarn_magnitude(scaling: &RopeScaling) -> Result<f32, String> {
     if let Some(magnitude) = scaling.attention_factor {
         return Ok(magnitude);
     }
-    let factor = scaling.required(scaling.factor, "factor")?;
+    let factor = scaling.factor_or_ratio()?;
     let raised = |by: f32| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
-    Ok(raised(scaling.mscale.unwrap_or(1.0)) / raised(scaling.mscale_all_dim.unwrap_or(0.0)))
+    let set = |value: Option<f32>| value.filter(|value| *value != 0.0);
+    Ok(match (set(scaling.mscale), set(scaling.mscale_all_dim)) {
+        (Some(above), Some(below)) => raised(above) / raised(below),
+        // As in transformers, one of them alone means nothing.
+        _ => raised(1.0),
+    })
 }
 
-fn longrope_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
-    let factors = scaling.required(scaling.long_factor.as_ref(), "long_factor")?;
+fn longrope_wavelengths(dimensions: i32, base: f32, name: &str, factors: &[f32]) -> Result<Vec<f32>, String> {
     let pairs = (dimensions / 2) as usize;
     if factors.len() != pairs {
-        return Err(format!("rope scaling: `long_factor` has {} numbers, expected {pairs}", factors.len()));
+        return Err(format!("rope scaling: `{name}` has {} numbers, expected {pairs}", factors.len()));
     }
     Ok(plain_wavelengths(dimensions, base)
         .zip(factors)
@@ -258,8 +368,17 @@ fn longrope_magnitude(scaling: &RopeScaling) -> Result<f32, String> {
     if let Some(magnitude) = scaling.attention_factor {
         return Ok(magnitude);
     }
-    let trained = scaling.original_max_position_embeddings.unwrap_or(4096.0);
-    let longer = scaling.required(scaling.max_position_embeddings, "max_position_embeddings")? / trained;
+    let trained = scaling.trained_context()?;
+    let ratio = scaling.max_position_embeddings.map(|context| context / trained);
+    let longer = match (scaling.factor, ratio) {
+        // Versions of transformers differ in which of the two they take.
+        (Some(factor), Some(ratio)) if (factor - ratio).abs() > 1e-3 * ratio => {
+            return Err(format!(
+                "rope scaling: `factor` is {factor}, but the contexts have the ratio {ratio}; set `attention_factor`"
+            ));
+        }
+        (factor, ratio) => scaling.required(factor.or(ratio), "factor")?,
+    };
     Ok(if longer <= 1.0 { 1.0 } else { (1.0 + longer.ln() / trained.ln()).sqrt() })
 }
 
@@ -276,7 +395,7 @@ mod tests {
         let key = mlx_rs::random::key(3)?;
         let x = mlx_rs::random::normal::<f32>(&[2, 3, 5, 8], None, None, &key)?;
         let longrope = scaling(
-            r#"{"type":"longrope","long_factor":[1.0,2.0,3.0],"original_max_position_embeddings":8,"max_position_embeddings":32}"#,
+            r#"{"type":"longrope","short_factor":[1.0,2.0,3.0],"long_factor":[1.0,2.0,3.0],"original_max_position_embeddings":8,"max_position_embeddings":32}"#,
         );
         let ropes = [
             Rope::new(8, 10_000.0, None).expect("plain"),
@@ -311,17 +430,40 @@ mod tests {
     }
 
     #[test]
-    fn type_takes_precedence_over_rope_type() {
+    fn rope_type_takes_precedence_over_type() {
         let scaling = scaling(r#"{"type":"mrope","rope_type":"default"}"#);
-        assert_eq!(scaling.kind(), "mrope");
+        assert_eq!(scaling.kind(), "default");
+    }
+
+    #[test]
+    fn one_mscale_alone_means_nothing() -> Result<(), String> {
+        let magnitude = |rest: &str| {
+            let both = r#"{"rope_type":"yarn","factor":8.0,"original_max_position_embeddings":64"#;
+            yarn_magnitude(&scaling(&format!("{both}{rest}}}")))
+        };
+        let plain = magnitude("")?;
+        assert!((plain - (0.1 * 8.0_f32.ln() + 1.0)).abs() < 1e-6);
+        assert!((magnitude(r#","mscale":0.5"#)? - plain).abs() < 1e-6);
+        assert!(magnitude(r#","mscale":0.5,"mscale_all_dim":1.0"#)? < 1.0);
+        assert!((magnitude(r#","attention_factor":1.25,"mscale":0.5"#)? - 1.25).abs() < 1e-6);
+        Ok(())
+    }
+
+    #[test]
+    fn phi3_reads_older_names_as_longrope_and_its_own_trained_context() {
+        let old = scaling(r#"{"type":"su","original_max_position_embeddings":8}"#);
+        let read = old.of_phi3(Some(32.0));
+        assert_eq!((read.kind(), read.original_max_position_embeddings), ("longrope", Some(32.0)));
+        assert_eq!(old.of_phi3(None).original_max_position_embeddings, Some(4096.0));
     }
 
     #[test]
     fn an_unknown_or_incomplete_scaling_is_refused() {
         let refused = |json: &str| Rope::new(8, 10_000.0, Some(&scaling(json))).err().unwrap_or_default();
-        insta::assert_snapshot!(refused(r#"{"type":"dynamic","factor":2.0}"#), @"rope scaling `dynamic` is not supported (supported: default, linear, llama3, longrope, su, yarn)");
+        insta::assert_snapshot!(refused(r#"{"type":"dynamic","factor":2.0}"#), @"rope scaling `dynamic` is not supported (supported: default, linear, llama3, longrope, mrope, su, yarn)");
         insta::assert_snapshot!(refused(r#"{"type":"linear"}"#), @"rope scaling `linear` lacks `factor`");
-        insta::assert_snapshot!(refused(r#"{"type":"longrope","long_factor":[1.0]}"#), @"rope scaling: `long_factor` has 1 numbers, expected 4");
+        insta::assert_snapshot!(refused(r#"{"type":"longrope","short_factor":[1.0]}"#), @"rope scaling: `short_factor` has 1 numbers, expected 4");
+        insta::assert_snapshot!(refused(r#"{"type":"longrope","long_factor":[1.0]}"#), @"rope scaling `longrope` lacks `short_factor`");
     }
 
     #[test]

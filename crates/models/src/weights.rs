@@ -11,6 +11,7 @@ use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 use tensors::{TensorHeader, TensorLayout, TensorWriter};
 
+use crate::config::check_no_adapter;
 use crate::error::{Error, Result};
 
 /// Number of bytes from which tensors are mapped instead of read.
@@ -53,8 +54,14 @@ impl TensorFiles {
     pub fn open(folder: &Path) -> Result<Self> {
         let paths = weight_files(folder)?;
         if paths.is_empty() {
+            check_no_adapter(folder)?;
             return Err(Error::NoWeights { folder: folder.to_owned() });
         }
+        Self::open_all(folder, paths)
+    }
+
+    /// Opens weight files; `folder` is named in errors about all of them.
+    pub(crate) fn open_all(folder: &Path, paths: Vec<PathBuf>) -> Result<Self> {
         let mut all = Self::of_nothing(folder);
         for path in paths {
             all.add(path)?;

@@ -73,7 +73,8 @@ fn packed_rows_have_the_logits_of_the_rows_alone() -> Result {
         let folder = write_folder(&config(family))?;
         let model = load(folder.path())?;
         let all = row(&tokens);
-        let packed = logits_of(&model, Input { tokens: &all, segments: Some(&segments), cache: None })?;
+        let packed =
+            logits_of(&model, Input { tokens: &all, segments: Some(&segments), lengths: None, cache: None })?;
         let mut alone = logits_of(&model, Input::tokens(&row(first)))?;
         alone.extend(logits_of(&model, Input::tokens(&row(second)))?);
         assert!(worst(&packed, &alone) <= SAME_LOGITS, "{family}: off by {}", worst(&packed, &alone));

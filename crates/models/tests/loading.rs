@@ -140,8 +140,16 @@ fn weights_quantized_by_others_are_refused() -> Result {
         &mut config,
         json!({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}),
     );
+    let plain = logits(folder.path())?;
     fs_err::write(folder.path().join("config.json"), config.to_string())?;
-    insta::assert_snapshot!(refusal(folder.path()), @r#"error: `FOLDER/config.json`: weights quantized by "gptq" are not supported"#);
+    assert_eq!(logits(folder.path())?, plain, "the settings are a leftover, as all weights are plain floats");
+    let mut weights = weights_of(folder.path())?;
+    weights.insert("model.layers.0.mlp.up_proj.qweight".to_owned(), Array::zeros::<u32>(&[2, 2])?);
+    write_weights(folder.path(), &weights)?;
+    insta::assert_snapshot!(refusal(folder.path()), @r#"
+    error: `FOLDER/config.json`: weights quantized by "gptq" are not supported
+    hint: correct that setting, or take config.json from where the weights came from
+    "#);
     Ok(())
 }
 
@@ -211,7 +219,8 @@ fn settings_that_are_null_count_as_absent() -> Result {
         let mut config = config(family);
         let table = config.as_object_mut().expect("a table");
         let needed = match family {
-            "gemma2" => vec!["num_key_value_heads", "head_dim"],
+            "gemma2" => vec!["num_key_value_heads", "head_dim", "query_pre_attn_scalar"],
+            "cohere" => vec!["rope_theta"],
             _ => Vec::new(),
         };
         for name in absent.into_iter().filter(|name| !needed.contains(name)) {

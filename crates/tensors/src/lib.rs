@@ -30,5 +30,5 @@ pub use header::TensorHeader;
 pub use pointer::{LFS_POINTER, file_is_lfs_pointer, is_lfs_pointer, lfs_hint};
 pub use safetensors::Dtype;
 pub use safetensors::tensor::TensorInfo;
-pub use shards::{INDEX, SHARD_BYTES, SINGLE_FILE, shards, write_shards};
+pub use shards::{INDEX, SHARD_BYTES, SINGLE_FILE, shards, write_index, write_shards};
 pub use write::{TensorLayout, TensorWriter};

@@ -27,6 +27,17 @@ struct IndexMetadata {
     total_size: usize,
 }
 
+/// Writes the index of finished shards into `folder`: from the name of each tensor to the file that holds it.
+///
+/// # Errors
+///
+/// Fails when the file cannot be written.
+pub fn write_index(folder: &Path, weight_map: BTreeMap<&str, &str>, total_size: usize) -> io::Result<()> {
+    let index = Index { metadata: IndexMetadata { total_size }, weight_map };
+    let text = serde_json::to_string_pretty(&index).expect("names and numbers are always JSON");
+    fs_err::write(folder.join(INDEX), text + "\n")
+}
+
 /// Splits groups of tensors, given by their sizes in bytes, into shards of at most `limit` bytes each.
 ///
 /// Returns the indices of the groups of each shard, in order; there is always one shard.
@@ -76,8 +87,7 @@ pub fn write_shards<E: From<io::Error>>(
         }
     }
     if count > 1 {
-        let text = serde_json::to_string_pretty(&index).expect("names and numbers are always JSON");
-        fs_err::write(folder.join(INDEX), text + "\n")?;
+        write_index(folder, index.weight_map, index.metadata.total_size)?;
     }
     Ok(())
 }

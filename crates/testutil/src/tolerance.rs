@@ -8,6 +8,10 @@ pub const QUANTIZED_LOGITS: f32 = 1e-3;
 pub const BFLOAT16_LOGITS: f32 = 0.1;
 /// Logits computed in `float16` and those of the `f32` reference, relative to the largest.
 pub const FLOAT16_LOGITS: f32 = 0.02;
+/// The largest rounding error in 16 bits, as a multiple of that of transformers.
+pub const HALF_LARGEST: f32 = 3.0;
+/// The mean rounding error in 16 bits (root of the mean square), as a multiple of that of transformers.
+pub const HALF_MEAN: f32 = 2.0;
 /// A mean loss and that of the reference, in nats per target.
 pub const LOSS: f64 = 1e-4;
 /// Trained weights and gradients, and those of the reference, absolute.

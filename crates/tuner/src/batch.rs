@@ -11,6 +11,7 @@ pub(crate) struct BatchData {
     shape: [i32; 2],
     tokens: Vec<i32>,
     segments: Option<Vec<i32>>,
+    lengths: Vec<i32>,
     positions: Vec<i32>,
     targets: Vec<i32>,
     weights: Vec<f32>,
@@ -24,6 +25,8 @@ pub struct Batch {
     pub tokens: Array,
     /// Index of each token's row within its line, `[B, L]`, `i32`, −1 for padding; `None` with one row per line.
     pub segments: Option<Array>,
+    /// Number of tokens of each line without its padding, `[B]`, `i32`.
+    pub lengths: Array,
     /// Flat positions b · L + t whose next token is a target, `[N]`, `i32`, padded with positions of weight 0.
     pub positions: Array,
     /// The targets, `[N]`, `i32`.
@@ -74,6 +77,7 @@ impl BatchData {
         let mut segments = vec![-1_i32; if packed { flat.len() } else { 0 }];
         let (mut positions, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
         let mut targets_of_row = Vec::new();
+        let mut lengths = Vec::new();
         for (line, rows) in lines.iter().enumerate() {
             let mut start = line * length;
             for (segment, row) in rows.iter().enumerate() {
@@ -93,6 +97,7 @@ impl BatchData {
                 targets_of_row.push(positions.len() - before);
                 start = end;
             }
+            lengths.push((start - line * length) as i32);
         }
         let total_weight = weights.iter().map(|&weight| f64::from(weight)).sum();
         let count = positions.len().next_multiple_of(pad_to.max(1));
@@ -100,7 +105,17 @@ impl BatchData {
         targets.resize(count, 0);
         weights.resize(count, 0.0);
         let segments = packed.then_some(segments);
-        Self { shape, tokens: flat, segments, positions, targets, weights, targets_of_row, total_weight }
+        Self {
+            shape,
+            tokens: flat,
+            segments,
+            lengths,
+            positions,
+            targets,
+            weights,
+            targets_of_row,
+            total_weight,
+        }
     }
 }
 
@@ -110,6 +125,7 @@ impl From<BatchData> for Batch {
         Self {
             tokens: Array::from_slice(&data.tokens, &data.shape),
             segments: data.segments.map(|segments| Array::from_slice(&segments, &data.shape)),
+            lengths: Array::from_slice(&data.lengths, &[data.lengths.len() as i32]),
             positions: Array::from_slice(&data.positions, &count),
             targets: Array::from_slice(&data.targets, &count),
             weights: Array::from_slice(&data.weights, &count),

@@ -71,7 +71,12 @@ pub(crate) fn losses_of_targets(model: &Model, batch: &Batch) -> Result<Array> {
 }
 
 fn input_of(batch: &Batch) -> Input<'_> {
-    Input { tokens: &batch.tokens, segments: batch.segments.as_ref(), cache: None }
+    Input {
+        tokens: &batch.tokens,
+        segments: batch.segments.as_ref(),
+        lengths: Some(&batch.lengths),
+        cache: None,
+    }
 }
 
 /// Returns the hidden states at the positions with a target, `[N, D]`.

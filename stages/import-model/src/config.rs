@@ -60,7 +60,7 @@ pub enum Source {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "import-model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -111,6 +111,7 @@ impl<'a> Plan<'a> {
             plan.tensors.push(Planned { file, stored: stored.clone(), step });
         }
         plan.check_names(config_path)?;
+        plan.check_quantized(config_path, conversion)?;
         Ok(plan)
     }
 
@@ -141,6 +142,46 @@ impl<'a> Plan<'a> {
             self.home.iter().filter(|(name, _)| !name.ends_with(".scales") && !name.ends_with(".biases"));
         let mut types = plain.map(|(name, file)| file_dtype(file, name));
         types.find(Mlx::is_float).unwrap_or(Mlx::Bfloat16)
+    }
+
+    /// Fails when a quantization would change no tensor, and reports the matrices that stay as they are.
+    fn check_quantized(&self, config_path: &Path, conversion: &Conversion) -> Result<(), Error> {
+        let Conversion::Quantize(Quantize { group_size, .. }) = conversion else { return Ok(()) };
+        let is_packed = |planned: &&Planned<'_>| matches!(planned.step, Step::Quantize(_));
+        let packed = self.tensors.iter().filter(is_packed).count();
+        let matrices: Vec<_> = self
+            .tensors
+            .iter()
+            .filter_map(|planned| match self.info(&planned.stored).shape[..] {
+                [_, width] => Some(width),
+                _ => None,
+            })
+            .collect();
+        let left = matrices.len() - packed;
+        if packed > 0 {
+            if left > 0 {
+                tracing::warn!(
+                    "{left} of {} matrices stay as they are: their widths are not multiples of the group size {group_size}",
+                    matrices.len()
+                );
+            }
+            return Ok(());
+        }
+        let fitting =
+            [128, 64, 32].into_iter().filter(|size| matrices.iter().any(|width| width.is_multiple_of(*size)));
+        let hint = match fitting.map(|size| size.to_string()).collect::<Vec<_>>() {
+            sizes if sizes.is_empty() => "import this model without `quantize`".to_owned(),
+            sizes => {
+                format!("set `quantize.group_size` to {}, or import without `quantize`", sizes.join(" or "))
+            }
+        };
+        Err(Error::Layout {
+            place: config_path.display().to_string(),
+            reason: format!(
+                "nothing can be quantized: no width of a matrix is a multiple of the group size {group_size}"
+            ),
+            hint,
+        })
     }
 
     /// Fails when two stored tensors have the same canonical name.

@@ -108,6 +108,7 @@ impl<'a> Hub<'a> {
         }
         let place = format!("{}/{id}", self.settings.endpoint);
         let names: BTreeSet<String> = entries.keys().cloned().collect();
+        layout::check_no_adapter(&place, &names, serde_json::Value::default)?;
         layout::check_required(&place, &names)?;
         if !names.contains(INDEX) {
             layout::weights(&place, &names, None)?;
@@ -128,13 +129,24 @@ impl<'a> Hub<'a> {
         for name in layout::KEPT.map(String::from).iter().filter(|name| names.contains(*name)) {
             files.insert(name.clone(), get(name)?);
             match name.as_str() {
-                "config.json" => model::check_config(&files[name])?,
+                "config.json" => {
+                    model::check_config(&files[name])?;
+                    // Whether settings of another library are a leftover shows only in the weights.
+                    model::check_quantization(&files[name], false)?;
+                }
                 "tokenizer.json" => drop(tokenizer::open(&files[name])?),
                 _ => {}
             }
         }
         let index = files.get(INDEX).map(|path| weights::read_index(path)).transpose()?;
         let shards = layout::weights(&place, &names, index.as_ref())?;
+        if index.is_some_and(|index| layout::is_stale(&index, &shards)) {
+            tracing::warn!(
+                "`{INDEX}` names shards that are not there; using the {} weight files",
+                shards.len()
+            );
+            files.remove(INDEX);
+        }
         check_space(folder, &entries, &shards)?;
         for name in shards {
             let path = get(&name)?;

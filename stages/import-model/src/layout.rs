@@ -59,7 +59,9 @@ pub fn is_plain_name(name: &str) -> bool {
 /// Returns the reason why a file is left out, as `import.json` records it.
 pub fn why_dropped(name: &str) -> &'static str {
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
-    if name.contains('/') {
+    if name == INDEX {
+        "names shards that are not there"
+    } else if name.contains('/') {
         "in a sub-folder"
     } else if ends(&[".safetensors"]) {
         "weights that are not part of the model"
@@ -91,6 +93,9 @@ pub fn weights(
         return Ok(found);
     };
     let shards: BTreeSet<String> = index.values().cloned().collect();
+    if let Some(complete) = complete_without(&shards, names) {
+        return Ok(complete);
+    }
     let missing: Vec<_> = shards.difference(names).map(|name| format!("`{name}`")).collect();
     if missing.is_empty() {
         return Ok(shards);
@@ -105,6 +110,53 @@ pub fn weights(
         ),
         hint: "get the missing files from the source of the other files".into(),
     })
+}
+
+/// Returns the weight files of a folder whose index is stale: none of the listed `shards` is there, but other files are,
+/// and no number is missing among them.
+fn complete_without(shards: &BTreeSet<String>, names: &BTreeSet<String>) -> Option<BTreeSet<String>> {
+    let found: BTreeSet<String> = names.iter().filter(|name| is_weights(name)).cloned().collect();
+    let is_stale = !found.is_empty() && found.is_disjoint(shards);
+    (is_stale && check_numbering("", &found).is_ok()).then_some(found)
+}
+
+/// Returns whether an index lists none of the weight files `found`.
+pub(crate) fn is_stale(index: &BTreeMap<String, String>, found: &BTreeSet<String>) -> bool {
+    !index.values().any(|shard| found.contains(shard))
+}
+
+/// Returns the error for a folder that holds an adapter instead of a model; `config` is its `adapter_config.json`.
+fn is_adapter(place: &str, config: &serde_json::Value) -> Error {
+    let base = models::adapter_base(config);
+    let (of, hint) = match &base {
+        Some(base) => (
+            format!(" of the base model `{base}`"),
+            format!("import the base model `{base}`, and pass this folder to other stages with `--adapters`"),
+        ),
+        None => (
+            String::new(),
+            "import the adapter's base model, and pass this folder to other stages with `--adapters`"
+                .to_owned(),
+        ),
+    };
+    Error::Layout { place: place.into(), reason: format!("this is an adapter{of}, not a model"), hint }
+}
+
+/// Fails when `names` are the files of an adapter without a model; `config` reads its `adapter_config.json`.
+///
+/// # Errors
+///
+/// Names the base model of the adapter, if it is known.
+pub(crate) fn check_no_adapter(
+    place: &str,
+    names: &BTreeSet<String>,
+    config: impl FnOnce() -> serde_json::Value,
+) -> Result<(), Error> {
+    let has_adapter = ["adapter_config.json", "adapter_model.safetensors", "adapters.safetensors"]
+        .iter()
+        .any(|name| names.contains(*name));
+    let has_model = names.iter().any(|name| is_weights(name)) || names.contains(INDEX);
+    if has_adapter && !has_model { Err(is_adapter(place, &config())) } else { Ok(()) }
 }
 
 /// Returns the error for a folder without safetensors weights.

@@ -23,6 +23,7 @@ mod files;
 pub mod hub;
 pub mod layout;
 pub mod model;
+mod parts;
 pub mod pins;
 mod quantize;
 pub mod tokenizer;

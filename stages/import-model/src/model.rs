@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::files::{copy, link, read_json, sha256_of};
 use crate::layout;
 use crate::pins::SourceFiles;
-use crate::{tokenizer, weights};
+use crate::{parts, tokenizer, weights};
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 const MAX_JSON_BYTES: u64 = 256 << 20;
@@ -110,10 +110,22 @@ pub(crate) fn select(
     names: &BTreeSet<String>,
     path: impl Fn(&str) -> PathBuf,
 ) -> Result<BTreeSet<String>, Error> {
+    layout::check_no_adapter(place, names, || {
+        let config = names.contains("adapter_config.json").then(|| path("adapter_config.json"));
+        config.and_then(|path| read_json(&path, MAX_CONFIG_BYTES).ok()).unwrap_or_default()
+    })?;
+    if names.contains(INDEX) {
+        check_no_pointer(&path(INDEX))?;
+    }
     let index = names.contains(INDEX).then(|| weights::read_index(&path(INDEX))).transpose()?;
     let weights = layout::weights(place, names, index.as_ref())?;
     layout::check_required(place, names)?;
-    let beside = names.iter().filter(|name| layout::KEPT.contains(&name.as_str())).cloned();
+    let is_stale = index.is_some_and(|index| layout::is_stale(&index, &weights));
+    if is_stale {
+        tracing::warn!("`{INDEX}` names shards that are not there; using the {} weight files", weights.len());
+    }
+    let beside = names.iter().filter(|name| layout::KEPT.contains(&name.as_str()));
+    let beside = beside.filter(|name| !(is_stale && *name == INDEX)).cloned();
     Ok(beside.chain(weights).collect())
 }
 
@@ -134,12 +146,36 @@ pub fn check_config(path: &Path) -> Result<(), Error> {
     if !models::supported_model_types().contains(&model_type) {
         return Err(Error::ModelType { path: path.into(), model_type: model_type.into() });
     }
-    match config["quantization_config"]["quant_method"].as_str() {
-        Some(method) => Err(unusable(
-            format!("the weights are quantized with `{method}`, which MLX does not support"),
-            "use the original model, or one quantized for MLX, such as those of `mlx-community`",
-        )),
-        None => Ok(()),
+    Ok(models::check_config(path)?)
+}
+
+/// Checks that the weights are not quantized for another library.
+///
+/// Settings of other libraries are only a leftover where all weights are plain floats; `is_plain` says so, if it is known.
+///
+/// # Errors
+///
+/// Fails on a quantization that MLX does not read.
+pub(crate) fn check_quantization(path: &Path, is_plain: bool) -> Result<(), Error> {
+    let config: Value = read_json(path, MAX_CONFIG_BYTES)?;
+    let table = &config["quantization_config"];
+    let is_ours = table.get("bits").is_some() && table.get("mode").is_some();
+    match table["quant_method"].as_str() {
+        Some(method) if !is_ours && !is_plain => Err(Error::Json {
+            path: path.into(),
+            reason: format!("the weights are quantized with `{method}`, which MLX does not support"),
+            hint: "use the original model, or one quantized for MLX, such as those of `mlx-community`",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Fails when a file is a pointer of Git LFS in the place of the file itself.
+fn check_no_pointer(path: &Path) -> Result<(), Error> {
+    if tensors::file_is_lfs_pointer(path) {
+        Err(models::Error::LfsPointer { path: path.into() }.into())
+    } else {
+        Ok(())
     }
 }
 
@@ -149,6 +185,7 @@ pub fn check_config(path: &Path) -> Result<(), Error> {
 ///
 /// Fails at the first file that is missing, damaged, malformed or not supported.
 pub fn check(found: &Found) -> Result<tokenizers::Tokenizer, Error> {
+    found.files.values().try_for_each(|path| check_no_pointer(path))?;
     for (name, path) in &found.files {
         let (reason, hint) = if !fs_err::metadata(path)?.is_file() {
             ("this is not a regular file", "a model consists of regular files or links to them")
@@ -168,10 +205,13 @@ pub fn check(found: &Found) -> Result<tokenizers::Tokenizer, Error> {
     let shards = paths.iter().filter(|(name, _)| name.ends_with(".safetensors"));
     let shards = shards.map(|(name, path)| (name.clone(), *path)).collect();
     weights::check_all(&shards, paths.get(INDEX).copied())?;
+    check_quantization(&found.files["config.json"], weights::are_plain(shards.values().copied())?)?;
     for (_, path) in paths.iter().filter(|(name, _)| layout::is_weights(name)) {
         weights::check_values(path)?;
     }
-    tokenizer::open(&found.files["tokenizer.json"])
+    let tokenizer = tokenizer::open(&found.files["tokenizer.json"])?;
+    parts::check_added_tokens(&found.files, &tokenizer)?;
+    Ok(tokenizer)
 }
 
 /// Checks `found`, converts its weights if asked to, and writes `model/`, `tokenizer/` and `import.json` into `out`.
@@ -186,6 +226,7 @@ pub fn write(
     out: &Path,
 ) -> Result<(), Error> {
     let tokenizer = check(found)?;
+    parts::check(found, &tokenizer, conversion.is_some())?;
     let model = out.join(outputs::MODEL);
     fs_err::create_dir_all(&model)?;
     if let Some(conversion) = conversion {
@@ -199,6 +240,9 @@ pub fn write(
             Some(folder) if path.starts_with(folder) => link(path, &model.join(name))?,
             _ => copy(path, &model.join(name))?,
         }
+    }
+    if conversion.is_none() {
+        parts::complete(found, &model)?;
     }
     let written: BTreeMap<String, PathBuf> =
         found.files.keys().map(|name| (name.clone(), model.join(name))).collect();

@@ -31,6 +31,26 @@ pub fn check_file(path: &Path) -> Result<BTreeSet<String>, Error> {
     Ok(header.into_tensors().into_iter().map(|(name, _)| name).collect())
 }
 
+/// Returns whether all weights are plain floats.
+///
+/// # Errors
+///
+/// As [`check_file`].
+pub(crate) fn are_plain<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<bool, Error> {
+    for path in paths {
+        let header = TensorHeader::read(path).map_err(|error| malformed(path, error))?;
+        let is_plain = |(name, info): &(String, tensors::TensorInfo)| {
+            use tensors::Dtype::{BF16, F16, F32, F64};
+            let buffer = name.ends_with("inv_freq") || name.contains("position_ids");
+            buffer || (matches!(info.dtype, F32 | F16 | BF16 | F64) && !name.ends_with(".scales"))
+        };
+        if !header.tensors().iter().all(is_plain) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Checks that every value of a weight file is finite; a model with NaN or infinity has neither a loss nor an answer.
 ///
 /// # Errors

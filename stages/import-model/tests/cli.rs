@@ -219,7 +219,7 @@ fn the_key_holds_the_commit_and_a_pinned_model_needs_no_network() {
 
 /// Settings that are part of the key, beside the source.
 const KEY_SETTINGS: [&str; 3] =
-    ["license = \"mit\"\n", "[import-model.quantize]\ngroup_size = 32\n", "dequantize = true\n"];
+    ["license = \"mit\"\n", "[import-model.quantize]\nmode = \"nvfp4\"\n", "dequantize = true\n"];
 
 /// Imports with `preset`, pins it, and checks that the pins are those of `files` and are enforced on a hit.
 fn pin_and_check(shell: &Shell, preset: &Path, settings: &str, files: &Path) {
@@ -276,7 +276,7 @@ fn a_repository_is_pinned_with_every_setting_that_is_part_of_the_key() {
 fn without_a_record_of_its_source_a_converted_repository_is_pinned_by_importing_it_again() {
     let hub = HubServer::start(vec![repo()]);
     let shell = Shell::new(&hub.endpoint());
-    let preset = shell.preset("id = \"org/tiny\"\n[import-model.quantize]\ngroup_size = 32\n");
+    let preset = shell.preset("id = \"org/tiny\"\n[import-model.quantize]\nmode = \"nvfp4\"\n");
     let arguments = ["--config", text(&preset), "--write-lock", text(&preset)];
     let artifact = shell.artifact(&["--config", text(&preset)]);
     fs_err::remove_file(artifact.join("telemetry/source.json")).unwrap();

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -12,6 +14,8 @@ use insta::assert_snapshot;
 use tempfile::TempDir;
 use testutil::files::{contents, copy_files, golden_dir, sha256_hex};
 use testutil::hostile;
+
+use common::{ONE, TWO};
 
 fn temp() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
@@ -283,12 +287,10 @@ fn sharded(shards: &[(&str, &str)], listed: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-const ONE: &str = "model-00001-of-00002.safetensors";
-const TWO: &str = "model-00002-of-00002.safetensors";
-
 #[test]
 fn shards_that_agree_with_their_index_are_imported() {
-    let (folder, out) = (sharded(&[(ONE, "a"), (TWO, "b")], &[("a", ONE), ("b", TWO)]), temp());
+    let (folder, out) = (llama(), temp());
+    common::shard(folder.path());
     fs_err::write(folder.path().join("model.safetensors"), "not in the index, so not read").unwrap();
     import(folder.path(), out.path()).unwrap();
     let kept = contents(&out.path().join("model"));
@@ -379,8 +381,12 @@ fn unsupported_models_are_refused() {
     ");
     assert!(with_config("{\n  \"model_type\": \n").contains("line 3"));
     assert!(with_config("{}").contains("`model_type` is missing"));
-    let quantized = r#"{"model_type":"llama","quantization_config":{"quant_method":"gptq","bits":4}}"#;
-    assert_snapshot!(with_config(quantized), @r"
+    let quantized = llama();
+    let packed = hostile::valid("model.layers.0.mlp.up_proj.qweight");
+    fs_err::write(quantized.path().join("model.safetensors"), packed).unwrap();
+    let config = r#"{"model_type":"llama","quantization_config":{"quant_method":"gptq","bits":4}}"#;
+    fs_err::write(quantized.path().join("config.json"), config).unwrap();
+    assert_snapshot!(refusal(quantized.path()), @r"
     error: `[SANDBOX]/config.json`: the weights are quantized with `gptq`, which MLX does not support
     hint: use the original model, or one quantized for MLX, such as those of `mlx-community`
     ");

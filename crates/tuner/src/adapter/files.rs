@@ -38,13 +38,21 @@ impl AdapterSettings {
     fn from_json(path: &Path, config: &Value) -> Result<Self> {
         let invalid =
             |reason: &str| Error::Adapter { path: path.to_owned(), reason: reason.to_owned(), hint: None };
-        let kind = config.get("fine_tune_type").cloned().unwrap_or(json!("lora"));
+        let is_dora = config.get("use_dora").and_then(Value::as_bool).unwrap_or(false);
+        let default = if is_dora { "dora" } else { "lora" };
+        let kind = config.get("fine_tune_type").cloned().unwrap_or(json!(default));
         let fine_tune_type =
             serde_json::from_value(kind).map_err(|_| invalid("`fine_tune_type` is unknown"))?;
-        let layers = config
-            .get("num_layers")
-            .and_then(Value::as_i64)
-            .ok_or_else(|| invalid("`num_layers` is missing"))?;
+        // `lora_layers` and `use_dora` are the names of older versions of mlx-lm.
+        let layers = ["num_layers", "lora_layers"].into_iter().find_map(|name| config.get(name)?.as_i64());
+        let layers = layers.ok_or_else(|| Error::Adapter {
+            path: path.to_owned(),
+            reason: "neither `num_layers` nor `lora_layers` is a number".to_owned(),
+            hint: Some(
+                "add `\"num_layers\": N`, the number of adapted blocks counted from the last; −1 means all"
+                    .into(),
+            ),
+        })?;
         let lora = config.get("lora_parameters").unwrap_or(&Value::Null);
         let flag = |name: &str| config.get(name).and_then(Value::as_bool).unwrap_or(false);
         let rank = lora.get("rank").and_then(Value::as_i64).unwrap_or(8) as i32;
@@ -104,6 +112,9 @@ pub fn load_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
 fn read_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
     let config_path = folder.join("adapter_config.json");
     let invalid = |path: &Path, reason: String| Error::Adapter { path: path.to_owned(), reason, hint: None };
+    if !config_path.exists() {
+        return Err(without_config(folder));
+    }
     let config: Value = serde_json::from_str(&fs_err::read_to_string(&config_path)?)
         .map_err(|error| invalid(&config_path, error.to_string()))?;
     if peft::is_peft(&config) {
@@ -113,6 +124,9 @@ fn read_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
     let (names, _) = place(model, &settings, 0)?;
     let trainable = count(model, names);
     let weights_path = folder.join("adapters.safetensors");
+    if !weights_path.exists() {
+        return Err(without_weights(folder));
+    }
     let mut tensors = TensorFiles::open_file(&weights_path)?.arrays()?;
     let mut problems = Vec::new();
     for (name, array) in model.parameters_mut() {
@@ -138,6 +152,64 @@ fn read_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
     }
     problems.extend(tensors.keys().map(|name| format!("unknown tensor `{name}`")));
     if problems.is_empty() { Ok(trainable) } else { Err(invalid(&weights_path, problems.join("\n"))) }
+}
+
+/// Returns the error for a folder without `adapter_config.json`, with the settings that its tensors show.
+fn without_config(folder: &Path) -> Error {
+    let error = |reason: &str, hint: String| Error::Adapter {
+        path: folder.to_owned(),
+        reason: reason.to_owned(),
+        hint: Some(hint),
+    };
+    let lacking = "there is no `adapter_config.json`";
+    if folder.join("adapter_model.safetensors").exists() || folder.join("adapter_model.bin").exists() {
+        return error(
+            lacking,
+            "copy it from where the adapter was trained; PEFT writes it beside the weights".into(),
+        );
+    }
+    let Ok(tensors) = TensorFiles::open_file(&folder.join("adapters.safetensors")) else {
+        return error(
+            "this is not the folder of an adapter",
+            "give a folder with `adapter_config.json`, and `adapters.safetensors` or `adapter_model.safetensors`"
+                .into(),
+        );
+    };
+    let blocks: BTreeSet<usize> =
+        tensors.names().filter_map(|name| split_block(name).map(|(index, _)| index)).collect();
+    let rank = tensors
+        .names()
+        .filter(|name| name.ends_with(".lora_a"))
+        .find_map(|name| tensors.info(name)?.shape.last().copied());
+    let keys: BTreeSet<&str> = tensors
+        .names()
+        .filter_map(|name| name.strip_suffix(".lora_a"))
+        .map(|path| split_block(path).map_or(path, |(_, name)| name))
+        .collect();
+    let config = json!({
+        "fine_tune_type": if tensors.names().any(|name| name.ends_with(".m")) { "dora" } else { "lora" },
+        "num_layers": blocks.len(),
+        "lora_parameters": {"rank": rank.unwrap_or(8), "scale": 20.0, "dropout": 0.0, "keys": keys},
+    });
+    error(
+        lacking,
+        format!(
+            "write one with the scale of the training; older versions of mlx-lm had 20 by default: {config}"
+        ),
+    )
+}
+
+/// Returns the error for a folder whose `adapter_config.json` is mlx-lm's, but which lacks the weights.
+fn without_weights(folder: &Path) -> Error {
+    let (reason, hint) = if folder.join("adapters.npz").exists() {
+        (
+            "the weights are in `adapters.npz`, which only old versions of mlx-lm read",
+            "convert them in Python: `mlx.core.save_safetensors('adapters.safetensors', dict(mlx.core.load('adapters.npz')))`",
+        )
+    } else {
+        ("there is no `adapters.safetensors`", "copy it from where the adapter was trained")
+    };
+    Error::Adapter { path: folder.to_owned(), reason: reason.to_owned(), hint: Some(hint.to_owned()) }
 }
 
 #[cfg(test)]
