@@ -286,7 +286,11 @@ fn answers_stop_at_the_end_of_a_turn_though_the_model_names_another_end_token() 
     let train = sandbox.make("train", &[&inputs[..], &["--set", "train.steps=2"]].concat());
     let losses = sandbox.make("validate", &[&inputs[..], &["--train", &train]].concat());
     let best = sandbox.make("select-best", &["--train", &train, "--validate", &losses]);
-    let fused = PathBuf::from(sandbox.make("fuse", &[&inputs[..], &["--adapters", &best]].concat()));
+    let fused =
+        PathBuf::from(sandbox.make(
+            "fuse",
+            &[&inputs[..], &["--adapters", &best, "--set", "fuse.max_loss_increase=9"]].concat(),
+        ));
     for file in ["config.json", "generation_config.json"] {
         let text = fs_err::read_to_string(fused.join("data/model").join(file)).unwrap();
         let settings: Value = serde_json::from_str(&text).unwrap();
