@@ -16,8 +16,9 @@ use hub::{Client, Entry, Watch, is_hex};
 use tensors::INDEX;
 
 use crate::error::Error;
+use crate::found::Found;
 use crate::layout::{is_kept, is_plain_name};
-use crate::model::{self, Found};
+use crate::model;
 use crate::pins::{self, Hashes};
 use crate::{layout, tokenizer, weights};
 

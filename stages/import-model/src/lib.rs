@@ -20,6 +20,7 @@ mod config;
 mod convert;
 mod error;
 mod files;
+mod found;
 pub mod hub;
 pub mod layout;
 pub mod model;
@@ -38,6 +39,7 @@ pub use ::hub::{Unwatched, Watch};
 pub use config::{Config, Source};
 pub use convert::Conversion;
 pub use error::Error;
+pub use found::Found;
 pub use pins::SourceFiles;
 pub use quantize::Quantize;
 
@@ -85,7 +87,7 @@ pub fn run(
     watch: &dyn Watch,
     resume: &Path,
     out: &Path,
-) -> Result<model::Found, Error> {
+) -> Result<Found, Error> {
     let (mut found, source) = match config.source()? {
         Source::Folder(folder) => (model::find_in_folder(&folder)?, ImportSource::Folder),
         Source::Hub { id, .. } => {

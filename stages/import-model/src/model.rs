@@ -9,44 +9,13 @@ use tensors::INDEX;
 
 use crate::convert::{self, Conversion};
 use crate::error::Error;
-use crate::files::{copy, link, read_json, sha256_of};
+use crate::files::{copy, link, read_json};
+use crate::found::Found;
 use crate::layout;
-use crate::pins::SourceFiles;
 use crate::{parts, tokenizer, weights};
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 const MAX_JSON_BYTES: u64 = 256 << 20;
-
-/// The files of a model in a folder of the user, in the hub's local cache, or freshly downloaded.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// The folder or the repository, for messages.
-    pub place: String,
-    /// Paths of the files, by name.
-    pub files: BTreeMap<String, PathBuf>,
-    /// The folder of the downloads. Its files belong to this program, so they are linked instead of copied.
-    pub downloads: Option<PathBuf>,
-    /// Files that are left out, with the reason. Empty for a hub import, where the list would depend on the local cache.
-    pub dropped: BTreeMap<String, &'static str>,
-    /// The licence, if it is known.
-    pub license: Option<String>,
-}
-
-impl Found {
-    fn paths(&self) -> BTreeMap<String, &Path> {
-        self.files.iter().map(|(name, path)| (name.clone(), path.as_path())).collect()
-    }
-
-    /// Hashes all files for pinning.
-    ///
-    /// # Errors
-    ///
-    /// Fails when a file cannot be read.
-    pub fn source_files(&self) -> Result<SourceFiles, Error> {
-        let hashes = self.files.iter().map(|(name, path)| Ok((name.clone(), sha256_of(path)?)));
-        Ok(SourceFiles::new(self.place.clone(), hashes.collect::<Result<_, Error>>()?))
-    }
-}
 
 /// Finds the model in a local folder. Links to files are followed, as the hub's snapshots consist of links.
 ///

@@ -13,7 +13,7 @@ use tokenizers::Tokenizer;
 
 use crate::error::Error;
 use crate::files::read_json;
-use crate::model::Found;
+use crate::found::Found;
 use crate::{layout, weights};
 
 const MAX_BYTES: u64 = 256 << 20;

@@ -1,0 +1,39 @@
+//! The files of a model, wherever they are.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::files::sha256_of;
+use crate::pins::SourceFiles;
+
+/// The files of a model in a folder of the user, in the hub's local cache, or freshly downloaded.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The folder or the repository, for messages.
+    pub place: String,
+    /// Paths of the files, by name.
+    pub files: BTreeMap<String, PathBuf>,
+    /// The folder of the downloads. Its files belong to this program, so they are linked instead of copied.
+    pub downloads: Option<PathBuf>,
+    /// Files that are left out, with the reason. Empty for a hub import, where the list would depend on the local cache.
+    pub dropped: BTreeMap<String, &'static str>,
+    /// The licence, if it is known.
+    pub license: Option<String>,
+}
+
+impl Found {
+    pub(crate) fn paths(&self) -> BTreeMap<String, &Path> {
+        self.files.iter().map(|(name, path)| (name.clone(), path.as_path())).collect()
+    }
+
+    /// Hashes all files for pinning.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a file cannot be read.
+    pub fn source_files(&self) -> Result<SourceFiles, Error> {
+        let hashes = self.files.iter().map(|(name, path)| Ok((name.clone(), sha256_of(path)?)));
+        Ok(SourceFiles::new(self.place.clone(), hashes.collect::<Result<_, Error>>()?))
+    }
+}
