@@ -175,8 +175,12 @@ impl Part {
 }
 
 impl Drop for Part {
-    /// Gives back the pages that belong to this part alone; they can be read from the file again.
+    /// Gives back the pages that belong to this part alone; they can be read from the file again. Pages without a file
+    /// would lose their contents, which the array of a copy still needs: they go with their mapping.
     fn drop(&mut self) {
+        if self.mapping.watched.is_none() {
+            return;
+        }
         // SAFETY: only reads a setting.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         let first = self.start.next_multiple_of(page);
@@ -225,6 +229,20 @@ mod tests {
         fs_err::remove_dir_all(folder).expect("made above");
         assert_eq!(aligned.as_slice::<f32>(), &[0.0, 1.0, 2.0, 3.0]);
         assert_eq!(unaligned.as_slice::<f32>(), &[5.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_copy_of_unaligned_bytes_keeps_its_pages() -> Result<()> {
+        let folder = folder();
+        let count = 3 * 4096;
+        let file = mapped(&folder, count);
+        // Four bytes after the first number that is aligned to eight.
+        let unaligned = file.array(20, &[count as i32 - 1], Dtype::Float32)?;
+        drop(file);
+        fs_err::remove_dir_all(folder).expect("made above");
+        let numbers = unaligned.as_slice::<f32>();
+        assert!(numbers.iter().enumerate().all(|(index, &number)| number == (index + 1) as f32));
         Ok(())
     }
 
