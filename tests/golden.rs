@@ -196,8 +196,13 @@ fn a_sliding_window_limits_the_context_exactly() -> Result<()> {
         let mut config: Value = serde_json::from_str(&sandbox.read("config.json"))?;
         let layers = config["num_hidden_layers"].as_u64().context("`num_hidden_layers` is missing")? as usize;
         config["sliding_window"] = WINDOW.into();
-        config["use_sliding_window"] = true.into();
-        config["layer_types"] = vec!["sliding_attention"; layers].into();
+        let model_type = config["model_type"].as_str().context("`model_type` is missing")?.to_owned();
+        if model_type.starts_with("qwen") {
+            config["use_sliding_window"] = true.into();
+        }
+        if model_type != "phi3" {
+            config["layer_types"] = vec!["sliding_attention"; layers].into();
+        }
         sandbox.write("config.json", config.to_string());
         let (windowed, full) = (load(sandbox.path())?, load(folder)?);
 
