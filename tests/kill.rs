@@ -198,7 +198,8 @@ fn a_second_interrupt_ends_the_process_immediately_and_loses_no_saved_step() -> 
     child.kill()?;
     child.wait()?;
     let long = fixture.store("long");
-    let (mut child, messages) = fixture.start(&long, &["--set", "accumulation=2000"])?;
+    let (mut child, messages) =
+        fixture.start(&long, &["--set", "accumulation=2000", "--set", "pad_to=4096"])?;
     wait_until(|| Ok(fs_err::read_to_string(&messages)?.contains(STARTED)))?;
     sleep(Duration::from_millis(300));
     signal(&child, Signal::INT)?;

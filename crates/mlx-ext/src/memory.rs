@@ -20,7 +20,7 @@ const GPU_CACHE_SHARE: usize = 8;
 ///
 /// Otherwise MLX allocates results for up to a hundred operations before the first is done. Its own way to hold back,
 /// a memory limit, makes the evaluating thread poll, which takes a core from the matrix products.
-const RUN_AHEAD: usize = 4;
+const RUN_AHEAD: usize = 2;
 
 /// Limits the memory of MLX to `bytes`, and its cache of freed buffers to a size that suits the device.
 ///

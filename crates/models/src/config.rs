@@ -79,7 +79,8 @@ pub(crate) fn normalized(config: &Value) -> Value {
             table.insert("rope_scaling".to_owned(), Value::Object(rope));
         }
     }
-    if let Some(Value::Object(mut rope)) = table.remove("rope_scaling") {
+    let is_table = table.get("rope_scaling").is_some_and(Value::is_object);
+    if is_table && let Some(Value::Object(mut rope)) = table.remove("rope_scaling") {
         for name in ["rope_theta", "partial_rotary_factor"] {
             if let Some(value) = rope.get(name) {
                 table.insert(name.to_owned(), value.clone());

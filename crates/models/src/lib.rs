@@ -44,6 +44,9 @@ mod sampling;
 mod weight;
 mod weights;
 
+/// Files of which a folder has one if it is given as a model; an adapter in its place is then named as such.
+pub const FOLDER_FILES: &[&str] = &["config.json", "adapter_config.json"];
+
 pub use architectures::supported_model_types;
 pub use attention::Input;
 pub use backbone::{Pass, Start};

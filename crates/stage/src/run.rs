@@ -104,7 +104,7 @@ impl<C: Config> Run<C> {
         self.add(role, input)
     }
 
-    /// Opens `locator` as a plain folder if it contains the file `marker`, and otherwise as [`Run::input`] does, so that
+    /// Opens `locator` as a plain folder if it contains a file of `markers`, and otherwise as [`Run::input`] does, so that
     /// the result of another tool can replace an artifact.
     ///
     /// # Errors
@@ -115,9 +115,9 @@ impl<C: Config> Run<C> {
         role: &str,
         locator: &Path,
         output: &str,
-        marker: &str,
+        markers: &[&str],
     ) -> Result<Input> {
-        if locator.join(marker).is_file() {
+        if markers.iter().any(|marker| locator.join(marker).is_file()) {
             self.input_folder(role, locator)
         } else {
             self.input(role, locator, output)

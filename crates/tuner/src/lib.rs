@@ -33,6 +33,9 @@ mod trainer;
 mod training_loop;
 mod vocabulary;
 
+/// Files of which a folder has one if it is given as an adapter; a model in its place is then named as such.
+pub const ADAPTER_FILES: &[&str] =
+
 pub use adapter::{
     AdapterSettings, FineTuneType, Trainable, attach, load_adapters, save_adapters, save_peft,
 };

@@ -49,14 +49,14 @@ fn open_models(run: &mut Run<Config>, args: &Args) -> Result<Vec<NamedModel>> {
     for (index, named) in args.models.iter().enumerate() {
         // The index keeps the order of the models in the key, because the first one is the reference.
         let role = format!("model_{index}_{}", named.name);
-        let input = run.input_or_folder(&role, &named.path, outputs::MODEL, "config.json")?;
+        let input = run.input_or_folder(&role, &named.path, outputs::MODEL, models::FOLDER_FILES)?;
         let folder = input.path().to_owned();
         models.push(NamedModel { name: named.name.clone(), folder, adapters: None });
     }
     let base = models[0].folder.clone();
     for (index, named) in args.adapters.iter().enumerate() {
         let role = format!("adapters_{index}_{}", named.name);
-        let input = run.input_or_folder(&role, &named.path, outputs::ADAPTERS, "adapter_config.json")?;
+        let input = run.input_or_folder(&role, &named.path, outputs::ADAPTERS, tuner::ADAPTER_FILES)?;
         let adapters = Some(input.path().to_owned());
         models.push(NamedModel { name: named.name.clone(), folder: base.clone(), adapters });
     }

@@ -35,8 +35,8 @@ fn main() -> ExitCode {
 
 fn body(args: &Args) -> Result<()> {
     let mut run = Run::<Config>::new(&args.common)?;
-    let model = run.input_or_folder("model", &args.model, "model", "config.json")?;
-    let adapters = run.input_or_folder("adapters", &args.adapters, "adapters", "adapter_config.json")?;
+    let model = run.input_or_folder("model", &args.model, "model", models::FOLDER_FILES)?;
+    let adapters = run.input_or_folder("adapters", &args.adapters, "adapters", tuner::ADAPTER_FILES)?;
     let tokens = run.input("tokens", &args.dataset, "tokens")?;
     let origin = fuse::optional_input(&mut run, "origin", &model, &args.model, outputs::IMPORT)?;
     let stats = fuse::optional_input(&mut run, "stats", &tokens, &args.dataset, outputs::STATS)?;

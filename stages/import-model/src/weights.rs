@@ -31,6 +31,9 @@ pub fn check_file(path: &Path) -> Result<BTreeSet<String>, Error> {
     Ok(header.into_tensors().into_iter().map(|(name, _)| name).collect())
 }
 
+/// Ends of the names of quantized weights, here and in other libraries.
+const PACKED_PARTS: [&str; 5] = [".scales", ".qweight", ".qzeros", ".g_idx", ".weight_packed"];
+
 /// Returns whether all weights are plain floats.
 ///
 /// # Errors
@@ -41,8 +44,9 @@ pub(crate) fn are_plain<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result
         let header = TensorHeader::read(path).map_err(|error| malformed(path, error))?;
         let is_plain = |(name, info): &(String, tensors::TensorInfo)| {
             use tensors::Dtype::{BF16, F16, F32, F64};
-            let buffer = name.ends_with("inv_freq") || name.contains("position_ids");
-            buffer || (matches!(info.dtype, F32 | F16 | BF16 | F64) && !name.ends_with(".scales"))
+            let is_buffer = name.ends_with("inv_freq") || name.contains("position_ids");
+            let is_packed = PACKED_PARTS.iter().any(|part| name.ends_with(part));
+            is_buffer || (matches!(info.dtype, F32 | F16 | BF16 | F64) && !is_packed)
         };
         if !header.tensors().iter().all(is_plain) {
             return Ok(false);

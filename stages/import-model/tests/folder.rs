@@ -384,8 +384,10 @@ fn unsupported_models_are_refused() {
     let quantized = llama();
     let packed = hostile::valid("model.layers.0.mlp.up_proj.qweight");
     fs_err::write(quantized.path().join("model.safetensors"), packed).unwrap();
-    let config = r#"{"model_type":"llama","quantization_config":{"quant_method":"gptq","bits":4}}"#;
-    fs_err::write(quantized.path().join("config.json"), config).unwrap();
+    let path = quantized.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+    config["quantization_config"] = serde_json::json!({"quant_method": "gptq", "bits": 4});
+    fs_err::write(path, config.to_string()).unwrap();
     assert_snapshot!(refusal(quantized.path()), @r"
     error: `[SANDBOX]/config.json`: the weights are quantized with `gptq`, which MLX does not support
     hint: use the original model, or one quantized for MLX, such as those of `mlx-community`

@@ -25,7 +25,8 @@ fn main() -> ExitCode {
     stage::main(
         |args: Args| {
             let mut run = Run::<Config>::new(&args.common)?;
-            let tokenizer = run.input_or_folder("tokenizer", &args.tokenizer, TOKENIZER, "tokenizer.json")?;
+            let tokenizer =
+                run.input_or_folder("tokenizer", &args.tokenizer, TOKENIZER, &["tokenizer.json"])?;
             let files =
                 prepare_data::find_files(&args.data, run.config()).context("finding the data files")?;
             // Each file is a separate input, so that other files in the folder do not change the key.

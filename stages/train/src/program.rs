@@ -27,7 +27,7 @@ struct Opened {
 
 impl Opened {
     fn open(run: &mut Run<Config>, args: &Args) -> Result<Self> {
-        let model = run.input_or_folder("model", &args.model, outputs::MODEL, "config.json")?;
+        let model = run.input_or_folder("model", &args.model, outputs::MODEL, models::FOLDER_FILES)?;
         let tokens = run.input("tokens", &args.dataset, outputs::TOKENS)?;
         let ordered_by_loss = run.config().curriculum == CurriculumName::Loss;
         let needs_rows = ordered_by_loss || run.config().distrust != DistrustMode::Off;

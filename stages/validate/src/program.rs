@@ -9,7 +9,7 @@ use serde_json::json;
 use stage::{Input, Job, Run};
 
 use crate::args::Args;
-use crate::candidates::{ADAPTER_CONFIG, Candidate, candidates, foreign_candidates};
+use crate::candidates::{Candidate, candidates, foreign_candidates};
 use crate::config::Config;
 use crate::score::{CheckpointScore, Scorer, read_score, write_losses};
 
@@ -34,10 +34,15 @@ struct Inputs {
 pub fn program(args: &Args) -> Result<()> {
     let mut run = Run::<Config>::new(&args.common)?;
     let inputs = Inputs {
-        model: run.input_or_folder("model", &args.model, outputs::MODEL, "config.json")?,
+        model: run.input_or_folder("model", &args.model, outputs::MODEL, models::FOLDER_FILES)?,
         tokens: run.input("tokens", &args.dataset, outputs::TOKENS)?,
         rows: run.input("rows", &args.dataset, outputs::ROWS)?,
-        checkpoints: run.input_or_folder("checkpoints", &args.train, outputs::CHECKPOINTS, ADAPTER_CONFIG)?,
+        checkpoints: run.input_or_folder(
+            "checkpoints",
+            &args.train,
+            outputs::CHECKPOINTS,
+            tuner::ADAPTER_FILES,
+        )?,
     };
     let backend = mlx_ext::init(&mlx_ext::Options::for_model(args.memory.max_memory, &args.unpack.unpack))?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));

@@ -41,7 +41,7 @@ pub(crate) fn config(family: &str) -> Value {
         }
         "gemma3_text" => json!({"sliding_window": WINDOW, "sliding_window_pattern": 2}),
         "gemma2" => json!({"sliding_window": WINDOW, "query_pre_attn_scalar": 8}),
-        "cohere" => json!({"use_qk_norm": true, "logit_scale": 1.0}),
+        "cohere" => json!({"use_qk_norm": true, "logit_scale": 1.0, "rope_theta": 10_000.0}),
         _ => json!({"sliding_window": WINDOW}),
     };
     merge(&mut config, window);
