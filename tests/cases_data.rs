@@ -500,7 +500,7 @@ impl Trained {
     fn dataset(&self, rows: usize, settings: &[&str]) -> Dataset {
         let row = |row: usize| {
             let words: Vec<String> =
-                (0..1 + row * 5 % 9).map(|word| format!("w{}", (row * 7 + word) % 13)).collect();
+                (0..=(row * 5 % 9)).map(|word| format!("w{}", (row * 7 + word) % 13)).collect();
             json!({"prompt": format!("q{row}"), "completion": words.join(" ")})
         };
         let name = format!("rows-{rows}.jsonl");

@@ -139,7 +139,7 @@ impl Form {
                 *arguments = crate::json::parse(text).ok().filter(Value::is_object)?;
             }
             (Arguments::Text, Value::Object(_)) => {
-                *arguments = jinja::Value::from(&*arguments).to_json().into()
+                *arguments = jinja::Value::from(&*arguments).to_json().into();
             }
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! Layouts of other tools with a known meaning, rewritten as `messages` or as `prompt` and `completion`.
 //!
-//! * **ShareGPT**: a list `conversations` of turns with `from` and `value` (or `role` and `content`), and perhaps `system`
+//! * **`ShareGPT`**: a list `conversations` of turns with `from` and `value` (or `role` and `content`), and perhaps `system`
 //!   and `tools`.
 //! * **Alpaca**: `instruction`, perhaps `input`, and `output`; perhaps `system` and `history`. Dolly says `context` and
 //!   `response`.
@@ -21,7 +21,8 @@ pub(crate) fn rewrite(fields: &mut Map<String, Value>) -> Result<Option<String>,
     for name in ["messages", "conversations", "tools"] {
         parse_list(fields, name);
     }
-    if !has(fields, "messages") && !(has(fields, "prompt") && has(fields, "completion")) {
+    let is_pair = has(fields, "prompt") && has(fields, "completion");
+    if !has(fields, "messages") && !is_pair {
         if fields.get("conversations").is_some_and(Value::is_array) {
             let turns = fields.remove("conversations");
             fields.insert("messages".to_owned(), turns.unwrap_or_default());
@@ -107,24 +108,21 @@ const PAIRS: &str = "write `history` as a list of pairs: `[[\"question\", \"answ
 fn add_system(fields: &mut Map<String, Value>) {
     let Some(system) = filled(fields, "system").map(str::to_owned) else { return };
     let system = json!({"role": "system", "content": system});
-    match fields.get_mut("messages") {
-        Some(Value::Array(messages)) => {
-            let role = messages.first().and_then(|first| first.get("role")?.as_str());
-            if !matches!(role, Some("system" | "developer")) {
-                messages.insert(0, system);
-            }
+    if let Some(Value::Array(messages)) = fields.get_mut("messages") {
+        let role = messages.first().and_then(|first| first.get("role")?.as_str());
+        if !matches!(role, Some("system" | "developer")) {
+            messages.insert(0, system);
         }
-        _ => {
-            let text = |name: &str| fields.get(name).filter(|value| value.is_string()).cloned();
-            if let (Some(prompt), Some(completion)) = (text("prompt"), text("completion")) {
-                let (user, assistant) = (
-                    json!({"role": "user", "content": prompt}),
-                    json!({"role": "assistant", "content": completion}),
-                );
-                fields.insert("messages".to_owned(), Value::Array(vec![system, user, assistant]));
-                fields.remove("prompt");
-                fields.remove("completion");
-            }
+    } else {
+        let text = |name: &str| fields.get(name).filter(|value| value.is_string()).cloned();
+        if let (Some(prompt), Some(completion)) = (text("prompt"), text("completion")) {
+            let (user, assistant) = (
+                json!({"role": "user", "content": prompt}),
+                json!({"role": "assistant", "content": completion}),
+            );
+            fields.insert("messages".to_owned(), Value::Array(vec![system, user, assistant]));
+            fields.remove("prompt");
+            fields.remove("completion");
         }
     }
 }
@@ -137,9 +135,8 @@ fn rewrite_turn(turn: &mut Value, index: usize) -> Result<(), FieldProblem> {
     }
     let number = index + 1;
     let problem = |reason: String| FieldProblem::new(format!("turn {number} {reason}"), TURN);
-    let from = match fields.remove("from") {
-        Some(Value::String(from)) => from,
-        _ => return Err(problem("has a `from` that is not a text".to_owned())),
+    let Some(Value::String(from)) = fields.remove("from") else {
+        return Err(problem("has a `from` that is not a text".to_owned()));
     };
     let value = fields.remove("value").unwrap_or_default();
     let role = match from.as_str() {

@@ -174,11 +174,10 @@ fn normalize_tool_calls(fields: &mut Map<String, Value>) -> Checked {
             return Err(MessageProblem::new("has a tool call without the name of a function", CALLS));
         }
         match function.get_mut("arguments") {
-            None | Some(Value::Object(_)) => {}
             // A call without arguments, in the notation of several tools.
             Some(arguments @ Value::Null) => *arguments = json!({}),
             Some(Value::String(text)) if text.trim().is_empty() => function["arguments"] = json!({}),
-            Some(Value::String(_)) => {}
+            None | Some(Value::Object(_) | Value::String(_)) => {}
             Some(other) => {
                 let kind = kind(other);
                 return Err(MessageProblem::new(format!("has {kind} as `arguments` of a tool call"), CALLS));
@@ -243,10 +242,7 @@ pub(crate) fn training_flag(message: &Value) -> Checked<Option<bool>> {
 }
 
 /// Returns the keys of `message` with values that the template, whose words `reads` knows, leaves out.
-pub(crate) fn unread_keys<'a>(
-    message: &'a Value,
-    reads: impl Fn(&str) -> bool,
-) -> impl Iterator<Item = &'a str> {
+pub(crate) fn unread_keys(message: &Value, reads: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
     let is_empty = |value: &Value| match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),

@@ -263,10 +263,8 @@ impl TextTokenizer {
         let mut messages = messages.to_vec();
         message::normalize(&mut messages).map_err(Error::from)?;
         let chat = Chat::new(template, &messages, None)?;
-        let text = match add_generation_prompt {
-            true => chat.first(messages.len(), true)?.text,
-            false => chat.full.text,
-        };
+        let text =
+            if add_generation_prompt { chat.first(messages.len(), true)?.text } else { chat.full.text };
         self.encode(&text, false)
     }
 

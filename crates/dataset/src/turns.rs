@@ -193,12 +193,11 @@ fn without_empty_blocks(text: &str) -> String {
     while let Some(at) = rest.find(['<', '[']) {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        match empty_block(rest) {
-            Some(length) => rest = rest[length..].trim_start(),
-            None => {
-                out.push_str(&rest[..1]);
-                rest = &rest[1..];
-            }
+        if let Some(length) = empty_block(rest) {
+            rest = rest[length..].trim_start();
+        } else {
+            out.push_str(&rest[..1]);
+            rest = &rest[1..];
         }
     }
     out + rest

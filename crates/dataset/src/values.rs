@@ -68,9 +68,10 @@ impl<R: BufRead> Values<R> {
             let byte = self.skip_space()?;
             match (self.place, byte) {
                 (Position::Sequence | Position::AfterArray, None) => return Ok(None),
-                (Position::BeforeArray, Some(b'[')) => self.place = Position::Element,
+                (Position::BeforeArray, Some(b'[')) | (Position::AfterElement, Some(b',')) => {
+                    self.place = Position::Element;
+                }
                 (Position::Element | Position::AfterElement, Some(b']')) => self.place = Position::AfterArray,
-                (Position::AfterElement, Some(b',')) => self.place = Position::Element,
                 (Position::Sequence, Some(_)) => return Ok(Some(self.value()?)),
                 (Position::Element, Some(byte)) if byte != b',' => {
                     self.place = Position::AfterElement;

@@ -19,7 +19,7 @@ fn render(source: &str) -> Result<Output, Error> {
 
 /// Returns the text of each item, by its number.
 fn spans(source: &str) -> Vec<(usize, String)> {
-    let output = render(source).unwrap();
+    let output = render(source).expect("the template is valid");
     output.spans.iter().map(|span| (span.item, output.text[span.range.clone()].to_owned())).collect()
 }
 

@@ -10,6 +10,19 @@
 //! # Ok::<(), mlx_ext::Error>(())
 //! ```
 
+#![expect(
+    clippy::inline_always,
+    reason = "the loops of kernels are compiled once for each instruction set, inside the function that has it enabled"
+)]
+#![expect(clippy::float_cmp, reason = "kernels compare with exact values: 1, and a maximum with itself")]
+#![expect(
+    clippy::many_single_char_names,
+    clippy::struct_field_names,
+    reason = "the names of formulas and formats"
+)]
+#![expect(clippy::needless_range_loop, reason = "loops over lanes are vectorized as written")]
+#![expect(clippy::needless_pass_by_value, reason = "small descriptions of matrices")]
+
 mod bus_error;
 mod bytes;
 mod device;

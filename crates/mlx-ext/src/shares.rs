@@ -3,7 +3,7 @@
 /// Below this, eˣ counts as zero: it is less than the smallest normal number.
 const LOWEST: f64 = -708.0;
 
-/// Writes e^((logit − highest) · inverse_temperature) of every logit to `shares`, with a relative error below 1e-12.
+/// Writes e^((logit − highest) · `inverse_temperature`) of every logit to `shares`, with a relative error below 1e-12.
 ///
 /// NaN and numbers below the smallest normal one become zero.
 ///

@@ -70,7 +70,7 @@ fn inputs_of_any_layout_arrive_in_row_major_order() -> Result<()> {
         sliced,
         x.try_index((.., .., -1))?,
         x.try_index((.., 0..1, ..))?.try_index((.., 0, ..))?,
-        mlx_rs::ops::broadcast_to(&numbers(&[3, 1]), &[2, 3, 4])?,
+        mlx_rs::ops::broadcast_to(numbers(&[3, 1]), &[2, 3, 4])?,
         Array::from_f32(5.0),
     ];
     for layout in layouts {

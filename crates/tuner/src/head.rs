@@ -118,9 +118,10 @@ struct ChunkGradients {
 impl<'a> LinearMap<'a> {
     fn new(head: &'a Head<'a>) -> Result<Self> {
         let dora = head.adapter.filter(|adapter| adapter.magnitude.is_some());
-        let norms = |adapter: &Adapter| match &adapter.norms {
-            Some(norms) => Ok(norms.clone()),
-            None => {
+        let norms = |adapter: &Adapter| {
+            if let Some(norms) = &adapter.norms {
+                Ok(norms.clone())
+            } else {
                 let squares = head.weight.row_squares(adapter.b.dim(1), adapter.a.dim(0))?;
                 adapter.adapted_norms(head.weight, &squares)
             }

@@ -35,6 +35,7 @@ mod vocabulary;
 
 /// Files of which a folder has one if it is given as an adapter; a model in its place is then named as such.
 pub const ADAPTER_FILES: &[&str] =
+    &["adapter_config.json", "adapters.safetensors", "adapter_model.safetensors", "config.json"];
 
 pub use adapter::{
     AdapterSettings, FineTuneType, Trainable, attach, load_adapters, save_adapters, save_peft,

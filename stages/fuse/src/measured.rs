@@ -46,7 +46,7 @@ impl Measured {
         Ok(FusionCost {
             adapter_loss: self.score.mean_loss(),
             fused_loss: fused.score.mean_loss(),
-            max_logit_difference: self.max_logit_difference(&fused)?.into(),
+            max_logit_difference: self.max_logit_difference(fused)?.into(),
             tokens: self.score.tokens(),
         })
     }

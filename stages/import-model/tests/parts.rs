@@ -327,7 +327,7 @@ fn the_hint_for_an_unknown_key_works() {
     set(folder.path(), "config.json", &json!({"residual_multiplier": 0.5}));
     assert!(refusal(folder.path()).contains("remove them from a copy of config.json"));
     edit(folder.path(), "config.json", |config| {
-        drop(config.as_object_mut().unwrap().remove("residual_multiplier"))
+        drop(config.as_object_mut().unwrap().remove("residual_multiplier"));
     });
     import(folder.path()).unwrap();
 }

@@ -7,7 +7,9 @@ use crate::config::Config;
 
 /// Warns about every kind of loss, with the number of rows and the setting that decides.
 pub(crate) fn warn(config: &Config, stats: &Stats) {
-    warnings(config, stats).iter().for_each(|line| tracing::warn!("{line}"));
+    for line in warnings(config, stats) {
+        tracing::warn!("{line}");
+    }
 }
 
 /// Returns a line for each kind of loss.

@@ -44,21 +44,20 @@ pub(crate) fn call(owner: &Value, name: &str, arguments: &mut Arguments) -> Resu
             }
             _ => Ok(owner.clone()),
         },
-        Value::Object(Object::Loop(state)) => match name {
-            "cycle" => {
+        Value::Object(Object::Loop(state)) => {
+            if name == "cycle" {
                 let items = arguments.rest();
                 if items.is_empty() {
                     return Err(Error::of_type("no items for cycling given"));
                 }
                 Ok(items[state.index.get() % items.len()].clone())
-            }
-            _ => {
+            } else {
                 let values = arguments.rest();
                 let changed = state.changed.borrow().as_ref() != Some(&values);
                 state.changed.replace(Some(values));
                 Ok(changed.into())
             }
-        },
+        }
         Value::Object(Object::Cycler(cycler)) => {
             let mut at = cycler.at.borrow_mut();
             let current = cycler.items[*at].clone();

@@ -275,12 +275,11 @@ pub(crate) fn item(owner: &Value, index: &Value) -> Result<Value> {
     if let Some(found) = containers::entry(owner, index) {
         return Ok(found);
     }
-    match index {
-        Value::Str(name) => attribute(owner, name),
-        _ => {
-            let what =
-                format!("{} object has no element {}", owner.type_name(), crate::runtime::print::repr(index));
-            Ok(Value::undefined(what))
-        }
+    if let Value::Str(name) = index {
+        attribute(owner, name)
+    } else {
+        let what =
+            format!("{} object has no element {}", owner.type_name(), crate::runtime::print::repr(index));
+        Ok(Value::undefined(what))
     }
 }

@@ -76,9 +76,10 @@ impl Machine<'_> {
             }
             "format" => {
                 let text = self.text_of(&value);
-                let values = match arguments.named.is_empty() {
-                    true => Value::tuple(arguments.rest()),
-                    false => crate::runtime::functions::call(self, "dict", arguments)?,
+                let values = if arguments.named.is_empty() {
+                    Value::tuple(arguments.rest())
+                } else {
+                    crate::runtime::functions::call(self, "dict", arguments)?
                 };
                 return Ok(format::percent(self, &text, &values)?.into());
             }
@@ -154,13 +155,17 @@ fn escaped(text: &str) -> String {
     out
 }
 
+fn hex_digit(value: u8) -> char {
+    char::from_digit(value.into(), 16).expect("four bits").to_ascii_uppercase()
+}
+
 fn url_encoded(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"/_.-~".contains(&byte) {
             out.push(byte as char);
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            out.extend(['%', hex_digit(byte >> 4), hex_digit(byte & 15)]);
         }
     }
     out

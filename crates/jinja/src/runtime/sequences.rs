@@ -28,14 +28,15 @@ impl Machine<'_> {
                 let last = value.iterate()?.pop();
                 last.unwrap_or_else(|| Value::undefined("No last item, sequence was empty."))
             }
-            "reverse" => match value {
-                Value::Str(text) => text.chars().rev().collect::<String>().into(),
-                _ => {
+            "reverse" => {
+                if let Value::Str(text) = value {
+                    text.chars().rev().collect::<String>().into()
+                } else {
                     let mut items = value.iterate()?;
                     items.reverse();
                     Value::generator(items)
                 }
-            },
+            }
             "items" => match value {
                 Value::Undefined(_) => Value::generator(Vec::new()),
                 Value::Dict(dict) => {

@@ -18,7 +18,7 @@ pub enum Gate {
 }
 
 /// 2√(2/π), the factor in the argument of GELU's σ.
-const GELU_FACTOR: f32 = 1.595_769_1;
+const GELU_FACTOR: f32 = 1.595_769;
 const GELU_CUBE: f32 = 0.044_715;
 
 /// Returns activation(gate) · up: both `[..., F]`, of one shape.

@@ -156,7 +156,7 @@ fn sin_cos(angle: f32) -> (f32, f32) {
     let shifted = x.mul_add(std::f64::consts::FRAC_2_PI, TO_INTEGER);
     let n = shifted - TO_INTEGER;
     let quarter = shifted.to_bits();
-    let r = n.mul_add(-1.570_796_326_794_896_6, x);
+    let r = n.mul_add(-std::f64::consts::FRAC_PI_2, x);
     let r = n.mul_add(-6.123_233_995_736_766e-17, r);
     let square = r * r;
     let sin_terms = [-1.0 / 39_916_800.0, 1.0 / 362_880.0, -1.0 / 5_040.0, 1.0 / 120.0, -1.0 / 6.0];

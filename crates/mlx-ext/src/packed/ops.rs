@@ -60,7 +60,7 @@ impl Parts {
     /// Adds the arrays to the inputs of an operation.
     fn add_to(&self, op: HostOp) -> HostOp {
         let op = op.input(&self.words).input(&self.scales);
-        self.biases.iter().fold(op, |op, biases| op.input(biases))
+        self.biases.iter().fold(op, HostOp::input)
     }
 
     /// Returns a reader of the inputs that [`Self::add_to`] added, which keeps no array alive.

@@ -203,10 +203,10 @@ mod tests {
     #[test]
     fn choices_are_those_of_the_plain_way() {
         let plain = |top_k, top_p, min_p, temperature| Sampling {
+            temperature,
             top_k,
             top_p,
             min_p,
-            temperature,
             ..Sampling::default()
         };
         let settings = [

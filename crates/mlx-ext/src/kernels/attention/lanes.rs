@@ -15,7 +15,7 @@ fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = n.mul_add(-0.693_359_375, x);
+    let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4_f32;
     p = p.mul_add(r, 1.398_199_9e-3);
@@ -37,10 +37,10 @@ fn tanh(x: f32) -> f32 {
     let large = 1.0 - 2.0 / (exp(2.0 * clipped) + 1.0);
     let s = x * x;
     let mut p = -5.704_988_7e-3_f32;
-    p = p.mul_add(s, 2.063_908_9e-2);
+    p = p.mul_add(s, 2.063_909e-2);
     p = p.mul_add(s, -5.373_971_6e-2);
     p = p.mul_add(s, 1.333_144_2e-1);
-    p = p.mul_add(s, -3.333_328_2e-1);
+    p = p.mul_add(s, -3.333_328e-1);
     let small = (p * s).mul_add(size, size);
     let y = if size < 0.625 { small } else { large };
     let y = if x.is_nan() { x } else { y };
@@ -119,7 +119,7 @@ by_instruction_set! {
             if let Some((first, last)) = block.bounds {
                 let (first, last) = (&first[..rows], &last[..rows]);
                 for row in 0..rows {
-                    let hidden = (first[row] > key) | (last[row] < key);
+                    let hidden = (first[row] > key) || (last[row] < key);
                     scores[row] = if hidden { f32::NEG_INFINITY } else { scores[row] };
                 }
             }
@@ -196,7 +196,7 @@ by_instruction_set! {
             if let Some((first, last)) = block.bounds {
                 let (first, last) = (&first[..rows], &last[..rows]);
                 for row in 0..rows {
-                    let hidden = (first[row] > key) | (last[row] < key);
+                    let hidden = (first[row] > key) || (last[row] < key);
                     scores[row] = if hidden { 0.0 } else { scores[row] };
                     gradients[row] = if hidden { 0.0 } else { gradients[row] };
                 }
