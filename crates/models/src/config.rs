@@ -44,7 +44,7 @@ pub fn context_length(path: &Path) -> Result<Option<usize>> {
 /// Fails if a folder without a model holds an adapter, and names the adapter's base model.
 pub(crate) fn check_no_adapter(folder: &Path) -> Result<()> {
     let path = folder.join("adapter_config.json");
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+    let Ok(text) = fs_err::read_to_string(&path) else { return Ok(()) };
     let config: Value = serde_json::from_str(&text).unwrap_or_default();
     Err(Error::IsAdapter { folder: folder.to_owned(), base: adapter_base(&config) })
 }

@@ -107,7 +107,7 @@ impl ModelArgs {
             let new = self.rope_parameters.as_ref().and_then(|kinds| kinds.full_attention.as_ref());
             (self.rope_theta, self.rope_scaling.as_ref(), new)
         };
-        if new.and_then(|new| new.partial_rotary_factor).is_some_and(|share| share != 1.0) {
+        if new.and_then(|new| new.partial_rotary_factor).is_some_and(|share| share < 1.0) {
             return Err("`partial_rotary_factor` is not supported in `rope_parameters`".to_owned());
         }
         let base = new.and_then(|new| new.rope_theta).unwrap_or(base);

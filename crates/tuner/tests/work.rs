@@ -4,7 +4,6 @@
 //! The only test of its process, because the counters are those of the process.
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::print_stdout, reason = "shows the measurements, with --nocapture")]
 
 mod support;
 

@@ -2,6 +2,7 @@
 //!
 //! Every shape runs in a process of its own, because the peak of resident memory is that of a process.
 
+#![expect(clippy::print_stdout, reason = "shows estimate and measurement with --nocapture")]
 #![cfg(target_os = "linux")]
 
 use std::path::Path;

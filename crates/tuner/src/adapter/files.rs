@@ -187,7 +187,7 @@ fn without_config(folder: &Path) -> Error {
         .map(|path| split_block(path).map_or(path, |(_, name)| name))
         .collect();
     let config = json!({
-        "fine_tune_type": if tensors.names().any(|name| name.ends_with(".m")) { "dora" } else { "lora" },
+        "fine_tune_type": if tensors.names().any(|name| name.rsplit_once('.').is_some_and(|(_, part)| part == "m")) { "dora" } else { "lora" },
         "num_layers": blocks.len(),
         "lora_parameters": {"rank": rank.unwrap_or(8), "scale": 20.0, "dropout": 0.0, "keys": keys},
     });

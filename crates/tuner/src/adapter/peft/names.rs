@@ -63,8 +63,9 @@ impl Name {
             };
             let path = &segments[..segments.len() - 1];
             let path = match path {
-                [path @ .., "modules_to_save", _] | [path @ .., "modules_to_save" | "base_layer"] => path,
-                path => path,
+                [path @ .., "modules_to_save", _] => path,
+                [path @ .., last] if ["modules_to_save", "base_layer"].contains(last) => path,
+                _ => path,
             };
             (path.join("."), part)
         };
