@@ -14,13 +14,16 @@ use testutil::{Program, Ran, Sandbox, golden};
 /// Settings that put every row into training.
 const ALL: &str = "split={ by = \"ratio\", validation = 0.0, test = 0.0 }";
 
+/// A layout's name, how it writes a text, and the settings that read it.
+type Layout<'a> = (&'a str, fn(&str) -> Value, &'a [&'a str]);
+
 /// Runs prepare-data on `data` with the settings; the tokenizer is that of a golden model unless `tokenizer` is another.
 fn prepare(sandbox: &Sandbox, tokenizer: &Path, data: &str, settings: &[&str]) -> Ran {
     let mut program = Program::built("prepare-data");
     program.current_dir(sandbox.path()).arg("--tokenizer").arg(tokenizer).args(["--data", data]);
-    settings.iter().for_each(|setting| {
+    for setting in settings {
         program.args(["--set", setting]);
-    });
+    }
     program.run()
 }
 
@@ -61,7 +64,7 @@ fn texts(row: &StoredRow) -> Vec<String> {
 }
 
 fn lines(rows: &[Value]) -> String {
-    rows.iter().map(|row| format!("{row}\n")).collect()
+    rows.iter().map(Value::to_string).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// Returns the command in the hint of a refused file.
@@ -122,7 +125,11 @@ fn layouts_with_a_known_meaning_are_read_as_they_are_meant() {
         let folder = format!("of-{name}");
         sandbox.write(&format!("{folder}/{name}"), bytes);
         // Settings that decide by content are needed where the ending says nothing.
-        let data = if name.ends_with(".txt") { format!("{folder}/{name}") } else { folder };
+        let data = if Path::new(name).extension().is_some_and(|ending| ending == "txt") {
+            format!("{folder}/{name}")
+        } else {
+            folder
+        };
         let rows = prepared(&sandbox, &data, &[ALL]).rows("train");
         let found: Vec<Vec<String>> = rows.iter().map(texts).collect();
         assert_eq!(found, [expected.iter().map(|&text| text.to_owned()).collect::<Vec<_>>()], "{name}");
@@ -318,7 +325,7 @@ fn text_stays_as_given_in_every_layout_unless_settings_change_it() -> Result<()>
         "\u{1100}\u{1161}",
     ];
     let sandbox = Sandbox::new();
-    let layouts: [(&str, fn(&str) -> Value, &[&str]); 5] = [
+    let layouts: [Layout<'_>; 5] = [
         ("pair", |text| json!({"prompt": text, "completion": text}), &[]),
         ("mapped", |text| json!({"q": text, "a": text}), &["prompt=\"{q}\"", "completion=\"{a}\""]),
         (
@@ -399,7 +406,7 @@ fn tokens_that_begin_and_end_a_text_are_there_once() -> Result<()> {
         ("pair", json!({"prompt": "alpha", "completion": " beta"})),
         ("marked-pair", json!({"prompt": "<bos>alpha", "completion": " beta<eos>"})),
     ] {
-        sandbox.write(&format!("{name}.jsonl"), lines(&[row.clone()]));
+        sandbox.write(&format!("{name}.jsonl"), lines(std::slice::from_ref(&row)));
         for with_template in [false, true] {
             let tokenizer = adding_tokenizer(&sandbox, with_template)?;
             if with_template && row["text"].is_null() && name != "pair" {
