@@ -173,8 +173,8 @@ mod tests {
 
     #[test]
     fn a_token_is_written_in_place() -> Result<()> {
-        mlx_ext::init(&mlx_ext::Options::default())?;
         const LENGTH: i32 = 5000;
+        mlx_ext::init(&mlx_ext::Options::default())?;
         let heads = |tokens| Ok::<_, mlx_ext::Error>(ops::ones::<f32>(&[2, 8, tokens, 64])?);
         let mut cache = Cache::new(1, None);
         for tokens in [LENGTH, 1, 1, 1] {
