@@ -96,7 +96,12 @@ fn check_vocabulary(found: &Found, config: &Value, tokenizer: &Tokenizer, rows: 
     let is_unused = |(id, text): &&(u32, String)| {
         let text = text.to_lowercase();
         let is_medium = ["image", "img", "audio", "video", "vision"].iter().any(|word| text.contains(word));
-        is_medium || Some(u64::from(*id)) == pad || text.trim_matches(['<', '>', '[', ']', '|']) == "pad"
+        // transformers adds this one to every tokenizer of Qwen that is saved; training refuses such ids.
+        let is_default = text == "<|endoftext|>";
+        is_default
+            || is_medium
+            || Some(u64::from(*id)) == pad
+            || text.trim_matches(['<', '>', '[', ']', '|']) == "pad"
     };
     if without.is_empty() {
         return Ok(());
