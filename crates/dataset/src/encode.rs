@@ -24,11 +24,11 @@ pub enum LossOn {
     All,
 }
 
-/// Treatment of turns that the template writes otherwise than the model would have to.
+/// Treatment of turns that the template renders differently from what the model must generate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnRewrittenTurn {
-    /// They are no targets.
+    /// They are not targets.
     #[default]
     Skip,
     /// They are targets, as they are written.
@@ -80,18 +80,18 @@ pub struct Encoded {
     pub reference: Option<String>,
     /// Whether `tokens` begins with the tokens of `prompt`, so that the model is asked the way it was trained.
     pub prompt_is_prefix: bool,
-    /// What was noticed about the turns of a chat.
+    /// Counts and findings about the turns of a chat.
     pub turns: TurnNotes,
 }
 
-/// What was noticed about the turns of a chat.
+/// Counts and findings about the turns of a chat.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TurnNotes {
     /// The token that ends each turn with targets; `None` for a turn that no control token ends.
     pub ends: Vec<Option<u32>>,
-    /// Turns that are no targets because the template writes them otherwise than the model would have to.
+    /// Turns excluded from the targets because the template renders them differently from what the model must generate.
     pub rewritten: usize,
-    /// Turns that are no targets because their messages say so.
+    /// Turns excluded from the targets by a flag of their message.
     pub excluded: usize,
     /// Keys of messages, and `tools`, that have values but that the template does not read.
     pub unread: BTreeSet<String>,
@@ -271,7 +271,7 @@ fn ask_for(encoded: &mut Encoded, tokenizer: &TextTokenizer, chat: &Chat<'_>, la
     Ok(())
 }
 
-/// What becomes of a turn.
+/// Role of a turn in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
     Target,

@@ -24,7 +24,7 @@ const DESCRIPTIONS: [&str; 12] = [
     "language",
     "source",
 ];
-/// Words in the type of a part that is no text.
+/// Words in the type of a part that is not text.
 const MEDIA: [&str; 5] = ["image", "audio", "video", "file", "document"];
 
 /// A problem with a message, and its remedy.

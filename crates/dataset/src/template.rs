@@ -68,13 +68,13 @@ pub(crate) struct Misprint {
 /// A field of a message whose type matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
-    /// Content that is no string.
+    /// Content that is not a string.
     Content,
     /// Arguments of a tool call.
     Arguments,
 }
 
-/// What a rendering watches, with the field that each watched value is.
+/// Values that a rendering watches, each with its field.
 struct Watched {
     watch: Watch,
     fields: Vec<Field>,

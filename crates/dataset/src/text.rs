@@ -38,7 +38,7 @@ pub struct Treatment {
     pub trim: bool,
 }
 
-/// What a [`Treatment`] changed.
+/// Counts of the changes that a [`Treatment`] made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// A text was not in the normalization form.

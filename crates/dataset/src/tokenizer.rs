@@ -42,7 +42,7 @@ pub(crate) struct Ending {
     pub(crate) token: u32,
 }
 
-/// What chat templates get besides the messages.
+/// Inputs of chat templates besides the messages.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TemplateSettings {
     /// Date that templates print as today's.

@@ -14,7 +14,7 @@ pub(crate) struct Values<R> {
     limit: usize,
 }
 
-/// What comes next.
+/// Kind of the next item.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Position {
     /// An object of a sequence, or the end of the file.

@@ -45,7 +45,7 @@ struct OutputSpec {
     takes: Option<usize>,
 }
 
-/// What an operation's function needs besides the arrays: the function itself and the element types.
+/// Function of an operation and the element types of its arrays.
 struct Payload<F> {
     body: F,
     inputs: Vec<Dtype>,

@@ -1,4 +1,4 @@
-//! Exponentials of many logits at once.
+//! Vectorized exponentials of logits.
 
 /// Below this, eˣ counts as zero: it is less than the smallest normal number.
 const LOWEST: f64 = -708.0;

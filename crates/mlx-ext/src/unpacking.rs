@@ -15,7 +15,7 @@ pub enum Unpack {
     Transient,
 }
 
-/// What a backend does with packed weights, and why.
+/// Treatment of packed weights on a backend, with the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unpacking {
     /// Whether every packed weight has an unpacked copy.

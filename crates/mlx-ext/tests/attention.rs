@@ -26,7 +26,7 @@ fn numbers(shape: &[i32], seed: u64) -> Array {
     Array::from_iter((0..count).map(next), shape)
 }
 
-/// What hides keys, beside the order of tokens.
+/// Rules that hide keys, besides the order of tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Hidden {
     Nothing,

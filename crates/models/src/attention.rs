@@ -87,7 +87,7 @@ pub(crate) struct Context<'a> {
     rows: RowLengths,
 }
 
-/// What is known about the lengths of rows.
+/// Lengths of rows, as far as they are known.
 #[derive(Clone)]
 struct RowLengths {
     /// Length of the longest possible row, padding included.

@@ -13,11 +13,11 @@ pub struct Cache {
     padding: Option<Array>,
     /// Number of padding tokens of each row; empty if no row has any.
     padding_counts: Vec<i32>,
-    /// What was read, for models that rotate long rows otherwise.
+    /// Tokens in the cache, for models that rotate long rows differently.
     history: Option<History>,
 }
 
-/// What was read into a cache.
+/// Tokens that were read into a cache.
 struct History {
     /// `[B, S]`.
     tokens: Array,

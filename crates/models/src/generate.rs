@@ -407,7 +407,7 @@ mod tests {
             let fresh = generate_with(&model, &fresh, &options(3, 1), &warm(), &mut |_, _| Flow::Continue)?;
             assert_eq!(answer, fresh[0]);
             prompt.extend(&answer.tokens);
-            // A template may write a turn otherwise than it was generated.
+            // A template may render a turn differently from the generated text.
             if known == 7 {
                 let place = prompt.len() - 2;
                 prompt[place] ^= 1;

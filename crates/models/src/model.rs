@@ -48,7 +48,7 @@ pub struct Model {
     vocabulary: i32,
     softcap: Option<f32>,
     logit_scale: Option<f32>,
-    /// Number of tokens above which all tokens of a row are rotated otherwise, if there is one.
+    /// Number of tokens above which all tokens of a row are rotated differently, if there is one.
     switching_context: Option<i32>,
     config: Value,
 }

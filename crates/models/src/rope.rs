@@ -278,7 +278,7 @@ fn plain_frequencies(dimensions: i32, base: f32) -> Arc<[f32]> {
     (0..dimensions / 2).map(|pair| base.powf(-f64::from(pair) / half) as f32).collect()
 }
 
-/// Returns the number of tokens above which a model rotates all tokens of a row otherwise: longrope's trained context.
+/// Returns the number of tokens above which a model rotates all tokens of a row differently: longrope's trained context.
 ///
 /// `config` is the table that describes the text model.
 pub(crate) fn switching_context(config: &Value) -> Option<i32> {

@@ -87,11 +87,11 @@ pub struct SplitStats {
     pub duplicates: Tally,
     /// Rows whose tokens do not start with the tokens of their prompt.
     pub prompt_not_prefix: Tally,
-    /// Turns that are no targets because the chat template writes them otherwise than the model would have to; the
+    /// Turns excluded from the targets because the chat template renders them differently from what the model must generate; the
     /// examples are their rows.
     #[serde(default)]
     pub rewritten_turns: Tally,
-    /// Turns that are no targets because their messages say so.
+    /// Turns excluded from the targets by a flag of their message.
     #[serde(default)]
     pub excluded_turns: u64,
     /// Number of groups with rows in this split.

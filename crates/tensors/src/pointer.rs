@@ -6,7 +6,7 @@ use std::path::Path;
 /// First bytes of every Git LFS pointer.
 const START: &[u8] = b"version https://git-lfs.github.com/spec/v1";
 
-/// What such a file is, for messages.
+/// Description of such a file, for messages.
 pub const LFS_POINTER: &str =
     "a Git LFS pointer in place of the file itself (the clone was made without Git LFS)";
 

@@ -1,4 +1,4 @@
-//! The files of a model, wherever they are.
+//! The files of a model in a folder, a cache or a download.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

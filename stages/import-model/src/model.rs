@@ -139,7 +139,7 @@ pub(crate) fn check_quantization(path: &Path, is_plain: bool) -> Result<(), Erro
     }
 }
 
-/// Fails when a file is a pointer of Git LFS in the place of the file itself.
+/// Fails when a file is a Git LFS pointer instead of the file itself.
 fn check_no_pointer(path: &Path) -> Result<(), Error> {
     if tensors::file_is_lfs_pointer(path) {
         Err(models::Error::LfsPointer { path: path.into() }.into())

@@ -55,8 +55,8 @@ pub struct Config {
     pub on_too_long: OnTooLong,
     /// Which tokens are targets: `completions` or `all`.
     pub loss_on: LossOn,
-    /// Treatment of assistant turns that the chat template writes otherwise than the model would have to: `skip` (they
-    /// are no targets), `train` or `error`.
+    /// Treatment of assistant turns that the chat template renders differently from what the model must generate: `skip`
+    /// (not targets), `train` or `error`.
     pub on_rewritten_turn: OnRewrittenTurn,
     /// Treatment of unusable rows: `error` or `skip`.
     pub on_bad_row: OnBadRow,

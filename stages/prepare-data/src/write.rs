@@ -279,7 +279,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Counts the turns of a row that are no targets.
+/// Counts the turns of a row that are excluded from the targets.
 fn note_turns(stats: &mut SplitStats, encoded: &Encoded, example: impl FnOnce() -> String) {
     stats.excluded_turns += encoded.turns.excluded as u64;
     if encoded.turns.rewritten > 0 {

@@ -23,7 +23,7 @@ pub(super) struct Words {
     pub(super) hashes: Vec<u64>,
 }
 
-/// What a key says about a row; keys of different meaning never match.
+/// Meaning of a key for a row; keys with different meanings never match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Meaning {

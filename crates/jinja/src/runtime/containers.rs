@@ -11,7 +11,7 @@ pub(crate) const LIST_METHODS: [&str; 3] = ["index", "count", "copy"];
 pub(crate) const LIST_CHANGES: [&str; 9] =
     ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort", "__setitem__"];
 
-/// Calls a method of a value that is no string.
+/// Calls a method of a value that is not a string.
 pub(crate) fn call(owner: &Value, name: &str, arguments: &mut Arguments) -> Result<Value> {
     match owner {
         Value::Dict(dict) => {

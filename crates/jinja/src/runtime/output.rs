@@ -1,4 +1,4 @@
-//! What a rendering gives besides its text, and what it looks out for.
+//! Results of a rendering besides its text, and the values that it watches.
 
 use std::ops::Range;
 

@@ -111,7 +111,7 @@ pub(crate) struct NamedArg {
     pub(crate) value: Expr,
 }
 
-/// What `for` and `set` assign to.
+/// Target of an assignment by `for` or `set`.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     Name(String),

@@ -12,7 +12,7 @@ use crate::kernels::threads::for_rows;
 /// Numbers that are summed in `f32` before the sum is added to a total in `f64`.
 const PER_SUM: usize = 1024;
 
-/// What lies between the outputs of the head's linear map and the logits: z = cap · tanh(scale · y / cap).
+/// Mapping from the outputs of the head's linear map to the logits: z = cap · tanh(scale · y / cap).
 #[derive(Debug, Clone, Copy)]
 pub struct LossHead {
     /// Factor of the outputs.

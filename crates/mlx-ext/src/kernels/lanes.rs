@@ -51,7 +51,7 @@ pub(crate) use kernel;
 /// Instruction sets that kernels are compiled for. On processors other than x86-64 the baseline is all there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InstructionSet {
-    /// What every processor of the architecture has.
+    /// Instructions that every processor of the architecture has.
     Baseline,
     /// 8 lanes and fused multiply-add.
     Avx2,

@@ -125,7 +125,7 @@ struct Piece {
     panels: usize,
 }
 
-/// What all pieces share.
+/// Arguments shared by all pieces.
 struct Job<'a, S> {
     level: Level,
     shape: Shape,

@@ -30,7 +30,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What the forward pass returned, and the gradient of its output.
+/// Results of the forward pass, and the gradient of its output.
 #[derive(Clone, Copy)]
 pub(super) struct Outcome<'a> {
     /// `[B, H, L, D]`.

@@ -48,7 +48,7 @@ const KNOWN: &[&str] = &[
 /// so that the adapter belongs to weights that its files do not hold.
 const INITIALIZATIONS: [&str; 3] = ["eva", "gaussian", "orthogonal"];
 
-/// What to do with an adapter that cannot be read here.
+/// Hint for an adapter that cannot be read here.
 const MERGE: &str = "merge the adapter with `merge_and_unload()` in PEFT and import the merged model";
 
 /// The settings of an adapter.

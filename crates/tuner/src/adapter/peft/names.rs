@@ -4,7 +4,7 @@ use models::canonical_name;
 
 use super::PREFIX;
 
-/// What a tensor of an adapter file is.
+/// Role of a tensor of an adapter file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// LoRA's first matrix, `[rank, in]`.
