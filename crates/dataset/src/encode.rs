@@ -289,7 +289,7 @@ fn choice(chat: &Chat<'_>, turn: &Turn, settings: EncodeSettings) -> Result<Choi
         OnRewrittenTurn::Skip if is_rewritten => Ok(Choice::Rewritten),
         OnRewrittenTurn::Error if is_rewritten => Err(Error::Message {
             reason: format!(
-                "the chat template writes message {} otherwise than the model would have to",
+                "the chat template renders message {} differently from what the model must generate",
                 turn.message + 1
             ),
             hint: "such turns drop reasoning, for example: set `on_rewritten_turn = \"skip\"`".into(),

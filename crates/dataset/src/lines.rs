@@ -55,7 +55,7 @@ impl<R: BufRead> Lines<R> {
         Self { reader, number: 0, limit: MAX_ROW_BYTES, ended_in_crlf: false }
     }
 
-    /// Returns the ending of the last line, for text that goes on in the next one.
+    /// Returns the ending of the last line, for text that continues on the next line.
     pub(crate) fn ending(&self) -> &'static str {
         if self.ended_in_crlf { "\r\n" } else { "\n" }
     }

@@ -160,13 +160,13 @@ fn normalize_tool_calls(fields: &mut Map<String, Value>) -> Checked {
         match serde_json::from_str::<Value>(text) {
             Ok(calls) if calls.is_array() => fields["tool_calls"] = calls,
             _ if text.trim().is_empty() => fields["tool_calls"] = Value::Null,
-            _ => return Err(MessageProblem::new("has `tool_calls` that are no list", CALLS)),
+            _ => return Err(MessageProblem::new("has `tool_calls` that are not a list", CALLS)),
         }
     }
     let calls = match fields.get_mut("tool_calls") {
         None | Some(Value::Null) => return Ok(()),
         Some(Value::Array(calls)) => calls,
-        Some(_) => return Err(MessageProblem::new("has `tool_calls` that are no list", CALLS)),
+        Some(_) => return Err(MessageProblem::new("has `tool_calls` that are not a list", CALLS)),
     };
     for call in calls {
         let function = if call.get("function").is_some() { &mut call["function"] } else { call };
@@ -338,7 +338,7 @@ mod tests {
             ),
             (
                 json!({"content": "a", "tool_calls": {"name": "f"}}),
-                "message 1 has `tool_calls` that are no list",
+                "message 1 has `tool_calls` that are not a list",
             ),
             (
                 json!({"content": "a", "tool_calls": [{"arguments": {}}]}),

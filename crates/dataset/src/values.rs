@@ -154,7 +154,7 @@ impl<R: BufRead> Values<R> {
 
 /// Returns whether the objects of the file that begins with `start` span several lines.
 ///
-/// The first line leaves its object open, and the next one goes on with it rather than beginning another.
+/// The first line leaves its object open, and the next line continues it.
 pub(crate) fn span_lines(start: &[u8]) -> bool {
     let mut lines =
         start.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());

@@ -87,8 +87,8 @@ pub struct SplitStats {
     pub duplicates: Tally,
     /// Rows whose tokens do not start with the tokens of their prompt.
     pub prompt_not_prefix: Tally,
-    /// Turns excluded from the targets because the chat template renders them differently from what the model must generate; the
-    /// examples are their rows.
+    /// Turns excluded from the targets because the chat template renders them differently from what the
+    /// model must generate; the examples are their rows.
     #[serde(default)]
     pub rewritten_turns: Tally,
     /// Turns excluded from the targets by a flag of their message.

@@ -45,8 +45,8 @@ pub fn notices(stats: &Stats) -> Vec<String> {
             .map(String::as_str)
             .collect();
         notices.push(format!(
-            "{rewritten} assistant turns are no targets, because the chat template writes them otherwise than the model \
-             would have to, for example without their reasoning: {}; `on_rewritten_turn = \"train\"` trains on them",
+            "{rewritten} assistant turns are not targets, because the chat template renders them differently from what the \
+             model must generate, for example without their reasoning: {}; `on_rewritten_turn = \"train\"` trains on them",
             rows.join(", ")
         ));
     }

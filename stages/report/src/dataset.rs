@@ -122,7 +122,8 @@ fn lists(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Element> {
             ("with the text of an earlier row", &split.duplicates),
         ];
         lists.extend(kinds.map(|(what, tally)| tally_list(&format!("Rows of {name}, {what}"), tally)));
-        let turns = format!("Turns of {name} that are no targets, because the chat template rewrites them");
+        let turns =
+            format!("Turns of {name} excluded from the targets, because the chat template rewrites them");
         lists.push(tally_list(&turns, &split.rewritten_turns));
     }
     lists.push(list("Leaks", stats.leaks.count, described(&stats.leaks.rows, "training")));
