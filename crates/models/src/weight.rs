@@ -1,6 +1,7 @@
 //! Weight matrices, plain or packed.
 
-use mlx_ext::{PackedWeight, Quantization, Result};
+use mlx_ext::host::uses_host;
+use mlx_ext::{PackedWeight, Quantization, Result, custom_vjp};
 use mlx_rs::{Array, Dtype, ops};
 
 use crate::builder::{Builder, join};
@@ -114,7 +115,7 @@ impl Weight {
     pub fn project(&self, x: &Array) -> Result<Array> {
         match self {
             Self::Dense(weight) | Self::Quantized(QuantizedWeight { dense: Some(weight), .. }) => {
-                Ok(x.matmul(weight.t())?)
+                dense_product(x, weight)
             }
             Self::Quantized(q) => q.product(x, true),
         }
@@ -146,6 +147,27 @@ impl Weight {
             }
         }
     }
+}
+
+/// Multiplies `x [..., in]` by the transposed `weight [out, in]`: `[..., out]`.
+///
+/// On a CPU the gradient of the weight is computed in row-major order. MLX derives a transposed view, which every later
+/// operation reads in strides.
+fn dense_product(x: &Array, weight: &Array) -> Result<Array> {
+    let [out, inner] = [weight.dim(0), weight.dim(1)];
+    let is_one_row = x.size() == inner as usize;
+    if is_one_row || !uses_host(x) || !uses_host(weight) {
+        return Ok(x.matmul(weight.t())?);
+    }
+    let function = custom_vjp(
+        |inputs| Ok(vec![inputs[0].matmul(inputs[1].t())?]),
+        move |inputs, by, _| {
+            let of_x = by[0].matmul(&inputs[1])?;
+            let of_weight = by[0].reshape(&[-1, out])?.t().matmul(inputs[0].reshape(&[-1, inner])?)?;
+            Ok(vec![of_x, of_weight])
+        },
+    )?;
+    Ok(function.call(&[x.clone(), weight.clone()])?.swap_remove(0))
 }
 
 impl QuantizedWeight {

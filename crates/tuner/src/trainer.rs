@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use mlx_ext::host::uses_host;
 use mlx_rs::{Array, Dtype};
 use models::{Dropout, LayerMut, Model, Pass, Start};
 
@@ -479,9 +480,14 @@ fn with_parameters(model: &Model, names: &[String], values: &[Array]) -> mlx_ext
 fn global_norm(gradients: &[Array]) -> Result<Array> {
     let mut sum = Array::from_f32(0.0);
     for gradient in gradients {
-        sum = sum.add(gradient.as_dtype(Dtype::Float32)?.square()?.sum(None)?)?;
+        sum = sum.add(sum_of_squares(&gradient.as_dtype(Dtype::Float32)?)?)?;
     }
     Ok(sum.sqrt()?)
+}
+
+/// Returns the sum of the squares of all elements, a scalar.
+fn sum_of_squares(x: &Array) -> mlx_ext::Result<Array> {
+    if uses_host(x) { mlx_ext::kernels::sum_of_squares(x) } else { Ok(x.square()?.sum(None)?) }
 }
 
 /// Clips gradients to a global norm of `limit`, if there is one.

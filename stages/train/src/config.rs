@@ -213,7 +213,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "train";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn problems(&self) -> Vec<String> {
         let is_full = self.fine_tune_type == FineTuneType::Full;

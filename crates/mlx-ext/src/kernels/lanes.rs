@@ -142,6 +142,12 @@ impl Lanes {
         self.zip(other, |a, b| if a > b { b } else { a })
     }
 
+    /// Returns the root of each number, correctly rounded.
+    #[inline(always)]
+    pub(crate) fn sqrt(self) -> Self {
+        self.map(f32::sqrt)
+    }
+
     /// Returns the magnitude of each number.
     #[inline(always)]
     fn abs(self) -> Self {

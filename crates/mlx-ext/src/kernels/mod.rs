@@ -11,6 +11,7 @@ mod cross_entropy;
 mod gated;
 pub(crate) mod lanes;
 mod norm;
+mod optimizer;
 mod product;
 mod rope;
 #[cfg(test)]
@@ -21,5 +22,6 @@ pub use attention::Attention;
 pub use cross_entropy::{LossHead, cross_entropy, cross_entropy_with_gradient};
 pub use gated::{Gate, gated};
 pub use norm::rms_norm;
+pub use optimizer::{AdamStep, adam, sum_of_squares};
 pub use product::add_product;
 pub use rope::{Positions, Rotation, rotate};
