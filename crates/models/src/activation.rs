@@ -5,7 +5,7 @@ use mlx_ext::kernels::Gate;
 use mlx_rs::{Array, ops};
 use serde::Deserialize;
 
-use crate::layers::{gated, scalar};
+use crate::layers::{Linear, gated, scalar};
 
 /// Activation of a gate.
 #[derive(Clone, Copy)]
@@ -22,8 +22,16 @@ pub(crate) const SILU: Activation = Activation::Fused(Gate::Silu);
 pub(crate) const GELU_TANH: Activation = Activation::Fused(Gate::GeluTanh);
 
 impl Activation {
+    /// Returns the map of activation(gate) · up, both `[..., F]`.
+    pub(crate) fn gate_into(self, gate: &Array, up: &Array, map: &Linear) -> Result<Array> {
+        match self {
+            Self::Fused(kind) => map.forward_gated(gate, up, kind),
+            Self::Plain(_) => map.forward(&self.gate(gate, up)?),
+        }
+    }
+
     /// Returns activation(gate) · up, both `[..., F]`.
-    pub(crate) fn gate(self, gate: &Array, up: &Array) -> Result<Array> {
+    fn gate(self, gate: &Array, up: &Array) -> Result<Array> {
         match self {
             Self::Fused(kind) => gated(gate, up, kind),
             Self::Plain(function) => Ok(function(gate)?.multiply(up)?),

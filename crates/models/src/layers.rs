@@ -219,6 +219,14 @@ impl Linear {
         self.with_bias(y)
     }
 
+    /// Applies the map to activation(gate) · up, both `[..., in]`: `[..., out]`.
+    pub(crate) fn forward_gated(&self, gate: &Array, up: &Array, activation: Gate) -> Result<Array> {
+        match self.adapted_on_host(gate) {
+            Some(adapted) => self.with_bias(lora::project_gated(gate, up, activation, &adapted)?),
+            None => self.forward(&gated(gate, up, activation)?),
+        }
+    }
+
     /// Returns the weight and the adapter, if a CPU computes both as one function: LoRA without dropout.
     fn adapted_on_host(&self, x: &Array) -> Option<Adapted<'_>> {
         let adapter = self.adapter.as_ref().filter(|_| uses_host(x))?;

@@ -4,8 +4,8 @@
 //! separate passes over memory. Here only the input x and the small product x a are kept, and sums are made inside the
 //! matrix products.
 
-use mlx_ext::kernels::add_product;
-use mlx_ext::{Result, custom_vjp};
+use mlx_ext::kernels::{Gate, add_product, gated, gated_gradient};
+use mlx_ext::{Result, after, custom_vjp};
 use mlx_rs::Array;
 
 use crate::weight::Weight;
@@ -37,6 +37,31 @@ pub(crate) fn project(x: &Array, maps: &[Adapted<'_>]) -> Result<Vec<Array>> {
     let mut outputs = function.call(&inputs)?;
     outputs.truncate(maps.len());
     Ok(outputs)
+}
+
+/// Returns the map of x = activation(gate) · up: both `[..., in]` → `[..., out]`, all `f32` and on a CPU.
+///
+/// Only gate and up are kept for the gradient; x, as large as either, is computed again.
+pub(crate) fn project_gated(gate: &Array, up: &Array, activation: Gate, map: &Adapted<'_>) -> Result<Array> {
+    let group = Group { weights: vec![map.weight.clone()], scales: vec![map.scale] };
+    let backward = group.clone();
+    let function = custom_vjp(
+        move |inputs| {
+            let [gate, up, a, b] = inputs else { unreachable!("four inputs") };
+            group.forward(&[gated(gate, up, activation)?, a.clone(), b.clone()])
+        },
+        move |inputs, by, outputs| {
+            let [gate, up, a, b] = inputs else { unreachable!("four inputs") };
+            // Not before its gradient arrives, or x would be kept after all.
+            let gate = after(gate, &by[..1])?;
+            let x = gated(&gate, up, activation)?;
+            let mut gradients = backward.backward(&[x, a.clone(), b.clone()], by, &outputs[1..])?;
+            let of_x = gradients.remove(0);
+            let of_parts = gated_gradient(&gate, up, &of_x, activation)?;
+            Ok(of_parts.into_iter().chain(gradients).collect())
+        },
+    )?;
+    Ok(function.call(&[gate.clone(), up.clone(), map.a.clone(), map.b.clone()])?.swap_remove(0))
 }
 
 /// Frozen weights of maps with the same input, and the scales of their adapters.
@@ -149,6 +174,38 @@ mod tests {
                 let largest = expected.abs()?.max(None)?.item_exact::<f32>();
                 let off = found.subtract(expected)?.abs()?.max(None)?.item_exact::<f32>();
                 assert!(off <= 1e-5 * largest, "result {index} of {shape:?}: {off} of {largest}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_map_of_a_gated_product_has_the_bits_of_its_two_steps() -> Result<()> {
+        let weight = Weight::Dense(normal(&[12, 20], 1)?);
+        let shapes: [&[i32]; 4] = [&[2, 9, 20], &[2, 9, 20], &[20, 3], &[3, 12]];
+        let inputs: Vec<Array> =
+            shapes.iter().zip(2..).map(|(shape, seed)| normal(shape, seed)).collect::<Result<_>>()?;
+        for activation in [Gate::Silu, Gate::GeluTanh] {
+            let fused = |inputs: &[Array]| -> Result<Vec<Array>> {
+                let [gate, up, a, b] = inputs else { unreachable!("four inputs") };
+                let map = Adapted { weight: &weight, a, b, scale: 2.0 };
+                Ok(vec![project_gated(gate, up, activation, &map)?.square()?.sum(None)?])
+            };
+            let steps = |inputs: &[Array]| -> Result<Vec<Array>> {
+                let [gate, up, a, b] = inputs else { unreachable!("four inputs") };
+                let x = gated(gate, up, activation)?;
+                let map = Adapted { weight: &weight, a, b, scale: 2.0 };
+                Ok(vec![project(&x, &[map])?[0].square()?.sum(None)?])
+            };
+            let (value, gradients) = value_and_grad(fused, &inputs, inputs.len())?;
+            let (expected_value, expected) = value_and_grad(steps, &inputs, inputs.len())?;
+            for (found, expected) in
+                value.iter().chain(&gradients).zip(expected_value.iter().chain(&expected))
+            {
+                assert_eq!(found.shape(), expected.shape());
+                found.eval()?;
+                expected.eval()?;
+                assert_eq!(found.as_slice::<f32>(), expected.as_slice::<f32>());
             }
         }
         Ok(())

@@ -22,6 +22,6 @@ impl Mlp {
     /// `x [B, L, D]` → `[B, L, D]`.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         let [gate, up] = project_all(x, [&self.gate_proj, &self.up_proj])?;
-        self.down_proj.forward(&self.activation.gate(&gate, &up)?)
+        self.activation.gate_into(&gate, &up, &self.down_proj)
     }
 }

@@ -129,7 +129,7 @@ impl Mlp {
     /// `x [B, L, D]` → `[B, L, D]`.
     fn forward(&self, x: &Array) -> Result<Array> {
         let parts = self.gate_up_proj.forward(x)?.split_equal(2, -1)?;
-        self.down_proj.forward(&self.activation.gate(&parts[0], &parts[1])?)
+        self.activation.gate_into(&parts[0], &parts[1], &self.down_proj)
     }
 }
 

@@ -27,7 +27,7 @@ const GELU_CUBE: f32 = 0.044_715;
 pub fn gated(gate: &Array, up: &Array, activation: Gate) -> Result<Array> {
     let function = custom_vjp(
         move |inputs| Ok(vec![forward(&inputs[0], &inputs[1], activation)?]),
-        move |inputs, by, _| backward(&inputs[0], &inputs[1], &by[0], activation),
+        move |inputs, by, _| gated_gradient(&inputs[0], &inputs[1], &by[0], activation),
     )?;
     Ok(function.call(&[gate.clone(), up.clone()])?.swap_remove(0))
 }
@@ -55,7 +55,7 @@ fn forward(gate: &Array, up: &Array, activation: Gate) -> Result<Array> {
 }
 
 /// Returns the gradients of `gate` and `up`, over their buffers if nothing else needs these.
-fn backward(gate: &Array, up: &Array, by: &Array, activation: Gate) -> Result<Vec<Array>> {
+pub fn gated_gradient(gate: &Array, up: &Array, by: &Array, activation: Gate) -> Result<Vec<Array>> {
     let width = width_of(gate);
     let op = HostOp::new("gated_gradient").input(gate).input(up).strided_input(by);
     op.output_over(0).output_over(1).build(move |inputs, outputs| {

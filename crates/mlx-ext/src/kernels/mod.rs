@@ -20,7 +20,7 @@ pub(crate) mod threads;
 
 pub use attention::Attention;
 pub use cross_entropy::{LossHead, cross_entropy, cross_entropy_with_gradient};
-pub use gated::{Gate, gated};
+pub use gated::{Gate, gated, gated_gradient};
 pub use norm::rms_norm;
 pub use optimizer::{AdamStep, adam, sum_of_squares};
 pub use product::add_product;
