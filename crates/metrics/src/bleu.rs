@@ -1,7 +1,7 @@
 //! BLEU (Papineni et al. 2002) with one reference per row.
 
 use crate::ngrams::{matches, of_words};
-use crate::text;
+use crate::text::{self, SACREBLEU};
 use crate::tokenize::Tokenization;
 
 /// Longest n-gram, in words.
@@ -66,7 +66,12 @@ impl Bleu {
 
     /// Returns the score of one row, from 0 to 100, over the orders that fit into it.
     pub fn sentence(&self, hypothesis: &str, reference: &str) -> f64 {
-        self.compute(&self.statistics(hypothesis, reference), true)
+        self.sentence_score(&self.statistics(hypothesis, reference))
+    }
+
+    /// Returns the score of one row from its counts, from 0 to 100, over the orders that fit into it.
+    pub(crate) fn sentence_score(&self, statistics: &BleuStatistics) -> f64 {
+        self.compute(statistics, true)
     }
 
     /// Returns the score of (hypothesis, reference) rows, from 0 to 100; 0 without rows.
@@ -78,6 +83,18 @@ impl Bleu {
             total.add(&self.statistics(hypothesis, reference));
         }
         self.score(&total)
+    }
+
+    /// Returns sacreBLEU's signature of the score of a corpus.
+    pub fn signature(&self) -> String {
+        let smoothing = match self.smoothing {
+            Smoothing::None => "none".to_owned(),
+            Smoothing::Exp => "exp".to_owned(),
+            Smoothing::Floor(value) => format!("floor[{value:.2}]"),
+            Smoothing::AddK(value) => format!("add-k[{value:.2}]"),
+        };
+        let tokenization = self.tokenization.name();
+        format!("nrefs:1|case:mixed|eff:no|tok:{tokenization}|smooth:{smoothing}|version:{SACREBLEU}")
     }
 
     fn compute(&self, statistics: &BleuStatistics, effective_order: bool) -> f64 {
@@ -123,6 +140,27 @@ impl Bleu {
 }
 
 impl BleuStatistics {
+    /// Returns the counts as numbers: words of both sides, then matches and totals by order.
+    pub fn to_counts(self) -> Vec<f64> {
+        let words = [self.hypothesis_words, self.reference_words];
+        words.into_iter().chain(self.matched).chain(self.total).map(|count| count as f64).collect()
+    }
+
+    /// Makes statistics from sums of [`BleuStatistics::to_counts`].
+    ///
+    /// # Panics
+    ///
+    /// Panics when a count is missing.
+    pub fn from_counts(counts: &[f64]) -> Self {
+        let order = |first: usize| std::array::from_fn(|order| counts[first + order] as u64);
+        Self {
+            hypothesis_words: counts[0] as u64,
+            reference_words: counts[1] as u64,
+            matched: order(2),
+            total: order(2 + MAX_ORDER),
+        }
+    }
+
     /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         self.hypothesis_words += other.hypothesis_words;

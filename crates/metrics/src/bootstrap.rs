@@ -83,12 +83,18 @@ pub fn interval(
         values.push(statistic(&draw));
     }
     values.sort_unstable_by(f64::total_cmp);
-    let tail = f64::midpoint(1.0, -settings.confidence);
-    Ok(Interval { value, low: quantile(&values, tail), high: quantile(&values, 1.0 - tail) })
+    let [low, high] = quantiles(&values, settings.confidence);
+    Ok(Interval { value, low, high })
+}
+
+/// Returns the ends of the percentile interval of sorted values.
+pub(crate) fn quantiles(sorted: &[f64], confidence: f64) -> [f64; 2] {
+    let tail = f64::midpoint(1.0, -confidence);
+    [quantile(sorted, tail), quantile(sorted, 1.0 - tail)]
 }
 
 impl Bootstrap {
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.resamples == 0 {
             return Err(Error::Setting { name: "resamples", expected: "at least 1" });
         }

@@ -5,7 +5,7 @@
 //! per row.
 
 use crate::ngrams::{Characters, matches, of_words};
-use crate::text;
+use crate::text::{self, SACREBLEU};
 
 /// Settings of a chrF score.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,11 +57,17 @@ impl Chrf {
 
     /// Returns the score from counts, from 0 to 100.
     pub fn score(&self, statistics: &ChrfStatistics) -> f64 {
+        self.score_of_counts(&statistics.to_counts())
+    }
+
+    /// Returns the score from sums of [`ChrfStatistics::to_counts`], from 0 to 100.
+    pub(crate) fn score_of_counts(&self, counts: &[f64]) -> f64 {
         let (mut precision, mut recall, mut counted) = (0.0, 0.0, 0u32);
-        for order in &statistics.orders {
-            if order.hypothesis > 0 && order.reference > 0 {
-                precision += order.matched as f64 / order.hypothesis as f64;
-                recall += order.matched as f64 / order.reference as f64;
+        for order in counts.chunks_exact(3) {
+            let (hypothesis, reference, matched) = (order[0], order[1], order[2]);
+            if hypothesis > 0.0 && reference > 0.0 {
+                precision += matched / hypothesis;
+                recall += matched / reference;
                 counted += 1;
             }
         }
@@ -72,6 +78,12 @@ impl Chrf {
         recall /= f64::from(counted);
         let factor = self.beta * self.beta;
         100.0 * ((1.0 + factor) * precision * recall / (factor * precision + recall))
+    }
+
+    /// Returns sacreBLEU's signature.
+    pub fn signature(&self) -> String {
+        let (characters, words) = (self.character_order, self.word_order);
+        format!("nrefs:1|case:mixed|eff:yes|nc:{characters}|nw:{words}|space:no|version:{SACREBLEU}")
     }
 
     /// Returns the score of one row, from 0 to 100.
@@ -92,6 +104,15 @@ impl Chrf {
 }
 
 impl ChrfStatistics {
+    /// Returns the counts as numbers: n-grams of the hypothesis, of the reference, and matches, by order.
+    pub fn to_counts(&self) -> Vec<f64> {
+        let orders = self.orders.iter();
+        orders
+            .flat_map(|order| [order.hypothesis, order.reference, order.matched])
+            .map(|n| n as f64)
+            .collect()
+    }
+
     /// Adds the counts of `other`; both must come from the same [`Chrf`].
     pub fn add(&mut self, other: &Self) {
         if self.orders.len() < other.orders.len() {

@@ -1,5 +1,8 @@
 //! White space as sacreBLEU defines it.
 
+/// Version of sacreBLEU whose scores these equal; its signatures end with it.
+pub(crate) const SACREBLEU: &str = "2.6.0";
+
 /// Returns whether `character` separates words.
 ///
 /// This is Unicode white space plus the four information separators U+001C to U+001F, which Python's `str.split`

@@ -92,3 +92,25 @@ fn exact_quantile(outcomes: &[(f64, f64)], share: f64) -> f64 {
     });
     found.expect("probabilities add up to 1").0
 }
+
+/// All 27 systems at once, as evaluate compares them.
+#[test]
+fn the_published_ranking_of_training_sets_is_within_noise() {
+    use metrics::Counts;
+    use metrics::resample::{Units, distributions, tally};
+
+    const TWENTY_PAIRS: &str = "pmf-kumubotv1-gemma-3-4b-it-mlx-4bit-maui";
+    const ALL_PAIRS: &str = "pmf-all-fornander-gemma-3-4b-it-mlx-4bit-maui";
+    let systems = [BASE, TWENTY_PAIRS, ALL_PAIRS, TUNED].map(similarities);
+    let counts = systems.each_ref().map(|scores| Counts::of_scores(scores));
+    let all = counts.each_ref();
+    let drawn = distributions(&Units::rows(10), &all, &Bootstrap::default()).expect("ten rows");
+    let difference = |a: usize, b: usize| drawn[a].minus(&drawn[b]).interval(0.95);
+    assert_eq!(format!("{:.6} {:.6}", mean(&systems[1]), mean(&systems[2])), "0.813051 0.809543");
+    let noise = difference(1, 2);
+    assert!(noise.low < 0.0 && noise.high > 0.0, "{noise:?}");
+    let gain = difference(3, 0);
+    assert!((gain.low - 0.004).abs() < 0.002 && (gain.high - 0.072).abs() < 0.002, "{gain:?}");
+    let rows = tally(&systems[3], &systems[0], true);
+    assert_eq!((rows.wins, rows.ties, rows.losses), (8, 0, 2));
+}

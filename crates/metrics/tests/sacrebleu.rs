@@ -1,8 +1,8 @@
-//! chrF, chrF++ and BLEU against sacreBLEU's own numbers.
+//! BLEU, chrF, chrF++ and TER against sacreBLEU's own numbers.
 
 use std::collections::BTreeMap;
 
-use metrics::{Bleu, Chrf, Smoothing, Tokenization};
+use metrics::{Bleu, Metric, Smoothing};
 use serde::Deserialize;
 
 /// Sums of the same terms in the same order: only `exp` and `ln` may differ, by a unit in the last place.
@@ -13,6 +13,7 @@ const TOLERANCE: f64 = 1e-9;
 enum Record {
     Row { hypothesis: String, reference: String, scores: BTreeMap<String, f64> },
     Corpus { rows: Vec<usize>, scores: BTreeMap<String, f64> },
+    Signatures { signatures: BTreeMap<String, String> },
 }
 
 fn records() -> Vec<Record> {
@@ -21,20 +22,19 @@ fn records() -> Vec<Record> {
     text.lines().map(|line| serde_json::from_str(line).expect("record")).collect()
 }
 
-fn bleu(name: &str) -> Option<Bleu> {
-    let smoothing = |smoothing| Bleu { smoothing, ..Bleu::default() };
-    Some(match name {
-        "bleu" => Bleu::default(),
-        "bleu_none" => Bleu { tokenization: Tokenization::None, ..Bleu::default() },
-        "bleu_unsmoothed" => smoothing(Smoothing::None),
-        "bleu_floor" => smoothing(Smoothing::Floor(0.1)),
-        "bleu_add_k" => smoothing(Smoothing::AddK(1.0)),
+/// BLEU with a smoothing that is not the default.
+fn smoothed(name: &str) -> Option<Bleu> {
+    let smoothing = match name {
+        "bleu_unsmoothed" => Smoothing::None,
+        "bleu_floor" => Smoothing::Floor(0.1),
+        "bleu_add_k" => Smoothing::AddK(1.0),
         _ => return None,
-    })
+    };
+    Some(Bleu { smoothing, ..Bleu::default() })
 }
 
-fn chrf(name: &str) -> Chrf {
-    if name == "chrf" { Chrf::CHRF } else { Chrf::CHRF_PLUS_PLUS }
+fn metric(name: &str) -> Metric {
+    Metric::by_name(name).unwrap_or_else(|| panic!("no metric `{name}`"))
 }
 
 fn assert_equal(name: &str, ours: f64, theirs: f64, place: &str) {
@@ -46,32 +46,44 @@ fn assert_equal(name: &str, ours: f64, theirs: f64, place: &str) {
 fn every_row_and_every_corpus_equals_sacrebleu() {
     let records = records();
     let mut pairs = Vec::new();
-    let mut compared = 0;
+    let (mut compared, mut corpora) = (0, 0);
     for record in &records {
         match record {
             Record::Row { hypothesis, reference, scores } => {
+                let (hypothesis, reference) = (hypothesis.as_str(), reference.as_str());
                 for (name, &theirs) in scores {
-                    let ours = match bleu(name) {
+                    let ours = match smoothed(name) {
                         Some(bleu) => bleu.sentence(hypothesis, reference),
-                        None => chrf(name).sentence(hypothesis, reference),
+                        None => metric(name).counts(&[(Some(hypothesis), reference)]).row_scores()[0],
                     };
                     assert_equal(name, ours, theirs, &format!("{hypothesis:?} / {reference:?}"));
                     compared += 1;
                 }
-                pairs.push((hypothesis.as_str(), reference.as_str()));
+                pairs.push((hypothesis, reference));
             }
             Record::Corpus { rows, scores } => {
+                corpora += 1;
+                let chosen: Vec<(&str, &str)> = rows.iter().map(|&row| pairs[row]).collect();
+                let answers: Vec<_> = chosen.iter().map(|&(answer, truth)| (Some(answer), truth)).collect();
                 for (name, &theirs) in scores {
-                    let chosen = rows.iter().map(|&row| pairs[row]);
-                    let ours = match bleu(name) {
-                        Some(bleu) => bleu.corpus(chosen),
-                        None => chrf(name).corpus(chosen),
+                    let ours = match smoothed(name) {
+                        Some(bleu) => bleu.corpus(chosen.iter().copied()),
+                        None => metric(name).counts(&answers).score(),
                     };
                     assert_equal(name, ours, theirs, &format!("{} rows", rows.len()));
                     compared += 1;
                 }
             }
+            Record::Signatures { signatures } => {
+                for (name, theirs) in signatures {
+                    assert_eq!(&metric(name).signature(), theirs);
+                }
+            }
         }
     }
-    assert!(pairs.len() >= 300 && compared > 7 * 300, "{} pairs, {compared} scores", pairs.len());
+    assert!(
+        pairs.len() >= 400 && corpora >= 200 && compared > 11 * 600,
+        "{} pairs, {compared} scores",
+        pairs.len()
+    );
 }
