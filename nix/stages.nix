@@ -20,7 +20,7 @@
   };
   validate = {
     takes = { model = "model"; dataset = "tokens"; train = "checkpoints"; };
-    makes = [ "losses.json" ];
+    makes = [ "losses.json" "changes.json" ];
     mlx = true;
   };
   select-best = {

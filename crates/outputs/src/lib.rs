@@ -16,6 +16,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod answers;
+mod changes;
 mod chat;
 mod choice;
 mod files;
@@ -27,13 +29,18 @@ mod stages;
 mod stats;
 mod training;
 
+pub use answers::CheckpointAnswers;
+pub use changes::{Changes, CheckpointChanges, RowChange};
 pub use chat::ChatSettings;
 pub use choice::{Candidate, Choice};
 pub use files::{Document, Error, Line, Result};
 pub use fusion::FusionCost;
 pub use import::{Import, ImportSource, Quantization};
 pub use losses::{CheckpointLosses, Losses, NamedRowLoss, RowLoss};
-pub use scores::{ModelScores, Prediction, Scores, TokenLosses};
+pub use scores::{
+    Comparison, Difference, Direction, FailedRow, Gate, Guard, MetricInfo, ModelScores, ModelSource,
+    Prediction, Scores, Statistics, Subgroup, TokenLosses, Verdict,
+};
 pub use stages::*;
 pub use stats::{Leak, LeakKind, LeakStats, Lengths, SplitStats, Stats, Tally, TurnEnd, ValidationLeaks};
 pub use training::{MetricsLine, Stop, Summary, TrainLine, ValidationLine};

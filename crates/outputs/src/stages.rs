@@ -22,6 +22,10 @@ pub const STATE: &str = "state";
 pub const SUMMARY: &str = "summary.json";
 /// `losses.json`: see [`Losses`](crate::Losses).
 pub const LOSSES: &str = "losses.json";
+/// `changes.json`: see [`Changes`](crate::Changes).
+pub const CHANGES: &str = "changes.json";
+/// `answers.jsonl`: see [`CheckpointAnswers`](crate::CheckpointAnswers); only with `answered_rows` above 0.
+pub const ANSWERS: &str = "answers.jsonl";
 /// `adapters`: an adapter in mlx-lm's format.
 pub const ADAPTERS: &str = "adapters";
 /// `choice.json`: see [`Choice`](crate::Choice).
@@ -53,7 +57,7 @@ pub const STAGES: [Stage; 8] = [
     Stage { name: "import-model", outputs: &[MODEL, TOKENIZER, IMPORT] },
     Stage { name: "prepare-data", outputs: &[ROWS, TOKENS, TOKENIZER, STATS] },
     Stage { name: "train", outputs: &[CHECKPOINTS, METRICS, STATE, SUMMARY] },
-    Stage { name: "validate", outputs: &[LOSSES] },
+    Stage { name: "validate", outputs: &[LOSSES, CHANGES] },
     Stage { name: "select-best", outputs: &[ADAPTERS, CHOICE] },
     Stage { name: "fuse", outputs: &[MODEL, FUSION_COST] },
     Stage { name: "evaluate", outputs: &[PREDICTIONS, SCORES] },

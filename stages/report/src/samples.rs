@@ -134,6 +134,7 @@ mod tests {
             reference: "abcdefghij".to_owned(),
             predictions: BTreeMap::from([("fused".to_owned(), Some(answer.to_owned()))]),
             losses: BTreeMap::new(),
+            ..Prediction::default()
         }
     }
 

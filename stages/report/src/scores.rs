@@ -126,8 +126,8 @@ impl Table {
     }
 
     fn add_losses(&mut self, contents: &Contents, settings: &Bootstrap) -> Result<(), Error> {
-        let measured = |get: fn(&ModelScores) -> f64| -> Vec<Option<f64>> {
-            self.models.iter().map(|model| Some(get(&contents.scores.models[model]))).collect()
+        let measured = |get: fn(&ModelScores) -> Option<f64>| -> Vec<Option<f64>> {
+            self.models.iter().map(|model| get(&contents.scores.models[model])).collect()
         };
         let losses = measured(|scores| scores.loss);
         let perplexities = measured(|scores| scores.perplexity);

@@ -2,7 +2,7 @@
 
 mod fixture;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use fixture::{Run, change_settings, model_scores, put, put_document, put_lines, read_document};
 use outputs::{Choice, Losses, ModelScores, Prediction, RowLoss, Scores, Stop};
@@ -35,7 +35,7 @@ fn make_changed(run: &Run, change: impl FnOnce(&mut Inputs)) -> Result<Made, Err
 /// Returns scores of models on the test split.
 fn scores<const N: usize>(rows: u64, models: [(&str, ModelScores); N]) -> Scores {
     let models = models.map(|(name, scores)| (name.to_owned(), scores)).into();
-    Scores { models, rows, split: "test".to_owned(), floors: BTreeMap::new() }
+    Scores { models, rows, split: "test".to_owned(), ..Scores::default() }
 }
 
 fn parse(text: &str) -> roxmltree::Document<'_> {
