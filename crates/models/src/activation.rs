@@ -5,7 +5,7 @@ use mlx_ext::kernels::Gate;
 use mlx_rs::{Array, ops};
 use serde::Deserialize;
 
-use crate::layers::{Linear, gated, scalar};
+use crate::layers::{Linear, gated, gelu_tanh, scalar};
 
 /// Activation of a gate.
 #[derive(Clone, Copy)]
@@ -35,6 +35,15 @@ impl Activation {
         match self {
             Self::Fused(kind) => gated(gate, up, kind),
             Self::Plain(function) => Ok(function(gate)?.multiply(up)?),
+        }
+    }
+
+    /// Returns activation(x).
+    pub(crate) fn apply(self, x: &Array) -> Result<Array> {
+        match self {
+            Self::Fused(Gate::Silu) => Ok(x.multiply(ops::sigmoid(x)?)?),
+            Self::Fused(Gate::GeluTanh) => gelu_tanh(x),
+            Self::Plain(function) => function(x),
         }
     }
 }

@@ -203,6 +203,24 @@ const OFF: &[Off] = &[
 impl Keys {
     /// Returns the problems of the table that describes a text model, which has no nulls and the names of transformers 4.
     pub(crate) fn problems(&self, table: &Map<String, Value>) -> Vec<String> {
+        let mut problems = self.unknown(table);
+        problems.extend(rope_problems(table));
+        problems.extend(class_problem(table));
+        problems
+    }
+
+    /// Returns the problems of the `config.json` of an encoder.
+    pub(crate) fn encoder_problems(&self, table: &Map<String, Value>) -> Vec<String> {
+        let mut problems = self.unknown(table);
+        let reads_ahead = table.get("is_decoder").and_then(Value::as_bool) != Some(true);
+        problems.extend(
+            (!reads_ahead).then(|| "`is_decoder` is `true`; an encoder reads in both directions".to_owned()),
+        );
+        problems
+    }
+
+    /// Returns the keys that are neither followed nor without effect.
+    fn unknown(&self, table: &Map<String, Value>) -> Vec<String> {
         let known =
             |name: &str| [WITHOUT_EFFECT, SHARED, self.followed].iter().any(|names| names.contains(&name));
         let mut problems = Vec::new();
@@ -218,8 +236,6 @@ impl Keys {
                 None => problems.push(format!("`{name}` is {}, which is not known here", shown(value))),
             }
         }
-        problems.extend(rope_problems(table));
-        problems.extend(class_problem(table));
         problems
     }
 }

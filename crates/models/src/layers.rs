@@ -400,7 +400,7 @@ pub(crate) fn gated(gate: &Array, up: &Array, activation: Gate) -> Result<Array>
 }
 
 /// Returns the tanh approximation of GELU: ½x(1 + tanh(√(2/π)(x + 0.044715x³))).
-fn gelu_tanh(x: &Array) -> Result<Array> {
+pub(crate) fn gelu_tanh(x: &Array) -> Result<Array> {
     let cube = x.square()?.multiply(x)?;
     let inner = x.add(cube.multiply(scalar(0.044_715, x)?)?)?;
     let inner = inner.multiply(scalar((2.0 / std::f32::consts::PI).sqrt(), x)?)?;

@@ -1,4 +1,4 @@
-//! Decoder language models on MLX, one file per architecture.
+//! Language models on MLX, one file per architecture: decoders ([`Model`]) and sentence encoders ([`Encoder`]).
 //!
 //! Loads Hugging Face folders strictly, runs models with or without a key-value cache, and lists every parameter under
 //! its checkpoint name ([`Model::layers`]). Leaves training, adapter files and tokenizers to other crates.
@@ -15,11 +15,13 @@ mod activation;
 mod architectures;
 mod attention;
 mod backbone;
+mod bert;
 mod builder;
 mod cache;
 mod card;
 mod cohere;
 mod config;
+mod encoder;
 mod error;
 mod gemma2;
 mod gemma3;
@@ -54,6 +56,7 @@ pub use builder::join;
 pub use cache::Cache;
 pub use card::{card_license, is_license};
 pub use config::{adapter_base, context_length, is_packed};
+pub use encoder::{ENCODER_FILES, Encoder, supported_encoders};
 pub use error::{Error, Result};
 pub use generate::{Conversation, Flow, Generation, GenerationOptions, generate, generate_with};
 pub use layers::{Adapter, Dropout, Embedding, Layer, LayerMut, Linear, Norm, scalar};

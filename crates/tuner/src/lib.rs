@@ -29,6 +29,7 @@ mod resume_state;
 mod schedule;
 mod score;
 mod seed;
+mod similarity;
 mod trainer;
 mod training_loop;
 mod vocabulary;
@@ -53,6 +54,7 @@ pub use schedule::{ScheduleName, ScheduleSettings};
 #[cfg(feature = "test-hooks")]
 pub use score::score_batch;
 pub use score::{Score, mean_loss, row_loss, score, token_losses};
+pub use similarity::{TextEncoder, TextVectors};
 pub use trainer::{Step, StepReport, Trainer};
 pub use training_loop::{Observer, Splits, TrainingSettings, train};
 pub use vocabulary::check_vocabulary;

@@ -1,0 +1,206 @@
+//! BERT and XLM-RoBERTa encoders: learned positions, attention in both directions, norms after every part.
+//!
+//! Papers: arXiv:1810.04805, arXiv:1911.02116. Checked against transformers; vectors in `tests/golden/bert/`.
+//! Differs from it: rows are not padded. The tokens of all rows form one matrix, and only attention looks at single rows.
+
+use mlx_ext::Result;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, fast, ops};
+use serde::Deserialize;
+
+use crate::activation::{Activation, ActivationName};
+use crate::builder::Builder;
+use crate::encoder::{Network, Rows};
+use crate::keys::{Keys, Off};
+use crate::layers::{Embedding, Linear, project_all};
+
+pub(crate) const KEYS: Keys = Keys {
+    followed: &[
+        "attention_probs_dropout_prob",
+        "classifier_dropout",
+        "hidden_act",
+        "hidden_dropout_prob",
+        "layer_norm_eps",
+        "type_vocab_size",
+    ],
+    off: &[Off::only("position_embedding_type", "\"absolute\"")],
+};
+
+#[derive(Debug, Clone, Deserialize)]
+struct ModelArgs {
+    hidden_size: i32,
+    num_hidden_layers: usize,
+    intermediate_size: i32,
+    num_attention_heads: i32,
+    hidden_act: ActivationName,
+    vocab_size: i32,
+    max_position_embeddings: i32,
+    type_vocab_size: i32,
+    layer_norm_eps: f32,
+    pad_token_id: Option<i32>,
+}
+
+/// A norm of mean and variance with weight and bias.
+struct LayerNorm {
+    weight: Array,
+    bias: Array,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Loads the norm at the builder's path; old checkpoints call its parameters `gamma` and `beta`.
+    fn new(at: &Builder<'_>, args: &ModelArgs) -> Self {
+        let is_old = at.loader.has(&at.name("gamma"));
+        let (weight, bias) = if is_old { ("gamma", "beta") } else { ("weight", "bias") };
+        let take = |name| at.take(name, &[args.hidden_size]);
+        Self { weight: take(weight), bias: take(bias), eps: args.layer_norm_eps }
+    }
+
+    /// `x [T, D]` → `[T, D]`.
+    fn forward(&self, x: &Array) -> Result<Array> {
+        Ok(fast::layer_norm(x, Some(&self.weight), Some(&self.bias), self.eps)?)
+    }
+}
+
+/// Attention in both directions.
+struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    dense: Linear,
+    norm: LayerNorm,
+    heads: i32,
+}
+
+impl Attention {
+    fn new(at: &Builder<'_>, args: &ModelArgs) -> Self {
+        let (own, output) = (at.at("self"), at.at("output"));
+        let linear = |at: &Builder<'_>| Linear::new(at, args.hidden_size, args.hidden_size, true);
+        Self {
+            query: linear(&own.at("query")),
+            key: linear(&own.at("key")),
+            value: linear(&own.at("value")),
+            dense: linear(&output.at("dense")),
+            norm: LayerNorm::new(&output.at("LayerNorm"), args),
+            heads: args.num_attention_heads,
+        }
+    }
+
+    /// `x [T, D]` → `[T, D]`, the tokens of all rows one after the other.
+    fn forward(&self, x: &Array, rows: &Rows) -> Result<Array> {
+        let [queries, keys, values] = project_all(x, [&self.query, &self.key, &self.value])?;
+        let (tokens, width) = (x.dim(0), x.dim(1));
+        let head = width / self.heads;
+        let scale = (head as f32).powf(-0.5);
+        let mut parts = Vec::new();
+        for group in rows.groups() {
+            // Rows of the same length attend together: [T', D] → [N, H, L, d].
+            let split = |all: &Array| -> Result<Array> {
+                let part = all.try_index(group.start..group.start + group.rows * group.length)?;
+                Ok(part
+                    .reshape(&[group.rows, group.length, self.heads, head])?
+                    .transpose_axes(&[0, 2, 1, 3])?)
+            };
+            let (queries, keys, values) = (split(&queries)?, split(&keys)?, split(&values)?);
+            let attended = fast::scaled_dot_product_attention(queries, keys, values, scale, None, None)?;
+            parts.push(attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[group.rows * group.length, width])?);
+        }
+        let attended = ops::concatenate(&parts, 0)?;
+        debug_assert_eq!(attended.dim(0), tokens);
+        self.norm.forward(&self.dense.forward(&attended)?.add(x)?)
+    }
+}
+
+struct TransformerBlock {
+    attention: Attention,
+    intermediate: Linear,
+    output: Linear,
+    norm: LayerNorm,
+    activation: Activation,
+}
+
+impl TransformerBlock {
+    fn new(at: &Builder<'_>, args: &ModelArgs) -> Result<Self, String> {
+        let (width, inner) = (args.hidden_size, args.intermediate_size);
+        let output = at.at("output");
+        Ok(Self {
+            attention: Attention::new(&at.at("attention"), args),
+            intermediate: Linear::new(&at.at("intermediate").at("dense"), width, inner, true),
+            output: Linear::new(&output.at("dense"), inner, width, true),
+            norm: LayerNorm::new(&output.at("LayerNorm"), args),
+            activation: args.hidden_act.function("hidden_act")?,
+        })
+    }
+
+    /// `x [T, D]` → `[T, D]`.
+    fn forward(&self, x: &Array, rows: &Rows) -> Result<Array> {
+        let attended = self.attention.forward(x, rows)?;
+        let inner = self.activation.apply(&self.intermediate.forward(&attended)?)?;
+        self.norm.forward(&self.output.forward(&inner)?.add(&attended)?)
+    }
+}
+
+/// The encoder.
+struct Bert {
+    word_embeddings: Embedding,
+    position_embeddings: Embedding,
+    token_type_embeddings: Embedding,
+    norm: LayerNorm,
+    layers: Vec<TransformerBlock>,
+    /// Number of the first position.
+    first_position: i32,
+    positions: i32,
+}
+
+impl Network for Bert {
+    fn max_tokens(&self) -> usize {
+        (self.positions - self.first_position) as usize
+    }
+
+    fn hidden(&self, rows: &Rows) -> Result<Array> {
+        let words = self.word_embeddings.forward(rows.tokens())?;
+        let positions = rows.positions().add(Array::from_int(self.first_position))?;
+        let positions = self.position_embeddings.forward(&positions)?;
+        // Every token is of the first kind: there is no second text.
+        let kind = self.token_type_embeddings.forward(&Array::from_slice(&[0], &[1]))?;
+        let mut x = self.norm.forward(&words.add(positions)?.add(kind)?)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, rows)?;
+        }
+        Ok(x)
+    }
+}
+
+/// Builds BERT, whose positions begin at 0.
+pub(crate) fn build(builder: &Builder<'_>) -> Result<Box<dyn Network>, String> {
+    assemble(builder, |_| 0)
+}
+
+/// Builds XLM-RoBERTa, whose positions begin after that of padding.
+pub(crate) fn build_roberta(builder: &Builder<'_>) -> Result<Box<dyn Network>, String> {
+    assemble(builder, |args| args.pad_token_id.unwrap_or(1) + 1)
+}
+
+fn assemble(
+    builder: &Builder<'_>,
+    first_position: impl Fn(&ModelArgs) -> i32,
+) -> Result<Box<dyn Network>, String> {
+    let args: ModelArgs = builder.args()?;
+    if args.num_attention_heads < 1 || args.hidden_size % args.num_attention_heads != 0 {
+        return Err("`hidden_size` is not a multiple of `num_attention_heads`".to_owned());
+    }
+    let at = builder.at("embeddings");
+    let table = |name: &str, rows: i32| Embedding::new(&at.at(name), rows, args.hidden_size);
+    let encoder = builder.at("encoder").at("layer");
+    let layers = (0..args.num_hidden_layers)
+        .map(|index| TransformerBlock::new(&encoder.at(&index.to_string()), &args));
+    Ok(Box::new(Bert {
+        word_embeddings: table("word_embeddings", args.vocab_size),
+        position_embeddings: table("position_embeddings", args.max_position_embeddings),
+        token_type_embeddings: table("token_type_embeddings", args.type_vocab_size),
+        norm: LayerNorm::new(&at.at("LayerNorm"), &args),
+        layers: layers.collect::<Result<_, String>>()?,
+        first_position: first_position(&args),
+        positions: args.max_position_embeddings,
+    }))
+}
