@@ -47,7 +47,7 @@ pub fn choose(losses: &Losses, path: &Path, config: &Config) -> Result<Choice, E
 }
 
 fn candidate(checkpoint: &CheckpointLosses) -> Candidate {
-    Candidate { step: checkpoint.step, loss: checkpoint.loss }
+    Candidate { step: checkpoint.step, loss: checkpoint.loss, score: None }
 }
 
 fn row_losses(checkpoint: &CheckpointLosses) -> Vec<LossSum> {

@@ -33,6 +33,14 @@ pub enum Error {
         /// Why they do not.
         reason: String,
     },
+    /// The answers do not allow a choice.
+    #[error("`{}`: {reason}", path.display())]
+    Answers {
+        /// The file.
+        path: PathBuf,
+        /// Why they do not.
+        reason: String,
+    },
     /// The losses are those of other checkpoints.
     #[error("the losses are not of these checkpoints: {reason}")]
     Mismatch {
@@ -58,13 +66,18 @@ impl Failure for Error {
             Self::Io(error) | Self::Copy { source: error, .. } => Kind::of_io(error),
             Self::Output(error) => error.kind(),
             Self::Bootstrap(error) => error.kind(),
-            Self::Losses { .. } | Self::Mismatch { .. } | Self::Checkpoint { .. } => Kind::BadInput,
+            Self::Losses { .. } | Self::Answers { .. } | Self::Mismatch { .. } | Self::Checkpoint { .. } => {
+                Kind::BadInput
+            }
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
             Self::Mismatch { .. } => Some("run `validate` again with the same `--train` artifact".to_owned()),
+            Self::Answers { .. } => Some(
+                "run `validate` with `answered_rows` above 0, and with `--encoder` for similarity".to_owned(),
+            ),
             Self::Output(error) => error.hint(),
             _ => None,
         }

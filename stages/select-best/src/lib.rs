@@ -3,6 +3,8 @@
 //! Reads the checkpoints of `train` and the losses of `validate`; writes the chosen adapter and `choice.json`. The base
 //! model (step 0) is reported but never chosen. Of two equal losses the earlier step is chosen.
 //!
+//! With another `metric`, the answers that `validate` collected decide instead.
+//!
 //! A paired bootstrap over the rows of the split gives an interval for the gap to the runner-up. If the interval
 //! includes 0, the choice is within noise.
 //!
@@ -10,11 +12,13 @@
 //! use std::path::Path;
 //!
 //! let config = select_best::Config::default();
-//! let choice = select_best::run(Path::new("checkpoints"), Path::new("losses.json"), &config, Path::new("out"))?;
+//! let inputs = select_best::Inputs { checkpoints: "checkpoints".as_ref(), losses: "losses.json".as_ref(), answers: None };
+//! let choice = select_best::run(inputs, &config, Path::new("out"))?;
 //! println!("step {}: {}", choice.step, choice.reason);
 //! # Ok::<(), select_best::Error>(())
 //! ```
 
+mod by_answers;
 mod checkpoints;
 mod choose;
 mod config;
@@ -28,17 +32,31 @@ pub use choose::choose;
 pub use config::Config;
 pub use error::Error;
 
-/// Chooses among the folders in `checkpoints` by the file `losses`, and writes `adapters/` and `choice.json` to `out`.
+/// What a choice is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Folder of the checkpoints.
+    pub checkpoints: &'a Path,
+    /// `losses.json`.
+    pub losses: &'a Path,
+    /// `answers.jsonl`, unless the loss decides.
+    pub answers: Option<&'a Path>,
+}
+
+/// Chooses a checkpoint, and writes `adapters/` and `choice.json` to `out`.
 ///
 /// # Errors
 ///
-/// Fails on losses that are not finite, that contradict each other or that belong to other checkpoints, and when a file
+/// Fails on answers that do not decide, on losses that are not finite, that contradict each other or that belong to other checkpoints, and when a file
 /// cannot be read or written.
-pub fn run(checkpoints: &Path, losses: &Path, config: &Config, out: &Path) -> Result<Choice, Error> {
-    let measured = Losses::read(losses)?;
-    checkpoints::check_steps(&checkpoints::trained_steps(checkpoints)?, &measured)?;
-    let choice = choose(&measured, losses, config)?;
-    let chosen = checkpoints::adapters(checkpoints, choice.step);
+pub fn run(inputs: Inputs<'_>, config: &Config, out: &Path) -> Result<Choice, Error> {
+    let measured = Losses::read(inputs.losses)?;
+    checkpoints::check_steps(&checkpoints::trained_steps(inputs.checkpoints)?, &measured)?;
+    let mut choice = choose(&measured, inputs.losses, config)?;
+    if let Some(answers) = inputs.answers {
+        choice = by_answers::choose(choice, answers, config)?;
+    }
+    let chosen = checkpoints::adapters(inputs.checkpoints, choice.step);
     checkpoints::copy_adapters(&chosen, &out.join(outputs::ADAPTERS))?;
     choice.write(out)?;
     Ok(choice)

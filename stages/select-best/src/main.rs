@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use select_best::Config;
+use select_best::{Config, Inputs};
 use stage::{CommonArgs, Context, Run};
 
-/// Choose the checkpoint with the lowest loss on the validation split
+/// Choose the checkpoint with the lowest loss, or the best answers, on the validation split
 #[derive(clap::Parser)]
 #[command(version)]
 struct Args {
     /// Artifact of `train` with the checkpoints
     #[arg(long, value_name = "ARTIFACT")]
     train: PathBuf,
-    /// Artifact of `validate` with their losses
+    /// Artifact of `validate` with their losses, and perhaps answers
     #[arg(long, value_name = "ARTIFACT")]
     validate: PathBuf,
     #[command(flatten)]
@@ -29,9 +29,22 @@ fn program(args: Args) -> stage::Result<()> {
     let mut run = Run::<Config>::new(&args.common)?;
     let train = run.input("train", &args.train, outputs::CHECKPOINTS)?;
     let validate = run.input("validate", &args.validate, outputs::LOSSES)?;
+    let answers =
+        if run.config().decides_by_loss() {
+            None
+        } else {
+            let opened = run.input("answers", &args.validate, outputs::ANSWERS);
+            Some(opened.hint(
+                "run `validate` with `--set answered_rows=N`, so that there are answers to choose by",
+            )?)
+        };
     run.execute(|job, config| {
-        let choice = select_best::run(train.path(), validate.path(), config, job.out())
-            .context("choosing a checkpoint")?;
+        let inputs = Inputs {
+            checkpoints: train.path(),
+            losses: validate.path(),
+            answers: answers.as_ref().map(|answers| answers.path()),
+        };
+        let choice = select_best::run(inputs, config, job.out()).context("choosing a checkpoint")?;
         job.metric("step", choice.step as f64);
         job.metric("loss", choice.loss);
         job.metric("base_loss", choice.base_loss);

@@ -49,7 +49,9 @@ impl Case {
 
     fn choose(&self) -> Result<Choice, select_best::Error> {
         let losses = self.sandbox.join(outputs::LOSSES);
-        select_best::run(&self.checkpoints(), &losses, &Config::default(), &self.out())
+        let checkpoints = self.checkpoints();
+        let inputs = select_best::Inputs { checkpoints: &checkpoints, losses: &losses, answers: None };
+        select_best::run(inputs, &Config::default(), &self.out())
     }
 
     /// Returns the error as the program prints it.

@@ -18,6 +18,9 @@ pub struct Args {
     /// Artifact of `train`, or a folder of adapters in the format of mlx-lm or PEFT
     #[arg(long, value_name = "ARTIFACT")]
     pub train: PathBuf,
+    /// Artifact or folder with a sentence encoder, to score the similarity of the answers
+    #[arg(long, value_name = "ARTIFACT")]
+    pub encoder: Option<PathBuf>,
     /// Limit of the memory.
     #[command(flatten)]
     pub memory: MemoryArgs,

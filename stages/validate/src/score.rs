@@ -6,16 +6,19 @@ use dataset::Split;
 use failure::{Context, Error, Kind, Result};
 use mlx_ext::Backend;
 use models::{LoadOptions, Model};
-use outputs::{CheckpointLosses, Document, Losses, NamedRowLoss};
+use outputs::{Changes, CheckpointLosses, Document, Losses, NamedRowLoss};
 use tuner::Score;
 
+use crate::answers::{Answer, Questions};
 use crate::candidates::Candidate;
 use crate::config::Config;
 
 /// Name of the split that is scored.
-const SPLIT: &str = "validation";
+pub(crate) const SPLIT: &str = "validation";
 /// File of a unit: the losses of one checkpoint, row by row.
 const SCORES: &str = "scores.json";
+/// File of a unit: the answers of one checkpoint, prompt by prompt.
+const ANSWERS: &str = "answers.json";
 
 /// The base model and the validation split, opened once for all checkpoints.
 pub struct Scorer {
@@ -37,19 +40,24 @@ impl Scorer {
         Ok(Self { base, validation, batch_size: config.batch_size })
     }
 
-    /// Scores one checkpoint and writes the unit's file to `out`.
+    /// Scores one checkpoint, lets it answer `questions`, and writes the unit's files to `out`.
     ///
     /// # Errors
     ///
     /// Fails when the adapters do not fit the model or when a loss is not finite.
-    pub fn score(&self, candidate: &Candidate, out: &Path) -> Result<()> {
+    pub fn score(&self, candidate: &Candidate, questions: Option<&Questions>, out: &Path) -> Result<()> {
         let mut model = self.base.clone();
         if let Some(adapters) = &candidate.adapters {
             tuner::load_adapters(&mut model, adapters)?;
         }
         let score = tuner::score(&model, &self.validation, SPLIT, self.batch_size)?;
         let text = serde_json::to_string(&score.rows).expect("numbers are always JSON");
-        Ok(fs_err::write(out.join(SCORES), text + "\n")?)
+        fs_err::write(out.join(SCORES), text + "\n")?;
+        if let Some(questions) = questions {
+            let text = serde_json::to_string(&questions.ask(&model)?).expect("texts are always JSON");
+            fs_err::write(out.join(ANSWERS), text + "\n")?;
+        }
+        Ok(())
     }
 }
 
@@ -59,11 +67,22 @@ impl Scorer {
 ///
 /// Fails when the file is missing or damaged.
 pub fn read_score(folder: &Path) -> Result<Score> {
-    let path = folder.join(SCORES);
-    let rows = serde_json::from_str(&fs_err::read_to_string(&path)?)
+    Ok(Score { rows: read(&folder.join(SCORES))? })
+}
+
+/// Reads the answers that [`Scorer::score`] wrote to `folder`.
+///
+/// # Errors
+///
+/// Fails when the file is missing or damaged.
+pub fn read_answers(folder: &Path) -> Result<Vec<Answer>> {
+    read(&folder.join(ANSWERS))
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_str(&fs_err::read_to_string(path)?)
         .map_err(|error| Error::wrap(Kind::BadInput, error))
-        .with_context(|| format!("reading `{}`", path.display()))?;
-    Ok(Score { rows })
+        .with_context(|| format!("reading `{}`", path.display()))
 }
 
 /// Score of a checkpoint.
@@ -74,7 +93,7 @@ pub struct CheckpointScore {
     pub score: Score,
 }
 
-/// Writes `losses.json` to `out`, with the ids of the rows in the folder `rows`.
+/// Writes `losses.json` and `changes.json` to `out`, with the ids of the rows in the folder `rows`.
 ///
 /// # Errors
 ///
@@ -100,5 +119,6 @@ pub fn write_losses(rows: &Path, scores: &[CheckpointScore], out: &Path) -> Resu
     }
     let tokens = checkpoints.first().map_or(0, |base| base.tokens);
     let losses = Losses { split: SPLIT.to_owned(), rows: ids.len() as u64, tokens, checkpoints };
+    Changes::new(&losses).write(out)?;
     Ok(losses.write(out)?)
 }
