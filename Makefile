@@ -6,6 +6,8 @@ SET      ?=
 STORE    ?= artifacts
 BUILD    ?= build
 MODEL_DIR ?=
+# Preset of the sentence encoder that scores similarity; empty for none. The demo needs no network, so it has none.
+ENCODER  ?=
 DEFAULT_BACKEND := $(if $(filter Darwin,$(shell uname -s)),metal,cpu)
 BACKEND  ?= $(DEFAULT_BACKEND)
 
@@ -33,7 +35,7 @@ help:
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' pipelines/pipeline.mk Makefile
-	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… SET="train.learning_rate=2e-4 …"\n' \
+	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… ENCODER=… SET="train.learning_rate=2e-4 …"\n' \
 	  '$(MODEL)' '$(PIPELINE)' '$(BACKEND)' '$(STORE)' '$(BUILD)'
 
 include pipelines/pipeline.mk

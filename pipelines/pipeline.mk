@@ -18,10 +18,13 @@ train-inputs        = --model $(call of,import-model) --dataset $(call of,prepar
 validate-inputs     = --model $(call of,import-model) --dataset $(call of,prepare-data) --train $(call of,train)
 select-best-inputs  = --train $(call of,train) --validate $(call of,validate)
 fuse-inputs         = --model $(call of,import-model) --adapters $(call of,select-best) --dataset $(call of,prepare-data)
-evaluate-inputs     = --model base=$(call of,import-model) --model fused=$(call of,fuse) --dataset $(call of,prepare-data)
+# A failed gate does not keep the report from being written; `make gate` tells.
+scored-models       = --model base=$(call of,import-model) --model fused=$(call of,fuse) --dataset $(call of,prepare-data) \
+                      $(if $(ENCODER),--encoder $(call of,encoder))
+evaluate-inputs     = $(scored-models) --gate note
 report-inputs       = $(foreach stage,$(filter-out report,$(STAGES)),--$(stage) $(call of,$(stage)))
 
-.PHONY: pipeline plan $(STAGES)
+.PHONY: pipeline plan gate encoder $(STAGES)
 
 ##@ Pipeline
 pipeline: report ## Run all stages that are not up to date and print the scores
@@ -34,7 +37,7 @@ train: prepare-data ## Fine-tune
 validate: train ## Score every checkpoint on the validation split
 select-best: validate ## Pick the best checkpoint
 fuse: select-best ## Fuse its adapters into the base model
-evaluate: fuse ## Score the base and the fused model on the test split
+evaluate: fuse $(if $(ENCODER),encoder) ## Score the base and the fused model on the test split
 report: evaluate ## Write the report
 
 $(STAGES):
@@ -43,8 +46,20 @@ $(STAGES):
 	@if cmp -s '$(RUN)/$@.path.new' '$(RUN)/$@.path'; then rm '$(RUN)/$@.path.new'; \
 	  else mv '$(RUN)/$@.path.new' '$(RUN)/$@.path'; fi
 
+# The encoder is a model of its own, with its own preset.
+encoder-import = '$(BIN)/import-model' --config 'pipelines/models/$(ENCODER).toml' --store '$(STORE)'
+
+encoder: build
+	@mkdir -p '$(RUN)'
+	@$(encoder-import) >'$(RUN)/encoder.path.new' || { code=$$?; rm -f '$(RUN)/encoder.path.new'; exit $$code; }
+	@mv '$(RUN)/encoder.path.new' '$(RUN)/encoder.path'
+
+gate: report ## Run all stages; fail if the fused model does not pass [evaluate.gate] of the settings
+	@'$(BIN)/evaluate' $(settings) $(scored-models) --gate fail >/dev/null
+
 # After a stage that would run, later keys are not known yet.
 plan: build ## Show which stages would run, and why
 	@mkdir -p '$(RUN)'; rm -f '$(RUN)/waiting'; \
+	$(if $(ENCODER),pipelines/plan.sh encoder '$(RUN)/waiting' $(encoder-import) &&) \
 	$(foreach stage,$(STAGES),pipelines/plan.sh $(stage) '$(RUN)/waiting' '$(BIN)/$(stage)' $(settings) $($(stage)-inputs) &&) \
 	rm -f '$(RUN)/waiting'

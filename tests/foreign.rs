@@ -74,7 +74,7 @@ fn adapters_and_models_of_other_tools_are_scored_and_fused_like_ours() -> Result
     let inputs = ["--model", &base, "--model", &model, "--adapters", &beside, "--dataset", dataset];
     let scored = sandbox.make("evaluate", &[&inputs[..], &settings].concat());
     let scores = Scores::read(&data(&scored, Scores::FILE))?;
-    let loss = |name: &str| scores.models[name].loss;
+    let loss = |name: &str| scores.models[name].loss.unwrap_or(f64::NAN);
     ensure!((loss("fused") - loss("tuned")).abs() < SAME_LOSS, "{scores:?}");
     ensure!((loss("base") - loss("tuned")).abs() > SAME_LOSS, "{scores:?}");
     let twice = ["--model", &base, "--adapters", &format!("base={adapters}"), "--dataset", dataset];

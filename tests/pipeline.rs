@@ -131,7 +131,7 @@ fn the_whole_chain_ends_with_scores_and_the_path_of_the_report() -> Result<()> {
 fn the_fused_model_is_clearly_better_and_equals_its_adapter() -> Result<()> {
     let checkout = Checkout::finished("better")?;
     let scores: Scores = checkout.read()?;
-    let perplexity = |model: &str| scores.models[model].perplexity;
+    let perplexity = |model: &str| scores.models[model].perplexity.unwrap_or(f64::NAN);
     let (base, fused) = (perplexity("base"), perplexity("fused"));
     ensure!(fused < 0.9 * base, "test perplexity {fused} of the fused model, {base} of the base");
     let off = checkout.read::<FusionCost>()?.max_logit_difference;

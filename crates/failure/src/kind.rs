@@ -13,6 +13,8 @@ pub enum Kind {
     Failed,
     /// The command line or a setting is wrong (exit 2).
     Usage,
+    /// A model does not pass its gate (exit 20); the artifact is published.
+    GateFailed,
     /// The content of an input is wrong (exit 65).
     BadInput,
     /// Running again produced different bytes (exit 70).
@@ -36,6 +38,7 @@ impl Kind {
         match self {
             Self::Failed => 1,
             Self::Usage => 2,
+            Self::GateFailed => 20,
             Self::BadInput => 65,
             Self::Nondeterministic => 70,
             Self::Storage => 74,

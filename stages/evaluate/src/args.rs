@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use stage::{CommonArgs, MemoryArgs, UnpackArgs};
 
 /// Score models on the test split, side by side
@@ -11,14 +11,32 @@ use stage::{CommonArgs, MemoryArgs, UnpackArgs};
 #[command(version)]
 pub struct Args {
     /// Model to score: a name and an artifact or a model folder (repeatable; the others are compared with the first)
-    #[arg(long = "model", value_name = "NAME=ARTIFACT", required = true)]
+    #[arg(long = "model", value_name = "NAME=ARTIFACT", required_unless_present_any = ["predictions", "scores"])]
     pub models: Vec<NamedPath>,
     /// Adapters to score with the first model: a name and an artifact or a folder of mlx-lm or PEFT (repeatable)
-    #[arg(long, value_name = "NAME=ARTIFACT")]
+    #[arg(long, value_name = "NAME=ARTIFACT", requires = "models")]
     pub adapters: Vec<NamedPath>,
-    /// Artifact with the dataset
+    /// Artifact of `train` whose checkpoints are scored with the first model, as `step_N`
+    #[arg(long, value_name = "ARTIFACT", requires = "models")]
+    pub checkpoints: Option<PathBuf>,
+    /// Answers made elsewhere: a name and a file of rows with `id` and `prediction` (repeatable)
+    #[arg(long, value_name = "NAME=FILE")]
+    pub predictions: Vec<NamedPath>,
+    /// Scores made elsewhere: a file of rows with `model`, the row's id and numbers; excludes all other inputs
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["models", "predictions", "dataset", "encoder"])]
+    pub scores: Option<PathBuf>,
+    /// Artifact with the dataset; needed unless all answers come from files that have the references
+    #[arg(long, value_name = "ARTIFACT", required_unless_present_any = ["predictions", "scores"])]
+    pub dataset: Option<PathBuf>,
+    /// Artifact or folder with a sentence encoder, to score the similarity of meaning
     #[arg(long, value_name = "ARTIFACT")]
-    pub dataset: PathBuf,
+    pub encoder: Option<PathBuf>,
+    /// Guard set of the gate; replaces `gate.guard` in the settings
+    #[arg(long, value_name = "PATH")]
+    pub guard: Option<PathBuf>,
+    /// What follows if a model fails the gate [default: fail; with `--out`: note]
+    #[arg(long, value_name = "ACTION")]
+    pub gate: Option<GateAction>,
     /// Limit of the memory.
     #[command(flatten)]
     pub memory: MemoryArgs,
@@ -30,22 +48,36 @@ pub struct Args {
     pub common: CommonArgs,
 }
 
+/// What follows if a model fails the gate. The artifact is published either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GateAction {
+    /// Exit with code 20.
+    Fail,
+    /// Print the verdict.
+    Note,
+}
+
 /// A path under a name that the scores use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedPath {
     /// The name: `[a-z0-9_]+`.
     pub name: String,
-    /// The artifact or folder.
+    /// The artifact, folder or file.
     pub path: PathBuf,
+}
+
+/// Returns whether a name can be part of a key.
+pub(crate) fn is_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    !name.is_empty() && name.bytes().all(is_allowed)
 }
 
 impl FromStr for NamedPath {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, path) = text.split_once('=').ok_or("expected NAME=ARTIFACT")?;
-        let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        if name.is_empty() || !name.bytes().all(is_allowed) {
+        let (name, path) = text.split_once('=').ok_or("expected NAME=PATH")?;
+        if !is_name(name) {
             return Err("the name may contain only a-z, 0-9 and _".to_owned());
         }
         Ok(Self { name: name.to_owned(), path: path.into() })

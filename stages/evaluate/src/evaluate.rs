@@ -1,45 +1,196 @@
-//! All models on one split.
+//! All subjects on one split.
 
 use std::path::Path;
 
-use failure::{Context, Result};
+use failure::{Context, Error, Result};
 use mlx_ext::Backend;
-use outputs::{Document, Scores};
+use outputs::{Document, ModelSource, Scores};
 use stage::StopFlag;
 
 use crate::config::Config;
+use crate::endpoint;
+use crate::external::{PredictionsFile, ScoresFile};
 use crate::files::{write_predictions, write_token_losses};
-use crate::inputs::{DatasetFolders, NamedModel, TestSplit};
-use crate::outcome::outcome;
-use crate::scores::scores;
+use crate::gate::{self, Contest, GuardLosses};
+use crate::guard::{GuardSet, GuardSource};
+use crate::inputs::{DatasetFolders, Subject, TestSplit, limit};
+use crate::outcome::{Outcome, Runner};
+use crate::rows::Rows;
+use crate::scores::{self, ScoredAnswers, Similarities};
+
+/// What is evaluated, and with what.
+#[derive(Debug)]
+pub struct Task<'a> {
+    /// The subjects; the others are compared with the first.
+    pub subjects: Vec<Subject>,
+    /// The dataset; `None` if the answers come from files that have the references.
+    pub dataset: Option<DatasetFolders<'a>>,
+    /// Folder of the sentence encoder, if similarity is scored.
+    pub encoder: Option<&'a Path>,
+    /// Guard set of the gate.
+    pub guard: Option<GuardSource>,
+    /// Where models run; `None` if nothing runs here.
+    pub backend: Option<&'a Backend>,
+}
 
 /// Writes `predictions.jsonl`, `metrics.json` and, with `token_losses`, `token_losses.jsonl` to `out`; returns the scores.
 ///
 /// # Errors
 ///
-/// Fails when a model or the dataset cannot be read, when a loss is not finite, or when `stop` is set between two models.
-pub fn evaluate(
-    models: &[NamedModel],
-    dataset: DatasetFolders<'_>,
-    config: &Config,
-    backend: &Backend,
-    out: &Path,
-    stop: &StopFlag,
-) -> Result<Scores> {
-    let split = TestSplit::open(dataset, config)?;
-    let mut outcomes = Vec::new();
-    for model in models {
-        stop.check()?;
-        let (rows, prompts) = (split.rows.len(), split.asked.len());
-        tracing::info!("{}: scoring {rows} rows, answering {prompts} prompts", model.name);
-        let outcome = outcome(model, &split, config, backend);
-        outcomes.push(outcome.with_context(|| format!("evaluating `{}`", model.name))?);
+/// Fails when a model, a file or the dataset cannot be read, when a loss is not finite, when an endpoint refuses to answer, or
+/// when `stop` is set between two subjects.
+pub fn evaluate(task: &Task<'_>, config: &Config, out: &Path, stop: &StopFlag) -> Result<Scores> {
+    let names: Vec<&str> = task.subjects.iter().map(Subject::name).collect();
+    let contest = config.gate.as_ref().map(|gate| Contest::new(gate, &names)).transpose()?;
+    let (split, rows) = open_rows(task, config)?;
+    let (outcomes, guard) = outcomes(task, config, split.as_ref(), &rows, contest.clone(), stop)?;
+    let scored = ScoredAnswers::new(&rows, &outcomes, config);
+    let similarities = similarities(task, &rows, &scored, config)?;
+    let columns = scores::columns(&rows, &outcomes, &scored, similarities.as_ref(), config);
+    write_predictions(&rows, &outcomes, &scored, &columns, out)?;
+    if let (true, Some(split)) = (config.token_losses, &split) {
+        write_token_losses(&rows, split, &outcomes, out)?;
     }
-    write_predictions(&split, &outcomes, out)?;
-    if config.token_losses {
-        write_token_losses(&split, &outcomes, out)?;
+    let mut scores = scores::scores(&rows, &outcomes, &scored, &columns, config)?;
+    if let (Some(settings), Some(contest)) = (&config.gate, &contest) {
+        let guarded = match &guard {
+            Some(set) => Some(guard_result(set, &outcomes, contest, config)?),
+            None => None,
+        };
+        scores.gate = Some(gate::decide(settings, contest, &scores, guarded)?);
     }
-    let scores = scores(&split, &outcomes, config.seed)?;
     scores.write(out)?;
     Ok(scores)
+}
+
+/// Writes `metrics.json` of a file with scores to `out`, and an empty `predictions.jsonl`; returns the scores.
+///
+/// # Errors
+///
+/// Fails when the file cannot be read, or when a score in which lower is better is missing.
+pub fn evaluate_scores(file: &Path, config: &Config, out: &Path) -> Result<Scores> {
+    let read = ScoresFile::read(file)?;
+    let mut scores = scores::external_scores(&read, config)?;
+    for (name, model) in &scores.models {
+        let metric = |(metric, info): (&String, &outputs::MetricInfo)| {
+            let is_missing = model.failed_rows.iter().any(|row| row.reason.ends_with(&format!("`{metric}`")));
+            (info.better == outputs::Direction::Lower && is_missing).then(|| metric.clone())
+        };
+        if let Some(metric) = scores.metrics.iter().find_map(metric) {
+            let message = format!(
+                "`{}`: `{name}` lacks `{metric}` on a row, and lower is better there",
+                file.display()
+            );
+            return Err(
+                Error::bad_input(message).hinted("give every row a score; a missing one cannot count as 0")
+            );
+        }
+    }
+    if let Some(settings) = &config.gate {
+        let names: Vec<&str> = scores.models.keys().map(String::as_str).collect();
+        let contest = Contest::new(settings, &names)?;
+        scores.gate = Some(gate::decide(settings, &contest, &scores, None)?);
+    }
+    fs_err::write(out.join(outputs::PREDICTIONS), "")?;
+    scores.write(out)?;
+    Ok(scores)
+}
+
+/// Opens the dataset, or the rows that the first file with answers describes.
+fn open_rows(task: &Task<'_>, config: &Config) -> Result<(Option<TestSplit>, Rows)> {
+    if let Some(folders) = task.dataset {
+        let (split, rows) = TestSplit::open(folders, config)?;
+        return Ok((Some(split), rows));
+    }
+    let Some(Subject::Predictions { name, file }) = task.subjects.first() else {
+        return Err(Error::usage("`--dataset` is missing")
+            .hinted("only files with answers that also have the references can be scored without one"));
+    };
+    let mut rows = PredictionsFile::read(file, name)?.described_rows()?;
+    rows.asked.truncate(limit(config));
+    Ok((None, rows))
+}
+
+/// Runs all subjects.
+fn outcomes(
+    task: &Task<'_>,
+    config: &Config,
+    split: Option<&TestSplit>,
+    rows: &Rows,
+    contest: Option<Contest>,
+    stop: &StopFlag,
+) -> Result<(Vec<Outcome>, Option<GuardSet>)> {
+    let guard = match (&task.guard, split) {
+        (Some(source), Some(split)) => Some(GuardSet::open(source, &split.tokenizer)?),
+        (Some(_), None) => return Err(Error::usage("a guard set needs models and `--dataset`")),
+        (None, _) => None,
+    };
+    let mut runner = match (split, task.backend) {
+        (Some(split), Some(backend)) => {
+            Some(Runner { split, rows, config, backend, guard: guard.zip(contest), loaded: None })
+        }
+        _ if guard.is_some() => return Err(Error::usage("a guard set needs models that run here")),
+        _ => None,
+    };
+    let mut outcomes = Vec::new();
+    for subject in &task.subjects {
+        stop.check()?;
+        let outcome = match subject {
+            Subject::Model(named) => {
+                let (all, prompts) = (rows.all.len(), rows.asked.len());
+                tracing::info!("{}: scoring {all} rows, answering {prompts} prompts", named.name);
+                runner.as_mut().expect("models have a dataset and a backend").run(named)
+            }
+            Subject::Predictions { name, file } => PredictionsFile::read(file, name)
+                .and_then(|read| read.answers(rows))
+                .map(|answers| made_elsewhere(name, ModelSource::Predictions, answers)),
+            Subject::Endpoint { name, settings } => {
+                tracing::info!("{name}: asking `{}` for {} answers", settings.base_url, rows.asked.len());
+                endpoint::answers(name, settings, rows, config, stop)
+                    .map(|answers| made_elsewhere(name, ModelSource::Endpoint, answers))
+            }
+        };
+        outcomes.push(outcome.with_context(|| format!("evaluating `{}`", subject.name()))?);
+    }
+    Ok((outcomes, runner.and_then(|runner| runner.guard).map(|(set, _)| set)))
+}
+
+fn made_elsewhere(
+    name: &str,
+    source: ModelSource,
+    answers: std::collections::BTreeMap<usize, crate::answers::Answer>,
+) -> Outcome {
+    Outcome { name: name.to_owned(), source, answers, ..Outcome::default() }
+}
+
+/// Measures the similarity of meaning, if there is an encoder and there are answers.
+fn similarities(
+    task: &Task<'_>,
+    rows: &Rows,
+    scored: &ScoredAnswers,
+    config: &Config,
+) -> Result<Option<Similarities>> {
+    let (Some(folder), Some(backend)) = (task.encoder, task.backend) else { return Ok(None) };
+    if rows.asked.is_empty() {
+        return Ok(None);
+    }
+    crate::similarity::measure(folder, backend, rows, scored, config).context("scoring similarity").map(Some)
+}
+
+fn guard_result(
+    set: &GuardSet,
+    outcomes: &[Outcome],
+    contest: &Contest,
+    config: &Config,
+) -> Result<outputs::Guard> {
+    let losses = |name: &str| {
+        let found = outcomes.iter().find(|outcome| outcome.name == name);
+        found.and_then(|outcome| outcome.guard.as_deref()).ok_or_else(|| {
+            Error::usage(format!("`{name}` gives no losses, so the gate cannot look at the guard set"))
+                .hinted("leave out `gate.guard`, or compare models that run here")
+        })
+    };
+    let losses = GuardLosses { model: losses(&contest.model)?, against: losses(&contest.against)? };
+    let max_loss = config.gate.as_ref().map_or(f64::INFINITY, |gate| gate.max_loss);
+    gate::guard(set, &losses, max_loss, &config.bootstrap())
 }

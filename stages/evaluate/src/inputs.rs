@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use dataset::{Split, StoredRow, TextTokenizer};
+use dataset::{Split, TextTokenizer};
 use failure::{Context, Error, Result};
+use outputs::ModelSource;
 
-use crate::config::Config;
+use crate::config::{Config, EndpointSettings};
+use crate::rows::{Row, Rows};
 
 /// Name of the split that is scored.
 pub(crate) const SPLIT: &str = "test";
@@ -19,6 +21,39 @@ pub struct NamedModel {
     pub folder: PathBuf,
     /// Folder of adapters to load with it.
     pub adapters: Option<PathBuf>,
+    /// Where the model comes from.
+    pub source: ModelSource,
+}
+
+/// Something that answers prompts, with the name that the scores use.
+#[derive(Debug, Clone)]
+pub enum Subject {
+    /// A model that runs here.
+    Model(NamedModel),
+    /// A file with answers.
+    Predictions {
+        /// Name in the scores.
+        name: String,
+        /// The file.
+        file: PathBuf,
+    },
+    /// A model behind an endpoint.
+    Endpoint {
+        /// Name in the scores.
+        name: String,
+        /// How to reach it.
+        settings: EndpointSettings,
+    },
+}
+
+impl Subject {
+    /// Returns the name in the scores.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Model(model) => &model.name,
+            Self::Predictions { name, .. } | Self::Endpoint { name, .. } => name,
+        }
+    }
 }
 
 /// Folders of a dataset.
@@ -34,19 +69,18 @@ pub struct DatasetFolders<'a> {
 
 /// The test split, opened.
 pub(crate) struct TestSplit {
-    pub(crate) rows: Vec<StoredRow>,
     pub(crate) tokens: Split,
     pub(crate) tokenizer: TextTokenizer,
-    /// Indices of the rows whose prompts are answered.
-    pub(crate) asked: Vec<usize>,
 }
 
 impl TestSplit {
-    pub(crate) fn open(folders: DatasetFolders<'_>, config: &Config) -> Result<Self> {
+    /// Opens the split and its rows.
+    pub(crate) fn open(folders: DatasetFolders<'_>, config: &Config) -> Result<(Self, Rows)> {
         let tokens = Split::open(&folders.tokens.join(format!("{SPLIT}.safetensors")))
             .context("opening the test split")?;
         let path = folders.rows.join(format!("{SPLIT}.jsonl"));
-        let rows = dataset::read_rows(&path)?.collect::<dataset::Result<Vec<_>>>()?;
+        let rows = dataset::read_rows(&path)?.map(|row| Ok(Row::from(row?)));
+        let rows = rows.collect::<dataset::Result<Vec<_>>>()?;
         if rows.len() != tokens.len() {
             let (rows, tokens) = (rows.len(), tokens.len());
             return Err(Error::bad_input(format!(
@@ -56,29 +90,18 @@ impl TestSplit {
             .hinted("prepare the dataset again"));
         }
         let tokenizer = TextTokenizer::open(folders.tokenizer).context("opening the tokenizer")?;
-        let limit = if config.generated_rows == 0 { usize::MAX } else { config.generated_rows };
-        let can_ask = |&row: &usize| rows[row].reference.is_some() && tokens.row(row).prompt_length > 0;
-        let asked = (0..rows.len()).filter(can_ask).take(limit).collect();
-        Ok(Self { rows, tokens, tokenizer, asked })
+        let can_ask = |&row: &usize| rows[row].has_reference && tokens.row(row).prompt_length > 0;
+        let asked = (0..rows.len()).filter(can_ask).take(limit(config)).collect();
+        Ok((Self { tokens, tokenizer }, Rows { split: SPLIT.to_owned(), all: rows, asked }))
     }
 
-    /// Returns the prompts to answer, as tokens.
-    pub(crate) fn prompts(&self) -> Vec<Vec<u32>> {
+    /// Returns the prompts of rows, as tokens.
+    pub(crate) fn prompts(&self, asked: &[usize]) -> Vec<Vec<u32>> {
         let prompt = |&row: &usize| {
             let row = self.tokens.row(row);
             row.tokens[..row.prompt_length].to_vec()
         };
-        self.asked.iter().map(prompt).collect()
-    }
-
-    /// Returns the references of the prompts.
-    pub(crate) fn references(&self) -> Vec<&str> {
-        self.asked.iter().map(|&row| reference(&self.rows[row])).collect()
-    }
-
-    /// Returns the source texts of the prompts, which a model could copy as its answer.
-    pub(crate) fn sources(&self) -> Vec<&str> {
-        self.asked.iter().map(|&row| source_text(&self.rows[row])).collect()
+        asked.iter().map(prompt).collect()
     }
 
     /// Returns the targets of a row; its first token is never predicted.
@@ -89,36 +112,7 @@ impl TestSplit {
     }
 }
 
-/// Returns the expected answer; empty if the row has none.
-pub(crate) fn reference(row: &StoredRow) -> &str {
-    row.reference.as_deref().unwrap_or_default()
-}
-
-/// Returns the text that the prompt asks about, without the instruction, if the row tells it apart; otherwise all of
-/// [`asked_text`].
-pub(crate) fn source_text(row: &StoredRow) -> &str {
-    row.input.as_deref().unwrap_or_else(|| asked_text(row))
-}
-
-/// Returns the last user message, without the chat template around it.
-pub(crate) fn asked_text(row: &StoredRow) -> &str {
-    let messages = row.messages.as_deref().unwrap_or_default();
-    let asked = messages.iter().rev().find(|message| message["role"] == "user");
-    asked.and_then(|message| message["content"].as_str()).or(row.prompt.as_deref()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use dataset::as_messages;
-
-    use super::*;
-
-    #[test]
-    fn the_source_is_the_text_without_the_instruction() {
-        let messages = Some(as_messages("Translate the text: Aloha", "Hello"));
-        let mut row = StoredRow { messages, ..StoredRow::default() };
-        assert_eq!(source_text(&row), "Translate the text: Aloha");
-        row.input = Some("Aloha".to_owned());
-        assert_eq!((source_text(&row), asked_text(&row)), ("Aloha", "Translate the text: Aloha"));
-    }
+/// Returns the most prompts to answer.
+pub(crate) fn limit(config: &Config) -> usize {
+    if config.generated_rows == 0 { usize::MAX } else { config.generated_rows }
 }

@@ -1,51 +1,105 @@
-//! Running one model over the split.
+//! Running the subjects of an evaluation.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use failure::Result;
 use mlx_ext::Backend;
 use models::{GenerationOptions, LoadOptions, Model};
-use outputs::RowLoss;
+use outputs::{ModelSource, RowLoss};
 
+use crate::answers::Answer;
 use crate::config::Config;
+use crate::gate::Contest;
+use crate::guard::GuardSet;
 use crate::inputs::{NamedModel, SPLIT, TestSplit};
+use crate::rows::Rows;
 
-/// Losses and answers of one model.
+/// Losses and answers of one subject.
+#[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) name: String,
-    pub(crate) losses: Vec<RowLoss>,
+    pub(crate) source: ModelSource,
+    /// Losses by row; `None` for answers that were made elsewhere.
+    pub(crate) losses: Option<Vec<RowLoss>>,
     /// Losses of every target of every row, if the settings ask for them.
     pub(crate) token_losses: Option<Vec<Vec<f32>>>,
+    /// Losses on the guard set, if the gate looks at this model.
+    pub(crate) guard: Option<Vec<RowLoss>>,
     /// Answers by index of the row.
-    pub(crate) answers: BTreeMap<usize, String>,
+    pub(crate) answers: BTreeMap<usize, Answer>,
 }
 
-/// Scores the rows of the split and answers its prompts.
-pub(crate) fn outcome(
-    named: &NamedModel,
-    split: &TestSplit,
-    config: &Config,
-    backend: &Backend,
-) -> Result<Outcome> {
-    let mut model = Model::load(&named.folder, &LoadOptions::on(backend, config.dtype))?;
-    if let Some(adapters) = &named.adapters {
-        tuner::load_adapters(&mut model, adapters)?;
+/// Runs models over the split, and keeps the last one loaded, as adapters and checkpoints share it.
+pub(crate) struct Runner<'a> {
+    pub(crate) split: &'a TestSplit,
+    pub(crate) rows: &'a Rows,
+    pub(crate) config: &'a Config,
+    pub(crate) backend: &'a Backend,
+    /// The guard set, and the models that are scored on it.
+    pub(crate) guard: Option<(GuardSet, Contest)>,
+    pub(crate) loaded: Option<(PathBuf, Model)>,
+}
+
+impl Runner<'_> {
+    /// Scores the rows of the split and answers its prompts.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the model cannot be loaded, does not fit the dataset, or gives a loss that is not finite.
+    pub(crate) fn run(&mut self, named: &NamedModel) -> Result<Outcome> {
+        let config = self.config;
+        let mut model = self.load(named)?;
+        if let Some(adapters) = &named.adapters {
+            tuner::load_adapters(&mut model, adapters)?;
+        }
+        let tokens = &self.split.tokens;
+        let (losses, token_losses) = if config.token_losses {
+            let rows = tuner::token_losses(&model, tokens, SPLIT, config.batch_size)?;
+            (rows.iter().map(|losses| tuner::row_loss(losses)).collect(), Some(rows))
+        } else {
+            (tuner::score(&model, tokens, SPLIT, config.batch_size)?.rows, None)
+        };
+        let guard = self
+            .guard
+            .as_ref()
+            .filter(|(_, contest)| [&contest.model, &contest.against].contains(&&named.name));
+        let guard = guard.map(|(set, _)| tuner::score(&model, &set.split, &set.name, config.batch_size));
+        Ok(Outcome {
+            name: named.name.clone(),
+            source: named.source,
+            losses: Some(losses),
+            token_losses,
+            guard: guard.transpose()?.map(|score| score.rows),
+            answers: self.answers(&model)?,
+        })
     }
-    let (losses, token_losses) = if config.token_losses {
-        let rows = tuner::token_losses(&model, &split.tokens, SPLIT, config.batch_size)?;
-        (rows.iter().map(|losses| tuner::row_loss(losses)).collect(), Some(rows))
-    } else {
-        (tuner::score(&model, &split.tokens, SPLIT, config.batch_size)?.rows, None)
-    };
-    let options = GenerationOptions {
-        max_tokens: config.max_tokens,
-        stop: split.tokenizer.eos().to_vec(),
-        batch_size: config.generation_batch_size,
-    };
-    let mut answers = BTreeMap::new();
-    let generations = models::generate(&model, &split.prompts(), &options)?;
-    for (&row, generation) in split.asked.iter().zip(generations) {
-        answers.insert(row, split.tokenizer.decode(&generation.tokens, true)?.trim().to_owned());
+
+    fn load(&mut self, named: &NamedModel) -> Result<Model> {
+        if let Some((folder, model)) = &self.loaded
+            && *folder == named.folder
+        {
+            return Ok(model.clone());
+        }
+        self.loaded = None; // frees the memory before the next model needs it
+        let model = Model::load(&named.folder, &LoadOptions::on(self.backend, self.config.dtype))?;
+        self.loaded = Some((named.folder.clone(), model.clone()));
+        Ok(model)
     }
-    Ok(Outcome { name: named.name.clone(), losses, token_losses, answers })
+
+    fn answers(&self, model: &Model) -> Result<BTreeMap<usize, Answer>> {
+        let tokenizer = &self.split.tokenizer;
+        let options = GenerationOptions {
+            max_tokens: self.config.max_tokens,
+            stop: tokenizer.eos().to_vec(),
+            batch_size: self.config.generation_batch_size,
+        };
+        let generations = models::generate(model, &self.split.prompts(&self.rows.asked), &options)?;
+        let mut answers = BTreeMap::new();
+        for (&row, generation) in self.rows.asked.iter().zip(generations) {
+            let text = tokenizer.decode(&generation.tokens, true)?.trim().to_owned();
+            answers.insert(row, Answer { text: Ok(text), is_unfinished: !generation.stopped });
+        }
+        Ok(answers)
+    }
 }

@@ -1,68 +1,263 @@
-//! From the command line to an artifact.
+//! From the command line to an artifact, and to the exit code of the gate.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-use failure::{Error, Result};
-use stage::Run;
+use failure::{Error, Kind, Result};
+use mlx_ext::Backend;
+use outputs::{Document, Gate, ModelSource, Scores};
+use stage::{Input, Job, Run};
 
-use crate::args::Args;
+use crate::args::{Args, GateAction, NamedPath};
 use crate::config::Config;
-use crate::evaluate::evaluate;
-use crate::inputs::{DatasetFolders, NamedModel};
+use crate::evaluate::{Task, evaluate, evaluate_scores};
+use crate::guard::{GENERAL_ENGLISH, GuardSource};
+use crate::inputs::{DatasetFolders, NamedModel, Subject};
 
-/// Runs the program: scores every model on the test split.
+/// Inputs of an evaluation of models and answers.
+struct Inputs {
+    subjects: Vec<Subject>,
+    dataset: Option<[Input; 3]>,
+    encoder: Option<PathBuf>,
+    guard: Option<GuardSource>,
+}
+
+/// Runs the program: scores everything on the test split, and applies the gate.
 ///
 /// # Errors
 ///
-/// Fails when an input or a setting is wrong, when adapters do not fit the model, and when a loss is not finite.
+/// Fails when an input or a setting is wrong, when adapters do not fit the model, when a loss is not finite, and when the gate
+/// is not passed.
 pub fn program(args: &Args) -> Result<()> {
-    let mut run = Run::<Config>::new(&args.common)?;
-    let models = open_models(&mut run, args)?;
-    let rows = run.input("rows", &args.dataset, outputs::ROWS)?;
-    let tokens = run.input("tokens", &args.dataset, outputs::TOKENS)?;
-    let tokenizer = run.input("tokenizer", &args.dataset, outputs::TOKENIZER)?;
-    let backend = mlx_ext::init(&mlx_ext::Options::for_model(args.memory.max_memory, &args.unpack.unpack))?;
-    run.numerics(backend.numerics(run.config().dtype.name(&backend)));
-    run.execute(|job, config| {
-        mlx_ext::warn_if_slow()?;
-        let dataset =
-            DatasetFolders { rows: rows.path(), tokens: tokens.path(), tokenizer: tokenizer.path() };
-        let scores = evaluate(&models, dataset, config, &backend, job.out(), &job.stop())?;
-        for (name, model) in &scores.models {
-            job.metric(&format!("{name}_loss"), model.loss);
-            if let Some(chrf) = model.text.get("chrf") {
-                job.metric(&format!("{name}_chrf"), *chrf);
-            }
+    let mut run = Run::<Config>::adjusted(&args.common, |config| {
+        if let (Some(gate), Some(guard)) = (&mut config.gate, &args.guard) {
+            gate.guard = guard.display().to_string();
         }
-        let losses: Vec<String> = models
-            .iter()
-            .map(|model| format!("{} {:.4}", model.name, scores.models[&model.name].loss))
-            .collect();
-        job.summary(format!("{} rows, loss of {}", scores.rows, losses.join(", ")));
+    })?;
+    if args.guard.is_some() && run.config().gate.is_none() {
+        return Err(Error::usage("`--guard` needs a gate")
+            .hinted("add `--set gate.metric=loss`, or a table `[evaluate.gate]`"));
+    }
+    let verdict = RefCell::new(None);
+    let ran = match &args.scores {
+        Some(file) => {
+            let input = run.input_folder("scores", file)?;
+            execute(run, &verdict, |job, config| {
+                let scores = evaluate_scores(input.path(), config, job.out())?;
+                job.summary(format!("{} rows, {} systems", scores.rows, scores.models.len()));
+                Ok(scores)
+            })
+        }
+        None => evaluate_models(run, args, &verdict),
+    };
+    ran?;
+    if args.common.plan {
+        return Ok(());
+    }
+    match verdict.into_inner() {
+        Some(gate) => {
+            // Whoever asks for a folder, such as Nix, would throw it away with a failure.
+            let usual = if args.common.out.is_some() { GateAction::Note } else { GateAction::Fail };
+            judge(&gate, args.gate.unwrap_or(usual))
+        }
+        None => Ok(()),
+    }
+}
+
+fn evaluate_models(mut run: Run<Config>, args: &Args, verdict: &RefCell<Option<Gate>>) -> Result<()> {
+    let inputs = open(&mut run, args)?;
+    let needs_mlx = inputs.encoder.is_some()
+        || inputs.subjects.iter().any(|subject| matches!(subject, Subject::Model(_)));
+    let backend = if needs_mlx {
+        let options = mlx_ext::Options::for_model(args.memory.max_memory, &args.unpack.unpack);
+        let backend = mlx_ext::init(&options)?;
+        run.numerics(backend.numerics(run.config().dtype.name(&backend)));
+        Some(backend)
+    } else {
+        None
+    };
+    execute(run, verdict, |job, config| run_task(&inputs, config, backend.as_ref(), job))
+}
+
+fn run_task(inputs: &Inputs, config: &Config, backend: Option<&Backend>, job: &mut Job) -> Result<Scores> {
+    if backend.is_some() {
+        mlx_ext::warn_if_slow()?;
+    }
+    let dataset = inputs.dataset.as_ref().map(|[rows, tokens, tokenizer]| DatasetFolders {
+        rows: rows.path(),
+        tokens: tokens.path(),
+        tokenizer: tokenizer.path(),
+    });
+    let task = Task {
+        subjects: inputs.subjects.clone(),
+        dataset,
+        encoder: inputs.encoder.as_deref(),
+        guard: inputs.guard.clone(),
+        backend,
+    };
+    let scores = evaluate(&task, config, job.out(), &job.stop())?;
+    for (name, model) in &scores.models {
+        if let Some(loss) = model.loss {
+            job.metric(&format!("{name}_loss"), loss);
+        }
+        if let Some(chrf) = model.text.get("chrf") {
+            job.metric(&format!("{name}_chrf"), *chrf);
+        }
+    }
+    let losses: Vec<String> =
+        scores.models.iter().filter_map(|(name, model)| Some(format!("{name} {:.4}", model.loss?))).collect();
+    let losses = if losses.is_empty() { String::new() } else { format!(", loss of {}", losses.join(", ")) };
+    job.summary(format!("{} rows{losses}", scores.rows));
+    Ok(scores)
+}
+
+/// Runs `body` unless its result is in the store; puts the verdict of the gate into `verdict` either way.
+fn execute(
+    run: Run<Config>,
+    verdict: &RefCell<Option<Gate>>,
+    body: impl FnOnce(&mut Job, &Config) -> Result<Scores>,
+) -> Result<()> {
+    let run = run.with_key()?;
+    if run.config().gate.is_some()
+        && let Ok(Some(artifact)) = run.existing()
+    {
+        let scores = Scores::read(&artifact.data_dir().join(outputs::SCORES));
+        *verdict.borrow_mut() = scores.ok().and_then(|scores| scores.gate);
+    }
+    run.execute(|job, config| {
+        let scores = body(job, config)?;
+        *verdict.borrow_mut() = scores.gate;
         Ok(())
     })
 }
 
-/// Opens the models, then the adapters, which are scored with the first model.
-fn open_models(run: &mut Run<Config>, args: &Args) -> Result<Vec<NamedModel>> {
-    let mut models = Vec::new();
-    for (index, named) in args.models.iter().enumerate() {
-        // The index keeps the order of the models in the key, because the first one is the reference.
-        let role = format!("model_{index}_{}", named.name);
-        let input = run.input_or_folder(&role, &named.path, outputs::MODEL, models::FOLDER_FILES)?;
-        let folder = input.path().to_owned();
-        models.push(NamedModel { name: named.name.clone(), folder, adapters: None });
+/// Reports the verdict; a failed gate is an error unless `action` says otherwise.
+fn judge(gate: &Gate, action: GateAction) -> Result<()> {
+    let (model, against) = (&gate.model, &gate.against);
+    if gate.passed {
+        tracing::info!(
+            "gate: passed, `{model}` is better than `{against}` by {:.4} in {}",
+            gate.gain.value,
+            gate.metric
+        );
+        return Ok(());
     }
-    let base = models[0].folder.clone();
-    for (index, named) in args.adapters.iter().enumerate() {
-        let role = format!("adapters_{index}_{}", named.name);
-        let input = run.input_or_folder(&role, &named.path, outputs::ADAPTERS, tuner::ADAPTER_FILES)?;
-        let adapters = Some(input.path().to_owned());
-        models.push(NamedModel { name: named.name.clone(), folder: base.clone(), adapters });
+    let reasons = gate.reasons.join("; ");
+    match action {
+        GateAction::Note => {
+            tracing::warn!("gate: failed, {reasons}");
+            Ok(())
+        }
+        GateAction::Fail => {
+            Err(Error::new(Kind::GateFailed, format!("`{model}` does not pass the gate: {reasons}"))
+                .hinted("`metrics.json` in the artifact has the verdict and the comparison"))
+        }
+    }
+}
+
+/// Opens the inputs: models, adapters, checkpoints, files with answers, endpoints; then dataset, encoder and guard set.
+fn open(run: &mut Run<Config>, args: &Args) -> Result<Inputs> {
+    let mut subjects = open_models(run, args)?;
+    for (index, named) in args.predictions.iter().enumerate() {
+        let input = run.input_folder(&role("predictions", index, named), &named.path)?;
+        subjects.push(Subject::Predictions { name: named.name.clone(), file: input.path().to_owned() });
+    }
+    for (name, settings) in &run.config().endpoints {
+        subjects.push(Subject::Endpoint { name: name.clone(), settings: settings.clone() });
     }
     let mut names = BTreeSet::new();
-    match models.iter().find(|model| !names.insert(&model.name)) {
-        Some(twice) => Err(Error::usage(format!("the name `{}` is given twice", twice.name))),
-        None => Ok(models),
+    if let Some(twice) = subjects.iter().map(Subject::name).find(|name| !names.insert(*name)) {
+        return Err(Error::usage(format!("the name `{twice}` is given twice")));
     }
+    let dataset = match &args.dataset {
+        Some(dataset) => Some([
+            run.input("rows", dataset, outputs::ROWS)?,
+            run.input("tokens", dataset, outputs::TOKENS)?,
+            run.input("tokenizer", dataset, outputs::TOKENIZER)?,
+        ]),
+        None if subjects.iter().all(|subject| matches!(subject, Subject::Predictions { .. })) => None,
+        None => {
+            return Err(Error::usage("`--dataset` is missing").hinted("give the artifact of `prepare-data`"));
+        }
+    };
+    let encoder = match &args.encoder {
+        Some(path) => Some(run.input_or_folder("encoder", path, outputs::MODEL, models::FOLDER_FILES)?),
+        None => None,
+    };
+    let guard = open_guard(run, dataset.as_ref())?;
+    Ok(Inputs { subjects, dataset, encoder: encoder.map(|input| input.path().to_owned()), guard })
+}
+
+fn role(kind: &str, index: usize, named: &NamedPath) -> String {
+    // The index keeps the order of the subjects in the key, because the first one is the reference.
+    format!("{kind}_{index}_{}", named.name)
+}
+
+fn open_models(run: &mut Run<Config>, args: &Args) -> Result<Vec<Subject>> {
+    let mut models = Vec::new();
+    for (index, named) in args.models.iter().enumerate() {
+        let role = role("model", index, named);
+        let input = run.input_or_folder(&role, &named.path, outputs::MODEL, models::FOLDER_FILES)?;
+        let (name, folder) = (named.name.clone(), input.path().to_owned());
+        models.push(NamedModel { name, folder, adapters: None, source: ModelSource::Model });
+    }
+    let Some(base) = models.first().map(|model| model.folder.clone()) else { return Ok(Vec::new()) };
+    for (index, named) in args.adapters.iter().enumerate() {
+        let role = role("adapters", index, named);
+        let input = run.input_or_folder(&role, &named.path, outputs::ADAPTERS, tuner::ADAPTER_FILES)?;
+        let (name, adapters) = (named.name.clone(), Some(input.path().to_owned()));
+        models.push(NamedModel { name, folder: base.clone(), adapters, source: ModelSource::Adapters });
+    }
+    if let Some(train) = &args.checkpoints {
+        let input = run.input("checkpoints", train, outputs::CHECKPOINTS)?;
+        models.extend(checkpoints(input.path(), &base)?);
+    }
+    Ok(models.into_iter().map(Subject::Model).collect())
+}
+
+/// Lists the checkpoints of a training run by step, as models on top of `base`.
+fn checkpoints(folder: &Path, base: &Path) -> Result<Vec<NamedModel>> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let step: u64 = name
+            .parse()
+            .map_err(|_| Error::bad_input(format!("`{}` is not named after a step", path.display())))?;
+        let model = NamedModel {
+            name: format!("step_{step}"),
+            folder: base.to_owned(),
+            adapters: Some(path.join(outputs::ADAPTERS)),
+            source: ModelSource::Checkpoint,
+        };
+        found.push((step, model));
+    }
+    found.sort_by_key(|(step, _)| *step);
+    Ok(found.into_iter().map(|(_, model)| model).collect())
+}
+
+/// Opens the guard set of the gate: the text that comes with the program, a file, or an artifact of `prepare-data`.
+fn open_guard(run: &mut Run<Config>, dataset: Option<&[Input; 3]>) -> Result<Option<GuardSource>> {
+    let guard = run.config().gate.as_ref().map(|gate| gate.guard.clone()).unwrap_or_default();
+    if guard.is_empty() {
+        return Ok(None);
+    }
+    let path = Path::new(&guard);
+    if guard == GENERAL_ENGLISH && !path.exists() {
+        return Ok(Some(GuardSource::GeneralEnglish));
+    }
+    if path.is_file() {
+        let input = run.input_folder("guard", path)?;
+        return Ok(Some(GuardSource::File(input.path().to_owned())));
+    }
+    let tokens = run.input("guard", path, outputs::TOKENS).map_err(|error| {
+        error.hinted(format!("give a file, an artifact of `prepare-data`, or `{GENERAL_ENGLISH}`"))
+    })?;
+    let tokenizer = run.input("guard_tokenizer", path, outputs::TOKENIZER)?;
+    if dataset.is_none_or(|[_, _, own]| own.tree() != tokenizer.tree()) {
+        return Err(Error::bad_input(format!("the guard set `{guard}` was prepared with another tokenizer"))
+            .hinted("prepare it with the tokenizer of the models, or give it as a text file"));
+    }
+    Ok(Some(GuardSource::Tokens(tokens.path().to_owned())))
 }

@@ -1,0 +1,287 @@
+//! Answers of a model behind a chat completions endpoint, the kind that OpenAI made common.
+//!
+//! Requests run on a few threads; answers are in the order of the rows. A request that fails for a while is repeated; one that
+//! fails for good makes its row fail. Only a refused key and a wrong address end the evaluation.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use failure::{Error, Kind, Result};
+use serde_json::{Value, json};
+use stage::StopFlag;
+use ureq::Agent;
+
+use crate::answers::Answer;
+use crate::config::{Config, EndpointSettings};
+use crate::rows::{Row, Rows};
+
+/// Pause before the first repetition; it doubles with every further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause, even if the server asks for more.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Most bytes of a response that are read.
+const MAX_BYTES: u64 = 16 << 20;
+/// Most characters of a server's message that are shown.
+const SHOWN_CHARACTERS: usize = 300;
+
+/// An endpoint, ready for requests.
+struct Endpoint<'a> {
+    agent: Agent,
+    url: String,
+    key: Option<String>,
+    settings: &'a EndpointSettings,
+    max_tokens: usize,
+    seed: u64,
+}
+
+/// Why there is no answer.
+enum Problem {
+    /// Another attempt may succeed; with the pause that the server asks for.
+    Temporary(String, Option<Duration>),
+    /// This row has failed.
+    Row(String),
+    /// Every row would fail.
+    All(Error),
+}
+
+/// Asks the endpoint for the answers to the prompts of `rows`, by index of the row.
+///
+/// # Errors
+///
+/// Fails when the endpoint refuses the key or the model, when no prompt is answered at all, and when `stop` is set.
+pub(crate) fn answers(
+    name: &str,
+    settings: &EndpointSettings,
+    rows: &Rows,
+    config: &Config,
+    stop: &StopFlag,
+) -> Result<BTreeMap<usize, Answer>> {
+    let endpoint = Endpoint::new(settings, config);
+    if endpoint.key.is_some() && endpoint.url.starts_with("http://") && !is_local(&endpoint.url) {
+        tracing::warn!("{name}: the API key is sent to `{}` without encryption", settings.base_url);
+    }
+    let next = AtomicUsize::new(0);
+    let ended = AtomicBool::new(false);
+    let results = Mutex::new((BTreeMap::new(), None));
+    std::thread::scope(|scope| {
+        for _ in 0..settings.concurrency.min(rows.asked.len()) {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) && stop.requested().is_none() {
+                    let Some(&index) = rows.asked.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                    let asked = endpoint.ask(&rows.all[index], &|| {
+                        ended.load(Ordering::Relaxed) || stop.requested().is_some()
+                    });
+                    let mut results = results.lock().expect("no thread panics while it holds the lock");
+                    match asked {
+                        Ok(answer) => {
+                            results.0.insert(index, answer);
+                        }
+                        Err(error) => {
+                            results.1.get_or_insert(error);
+                            ended.store(true, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    stop.check()?;
+    let (answers, error) = results.into_inner().expect("no thread panicked");
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let failures: Vec<&String> =
+        answers.values().filter_map(|answer: &Answer| answer.text.as_ref().err()).collect();
+    match failures.first() {
+        Some(first) if failures.len() == answers.len() => Err(Error::failed(format!(
+            "`{}` answered none of {} prompts: {first}",
+            settings.base_url,
+            answers.len()
+        ))
+        .hinted("check that the server is running and that `model` is one it serves")),
+        Some(first) => {
+            let (failed, all) = (failures.len(), answers.len());
+            tracing::warn!("{name}: {failed} of {all} prompts have no answer and count as 0: {first}");
+            Ok(answers)
+        }
+        None => Ok(answers),
+    }
+}
+
+impl<'a> Endpoint<'a> {
+    fn new(settings: &'a EndpointSettings, config: &Config) -> Self {
+        let timeout = Duration::from_secs(settings.timeout_seconds);
+        let url = format!("{}/chat/completions", settings.base_url.trim_end_matches('/'));
+        let agent = Agent::config_builder()
+            .proxy(if is_local(&url) { None } else { ureq::Proxy::try_from_env() })
+            .http_status_as_error(false)
+            .max_redirects(0) // the key goes to the configured address only
+            .timeout_global(Some(timeout))
+            .user_agent(concat!("ashlar/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        let variable = &settings.key_variable;
+        let key = Some(variable).filter(|name| !name.is_empty()).and_then(|name| std::env::var(name).ok());
+        let key = key.filter(|key| !key.is_empty());
+        Self { agent, url, key, settings, max_tokens: config.max_tokens, seed: config.seed }
+    }
+
+    /// Asks for one answer, again after temporary failures.
+    fn ask(&self, row: &Row, is_ended: &dyn Fn() -> bool) -> Result<Answer> {
+        let mut pause = FIRST_PAUSE;
+        let mut left = self.settings.retries;
+        loop {
+            match self.attempt(row) {
+                Ok(answer) => return Ok(answer),
+                Err(Problem::All(error)) => return Err(error),
+                Err(Problem::Row(reason)) => return Ok(Answer::failed(reason)),
+                Err(Problem::Temporary(reason, _)) if left == 0 => return Ok(Answer::failed(reason)),
+                Err(Problem::Temporary(reason, asked)) => {
+                    tracing::debug!("{reason}; trying again");
+                    sleep(asked.unwrap_or(pause).min(LONGEST_PAUSE), is_ended);
+                    if is_ended() {
+                        return Ok(Answer::failed(reason));
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    left -= 1;
+                }
+            }
+        }
+    }
+
+    fn attempt(&self, row: &Row) -> Result<Answer, Problem> {
+        let body = serde_json::to_vec(&self.request(row)).expect("texts and numbers are always JSON");
+        let mut request = self.agent.post(&self.url).header("content-type", "application/json");
+        if let Some(key) = &self.key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let mut response = request
+            .send(&body[..])
+            .map_err(|error| Problem::Temporary(format!("`{}`: {error}", self.url), None))?;
+        let pause = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        let status = response.status().as_u16();
+        let bytes = response.body_mut().with_config().limit(MAX_BYTES).read_to_vec();
+        let bytes = bytes.map_err(|error| Problem::Temporary(format!("`{}`: {error}", self.url), None))?;
+        match status {
+            200 => answer(&bytes).map_err(Problem::Row),
+            401 | 403 => Err(Problem::All(self.refused(status, &bytes, &self.key_hint()))),
+            404 | 300..=399 => {
+                let hint = "check `base_url` (it usually ends in `/v1`) and `model`";
+                Err(Problem::All(self.refused(status, &bytes, hint)))
+            }
+            408 | 409 | 425 | 429 | 500..=599 => {
+                let pause = pause.map(Duration::from_secs);
+                Err(Problem::Temporary(format!("status {status}: {}", message(&bytes)), pause))
+            }
+            _ => Err(Problem::Row(format!("status {status}: {}", message(&bytes)))),
+        }
+    }
+
+    fn request(&self, row: &Row) -> Value {
+        let messages = if row.messages.is_empty() {
+            json!([{"role": "user", "content": row.prompt}])
+        } else {
+            Value::from(row.messages.clone())
+        };
+        let mut request = json!({
+            "model": self.settings.model,
+            "messages": messages,
+            "max_tokens": self.max_tokens,
+            "temperature": 0,
+            "seed": self.seed,
+        });
+        if let Some(tools) = &row.tools {
+            request["tools"] = tools.clone();
+        }
+        request
+    }
+
+    fn key_hint(&self) -> String {
+        let variable = &self.settings.key_variable;
+        match (variable.is_empty(), &self.key) {
+            (true, _) => "name the environment variable with the API key in `key_variable`".to_owned(),
+            (false, None) => format!("put the API key into the environment variable `{variable}`"),
+            (false, Some(_)) => format!("check the API key in the environment variable `{variable}`"),
+        }
+    }
+
+    fn refused(&self, status: u16, body: &[u8], hint: &str) -> Error {
+        Error::new(Kind::Failed, format!("`{}` answers with status {status}: {}", self.url, message(body)))
+            .hinted(hint)
+    }
+}
+
+/// Reads an answer from the body of a response.
+fn answer(body: &[u8]) -> Result<Answer, String> {
+    let response: Value =
+        serde_json::from_slice(body).map_err(|error| format!("the response is not JSON: {error}"))?;
+    let choice = response["choices"].get(0).ok_or("the response has no `choices`")?;
+    let (content, calls) = (&choice["message"]["content"], &choice["message"]["tool_calls"]);
+    let text = match content.as_str() {
+        Some(text) if !text.is_empty() || !calls.is_array() => text.trim().to_owned(),
+        _ if calls.is_array() => calls.to_string(),
+        _ => return Err("the response has no `message.content`".to_owned()),
+    };
+    Ok(Answer { text: Ok(text), is_unfinished: choice["finish_reason"] == "length" })
+}
+
+/// Returns the message of a refusal, in one short line.
+fn message(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+    let named = parsed["error"]["message"].as_str().or_else(|| parsed["error"].as_str());
+    let line = named.unwrap_or(&text).split_whitespace().collect::<Vec<_>>().join(" ");
+    let short: String = line.chars().take(SHOWN_CHARACTERS).collect();
+    if short.is_empty() { "no message".to_owned() } else { short }
+}
+
+fn sleep(pause: Duration, is_ended: &dyn Fn() -> bool) {
+    const STEP: Duration = Duration::from_millis(50);
+    let mut left = pause;
+    while !left.is_zero() && !is_ended() {
+        std::thread::sleep(left.min(STEP));
+        left = left.saturating_sub(STEP);
+    }
+}
+
+/// Returns whether an address is on this machine.
+fn is_local(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = host.split(['/', '?']).next().unwrap_or_default();
+    ["localhost", "127.0.0.1", "[::1]"]
+        .iter()
+        .any(|local| host.strip_prefix(local).is_some_and(|rest| rest.is_empty() || rest.starts_with(':')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_texts_or_tool_calls() {
+        let read = |body: &str| answer(body.as_bytes());
+        let text = read(r#"{"choices":[{"message":{"content":" a "},"finish_reason":"length"}]}"#).unwrap();
+        assert_eq!((text.text.as_deref(), text.is_unfinished), (Ok("a"), true));
+        let calls =
+            read(r#"{"choices":[{"message":{"content":null,"tool_calls":[{"function":{"name":"f"}}]}}]}"#);
+        assert!(calls.unwrap().text.unwrap().contains("\"f\""));
+        for broken in ["", "{}", r#"{"choices":[]}"#, r#"{"choices":[{"message":{}}]}"#] {
+            assert!(read(broken).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn messages_of_refusals_are_short() {
+        assert_eq!(message(br#"{"error":{"message":"no  such\nmodel"}}"#), "no such model");
+        assert_eq!(message(b""), "no message");
+        assert_eq!(message("x".repeat(5000).as_bytes()).len(), SHOWN_CHARACTERS);
+    }
+
+    #[test]
+    fn only_this_machine_is_local() {
+        assert!(is_local("http://127.0.0.1:8080/v1") && is_local("http://localhost/v1"));
+        assert!(!is_local("http://localhost.example.com/v1") && !is_local("https://api.openai.com/v1"));
+    }
+}

@@ -1,0 +1,300 @@
+//! Answers and scores that were made elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use dataset::RowReader;
+use failure::{Error, Result};
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+
+use crate::answers::Answer;
+use crate::rows::{Row, Rows};
+
+/// Fields that name a row, the first one present counts.
+const IDS: [&str; 3] = ["id", "row_id", "row"];
+/// Fields with an answer, the first one present counts.
+const ANSWERS: [&str; 4] = ["prediction", "answer", "output", "hypothesis"];
+/// Fields of a row that are not columns for subgroups.
+const OTHERS: [&str; 9] =
+    ["prompt", "input", "source", "reference", "group", "losses", "predictions", "scores", "failures"];
+/// Rows that an error lists.
+const LISTED: usize = 5;
+
+/// Reads all rows of a file in any format that `prepare-data` reads.
+fn read(path: &Path) -> Result<Vec<Map<String, Value>>> {
+    let mut reader = RowReader::open(path)?;
+    let mut rows = Vec::new();
+    while let Some(row) = reader.next_row()? {
+        rows.push(row.map_err(|problem| problem.in_file(path))?.fields);
+    }
+    Ok(rows)
+}
+
+/// Returns a value as text; nothing for null and missing values.
+fn text(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+fn first(fields: &Map<String, Value>, names: &[&str]) -> Option<String> {
+    names.iter().find_map(|name| text(fields.get(*name)))
+}
+
+/// A file with answers.
+#[derive(Debug)]
+pub(crate) struct PredictionsFile {
+    rows: Vec<Map<String, Value>>,
+    place: String,
+    name: String,
+}
+
+impl PredictionsFile {
+    /// Reads the answers of the subject `name`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the file cannot be read, or when a row names itself twice or not at all while others do.
+    pub(crate) fn read(path: &Path, name: &str) -> Result<Self> {
+        let rows = read(path)?;
+        let place = path.display().to_string();
+        let ids: Vec<Option<String>> = rows.iter().map(|row| first(row, &IDS)).collect();
+        let mut known = BTreeSet::new();
+        for (number, id) in (1..).zip(&ids) {
+            let problem = match id {
+                None if ids.iter().all(Option::is_none) => continue,
+                None => format!("`{place}`: row {number} has no `id`, although others do"),
+                Some(id) if !known.insert(id.as_str()) => format!("`{place}`: the id `{id}` occurs twice"),
+                Some(_) => continue,
+            };
+            return Err(Error::bad_input(problem).hinted("give every row the id of its row in the dataset"));
+        }
+        Ok(Self { rows, place, name: name.to_owned() })
+    }
+
+    /// Returns the rows that the file itself describes, for an evaluation without a dataset.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a row has no `reference`.
+    pub(crate) fn described_rows(&self) -> Result<Rows> {
+        let rows = (1..).zip(&self.rows).map(|(number, fields)| {
+            let reference = text(fields.get("reference")).ok_or_else(|| {
+                let message = format!("`{}`: row {number} has no `reference`", self.place);
+                Error::bad_input(message)
+                    .hinted("add the expected answers, or give the dataset with `--dataset`")
+            })?;
+            let prompt = text(fields.get("prompt")).unwrap_or_default();
+            let is_column =
+                |name: &str| !IDS.contains(&name) && !ANSWERS.contains(&name) && !OTHERS.contains(&name);
+            let columns = fields.iter().filter(|(name, _)| is_column(name));
+            let columns = columns.filter_map(|(name, value)| Some((name.clone(), text(Some(value))?)));
+            Ok(Row {
+                id: first(fields, &IDS).unwrap_or_else(|| format!("row-{number}")),
+                group: text(fields.get("group")),
+                columns: columns.collect(),
+                source: first(fields, &["input", "source"]).unwrap_or_else(|| prompt.clone()),
+                prompt,
+                has_reference: true,
+                reference,
+                ..Row::default()
+            })
+        });
+        let all = rows.collect::<Result<Vec<Row>>>()?;
+        let asked = (0..all.len()).collect();
+        Ok(Rows { split: "external".to_owned(), all, asked })
+    }
+
+    /// Returns the answers by index of the row; a row of `asked` that the file lacks has failed.
+    ///
+    /// Rows are matched by id. A file without ids must have one row per row of the split, in the same order.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the file has other rows.
+    pub(crate) fn answers(&self, rows: &Rows) -> Result<BTreeMap<usize, Answer>> {
+        let has_ids = self.rows.first().is_some_and(|row| first(row, &IDS).is_some());
+        if !has_ids && self.rows.len() != rows.all.len() {
+            let (here, there) = (self.rows.len(), rows.all.len());
+            let message = format!("`{}` has {here} rows without ids, but the split has {there}", self.place);
+            return Err(Error::bad_input(message).hinted("give every row the id of its row in the dataset"));
+        }
+        let ids: Vec<String> = if has_ids {
+            self.rows.iter().filter_map(|row| first(row, &IDS)).collect()
+        } else {
+            rows.all.iter().map(|row| row.id.clone()).collect()
+        };
+        let known: BTreeSet<&str> = rows.ids().into_iter().collect();
+        let unknown: Vec<_> = ids.iter().filter(|id| !known.contains(id.as_str())).collect();
+        if !unknown.is_empty() {
+            let listed: Vec<_> = unknown.iter().take(LISTED).map(|id| format!("`{id}`")).collect();
+            let message = format!(
+                "`{}` answers {} rows that the split does not have, such as {}",
+                self.place,
+                unknown.len(),
+                listed.join(", ")
+            );
+            return Err(
+                Error::bad_input(message).hinted("give answers to the rows of this dataset's test split")
+            );
+        }
+        let by_id: BTreeMap<&str, &Map<String, Value>> =
+            ids.iter().map(String::as_str).zip(&self.rows).collect();
+        let answer = |&index: &usize| {
+            let fields = by_id.get(rows.all[index].id.as_str());
+            (index, fields.map_or_else(|| self.missing(), |fields| self.answer(fields)))
+        };
+        Ok(rows.asked.iter().map(answer).collect())
+    }
+
+    fn answer(&self, fields: &Map<String, Value>) -> Answer {
+        // A file that evaluate wrote has the answers of all models.
+        let own = fields.get("predictions").and_then(|all| text(all.get(&self.name)));
+        own.or_else(|| first(fields, &ANSWERS)).map_or_else(|| self.missing(), Answer::new)
+    }
+
+    fn missing(&self) -> Answer {
+        let file = Path::new(&self.place).file_name().unwrap_or_default().to_string_lossy();
+        Answer::failed(format!("`{file}` has no answer"))
+    }
+}
+
+/// Scores of many systems on the same rows.
+#[derive(Debug, Default)]
+pub(crate) struct ScoresFile {
+    /// Ids of the rows, in the order in which they occur.
+    pub(crate) rows: Vec<String>,
+    /// Groups of the rows.
+    pub(crate) groups: Vec<Option<String>>,
+    /// Scores by system and metric, one per row; `None` where the file has none.
+    pub(crate) systems: IndexMap<String, IndexMap<String, Vec<Option<f64>>>>,
+}
+
+impl ScoresFile {
+    /// Reads a file with one row per system and row: `model` (or `system`), `id` (or `row_id`), perhaps `group`, and numbers.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a row lacks its model or id, when a score is not a number, and when one is given twice.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let place = path.display();
+        let fail = |number: usize, reason: String| {
+            Error::bad_input(format!("`{place}`: row {number} {reason}"))
+                .hinted("write one row per model and row: `model`, `id` and one column per score")
+        };
+        let rows = read(path)?;
+        let mut indices: IndexMap<String, Option<String>> = IndexMap::new();
+        let mut cells: IndexMap<String, IndexMap<String, BTreeMap<usize, Option<f64>>>> = IndexMap::new();
+        let mut names: Vec<String> = Vec::new();
+        for (number, fields) in (1..).zip(&rows) {
+            let system =
+                first(fields, &["model", "system"]).ok_or_else(|| fail(number, "has no `model`".into()))?;
+            let id = first(fields, &IDS).ok_or_else(|| fail(number, "has no `id`".into()))?;
+            let group = text(fields.get("group"));
+            let index = indices.insert_full(id, group).0;
+            let system = cells.entry(system).or_default();
+            for (name, value) in fields {
+                if ["model", "system", "group"].contains(&name.as_str()) || IDS.contains(&name.as_str()) {
+                    continue;
+                }
+                let score =
+                    number_of(value).map_err(|text| fail(number, format!("has `{text}` as `{name}`")))?;
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+                if system.entry(name.clone()).or_default().insert(index, score).is_some() {
+                    return Err(fail(number, format!("gives `{name}` of the same model and row again")));
+                }
+            }
+        }
+        let count = indices.len();
+        let systems = cells.into_iter().map(|(system, mut scores)| {
+            let column = |name: &String| {
+                let found = scores.swap_remove(name).unwrap_or_default();
+                (name.clone(), (0..count).map(|row| found.get(&row).copied().flatten()).collect())
+            };
+            (system, names.iter().map(column).collect())
+        });
+        let systems = systems.collect();
+        let (rows, groups) = indices.into_iter().unzip();
+        Ok(Self { rows, groups, systems })
+    }
+}
+
+/// Returns a score; nothing for an empty cell.
+fn number_of(value: &Value) -> Result<Option<f64>, String> {
+    let number = match value {
+        Value::Null => return Ok(None),
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) if text.trim().is_empty() => return Ok(None),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    match number.filter(|number| number.is_finite()) {
+        Some(number) => Ok(Some(number)),
+        None => Err(value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(content: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs_err::write(file.path(), content).unwrap();
+        file
+    }
+
+    fn rows(ids: &[&str]) -> Rows {
+        let all = ids.iter().map(|id| Row { id: (*id).to_owned(), ..Row::default() }).collect();
+        Rows { split: "test".to_owned(), all, asked: (0..ids.len()).collect() }
+    }
+
+    #[test]
+    fn answers_are_matched_by_id_and_missing_ones_have_failed() {
+        let file = file("{\"id\":\"b\",\"prediction\":\"B\"}\n{\"id\":\"a\",\"prediction\":null}\n");
+        let answers =
+            PredictionsFile::read(file.path(), "x").unwrap().answers(&rows(&["a", "b", "c"])).unwrap();
+        assert_eq!(answers[&1], Answer::new("B"));
+        assert!(answers[&0].text.is_err() && answers[&2].text.is_err());
+    }
+
+    #[test]
+    fn rows_of_another_split_are_refused() {
+        let file = file("id,prediction\na,1\nz,2\n");
+        let error = PredictionsFile::read(file.path(), "x").unwrap().answers(&rows(&["a"])).unwrap_err();
+        assert!(error.to_string().contains("`z`"), "{error}");
+        let twice = self::file("id,prediction\na,1\na,2\n");
+        assert!(PredictionsFile::read(twice.path(), "x").is_err());
+        let short = self::file("prediction\n1\n");
+        assert!(PredictionsFile::read(short.path(), "x").unwrap().answers(&rows(&["a", "b"])).is_err());
+    }
+
+    #[test]
+    fn a_file_of_evaluate_is_read_by_the_name_of_the_model() {
+        let file =
+            file("{\"id\":\"a\",\"reference\":\"R\",\"predictions\":{\"base\":\"B\",\"fused\":null}}\n");
+        let read = |name| PredictionsFile::read(file.path(), name).unwrap();
+        let described = read("base").described_rows().unwrap();
+        assert_eq!((described.all[0].reference.as_str(), described.all[0].columns.len()), ("R", 0));
+        assert_eq!(read("base").answers(&described).unwrap()[&0], Answer::new("B"));
+        assert!(read("fused").answers(&described).unwrap()[&0].text.is_err());
+    }
+
+    #[test]
+    fn scores_are_a_table_of_systems_rows_and_metrics() {
+        let file = file("row_id,model,similarity\n0,a,0.5\n1,a,\n0,b,0.25\n");
+        let scores = ScoresFile::read(file.path()).unwrap();
+        assert_eq!(scores.rows, ["0", "1"]);
+        assert_eq!(scores.systems["a"]["similarity"], [Some(0.5), None]);
+        assert_eq!(scores.systems["b"]["similarity"], [Some(0.25), None]);
+        for wrong in ["model,id,x\na,0,nan\n", "model,id,x\na,0,1\na,0,2\n", "model,x\na,1\n", "id,x\na,1\n"]
+        {
+            assert!(ScoresFile::read(self::file(wrong).path()).is_err(), "{wrong}");
+        }
+    }
+}

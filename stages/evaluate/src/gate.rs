@@ -1,0 +1,231 @@
+//! The verdict: better on the task beyond noise, and not worse on the guard set.
+
+use failure::{Error, Result};
+use metrics::LossSum;
+use metrics::bootstrap::{Bootstrap, paired_losses};
+use outputs::{Difference, Direction, Gate, Guard, RowLoss, Scores, Verdict};
+
+use crate::config::GateSettings;
+use crate::guard::GuardSet;
+use crate::statistics::difference;
+
+/// Names of the two models that a gate compares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Contest {
+    pub(crate) model: String,
+    pub(crate) against: String,
+}
+
+impl Contest {
+    /// Returns the model of the settings, or else `fused`, or else the last, against the first.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no such model, or no other to compare it with.
+    pub(crate) fn new(settings: &GateSettings, names: &[&str]) -> Result<Self> {
+        let (Some(first), Some(last)) = (names.first(), names.last().filter(|_| names.len() > 1)) else {
+            return Err(Error::usage("a gate needs two models").hinted("give the base model first"));
+        };
+        let asked = settings.model.as_str();
+        let model = match (asked, names.contains(&"fused")) {
+            ("", true) if *first != "fused" => "fused",
+            ("", _) => last,
+            _ => asked,
+        };
+        if model == *first || !names.contains(&model) {
+            return Err(Error::usage(format!(
+                "`gate.model` is `{model}`, which is not one of {}",
+                names[1..].join(", ")
+            )));
+        }
+        Ok(Self { model: model.to_owned(), against: (*first).to_owned() })
+    }
+}
+
+/// Losses of both models on the guard set.
+pub(crate) struct GuardLosses<'a> {
+    pub(crate) model: &'a [RowLoss],
+    pub(crate) against: &'a [RowLoss],
+}
+
+/// Compares the losses on the guard set.
+///
+/// # Errors
+///
+/// Fails when a setting of the bootstrap is out of range.
+pub(crate) fn guard(
+    set: &GuardSet,
+    losses: &GuardLosses<'_>,
+    max_loss: f64,
+    bootstrap: &Bootstrap,
+) -> Result<Guard> {
+    let sums =
+        |rows: &[RowLoss]| rows.iter().map(|row| LossSum::new(row.loss, row.tokens)).collect::<Vec<_>>();
+    let (model, against) = (sums(losses.model), sums(losses.against));
+    let interval = paired_losses(&against, &model, bootstrap)?;
+    let mean = |rows: &[LossSum]| rows.iter().copied().sum::<LossSum>().mean().unwrap_or_default();
+    let of_rows =
+        |rows: &[LossSum]| rows.iter().map(|row| row.mean().unwrap_or_default()).collect::<Vec<_>>();
+    let rise = difference(interval, [&of_rows(&model), &of_rows(&against)], Direction::Lower);
+    Ok(Guard {
+        name: set.name.clone(),
+        rows: model.len() as u64,
+        tokens: model.iter().map(|row| row.tokens).sum(),
+        max_loss,
+        against_loss: mean(&against),
+        loss: mean(&model),
+        rise,
+    })
+}
+
+/// Decides.
+///
+/// # Errors
+///
+/// Fails when the models have no score of that name, or one without a better direction.
+pub(crate) fn decide(
+    settings: &GateSettings,
+    contest: &Contest,
+    scores: &Scores,
+    guard: Option<Guard>,
+) -> Result<Gate> {
+    let metric = &settings.metric;
+    let pair =
+        scores.comparisons.iter().find(|pair| pair.model == contest.model && pair.against == contest.against);
+    let found = pair.and_then(|pair| Some((pair, pair.metrics.get(metric)?)));
+    let Some((pair, change)) = found else {
+        let known: Vec<_> = scores.metrics.keys().map(String::as_str).collect();
+        let message = format!("`gate.metric` is `{metric}`, which both models do not have");
+        return Err(Error::usage(message).hinted(format!("choose one of {}", known.join(", "))));
+    };
+    let info = &scores.metrics[metric];
+    let gain = match info.better {
+        Direction::Higher => *change,
+        Direction::Lower => {
+            Difference { value: -change.value, low: -change.high, high: -change.low, ..*change }
+        }
+        Direction::Neither => {
+            return Err(Error::usage(format!(
+                "`gate.metric` is `{metric}`, of which neither direction is better"
+            )));
+        }
+    };
+    let mut reasons = Vec::new();
+    if pair.identical {
+        reasons.push(format!(
+            "training changed nothing: `{}` gives the answers and losses of `{}`",
+            contest.model, contest.against
+        ));
+    }
+    let title = &info.title;
+    if gain.verdict != Some(Verdict::Better) {
+        let verdict = if gain.verdict == Some(Verdict::Worse) { "worse" } else { "not better beyond noise" };
+        reasons.push(format!("{title} is {verdict}: a gain of {}", printed(&gain)));
+    } else if gain.value < settings.min_gain {
+        reasons.push(format!(
+            "{title} gains {}, less than `min_gain` ({})",
+            printed(&gain),
+            settings.min_gain
+        ));
+    }
+    if let Some(guard) = guard.as_ref().filter(|guard| guard.rise.value > guard.max_loss) {
+        reasons.push(format!(
+            "the loss on `{}` rises by {} nats per token, more than `max_loss` ({})",
+            guard.name,
+            printed(&guard.rise),
+            guard.max_loss
+        ));
+    }
+    Ok(Gate {
+        passed: reasons.is_empty(),
+        model: contest.model.clone(),
+        against: contest.against.clone(),
+        metric: metric.clone(),
+        min_gain: settings.min_gain,
+        gain,
+        changed: !pair.identical,
+        guard,
+        reasons,
+    })
+}
+
+fn printed(difference: &Difference) -> String {
+    format!("{:+.4} [{:.4}, {:.4}]", difference.value, difference.low, difference.high)
+}
+
+#[cfg(test)]
+mod tests {
+    use outputs::{Comparison, MetricInfo};
+
+    use super::*;
+
+    fn scores(change: Difference, better: Direction, identical: bool) -> Scores {
+        let info = MetricInfo { title: "Loss".to_owned(), better, ..MetricInfo::default() };
+        let pair = Comparison {
+            model: "fused".to_owned(),
+            against: "base".to_owned(),
+            identical,
+            metrics: [("loss".to_owned(), change)].into(),
+        };
+        Scores { metrics: [("loss".to_owned(), info)].into(), comparisons: vec![pair], ..Scores::default() }
+    }
+
+    fn verdict(change: Difference, settings: &GateSettings, rise: Option<f64>) -> Gate {
+        let guard = rise.map(|value| Guard {
+            max_loss: settings.max_loss,
+            rise: Difference { value, ..Difference::default() },
+            ..Guard::default()
+        });
+        let contest = Contest::new(settings, &["base", "fused"]).unwrap();
+        decide(settings, &contest, &scores(change, Direction::Lower, false), guard).unwrap()
+    }
+
+    const GOOD: Difference = Difference {
+        value: -0.5,
+        low: -0.7,
+        high: -0.3,
+        wins: 9,
+        ties: 0,
+        losses: 1,
+        verdict: Some(Verdict::Better),
+    };
+
+    #[test]
+    fn a_good_run_passes_and_a_raised_guard_fails() {
+        let settings = GateSettings::default();
+        let good = verdict(GOOD, &settings, Some(0.05));
+        assert!(good.passed && good.changed && (good.gain.low - 0.3).abs() < 1e-12, "{good:?}");
+        let forgot = verdict(GOOD, &settings, Some(0.2));
+        assert!(!forgot.passed && forgot.reasons[0].contains("rises by"), "{forgot:?}");
+        let small = verdict(GOOD, &GateSettings { min_gain: 0.6, ..settings.clone() }, None);
+        assert!(small.reasons[0].contains("less than `min_gain`"), "{small:?}");
+        let noise = Difference { verdict: Some(Verdict::WithinNoise), ..GOOD };
+        assert!(verdict(noise, &settings, None).reasons[0].contains("not better beyond noise"));
+    }
+
+    #[test]
+    fn nothing_changed_is_named() {
+        let settings = GateSettings::default();
+        let contest = Contest::new(&settings, &["base", "fused"]).unwrap();
+        let none = Difference { verdict: Some(Verdict::WithinNoise), ..Difference::default() };
+        let gate = decide(&settings, &contest, &scores(none, Direction::Lower, true), None).unwrap();
+        assert!(
+            !gate.passed && !gate.changed && gate.reasons[0].starts_with("training changed nothing"),
+            "{gate:?}"
+        );
+    }
+
+    #[test]
+    fn unknown_models_and_metrics_are_refused() {
+        let settings = GateSettings { model: "other".to_owned(), ..GateSettings::default() };
+        assert!(Contest::new(&settings, &["base", "fused"]).is_err());
+        assert!(Contest::new(&GateSettings::default(), &["base"]).is_err());
+        let last = Contest::new(&GateSettings::default(), &["base", "a", "b"]).unwrap();
+        assert_eq!(last.model, "b");
+        let unknown = GateSettings { metric: "chrf".to_owned(), ..GateSettings::default() };
+        let contest = Contest::new(&unknown, &["base", "fused"]).unwrap();
+        assert!(decide(&unknown, &contest, &scores(GOOD, Direction::Lower, false), None).is_err());
+        let neither = scores(GOOD, Direction::Neither, false);
+        assert!(decide(&GateSettings::default(), &contest, &neither, None).is_err());
+    }
+}

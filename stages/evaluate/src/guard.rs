@@ -1,0 +1,127 @@
+//! The guard set: text that training was not about, on which a model must not get worse.
+
+use std::path::Path;
+
+use dataset::{Record, RowReader, Split, SplitWriter, TextTokenizer};
+use failure::{Context, Error, Result};
+
+/// Name of the guard set that comes with the program.
+pub(crate) const GENERAL_ENGLISH: &str = "general-english";
+/// Its text.
+const GENERAL_ENGLISH_TEXT: &str = include_str!("../guard/general-english.txt");
+/// Longest row, in tokens; the rest is left out.
+const MAX_TOKENS: usize = 512;
+
+/// Where a guard set comes from.
+#[derive(Debug, Clone)]
+pub enum GuardSource {
+    /// The text that comes with the program.
+    GeneralEnglish,
+    /// A file with paragraphs of text, or with rows.
+    File(std::path::PathBuf),
+    /// The folder `tokens` of an artifact of `prepare-data`.
+    Tokens(std::path::PathBuf),
+}
+
+/// A guard set as tokens.
+pub(crate) struct GuardSet {
+    pub(crate) name: String,
+    pub(crate) split: Split,
+    /// Holds the file of the split.
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl GuardSet {
+    /// Opens a guard set; text is tokenized with the tokenizer of the dataset.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be read or holds no text.
+    pub(crate) fn open(source: &GuardSource, tokenizer: &TextTokenizer) -> Result<Self> {
+        match source {
+            GuardSource::GeneralEnglish => {
+                let rows = paragraphs(GENERAL_ENGLISH_TEXT, tokenizer)?;
+                Self::write(GENERAL_ENGLISH.to_owned(), &rows)
+            }
+            GuardSource::File(path) => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let rows = if holds_rows(path)? {
+                    records(path, tokenizer)?
+                } else {
+                    paragraphs(&fs_err::read_to_string(path)?, tokenizer)?
+                };
+                Self::write(name, &rows)
+                    .with_context(|| format!("reading the guard set `{}`", path.display()))
+            }
+            GuardSource::Tokens(folder) => {
+                for name in ["test", "validation"] {
+                    let split = Split::open(&folder.join(format!("{name}.safetensors")))?;
+                    if !split.is_empty() {
+                        return Ok(Self { name: format!("{name} split"), split, _folder: None });
+                    }
+                }
+                Err(Error::bad_input("the guard dataset has neither test nor validation rows")
+                    .hinted("prepare it with a share of test rows"))
+            }
+        }
+    }
+
+    fn write(name: String, rows: &[Tokens]) -> Result<Self> {
+        if rows.is_empty() {
+            return Err(Error::bad_input(format!("the guard set `{name}` holds no text"))
+                .hinted("write paragraphs with an empty line between them, or rows"));
+        }
+        let folder = tempfile::tempdir().context("creating a folder for the guard set")?;
+        let path = folder.path().join("guard.safetensors");
+        let mut writer = SplitWriter::create(&path)?;
+        for row in rows {
+            writer.push(&row.ids, &row.trained, 1.0, 0)?;
+        }
+        writer.finish()?;
+        Ok(Self { name, split: Split::open(&path)?, _folder: Some(folder) })
+    }
+}
+
+/// A row of a guard set.
+struct Tokens {
+    ids: Vec<u32>,
+    trained: Vec<u8>,
+}
+
+/// Returns whether a file holds rows: JSON, or a table by its name.
+fn holds_rows(path: &Path) -> Result<bool> {
+    let is_table = path.extension().is_some_and(|ending| ending == "csv" || ending == "tsv");
+    let first = fs_err::read(path)?.into_iter().find(|byte| !byte.is_ascii_whitespace());
+    Ok(is_table || matches!(first, Some(b'{' | b'[')))
+}
+
+/// Tokenizes paragraphs, which empty lines divide. All tokens but the first of each are targets.
+fn paragraphs(text: &str, tokenizer: &TextTokenizer) -> Result<Vec<Tokens>> {
+    let mut rows = Vec::new();
+    let text = text.replace("\r\n", "\n");
+    for paragraph in text.split("\n\n") {
+        let words: Vec<&str> = paragraph.split_whitespace().collect();
+        if words.is_empty() {
+            continue;
+        }
+        let mut ids = tokenizer.encode(&words.join(" "), true)?;
+        ids.truncate(MAX_TOKENS);
+        let mut trained = vec![1; ids.len()];
+        // Nothing predicts the first token.
+        trained.iter_mut().take(1).for_each(|flag| *flag = 0);
+        rows.push(Tokens { ids, trained });
+    }
+    Ok(rows)
+}
+
+fn records(path: &Path, tokenizer: &TextTokenizer) -> Result<Vec<Tokens>> {
+    let mut reader = RowReader::open(path)?;
+    let mut rows = Vec::new();
+    while let Some(row) = reader.next_row()? {
+        let row = row.and_then(|row| Record::from_row(row, path)).map_err(|problem| problem.in_file(path))?;
+        let mut encoded = dataset::encode(tokenizer, &row, dataset::LossOn::Completions)?;
+        encoded.truncate(MAX_TOKENS);
+        rows.push(Tokens { ids: encoded.tokens, trained: encoded.trained });
+    }
+    Ok(rows)
+}
