@@ -3,6 +3,9 @@
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Longest message, in bytes.
+const MAX_MESSAGE_BYTES: usize = 2000;
+
 /// Kind of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -35,7 +38,7 @@ pub struct Error {
 impl Error {
     /// Creates an error; the interpreter fills in the line.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { line: 0, kind, message: message.into() }
+        Self { line: 0, kind, message: shortened(message.into()) }
     }
 
     pub(crate) fn of_type(message: impl Into<String>) -> Self {
@@ -47,7 +50,7 @@ impl Error {
     }
 
     pub(crate) fn syntax(line: usize, message: impl Into<String>) -> Self {
-        Self { line, kind: ErrorKind::Syntax, message: message.into() }
+        Self { line, kind: ErrorKind::Syntax, message: shortened(message.into()) }
     }
 
     /// Sets the line unless it is known.
@@ -57,4 +60,13 @@ impl Error {
         }
         self
     }
+}
+
+/// Cuts a message that quotes too much of a template.
+fn shortened(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        message.push('…');
+    }
+    message
 }

@@ -7,8 +7,8 @@
 //! Besides the text, [`Output`] says which loop item wrote which part of it, and whether a watched value was printed in
 //! the notation of Python or JSON. With that, callers find the turns of a conversation without guessing.
 //!
-//! Deliberate differences from Jinja2: rendering stops after a fixed amount of work and text, since templates come from
-//! strangers; `strftime_now` exists only if a date is given; integers have 128 bits; templates cannot include others.
+//! Deliberate differences from Jinja2: rendering stops after an amount of work and memory that depends on the size of its
+//! input alone, since templates come from strangers; `strftime_now` exists only if a date is given; integers have 128 bits; templates cannot include others.
 //!
 //! ```
 //! # fn main() -> Result<(), jinja::Error> {

@@ -1,13 +1,17 @@
 //! Rendering: values, what can be done with them, and the machine that runs a syntax tree.
 
 mod arguments;
+mod budget;
+mod comparison;
 mod containers;
+mod dict;
 mod evaluate;
 mod filters;
 mod format;
 mod functions;
 mod json;
 mod machine;
+mod memory;
 mod operators;
 mod output;
 mod print;

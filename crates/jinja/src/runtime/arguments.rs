@@ -1,6 +1,8 @@
 //! Arguments of a call, as functions take them.
 
 use crate::error::{Error, Result};
+use crate::runtime::budget::Budget;
+use crate::runtime::memory::Text;
 use crate::runtime::value::Value;
 
 /// A named argument.
@@ -38,10 +40,10 @@ impl Arguments {
     }
 
     /// Takes a string; `None` and a missing argument give nothing.
-    pub(crate) fn text(&mut self, name: &str) -> Result<Option<String>> {
+    pub(crate) fn text(&mut self, name: &str) -> Result<Option<Text>> {
         match self.take(name) {
             None | Some(Value::None) => Ok(None),
-            Some(Value::Str(text)) => Ok(Some(text.to_string())),
+            Some(Value::Str(text)) => Ok(Some(text)),
             Some(other) => Err(Error::of_type(format!("'{name}' must be str, not {}", other.type_name()))),
         }
     }
@@ -69,6 +71,12 @@ impl Arguments {
         let rest = self.positional[self.taken..].to_vec();
         self.taken = self.positional.len();
         rest
+    }
+
+    /// Returns a copy for one more call.
+    pub(crate) fn copy(&self, budget: &Budget) -> Result<Self> {
+        budget.list(self.positional.len() + 2 * self.named.len())?;
+        Ok(self.clone())
     }
 
     /// Fails if arguments are left.

@@ -1,7 +1,10 @@
 //! Lists, tuples, dicts and `loop`: their methods, items and slices.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::arguments::Arguments;
+use crate::runtime::budget::{Budget, check_depth};
+use crate::runtime::comparison::all_equal;
+use crate::runtime::memory::Items;
 use crate::runtime::print::repr;
 use crate::runtime::value::{Object, Value};
 
@@ -12,16 +15,19 @@ pub(crate) const LIST_CHANGES: [&str; 9] =
     ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort", "__setitem__"];
 
 /// Calls a method of a value that is not a string.
-pub(crate) fn call(owner: &Value, name: &str, arguments: &mut Arguments) -> Result<Value> {
+pub(crate) fn call(owner: &Value, name: &str, arguments: &mut Arguments, budget: &Budget) -> Result<Value> {
     match owner {
         Value::Dict(dict) => {
             let entries = dict.items().iter();
+            if name != "get" {
+                budget.list(4 * dict.len())?;
+            }
             Ok(match name {
                 "get" => {
                     let key = arguments.require("key")?;
                     check_key(&key)?;
                     let default = arguments.take("default").unwrap_or(Value::None);
-                    dict.get(&key).cloned().unwrap_or(default)
+                    dict.get(&key, budget)?.cloned().unwrap_or(default)
                 }
                 "items" => Value::view(
                     "dict_items",
@@ -35,12 +41,20 @@ pub(crate) fn call(owner: &Value, name: &str, arguments: &mut Arguments) -> Resu
         Value::List(items) | Value::Tuple(items) => match name {
             "index" => {
                 let wanted = arguments.require("value")?;
-                let at = items.iter().position(|item| *item == wanted);
-                at.map(Value::from).ok_or_else(|| Error::of_type(format!("{} is not in list", repr(&wanted))))
+                for (at, item) in items.iter().enumerate() {
+                    if item.equals(&wanted, budget)? {
+                        return Ok(at.into());
+                    }
+                }
+                Err(Error::of_type(format!("{} is not in list", &*repr(&wanted, budget)?)))
             }
             "count" => {
                 let wanted = arguments.require("value")?;
-                Ok(items.iter().filter(|item| **item == wanted).count().into())
+                let mut count = 0;
+                for item in items.iter() {
+                    count += usize::from(item.equals(&wanted, budget)?);
+                }
+                Ok(count.into())
             }
             _ => Ok(owner.clone()),
         },
@@ -53,9 +67,13 @@ pub(crate) fn call(owner: &Value, name: &str, arguments: &mut Arguments) -> Resu
                 Ok(items[state.index.get() % items.len()].clone())
             } else {
                 let values = arguments.rest();
-                let changed = state.changed.borrow().as_ref() != Some(&values);
-                state.changed.replace(Some(values));
-                Ok(changed.into())
+                let same = match &*state.changed.borrow() {
+                    Some(last) => all_equal(last, &values, budget, 0)?,
+                    None => false,
+                };
+                let last = state.changed.replace(Some(Items::from(values)));
+                drop(last);
+                Ok((!same).into())
             }
         }
         Value::Object(Object::Cycler(cycler)) => {
@@ -70,38 +88,49 @@ pub(crate) fn call(owner: &Value, name: &str, arguments: &mut Arguments) -> Resu
 
 /// Fails if `key` cannot be the key of a dict.
 pub(crate) fn check_key(key: &Value) -> Result<()> {
+    check_key_at(key, 0)
+}
+
+fn check_key_at(key: &Value, depth: usize) -> Result<()> {
+    check_depth(depth)?;
     match key {
-        Value::List(_) | Value::Dict(_) => {
+        Value::List(_) | Value::Dict(_) | Value::Lazy(_) => {
             Err(Error::of_type(format!("unhashable type: '{}'", key.type_name())))
         }
+        // Shared tuples would be visited again and again.
+        Value::Tuple(items) if depth > 8 && items.iter().any(Value::is_nested) => {
+            Err(Error::new(ErrorKind::Limit, "a key is nested too deeply"))
+        }
+        Value::Tuple(items) => items.iter().try_for_each(|item| check_key_at(item, depth + 1)),
         _ => Ok(()),
     }
 }
 
 /// Returns the item of a container at an index or key, if it has one.
-pub(crate) fn entry(owner: &Value, index: &Value) -> Option<Value> {
+pub(crate) fn entry(owner: &Value, index: &Value, budget: &Budget) -> Result<Option<Value>> {
     let position = |length: usize| {
         let index = match index {
             Value::Int(index) => *index,
             Value::Bool(index) => i128::from(*index),
             _ => return None,
         };
-        let index = if index < 0 { index + length as i128 } else { index };
+        let index = if index < 0 { index.saturating_add(length as i128) } else { index };
         usize::try_from(index).ok().filter(|index| *index < length)
     };
-    match owner {
-        Value::Dict(dict) => dict.get(index).cloned(),
+    Ok(match owner {
+        Value::Dict(dict) => dict.get(index, budget)?.cloned(),
         Value::List(items) | Value::Tuple(items) => position(items.len()).map(|at| items[at].clone()),
-        Value::Str(text) => {
-            let letter = text.chars().nth(position(text.chars().count())?)?;
-            Some(letter.to_string().into())
+        Value::Str(text) if matches!(index, Value::Int(_) | Value::Bool(_)) => {
+            budget.copies(2 * text.len())?;
+            let letter = position(text.chars().count()).and_then(|at| text.chars().nth(at));
+            letter.map(|letter| letter.to_string().into())
         }
         _ => None,
-    }
+    })
 }
 
 /// Returns `owner[start:stop:step]`.
-pub(crate) fn slice(owner: &Value, bounds: &[Value; 3]) -> Result<Value> {
+pub(crate) fn slice(owner: &Value, bounds: &[Value; 3], budget: &Budget) -> Result<Value> {
     let bound = |value: &Value| match value {
         Value::None => Ok(None),
         Value::Int(number) => Ok(Some(*number)),
@@ -114,17 +143,25 @@ pub(crate) fn slice(owner: &Value, bounds: &[Value; 3]) -> Result<Value> {
     if step == 0 {
         return Err(Error::of_type("slice step cannot be zero"));
     }
-    let pick = |length: usize| indices(length as i128, start, stop, step);
+    let pick = |length: usize| indices(length as i128, start, stop, step, budget);
     match owner {
         Value::List(items) => {
-            Ok(Value::list(pick(items.len()).into_iter().map(|at| items[at].clone()).collect()))
+            Ok(Value::list(pick(items.len())?.into_iter().map(|at| items[at].clone()).collect()))
         }
         Value::Tuple(items) => {
-            Ok(Value::tuple(pick(items.len()).into_iter().map(|at| items[at].clone()).collect()))
+            Ok(Value::tuple(pick(items.len())?.into_iter().map(|at| items[at].clone()).collect()))
         }
         Value::Str(text) => {
+            budget.text(text.len())?;
+            let length = text.chars().count();
+            if step == 1 {
+                let (start, stop) = ends(length as i128, start, stop, step);
+                let kept = usize::try_from(stop - start).unwrap_or(0);
+                return Ok(text.chars().skip(start as usize).take(kept).collect::<String>().into());
+            }
+            budget.fits(text.len().saturating_mul(16))?;
             let letters: Vec<char> = text.chars().collect();
-            let picked: String = pick(letters.len()).into_iter().map(|at| letters[at]).collect();
+            let picked: String = pick(length)?.into_iter().map(|at| letters[at]).collect();
             Ok(picked.into())
         }
         Value::Undefined(what) => Err(Error::undefined(&**what)),
@@ -132,22 +169,35 @@ pub(crate) fn slice(owner: &Value, bounds: &[Value; 3]) -> Result<Value> {
     }
 }
 
-fn indices(length: i128, start: Option<i128>, stop: Option<i128>, step: i128) -> Vec<usize> {
+/// Returns where a slice begins, and the first place that it does not reach.
+fn ends(length: i128, start: Option<i128>, stop: Option<i128>, step: i128) -> (i128, i128) {
     let (low, high) = if step > 0 { (0, length) } else { (-1, length - 1) };
     let place = |bound: Option<i128>, default: i128| match bound {
         None => default,
         Some(bound) => (if bound < 0 { bound.saturating_add(length) } else { bound }).clamp(low, high),
     };
-    let (start, stop) = if step > 0 {
+    if step > 0 {
         (place(start, 0), place(stop, length))
     } else {
         (place(start, length - 1), place(stop, -1))
-    };
+    }
+}
+
+fn indices(
+    length: i128,
+    start: Option<i128>,
+    stop: Option<i128>,
+    step: i128,
+    budget: &Budget,
+) -> Result<Vec<usize>> {
+    let (start, stop) = ends(length, start, stop, step);
+    budget
+        .list(2 * usize::try_from((stop - start).abs() / step.saturating_abs() + 1).unwrap_or(usize::MAX))?;
     let mut picked = Vec::new();
     let mut at = start;
     while (step > 0 && at < stop) || (step < 0 && at > stop) {
         picked.push(at as usize);
         at = at.saturating_add(step);
     }
-    picked
+    Ok(picked)
 }

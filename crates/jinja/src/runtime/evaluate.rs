@@ -4,35 +4,44 @@ use std::rc::Rc;
 
 use crate::error::{Error, Result};
 use crate::runtime::arguments::{Arguments, Named};
+use crate::runtime::budget::{Budget, Builder};
+use crate::runtime::dict::Dict;
 use crate::runtime::functions;
-use crate::runtime::machine::{MAX_TEXT_BYTES, Machine};
+use crate::runtime::machine::Machine;
 use crate::runtime::operators;
 use crate::runtime::scope::Scope;
-use crate::runtime::value::{Dict, Method, Object, Value};
+use crate::runtime::value::{Method, Object, Value};
 use crate::runtime::{containers, strings};
 use crate::syntax::ast::{Args, Comparison, Entry, Expr, ExprKind};
 
 impl Machine<'_> {
     pub(crate) fn evaluate(&mut self, expr: &Expr, scope: &Rc<Scope>) -> Result<Value> {
-        self.spend(1)?;
+        self.budget.steps(1)?;
+        self.deeper(|machine| machine.evaluate_kind(expr, scope))
+    }
+
+    fn evaluate_kind(&mut self, expr: &Expr, scope: &Rc<Scope>) -> Result<Value> {
         match &expr.kind {
             ExprKind::None => Ok(Value::None),
             ExprKind::Bool(value) => Ok(Value::Bool(*value)),
             ExprKind::Int(number) => Ok(Value::Int(*number)),
             ExprKind::Float(number) => Ok(Value::Float(*number)),
-            ExprKind::Str(text) => Ok(text.as_str().into()),
-            ExprKind::Name(name) => Ok(self.lookup(name, scope)),
+            ExprKind::Str(text) => {
+                self.budget.text(text.len())?;
+                Ok(text.as_str().into())
+            }
+            ExprKind::Name(name) => self.lookup(name, scope),
             ExprKind::List(items) => Ok(Value::list(self.all(items, scope)?)),
             ExprKind::Tuple(items) => Ok(Value::tuple(self.all(items, scope)?)),
             ExprKind::Dict(entries) => self.dict(entries, scope),
             ExprKind::Attribute(owner, name) => {
                 let owner = self.evaluate(owner, scope)?;
-                attribute(&owner, name)
+                attribute(&owner, name, self.budget)
             }
             ExprKind::Item(owner, index) => {
                 let owner = self.evaluate(owner, scope)?;
                 let index = self.evaluate(index, scope)?;
-                item(&owner, &index)
+                item(&owner, &index, self.budget)
             }
             ExprKind::Slice(owner, bounds) => {
                 let owner = self.evaluate(owner, scope)?;
@@ -42,7 +51,7 @@ impl Machine<'_> {
                         *end = self.evaluate(bound, scope)?;
                     }
                 }
-                containers::slice(&owner, &ends)
+                containers::slice(&owner, &ends, self.budget)
             }
             ExprKind::Call(..) => self.evaluate_call(expr, None, scope),
             ExprKind::Filter(value, name, args) => {
@@ -90,11 +99,11 @@ impl Machine<'_> {
         }
     }
 
-    fn lookup(&self, name: &str, scope: &Rc<Scope>) -> Value {
-        scope
-            .get(name)
+    fn lookup(&self, name: &str, scope: &Rc<Scope>) -> Result<Value> {
+        let found = scope.get(name, self.budget)?;
+        Ok(found
             .or_else(|| functions::global(name, self.date.is_some()))
-            .unwrap_or_else(|| Value::undefined(format!("'{name}' is undefined")))
+            .unwrap_or_else(|| Value::undefined(format!("'{}' is undefined", shortened(name)))))
     }
 
     fn all(&mut self, items: &[Expr], scope: &Rc<Scope>) -> Result<Vec<Value>> {
@@ -107,7 +116,7 @@ impl Machine<'_> {
             let key = self.evaluate(&entry.key, scope)?;
             let value = self.evaluate(&entry.value, scope)?;
             containers::check_key(&key)?;
-            dict.insert(key, value);
+            dict.insert(key, value, self.budget)?;
         }
         Ok(Value::Dict(Rc::new(dict)))
     }
@@ -117,7 +126,7 @@ impl Machine<'_> {
         for comparison in chain {
             let right = self.evaluate(&comparison.right, scope)?;
             self.line = comparison.right.line;
-            if !operators::compare(comparison.operator, &left, &right)? {
+            if !operators::compare(comparison.operator, &left, &right, self.budget)? {
                 return Ok(Value::Bool(false));
             }
             left = right;
@@ -126,16 +135,12 @@ impl Machine<'_> {
     }
 
     fn concatenation(&mut self, parts: &[Expr], scope: &Rc<Scope>) -> Result<Value> {
-        let mut text = String::new();
+        let mut text = Builder::new(self.budget);
         for part in parts {
             let value = self.evaluate(part, scope)?;
-            text.push_str(&self.text_of(&value));
-            if text.len() > MAX_TEXT_BYTES {
-                return Err(operators::too_long());
-            }
+            text.push_str(&self.text_of(&value)?)?;
         }
-        self.spend(text.len() / 64)?;
-        Ok(text.into())
+        Ok(text.finish().into())
     }
 
     /// Evaluates the arguments of a call.
@@ -146,14 +151,16 @@ impl Machine<'_> {
             named.push(Named { name: arg.name.clone(), value: self.evaluate(&arg.value, scope)? });
         }
         if let Some(list) = &args.list {
-            positional.extend(self.evaluate(list, scope)?.iterate()?);
+            positional.extend(self.evaluate(list, scope)?.iterate(self.budget)?);
         }
         if let Some(map) = &args.map {
             match self.evaluate(map, scope)? {
                 Value::Dict(dict) => {
+                    self.budget.list(2 * dict.len())?;
                     for item in dict.items() {
                         let name =
                             item.key.as_str().ok_or_else(|| Error::of_type("keywords must be strings"))?;
+                        self.budget.copies(name.len())?;
                         named.push(Named { name: name.to_owned(), value: item.value.clone() });
                     }
                 }
@@ -207,15 +214,21 @@ impl Machine<'_> {
         let Method { owner, name } = method;
         let value = match owner {
             Value::Str(text) => strings::call(self, text, name, &mut arguments)?,
-            _ => containers::call(owner, name, &mut arguments)?,
+            _ => containers::call(owner, name, &mut arguments, self.budget)?,
         };
         arguments.finish(name)?;
         Ok(value)
     }
 }
 
+/// Returns a name as messages print it.
+fn shortened(name: &str) -> &str {
+    let end = name.char_indices().nth(100).map_or(name.len(), |(at, _)| at);
+    &name[..end]
+}
+
 /// Returns `owner.name`: a method first, then an entry.
-pub(crate) fn attribute(owner: &Value, name: &str) -> Result<Value> {
+pub(crate) fn attribute(owner: &Value, name: &str, budget: &Budget) -> Result<Value> {
     if let Value::Undefined(what) = owner {
         return Err(Error::undefined(&**what));
     }
@@ -223,18 +236,21 @@ pub(crate) fn attribute(owner: &Value, name: &str) -> Result<Value> {
         return Ok(method);
     }
     let found = match owner {
-        Value::Dict(dict) => dict.named(name).cloned(),
-        Value::Object(Object::Namespace(dict)) => dict.borrow().named(name).cloned(),
+        Value::Dict(dict) => dict.named(name, budget)?.cloned(),
+        Value::Object(Object::Namespace(dict)) => dict.borrow().named(name, budget)?.cloned(),
         Value::Object(Object::Loop(state)) => functions::loop_attribute(state, name),
         Value::Object(Object::Cycler(cycler)) if name == "current" => {
             cycler.items.get(*cycler.at.borrow()).cloned()
         }
-        Value::Object(Object::Macro(found)) if name == "name" => Some(found.def.name.as_str().into()),
+        Value::Object(Object::Macro(found)) if name == "name" => {
+            budget.text(found.def.name.len())?;
+            Some(found.def.name.as_str().into())
+        }
         Value::Tuple(items) if items.len() == 2 && name == "grouper" => items.first().cloned(),
         Value::Tuple(items) if items.len() == 2 && name == "list" => items.get(1).cloned(),
         _ => None,
     };
-    Ok(found.unwrap_or_else(|| no_attribute(owner, name)))
+    Ok(found.unwrap_or_else(|| no_attribute(owner, shortened(name))))
 }
 
 fn method(owner: &Value, name: &str) -> Option<Value> {
@@ -268,18 +284,18 @@ fn no_attribute(owner: &Value, name: &str) -> Value {
 }
 
 /// Returns `owner[index]`: an entry first, then an attribute.
-pub(crate) fn item(owner: &Value, index: &Value) -> Result<Value> {
+pub(crate) fn item(owner: &Value, index: &Value, budget: &Budget) -> Result<Value> {
     if let Value::Undefined(what) = owner {
         return Err(Error::undefined(&**what));
     }
-    if let Some(found) = containers::entry(owner, index) {
+    if let Some(found) = containers::entry(owner, index, budget)? {
         return Ok(found);
     }
     if let Value::Str(name) = index {
-        attribute(owner, name)
+        attribute(owner, name, budget)
     } else {
-        let what =
-            format!("{} object has no element {}", owner.type_name(), crate::runtime::print::repr(index));
+        let index = crate::runtime::print::repr(index, budget)?;
+        let what = format!("{} object has no element {}", owner.type_name(), shortened(&index));
         Ok(Value::undefined(what))
     }
 }

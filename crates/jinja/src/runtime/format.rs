@@ -5,13 +5,15 @@ use std::str::Chars;
 
 use crate::error::{Error, Result};
 use crate::runtime::arguments::Arguments;
+use crate::runtime::budget::{Budget, Builder};
 use crate::runtime::evaluate;
 use crate::runtime::machine::Machine;
+use crate::runtime::operators::too_long;
 use crate::runtime::print::{float, repr};
 use crate::runtime::value::{Number, Value};
 
-/// Widest field.
-const MAX_WIDTH: usize = 4096;
+/// Most digits after the point of a number.
+const MAX_PRECISION: usize = 4096;
 
 /// How a value fills its field.
 #[derive(Clone, Debug, Default)]
@@ -28,30 +30,36 @@ struct Spec {
 
 /// Returns `format % values`.
 pub(crate) fn percent(machine: &mut Machine<'_>, format: &str, values: &Value) -> Result<String> {
+    let budget = machine.budget;
     let mut positional = match values {
-        Value::Tuple(items) => items.to_vec(),
+        Value::Tuple(items) => {
+            budget.list(items.len())?;
+            items.to_vec()
+        }
         other => vec![other.clone()],
     }
     .into_iter();
-    let mut out = String::new();
+    let mut out = Builder::new(budget);
     let mut letters = format.chars().peekable();
     let mut used = false;
     while let Some(letter) = letters.next() {
         if letter != '%' {
-            out.push(letter);
+            out.push(letter)?;
             continue;
         }
         if letters.next_if_eq(&'%').is_some() {
-            out.push('%');
+            out.push('%')?;
             continue;
         }
+        budget.steps(1)?;
         let mut next =
             || positional.next().ok_or_else(|| Error::of_type("not enough arguments for format string"));
         let mut named = None;
         if letters.next_if_eq(&'(').is_some() {
             let key: String = letters.by_ref().take_while(|letter| *letter != ')').collect();
             let Value::Dict(dict) = values else { return Err(Error::of_type("format requires a mapping")) };
-            let value = dict.named(&key).cloned();
+            budget.copies(key.len())?;
+            let value = dict.named(&key, budget)?.cloned();
             named = Some(value.ok_or_else(|| Error::of_type(format!("KeyError: '{key}'")))?);
         }
         let mut spec = Spec { align: Some('>'), ..Spec::default() };
@@ -80,18 +88,18 @@ pub(crate) fn percent(machine: &mut Machine<'_>, format: &str, values: &Value) -
             None => next()?,
         };
         used = true;
-        out.push_str(&percent_value(machine, kind, &value, spec)?);
+        out.push_str(&percent_value(machine, kind, &value, spec)?)?;
     }
     let rest = positional.next().is_some();
     if rest && !(matches!(values, Value::Dict(_)) || (used && !matches!(values, Value::Tuple(_)))) {
         return Err(Error::of_type("not all arguments converted during string formatting"));
     }
-    Ok(out)
+    Ok(out.finish())
 }
 
 fn star(value: &Value) -> Result<usize> {
     match value.number() {
-        Some(Number::Int(number)) => Ok(usize::try_from(number.max(0)).unwrap_or(MAX_WIDTH).min(MAX_WIDTH)),
+        Some(Number::Int(number)) => Ok(usize::try_from(number.max(0)).unwrap_or(usize::MAX)),
         _ => Err(Error::of_type("* wants int")),
     }
 }
@@ -100,22 +108,23 @@ fn digits(letters: &mut Peekable<Chars<'_>>) -> Option<usize> {
     let mut number = None;
     while let Some(digit) = letters.peek().and_then(|letter| letter.to_digit(10)) {
         letters.next();
-        number = Some((number.unwrap_or(0) * 10 + digit as usize).min(MAX_WIDTH));
+        number = Some(number.unwrap_or(0usize).saturating_mul(10).saturating_add(digit as usize));
     }
     number
 }
 
 fn percent_value(machine: &mut Machine<'_>, kind: char, value: &Value, mut spec: Spec) -> Result<String> {
+    let budget = machine.budget;
     match kind {
         's' => {
             spec.fill = None;
-            Ok(padded(&cut(machine.text_of(value), spec.precision), &spec))
+            padded(&cut(&machine.text_of(value)?, spec.precision, budget)?, &spec, budget)
         }
         'r' | 'a' => {
             spec.fill = None;
-            Ok(padded(&cut(repr(value), spec.precision), &spec))
+            padded(&cut(&repr(value, budget)?, spec.precision, budget)?, &spec, budget)
         }
-        'c' => Ok(padded(&machine.text_of(value), &spec)),
+        'c' => padded(&machine.text_of(value)?, &spec, budget),
         'd' | 'i' | 'u' | 'x' | 'X' | 'o' => {
             let whole = match value.number() {
                 Some(Number::Int(number)) => number,
@@ -129,25 +138,27 @@ fn percent_value(machine: &mut Machine<'_>, kind: char, value: &Value, mut spec:
             };
             spec.kind = Some(if "iu".contains(kind) { 'd' } else { kind });
             spec.precision = None;
-            number(&Value::Int(whole), &spec)
+            number(&Value::Int(whole), &spec, budget)
         }
         'f' | 'F' | 'e' | 'E' | 'g' | 'G' => {
             spec.kind = Some(kind);
-            number(value, &spec)
+            number(value, &spec, budget)
         }
         other => Err(Error::of_type(format!("unsupported format character '{other}'"))),
     }
 }
 
-fn cut(text: String, precision: Option<usize>) -> String {
-    match precision {
+fn cut(text: &str, precision: Option<usize>, budget: &Budget) -> Result<String> {
+    budget.text(text.len())?;
+    Ok(match precision {
         Some(length) => text.chars().take(length).collect(),
-        None => text,
-    }
+        None => text.to_owned(),
+    })
 }
 
 /// Pads a text to the field's width; texts are left-aligned by default.
-fn padded(text: &str, spec: &Spec) -> String {
+fn padded(text: &str, spec: &Spec, budget: &Budget) -> Result<String> {
+    budget.copies(text.len())?;
     let missing = spec.width.saturating_sub(text.chars().count());
     let (left, right) = match spec.align {
         Some('>') => (missing, 0),
@@ -155,11 +166,18 @@ fn padded(text: &str, spec: &Spec) -> String {
         _ => (0, missing),
     };
     let fill = String::from(spec.fill.unwrap_or(' '));
-    format!("{}{text}{}", fill.repeat(left), fill.repeat(right))
+    let mut out = Builder::new(budget);
+    out.repeat(&fill, left)?;
+    out.push_str(text)?;
+    out.repeat(&fill, right)?;
+    Ok(out.finish())
 }
 
 /// Formats a number.
-fn number(value: &Value, spec: &Spec) -> Result<String> {
+fn number(value: &Value, spec: &Spec, budget: &Budget) -> Result<String> {
+    if spec.precision.is_some_and(|digits| digits > MAX_PRECISION) {
+        return Err(too_long());
+    }
     let found = value
         .number()
         .ok_or_else(|| Error::of_type(format!("must be real number, not {}", value.type_name())))?;
@@ -198,10 +216,14 @@ fn number(value: &Value, spec: &Spec) -> Result<String> {
     let fills_after_sign = spec.align == Some('=') || (spec.fill == Some('0') && spec.align != Some('<'));
     if fills_after_sign {
         let missing = spec.width.saturating_sub(sign.len() + body.chars().count());
-        return Ok(format!("{sign}{}{body}", String::from(spec.fill.unwrap_or(' ')).repeat(missing)));
+        let mut out = Builder::new(budget);
+        out.push_str(sign)?;
+        out.repeat(&String::from(spec.fill.unwrap_or(' ')), missing)?;
+        out.push_str(&body)?;
+        return Ok(out.finish());
     }
     let align = spec.align.or(Some('>'));
-    Ok(padded(&format!("{sign}{body}"), &Spec { align, ..spec.clone() }))
+    padded(&format!("{sign}{body}"), &Spec { align, ..spec.clone() }, budget)
 }
 
 fn real(number: f64, kind: char, precision: Option<usize>, alternate: bool) -> String {
@@ -259,33 +281,35 @@ fn grouped(body: &str) -> String {
 
 /// Implements `format.format(…)`.
 pub(crate) fn format(machine: &mut Machine<'_>, format: &str, arguments: &Arguments) -> Result<String> {
-    let mut out = String::new();
+    let budget = machine.budget;
+    let mut out = Builder::new(budget);
     let mut letters = format.chars().peekable();
     let mut automatic = 0;
     while let Some(letter) = letters.next() {
         match letter {
-            '{' if letters.next_if_eq(&'{').is_some() => out.push('{'),
-            '}' if letters.next_if_eq(&'}').is_some() => out.push('}'),
+            '{' if letters.next_if_eq(&'{').is_some() => out.push('{')?,
+            '}' if letters.next_if_eq(&'}').is_some() => out.push('}')?,
             '}' => return Err(Error::of_type("Single '}' encountered in format string")),
             '{' => {
+                budget.steps(1)?;
                 let mut depth = 1;
-                let mut field = String::new();
+                let mut field = Builder::new(budget);
                 for letter in letters.by_ref() {
-                    depth += i32::from(letter == '{') - i32::from(letter == '}');
+                    depth += i64::from(letter == '{') - i64::from(letter == '}');
                     if depth == 0 {
                         break;
                     }
-                    field.push(letter);
+                    field.push(letter)?;
                 }
                 if depth != 0 {
                     return Err(Error::of_type("expected '}' before end of string"));
                 }
-                out.push_str(&replacement(machine, &field, arguments, &mut automatic)?);
+                out.push_str(&replacement(machine, &field.finish(), arguments, &mut automatic)?)?;
             }
-            _ => out.push(letter),
+            _ => out.push(letter)?,
         }
     }
-    Ok(out)
+    Ok(out.finish())
 }
 
 fn replacement(
@@ -294,6 +318,8 @@ fn replacement(
     arguments: &Arguments,
     automatic: &mut usize,
 ) -> Result<String> {
+    let budget = machine.budget;
+    budget.copies(4 * arguments.named.len())?;
     let (path, spec) = field.split_once(':').unwrap_or((field, ""));
     let (path, conversion) = path.split_once('!').unwrap_or((path, ""));
     let end = path.find(['.', '[']).unwrap_or(path.len());
@@ -308,15 +334,16 @@ fn replacement(
     }
     .ok_or_else(|| Error::of_type(format!("Replacement index or key '{first}' is missing")))?;
     while !rest.is_empty() {
+        budget.steps(1)?;
         if let Some(after) = rest.strip_prefix('.') {
             let end = after.find(['.', '[']).unwrap_or(after.len());
-            value = evaluate::attribute(&value, &after[..end])?;
+            value = evaluate::attribute(&value, &after[..end], budget)?;
             rest = &after[end..];
         } else {
             let (key, after) =
                 rest[1..].split_once(']').ok_or_else(|| Error::of_type("Missing ']' in format string"))?;
             let index = key.parse().map_or_else(|_| Value::from(key), Value::Int);
-            value = evaluate::item(&value, &index)?;
+            value = evaluate::item(&value, &index, budget)?;
             rest = after;
         }
     }
@@ -324,8 +351,8 @@ fn replacement(
         return Err(Error::undefined(&**what));
     }
     match conversion {
-        "r" | "a" => value = repr(&value).into(),
-        "s" => value = machine.text_of(&value).into(),
+        "r" | "a" => value = Value::Str(repr(&value, budget)?),
+        "s" => value = Value::Str(machine.text_of(&value)?),
         _ => {}
     }
     formatted(machine, &value, spec)
@@ -333,8 +360,11 @@ fn replacement(
 
 /// Formats a value by a specification such as `>8.2f`.
 fn formatted(machine: &mut Machine<'_>, value: &Value, text: &str) -> Result<String> {
+    let budget = machine.budget;
     if text.is_empty() {
-        return Ok(machine.text_of(value));
+        let text = machine.text_of(value)?;
+        budget.text(text.len())?;
+        return Ok(text.to_string());
     }
     let mut spec = Spec::default();
     let mut letters = text.chars().peekable();
@@ -362,9 +392,9 @@ fn formatted(machine: &mut Machine<'_>, value: &Value, text: &str) -> Result<Str
     }
     match value {
         Value::Str(text) if matches!(spec.kind, None | Some('s')) => {
-            Ok(padded(&cut(text.to_string(), spec.precision), &spec))
+            padded(&cut(text, spec.precision, budget)?, &spec, budget)
         }
-        _ if value.number().is_some() => number(value, &spec),
+        _ if value.number().is_some() => number(value, &spec, budget),
         _ => {
             let kind = value.type_name();
             Err(Error::of_type(format!("unsupported format string passed to {kind}.__format__")))

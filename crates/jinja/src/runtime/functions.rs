@@ -5,8 +5,11 @@ use std::rc::Rc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::arguments::Arguments;
+use crate::runtime::budget::Budget;
+use crate::runtime::containers::check_key;
+use crate::runtime::dict::Dict;
 use crate::runtime::machine::{Loop, Machine};
-use crate::runtime::value::{Cycler, Dict, Joiner, Object, Value};
+use crate::runtime::value::{Cycler, Joiner, Object, Value};
 
 /// Longest range, as in Jinja2's sandbox.
 const MAX_RANGE: i128 = 100_000;
@@ -31,38 +34,41 @@ pub(crate) fn missing(what: &str, has_date: bool) -> Error {
 pub(crate) fn call(machine: &mut Machine<'_>, name: &str, mut arguments: Arguments) -> Result<Value> {
     let value = match name {
         "range" => return range(machine, arguments),
-        "dict" => Value::Dict(Rc::new(dict(&mut arguments)?)),
+        "dict" => Value::Dict(Rc::new(dict(&mut arguments, machine.budget)?)),
         "namespace" => {
-            let dict = dict(&mut arguments)?;
+            let dict = dict(&mut arguments, machine.budget)?;
             if let Some(item) =
                 dict.items().iter().find(|item| item.key.as_str().is_some_and(|k| k.starts_with('_')))
             {
-                let name = crate::runtime::print::repr(&item.key);
+                let name = crate::runtime::print::repr(&item.key, machine.budget)?;
                 let reason = "Chat templates cannot store underscore-prefixed attributes on a namespace";
-                return Err(Error::of_type(format!("{reason}, but got {name}")));
+                return Err(Error::of_type(format!("{reason}, but got {}", &*name)));
             }
-            Value::Object(Object::Namespace(Rc::new(RefCell::new(dict))))
+            machine.namespace(dict)
         }
         "cycler" => {
             let items = arguments.rest();
             if items.is_empty() {
                 return Err(Error::of_type("at least one item has to be provided"));
             }
-            Value::Object(Object::Cycler(Rc::new(Cycler { items, at: RefCell::new(0) })))
+            Value::Object(Object::Cycler(Rc::new(Cycler { items: items.into(), at: RefCell::new(0) })))
         }
         "joiner" => {
-            let separator = arguments.text("sep")?.unwrap_or_else(|| ", ".to_owned()).into();
+            let separator = arguments.text("sep")?.unwrap_or_else(|| ", ".into());
             Value::Object(Object::Joiner(Rc::new(Joiner { separator, used: RefCell::new(false) })))
         }
         DATE_FUNCTION => {
             let format =
                 arguments.text("format")?.ok_or_else(|| Error::of_type("strftime_now needs a format"))?;
             let date = machine.date.ok_or_else(|| Error::new(ErrorKind::MissingFunction, DATE_FUNCTION))?;
+            // A code of two letters becomes a word of at most nine.
+            machine.budget.visits(format.len())?;
+            machine.budget.text(format.len().saturating_mul(10))?;
             date.strftime(&format)?.into()
         }
         _ => {
             let message = arguments.require("message")?;
-            return Err(Error::new(ErrorKind::Raised, machine.text_of(&message)));
+            return Err(Error::new(ErrorKind::Raised, &*machine.text_of(&message)?));
         }
     };
     arguments.finish(name)?;
@@ -85,20 +91,24 @@ fn range(machine: &mut Machine<'_>, mut arguments: Arguments) -> Result<Value> {
         let reason = format!("Range too big. The sandbox blocks ranges larger than MAX_RANGE ({MAX_RANGE}).");
         return Err(Error::new(ErrorKind::Limit, reason));
     }
-    machine.spend(count as usize)?;
+    machine.budget.list(count as usize)?;
+    machine.budget.steps(count as usize)?;
     Ok(Value::list((0..count).map(|index| Value::Int(start + index * step)).collect()))
 }
 
 /// Makes a dict from a dict or pairs, and named arguments.
-fn dict(arguments: &mut Arguments) -> Result<Dict> {
+fn dict(arguments: &mut Arguments, budget: &Budget) -> Result<Dict> {
     let mut dict = match arguments.rest().as_slice() {
         [] => Dict::default(),
-        [Value::Dict(given)] => (**given).clone(),
+        [Value::Dict(given)] => given.copy(budget)?,
         [pairs] => {
             let mut dict = Dict::default();
-            for pair in pairs.iterate()? {
-                match pair.iterate()?.as_slice() {
-                    [key, value] => dict.insert(key.clone(), value.clone()),
+            for pair in pairs.iterate(budget)? {
+                match pair.iterate(budget)?.as_slice() {
+                    [key, value] => {
+                        check_key(key)?;
+                        dict.insert(key.clone(), value.clone(), budget)?;
+                    }
                     _ => return Err(Error::of_type("dictionary update sequence element must have length 2")),
                 }
             }
@@ -107,7 +117,7 @@ fn dict(arguments: &mut Arguments) -> Result<Dict> {
         more => return Err(Error::of_type(format!("dict expected at most 1 argument, got {}", more.len()))),
     };
     for named in std::mem::take(&mut arguments.named) {
-        dict.insert(named.name.into(), named.value);
+        dict.insert(named.name.into(), named.value, budget)?;
     }
     Ok(dict)
 }

@@ -7,19 +7,27 @@ use std::sync::Arc;
 use crate::date::Date;
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::arguments::Arguments;
-use crate::runtime::output::{Notation, Output, Printed, Span, Watch};
+use crate::runtime::budget::{Budget, check_depth};
+use crate::runtime::dict::Dict;
+use crate::runtime::memory::{Items, Text};
+use crate::runtime::output::{Notation, Output, Printed, Span, Watch, Watched};
 use crate::runtime::print::str_of;
 use crate::runtime::scope::{Scope, assign};
 use crate::runtime::value::{Object, Value};
 use crate::syntax::ast::{Body, Expr, FilterCall, ForLoop, IfArm, MacroDef, Stmt, StmtKind};
 use crate::syntax::parser::parse;
 
-/// Steps of one rendering; a long conversation takes some hundred thousand.
-const FUEL: u64 = 20_000_000;
-/// Longest text that a template may build.
-pub(crate) const MAX_TEXT_BYTES: usize = 64 << 20;
 /// Deepest nesting of macro calls and recursive loops.
 const MAX_CALLS: usize = 48;
+/// Steps of a round of a loop besides those of its body: it makes a scope.
+const STEPS_PER_ROUND: usize = 3;
+/// Deepest nesting of statements and expressions while they run, calls included.
+const MAX_DEPTH: usize = 4000;
+/// Stack that an expression finds at least, and that is added when less is left, in bytes.
+const MIN_STACK: usize = 512 << 10;
+const MORE_STACK: usize = 4 << 20;
+/// Longest template, in bytes; the longest that are published have some ten thousand.
+const MAX_SOURCE_BYTES: usize = 1 << 20;
 
 // Noncharacters: valid in a string, but never part of a text. They enclose generated text in a captured string.
 const OPEN: char = '\u{FDD0}';
@@ -39,6 +47,11 @@ impl Template {
     ///
     /// Fails when the source does not parse.
     pub fn new(source: &str) -> Result<Self> {
+        if source.len() > MAX_SOURCE_BYTES {
+            let mebibytes = MAX_SOURCE_BYTES >> 20;
+            let reason = format!("the template is longer than {mebibytes} MiB");
+            return Err(Error::new(ErrorKind::Limit, reason).at(1));
+        }
         let body = parse(source)?;
         let has_generation = has_generation(&body);
         Ok(Self { body: Arc::new(body), has_generation })
@@ -51,11 +64,13 @@ impl Template {
     /// Fails when the template raises an exception, uses values in ways that they do not support, or works too long.
     pub fn render(&self, context: Vec<(String, Value)>, watch: &Watch, date: Option<Date>) -> Result<Output> {
         let scope = Rc::new(Scope::default());
+        let budget = Budget::new(context.iter().map(|(name, value)| name.len() + value.size()).sum());
         for (name, value) in context {
-            scope.set(&name, value);
+            scope.set(&name, value, &budget)?;
         }
-        let mut machine = Machine::new(watch, date);
+        let mut machine = Machine::new(watch, date, &budget);
         let result = machine.run(&self.body, &scope);
+        machine.break_cycles();
         let line = machine.line;
         result.map_err(|error| error.at(line))?;
         let mut output = machine.output;
@@ -83,10 +98,10 @@ fn has_generation(body: &[Stmt]) -> bool {
 /// State of a loop.
 #[derive(Debug)]
 pub struct Loop {
-    pub(crate) items: Vec<Value>,
+    pub(crate) items: Items,
     pub(crate) index: Cell<usize>,
     pub(crate) depth: usize,
-    pub(crate) changed: RefCell<Option<Vec<Value>>>,
+    pub(crate) changed: RefCell<Option<Items>>,
     /// The loop itself and where it is, if it is recursive.
     recursion: Option<(Arc<ForLoop>, Weak<Scope>)>,
 }
@@ -107,47 +122,76 @@ enum Flow {
 
 /// Renders one template.
 pub(crate) struct Machine<'w> {
-    watch: &'w Watch,
+    items: Watched<'w>,
+    printed: Watched<'w>,
     pub(crate) date: Option<Date>,
+    pub(crate) budget: &'w Budget,
     output: Output,
     /// Texts that are not written yet: bodies of macros and `set` blocks.
     captures: Vec<String>,
+    /// Namespaces, which may contain themselves.
+    namespaces: Vec<Weak<RefCell<Dict>>>,
     /// The watched item that the current loop visits.
     item: Option<usize>,
     loops: usize,
     calls: usize,
-    fuel: u64,
+    depth: usize,
     pub(crate) line: usize,
 }
 
 impl<'w> Machine<'w> {
-    fn new(watch: &'w Watch, date: Option<Date>) -> Self {
+    fn new(watch: &'w Watch, date: Option<Date>, budget: &'w Budget) -> Self {
         Self {
-            watch,
+            items: Watched::new(&watch.items),
+            printed: Watched::new(&watch.printed),
             date,
+            budget,
             output: Output::default(),
             captures: Vec::new(),
+            namespaces: Vec::new(),
             item: None,
             loops: 0,
             calls: 0,
-            fuel: FUEL,
+            depth: 0,
             line: 1,
         }
     }
 
-    pub(crate) fn spend(&mut self, steps: usize) -> Result<()> {
-        self.fuel = self.fuel.saturating_sub(steps as u64);
-        if self.fuel == 0 {
-            return Err(Error::new(ErrorKind::Limit, "it works too long"));
+    /// Makes a namespace.
+    pub(crate) fn namespace(&mut self, dict: Dict) -> Value {
+        let made = Rc::new(RefCell::new(dict));
+        if self.namespaces.len() == self.namespaces.capacity() {
+            self.namespaces.retain(|namespace| namespace.strong_count() > 0);
         }
-        Ok(())
+        self.namespaces.push(Rc::downgrade(&made));
+        Value::Object(Object::Namespace(made))
+    }
+
+    /// Empties the namespaces, since one that contains itself would never be freed.
+    fn break_cycles(&mut self) {
+        for namespace in self.namespaces.drain(..).filter_map(|namespace| namespace.upgrade()) {
+            let entries = namespace.take();
+            drop(entries);
+        }
+    }
+
+    /// Does `work` with enough stack, unless it is nested too deeply.
+    pub(crate) fn deeper<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.depth >= MAX_DEPTH {
+            return Err(Error::new(ErrorKind::Limit, "maximum recursion depth exceeded"));
+        }
+        self.depth += 1;
+        let done = stacker::maybe_grow(MIN_STACK, MORE_STACK, || work(self));
+        self.depth -= 1;
+        done
     }
 
     fn run(&mut self, body: &[Stmt], scope: &Rc<Scope>) -> Result<Flow> {
         for stmt in body {
             self.line = stmt.line;
-            self.spend(1)?;
-            let flow = self.statement(stmt, scope).map_err(|error| error.at(self.line))?;
+            self.budget.steps(1)?;
+            let flow = self.deeper(|machine| machine.statement(stmt, scope));
+            let flow = flow.map_err(|error| error.at(self.line))?;
             if flow != Flow::Next {
                 return Ok(flow);
             }
@@ -160,7 +204,7 @@ impl<'w> Machine<'w> {
             StmtKind::Text(text) => self.write(text)?,
             StmtKind::Output(expr) => {
                 let value = self.evaluate(expr, scope)?;
-                let text = self.text_of(&value);
+                let text = self.text_of(&value)?;
                 self.write(&text)?;
             }
             StmtKind::If(arms, otherwise) => {
@@ -180,34 +224,34 @@ impl<'w> Machine<'w> {
                 if self.loops > 0 && self.item.is_none() {
                     self.item = self.watched_item(&value);
                 }
-                assign(target, value, scope)?;
+                assign(target, value, scope, self.budget)?;
             }
             StmtKind::SetBlock(target, filters, body) => {
                 let text = self.captured(filters, body, scope)?;
-                assign(target, text, scope)?;
+                assign(target, text, scope, self.budget)?;
             }
             StmtKind::Macro(def) => {
                 let found = Macro { def: def.clone(), scope: Rc::downgrade(scope) };
-                scope.set(&def.name, Value::Object(Object::Macro(Rc::new(found))));
+                scope.set(&def.name, Value::Object(Object::Macro(Rc::new(found))), self.budget)?;
             }
             StmtKind::Call(def, call) => {
                 let caller = Macro { def: def.clone(), scope: Rc::downgrade(scope) };
                 let inner = Scope::inside(scope);
                 let caller = Value::Object(Object::Macro(Rc::new(caller)));
                 let value = self.call_with_caller(call, caller, &inner)?;
-                let text = self.text_of(&value);
+                let text = self.text_of(&value)?;
                 self.write(&text)?;
             }
             StmtKind::Filter(filters, body) => {
                 let value = self.captured(filters, body, scope)?;
-                let text = self.text_of(&value);
+                let text = self.text_of(&value)?;
                 self.write(&text)?;
             }
             StmtKind::With(assignments, body) => {
                 let inner = Scope::inside(scope);
                 for assignment in assignments {
                     let value = self.evaluate(&assignment.value, scope)?;
-                    assign(&assignment.target, value, &inner)?;
+                    assign(&assignment.target, value, &inner, self.budget)?;
                 }
                 return self.run(body, &inner);
             }
@@ -238,12 +282,13 @@ impl<'w> Machine<'w> {
     /// Writes to the innermost captured text, or to the output.
     fn write(&mut self, text: &str) -> Result<()> {
         let is_output = self.captures.is_empty();
+        self.budget.write(text.len())?;
         let target = self.captures.last_mut().unwrap_or(&mut self.output.text);
-        if target.len() + text.len() > MAX_TEXT_BYTES {
-            return Err(Error::new(ErrorKind::Limit, "the rendered text is too long"));
-        }
+        // A string that grows holds up to twice its length.
+        self.budget.fits(target.len())?;
         let start = target.len();
         if is_output && text.contains(OPEN) {
+            self.budget.visits(text.len())?;
             self.write_marked(text);
         } else {
             target.push_str(text);
@@ -292,16 +337,22 @@ impl<'w> Machine<'w> {
     }
 
     fn capture(&mut self, body: &[Stmt], scope: &Rc<Scope>) -> Result<String> {
+        self.captured_by(|machine| machine.run(body, scope))
+    }
+
+    /// Does `work`, and returns what it writes.
+    fn captured_by(&mut self, work: impl FnOnce(&mut Self) -> Result<Flow>) -> Result<String> {
         self.captures.push(String::new());
-        let result = self.run(body, scope);
+        let result = work(self);
         let text = self.captures.pop().expect("it was pushed above");
+        self.budget.end_capture(text.len());
         result.map(|_| text)
     }
 
     /// Returns the items that a loop visits.
     fn items(&mut self, found: &ForLoop, scope: &Rc<Scope>) -> Result<Vec<Value>> {
         let over = self.evaluate(&found.over, scope)?;
-        over.iterate()
+        over.iterate(self.budget)
     }
 
     fn for_loop(
@@ -320,17 +371,25 @@ impl<'w> Machine<'w> {
             depth,
             changed: RefCell::new(None),
             recursion: found.recursive.then(|| (found.clone(), Rc::downgrade(scope))),
-            items,
+            items: items.into(),
         });
         let outer = self.item;
         self.loops += 1;
         let mut result = Ok(());
         for (index, item) in state.items.iter().enumerate() {
+            if let Err(error) = self.budget.steps(STEPS_PER_ROUND) {
+                result = Err(error);
+                break;
+            }
             state.index.set(index);
             self.item = self.watched_item(item).or(outer);
             let inner = Scope::inside(scope);
-            inner.set("loop", Value::Object(Object::Loop(state.clone())));
-            match assign(&found.target, item.clone(), &inner).and_then(|()| self.run(&found.body, &inner)) {
+            let visited = Value::Object(Object::Loop(state.clone()));
+            let ran = inner
+                .set("loop", visited, self.budget)
+                .and_then(|()| assign(&found.target, item.clone(), &inner, self.budget))
+                .and_then(|()| self.run(&found.body, &inner));
+            match ran {
                 Ok(Flow::Break) => break,
                 Ok(_) => {}
                 Err(error) => {
@@ -341,6 +400,9 @@ impl<'w> Machine<'w> {
         }
         self.loops -= 1;
         self.item = outer;
+        // A loop may have been asked whether it changed itself.
+        let last = state.changed.take();
+        drop(last);
         result.map(|()| Flow::Next)
     }
 
@@ -350,7 +412,8 @@ impl<'w> Machine<'w> {
         let mut kept = Vec::new();
         for item in items {
             let inner = Scope::inside(scope);
-            assign(&found.target, item.clone(), &inner)?;
+            self.budget.steps(STEPS_PER_ROUND)?;
+            assign(&found.target, item.clone(), &inner, self.budget)?;
             if self.evaluate(condition, &inner)?.is_true() {
                 kept.push(item);
             }
@@ -360,7 +423,7 @@ impl<'w> Machine<'w> {
 
     fn watched_item(&self, value: &Value) -> Option<usize> {
         match value {
-            Value::Dict(_) => self.watch.items.iter().position(|item| item.is_same(value)),
+            Value::Dict(_) => self.items.position(value),
             _ => None,
         }
     }
@@ -373,16 +436,14 @@ impl<'w> Machine<'w> {
             ));
         };
         let scope = scope.upgrade().ok_or_else(|| Error::of_type("the loop has ended"))?;
-        let items = items.iterate()?;
-        self.deeper(|machine| {
-            machine.captures.push(String::new());
-            let result = machine.for_loop(found, items, &scope, state.depth + 1);
-            let text = machine.captures.pop().expect("it was pushed above");
-            result.map(|_| Value::from(text))
+        let items = items.iterate(self.budget)?;
+        let depth = state.depth + 1;
+        self.calling(|machine| {
+            Ok(machine.captured_by(|machine| machine.for_loop(found, items, &scope, depth))?.into())
         })
     }
 
-    fn deeper<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    fn calling<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.calls >= MAX_CALLS {
             return Err(Error::new(ErrorKind::Limit, "maximum recursion depth exceeded"));
         }
@@ -399,32 +460,34 @@ impl<'w> Machine<'w> {
         // `caller` may be given by a call block, or not at all.
         let caller = arguments.named.iter().position(|named| named.name == "caller");
         if let Some(at) = caller.filter(|_| !def.params.iter().any(|param| param.name == "caller")) {
-            inner.set("caller", arguments.named.remove(at).value);
+            inner.set("caller", arguments.named.remove(at).value, self.budget)?;
         } else {
-            inner.set("caller", Value::undefined("No caller defined"));
+            inner.set("caller", Value::undefined("No caller defined"), self.budget)?;
         }
+        self.budget.copies(def.params.len().saturating_mul(4 * arguments.named.len() + 1))?;
         for param in &def.params {
             let value = match (arguments.take(&param.name), &param.default) {
                 (Some(value), _) => value,
                 (None, Some(default)) => self.evaluate(default, &inner)?,
                 (None, None) => Value::undefined(format!("parameter '{}' was not provided", param.name)),
             };
-            inner.set(&param.name, value);
+            inner.set(&param.name, value, self.budget)?;
         }
         if def.uses_varargs {
-            inner.set("varargs", Value::tuple(arguments.rest()));
+            inner.set("varargs", Value::tuple(arguments.rest()), self.budget)?;
         }
         if def.uses_kwargs {
-            let mut dict = crate::runtime::value::Dict::default();
+            let mut dict = Dict::default();
             for named in std::mem::take(&mut arguments.named) {
-                dict.insert(named.name.into(), named.value);
+                dict.insert(named.name.into(), named.value, self.budget)?;
             }
-            inner.set("kwargs", Value::Dict(Rc::new(dict)));
+            inner.set("kwargs", Value::Dict(Rc::new(dict)), self.budget)?;
         }
         arguments.finish(&format!("macro '{}'", def.name))?;
+        self.budget.steps(STEPS_PER_ROUND)?;
         let line = self.line;
         // Output inside a macro belongs to the caller's item, and loops in it do not see the caller's.
-        let text = self.deeper(|machine| machine.capture(&def.body, &inner))?;
+        let text = self.calling(|machine| machine.capture(&def.body, &inner))?;
         self.line = line;
         Ok(text.into())
     }
@@ -434,30 +497,41 @@ impl<'w> Machine<'w> {
     }
 
     /// Returns the text of a value, and records printed containers that are watched.
-    pub(crate) fn text_of(&mut self, value: &Value) -> String {
+    pub(crate) fn text_of(&mut self, value: &Value) -> Result<Text> {
         if !matches!(value, Value::Str(_)) {
-            self.record(value, Notation::Python);
+            self.record(value, Notation::Python)?;
         }
-        str_of(value)
+        str_of(value, self.budget)
     }
 
     /// Records the watched values in a printed one.
-    pub(crate) fn record(&mut self, value: &Value, notation: Notation) {
-        if self.watch.printed.is_empty() {
-            return;
+    pub(crate) fn record(&mut self, value: &Value, notation: Notation) -> Result<()> {
+        if self.printed.values.is_empty() {
+            return Ok(());
         }
-        if let Some(at) = self.watch.printed.iter().position(|watched| watched.is_same(value)) {
+        self.record_at(value, notation, 0)
+    }
+
+    fn record_at(&mut self, value: &Value, notation: Notation, depth: usize) -> Result<()> {
+        check_depth(depth)?;
+        self.budget.visits(1)?;
+        self.budget.copies(self.printed.search_bytes())?;
+        if let Some(at) = self.printed.position(value) {
+            self.budget.steps(4)?;
             let line = self.line;
             self.output.printed.push(Printed { value: at, notation, line });
-            return;
+            return Ok(());
         }
+        let inner = depth + 1;
         match value {
             Value::List(items) | Value::Tuple(items) => {
-                items.iter().for_each(|item| self.record(item, notation));
+                items.iter().try_for_each(|item| self.record_at(item, notation, inner))
             }
-            Value::Lazy(lazy) => lazy.items.iter().for_each(|item| self.record(item, notation)),
-            Value::Dict(dict) => dict.items().iter().for_each(|item| self.record(&item.value, notation)),
-            _ => {}
+            Value::Lazy(lazy) => lazy.items.iter().try_for_each(|item| self.record_at(item, notation, inner)),
+            Value::Dict(dict) => {
+                dict.items().iter().try_for_each(|item| self.record_at(&item.value, notation, inner))
+            }
+            _ => Ok(()),
         }
     }
 }

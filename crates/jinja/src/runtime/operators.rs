@@ -3,8 +3,9 @@
 use std::cmp::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::budget::Budget;
 use crate::runtime::format;
-use crate::runtime::machine::{MAX_TEXT_BYTES, Machine};
+use crate::runtime::machine::Machine;
 use crate::runtime::value::{Number, Value};
 use crate::syntax::ast::{Comparator, Operator};
 
@@ -49,17 +50,15 @@ pub(crate) fn binary(
     }
     match (operator, left, right) {
         (Operator::Add, Value::Str(a), Value::Str(b)) => {
-            if a.len() + b.len() > MAX_TEXT_BYTES {
-                return Err(too_long());
-            }
-            machine.spend((a.len() + b.len()) / 64)?;
-            Ok(format!("{a}{b}").into())
+            machine.budget.text(a.len() + b.len())?;
+            Ok([&**a, &**b].concat().into())
         }
         (Operator::Add, Value::List(a), Value::List(b)) => {
-            machine.spend(a.len() + b.len())?;
+            machine.budget.list(a.len() + b.len())?;
             Ok(Value::list(a.iter().chain(b.iter()).cloned().collect()))
         }
         (Operator::Add, Value::Tuple(a), Value::Tuple(b)) => {
+            machine.budget.list(a.len() + b.len())?;
             Ok(Value::tuple(a.iter().chain(b.iter()).cloned().collect()))
         }
         (Operator::Multiply, Value::Int(_) | Value::Bool(_), _) => repeated(machine, right, left),
@@ -86,15 +85,13 @@ fn repeated(machine: &mut Machine<'_>, sequence: &Value, count: &Value) -> Resul
         return Err(unsupported(Operator::Multiply, sequence, count));
     };
     let count = usize::try_from(count.max(0)).map_err(|_| too_large())?;
-    let size = |length: usize| length.checked_mul(count).filter(|size| *size <= MAX_TEXT_BYTES);
     match sequence {
         Value::Str(text) => {
-            let size = size(text.len()).ok_or_else(too_long)?;
-            machine.spend(size / 64)?;
+            machine.budget.text(text.len().saturating_mul(count))?;
             Ok(text.repeat(count).into())
         }
         Value::List(items) | Value::Tuple(items) => {
-            machine.spend(size(items.len()).ok_or_else(too_long)?)?;
+            machine.budget.list(items.len().saturating_mul(count))?;
             let items = items.iter().cycle().take(items.len() * count).cloned().collect();
             Ok(if matches!(sequence, Value::List(_)) { Value::list(items) } else { Value::tuple(items) })
         }
@@ -161,34 +158,38 @@ pub(crate) fn positive(value: &Value) -> Result<Value> {
     }
 }
 
-pub(crate) fn compare(operator: Comparator, left: &Value, right: &Value) -> Result<bool> {
-    let ordered = |name, holds: fn(Ordering) -> bool| Ok(left.compare(right, name)?.is_some_and(holds));
+pub(crate) fn compare(operator: Comparator, left: &Value, right: &Value, budget: &Budget) -> Result<bool> {
+    let ordered =
+        |name, holds: fn(Ordering) -> bool| Ok(left.compare(right, name, budget)?.is_some_and(holds));
     match operator {
-        Comparator::Equal => Ok(left == right),
-        Comparator::NotEqual => Ok(left != right),
+        Comparator::Equal => left.equals(right, budget),
+        Comparator::NotEqual => Ok(!left.equals(right, budget)?),
         Comparator::Less => ordered("<", Ordering::is_lt),
         Comparator::LessEqual => ordered("<=", Ordering::is_le),
         Comparator::Greater => ordered(">", Ordering::is_gt),
         Comparator::GreaterEqual => ordered(">=", Ordering::is_ge),
-        Comparator::In => contains(right, left),
-        Comparator::NotIn => Ok(!contains(right, left)?),
+        Comparator::In => contains(right, left, budget),
+        Comparator::NotIn => Ok(!contains(right, left, budget)?),
     }
 }
 
 /// Returns whether `item` is in `container`.
-pub(crate) fn contains(container: &Value, item: &Value) -> Result<bool> {
+pub(crate) fn contains(container: &Value, item: &Value, budget: &Budget) -> Result<bool> {
     match container {
         Value::Str(text) => match item {
-            Value::Str(part) => Ok(text.contains(&**part)),
+            Value::Str(part) => {
+                budget.copies(text.len())?;
+                Ok(text.contains(&**part))
+            }
             other => {
                 let kind = other.type_name();
                 Err(Error::of_type(format!("'in <string>' requires string as left operand, not {kind}")))
             }
         },
-        Value::Dict(dict) => Ok(dict.get(item).is_some()),
+        Value::Dict(dict) => Ok(dict.get(item, budget)?.is_some()),
         Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
             Err(Error::of_type(format!("argument of type '{}' is not iterable", container.type_name())))
         }
-        other => Ok(other.iterate()?.contains(item)),
+        other => other.visits(item, budget),
     }
 }

@@ -1,5 +1,6 @@
 //! Results of a rendering besides its text, and the values that it watches.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::runtime::value::Value;
@@ -11,6 +12,41 @@ pub struct Watch {
     pub items: Vec<Value>,
     /// Values whose printing is recorded in [`Output::printed`].
     pub printed: Vec<Value>,
+}
+
+/// Watched values, found by their identity.
+pub(crate) struct Watched<'w> {
+    pub(crate) values: &'w [Value],
+    containers: HashMap<usize, usize>,
+    /// Whether values without an address are among them, which are searched one by one.
+    has_others: bool,
+}
+
+impl<'w> Watched<'w> {
+    pub(crate) fn new(values: &'w [Value]) -> Self {
+        let mut containers = HashMap::new();
+        for (at, value) in values.iter().enumerate() {
+            if let Some(address) = value.address() {
+                containers.entry(address).or_insert(at);
+            }
+        }
+        let has_others = values.iter().any(|value| value.address().is_none());
+        Self { values, containers, has_others }
+    }
+
+    /// Returns the work of [`Self::position`] as bytes compared.
+    pub(crate) fn search_bytes(&self) -> usize {
+        if self.has_others { self.values.len() * 4 } else { 0 }
+    }
+
+    /// Returns the number of the watched value that is the same object as `value`.
+    pub(crate) fn position(&self, value: &Value) -> Option<usize> {
+        match value.address() {
+            Some(address) => self.containers.get(&address).copied(),
+            None if self.has_others => self.values.iter().position(|watched| watched.is_same(value)),
+            None => None,
+        }
+    }
 }
 
 /// A rendered template.

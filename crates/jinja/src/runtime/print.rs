@@ -2,70 +2,108 @@
 
 use std::fmt::Write as _;
 
+use crate::error::Result;
+use crate::runtime::budget::{Budget, Builder, check_depth};
+use crate::runtime::dict::Dict;
+use crate::runtime::memory::Text;
 use crate::runtime::value::{Object, Value};
 
 /// Returns `value` as Python's `str` prints it: `True`, `None`, `[1, 'a']`.
-pub(crate) fn str_of(value: &Value) -> String {
+pub(crate) fn str_of(value: &Value, budget: &Budget) -> Result<Text> {
     match value {
-        Value::Str(text) => text.to_string(),
-        Value::Undefined(_) => String::new(),
-        other => repr(other),
+        Value::Str(text) => Ok(text.clone()),
+        Value::Undefined(_) => Ok("".into()),
+        other => repr(other, budget),
     }
 }
 
 /// Returns `value` as Python's `repr` prints it.
-pub(crate) fn repr(value: &Value) -> String {
+pub(crate) fn repr(value: &Value, budget: &Budget) -> Result<Text> {
+    let mut out = Builder::new(budget);
+    write(&mut out, value, 0)?;
+    Ok(out.finish().into())
+}
+
+fn write(out: &mut Builder<'_>, value: &Value, depth: usize) -> Result<()> {
+    check_depth(depth)?;
+    out.budget().visits(1)?;
     match value {
-        Value::Undefined(_) => "Undefined".to_owned(),
-        Value::None => "None".to_owned(),
-        Value::Bool(true) => "True".to_owned(),
-        Value::Bool(false) => "False".to_owned(),
-        Value::Int(number) => number.to_string(),
-        Value::Float(number) => float(*number),
-        Value::Str(text) => quoted(text),
-        Value::List(items) => format!("[{}]", joined(items)),
-        Value::Tuple(items) if items.len() == 1 => format!("({},)", repr(&items[0])),
-        Value::Tuple(items) => format!("({})", joined(items)),
+        Value::Undefined(_) => out.push_str("Undefined"),
+        Value::None => out.push_str("None"),
+        Value::Bool(true) => out.push_str("True"),
+        Value::Bool(false) => out.push_str("False"),
+        Value::Int(number) => out.push_str(&number.to_string()),
+        Value::Float(number) => out.push_str(&float(*number)),
+        Value::Str(text) => quoted(out, text),
+        Value::List(items) => joined(out, "[", items, "]", depth),
+        Value::Tuple(items) => joined(out, "(", items, if items.len() == 1 { ",)" } else { ")" }, depth),
         Value::Lazy(lazy) => match lazy.view {
-            Some(name) => format!("{name}([{}])", joined(&lazy.items)),
-            None => "<generator object>".to_owned(),
+            Some(name) => {
+                out.push_str(name)?;
+                joined(out, "([", &lazy.items, "])", depth)
+            }
+            None => out.push_str("<generator object>"),
         },
-        Value::Dict(dict) => {
-            let entry =
-                |item: &crate::runtime::value::Item| format!("{}: {}", repr(&item.key), repr(&item.value));
-            let entries: Vec<String> = dict.items().iter().map(entry).collect();
-            format!("{{{}}}", entries.join(", "))
-        }
+        Value::Dict(dict) => dict_entries(out, dict, depth),
         Value::Object(Object::Namespace(dict)) => {
-            format!("<Namespace {}>", repr(&Value::Dict(dict.borrow().clone().into())))
+            out.push_str("<Namespace ")?;
+            dict_entries(out, &dict.borrow(), depth)?;
+            out.push('>')
         }
-        Value::Object(Object::Macro(found)) => format!("<Macro '{}'>", found.def.name),
-        Value::Object(_) => format!("<{}>", value.type_name()),
+        Value::Object(Object::Macro(found)) => {
+            out.push_str("<Macro '")?;
+            out.push_str(&found.def.name)?;
+            out.push_str("'>")
+        }
+        Value::Object(_) => out.push_str(&format!("<{}>", value.type_name())),
     }
 }
 
-fn joined(items: &[Value]) -> String {
-    items.iter().map(repr).collect::<Vec<_>>().join(", ")
+fn joined(out: &mut Builder<'_>, open: &str, items: &[Value], close: &str, depth: usize) -> Result<()> {
+    out.push_str(open)?;
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push_str(", ")?;
+        }
+        write(out, item, depth + 1)?;
+    }
+    out.push_str(close)
 }
 
-fn quoted(text: &str) -> String {
+fn dict_entries(out: &mut Builder<'_>, dict: &Dict, depth: usize) -> Result<()> {
+    out.push('{')?;
+    for (index, item) in dict.items().iter().enumerate() {
+        if index > 0 {
+            out.push_str(", ")?;
+        }
+        write(out, &item.key, depth + 1)?;
+        out.push_str(": ")?;
+        write(out, &item.value, depth + 1)?;
+    }
+    out.push('}')
+}
+
+fn quoted(out: &mut Builder<'_>, text: &str) -> Result<()> {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    let mut out = String::from(quote);
+    out.push(quote)?;
+    let mut escape = String::new();
     for letter in text.chars() {
+        escape.clear();
         match letter {
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\\' => out.push_str("\\\\"),
-            _ if letter == quote => out.extend(['\\', letter]),
-            _ if is_printable(letter) => out.push(letter),
-            '\0'..='\u{FF}' => write!(out, "\\x{:02x}", letter as u32).expect("a string grows"),
-            '\0'..='\u{FFFF}' => write!(out, "\\u{:04x}", letter as u32).expect("a string grows"),
-            _ => write!(out, "\\U{:08x}", letter as u32).expect("a string grows"),
+            '\n' => escape.push_str("\\n"),
+            '\r' => escape.push_str("\\r"),
+            '\t' => escape.push_str("\\t"),
+            '\\' => escape.push_str("\\\\"),
+            _ if letter == quote => escape.extend(['\\', letter]),
+            _ if is_printable(letter) => escape.push(letter),
+            '\0'..='\u{FF}' => write!(escape, "\\x{:02x}", letter as u32).expect("a string grows"),
+            '\0'..='\u{FFFF}' => write!(escape, "\\u{:04x}", letter as u32).expect("a string grows"),
+            _ => write!(escape, "\\U{:08x}", letter as u32).expect("a string grows"),
         }
+        out.budget().visits(1)?;
+        out.push_str(&escape)?;
     }
-    out.push(quote);
-    out
+    out.push(quote)
 }
 
 /// Returns whether Python prints `letter` as it is: no controls, separators other than the space, or private letters.
@@ -121,6 +159,7 @@ mod tests {
     #[test]
     fn values_print_as_in_python() {
         let value = Value::from(&serde_json::json!({"a": [true, null, 1, 2.0], "it's": "ʻ\n\"x'\u{200b}"}));
+        let str_of = |value: &Value| str_of(value, &Budget::new(0)).unwrap().to_string();
         assert_eq!(str_of(&value), r#"{'a': [True, None, 1, 2.0], "it's": 'ʻ\n"x\'\u200b'}"#);
         assert_eq!(str_of(&Value::undefined("x")), "");
         assert_eq!(str_of(&Value::tuple(vec![Value::from(true)])), "(True,)");

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
+use crate::runtime::budget::Budget;
 use crate::runtime::value::{Object, Value};
 use crate::syntax::ast::Target;
 
@@ -25,38 +26,51 @@ impl Scope {
         Rc::new(Self { variables: RefCell::default(), parent: Some(parent.clone()) })
     }
 
-    pub(crate) fn set(&self, name: &str, value: Value) {
+    pub(crate) fn set(&self, name: &str, value: Value, budget: &Budget) -> Result<()> {
         let mut variables = self.variables.borrow_mut();
-        match variables.iter_mut().find(|variable| variable.name == name) {
-            Some(variable) => variable.value = value,
-            None => variables.push(Variable { name: name.to_owned(), value }),
+        budget.copies(name.len() + 4 * variables.len())?;
+        if let Some(variable) = variables.iter_mut().find(|variable| variable.name == name) {
+            variable.value = value;
+        } else {
+            variables.push(Variable { name: name.to_owned(), value });
         }
+        Ok(())
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<Value> {
-        let own = self.variables.borrow();
-        let found = own.iter().find(|variable| variable.name == name).map(|variable| variable.value.clone());
-        found.or_else(|| self.parent.as_ref().and_then(|parent| parent.get(name)))
+    pub(crate) fn get(&self, name: &str, budget: &Budget) -> Result<Option<Value>> {
+        let mut scope = self;
+        loop {
+            let variables = scope.variables.borrow();
+            budget.copies(16 + 4 * variables.len())?;
+            if let Some(found) = variables.iter().find(|variable| variable.name == name) {
+                return Ok(Some(found.value.clone()));
+            }
+            match &scope.parent {
+                Some(parent) => scope = parent,
+                None => return Ok(None),
+            }
+        }
     }
 }
 
 /// Assigns a value in `scope`.
-pub(crate) fn assign(target: &Target, value: Value, scope: &Rc<Scope>) -> Result<()> {
+pub(crate) fn assign(target: &Target, value: Value, scope: &Rc<Scope>, budget: &Budget) -> Result<()> {
     match target {
-        Target::Name(name) => scope.set(name, value),
-        Target::Attribute(owner, name) => match scope.get(owner) {
+        Target::Name(name) => scope.set(name, value, budget)?,
+        Target::Attribute(owner, name) => match scope.get(owner, budget)? {
             Some(Value::Object(Object::Namespace(dict))) if name.starts_with('_') => {
                 drop(dict);
                 let reason = "Chat templates cannot store underscore-prefixed attributes on a namespace";
                 return Err(Error::of_type(format!("{reason}, but got '{name}'")));
             }
             Some(Value::Object(Object::Namespace(dict))) => {
-                dict.borrow_mut().insert(name.as_str().into(), value);
+                budget.text(name.len())?;
+                dict.borrow_mut().insert(name.as_str().into(), value, budget)?;
             }
             _ => return Err(Error::of_type("cannot assign attribute on non-namespace object")),
         },
         Target::Tuple(targets) => {
-            let values = value.iterate()?;
+            let values = value.iterate(budget)?;
             let (expected, found) = (targets.len(), values.len());
             if found > expected {
                 return Err(Error::of_type(format!("too many values to unpack (expected {expected})")));
@@ -66,7 +80,7 @@ pub(crate) fn assign(target: &Target, value: Value, scope: &Rc<Scope>) -> Result
                 return Err(Error::of_type(reason));
             }
             for (target, value) in targets.iter().zip(values) {
-                assign(target, value, scope)?;
+                assign(target, value, scope, budget)?;
             }
         }
     }

@@ -2,9 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::runtime::arguments::Arguments;
+use crate::runtime::budget::{Budget, Builder};
 use crate::runtime::format;
-use crate::runtime::machine::{MAX_TEXT_BYTES, Machine};
-use crate::runtime::operators::too_long;
+use crate::runtime::machine::Machine;
+use crate::runtime::memory::Text;
 use crate::runtime::print::is_printable;
 use crate::runtime::value::Value;
 use crate::syntax::lexer::is_space;
@@ -63,45 +64,58 @@ pub(crate) fn call(
     name: &str,
     arguments: &mut Arguments,
 ) -> Result<Value> {
-    machine.spend(text.len() / 64)?;
+    let budget = machine.budget;
+    budget.copies(text.len())?;
+    if changes_case(name) {
+        allow_case_change(text, budget)?;
+    }
     Ok(match name {
         "capitalize" => capitalize(text).into(),
         "lower" => text.to_lowercase().into(),
         "casefold" => text.to_lowercase().replace('ß', "ss").replace('ς', "σ").into(),
-        "zfill" => zero_filled(text, arguments.integer("width")?.unwrap_or(0))?.into(),
+        "zfill" => zero_filled(text, arguments.integer("width")?.unwrap_or(0), budget)?.into(),
         "upper" => text.to_uppercase().into(),
         "swapcase" => text.chars().map(swap_case).collect::<String>().into(),
         "title" => title(text).into(),
-        "center" | "ljust" | "rjust" => justify(text, name, arguments)?,
+        "center" | "ljust" | "rjust" => justify(text, name, arguments, budget)?,
         "strip" | "lstrip" | "rstrip" => {
             let letters = arguments.text("chars")?;
-            strip(text, letters.as_deref(), name != "rstrip", name != "lstrip").into()
+            strip(text, letters.as_deref(), name != "rstrip", name != "lstrip", budget)?.into()
         }
-        "startswith" | "endswith" => affix(text, name == "startswith", arguments)?,
+        "startswith" | "endswith" => affix(text, name == "startswith", arguments, budget)?,
         "removeprefix" => {
             let prefix = required(arguments, "prefix")?;
+            budget.text(text.len())?;
             text.strip_prefix(&*prefix).unwrap_or(text).into()
         }
         "removesuffix" => {
             let suffix = required(arguments, "suffix")?;
+            budget.text(text.len())?;
             text.strip_suffix(&*suffix).filter(|_| !suffix.is_empty()).unwrap_or(text).into()
         }
-        "find" | "rfind" | "index" | "rindex" | "count" => search(text, name, arguments)?,
+        "find" | "rfind" | "index" | "rindex" | "count" => search(text, name, arguments, budget)?,
         "replace" => {
             let (old, new) = (required(arguments, "old")?, required(arguments, "new")?);
             let count = arguments.integer("count")?.filter(|count| *count >= 0);
-            replace(text, &old, &new, count)?.into()
+            replace(text, &old, &new, count, budget)?.into()
         }
         "split" | "rsplit" => {
             let separator = arguments.text("sep")?;
             let limit = arguments.integer("maxsplit")?.filter(|limit| *limit >= 0);
             let limit = limit.map_or(usize::MAX, |limit| limit as usize);
-            texts(split(text, separator.as_deref(), limit, name == "rsplit")?)
+            texts(split(text, separator.as_deref(), limit, name == "rsplit", budget)?)
         }
-        "splitlines" => texts(split_lines(text, arguments.flag("keepends"))),
-        "partition" | "rpartition" => partition(text, &required(arguments, "sep")?, name == "rpartition")?,
+        "splitlines" => {
+            let ends = text.chars().filter(|letter| is_line_end(*letter)).count();
+            budget.texts(2 * ends + 1, text.len())?;
+            texts(split_lines(text, arguments.flag("keepends")))
+        }
+        "partition" | "rpartition" => {
+            budget.text(2 * text.len())?;
+            partition(text, &required(arguments, "sep")?, name == "rpartition")?
+        }
         "join" => join(machine, text, &arguments.require("iterable")?)?,
-        "expandtabs" => expand_tabs(text, arguments.integer("tabsize")?.unwrap_or(8)).into(),
+        "expandtabs" => expand_tabs(text, arguments.integer("tabsize")?.unwrap_or(8), budget)?.into(),
         "format" => {
             let out = format::format(machine, text, arguments)?;
             arguments.rest();
@@ -110,17 +124,32 @@ pub(crate) fn call(
         }
         "format_map" => {
             let map = arguments.require("mapping")?;
+            budget.list(2 * map.length(budget)?)?;
             let named = map.entries().map(|(name, value)| crate::runtime::arguments::Named {
                 name: name.into(),
                 value: value.clone(),
             });
             format::format(machine, text, &Arguments::new(Vec::new(), named.collect()))?.into()
         }
-        _ => predicate(text, name).into(),
+        _ => {
+            budget.visits(text.len())?;
+            budget.text(text.len().saturating_mul(3))?;
+            predicate(text, name).into()
+        }
     })
 }
 
-fn required(arguments: &mut Arguments, name: &str) -> Result<String> {
+fn changes_case(name: &str) -> bool {
+    matches!(name, "capitalize" | "lower" | "casefold" | "upper" | "swapcase" | "title")
+}
+
+/// Asks for the text with its case changed, which may be three times as long.
+pub(crate) fn allow_case_change(text: &str, budget: &Budget) -> Result<()> {
+    budget.visits(text.len())?;
+    budget.text(text.len().saturating_mul(3))
+}
+
+fn required(arguments: &mut Arguments, name: &str) -> Result<Text> {
     arguments.text(name)?.ok_or_else(|| Error::of_type(format!("'{name}' must be str, not NoneType")))
 }
 
@@ -163,16 +192,14 @@ fn title(text: &str) -> String {
     out
 }
 
-fn justify(text: &str, name: &str, arguments: &mut Arguments) -> Result<Value> {
+fn justify(text: &str, name: &str, arguments: &mut Arguments, budget: &Budget) -> Result<Value> {
     let width = arguments.integer("width")?.unwrap_or(0).max(0) as usize;
-    let fill = arguments.text("fillchar")?.unwrap_or_else(|| " ".to_owned());
+    let fill = arguments.text("fillchar")?.unwrap_or_else(|| " ".into());
     if fill.chars().count() != 1 {
         return Err(Error::of_type("The fill character must be exactly one character long"));
     }
-    if width > MAX_TEXT_BYTES {
-        return Err(too_long());
-    }
     let missing = width.saturating_sub(text.chars().count());
+    budget.text(text.len().saturating_add(missing.saturating_mul(fill.len())))?;
     let left = match name {
         "ljust" => 0,
         "rjust" => missing,
@@ -183,25 +210,33 @@ fn justify(text: &str, name: &str, arguments: &mut Arguments) -> Result<Value> {
 }
 
 /// Puts zeros between the sign and the text.
-fn zero_filled(text: &str, width: i64) -> Result<String> {
+fn zero_filled(text: &str, width: i64, budget: &Budget) -> Result<String> {
     let missing = (width.max(0) as usize).saturating_sub(text.chars().count());
-    if missing > MAX_TEXT_BYTES {
-        return Err(too_long());
-    }
+    budget.text(text.len().saturating_add(missing.saturating_mul(2)))?;
     let (sign, rest) = text.split_at(usize::from(text.starts_with(['+', '-'])));
     Ok(format!("{sign}{}{rest}", "0".repeat(missing)))
 }
 
 /// Removes letters, or white space, from the ends of `text`.
-pub(crate) fn strip(text: &str, letters: Option<&str>, start: bool, end: bool) -> String {
+pub(crate) fn strip(
+    text: &str,
+    letters: Option<&str>,
+    start: bool,
+    end: bool,
+    budget: &Budget,
+) -> Result<String> {
     let removes = |letter: char| letters.map_or_else(|| is_space(letter), |letters| letters.contains(letter));
-    let text = if start { text.trim_start_matches(removes) } else { text };
-    if end { text.trim_end_matches(removes) } else { text }.to_owned()
+    let kept = if start { text.trim_start_matches(removes) } else { text };
+    let kept = if end { kept.trim_end_matches(removes) } else { kept };
+    // Each removed letter was searched in all of `letters`.
+    budget.copies((text.len() - kept.len() + 2).saturating_mul(8 + letters.map_or(0, str::len)))?;
+    budget.text(kept.len())?;
+    Ok(kept.to_owned())
 }
 
-fn affix(text: &str, at_start: bool, arguments: &mut Arguments) -> Result<Value> {
+fn affix(text: &str, at_start: bool, arguments: &mut Arguments, budget: &Budget) -> Result<Value> {
     let wanted = arguments.require("prefix")?;
-    let text = part(text, arguments)?;
+    let text = part(text, arguments, budget)?;
     let is_affix = |affix: &Value| match affix {
         Value::Str(affix) if at_start => Ok(text.starts_with(&**affix)),
         Value::Str(affix) => Ok(text.ends_with(&**affix)),
@@ -213,6 +248,7 @@ fn affix(text: &str, at_start: bool, arguments: &mut Arguments) -> Result<Value>
     };
     if let Value::Tuple(affixes) = &wanted {
         for affix in affixes.iter() {
+            budget.copies(64 + affix.as_str().map_or(0, str::len))?;
             if is_affix(affix)? {
                 return Ok(true.into());
             }
@@ -223,23 +259,38 @@ fn affix(text: &str, at_start: bool, arguments: &mut Arguments) -> Result<Value>
 }
 
 /// Returns the part of `text` between the optional arguments `start` and `end`.
-fn part(text: &str, arguments: &mut Arguments) -> Result<String> {
-    let (start, end) = bounds(text, arguments)?;
-    Ok(text.chars().skip(start).take(end.saturating_sub(start)).collect())
+fn part<'t>(text: &'t str, arguments: &mut Arguments, budget: &Budget) -> Result<&'t str> {
+    Ok(bounds(text, arguments, budget)?.part)
 }
 
-fn bounds(text: &str, arguments: &mut Arguments) -> Result<(usize, usize)> {
+/// A part of a text.
+struct Part<'t> {
+    /// Characters before it.
+    start: usize,
+    part: &'t str,
+}
+
+fn bounds<'t>(text: &'t str, arguments: &mut Arguments, budget: &Budget) -> Result<Part<'t>> {
+    let (from, to) = (arguments.integer("start")?, arguments.integer("end")?);
+    if from.is_none() && to.is_none() {
+        return Ok(Part { start: 0, part: text });
+    }
+    budget.copies(4 * text.len())?;
     let length = text.chars().count() as i64;
-    let place = |bound: i64| (if bound < 0 { bound + length } else { bound }).clamp(0, length) as usize;
-    let start = arguments.integer("start")?.map_or(0, place);
-    let end = arguments.integer("end")?.map_or(length as usize, place);
-    Ok((start, end))
+    let place = |bound: i64| {
+        let bound = if bound < 0 { bound.saturating_add(length) } else { bound };
+        bound.clamp(0, length) as usize
+    };
+    let start = from.map_or(0, place);
+    let end = to.map_or(length as usize, place).max(start);
+    let byte = |at: usize| text.char_indices().nth(at).map_or(text.len(), |(byte, _)| byte);
+    Ok(Part { start, part: &text[byte(start)..byte(end)] })
 }
 
-fn search(text: &str, name: &str, arguments: &mut Arguments) -> Result<Value> {
+fn search(text: &str, name: &str, arguments: &mut Arguments, budget: &Budget) -> Result<Value> {
     let wanted = required(arguments, "sub")?;
-    let (start, end) = bounds(text, arguments)?;
-    let part: String = text.chars().skip(start).take(end.saturating_sub(start)).collect();
+    let Part { start, part } = bounds(text, arguments, budget)?;
+    budget.copies(part.len())?;
     if name == "count" {
         let count = if wanted.is_empty() { part.chars().count() + 1 } else { part.matches(&*wanted).count() };
         return Ok(count.into());
@@ -253,20 +304,39 @@ fn search(text: &str, name: &str, arguments: &mut Arguments) -> Result<Value> {
 }
 
 /// Replaces at most `count` occurrences.
-pub(crate) fn replace(text: &str, old: &str, new: &str, count: Option<i64>) -> Result<String> {
+pub(crate) fn replace(
+    text: &str,
+    old: &str,
+    new: &str,
+    count: Option<i64>,
+    budget: &Budget,
+) -> Result<String> {
+    budget.visits(text.len())?;
     let occurrences = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
     let count = count.map_or(occurrences, |count| (count as usize).min(occurrences));
-    if text.len().saturating_add(count.saturating_mul(new.len())) > MAX_TEXT_BYTES {
-        return Err(too_long());
-    }
+    // The text grows as it is written, up to twice its length.
+    budget.text(text.len().saturating_add(count.saturating_mul(new.len())).saturating_mul(2))?;
+    budget.visits(count)?;
     Ok(text.replacen(old, new, count))
 }
 
-fn split(text: &str, separator: Option<&str>, limit: usize, from_right: bool) -> Result<Vec<String>> {
-    let Some(separator) = separator else { return Ok(split_words(text, limit, from_right)) };
+fn split(
+    text: &str,
+    separator: Option<&str>,
+    limit: usize,
+    from_right: bool,
+    budget: &Budget,
+) -> Result<Vec<String>> {
+    budget.visits(text.len())?;
+    let Some(separator) = separator else {
+        let spaces = text.chars().filter(|letter| is_space(*letter)).count();
+        budget.texts(2 * spaces.min(limit).saturating_add(1), text.len())?;
+        return Ok(split_words(text, limit, from_right));
+    };
     if separator.is_empty() {
         return Err(Error::of_type("empty separator"));
     }
+    budget.texts(2 * text.matches(separator).count().min(limit).saturating_add(1), text.len())?;
     let limit = limit.saturating_add(1);
     if !from_right {
         return Ok(text.splitn(limit, separator).map(str::to_owned).collect());
@@ -305,13 +375,15 @@ fn split_words(text: &str, limit: usize, from_right: bool) -> Vec<String> {
     parts
 }
 
+fn is_line_end(letter: char) -> bool {
+    matches!(letter, '\n'..='\r' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
 fn split_lines(text: &str, keep_ends: bool) -> Vec<String> {
-    let is_end =
-        |letter: char| matches!(letter, '\n'..='\r' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
     let mut lines = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let end = rest.find(is_end).unwrap_or(rest.len());
+        let end = rest.find(is_line_end).unwrap_or(rest.len());
         let mark = if rest[end..].starts_with("\r\n") {
             2
         } else {
@@ -337,8 +409,9 @@ fn partition(text: &str, separator: &str, from_right: bool) -> Result<Value> {
 }
 
 fn join(machine: &mut Machine<'_>, separator: &str, items: &Value) -> Result<Value> {
-    let mut out = String::new();
-    for (index, item) in items.iterate()?.iter().enumerate() {
+    let mut out = Builder::new(machine.budget);
+    for (index, item) in items.iterate(machine.budget)?.iter().enumerate() {
+        machine.budget.steps(1)?;
         let Value::Str(text) = item else {
             let kind = item.type_name();
             return Err(Error::of_type(format!(
@@ -346,36 +419,35 @@ fn join(machine: &mut Machine<'_>, separator: &str, items: &Value) -> Result<Val
             )));
         };
         if index > 0 {
-            out.push_str(separator);
+            out.push_str(separator)?;
         }
-        out.push_str(text);
-        machine.spend(1)?;
+        out.push_str(text)?;
     }
-    if out.len() > MAX_TEXT_BYTES { Err(too_long()) } else { Ok(out.into()) }
+    Ok(out.finish().into())
 }
 
-fn expand_tabs(text: &str, size: i64) -> String {
-    let size = size.clamp(0, 64) as usize;
-    let (mut out, mut column) = (String::new(), 0);
+fn expand_tabs(text: &str, size: i64, budget: &Budget) -> Result<String> {
+    let size = size.max(0) as usize;
+    let (mut out, mut column) = (Builder::new(budget), 0);
     for letter in text.chars() {
         match letter {
             '\t' if size > 0 => {
                 let spaces = size - column % size;
-                out.push_str(&" ".repeat(spaces));
+                out.repeat(" ", spaces)?;
                 column += spaces;
             }
             '\t' => {}
             '\n' | '\r' => {
-                out.push(letter);
+                out.push(letter)?;
                 column = 0;
             }
             _ => {
-                out.push(letter);
+                out.push(letter)?;
                 column += 1;
             }
         }
     }
-    out
+    Ok(out.finish())
 }
 
 fn predicate(text: &str, name: &str) -> bool {

@@ -22,15 +22,16 @@ impl Machine<'_> {
             "number" => value.number().is_some(),
             "string" => matches!(value, Value::Str(_)),
             "mapping" => matches!(value, Value::Dict(_)),
-            "iterable" => value.iterate().is_ok(),
+            "iterable" => value.is_iterable(),
             "sequence" => is_sequence(value),
             "callable" => matches!(value, Value::Object(object) if !matches!(object, Object::Namespace(_))),
             "escaped" => false,
-            "lower" => {
-                self.text_of(value) == self.text_of(value).to_lowercase() && has_case(&self.text_of(value))
-            }
-            "upper" => {
-                self.text_of(value) == self.text_of(value).to_uppercase() && has_case(&self.text_of(value))
+            "lower" | "upper" => {
+                let text = self.text_of(value)?;
+                self.budget.visits(2 * text.len())?;
+                self.budget.text(text.len().saturating_mul(3))?;
+                let cased = if name == "lower" { text.to_lowercase() } else { text.to_uppercase() };
+                *text == *cased && has_case(&text)
             }
             "odd" => remainder(value, 2)? == 1,
             "even" => remainder(value, 2)? == 0,
@@ -42,7 +43,7 @@ impl Machine<'_> {
                 let other = arguments.require("other")?;
                 value.is_same(&other)
             }
-            "in" => contains(&arguments.require("seq")?, value)?,
+            "in" => contains(&arguments.require("seq")?, value, self.budget)?,
             "filter" | "test" => {
                 let known = value.as_str().unwrap_or_default();
                 if name == "filter" {
@@ -54,7 +55,7 @@ impl Machine<'_> {
             _ => {
                 let operator =
                     comparator(name).ok_or_else(|| Error::undefined(format!("No test named '{name}'.")))?;
-                compare(operator, value, &arguments.require("other")?)?
+                compare(operator, value, &arguments.require("other")?, self.budget)?
             }
         };
         arguments.finish(name)?;
@@ -124,8 +125,10 @@ fn has_case(text: &str) -> bool {
 
 fn remainder(value: &Value, divisor: i128) -> Result<i128> {
     match value.number() {
-        Some(Number::Int(number)) => Ok(number.rem_euclid(divisor)),
-        Some(Number::Float(number)) if number.fract() == 0.0 => Ok((number as i128).rem_euclid(divisor)),
+        Some(Number::Int(number)) => Ok(number.wrapping_rem_euclid(divisor)),
+        Some(Number::Float(number)) if number.fract() == 0.0 => {
+            Ok((number as i128).wrapping_rem_euclid(divisor))
+        }
         Some(Number::Float(_)) => Ok(-1),
         None => Err(Error::of_type(format!(
             "unsupported operand type(s) for %: '{}' and 'int'",

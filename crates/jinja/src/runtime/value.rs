@@ -4,10 +4,12 @@ use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::rc::Rc;
 
-use crate::error::{Error, Result};
 use crate::runtime::arguments::Arguments;
+use crate::runtime::budget::Budget;
+use crate::runtime::dict::Dict;
 use crate::runtime::json::tojson;
 use crate::runtime::machine::{Loop, Macro};
+use crate::runtime::memory::{Items, OVERHEAD_BYTES, Text, VALUE_BYTES};
 
 /// A value of a template.
 ///
@@ -15,7 +17,7 @@ use crate::runtime::machine::{Loop, Macro};
 #[derive(Clone, Debug)]
 pub enum Value {
     /// No value at all; the text says what is missing.
-    Undefined(Rc<str>),
+    Undefined(Text),
     /// Python's `None`.
     None,
     /// A boolean.
@@ -25,11 +27,11 @@ pub enum Value {
     /// A float.
     Float(f64),
     /// A string.
-    Str(Rc<str>),
+    Str(Text),
     /// A list.
-    List(Rc<Vec<Value>>),
+    List(Rc<Items>),
     /// A tuple.
-    Tuple(Rc<Vec<Value>>),
+    Tuple(Rc<Items>),
     /// Values that Python would make one at a time: a generator or a view of a dict.
     Lazy(Rc<Lazy>),
     /// A dict.
@@ -39,10 +41,10 @@ pub enum Value {
 }
 
 /// Values made one at a time.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Lazy {
     /// The values.
-    pub(crate) items: Vec<Value>,
+    pub(crate) items: Items,
     /// Name of the type if the values are a view of a dict, which has a length.
     pub(crate) view: Option<&'static str>,
 }
@@ -76,21 +78,15 @@ pub struct Method {
 /// State of a `cycler()`.
 #[derive(Debug)]
 pub struct Cycler {
-    pub(crate) items: Vec<Value>,
+    pub(crate) items: Items,
     pub(crate) at: RefCell<usize>,
 }
 
 /// State of a `joiner()`.
 #[derive(Debug)]
 pub struct Joiner {
-    pub(crate) separator: Rc<str>,
+    pub(crate) separator: Text,
     pub(crate) used: RefCell<bool>,
-}
-
-/// A dict in the order of insertion.
-#[derive(Clone, Debug, Default)]
-pub struct Dict {
-    entries: Vec<Item>,
 }
 
 /// An entry of a dict.
@@ -98,44 +94,6 @@ pub struct Dict {
 pub(crate) struct Item {
     pub(crate) key: Value,
     pub(crate) value: Value,
-}
-
-impl Dict {
-    pub(crate) fn items(&self) -> &[Item] {
-        &self.entries
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Adds an entry whose key is new.
-    pub(crate) fn push(&mut self, key: Value, value: Value) {
-        self.entries.push(Item { key, value });
-    }
-
-    pub(crate) fn insert(&mut self, key: Value, value: Value) {
-        match self.entries.iter_mut().find(|item| item.key == key) {
-            Some(item) => item.value = value,
-            None => self.push(key, value),
-        }
-    }
-
-    pub(crate) fn get(&self, key: &Value) -> Option<&Value> {
-        match key {
-            Value::Str(name) => self.named(name),
-            _ => self.entries.iter().find(|item| item.key == *key).map(|item| &item.value),
-        }
-    }
-
-    pub(crate) fn named(&self, name: &str) -> Option<&Value> {
-        let is_named = |item: &&Item| matches!(&item.key, Value::Str(key) if **key == *name);
-        self.entries.iter().find(is_named).map(|item| &item.value)
-    }
-
-    pub(crate) fn keys(&self) -> Vec<Value> {
-        self.entries.iter().map(|item| item.key.clone()).collect()
-    }
 }
 
 impl From<&str> for Value {
@@ -186,23 +144,23 @@ impl From<&serde_json::Value> for Value {
 
 impl Value {
     pub(crate) fn list(items: Vec<Self>) -> Self {
-        Self::List(Rc::new(items))
+        Self::List(Rc::new(items.into()))
     }
 
     pub(crate) fn tuple(items: Vec<Self>) -> Self {
-        Self::Tuple(Rc::new(items))
+        Self::Tuple(Rc::new(items.into()))
     }
 
     pub(crate) fn generator(items: Vec<Self>) -> Self {
-        Self::Lazy(Rc::new(Lazy { items, view: None }))
+        Self::Lazy(Rc::new(Lazy { items: items.into(), view: None }))
     }
 
     pub(crate) fn view(name: &'static str, items: Vec<Self>) -> Self {
-        Self::Lazy(Rc::new(Lazy { items, view: Some(name) }))
+        Self::Lazy(Rc::new(Lazy { items: items.into(), view: Some(name) }))
     }
 
-    pub(crate) fn undefined(what: impl AsRef<str>) -> Self {
-        Self::Undefined(what.as_ref().into())
+    pub(crate) fn undefined(what: impl Into<Text>) -> Self {
+        Self::Undefined(what.into())
     }
 
     pub(crate) fn is_undefined(&self) -> bool {
@@ -224,7 +182,7 @@ impl Value {
     /// Returns the value of a key of an object.
     pub fn get(&self, name: &str) -> Option<&Self> {
         match self {
-            Self::Dict(dict) => dict.named(name),
+            Self::Dict(dict) => dict.input(name),
             _ => None,
         }
     }
@@ -244,7 +202,8 @@ impl Value {
 
     /// Returns the value as the filter `tojson` writes it; values that are not JSON become nothing.
     pub fn to_json(&self) -> String {
-        tojson(self, Arguments::default()).unwrap_or_default()
+        tojson(self, Arguments::default(), &Budget::new(self.size()))
+            .map_or_else(|_| String::new(), |text| text.to_string())
     }
 
     /// Returns the text of a string.
@@ -258,7 +217,7 @@ impl Value {
     /// Returns whether both are the same object in memory.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Str(a), Self::Str(b)) => Rc::ptr_eq(a, b),
+            (Self::Str(a), Self::Str(b)) => a.is_same(b),
             (Self::List(a), Self::List(b)) | (Self::Tuple(a), Self::Tuple(b)) => Rc::ptr_eq(a, b),
             (Self::Dict(a), Self::Dict(b)) => Rc::ptr_eq(a, b),
             (Self::None, Self::None) => true,
@@ -316,76 +275,32 @@ impl Value {
         }
     }
 
-    /// Returns the values that a loop visits.
-    pub(crate) fn iterate(&self) -> Result<Vec<Self>> {
+    /// Returns whether the value holds others.
+    pub(crate) fn is_nested(&self) -> bool {
+        !matches!(
+            self,
+            Self::Undefined(_) | Self::None | Self::Bool(_) | Self::Int(_) | Self::Float(_) | Self::Str(_)
+        )
+    }
+
+    /// Returns the address of a container, by which it is recognized.
+    pub(crate) fn address(&self) -> Option<usize> {
         match self {
-            Self::Undefined(_) => Ok(Vec::new()),
-            Self::Str(text) => {
-                let mut buffer = [0; 4];
-                Ok(text.chars().map(|letter| Self::from(&*letter.encode_utf8(&mut buffer))).collect())
-            }
-            Self::List(items) | Self::Tuple(items) => Ok(items.to_vec()),
-            Self::Lazy(lazy) => Ok(lazy.items.clone()),
-            Self::Dict(dict) => Ok(dict.keys()),
-            Self::Object(Object::Loop(state)) => Ok(state.items.clone()),
-            other => Err(Error::of_type(format!("'{}' object is not iterable", other.type_name()))),
+            Self::List(items) | Self::Tuple(items) => Some(Rc::as_ptr(items) as usize),
+            Self::Dict(dict) => Some(Rc::as_ptr(dict) as usize),
+            _ => None,
         }
     }
 
-    /// Returns what Python's `len` returns.
-    pub(crate) fn length(&self) -> Result<usize> {
-        match self {
-            Self::Undefined(_) => Ok(0),
-            Self::Str(text) => Ok(text.chars().count()),
-            Self::List(items) | Self::Tuple(items) => Ok(items.len()),
-            Self::Lazy(lazy) if lazy.view.is_some() => Ok(lazy.items.len()),
-            Self::Dict(dict) => Ok(dict.len()),
-            Self::Object(Object::Loop(state)) => Ok(state.items.len()),
-            other => Err(Error::of_type(format!("object of type '{}' has no len()", other.type_name()))),
-        }
-    }
-
-    /// Compares as Python's `<` does.
-    pub(crate) fn compare(&self, other: &Self, operator: &str) -> Result<Option<Ordering>> {
-        if let (Some(a), Some(b)) = (self.number(), other.number()) {
-            return Ok(a.compare(b));
-        }
-        match (self, other) {
-            (Self::Str(a), Self::Str(b)) => Ok(Some(a.cmp(b))),
-            (Self::List(a), Self::List(b)) | (Self::Tuple(a), Self::Tuple(b)) => {
-                for (a, b) in a.iter().zip(b.iter()) {
-                    if a != b {
-                        return a.compare(b, operator);
-                    }
-                }
-                Ok(Some(a.len().cmp(&b.len())))
-            }
-            (Self::Undefined(what), _) | (_, Self::Undefined(what)) => Err(Error::undefined(&**what)),
-            _ => Err(Error::of_type(format!(
-                "'{operator}' not supported between instances of '{}' and '{}'",
-                self.type_name(),
-                other.type_name()
-            ))),
-        }
-    }
-}
-
-impl PartialEq for Value {
-    fn eq(&self, other: &Self) -> bool {
-        if let (Some(a), Some(b)) = (self.number(), other.number()) {
-            return a.compare(b) == Some(Ordering::Equal);
-        }
-        match (self, other) {
-            (Self::Undefined(_), Self::Undefined(_)) | (Self::None, Self::None) => true,
-            (Self::Str(a), Self::Str(b)) => a == b,
-            (Self::List(a), Self::List(b)) | (Self::Tuple(a), Self::Tuple(b)) => a == b,
-            (Self::Lazy(a), Self::Lazy(b)) => a.view.is_some() && b.view.is_some() && a.items == b.items,
-            (Self::Dict(a), Self::Dict(b)) => {
-                a.len() == b.len() && a.items().iter().all(|item| b.get(&item.key) == Some(&item.value))
-            }
-            (Self::Object(Object::Namespace(a)), Self::Object(Object::Namespace(b))) => Rc::ptr_eq(a, b),
-            _ => false,
-        }
+    /// Returns the bytes of a value of the input, whose nesting JSON limits.
+    pub(crate) fn size(&self) -> usize {
+        let inner: usize = match self {
+            Self::Undefined(text) | Self::Str(text) => text.len() + OVERHEAD_BYTES,
+            Self::List(items) | Self::Tuple(items) => items.iter().map(Self::size).sum(),
+            Self::Dict(dict) => dict.items().iter().map(|item| item.key.size() + item.value.size()).sum(),
+            _ => 0,
+        };
+        inner + VALUE_BYTES
     }
 }
 
@@ -404,7 +319,7 @@ impl Number {
         }
     }
 
-    fn compare(self, other: Self) -> Option<Ordering> {
+    pub(crate) fn compare(self, other: Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Int(a), Self::Int(b)) => Some(a.cmp(&b)),
             (a, b) => a.float().partial_cmp(&b.float()),

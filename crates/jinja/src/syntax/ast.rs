@@ -7,6 +7,19 @@ use std::sync::Arc;
 pub(crate) struct Expr {
     pub(crate) line: usize,
     pub(crate) kind: ExprKind,
+    depth: usize,
+}
+
+impl Expr {
+    pub(crate) fn new(line: usize, kind: ExprKind) -> Self {
+        let depth = 1 + kind.depth();
+        Self { line, kind, depth }
+    }
+
+    /// Returns the number of expressions from this one to its innermost one.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -40,6 +53,40 @@ pub(crate) enum ExprKind {
     Compare(Box<Expr>, Vec<Comparison>),
     Concat(Vec<Expr>),
     Condition(Box<Branches>),
+}
+
+impl ExprKind {
+    /// Returns the depth of the deepest operand.
+    fn depth(&self) -> usize {
+        let deepest = |exprs: &[Expr]| exprs.iter().map(Expr::depth).max().unwrap_or(0);
+        match self {
+            Self::None | Self::Bool(_) | Self::Int(_) | Self::Float(_) | Self::Str(_) | Self::Name(_) => 0,
+            Self::List(items) | Self::Tuple(items) | Self::Concat(items) => deepest(items),
+            Self::Dict(entries) => {
+                entries.iter().map(|entry| entry.key.depth().max(entry.value.depth())).max().unwrap_or(0)
+            }
+            Self::Attribute(owner, _) => owner.depth(),
+            Self::Item(owner, index) => owner.depth().max(index.depth()),
+            Self::Slice(owner, bounds) => {
+                let bounds = [&bounds.start, &bounds.stop, &bounds.step];
+                bounds.into_iter().flatten().map(Expr::depth).fold(owner.depth(), usize::max)
+            }
+            Self::Call(owner, args) | Self::Filter(owner, _, args) | Self::Test(owner, _, args, _) => {
+                owner.depth().max(args.depth())
+            }
+            Self::Not(inner) | Self::Negative(inner) | Self::Positive(inner) => inner.depth(),
+            Self::Binary(_, left, right) | Self::And(left, right) | Self::Or(left, right) => {
+                left.depth().max(right.depth())
+            }
+            Self::Compare(first, chain) => {
+                chain.iter().map(|link| link.right.depth()).fold(first.depth(), usize::max)
+            }
+            Self::Condition(branches) => {
+                let otherwise = branches.otherwise.as_ref().map_or(0, Expr::depth);
+                branches.test.depth().max(branches.then.depth()).max(otherwise)
+            }
+        }
+    }
 }
 
 /// An entry of a dict literal.
@@ -103,6 +150,14 @@ pub(crate) struct Args {
     pub(crate) list: Option<Box<Expr>>,
     /// `**kwargs`
     pub(crate) map: Option<Box<Expr>>,
+}
+
+impl Args {
+    fn depth(&self) -> usize {
+        let named = self.named.iter().map(|arg| &arg.value);
+        let starred = self.list.iter().chain(&self.map).map(|expr| &**expr);
+        self.positional.iter().chain(named).chain(starred).map(Expr::depth).max().unwrap_or(0)
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -9,6 +9,8 @@ use crate::syntax::parser::Parser;
 
 /// Most links of one chain, such as `a + b + c` or `a.b.c`.
 const MAX_LINKS: usize = 400;
+/// Deepest nesting of expressions; long chains are deep as well.
+const MAX_EXPRESSION_DEPTH: usize = 600;
 
 impl Parser {
     /// Counts one more link of a chain.
@@ -18,6 +20,15 @@ impl Parser {
             return Err(Error::syntax(self.line(), "the expression is too long"));
         }
         Ok(())
+    }
+
+    /// Makes an expression, unless it is nested too deeply to be evaluated.
+    fn node(&self, line: usize, kind: ExprKind) -> Result<Expr> {
+        let expr = Expr::new(line, kind);
+        if expr.depth() > MAX_EXPRESSION_DEPTH {
+            return Err(Error::syntax(self.line(), "the expression is nested too deeply"));
+        }
+        Ok(expr)
     }
 
     /// Parses `a` or the tuple `a, b`.
@@ -44,7 +55,7 @@ impl Parser {
             }
             items.push(item(self)?);
         }
-        Ok(Expr { line, kind: ExprKind::Tuple(items) })
+        self.node(line, ExprKind::Tuple(items))
     }
 
     pub(crate) fn expression(&mut self) -> Result<Expr> {
@@ -57,7 +68,7 @@ impl Parser {
         while self.skip_name("if") {
             let test = self.or_expression()?;
             let otherwise = if self.skip_name("else") { Some(self.expression()?) } else { None };
-            then = Expr { line, kind: ExprKind::Condition(Box::new(Branches { test, then, otherwise })) };
+            then = self.node(line, ExprKind::Condition(Box::new(Branches { test, then, otherwise })))?;
         }
         Ok(then)
     }
@@ -68,7 +79,7 @@ impl Parser {
         while self.skip_name("or") {
             self.link(&mut links)?;
             let right = self.and_expression()?;
-            left = Expr { line, kind: ExprKind::Or(Box::new(left), Box::new(right)) };
+            left = self.node(line, ExprKind::Or(Box::new(left), Box::new(right)))?;
         }
         Ok(left)
     }
@@ -79,7 +90,7 @@ impl Parser {
         while self.skip_name("and") {
             self.link(&mut links)?;
             let right = self.not_expression()?;
-            left = Expr { line, kind: ExprKind::And(Box::new(left), Box::new(right)) };
+            left = self.node(line, ExprKind::And(Box::new(left), Box::new(right)))?;
         }
         Ok(left)
     }
@@ -88,7 +99,7 @@ impl Parser {
         let line = self.line();
         if self.skip_name("not") {
             let inner = self.nested(Self::not_expression)?;
-            return Ok(Expr { line, kind: ExprKind::Not(Box::new(inner)) });
+            return self.node(line, ExprKind::Not(Box::new(inner)));
         }
         self.comparison()
     }
@@ -103,7 +114,7 @@ impl Parser {
         if chain.is_empty() {
             return Ok(first);
         }
-        Ok(Expr { line, kind: ExprKind::Compare(Box::new(first), chain) })
+        self.node(line, ExprKind::Compare(Box::new(first), chain))
     }
 
     fn comparator(&mut self) -> Option<Comparator> {
@@ -143,7 +154,7 @@ impl Parser {
         while self.skip_op("~") {
             parts.push(self.product()?);
         }
-        Ok(Expr { line, kind: ExprKind::Concat(parts) })
+        self.node(line, ExprKind::Concat(parts))
     }
 
     fn product(&mut self) -> Result<Expr> {
@@ -173,7 +184,7 @@ impl Parser {
             self.link(&mut links)?;
             self.next();
             let right = operand(self)?;
-            left = Expr { line, kind: ExprKind::Binary(found, Box::new(left), Box::new(right)) };
+            left = self.node(line, ExprKind::Binary(found, Box::new(left), Box::new(right)))?;
         }
         Ok(left)
     }
@@ -182,10 +193,10 @@ impl Parser {
         let line = self.line();
         let node = if self.skip_op("-") {
             let inner = self.nested(|parser| parser.unary(false))?;
-            Expr { line, kind: ExprKind::Negative(Box::new(inner)) }
+            self.node(line, ExprKind::Negative(Box::new(inner)))?
         } else if self.skip_op("+") {
             let inner = self.nested(|parser| parser.unary(false))?;
-            Expr { line, kind: ExprKind::Positive(Box::new(inner)) }
+            self.node(line, ExprKind::Positive(Box::new(inner)))?
         } else {
             self.primary()?
         };
@@ -229,14 +240,14 @@ impl Parser {
             TokenKind::Op("{") => self.nested(Self::dict)?,
             _ => return Err(self.unexpected()),
         };
-        Ok(Expr { line, kind })
+        self.node(line, kind)
     }
 
     fn parenthesized(&mut self) -> Result<Expr> {
         let line = self.line();
         self.expect_op("(")?;
         if self.skip_op(")") {
-            return Ok(Expr { line, kind: ExprKind::Tuple(Vec::new()) });
+            return self.node(line, ExprKind::Tuple(Vec::new()));
         }
         let inner = self.tuple_or_expression()?;
         self.expect_op(")")?;
@@ -279,7 +290,7 @@ impl Parser {
                 match self.next() {
                     TokenKind::Name(name) => ExprKind::Attribute(Box::new(node), name),
                     TokenKind::Int(index) => {
-                        ExprKind::Item(Box::new(node), Box::new(Expr { line, kind: ExprKind::Int(index) }))
+                        ExprKind::Item(Box::new(node), Box::new(Expr::new(line, ExprKind::Int(index))))
                     }
                     _ => return Err(Error::syntax(line, "expected name or number")),
                 }
@@ -290,7 +301,7 @@ impl Parser {
             } else {
                 return Ok(node);
             };
-            node = Expr { line, kind };
+            node = self.node(line, kind)?;
         }
     }
 
@@ -330,7 +341,7 @@ impl Parser {
             } else {
                 return Ok(node);
             };
-            node = Expr { line, kind };
+            node = self.node(line, kind)?;
         }
     }
 

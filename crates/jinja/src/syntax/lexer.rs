@@ -78,7 +78,9 @@ impl<'a> Lexer<'a> {
     fn run(&mut self) -> Result<()> {
         loop {
             let rest = self.rest();
-            let next = ["{{", "{%", "{#"].iter().filter_map(|open| rest.find(open)).min();
+            let opens = rest.match_indices('{').map(|(at, _)| at);
+            let next =
+                opens.into_iter().find(|at| matches!(rest.as_bytes().get(at + 1), Some(b'{' | b'%' | b'#')));
             let Some(start) = next else {
                 self.text(rest);
                 self.advance(rest.len());

@@ -10,6 +10,9 @@ use crate::syntax::lexer::{Token, TokenKind, tokens};
 
 /// Deepest nesting of statements and expressions.
 const MAX_DEPTH: usize = 120;
+/// Stack that a nested part finds at least, and that is added when less is left, in bytes.
+const MIN_STACK: usize = 256 << 10;
+const MORE_STACK: usize = 2 << 20;
 
 /// Parses a template.
 pub(crate) fn parse(source: &str) -> Result<Body> {
@@ -115,7 +118,7 @@ impl Parser {
             return Err(Error::syntax(self.line(), "nested too deeply"));
         }
         self.depth += 1;
-        let parsed = parse(self);
+        let parsed = stacker::maybe_grow(MIN_STACK, MORE_STACK, || parse(self));
         self.depth -= 1;
         parsed
     }
