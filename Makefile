@@ -3,13 +3,35 @@
 MODEL    ?= demo
 PIPELINE ?= haw-eng
 SET      ?=
-STORE    ?= artifacts
 BUILD    ?= build
 MODEL_DIR ?=
 # Preset of the sentence encoder that scores similarity; empty for none. The demo needs no network, so it has none.
 ENCODER  ?=
+
+# The value of a variable as it was given, except that `$$` means `$`: nothing in it is expanded.
+raw       = $(subst $$$$,$$,$(value $(1)))
+# A text, and the value of a variable, as one word for the shell.
+quote     = '$(subst ','\'',$(1))'
+quoted    = $(call quote,$(call raw,$(1)))
+empty    :=
+space    := $(empty) $(empty)
+tab      := $(empty)	$(empty)
+# SET as flags. A word without `=` continues the value before it.
+set-words = $(foreach word,$(subst ','\'',$(call raw,SET)),$(if $(findstring =,$(word)),$(tab))$(word))
+set-flags = $(if $(strip $(call raw,SET)),--set '$(subst $(space)$(tab),' --set ',$(subst ^$(tab),,^$(set-words)))')
+
 DEFAULT_BACKEND := $(if $(filter Darwin,$(shell uname -s)),metal,cpu)
-BACKEND  ?= $(DEFAULT_BACKEND)
+ifeq ($(origin BACKEND),undefined)
+BACKEND  := $(DEFAULT_BACKEND)
+endif
+ifeq ($(origin STORE),undefined)
+STORE    := $(if $(call raw,ASHLAR_STORE),$(call raw,ASHLAR_STORE),artifacts)
+endif
+ifeq ($(origin DATA),undefined)
+DATA     := data/$(call raw,PIPELINE)
+endif
+# Make would expand them once more on the way into the environment of a recipe.
+unexport MODEL PIPELINE ENCODER SET STORE BUILD DATA MODEL_DIR ID REVISION PRIVATE
 
 NATIVE  := .native
 comma   := ,
@@ -36,7 +58,7 @@ help:
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' pipelines/pipeline.mk Makefile
 	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… ENCODER=… SET="train.learning_rate=2e-4 …"\n' \
-	  '$(MODEL)' '$(PIPELINE)' '$(BACKEND)' '$(STORE)' '$(BUILD)'
+	  $(foreach name,MODEL PIPELINE BACKEND STORE BUILD,$(call quoted,$(name)))
 
 include pipelines/pipeline.mk
 
@@ -75,8 +97,12 @@ test-golden: native ## Run the golden cases in GOLDEN_DIR (default tests/golden)
 	GOLDEN_DIR='$(abspath $(or $(GOLDEN_DIR),tests/golden))' \
 	  cargo test --locked --package tests --test golden -- --test-threads=1 --nocapture
 
-soak: native ## Kill training 200 times at random moments, check the learning-rate finder, and more (hours)
-	cargo build --locked --workspace --bins
+soak: native ## Kill training 200 times, run stages and pipelines at once 1,000 times, check the learning-rate finder, and more (hours)
+	cargo build --locked --workspace --bins --features artifact/fault-injection
+	ASHLAR_FLIPS=1000 ASHLAR_MEBIBYTES=200 cargo test --locked --package artifact --test verify
+	ASHLAR_ROUNDS=1000 cargo test --locked --package stage --test concurrency -- --test-threads=1
+	ASHLAR_EVERY=1 cargo test --locked --package stage --test system_calls -- --test-threads=1
+	ASHLAR_PIPELINES=50 cargo test --locked --package tests --test pipelines_at_once -- --test-threads=1 --nocapture
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
 	cargo test --locked --package tuner --test head -- --ignored --test-threads=1 --nocapture
 	cargo test --locked --package tests --test learning_rate -- --ignored --test-threads=1 --nocapture
@@ -111,12 +137,13 @@ bench-length: ## Measure training steps of 128 to 4,096 tokens against their cou
 	cargo run --release -p tuner --example lengths target/bench
 
 ##@ Other
-upload: $(if $(ID),fuse) ## Push the fused model to the hub: ID=owner/name [REVISION=branch] [PRIVATE=1]
-	@$(if $(ID),,echo 'error: set ID to a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
-	  '$(BIN)/upload' --model $(call of,fuse) --id '$(ID)' $(if $(REVISION),--revision '$(REVISION)') $(if $(PRIVATE),--private)
+upload: $(if $(call raw,ID),fuse) ## Push the fused model to the hub: ID=owner/name [REVISION=branch] [PRIVATE=1]
+	@$(if $(call raw,ID),,echo 'error: set ID to a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
+	  $(pointers); $(call quote,$(call raw,BIN)/upload) --model $(call of,fuse) --id $(call quoted,ID) \
+	  $(if $(call raw,REVISION),--revision $(call quoted,REVISION)) $(if $(call raw,PRIVATE),--private)
 
 demo-base: build ## Train data/models/demo from scratch (about 15 minutes)
-	data/models/demo/make.sh '$(BIN)' '$(BUILD)/demo-base'
+	data/models/demo/make.sh '$(BIN)' $(call quote,$(call raw,BUILD)/demo-base)
 
 clean: ## Remove builds and pointers; keep artifacts
-	rm -rf target '$(BUILD)'
+	rm -rf target $(call quoted,BUILD)

@@ -1,26 +1,32 @@
 # The wiring for Make: which stage feeds which. Make starts every stage each time; a stage whose key is in the store only
 # prints the path. $(RUN)/STAGE.path holds the path of the artifact and is replaced only when it changes.
+#
+# RUN is named by everything that was asked for, so pipelines with different settings never read each other's pointers. Beside
+# it, $(LATEST)/STAGE.path names the artifact of the last run with any settings, for people; no stage reads it.
 
 STAGES := import-model prepare-data train validate select-best fuse evaluate report
-RUN    := $(BUILD)/$(PIPELINE)/$(MODEL)
-DATA   ?= data/$(PIPELINE)
 
-settings := --config pipelines/$(PIPELINE).toml --config pipelines/models/$(MODEL).toml --store '$(STORE)' \
-            $(foreach setting,$(SET),--set '$(setting)')
+LATEST := $(call raw,BUILD)/$(call raw,PIPELINE)/$(call raw,MODEL)
+ASKED  := $(foreach name,BACKEND STORE DATA MODEL_DIR ENCODER SET,$(call quoted,$(name)))
+RUN    := $(LATEST)/$(shell printf '%s\n' $(ASKED) | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12)
 
-# The artifact of an earlier stage; empty in `plan` before that stage has run.
-of = "$$(cat '$(RUN)/$(1).path' 2>/dev/null)"
+settings := --config $(call quote,pipelines/$(call raw,PIPELINE).toml) \
+            --config $(call quote,pipelines/models/$(call raw,MODEL).toml) --store $(call quoted,STORE) $(set-flags)
 
-from_folder := $(if $(MODEL_DIR),--model-dir '$(MODEL_DIR)')
+# The artifact of an earlier stage, named in the folder "$pointers"; empty in `plan` if that stage would run.
+of = "$$(cat "$$pointers/$(1).path" 2>/dev/null)"
+pointers = pointers=$(call quote,$(RUN))
+
+from_folder := $(if $(call raw,MODEL_DIR),--model-dir $(call quoted,MODEL_DIR))
 import-model-inputs = $(from_folder)
-prepare-data-inputs = --tokenizer $(call of,import-model) --data '$(DATA)'
+prepare-data-inputs = --tokenizer $(call of,import-model) --data $(call quoted,DATA)
 train-inputs        = --model $(call of,import-model) --dataset $(call of,prepare-data)
 validate-inputs     = --model $(call of,import-model) --dataset $(call of,prepare-data) --train $(call of,train)
 select-best-inputs  = --train $(call of,train) --validate $(call of,validate)
 fuse-inputs         = --model $(call of,import-model) --adapters $(call of,select-best) --dataset $(call of,prepare-data)
 # A failed gate does not keep the report from being written; `make gate` tells.
 scored-models       = --model base=$(call of,import-model) --model fused=$(call of,fuse) --dataset $(call of,prepare-data) \
-                      $(if $(ENCODER),--encoder $(call of,encoder))
+                      $(if $(call raw,ENCODER),--encoder $(call of,encoder))
 evaluate-inputs     = $(scored-models) --gate note
 report-inputs       = $(foreach stage,$(filter-out report,$(STAGES)),--$(stage) $(call of,$(stage)))
 
@@ -28,8 +34,7 @@ report-inputs       = $(foreach stage,$(filter-out report,$(STAGES)),--$(stage) 
 
 ##@ Pipeline
 pipeline: report ## Run all stages that are not up to date and print the scores
-	@cat $(call of,report)/data/summary.txt
-	@echo "report: $$(cat '$(RUN)/report.path')/data/report.html"
+	@$(pointers); report=$(call of,report); cat "$$report/data/summary.txt" && printf 'report: %s\n' "$$report/data/report.html"
 
 import-model: build ## Import the base model
 prepare-data: import-model ## Build the dataset
@@ -37,29 +42,24 @@ train: prepare-data ## Fine-tune
 validate: train ## Score every checkpoint on the validation split
 select-best: validate ## Pick the best checkpoint
 fuse: select-best ## Fuse its adapters into the base model
-evaluate: fuse $(if $(ENCODER),encoder) ## Score the base and the fused model on the test split
+evaluate: fuse $(if $(call raw,ENCODER),encoder) ## Score the base and the fused model on the test split
 report: evaluate ## Write the report
 
 $(STAGES):
-	@mkdir -p '$(RUN)'
-	@'$(BIN)/$@' $(settings) $($@-inputs) >'$(RUN)/$@.path.new' || { code=$$?; rm -f '$(RUN)/$@.path.new'; exit $$code; }
-	@if cmp -s '$(RUN)/$@.path.new' '$(RUN)/$@.path'; then rm '$(RUN)/$@.path.new'; \
-	  else mv '$(RUN)/$@.path.new' '$(RUN)/$@.path'; fi
+	@$(pointers); pipelines/stage.sh "$$pointers" $(call quote,$(LATEST)) $@ $(call quote,$(call raw,BIN)/$@) $(settings) $($@-inputs)
 
 # The encoder is a model of its own, with its own preset.
-encoder-import = '$(BIN)/import-model' --config 'pipelines/models/$(ENCODER).toml' --store '$(STORE)'
+encoder-import = $(call quote,$(call raw,BIN)/import-model) --config $(call quote,pipelines/models/$(call raw,ENCODER).toml) \
+                 --store $(call quoted,STORE)
 
 encoder: build
-	@mkdir -p '$(RUN)'
-	@$(encoder-import) >'$(RUN)/encoder.path.new' || { code=$$?; rm -f '$(RUN)/encoder.path.new'; exit $$code; }
-	@mv '$(RUN)/encoder.path.new' '$(RUN)/encoder.path'
+	@$(pointers); pipelines/stage.sh "$$pointers" $(call quote,$(LATEST)) encoder $(encoder-import)
 
 gate: report ## Run all stages; fail if the fused model does not pass [evaluate.gate] of the settings
-	@'$(BIN)/evaluate' $(settings) $(scored-models) --gate fail >/dev/null
+	@$(pointers); $(call quote,$(call raw,BIN)/evaluate) $(settings) $(scored-models) --gate fail >/dev/null
 
 # After a stage that would run, later keys are not known yet.
 plan: build ## Show which stages would run, and why
-	@mkdir -p '$(RUN)'; rm -f '$(RUN)/waiting'; \
-	$(if $(ENCODER),pipelines/plan.sh encoder '$(RUN)/waiting' $(encoder-import) &&) \
-	$(foreach stage,$(STAGES),pipelines/plan.sh $(stage) '$(RUN)/waiting' '$(BIN)/$(stage)' $(settings) $($(stage)-inputs) &&) \
-	rm -f '$(RUN)/waiting'
+	@pointers=$$(mktemp -d) || exit; trap 'rm -rf "$$pointers"' EXIT; \
+	$(if $(call raw,ENCODER),pipelines/plan.sh "$$pointers" encoder $(encoder-import) &&) \
+	$(foreach stage,$(STAGES),pipelines/plan.sh "$$pointers" $(stage) $(call quote,$(call raw,BIN)/$(stage)) $(settings) $($(stage)-inputs) &&) :

@@ -1,18 +1,19 @@
 #!/bin/sh
-# Shows whether a stage would run. usage: plan.sh STAGE WAITING PROGRAM ARGUMENT…
+# Shows whether a stage would run. usage: plan.sh POINTERS STAGE PROGRAM ARGUMENT…
 #
-# The file WAITING names the first stage that would run. Whether later stages run depends on its output, so they wait.
+# The path of an artifact that is up to date goes to POINTERS/STAGE.path, for the stages after it. POINTERS/waiting names the
+# first stage that would run: whether later stages run depends on its output, so they wait.
 set -u
-stage=$1 waiting=$2
+pointers=$1 stage=$2
 shift 2
-if [ -f "$waiting" ]; then
-    echo "$stage: waits for $(cat "$waiting")"
+if [ -f "$pointers/waiting" ]; then
+    echo "$stage: waits for $(cat "$pointers/waiting")"
     exit 0
 fi
-"$@" --plan 2>&1 >/dev/null
+{ "$@" --plan 2>&1 >&3 3>&-; } 3>"$pointers/$stage.path"
 code=$?
 case $code in
     0) ;;
-    10 | 11) echo "$stage" >"$waiting" ;;
+    10 | 11) echo "$stage" >"$pointers/waiting" ;;
     *) exit $code ;;
 esac

@@ -24,21 +24,20 @@ use crate::os;
 pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = write_beside(path, bytes)?;
     os::persist(new, path)?;
-    os::sync_dir(parent(path))
+    os::sync_dir(os::parent(path))
 }
 
 /// Writes a file unless there is one; returns whether it was written.
 ///
-/// If several processes do so at the same time, one of them succeeds.
+/// If several processes do so at the same time, one of them succeeds. A crash may lose the file, but leaves it whole: its folder is
+/// not flushed.
 ///
 /// # Errors
 ///
 /// Fails when the file cannot be written.
 pub(crate) fn write_new_file(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let new = write_beside(path, bytes)?;
-    let written = os::persist_new(new, path)?;
-    os::sync_dir(parent(path))?;
-    Ok(written)
+    os::persist_new(new, path)
 }
 
 /// Fills a new folder with `fill`, then gives it the name `path`; a folder of that name is replaced.
@@ -54,13 +53,13 @@ pub fn write_folder<T, E: From<io::Error>>(
 ) -> Result<T, E> {
     let unfinished = path.with_file_name(hidden(path));
     os::remove_tree(&unfinished)?;
-    os::create_dir_all(parent(path))?;
+    os::create_dir_all(os::parent(path))?;
     os::create_dir(&unfinished)?;
     let filled = fill(&unfinished)?;
     sync_tree(&unfinished)?;
     os::remove_tree(path)?;
     os::rename(&unfinished, path)?;
-    os::sync_dir(parent(path))?;
+    os::sync_dir(os::parent(path))?;
     Ok(filled)
 }
 
@@ -72,23 +71,36 @@ pub fn write_folder<T, E: From<io::Error>>(
 pub fn move_file(from: &Path, to: &Path) -> io::Result<()> {
     os::sync_file(from)?;
     os::rename(from, to)?;
-    os::sync_dir(parent(to))
+    os::sync_dir(os::parent(to))
 }
 
 /// Writes and flushes a temporary file in the folder of `path`.
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
     let mut prefix = hidden(path);
     prefix.push("-");
-    let mut file = os::create_temporary(parent(path), &prefix)?;
+    let mut file = os::create_temporary(os::parent(path), &prefix)?;
     os::retry(|| os::point("write", path))?;
     file.write_all(bytes).map_err(|error| os::named(error, "write", path))?;
+    os::done("write", file.path());
     os::sync_temporary(&file)?;
     Ok(file)
 }
 
+/// Writes a file that may be lost or torn by a power failure, and replaces the one that is there.
+///
+/// Only the user can change it, whatever the umask.
+pub(crate) fn write_cache(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut prefix = hidden(path);
+    prefix.push("-");
+    let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(os::parent(path))?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
+}
+
 /// Flushes all files and folders below `dir`, and `dir` itself, to the disk.
 fn sync_tree(dir: &Path) -> io::Result<()> {
-    for entry in fs_err::read_dir(dir)? {
+    for entry in os::retry(|| fs_err::read_dir(dir))? {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
@@ -98,10 +110,6 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
         }
     }
     os::sync_dir(dir)
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Returns the file name of `path` with a dot before it.
@@ -117,7 +125,7 @@ pub(crate) fn dirs_bottom_up(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut index = 0;
     while index < dirs.len() {
         let mut children = Vec::new();
-        for entry in fs_err::read_dir(&dirs[index])? {
+        for entry in os::retry(|| fs_err::read_dir(&dirs[index]))? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 children.push(entry.path());

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::digest::{FileHash, TreeHash};
+use crate::digest::TreeHash;
 use crate::error::{Result, tree_error};
+use crate::hashing::hash_through_links;
 use crate::memo::Memo;
 use crate::os;
-use crate::stamp::{Stamp, Witness};
-use crate::tree::{Tree, TreeFile, hash_through_links};
+use crate::stamp::Witness;
+use crate::tree::{Tree, TreeFile};
 
 /// A plain file or folder used as an input.
 ///
@@ -36,35 +37,27 @@ impl Bare {
     ///
     /// As [`Bare::scan`].
     pub fn scan_with(path: &Path, memo: &Memo) -> Result<Self> {
-        let mut found = Vec::new();
+        let mut witness = Witness::default();
         let metadata = fs_err::metadata(path)?;
-        if metadata.is_dir() {
-            walk(path, "", 1, &mut found)?;
+        let found = if metadata.is_dir() {
+            let found = list(path)?;
+            witness.add_folder(path.to_owned(), places(&found), list_places);
+            found
         } else if metadata.is_file() {
             let name = path.file_name().unwrap_or(path.as_os_str());
-            found.push((encode(name), path.to_owned()));
+            vec![(encode(name), path.to_owned())]
         } else {
             return Err(tree_error(path, "it is neither a file nor a folder"));
-        }
-        found.sort();
+        };
         if found.is_empty() {
             return Err(tree_error(path, "it contains no file"));
         }
-        let stamps: Vec<Stamp> = found.iter().map(|(_, place)| Stamp::of(place)).collect::<Result<_>>()?;
-        let known: Vec<Option<FileHash>> = stamps.iter().map(|stamp| memo.recall(stamp)).collect();
-        let unknown = found.iter().zip(&stamps).zip(&known).filter(|(_, known)| known.is_none());
-        let jobs: Vec<(PathBuf, u64)> =
-            unknown.map(|(((_, place), stamp), _)| (place.clone(), stamp.size)).collect();
-        let mut hashed = hash_through_links(&jobs)?.into_iter();
-        let (mut files, mut witness) = (Vec::new(), Witness::default());
-        for (((name, place), stamp), known) in found.into_iter().zip(stamps).zip(known) {
-            let sha256 = known.unwrap_or_else(|| {
-                let sha256 = hashed.next().expect("every unknown file was hashed");
-                memo.remember(&stamp, &sha256);
-                sha256
-            });
-            files.push(TreeFile { path: name, size_bytes: stamp.size, sha256 });
-            witness.0.push((place, stamp, sha256));
+        let size = |place: &PathBuf| Ok((place.clone(), fs_err::metadata(place)?.len()));
+        let jobs: Vec<(PathBuf, u64)> = found.iter().map(|(_, place)| size(place)).collect::<Result<_>>()?;
+        let mut files = Vec::new();
+        for ((name, place), hashed) in found.into_iter().zip(hash_through_links(&jobs, memo)?) {
+            files.push(TreeFile { path: name, size_bytes: hashed.stamp.size, sha256: hashed.sha256 });
+            witness.add_stamped(place, hashed.stamp, hashed.sha256);
         }
         Ok(Self { tree: Tree::of_sorted(files), witness })
     }
@@ -83,6 +76,26 @@ impl Bare {
     pub fn witness(&self) -> &Witness {
         &self.witness
     }
+}
+
+/// Lists the files below a folder with their encoded names, sorted by these.
+fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    walk(folder, "", 1, &mut found)?;
+    found.sort();
+    Ok(found)
+}
+
+/// Returns the sorted paths of listed files.
+fn places(found: &[(String, PathBuf)]) -> Vec<PathBuf> {
+    let mut places: Vec<PathBuf> = found.iter().map(|(_, place)| place.clone()).collect();
+    places.sort();
+    places
+}
+
+/// Lists the files below a folder, sorted.
+pub(crate) fn list_places(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(places(&list(folder)?))
 }
 
 fn walk(dir: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, PathBuf)>) -> Result<()> {
@@ -191,8 +204,40 @@ mod tests {
         fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs_err::write(&path, "b").unwrap();
-        assert_eq!(bare.witness().changed(), Some(path.as_path()));
+        assert_eq!(bare.witness().changed(), Some(path.clone()));
         fs_err::remove_file(&path).unwrap();
-        assert_eq!(bare.witness().changed(), Some(path.as_path()));
+        assert_eq!(bare.witness().changed(), Some(path));
+    }
+
+    #[test]
+    fn witness_notices_a_write_that_leaves_no_trace_in_the_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs_err::write(&path, "a").unwrap();
+        let mut bare = Bare::scan(&path).unwrap();
+        fs_err::write(&path, "b").unwrap();
+        // As if the second write had come within the same tick of the file system's clock.
+        bare.witness = Witness::default();
+        bare.witness.add(path.clone(), bare.tree.files()[0].sha256).unwrap();
+        assert_eq!(bare.witness().changed(), Some(path));
+    }
+
+    #[test]
+    fn witness_notices_files_that_appear_or_vanish() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::create_dir(dir.path().join("sub")).unwrap();
+        for name in ["a", "sub/b"] {
+            fs_err::write(dir.path().join(name), name).unwrap();
+        }
+        let bare = Bare::scan(dir.path()).unwrap();
+        fs_err::write(dir.path().join(".hidden"), "x").unwrap();
+        assert_eq!(bare.witness().changed(), None);
+        let new = dir.path().join("sub/chat_template.jinja");
+        fs_err::write(&new, "x").unwrap();
+        assert_eq!(bare.witness().changed(), Some(new.clone()));
+        fs_err::remove_file(&new).unwrap();
+        assert_eq!(bare.witness().changed(), None);
+        fs_err::remove_file(dir.path().join("sub/b")).unwrap();
+        assert_eq!(bare.witness().changed(), Some(dir.path().join("sub/b")));
     }
 }

@@ -124,6 +124,16 @@ pub enum Error {
     Precondition(failure::Error),
 }
 
+impl Error {
+    /// Returns whether the error says that an artifact is not what was published, rather than that it cannot be read.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged { .. } | Self::NotAnArtifact { .. } | Self::Json { .. } | Self::Tree { .. }
+        )
+    }
+}
+
 impl Failure for Error {
     fn kind(&self) -> Kind {
         match self {

@@ -1,9 +1,14 @@
-//! Planned faults for tests: makes the N-th file-system operation fail, or kills the process there.
+//! Planned faults for tests. Only compiled with the feature `fault-injection`.
 //!
-//! `ASHLAR_FAULT=kill@7` kills at the seventh operation; `enospc@7`, `edquot@7`, `eio@7` and `eintr@7` make it fail. An
-//! interrupted operation is repeated, so `eintr` only shows that it is. Only compiled with the feature `fault-injection`.
+//! `ASHLAR_FAULT=kill@7` kills the process at the seventh file-system operation; `enospc@7`, `edquot@7`, `erofs@7`, `emfile@7`,
+//! `eio@7` and `eintr@7` make it fail. An interrupted operation is repeated, so `eintr` only shows that it is.
+//! `ASHLAR_LOCKS=none` makes every lock fail as on a file system without locks; with `ignored`, locks succeed and do nothing.
+//! An observer sees every operation that changes the file system, after it was done.
 
+use std::cell::RefCell;
+use std::fs::TryLockError;
 use std::io;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,6 +30,8 @@ fn planned_fault() -> Option<(Fault, u64)> {
             "kill" => Fault::Kill,
             "enospc" => Fault::Error(Errno::NOSPC),
             "edquot" => Fault::Error(Errno::DQUOT),
+            "erofs" => Fault::Error(Errno::ROFS),
+            "emfile" => Fault::Error(Errno::MFILE),
             "eio" => Fault::Error(Errno::IO),
             "eintr" => Fault::Error(Errno::INTR),
             _ => return None,
@@ -44,4 +51,40 @@ pub(crate) fn count_operation() -> io::Result<()> {
         Fault::Kill => Ok(kill_process(getpid(), Signal::KILL)?),
         Fault::Error(errno) => Err(errno.into()),
     }
+}
+
+/// Returns the result of a lock under `ASHLAR_LOCKS`; `None` to lock really.
+pub(crate) fn planned_lock() -> Option<Result<(), TryLockError>> {
+    static PLAN: OnceLock<Option<String>> = OnceLock::new();
+    match PLAN.get_or_init(|| std::env::var("ASHLAR_LOCKS").ok()).as_deref()? {
+        "none" => Some(Err(TryLockError::Error(Errno::NOLCK.into()))),
+        "ignored" => Some(Ok(())),
+        _ => None,
+    }
+}
+
+type Observer = Box<dyn FnMut(&str, &Path)>;
+
+thread_local! {
+    static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
+}
+
+/// Calls `observer` with the name and the path of each operation of this thread that changes the file system, once it is
+/// done, while `body` runs.
+pub fn observe<T>(observer: impl FnMut(&str, &Path) + 'static, body: impl FnOnce() -> T) -> T {
+    OBSERVER.with(|slot| *slot.borrow_mut() = Some(Box::new(observer)));
+    let result = body();
+    OBSERVER.with(|slot| slot.borrow_mut().take());
+    result
+}
+
+/// Reports a finished operation to the observer.
+pub(crate) fn done(operation: &str, path: &Path) {
+    OBSERVER.with(|slot| {
+        if let Ok(mut observer) = slot.try_borrow_mut()
+            && let Some(observer) = observer.as_mut()
+        {
+            observer(operation, path);
+        }
+    });
 }

@@ -33,12 +33,14 @@ mod diff;
 mod digest;
 mod error;
 #[cfg(feature = "fault-injection")]
-mod faults;
+pub mod faults;
 mod folder;
+mod hashing;
 mod lock;
 mod manifest;
 mod material;
 mod memo;
+mod network;
 mod os;
 mod payload;
 mod publish;
@@ -47,6 +49,7 @@ mod seal;
 mod stamp;
 mod store;
 mod tree;
+mod verify;
 mod workspace;
 
 pub use bare::Bare;
@@ -56,6 +59,7 @@ pub use diff::{Change, changes};
 pub use digest::{FileHash, Key, ParseHashError, TreeHash};
 pub use error::{Error, Refused, Result};
 pub use folder::{Folder, write_folder};
+pub use hashing::hash_file;
 pub use lock::{KeyLock, Wait};
 pub use manifest::{Claim, Determinism, File, InputRecord, Manifest, Output};
 pub use material::{InputContent, KeyMaterial};
@@ -67,7 +71,11 @@ pub use seal::Draft;
 pub use stamp::{Stamp, Witness};
 pub use store::{Ref, Store};
 pub use tree::{Tree, TreeFile};
+pub use verify::{Fault, Problem, Verification, verify};
 pub use workspace::Workspace;
+
+/// Features that this crate was built with, for the provenance of artifacts.
+pub const FEATURES: &[&str] = if cfg!(feature = "fault-injection") { &["fault-injection"] } else { &[] };
 
 /// Checks that 1.1 × `planned_bytes` + 512 MiB are free at `path`; `ASHLAR_MIN_FREE_BYTES` replaces the 512 MiB.
 ///

@@ -1,11 +1,15 @@
-//! Locks between processes that work on the same key. They save work; correctness does not depend on them.
+//! Locks between processes that work on the same key.
 //!
-//! The kernel releases a lock when its process dies.
+//! They save work; what is published is right without them. The kernel releases a lock when its process dies. Where the
+//! file system has no locks, work goes on without, and nothing is removed that might be in use.
 
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
+use std::sync::Once;
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 use crate::digest::Key;
 use crate::error::{Error, Result};
@@ -13,6 +17,8 @@ use crate::os;
 use crate::store::{self, Store};
 
 const POLL: Duration = Duration::from_millis(50);
+/// Folder of the lock files in a store.
+const LOCKS: &str = ".locks";
 
 /// How long to wait for another process that works on the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +33,25 @@ pub enum Wait {
 #[derive(Debug)]
 pub struct KeyLock {
     _file: File,
+    excludes: bool,
+}
+
+impl KeyLock {
+    /// Returns whether the lock keeps other processes out; `false` where locks are missing or do nothing.
+    pub fn excludes(&self) -> bool {
+        self.excludes
+    }
+}
+
+/// Outcome of trying to lock a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tried {
+    /// This process has the lock.
+    Locked,
+    /// Another process has it.
+    Busy,
+    /// The file system has no locks.
+    Unsupported,
 }
 
 impl Store {
@@ -47,47 +72,83 @@ impl Store {
     ) -> Result<KeyLock> {
         store::check_stage(stage)?;
         self.ensure()?;
-        let dir = self.root().join(".locks");
+        let dir = self.root().join(LOCKS);
         os::create_dir_all(&dir)?;
-        let file = open(&dir.join(format!("{stage}.{}", key.short())))?;
+        let path = dir.join(format!("{stage}.{}", key.short()));
+        // It is never removed: two files of one name would be two locks.
+        let file = os::open_lock(&path)?;
         let what = format!("{stage} {}", key.short());
         let holder = || self.workspace(stage, key).map(|workspace| workspace.owner()).unwrap_or_default();
-        let begun = Instant::now();
-        let mut announced = false;
-        while !try_lock(&file)? {
-            if stop() {
-                return Err(Error::Stopped);
-            }
-            if matches!(wait, Wait::AtMost(limit) if begun.elapsed() >= limit) {
-                return Err(Error::Locked { what, holder: holder() });
-            }
-            if !announced {
-                announced = true;
-                waiting(&format!("{what}{}", holder()));
-            }
-            std::thread::sleep(POLL);
+        let tried = || try_lock(&path, &file);
+        wait_for(&tried, wait, &what, &holder, waiting, stop)?;
+        Ok(KeyLock { _file: file, excludes: excludes(&path) })
+    }
+}
+
+/// Polls a lock until it is taken or unsupported, as [`Store::lock`] describes.
+pub(crate) fn wait_for(
+    tried: &dyn Fn() -> Result<Tried>,
+    wait: Wait,
+    what: &str,
+    holder: &dyn Fn() -> String,
+    waiting: &mut dyn FnMut(&str),
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
+    let begun = Instant::now();
+    let mut announced = false;
+    while tried()? == Tried::Busy {
+        if stop() {
+            return Err(Error::Stopped);
         }
-        Ok(KeyLock { _file: file })
+        if matches!(wait, Wait::AtMost(limit) if begun.elapsed() >= limit) {
+            return Err(Error::Locked { what: what.to_owned(), holder: holder() });
+        }
+        if !announced {
+            announced = true;
+            waiting(&format!("{what}{}", holder()));
+        }
+        std::thread::sleep(POLL);
     }
+    Ok(())
 }
 
-/// Opens a lock file, creating it if needed. It is never removed: two files of one name would be two locks.
-fn open(path: &Path) -> Result<File> {
-    let file = os::retry(|| fs_err::OpenOptions::new().create(true).append(true).open(path))?;
-    Ok(file.into_file())
+/// Tries to lock a file exclusively; warns once if the file system has no locks.
+pub(crate) fn try_lock(path: &Path, file: &File) -> Result<Tried> {
+    tried(path, os::try_lock(file))
 }
 
-/// Returns whether the file is locked by this process now.
+/// Tries to lock a file against exclusive locks; warns once if the file system has no locks.
+pub(crate) fn try_lock_shared(path: &Path, file: &File) -> Result<Tried> {
+    tried(path, os::try_lock_shared(file))
+}
+
+/// Returns whether a lock that this process holds on `path` keeps others out.
 ///
-/// Returns `true` also where the file system has no locks: publishing is safe without.
-fn try_lock(file: &File) -> Result<bool> {
-    match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => match error.kind() {
-            io::ErrorKind::Interrupted => Ok(false),
-            io::ErrorKind::Unsupported => Ok(true),
-            _ => Err(error.into()),
-        },
+/// Where locks are accepted and ignored, a second one on the same file succeeds.
+pub(crate) fn excludes(path: &Path) -> bool {
+    let second = os::open_lock(path).or_else(|_| os::open_dir(path));
+    second.is_ok_and(|second| matches!(os::try_lock(&second), Err(TryLockError::WouldBlock)))
+}
+
+fn tried(path: &Path, result: Result<(), TryLockError>) -> Result<Tried> {
+    let error = match result {
+        Ok(()) => return Ok(Tried::Locked),
+        Err(TryLockError::WouldBlock) => return Ok(Tried::Busy),
+        Err(TryLockError::Error(error)) => error,
+    };
+    let has_no_locks = [Errno::NOLCK, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
+    if error.kind() == io::ErrorKind::Interrupted {
+        return Ok(Tried::Busy);
     }
+    if has_no_locks.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
+        static WARNED: Once = Once::new();
+        WARNED.call_once(|| {
+            tracing::warn!(
+                "no locks at `{}` ({error}): several processes may do the same work; results stay right",
+                path.display()
+            );
+        });
+        return Ok(Tried::Unsupported);
+    }
+    Err(os::named(error, "lock", path).into())
 }

@@ -1,21 +1,22 @@
-//! Remembered hashes of large input files, so that they are not read again on every run.
+//! Remembered hashes of files, so that they are not read again on every run.
 
-use std::fmt::Write as _;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::digest::FileHash;
 use crate::stamp::Stamp;
-use crate::{atomic, clock};
+use crate::{atomic, os};
 
 /// Size in bytes from which a hash is remembered; smaller files are hashed quickly.
-const LARGE: u64 = 16 << 20;
-/// A file changed more recently could change again within one tick of its file system's clock.
-const SETTLED_SECONDS: i64 = 2;
+const LARGE: u64 = 1 << 20;
+/// Longest remembered entry in bytes.
+const LONGEST: u64 = 1024;
 
-/// Hashes of large files by device, inode, size and times; the default remembers nothing.
+/// Hashes of files by device, inode, size and times; the default remembers nothing.
 ///
-/// The folder may be deleted at any time. Times never enter a key. A wrong clock at worst causes a second read, or a stale
-/// hash if the change time of a changed file did not move.
+/// The folder may be deleted at any time, and never enters a key. An entry counts only if it belongs to this user or to root,
+/// nobody else can write to it, and it contains all fields of the stamp. A file that changed within the last seconds is not
+/// remembered, because its times could hide another write.
 #[derive(Debug, Clone, Default)]
 pub struct Memo {
     dir: Option<PathBuf>,
@@ -27,21 +28,35 @@ impl Memo {
         Self { dir: root.is_dir().then(|| root.join(name)) }
     }
 
+    /// Returns the memo of the store that holds the artifact in `path`; one that remembers nothing if it is in no store.
+    pub fn beside(path: &Path) -> Self {
+        let root = || fs_err::canonicalize(path).ok()?.ancestors().nth(2).map(Path::to_owned);
+        match root() {
+            Some(root) if root.join("STORE").is_file() => Self::in_folder(&root, ".memo"),
+            _ => Self::default(),
+        }
+    }
+
+    /// Returns the remembered hash of a file with this stamp.
     pub(crate) fn recall(&self, stamp: &Stamp) -> Option<FileHash> {
-        let path = self.path(stamp)?;
-        fs_err::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok()
+        let file = os::open_file(&self.path(stamp)?).ok().filter(os::is_private)?;
+        let mut text = String::new();
+        file.take(LONGEST).read_to_string(&mut text).ok()?;
+        let hash = text.get(text.find('\n')? + 1..)?.split('\n').next()?.parse().ok()?;
+        (text == entry(stamp, &hash)).then_some(hash)
     }
 
     /// Remembers a hash; a failure is only logged.
     pub(crate) fn remember(&self, stamp: &Stamp, sha256: &FileHash) {
-        let now = clock::since_1970(clock::now()).as_secs() as i64;
-        let settled = |(seconds, _): (i64, i64)| seconds + SETTLED_SECONDS < now;
-        let Some(path) = self.path(stamp).filter(|_| settled(stamp.modified) && settled(stamp.changed))
-        else {
-            return;
-        };
-        let written = fs_err::create_dir_all(path.parent().unwrap_or(&path))
-            .and_then(|()| atomic::write_file(&path, format!("{sha256}\n").as_bytes()));
+        let Some(path) = self.path(stamp).filter(|_| stamp.is_settled()) else { return };
+        let folder = os::parent(&path);
+        let is_link = || folder.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir());
+        let written = fs_err::create_dir_all(folder).and_then(|()| {
+            if is_link() {
+                return Err(std::io::ErrorKind::NotADirectory.into());
+            }
+            atomic::write_cache(&path, entry(stamp, sha256).as_bytes())
+        });
         if let Err(error) = written {
             tracing::debug!("cannot remember a hash: {}", failure::describe(&error));
         }
@@ -49,21 +64,21 @@ impl Memo {
 
     fn path(&self, stamp: &Stamp) -> Option<PathBuf> {
         let dir = self.dir.as_ref().filter(|_| stamp.size >= LARGE)?;
-        let mut text = String::new();
-        for number in [stamp.modified.0, stamp.modified.1, stamp.changed.0, stamp.changed.1] {
-            write!(text, "{number} ").expect("writing to a string succeeds");
-        }
-        write!(text, "{} {} {}", stamp.device, stamp.inode, stamp.size)
-            .expect("writing to a string succeeds");
-        Some(dir.join(FileHash::of(text.as_bytes()).short()))
+        Some(dir.join(FileHash::of(stamp.text().as_bytes()).short()))
     }
+}
+
+/// Returns the text of an entry: the stamp, the hash, and a hash of both, since a power failure may tear it.
+fn entry(stamp: &Stamp, sha256: &FileHash) -> String {
+    let text = format!("{}\n{sha256}\n", stamp.text());
+    let check = FileHash::of(text.as_bytes());
+    format!("{text}{check}\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bare::Bare;
-    use std::time::{Duration, SystemTime};
 
     #[test]
     fn settled_large_file_is_read_once_and_again_after_a_change() {
@@ -71,7 +86,7 @@ mod tests {
         let memo = Memo::in_folder(dir.path(), "memo");
         let path = dir.path().join("large.bin");
         fs_err::write(&path, vec![1; LARGE as usize]).unwrap();
-        let first = Bare::scan_with(&path, &memo).unwrap().hash();
+        Bare::scan_with(&path, &memo).unwrap();
         assert!(!dir.path().join("memo").exists(), "changed too recently to be remembered");
 
         // The change time cannot be set back, so pretend in a stamp.
@@ -83,22 +98,49 @@ mod tests {
         stamp.changed.1 += 1;
         assert_eq!(memo.recall(&stamp), None);
         assert_eq!(Memo::default().recall(&stamp), None);
+    }
 
-        let file = fs_err::OpenOptions::new().write(true).open(&path).unwrap();
-        file.file().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(5)).unwrap();
-        assert_eq!(Bare::scan_with(&path, &memo).unwrap().hash(), first);
+    #[test]
+    fn entry_that_others_could_write_is_not_believed() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let memo = Memo::in_folder(dir.path(), "memo");
+        let stamp = old();
+        memo.remember(&stamp, &FileHash::of(b"x"));
+        let path = memo.path(&stamp).unwrap();
+        assert!(memo.recall(&stamp).is_some());
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(memo.recall(&stamp), None);
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        fs_err::rename(&path, dir.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap();
+        assert_eq!(memo.recall(&stamp), None);
+    }
+
+    fn old() -> Stamp {
+        Stamp { size: LARGE, modified: (1, 0), changed: (1, 0), created: (1, 0), inode: 1, device: 1 }
     }
 
     #[test]
     fn torn_memory_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let memo = Memo::in_folder(dir.path(), "memo");
-        let stamp = Stamp { size: LARGE, modified: (1, 0), changed: (1, 0), inode: 1, device: 1 };
+        let stamp = old();
         memo.remember(&stamp, &FileHash::of(b"x"));
         let path = memo.path(&stamp).unwrap();
-        for torn in ["", "12", &"0".repeat(64)] {
-            fs_err::write(&path, torn).unwrap();
-            assert_eq!(memo.recall(&stamp), None);
+        let whole = fs_err::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs_err::write(&path, &whole[..length]).unwrap();
+            assert_eq!(memo.recall(&stamp), None, "cut to {length} bytes");
         }
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            fs_err::write(&path, flipped).unwrap();
+            assert_eq!(memo.recall(&stamp), None, "byte {at} is flipped");
+        }
+        fs_err::write(&path, &whole).unwrap();
+        assert_eq!(memo.recall(&Stamp { created: (2, 0), ..stamp }), None, "an inode that was used again");
+        assert!(memo.recall(&stamp).is_some());
     }
 }

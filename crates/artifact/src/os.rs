@@ -3,15 +3,17 @@
 //! Each call passes a fault [`point`] first, so that tests can make the N-th call fail or kill the process there.
 
 use std::ffi::OsStr;
-use std::fs::{File, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{File, Permissions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use tempfile::{NamedTempFile, TempDir};
+
+use crate::digest::FileHash;
 
 /// Passes a fault point: in tests, the operation may be made to fail, or the process be killed.
 #[cfg(feature = "fault-injection")]
@@ -24,6 +26,34 @@ pub(crate) fn point(operation: &str, path: &Path) -> io::Result<()> {
 #[expect(clippy::unnecessary_wraps, reason = "fault points can fail in tests")]
 pub(crate) fn point(_operation: &str, _path: &Path) -> io::Result<()> {
     Ok(())
+}
+
+/// Reports a finished operation to the observer of tests.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn done(operation: &str, path: &Path) {
+    crate::faults::done(operation, path);
+}
+
+/// Does nothing: only tests observe.
+#[cfg(not(feature = "fault-injection"))]
+pub(crate) fn done(_operation: &str, _path: &Path) {}
+
+/// Tries to lock an opened file exclusively, against other processes.
+pub(crate) fn try_lock(file: &File) -> Result<(), TryLockError> {
+    #[cfg(feature = "fault-injection")]
+    if let Some(planned) = crate::faults::planned_lock() {
+        return planned;
+    }
+    file.try_lock()
+}
+
+/// Tries to lock an opened file against exclusive locks.
+pub(crate) fn try_lock_shared(file: &File) -> Result<(), TryLockError> {
+    #[cfg(feature = "fault-injection")]
+    if let Some(planned) = crate::faults::planned_lock() {
+        return planned;
+    }
+    file.try_lock_shared()
 }
 
 /// An I/O error with the operation and the path that it is about.
@@ -56,6 +86,7 @@ fn call<T>(operation: &str, path: &Path, mut body: impl FnMut() -> io::Result<T>
         point(operation, path)?;
         body()
     })
+    .inspect(|_| done(operation, path))
     .map_err(|error| if error.get_ref().is_some() { error } else { named(error, operation, path) })
 }
 
@@ -67,14 +98,59 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     Ok(File::from(file))
 }
 
+/// Reads a regular file; never follows a symlink, never hangs on a pipe.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_file(path)?.read_to_end(&mut bytes).map_err(|error| named(error, "read", path))?;
+    Ok(bytes)
+}
+
+/// Reads a small regular file, through symlinks; fails if it is longer than `limit` bytes.
+pub(crate) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = open_through_links(path)?;
+    let refused =
+        |text: &str| named(io::Error::new(io::ErrorKind::InvalidData, text.to_owned()), "read", path);
+    if !file.metadata().map_err(|error| named(error, "look at", path))?.is_file() {
+        return Err(refused("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| named(error, "read", path))?;
+    if bytes.len() as u64 > limit { Err(refused("it is too long")) } else { Ok(bytes) }
+}
+
+/// Opens a file for reading, through symlinks; never hangs on a pipe.
+pub(crate) fn open_through_links(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = retry(|| rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from))
+        .map_err(|error| named(error, "open", path))?;
+    Ok(File::from(file))
+}
+
+/// Opens an existing file for locking and reading; never follows a symlink, never hangs on a pipe.
+pub(crate) fn open_existing(path: &Path) -> io::Result<File> {
+    let open = |flags| {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        retry(|| rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from))
+    };
+    let opened = open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY));
+    Ok(File::from(opened.map_err(|error| named(error, "open", path))?))
+}
+
+/// Returns whether `path` still names the file or folder that was opened.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    let Ok(opened) = file.metadata() else { return false };
+    path.symlink_metadata().is_ok_and(|named| (opened.dev(), opened.ino()) == (named.dev(), named.ino()))
+}
+
 /// Creates a file that must not exist, writes it and flushes it to the disk.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = call("create", path, || {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))?))
     })?;
-    call("write", path, || Ok(()))?;
+    retry(|| point("write", path))?;
     file.write_all(bytes).map_err(|error| named(error, "write", path))?;
+    done("write", path);
     call("sync", path, || file.sync_all())
 }
 
@@ -110,7 +186,10 @@ pub(crate) fn persist(file: NamedTempFile, to: &Path) -> io::Result<()> {
 pub(crate) fn persist_new(file: NamedTempFile, to: &Path) -> io::Result<bool> {
     retry(|| point("rename", to))?;
     match file.into_temp_path().persist_noclobber(to) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            done("rename", to);
+            Ok(true)
+        }
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(named(error.error, "rename", to)),
     }
@@ -126,7 +205,8 @@ pub(crate) fn sync_file(path: &Path) -> io::Result<()> {
 pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     call("sync folder", path, || {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let dir =
+            File::from(retry(|| rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from))?);
         match dir.sync_all() {
             Err(error) if unsupported(&error) => {
                 tracing::debug!("the file system of `{}` cannot flush folders", path.display());
@@ -151,17 +231,54 @@ pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
     call("create folder", path, || fs_err::create_dir(path))
 }
 
-/// Creates a folder and its parents where missing.
+/// Creates a folder and its parents where missing, and flushes the entry of each new one.
 pub(crate) fn create_dir_all(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.is_dir()).collect();
+    for dir in missing.into_iter().rev() {
+        let created = call("create folder", dir, || match fs_err::create_dir(dir) {
+            // Another process was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            result => result,
+        });
+        created?;
+        sync_dir(parent(dir))?;
     }
-    call("create folder", path, || fs_err::create_dir_all(path))
+    Ok(())
+}
+
+/// Returns the folder that holds `path`.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Renames and replaces.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     call("rename", from, || fs_err::rename(from, to))
+}
+
+/// Renames a file and replaces the target; returns `false` when the file is gone.
+pub(crate) fn rename_over(from: &Path, to: &Path) -> io::Result<bool> {
+    call("rename", from, || match rustix::fs::rename(from, to) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    })
+}
+
+/// Renames a file; returns `false` when the target exists or the file is gone.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<bool> {
+    call("rename", from, || {
+        let mut result = rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
+        if let Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) = result {
+            result = rustix::fs::link(from, to).and_then(|()| rustix::fs::unlink(from));
+        }
+        match result {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST | Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    })
 }
 
 /// Renames a non-empty folder; returns `false` when the target exists.
@@ -191,29 +308,94 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Removes a file; does nothing if there is none.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    call("remove", path, || match fs_err::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    })
+}
+
 /// Removes a folder, read-only ones in it included; does nothing if there is none.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    call("remove", path, || remove_all(path))
+}
+
+fn remove_all(path: &Path) -> io::Result<()> {
     match fs_err::remove_dir_all(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            make_writable(path);
+            make_tree_writable(path);
             fs_err::remove_dir_all(path)
         }
         Err(error) => Err(error),
     }
 }
 
-fn make_writable(dir: &Path) {
-    let _ = fs_err::set_permissions(dir, Permissions::from_mode(0o755));
+fn make_tree_writable(dir: &Path) {
+    if !make_writable(dir) {
+        return;
+    }
     for entry in fs_err::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            make_writable(&entry.path());
+            make_tree_writable(&entry.path());
         }
     }
 }
 
-/// Returns eight hexadecimal digits that identify this boot of this machine.
+/// Lets the owner write to a folder; returns `false` and changes nothing if `dir` is a link or belongs to someone else.
+pub(crate) fn make_writable(dir: &Path) -> bool {
+    open_dir(dir)
+        .is_ok_and(|opened| is_ours(&opened) && opened.set_permissions(Permissions::from_mode(0o755)).is_ok())
+}
+
+/// Opens a folder; never follows a symlink.
+pub(crate) fn open_dir(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = retry(|| rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from))
+        .map_err(|error| named(error, "open", path))?;
+    Ok(File::from(dir))
+}
+
+/// Returns whether an opened file or folder belongs to the user of this process.
+pub(crate) fn is_ours(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
+}
+
+/// Returns whether an opened file can be believed: a regular file that only its owner, this user or root, can change.
+pub(crate) fn is_private(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| {
+        let (owner, us) = (metadata.uid(), rustix::process::geteuid().as_raw());
+        metadata.is_file() && (owner == us || owner == 0) && metadata.mode() & 0o022 == 0
+    })
+}
+
+/// Opens a file for locking or as a mark, creating it if needed; never follows a symlink, never waits for a pipe.
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
+    let open = |flags| {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).map_err(io::Error::from)
+    };
+    let opened = call("open", path, || match open(OFlags::RDWR | OFlags::CREATE) {
+        // Locking needs no right to write, except on some network file systems.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            open(OFlags::RDONLY).map_err(|_| error)
+        }
+        result => result,
+    });
+    Ok(File::from(opened?))
+}
+
+/// Returns eight hexadecimal digits that identify this boot of this machine and, in a container, its processes' numbering.
 pub(crate) fn boot_id() -> &'static str {
     static ID: OnceLock<String> = OnceLock::new();
     ID.get_or_init(|| {
@@ -223,37 +405,14 @@ pub(crate) fn boot_id() -> &'static str {
                 std::process::Command::new("sysctl").args(["-n", "kern.bootsessionuuid"]).output().ok()?;
             String::from_utf8(output.stdout).ok()
         });
-        let digits: String = text
-            .unwrap_or_default()
-            .chars()
-            .filter(char::is_ascii_hexdigit)
-            .take(8)
-            .map(|c| c.to_ascii_lowercase())
-            .collect();
-        if digits.len() == 8 { digits } else { "00000000".to_owned() }
+        // Process numbers of one container mean nothing in another.
+        let numbering = fs_err::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let text = format!("{} {}", text.unwrap_or_default().trim(), numbering.display());
+        FileHash::of(text.as_bytes()).short()[..8].to_owned()
     })
 }
 
-/// Returns whether `path` is on a network or user-space file system, where locks may silently do nothing.
-pub(crate) fn is_network(path: &Path) -> bool {
-    // nfs, smb, cifs, smb2, lustre, gpfs, fuse, 9p, ceph, afs
-    const KINDS: [u64; 10] = [
-        0x6969,
-        0x517B,
-        0xFF53_4D42,
-        0xFE53_4D42,
-        0x0BD0_0BD0,
-        0x4750_4653,
-        0x6573_5546,
-        0x0102_1997,
-        0x00C3_6400,
-        0x5346_414F,
-    ];
-    cfg!(target_os = "linux")
-        && rustix::fs::statfs(path).is_ok_and(|stat| KINDS.contains(&(stat.f_type as u64 & 0xFFFF_FFFF)))
-}
-
-/// Returns whether a process of this machine is alive.
+/// Returns whether a process with the number space of [`boot_id`] is alive.
 pub(crate) fn process_is_alive(pid: i32) -> bool {
     rustix::process::Pid::from_raw(pid)
         .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))

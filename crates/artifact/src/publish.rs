@@ -6,10 +6,16 @@ use std::path::{Path, PathBuf};
 use crate::atomic::dirs_bottom_up;
 use crate::digest::{Key, TreeHash};
 use crate::error::{Error, Result};
-use crate::os;
+use crate::lock::{self, Tried};
 use crate::reader::{Artifact, DATA, Level, TELEMETRY};
 use crate::seal::{Draft, seal};
 use crate::store::{self, Store};
+use crate::{network, os};
+
+/// Beginning of the names of staging folders; boot and process number follow.
+const STAGING: &str = ".tmp-";
+/// How many staging folders in a row may vanish before they are locked.
+const ATTEMPTS: usize = 100;
 
 /// A folder beside the published artifacts in which a new one is prepared; removed on drop unless published.
 #[derive(Debug)]
@@ -60,30 +66,35 @@ impl Store {
         self.ensure()?;
         let parent = self.stage_dir(stage)?;
         os::create_dir_all(&parent)?;
-        clear_abandoned(&parent);
-        loop {
-            let prefix = format!(".tmp-{}-{}-", os::boot_id(), std::process::id());
+        let prefix = format!("{STAGING}{}-{}-", os::boot_id(), std::process::id());
+        for _ in 0..ATTEMPTS {
             let dir = os::create_temporary_dir(&parent, &prefix)?.keep();
-            let in_use = File::from(
-                rustix::fs::open(
-                    &dir,
-                    rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-                    rustix::fs::Mode::empty(),
-                )
-                .map_err(std::io::Error::from)?,
-            );
-            let locked = in_use.try_lock();
-            // Another process may have removed the folder before it was locked: then take another one.
-            if matches!(locked, Err(std::fs::TryLockError::WouldBlock)) || !dir.exists() {
-                continue;
-            }
+            // Another process may take the folder for an abandoned one until it is locked: then take another one.
+            let Some((in_use, can_lock)) = claim(&dir)? else { continue };
+            clear_abandoned(&parent, can_lock);
             let (data, telemetry) = (dir.join(DATA), dir.join(TELEMETRY));
-            os::create_dir(&data)?;
-            os::create_dir(&telemetry)?;
-            let store = self.clone();
-            return Ok(Staging { store, dir, data, telemetry, published: false, _in_use: in_use });
+            let created = os::create_dir(&data).and_then(|()| os::create_dir(&telemetry));
+            let staging =
+                Staging { store: self.clone(), dir, data, telemetry, published: false, _in_use: in_use };
+            created?;
+            return Ok(staging);
         }
+        Err(Error::Occupied { path: parent, reason: "loses every new folder at once".to_owned() })
     }
+}
+
+/// Opens and locks a new staging folder; also returns whether locks work there. `None` if it is gone.
+fn claim(dir: &Path) -> Result<Option<(File, bool)>> {
+    let opened = match os::open_dir(dir) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    // Shared, because the folder keeps its lock when it is renamed, and readers of the artifact take one too.
+    let tried = lock::try_lock_shared(dir, &opened)?;
+    let is_there = dir.symlink_metadata().is_ok();
+    let can_lock = tried == Tried::Locked && lock::excludes(dir) && !network::is_network(dir);
+    Ok((tried != Tried::Busy && is_there).then_some((opened, can_lock)))
 }
 
 impl Staging {
@@ -148,12 +159,13 @@ impl Staging {
                 self.published = true;
                 Ok(Some(Published::Different { artifact, quarantined, tree }))
             }
-            Err(Error::Io(error)) => Err(Error::Io(error)),
-            Err(error) => {
-                tracing::warn!("{error}; moved to quarantine");
-                self.store.quarantine(target, draft.stage(), key, "damaged")?;
+            Err(error) if error.is_damage() => {
+                if self.store.quarantine_damaged(target, draft.stage(), key)?.is_some() {
+                    tracing::warn!("{error}; moved to quarantine");
+                }
                 Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 }
@@ -169,21 +181,25 @@ impl Drop for Staging {
 }
 
 /// Removes the staging folders of dead processes and of other boots, which may not have reached the disk.
-fn clear_abandoned(parent: &Path) {
-    let network = os::is_network(parent);
-    for entry in fs_err::read_dir(parent).into_iter().flatten().flatten() {
+///
+/// A folder is left alone while its process lives, or is locked. Where locks do nothing (`can_lock` is false), a folder of another
+/// boot is left too: it may belong to another machine.
+fn clear_abandoned(parent: &Path, can_lock: bool) {
+    for entry in os::retry(|| fs_err::read_dir(parent)).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(".tmp-")) else { continue };
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(STAGING)) else { continue };
         let mut parts = rest.split('-');
-        let boot = parts.next().unwrap_or_default();
+        let is_this_boot = parts.next() == Some(os::boot_id());
         let pid: i32 = parts.next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
-        // On a network file system, another boot may be another machine, and locks may do nothing.
-        if network && (boot != os::boot_id() || os::process_is_alive(pid)) {
+        let may_live = if is_this_boot { os::process_is_alive(pid) } else { !can_lock };
+        if may_live {
             continue;
         }
         let path = entry.path();
-        let Ok(dir) = fs_err::File::open(&path) else { continue };
-        if dir.into_file().try_lock().is_ok() {
+        // Links and the folders of other users are not ours to remove.
+        let Ok(dir) = os::open_dir(&path) else { continue };
+        if os::is_ours(&dir) && matches!(lock::try_lock(&path, &dir), Ok(Tried::Locked | Tried::Unsupported))
+        {
             tracing::debug!("removing `{}`, left by a process that died", path.display());
             let _ = os::remove_tree(&path);
         }

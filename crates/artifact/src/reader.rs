@@ -1,13 +1,17 @@
 //! Opening artifacts, with verification.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::digest::{FileHash, TreeHash};
 use crate::error::{Error, Result, damaged};
+use crate::hashing::{hash_and_remember, hash_or_recall};
 use crate::manifest::{self, File, Manifest};
-use crate::tree::{Tree, hash_files};
+use crate::memo::Memo;
+use crate::os;
+use crate::tree::Tree;
 
 pub(crate) const COMMIT: &str = "COMMIT";
 pub(crate) const SUMS: &str = "SHA256SUMS";
@@ -16,18 +20,16 @@ pub(crate) const PROVENANCE: &str = "provenance.json";
 pub(crate) const DATA: &str = "data";
 pub(crate) const TELEMETRY: &str = "telemetry";
 
-/// Size in bytes from which an output is not hashed on every opening.
-const HASH_BELOW: u64 = 64 << 20;
-
 /// How thoroughly data files are verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
     /// The set of files and their sizes.
     Size,
-    /// Also the hashes of all outputs smaller than 64 MiB.
+    /// Also the bytes of all files. A large file is read when it is first used after it was written or copied; later its
+    /// hash is remembered, until its identity, size or times change.
     #[default]
     Auto,
-    /// The hashes of all files.
+    /// The bytes of all files, whatever is remembered.
     Hash,
 }
 
@@ -56,16 +58,7 @@ impl Artifact {
     ///
     /// As [`Artifact::open`].
     pub fn open_with(path: &Path, level: Level) -> Result<Self> {
-        let missing = if !path.exists() {
-            Some("it does not exist")
-        } else if !path.is_dir() {
-            Some("it is not a folder")
-        } else if path.join(COMMIT).symlink_metadata().is_err() {
-            Some("it has no file `COMMIT`")
-        } else {
-            None
-        };
-        if let Some(reason) = missing {
+        if let Some(reason) = why_no_artifact(path)? {
             return Err(Error::NotAnArtifact { path: path.to_owned(), reason: reason.to_owned() });
         }
         let (manifest, manifest_hash) = read_committed(path)?;
@@ -122,31 +115,29 @@ impl Artifact {
     /// Fails at the first file that is missing, added, of another kind or size, or (if hashed) changed.
     pub fn verify(&self, level: Level) -> Result<()> {
         self.verify_sizes()?;
-        let hashed = |role: &str| match level {
-            Level::Size => false,
-            Level::Auto => self.manifest.outputs.get(role).is_none_or(|output| output.bytes < HASH_BELOW),
-            Level::Hash => true,
-        };
-        self.verify_hashes(|file| hashed(&file.role))
+        self.verify_bytes(level, |_| true)
     }
 
-    /// Verifies the hashes of one named output (of all if `name` is empty), unless it has 64 MiB or more.
+    /// Verifies the bytes of one named output (of all if `name` is empty), at [`Level::Auto`].
     ///
     /// # Errors
     ///
     /// As [`Artifact::verify`].
     pub fn verify_output(&self, name: &str) -> Result<()> {
-        let small =
-            |role: &str| self.manifest.outputs.get(role).is_none_or(|output| output.bytes < HASH_BELOW);
-        self.verify_hashes(|file| (name.is_empty() || file.role == name) && small(&file.role))
+        self.verify_bytes(Level::Auto, |file| name.is_empty() || file.role == name)
     }
 
-    fn verify_hashes(&self, wanted: impl Fn(&File) -> bool) -> Result<()> {
+    fn verify_bytes(&self, level: Level, wanted: impl Fn(&File) -> bool) -> Result<()> {
         let files: Vec<_> = self.manifest.files.iter().filter(|file| wanted(file)).collect();
         let data = self.data_dir();
         let jobs: Vec<_> = files.iter().map(|file| (data.join(&file.path), file.size)).collect();
-        for (file, hash) in files.iter().zip(hash_files(&jobs)?) {
-            if file.sha256 != hash {
+        let hashes = match level {
+            Level::Size => return Ok(()),
+            Level::Auto => hash_or_recall(&jobs, &Memo::beside(&self.path)),
+            Level::Hash => hash_and_remember(&jobs, &Memo::beside(&self.path)),
+        };
+        for (file, hashed) in files.iter().zip(hashes) {
+            if file.sha256 != hashed?.sha256 {
                 return Err(damaged(&self.path, format!("the bytes of `data/{}` have changed", file.path)));
             }
         }
@@ -156,6 +147,9 @@ impl Artifact {
     fn verify_sizes(&self) -> Result<()> {
         let found = Tree::list(&self.data_dir()).map_err(|error| match error {
             Error::Tree { path, reason } => damaged(&self.path, format!("`{}`: {reason}", path.display())),
+            Error::Io(error) if error.kind() == ErrorKind::NotFound => {
+                damaged(&self.path, "`data` is missing")
+            }
             other => other,
         })?;
         let mut found = found.iter().peekable();
@@ -180,30 +174,61 @@ impl Artifact {
     }
 
     fn check_top_level(&self) -> Result<()> {
-        for entry in fs_err::read_dir(&self.path)? {
-            let entry = entry?;
-            let (name, kind) = (entry.file_name(), entry.file_type()?);
-            let expected = match name.to_str() {
-                Some(COMMIT | SUMS | MANIFEST | PROVENANCE) => kind.is_file(),
-                Some(DATA | TELEMETRY) => kind.is_dir(),
-                _ => return Err(damaged(&self.path, format!("`{}` does not belong there", name.display()))),
-            };
-            if !expected {
-                return Err(damaged(&self.path, format!("`{}` is of the wrong kind", name.display())));
-            }
+        match misplaced(&self.path)?.into_iter().next() {
+            Some((name, reason)) => Err(damaged(&self.path, format!("`{name}` {reason}"))),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
+/// Lists what is in the folder of an artifact but does not belong there, or is of the wrong kind, with the reason.
+pub(crate) fn misplaced(dir: &Path) -> Result<Vec<(String, &'static str)>> {
+    let mut found = Vec::new();
+    for entry in os::retry(|| fs_err::read_dir(dir))? {
+        let entry = entry?;
+        let (name, kind) = (entry.file_name(), entry.file_type()?);
+        let reason = match name.to_str() {
+            Some(COMMIT | SUMS | MANIFEST | PROVENANCE) if kind.is_file() => continue,
+            Some(DATA | TELEMETRY) if kind.is_dir() => continue,
+            Some(COMMIT | SUMS | MANIFEST | PROVENANCE | DATA | TELEMETRY) => "is of the wrong kind",
+            _ => "does not belong there",
+        };
+        found.push((name.display().to_string(), reason));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Returns why a path is not an artifact at all; `None` if it may be one.
+pub(crate) fn why_no_artifact(path: &Path) -> Result<Option<&'static str>> {
+    let look = |path: &Path, follow: bool| {
+        let metadata = if follow { fs_err::metadata(path) } else { fs_err::symlink_metadata(path) };
+        match metadata {
+            Ok(metadata) => Ok(Some(metadata)),
+            // Anything else, such as a denied access, does not mean that it is not there.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(Error::Io(error)),
+        }
+    };
+    Ok(match look(path, true)? {
+        None => Some("it does not exist"),
+        Some(metadata) if !metadata.is_dir() => Some("it is not a folder"),
+        Some(_) if look(&path.join(COMMIT), false)?.is_none() => Some("it has no file `COMMIT`"),
+        Some(_) => None,
+    })
+}
+
 /// Reads `COMMIT` and the three files whose hashes it lists.
-fn read_committed(dir: &Path) -> Result<(Manifest, FileHash)> {
+pub(crate) fn read_committed(dir: &Path) -> Result<(Manifest, FileHash)> {
     let read = |name: &str| -> Result<Vec<u8>> {
         let path = dir.join(name);
         match path.symlink_metadata() {
-            Ok(metadata) if metadata.is_file() => Ok(fs_err::read(&path)?),
+            Ok(metadata) if metadata.is_file() => Ok(os::read(&path)?),
             Ok(_) => Err(damaged(dir, format!("`{name}` is not a regular file"))),
-            Err(_) => Err(damaged(dir, format!("`{name}` is missing"))),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(damaged(dir, format!("`{name}` is missing")))
+            }
+            Err(error) => Err(os::named(error, "look at", &path).into()),
         }
     };
     let names = [SUMS, MANIFEST, PROVENANCE];

@@ -16,6 +16,9 @@ use crate::reader::{COMMIT, DATA, MANIFEST, PROVENANCE, SUMS, TELEMETRY, commit_
 use crate::tree::Tree;
 use crate::{manifest, os, payload};
 
+/// Field of `provenance.json` with the hash of each file in `telemetry/`.
+pub(crate) const TELEMETRY_HASHES: &str = "telemetry_sha256";
+
 /// The description of an artifact before its data is hashed.
 #[derive(Debug, Clone)]
 pub struct Draft {
@@ -114,9 +117,10 @@ pub(crate) fn seal(
     let mut provenance = draft.provenance.clone();
     if let Value::Object(fields) = &mut provenance {
         fields.insert("schema".to_owned(), "provenance-v1".into());
-        let names: Vec<_> = telemetry.iter().filter_map(|path| path.file_name()?.to_str()).collect();
-        if !names.is_empty() {
-            fields.insert("telemetry".to_owned(), json!(names));
+        if !telemetry.is_empty() {
+            let hashes = telemetry_hashes(&telemetry)?;
+            fields.insert("telemetry".to_owned(), hashes.keys().cloned().collect());
+            fields.insert(TELEMETRY_HASHES.to_owned(), hashes.into());
         }
     }
 
@@ -142,6 +146,20 @@ pub(crate) fn seal(
     Ok(manifest)
 }
 
+/// Returns the hashes of the files in `telemetry/`, by name.
+fn telemetry_hashes(files: &[PathBuf]) -> Result<serde_json::Map<String, Value>> {
+    let mut hashes = serde_json::Map::new();
+    for path in files {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            return Err(Error::Tree { path: path.clone(), reason: "its name is not UTF-8".to_owned() });
+        };
+        let sha256 =
+            FileHash::of_reader(&mut os::open_file(path)?).map_err(|error| os::named(error, "read", path))?;
+        hashes.insert(name.to_owned(), sha256.to_string().into());
+    }
+    Ok(hashes)
+}
+
 /// Lists the files in `telemetry/`; removes the folder if it is empty.
 fn telemetry_files(root: &Path) -> Result<Vec<PathBuf>> {
     let dir = root.join(TELEMETRY);
@@ -149,7 +167,7 @@ fn telemetry_files(root: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut files = Vec::new();
-    for entry in fs_err::read_dir(&dir)? {
+    for entry in os::retry(|| fs_err::read_dir(&dir))? {
         let entry = entry?;
         if !entry.file_type()?.is_file() {
             let reason = "only plain files are allowed in `telemetry`".to_owned();

@@ -1,10 +1,17 @@
 //! Sizes and times of files at the moment they were hashed, to notice later changes.
 
+use std::fmt::Write as _;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use crate::clock;
 use crate::digest::FileHash;
 use crate::error::Result;
+
+/// A file changed more recently could change again within one tick of its file system's clock.
+const SETTLED_SECONDS: i64 = 2;
 
 /// Size, times and identity of a file: enough to notice that it was written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +19,8 @@ pub struct Stamp {
     pub(crate) size: u64,
     pub(crate) modified: (i64, i64),
     pub(crate) changed: (i64, i64),
+    /// Zero where the file system does not record it.
+    pub(crate) created: (i64, i64),
     pub(crate) inode: u64,
     pub(crate) device: u64,
 }
@@ -23,20 +32,63 @@ impl Stamp {
     ///
     /// Fails when the metadata of the file cannot be read.
     pub fn of(path: &Path) -> Result<Self> {
-        let metadata = fs_err::metadata(path)?;
-        Ok(Self {
+        Ok(Self::of_metadata(&fs_err::metadata(path)?))
+    }
+
+    /// Returns the stamp in the metadata of a file.
+    pub(crate) fn of_metadata(metadata: &Metadata) -> Self {
+        let created =
+            metadata.created().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        Self {
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
+            created: created.map_or((0, 0), |time| (time.as_secs() as i64, i64::from(time.subsec_nanos()))),
             inode: metadata.ino(),
             device: metadata.dev(),
-        })
+        }
+    }
+
+    /// Returns whether every later write gets another time than the stamp has.
+    pub(crate) fn is_settled(&self) -> bool {
+        let now = clock::since_1970(clock::now()).as_secs() as i64;
+        self.modified.0.max(self.changed.0) + SETTLED_SECONDS < now
+    }
+
+    /// Returns all fields as text.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        for (seconds, nanoseconds) in [self.modified, self.changed, self.created] {
+            write!(text, "{seconds}.{nanoseconds} ").expect("writing to a string succeeds");
+        }
+        write!(text, "{} {} {}", self.device, self.inode, self.size).expect("writing to a string succeeds");
+        text
     }
 }
 
-/// Stamps and hashes of files, to notice changes during a run.
+/// Stamps and hashes of files, and the names in folders, to notice changes during a run.
 #[derive(Debug, Clone, Default)]
-pub struct Witness(pub(crate) Vec<(PathBuf, Stamp, FileHash)>);
+pub struct Witness {
+    files: Vec<Seen>,
+    folders: Vec<Listing>,
+}
+
+/// A file when it was hashed.
+#[derive(Debug, Clone)]
+struct Seen {
+    path: PathBuf,
+    stamp: Stamp,
+    sha256: FileHash,
+    is_settled: bool,
+}
+
+/// The files below a folder.
+#[derive(Debug, Clone)]
+struct Listing {
+    folder: PathBuf,
+    files: Vec<PathBuf>,
+    list: fn(&Path) -> Result<Vec<PathBuf>>,
+}
 
 impl Witness {
     /// Adds a file with its hash.
@@ -46,23 +98,52 @@ impl Witness {
     /// Fails when the metadata of the file cannot be read.
     pub fn add(&mut self, path: PathBuf, sha256: FileHash) -> Result<()> {
         let stamp = Stamp::of(&path)?;
-        self.0.push((path, stamp, sha256));
+        self.add_stamped(path, stamp, sha256);
         Ok(())
     }
 
-    /// Returns the first file that changed.
+    /// Adds a file with its hash and the stamp it had before it was hashed.
+    pub(crate) fn add_stamped(&mut self, path: PathBuf, stamp: Stamp, sha256: FileHash) {
+        self.files.push(Seen { path, stamp, sha256, is_settled: stamp.is_settled() });
+    }
+
+    /// Adds a folder, in which `list` found `files`, sorted.
+    pub(crate) fn add_folder(
+        &mut self,
+        folder: PathBuf,
+        files: Vec<PathBuf>,
+        list: fn(&Path) -> Result<Vec<PathBuf>>,
+    ) {
+        self.folders.push(Listing { folder, files, list });
+    }
+
+    /// Returns the first file that changed, appeared or is gone.
     ///
-    /// Size, modification time and inode must be equal. If only the change time differs (a new mode or link), the bytes are
-    /// compared.
-    pub fn changed(&self) -> Option<&Path> {
-        let differs = |(path, old, hash): &&(PathBuf, Stamp, FileHash)| match Stamp::of(path) {
-            Ok(new) if new == *old => false,
-            Ok(new) if (Stamp { changed: old.changed, ..new }) == *old => {
-                fs_err::File::open(path).and_then(|mut file| FileHash::of_reader(&mut file)).ok()
-                    != Some(*hash)
+    /// Size, modification time and inode must be equal. If only the change time differs (a new mode or link), or if the file
+    /// was so new that another write may have left no trace in its times, the bytes are compared.
+    pub fn changed(&self) -> Option<PathBuf> {
+        let file = self.files.iter().find(|seen| seen.differs()).map(|seen| seen.path.clone());
+        file.or_else(|| self.folders.iter().find_map(Listing::changed))
+    }
+}
+
+impl Seen {
+    fn differs(&self) -> bool {
+        match Stamp::of(&self.path) {
+            Ok(new) if new == self.stamp && self.is_settled => false,
+            Ok(new) if (Stamp { changed: self.stamp.changed, ..new }) == self.stamp => {
+                let read = |mut file| FileHash::of_reader(&mut file);
+                fs_err::File::open(&self.path).and_then(read).ok() != Some(self.sha256)
             }
             _ => true,
-        };
-        self.0.iter().find(differs).map(|(path, ..)| path.as_path())
+        }
+    }
+}
+
+impl Listing {
+    fn changed(&self) -> Option<PathBuf> {
+        let Ok(now) = (self.list)(&self.folder) else { return Some(self.folder.clone()) };
+        let added = now.iter().find(|path| self.files.binary_search(path).is_err());
+        added.or_else(|| self.files.iter().find(|path| now.binary_search(path).is_err())).cloned()
     }
 }

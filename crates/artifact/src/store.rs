@@ -1,5 +1,6 @@
 //! The store: a folder of artifacts that are found by stage and key.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -8,10 +9,12 @@ use crate::digest::{FileHash, Key, TreeHash};
 use crate::error::{Error, Result};
 use crate::memo::Memo;
 use crate::reader::{Artifact, Level};
-use crate::{atomic, clock, os, tree};
+use crate::{atomic, clock, network, os, tree};
 
 const STORE: &str = "STORE";
 const SCHEMA: &str = "artifact-store-v1";
+/// Longest file `STORE` that is read.
+const STORE_BYTES: u64 = 64 << 10;
 /// Free space required beyond 1.1 × the planned bytes.
 const HEADROOM: u64 = 512 << 20;
 
@@ -41,7 +44,7 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join(STORE);
         if path.exists() {
-            let bytes = fs_err::read(&path)?;
+            let bytes = os::read_small(&path, STORE_BYTES)?;
             let value: Value = serde_json::from_slice(&bytes)
                 .map_err(|source| Error::Json { path: path.clone(), source })?;
             let found = value.get("format").and_then(Value::as_str).unwrap_or_default();
@@ -74,7 +77,7 @@ impl Store {
             let text = format!("{}\n", json!({"format": SCHEMA, "id": new_id()}));
             // The first of several processes gives the store its id.
             atomic::write_new_file(&path, text.as_bytes())?;
-            if os::is_network(&self.root) {
+            if network::is_network(&self.root) {
                 let root = self.root.display();
                 tracing::warn!(
                     "`{root}` is on a network file system: locks may not work there; results stay safe"
@@ -93,7 +96,13 @@ impl Store {
     /// Fails when the artifact is damaged.
     pub fn lookup_with(&self, stage: &str, key: &Key, slug: &str, level: Level) -> Result<Option<Artifact>> {
         let Some(path) = self.find(stage, key, slug)? else { return Ok(None) };
-        let artifact = Artifact::open_with(&path, level)?;
+        let artifact = match Artifact::open_with(&path, level) {
+            // Another process moved a damaged artifact away while it was being opened.
+            Err(_) if path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) => {
+                return Ok(None);
+            }
+            opened => opened?,
+        };
         let manifest = artifact.manifest();
         if manifest.stage == stage && manifest.key == *key {
             return Ok(Some(artifact));
@@ -220,17 +229,48 @@ impl Store {
     ///
     /// Fails when the folder cannot be moved.
     pub fn quarantine(&self, path: &Path, stage: &str, key: &Key, reason: &str) -> Result<PathBuf> {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = self.root.join(".quarantine");
+        let time = clock::format_compact(clock::now());
+        self.move_below(".quarantine", path, &format!("{time}-{stage}-{}-{reason}", key.short()))
+    }
+
+    /// Moves an artifact into `.quarantine/` if it is damaged; returns `None` if another process has already replaced it by
+    /// a sound one, which stays.
+    ///
+    /// Callers hold the lock of the key. Where locks do nothing, another process may have replaced the artifact since it was
+    /// looked at, so it is looked at again once it has been moved, and a sound one is moved back.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the folder cannot be moved.
+    pub fn quarantine_damaged(&self, path: &Path, stage: &str, key: &Key) -> Result<Option<PathBuf>> {
+        let is_sound = |path: &Path| {
+            Artifact::open_with(path, Level::Hash).is_ok_and(|found| found.manifest().key == *key)
+        };
+        if is_sound(path) {
+            return Ok(None);
+        }
+        let moved = match self.quarantine(path, stage, key, "damaged") {
+            Err(Error::Io(error)) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            moved => moved?,
+        };
+        if is_sound(&moved) && os::rename_exclusive(&moved, path)? {
+            os::sync_dir(os::parent(path))?;
+            return Ok(None);
+        }
+        Ok(Some(moved))
+    }
+
+    fn move_below(&self, folder: &str, path: &Path, base: &str) -> Result<PathBuf> {
+        let dir = self.root.join(folder);
         os::create_dir_all(&dir)?;
-        let base = format!("{}-{stage}-{}-{reason}", clock::format_compact(clock::now()), key.short());
         // A read-only folder cannot be moved to another parent.
-        let _ = fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o755));
+        os::make_writable(path);
         for attempt in 0_u32.. {
             let suffix = if attempt == 0 { String::new() } else { format!("-{attempt}") };
             let target = dir.join(format!("{base}{suffix}"));
             if os::rename_exclusive(path, &target)? {
                 os::sync_dir(&dir)?;
+                os::sync_dir(os::parent(path))?;
                 return Ok(target);
             }
         }

@@ -3,19 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::digest::{FileHash, TreeHash, sha256};
 use crate::error::{Result, tree_error};
+use crate::hashing::hash_files;
 use crate::os;
 
 const MAX_FILES: usize = 100_000;
 const MAX_DEPTH: usize = 16;
 const MAX_PATH: usize = 512;
 const MAX_COMPONENT: usize = 128;
-/// Below this size one thread hashes faster than several.
-const PARALLEL_BYTES: u64 = 8 << 20;
 
 /// One file of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -223,50 +220,4 @@ fn check_paths<'a>(place: &Path, paths: impl Iterator<Item = &'a str>) -> Result
         1..=MAX_FILES => Ok(()),
         _ => Err(tree_error(place, format!("it contains more than {MAX_FILES} files"))),
     }
-}
-
-/// Hashes files given with their sizes; refuses symlinks.
-pub(crate) fn hash_files(files: &[(PathBuf, u64)]) -> Result<Vec<FileHash>> {
-    hash_all(files, &|path| Ok(os::open_file(path)?))
-}
-
-/// Hashes files given with their sizes, through symlinks.
-pub(crate) fn hash_through_links(files: &[(PathBuf, u64)]) -> Result<Vec<FileHash>> {
-    hash_all(files, &|path| Ok(fs_err::File::open(path)?.into_file()))
-}
-
-/// Hashes files, in several threads if there is enough to hash.
-fn hash_all(
-    files: &[(PathBuf, u64)],
-    open: &(dyn Fn(&Path) -> Result<std::fs::File> + Sync),
-) -> Result<Vec<FileHash>> {
-    let hash = |path: &Path| -> Result<FileHash> {
-        let mut file = open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(tree_error(path, "it is not a regular file"));
-        }
-        FileHash::of_reader(&mut file).map_err(|error| os::named(error, "read", path).into())
-    };
-    let total: u64 = files.iter().map(|(_, size)| size).sum();
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(4).min(files.len());
-    if total < PARALLEL_BYTES || workers < 2 {
-        return files.iter().map(|(path, _)| hash(path)).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(files.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some((index, (path, _))) = Some(next.fetch_add(1, Ordering::Relaxed))
-                    .and_then(|index| files.get(index).map(|file| (index, file)))
-                {
-                    let result = hash(path);
-                    done.lock().expect("no worker panics").push((index, result));
-                }
-            });
-        }
-    });
-    let mut done = done.into_inner().expect("no worker panics");
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, result)| result).collect()
 }

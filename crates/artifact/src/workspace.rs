@@ -1,5 +1,6 @@
 //! Workspaces: the resume folder of each key, which survives a killed process.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -11,6 +12,10 @@ use crate::{atomic, clock, os};
 
 const OWNER: &str = "owner.json";
 const STATE: &str = "ckpt";
+/// Names the process that works in the folder, where locks cannot.
+const CLAIM: &str = "claim";
+/// How often a claim is tried while others come and go.
+const ATTEMPTS: usize = 20;
 
 /// The folder `.work/<stage>/<key16>/` of a store; the same key always has the same one.
 #[derive(Debug, Clone)]
@@ -62,13 +67,54 @@ impl Workspace {
         Ok(atomic::write_file(&self.dir.join(OWNER), format!("{owner}\n").as_bytes())?)
     }
 
+    /// Creates the folder and makes it that of this process, where no lock keeps others out; `false` if the process that works in
+    /// it may be alive.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the folder cannot be written.
+    pub fn claim(&self, store: &Store) -> Result<bool> {
+        let text = format!("{} {}\n", os::boot_id(), std::process::id());
+        let path = self.dir.join(CLAIM);
+        for _ in 0..ATTEMPTS {
+            os::create_dir_all(&self.dir)?;
+            match atomic::write_new_file(&path, text.as_bytes()) {
+                Ok(true) => {
+                    self.prepare(store)?;
+                    return Ok(true);
+                }
+                Ok(false) => {}
+                // The process that worked in it has just removed it.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            }
+            let Ok(claim) = fs_err::read_to_string(&path) else { continue };
+            let (boot, pid) = claim.trim_end().split_once(' ').unwrap_or_default();
+            if boot != os::boot_id() || os::process_is_alive(pid.parse().unwrap_or(0)) {
+                return Ok(false);
+            }
+            // One of several processes can rename the claim of a dead one.
+            let taken = self.dir.join(format!(".{CLAIM}-{}", std::process::id()));
+            if os::rename_over(&path, &taken)? {
+                os::remove_file(&taken)?;
+            }
+        }
+        Ok(false)
+    }
+
     /// Removes the workspace, once its artifact is published.
     ///
     /// # Errors
     ///
     /// Fails when it cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        Ok(os::remove_tree(&self.dir)?)
+        // Renamed first: where no lock keeps others out, another process may begin to use the folder.
+        let removed = self.dir.with_file_name(format!(".{}-{}", self.key.short(), std::process::id()));
+        os::remove_tree(&removed)?;
+        if os::rename_over(&self.dir, &removed)? {
+            os::remove_tree(&removed)?;
+        }
+        Ok(())
     }
 
     /// Describes the last owner for messages: ` (process 12 on host, since …)`, or nothing.

@@ -281,18 +281,66 @@ fn out_folder_in_use_is_left_alone() {
     assert!(Folder::begin(&out).unwrap_err().to_string().contains("already holds an artifact"));
 }
 
+/// Leaves an output folder behind as a killed process of this number does.
+fn abandon(out: &Path, mark: &str, pid: u32) {
+    let folder = Folder::begin(out).unwrap();
+    fs_err::write(folder.data().join("half.json"), "{").unwrap();
+    let text = fs_err::read_to_string(out.join("INCOMPLETE")).unwrap();
+    std::mem::forget(folder);
+    fs_err::remove_file(out.join("INCOMPLETE")).unwrap();
+    let text = text.replace(&format!(" {}\n", std::process::id()), &format!(" {pid}\n"));
+    fs_err::write(out.join(mark), text).unwrap();
+}
+
+/// A process number that no process has.
+const DEAD: u32 = 0x7fff_fff0;
+
 #[test]
 fn out_folder_left_by_a_killed_run_is_taken_over() {
+    for mark in ["INCOMPLETE", ".INCOMPLETE-x1"] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        abandon(&out, mark, DEAD);
+        assert!(Artifact::open(&out).is_err());
+        let folder = Folder::begin(&out).unwrap();
+        fs_err::write(folder.data().join("whole.json"), "{}").unwrap();
+        let artifact = folder.seal(&draft(), &mut || Ok(())).unwrap();
+        assert_eq!(artifact.manifest().outputs.keys().collect::<Vec<_>>(), ["whole.json"], "{mark}");
+        Artifact::open_with(&out, Level::Hash).unwrap();
+    }
+}
+
+#[test]
+fn out_folder_of_a_living_process_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let folder = Folder::begin(&out).unwrap();
-    fs_err::write(folder.data().join("half.json"), "{").unwrap();
-    std::mem::forget(folder);
-    assert!(Artifact::open(&out).is_err());
-    let folder = Folder::begin(&out).unwrap();
-    fs_err::write(folder.data().join("whole.json"), "{}").unwrap();
-    let artifact = folder.seal(&draft(), &mut || Ok(())).unwrap();
-    assert_eq!(artifact.manifest().outputs.keys().collect::<Vec<_>>(), ["whole.json"]);
+    fs_err::write(folder.data().join("mine.json"), "{}").unwrap();
+    let error = Folder::begin(&out).unwrap_err();
+    assert!(matches!(error, artifact::Error::Locked { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error}");
+    let other = dir.path().join("other");
+    // Its lock is gone, as where the file system has none, but the process lives.
+    abandon(&other, "INCOMPLETE", std::process::id());
+    assert!(matches!(Folder::begin(&other), Err(artifact::Error::Locked { .. })));
+    folder.seal(&draft(), &mut || Ok(())).unwrap();
+    assert!(Folder::begin(&out).unwrap_err().to_string().contains("already holds an artifact"));
+}
+
+#[test]
+fn one_of_many_takes_over_an_abandoned_folder() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        abandon(&out, "INCOMPLETE", DEAD);
+        let took: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| Folder::begin(&out).ok())).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(took.len() <= 1, "{} processes write to one folder", took.len());
+        drop(took);
+        assert!(!out.exists());
+    }
 }
 
 #[test]

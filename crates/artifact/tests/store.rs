@@ -2,11 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use artifact::{Artifact, Draft, Error, Key, KeyMaterial, Level, Published, Store, Wait};
+use artifact::{Artifact, Draft, Error, FileHash, Key, KeyMaterial, Level, Published, Store, Wait};
 use serde_json::json;
 
 fn draft(rank: u32) -> Draft {
@@ -31,6 +31,10 @@ fn entries(store: &Store) -> Vec<String> {
     let mut names: Vec<_> = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+fn make_writable(path: &Path) {
+    assert!(std::process::Command::new("chmod").args(["-R", "u+w"]).arg(path).status().unwrap().success());
 }
 
 fn wait_not() -> Wait {
@@ -98,6 +102,82 @@ fn damaged_winner_is_replaced() {
 }
 
 #[test]
+fn missing_data_is_damage_and_heals() {
+    for missing in ["data", "COMMIT", "manifest.json"] {
+        let (_dir, store) = empty_store();
+        let path = publish(&store, 8, "{}").unwrap().artifact().path().to_owned();
+        make_writable(&path);
+        if missing == "data" {
+            fs_err::remove_dir_all(path.join(missing)).unwrap();
+        } else {
+            fs_err::remove_file(path.join(missing)).unwrap();
+        }
+        let error = store.lookup_with("demo", &draft(8).key().unwrap(), "", Level::Size).unwrap_err();
+        assert!(error.is_damage(), "{error}");
+        assert!(matches!(publish(&store, 8, "{}").unwrap(), Published::New(_)), "{missing}");
+    }
+}
+
+#[test]
+fn sound_artifact_is_not_quarantined() {
+    let (_dir, store) = empty_store();
+    let key = draft(8).key().unwrap();
+    let path = publish(&store, 8, "{}").unwrap().artifact().path().to_owned();
+    // As when another process has healed it since it was found damaged.
+    assert_eq!(store.quarantine_damaged(&path, "demo", &key).unwrap(), None);
+    Artifact::open_with(&path, Level::Hash).unwrap();
+    fs_err::set_permissions(path.join("data/a.json"), PermissionsExt::from_mode(0o644)).unwrap();
+    fs_err::write(path.join("data/a.json"), "[]").unwrap();
+    let moved = store.quarantine_damaged(&path, "demo", &key).unwrap().unwrap();
+    assert!(!path.exists() && moved.join("COMMIT").exists());
+    assert_eq!(store.quarantine_damaged(&path, "demo", &key).unwrap(), None, "nothing is there");
+}
+
+#[test]
+fn planted_links_are_neither_followed_nor_locked() {
+    let (dir, store) = empty_store();
+    publish(&store, 8, "{}").unwrap();
+    let private = dir.path().join("private");
+    fs_err::create_dir_all(private.join("sub")).unwrap();
+    for folder in [&private, &private.join("sub")] {
+        fs_err::set_permissions(folder, PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    let stage = store.root().join("demo");
+    symlink(&private, stage.join(".tmp-00000000-1-x")).unwrap();
+    publish(&store, 9, "{}").unwrap();
+    let mode = |path: &Path| fs_err::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&private), mode(&private.join("sub"))), (0o700, 0o700));
+    // A lock file that is a link would be created elsewhere.
+    let key = draft(10).key().unwrap();
+    fs_err::create_dir_all(store.root().join(".locks")).unwrap();
+    let target = dir.path().join("victim");
+    symlink(&target, store.root().join(".locks").join(format!("demo.{}", key.short()))).unwrap();
+    assert!(lock(&store, &key).is_err());
+    assert!(!target.exists());
+    // Nor is the mode of what a link in the place of an artifact names changed.
+    let linked = stage.join("0000000000000000-x");
+    symlink(&private, &linked).unwrap();
+    store.quarantine(&linked, "demo", &key, "damaged").unwrap();
+    assert_eq!(mode(&private), 0o700);
+}
+
+#[test]
+fn staging_folders_of_many_threads_do_not_clear_each_other() {
+    let (_dir, store) = empty_store();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    publish(store, thread * 100 + round, "{}").unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(entries(&store).len(), 160);
+}
+
+#[test]
 fn refused_data_is_not_published_and_leaves_nothing() {
     let (_dir, store) = empty_store();
     assert!(publish(&store, 8, "{").is_err());
@@ -121,7 +201,9 @@ fn telemetry_is_outside_the_tree_hash() {
     let published = staging.publish(&draft(8), &mut || Ok(())).unwrap();
     let artifact = Artifact::open(published.artifact().path()).unwrap();
     assert_eq!(artifact.tree(), plain);
-    assert_eq!(artifact.provenance().unwrap()["telemetry"], json!(["timing.jsonl"]));
+    let provenance = artifact.provenance().unwrap();
+    assert_eq!(provenance["telemetry"], json!(["timing.jsonl"]));
+    assert_eq!(provenance["telemetry_sha256"]["timing.jsonl"], FileHash::of(b"{}\n").to_string());
 }
 
 #[test]

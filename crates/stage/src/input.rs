@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use artifact::{
-    Artifact, Bare, FileHash, InputContent, InputRecord, Level, Manifest, Store, TreeHash, Witness,
-};
+use artifact::{Artifact, Bare, InputContent, InputRecord, Level, Manifest, Store, TreeHash, Witness};
 use failure::{Error, Kind, Result};
 
 use crate::segment::SEGMENT_OUTPUT;
@@ -120,8 +118,8 @@ impl Input {
                 let mut witness = Witness::default();
                 for file in &artifact.manifest().files {
                     if output.is_empty() || file.role == *output {
-                        let hash: FileHash = file.sha256;
-                        witness.add(artifact.data_dir().join(&file.path), hash).map_err(bad_input)?;
+                        let path = artifact.data_dir().join(&file.path);
+                        witness.add(path, file.sha256).map_err(bad_input)?;
                     }
                 }
                 artifact.verify_output(output)?;

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use artifact::{Artifact, Claim, Draft, Key, KeyMaterial, Level, Store, Wait};
+use artifact::{Claim, Draft, KeyMaterial, Level, Store, Wait};
 use failure::{Context, Result};
 use serde_json::Value;
 
+use crate::lookup::find_or_quarantine;
 use crate::provenance::Recorder;
 use crate::signals::StopFlag;
+
+/// Readable part of the names of units.
+const UNIT_SLUG: &str = "unit";
 
 /// Work of one run: the folders that the body writes to, and what it reports.
 #[derive(Debug)]
@@ -21,6 +25,7 @@ pub struct Job {
     numerics: BTreeMap<String, String>,
     metrics: BTreeMap<String, f64>,
     summary: String,
+    resumed_from: Option<Value>,
     temporary: Vec<tempfile::TempDir>,
     pub(crate) lock_wait: Wait,
 }
@@ -41,6 +46,7 @@ impl Job {
             numerics: numerics.clone(),
             metrics: BTreeMap::new(),
             summary: String::new(),
+            resumed_from: None,
             temporary: Vec::new(),
             lock_wait: Wait::Forever,
         }
@@ -74,6 +80,15 @@ impl Job {
         self.summary = summary.into();
     }
 
+    /// Records in the provenance that the run resumed from a published artifact, described by a JSON object.
+    pub fn resumed_from(&mut self, artifact: Value) {
+        self.resumed_from = Some(artifact);
+    }
+
+    pub(crate) fn take_resumed_from(&mut self) -> Option<Value> {
+        self.resumed_from.take()
+    }
+
     /// Returns the stop flag, to be checked between steps.
     pub fn stop(&self) -> StopFlag {
         StopFlag::new()
@@ -103,7 +118,7 @@ impl Job {
         let mut key_material = KeyMaterial::new(stage, version, material);
         key_material.numerics = self.numerics.clone();
         let key = key_material.key()?;
-        if let Some(artifact) = find(&store, stage, &key)? {
+        if let Ok(Some(artifact)) = store.lookup_with(stage, &key, UNIT_SLUG, Level::Auto) {
             return Ok(artifact.data_dir());
         }
         let stop = self.stop();
@@ -111,17 +126,17 @@ impl Job {
         let lock = store.lock(stage, &key, self.lock_wait, &mut waiting, &|| stop.requested().is_some());
         stop.check()?;
         let _lock = lock?;
-        if let Some(artifact) = find(&store, stage, &key)? {
+        if let Some(artifact) = find_or_quarantine(&store, stage, &key, UNIT_SLUG)? {
             return Ok(artifact.data_dir());
         }
         let staging = store.stage_new(stage)?;
-        let recorder = Recorder::start();
+        let recorder = Recorder::start(store.memo());
         body(staging.data())?;
         let draft = Draft {
             claim: if self.numerics.is_empty() { Claim::BitExact } else { Claim::Backend },
             provenance: recorder.finish(),
             check_file: tensors::refusal,
-            ..Draft::new("unit", key_material)
+            ..Draft::new(UNIT_SLUG, key_material)
         };
         let published =
             staging.publish(&draft, &mut || Ok(())).with_context(|| format!("publishing `{stage}`"))?;
@@ -131,20 +146,5 @@ impl Job {
     /// Returns the metrics and the summary.
     pub(crate) fn into_results(self) -> (BTreeMap<String, f64>, String) {
         (self.metrics, self.summary)
-    }
-}
-
-/// Looks up a unit; a damaged one is moved to quarantine and counts as missing.
-fn find(store: &Store, stage: &str, key: &Key) -> Result<Option<Artifact>> {
-    match store.lookup_with(stage, key, "unit", Level::Auto) {
-        Ok(found) => Ok(found),
-        Err(error @ (artifact::Error::Damaged { .. } | artifact::Error::NotAnArtifact { .. })) => {
-            if let Some(path) = store.find(stage, key, "unit")? {
-                store.quarantine(&path, stage, key, "damaged")?;
-                tracing::warn!("{error}; moved to quarantine");
-            }
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
     }
 }

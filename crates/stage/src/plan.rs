@@ -11,6 +11,7 @@ use crate::args::CommonArgs;
 use crate::identity::Identity;
 use crate::input::Input;
 use crate::logging::print_error_line;
+use crate::lookup::read_manifest;
 use crate::output;
 
 /// Maximum number of recent artifacts to compare with.
@@ -183,9 +184,4 @@ fn nearest(store: &Store, id: &Identity) -> Option<(Manifest, Vec<Change>)> {
             (!changed.is_empty()).then_some((manifest, changed))
         })
         .min_by_key(|(_, changed)| changed.len())
-}
-
-fn read_manifest(artifact: &Path) -> Option<Manifest> {
-    let path = artifact.join("manifest.json");
-    Manifest::from_bytes(&path, &fs_err::read(&path).ok()?).ok()
 }

@@ -1,11 +1,12 @@
 //! Provenance of a run: times, machine and arguments, which differ between runs.
 
-use std::cell::Cell;
-use std::process::{Command, Stdio};
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant, SystemTime};
 
-use artifact::{format_utc, now};
+use artifact::{Memo, format_utc, now};
 use serde_json::{Value, json};
+
+use crate::program;
 
 /// Environment variables that may explain a difference between two runs.
 const ENVIRONMENT: [&str; 5] =
@@ -17,11 +18,15 @@ pub(crate) struct Recorder {
     begun: Instant,
     start: SystemTime,
     resumed: Cell<bool>,
+    resumed_from: RefCell<Option<Value>>,
+    memo: Memo,
 }
 
 impl Recorder {
-    pub(crate) fn start() -> Self {
-        Self { begun: Instant::now(), start: now(), resumed: Cell::new(false) }
+    /// Starts now; hashes of programs and libraries are remembered in `memo`.
+    pub(crate) fn start(memo: Memo) -> Self {
+        let (resumed, resumed_from) = (Cell::new(false), RefCell::new(None));
+        Self { begun: Instant::now(), start: now(), resumed, resumed_from, memo }
     }
 
     /// Returns the time since the start.
@@ -29,9 +34,15 @@ impl Recorder {
         self.begun.elapsed()
     }
 
-    /// Records whether the run resumed from an earlier one.
+    /// Records whether the run resumed from the state of an earlier process.
     pub(crate) fn note_resumed(&self, resumed: bool) {
         self.resumed.set(resumed);
+    }
+
+    /// Records the published artifact that the run resumed from.
+    pub(crate) fn note_resumed_from(&self, artifact: Option<Value>) {
+        self.resumed.set(self.resumed.get() || artifact.is_some());
+        self.resumed_from.replace(artifact);
     }
 
     /// Returns whether output must be reproducible to the byte, because `SOURCE_DATE_EPOCH` is set.
@@ -41,17 +52,21 @@ impl Recorder {
 
     /// Returns the content of `provenance.json`.
     pub(crate) fn finish(&self) -> Value {
-        let tool = json!({
-            "name": program_name(), "version": env!("CARGO_PKG_VERSION"), "rust": env!("CARGO_PKG_RUST_VERSION"),
-        });
+        let mut tool = program::build();
+        let (program, library) = program::hashes(&self.memo);
+        tool["sha256"] = program.into();
         let platform = json!({"os": std::env::consts::OS, "arch": std::env::consts::ARCH});
         if Self::is_reproducible() {
-            return json!({"tool": tool, "platform": platform});
+            let mut provenance = json!({"tool": tool, "platform": platform});
+            if let Some(library) = library {
+                provenance["numeric_library"] = library;
+            }
+            return provenance;
         }
         let mut provenance = json!({
             "tool": tool,
             "platform": platform,
-            "arguments": redacted_arguments(std::env::args().skip(1)),
+            "arguments": redacted_arguments(std::env::args_os().skip(1).map(|it| it.to_string_lossy().into_owned())),
             "start": format_utc(self.start),
             "end": format_utc(now()),
             "wall_seconds": (self.begun.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
@@ -64,11 +79,12 @@ impl Recorder {
             .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?.into())))
             .filter(|(name, _)| name != "ASHLAR_STORE")
             .collect();
-        let optional: [(&str, Option<Value>); 5] = [
+        let optional: [(&str, Option<Value>); 6] = [
             ("cpu", cpu_model().map(Value::from)),
             ("memory_bytes", proc_kilobytes("/proc/meminfo", "MemTotal:").map(Value::from)),
             ("peak_memory_bytes", proc_kilobytes("/proc/self/status", "VmHWM:").map(Value::from)),
-            ("git", git()),
+            ("numeric_library", library),
+            ("resumed_from", self.resumed_from.borrow().clone()),
             ("environment", Some(environment.into()).filter(|value: &Value| value != &json!({}))),
         ];
         for (name, value) in optional {
@@ -80,22 +96,30 @@ impl Recorder {
     }
 }
 
-fn program_name() -> String {
-    let program = std::env::args().next().unwrap_or_default();
-    program.rsplit('/').next().unwrap_or_default().to_owned()
-}
-
-/// Keeps flags and settings, and replaces paths with `…`.
+/// Keeps flags and settings, and replaces paths with `…`. In a setting, only a value that is a path from the root is one.
 fn redacted_arguments(arguments: impl Iterator<Item = String>) -> Vec<String> {
-    let redact = |text: &str| {
-        if text.contains('/') || text.contains('~') { "…".to_owned() } else { text.to_owned() }
+    let hide = |text: &str, is_path: bool| if is_path { "…".to_owned() } else { text.to_owned() };
+    let is_path = |text: &str| text.contains('/') || text.contains('~');
+    let is_absolute = |text: &str| text.starts_with('/') || text.starts_with('~');
+    let mut is_setting = false;
+    let mut redact = |argument: String| {
+        let was_setting = std::mem::replace(&mut is_setting, argument == "--set");
+        let (argument, lead) = match argument.strip_prefix("--set=") {
+            Some(setting) => (setting.to_owned(), "--set="),
+            None => (argument, ""),
+        };
+        let redacted = match argument.split_once('=') {
+            Some((name, value)) if was_setting || !lead.is_empty() => {
+                format!("{name}={}", hide(value, is_absolute(value)))
+            }
+            Some((flag, value)) if flag.starts_with("--") => {
+                format!("{flag}={}", hide(value, is_path(value)))
+            }
+            _ => hide(&argument, is_path(&argument)),
+        };
+        format!("{lead}{redacted}")
     };
-    arguments
-        .map(|argument| match argument.split_once('=') {
-            Some((flag, value)) if flag.starts_with("--") => format!("{flag}={}", redact(value)),
-            _ => redact(&argument),
-        })
-        .collect()
+    arguments.map(&mut redact).collect()
 }
 
 fn cpu_seconds() -> f64 {
@@ -116,18 +140,6 @@ fn cpu_model() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Returns the revision of the git repository in the current folder, if any.
-fn git() -> Option<Value> {
-    let run = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output();
-        let output = output.ok().filter(|output| output.status.success())?;
-        String::from_utf8(output.stdout).ok()
-    };
-    let revision = run(&["rev-parse", "HEAD"])?;
-    let dirty = run(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|text| !text.is_empty());
-    Some(json!({"revision": revision.trim(), "dirty": dirty}))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,5 +149,8 @@ mod tests {
         let arguments = ["--model", "/home/me/m", "--set", "train.rank=8", "--out=/x/y", "-v"];
         let kept = redacted_arguments(arguments.iter().map(ToString::to_string));
         assert_eq!(kept, ["--model", "…", "--set", "train.rank=8", "--out=…", "-v"]);
+        let arguments = ["--set", "system=be/nice", "--set=data=/home/me", "--model", "base=a/b", "base=c"];
+        let kept = redacted_arguments(arguments.iter().map(ToString::to_string));
+        assert_eq!(kept, ["--set", "system=be/nice", "--set=data=…", "--model", "…", "base=c"]);
     }
 }

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use artifact::{Artifact, Level, changes};
+use artifact::changes;
 use failure::{Context, Error, Result};
 
 use crate::config::Config;
 use crate::input::Input;
+use crate::lookup::read_manifest;
 use crate::run::KeyedRun;
 use crate::segment::SEGMENT_OUTPUT;
 
@@ -45,7 +46,8 @@ impl<C: Config> KeyedRun<C> {
     /// Finds the finished artifacts of this stage with the same inputs, numerics and settings, except for the settings
     /// `except`, and returns their data folders.
     ///
-    /// Leaves out damaged artifacts. Returns an empty list if the run has no store.
+    /// Only reads manifests: open an artifact before it is used, which verifies it. Returns an empty list if the run has no
+    /// store.
     ///
     /// # Errors
     ///
@@ -59,10 +61,11 @@ impl<C: Config> KeyedRun<C> {
         let mut names = store.names(C::STAGE)?;
         names.sort();
         for name in names {
-            let Ok(artifact) = Artifact::open_with(&folder.join(&name), Level::Auto) else { continue };
-            let key = artifact.manifest().key_material.without_settings(except).key();
+            let artifact = folder.join(&name);
+            let Some(manifest) = read_manifest(&artifact) else { continue };
+            let key = manifest.key_material.without_settings(except).key();
             if key.is_ok_and(|key| key == wanted) {
-                found.push(artifact.data_dir());
+                found.push(artifact.join("data"));
             }
         }
         Ok(found)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use artifact::{Artifact, Claim, Draft, Folder, Key, Level, Published, Store, Witness};
+use artifact::{Artifact, Claim, Draft, Folder, Key, KeyLock, Level, Published, Store, Witness, Workspace};
 use failure::{Context, Error, Kind, Result};
 use serde_json::Value;
 
@@ -12,10 +12,11 @@ use crate::config::{self, Config};
 use crate::identity::Identity;
 use crate::input::{Input, check_role, unchanged};
 use crate::job::Job;
+use crate::lookup::find_or_quarantine;
 use crate::provenance::Recorder;
 use crate::scratch_folder::ScratchFolder;
 use crate::signals::StopFlag;
-use crate::{ending, output, plan};
+use crate::{ending, lineage, output, plan};
 
 /// Run of the stage with settings `C`, while its inputs are collected.
 ///
@@ -65,6 +66,7 @@ impl<C: Config> Run<C> {
             Some(_) => Store::open(&common.store).ok(),
             None => Some(Store::open(&common.store)?),
         };
+        let memo = store.as_ref().filter(|_| common.out.is_none()).map(Store::memo).unwrap_or_default();
         Ok(Self {
             common: common.clone(),
             config,
@@ -74,7 +76,7 @@ impl<C: Config> Run<C> {
             notes: Vec::new(),
             expected_bytes: 0,
             stop_at: None,
-            recorder: Recorder::start(),
+            recorder: Recorder::start(memo),
         })
     }
 
@@ -173,8 +175,9 @@ impl<C: Config> Run<C> {
     ///
     /// # Errors
     ///
-    /// Fails if a setting cannot be part of a key (exit 2).
+    /// Fails if a setting cannot be part of a key (exit 2), and if inputs were not made from each other (exit 65).
     pub fn with_key(self) -> Result<KeyedRun<C>> {
+        lineage::check(C::STAGE, &self.inputs)?;
         let id = Identity::new(&self.config, &self.inputs, &self.numerics, self.stop_at.as_deref())?;
         Ok(KeyedRun { run: self, id })
     }
@@ -239,6 +242,17 @@ impl<C: Config> KeyedRun<C> {
             .filter(|found| found.manifest().key == self.id.key && found.manifest().stage == self.id.stage))
     }
 
+    /// Returns whether the store has an artifact of this key, sound or not, that the run would not make again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be listed.
+    pub fn may_exist(&self) -> Result<bool> {
+        let common = &self.run.common;
+        let Some(store) = self.store().filter(|_| !common.force && !common.check) else { return Ok(false) };
+        Ok(store.find(self.id.stage, &self.id.key, &self.id.slug)?.is_some())
+    }
+
     /// Does what the flags ask for: plans, prints the path of the existing artifact, or runs `body` and publishes its
     /// result.
     ///
@@ -265,10 +279,12 @@ impl<C: Config> KeyedRun<C> {
     fn run_to_store(&self, store: &Store, body: impl FnOnce(&mut Job, &C) -> Result<()>) -> Result<()> {
         let (id, common) = (&self.id, &self.run.common);
         let again = common.force || common.check;
-        let mut existing = find(store, id)?;
-        if let (Some(artifact), false) = (&existing, again) {
+        // A damaged artifact is replaced later, under the lock: another process may be doing so.
+        let looked = store.lookup_with(id.stage, &id.key, &id.slug, Level::Auto);
+        if let (Ok(Some(artifact)), false) = (&looked, again) {
             return self.finish(store, artifact, None);
         }
+        looked.or_else(|error| if error.is_damage() { Ok(None) } else { Err(error) })?;
         let witnesses = self.verify_inputs()?;
         store.check_space(self.run.expected_bytes)?;
         let stop = StopFlag::new();
@@ -277,49 +293,63 @@ impl<C: Config> KeyedRun<C> {
             store.lock(id.stage, &id.key, common.lock_wait, &mut waiting, &|| stop.requested().is_some());
         stop.check()?;
         let lock = lock?;
-        if existing.is_none() {
-            existing = find(store, id)?;
-            if let (Some(artifact), false) = (&existing, again) {
-                tracing::debug!("{} {}: another process has made it", id.stage, id.key.short());
-                return self.finish(store, artifact, None);
-            }
+        let existing = find_or_quarantine(store, id.stage, &id.key, &id.slug)?;
+        if let (Some(artifact), false) = (&existing, again) {
+            tracing::debug!("{} {}: another process has made it", id.stage, id.key.short());
+            return self.finish(store, artifact, None);
         }
-        let (artifact, summary) = self.work(store, existing.is_some(), &witnesses, body)?;
+        let comparing = common.check && existing.is_some();
+        let workspace = if comparing { None } else { self.workspace(store, &lock)? };
+        let (artifact, summary) = self.work(store, workspace.as_ref(), &witnesses, body)?;
         drop(lock);
         self.finish(store, &artifact, Some(summary))
     }
 
+    /// Returns the workspace, prepared; `None` if another process may be working in it, because locks do nothing here.
+    fn workspace(&self, store: &Store, lock: &KeyLock) -> Result<Option<Workspace>> {
+        let workspace = store.workspace(self.id.stage, &self.id.key)?;
+        self.run.recorder.note_resumed(workspace.has_state());
+        if lock.excludes() {
+            workspace.prepare(store)?;
+        } else if !workspace.claim(store)? {
+            tracing::info!("another process may be making the same artifact; this run cannot be resumed");
+            self.run.recorder.note_resumed(false);
+            return Ok(None);
+        }
+        Ok(Some(workspace))
+    }
+
     /// Runs the body and publishes its result, while the lock is held. Returns the artifact and the body's summary.
+    ///
+    /// Without a workspace, the body gets a temporary folder for its resume state, and makes its units itself.
     fn work(
         &self,
         store: &Store,
-        exists: bool,
+        workspace: Option<&Workspace>,
         witnesses: &BTreeMap<String, Witness>,
         body: impl FnOnce(&mut Job, &C) -> Result<()>,
     ) -> Result<(Artifact, String)> {
-        let (id, run) = (&self.id, &self.run);
-        let workspace = store.workspace(id.stage, &id.key)?;
-        let staging = store.stage_new(id.stage)?;
-        let comparing = run.common.check && exists;
-        let fresh = comparing.then(tempfile::tempdir).transpose().context("creating a folder for --check")?;
-        let resume_dir = if let Some(dir) = &fresh {
-            dir.path().to_owned()
-        } else {
-            workspace.prepare(store)?;
-            workspace.state_dir()
+        let run = &self.run;
+        let staging = store.stage_new(self.id.stage)?;
+        let temporary = workspace.is_none().then(tempfile::tempdir).transpose();
+        let temporary = temporary.context("creating a temporary folder")?;
+        let resume_dir = match (workspace, &temporary) {
+            (Some(workspace), _) => workspace.state_dir(),
+            (None, Some(temporary)) => temporary.path().to_owned(),
+            (None, None) => unreachable!("there is a temporary folder where there is no workspace"),
         };
-        let units = (!comparing).then(|| store.clone());
+        let units = workspace.is_some().then(|| store.clone());
         let mut job = Job::new(staging.data(), staging.telemetry(), &resume_dir, units, &run.numerics);
         job.lock_wait = run.common.lock_wait;
-        run.recorder.note_resumed(!comparing && workspace.has_state());
         body(&mut job, &run.config)?;
 
+        run.recorder.note_resumed_from(job.take_resumed_from());
         let (metrics, summary) = job.into_results();
         let mut draft = self.draft(metrics);
         draft.provenance = run.recorder.finish();
         let published = staging.publish(&draft, &mut || check_inputs(witnesses));
         let published = refused(published).context("publishing the artifact")?;
-        if fresh.is_none() {
+        if let Some(workspace) = workspace {
             workspace.remove()?;
         }
         Ok((self.judge(published)?, summary))
@@ -368,11 +398,25 @@ impl<C: Config> KeyedRun<C> {
         }
         let witnesses = self.verify_inputs()?;
         artifact::check_space(out, run.expected_bytes)?;
-        let folder =
-            Folder::begin(out).hint("choose another folder for `--out`, or delete this one first")?;
+        let stop = StopFlag::new();
+        let mut waiting = |what: &str| tracing::info!("waiting for another process: {what}");
+        let begun =
+            Folder::begin_with(out, run.common.lock_wait, &mut waiting, &|| stop.requested().is_some());
+        stop.check()?;
+        if matches!(begun, Err(artifact::Error::Occupied { .. }))
+            && !run.common.force
+            && self.existing()?.is_some()
+        {
+            tracing::debug!("{}: another process has made it", id.stage);
+            ending::up_to_date(id.stage, out, run.recorder.elapsed());
+            return output::print_path(out);
+        }
+        let folder = begun.hint("choose another folder for `--out`, or delete this one first")?;
         let scratch = ScratchFolder::new(&run.common, id)?;
         let mut job = Job::new(folder.data(), folder.telemetry(), scratch.path(), None, &run.numerics);
+        run.recorder.note_resumed(scratch.has_state());
         body(&mut job, &run.config)?;
+        run.recorder.note_resumed_from(job.take_resumed_from());
         let (metrics, summary) = job.into_results();
         let mut draft = self.draft(metrics);
         draft.provenance = run.recorder.finish();
@@ -418,21 +462,6 @@ impl<C: Config> KeyedRun<C> {
             None => ending::up_to_date(stage, artifact.path(), elapsed),
         }
         output::print_path(artifact.path())
-    }
-}
-
-/// Looks up a key; a damaged artifact is moved to quarantine and counts as missing.
-fn find(store: &Store, id: &Identity) -> Result<Option<Artifact>> {
-    match store.lookup_with(id.stage, &id.key, &id.slug, Level::Auto) {
-        Ok(found) => Ok(found),
-        Err(error @ (artifact::Error::Damaged { .. } | artifact::Error::NotAnArtifact { .. })) => {
-            if let Some(path) = store.find(id.stage, &id.key, &id.slug)? {
-                let moved = store.quarantine(&path, id.stage, &id.key, "damaged")?;
-                tracing::warn!("{error}; moved to `{}`, running again", moved.display());
-            }
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
     }
 }
 

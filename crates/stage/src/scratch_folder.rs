@@ -60,6 +60,11 @@ impl ScratchFolder {
         &self.path
     }
 
+    /// Returns whether an earlier process left something to resume from.
+    pub(crate) fn has_state(&self) -> bool {
+        fs_err::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
     /// Removes the folder after the artifact was written.
     pub(crate) fn remove(self) -> std::io::Result<()> {
         match self.temporary {

@@ -1,0 +1,164 @@
+//! Telling network and user-space file systems, where locks may silently do nothing, from local ones.
+
+use std::path::Path;
+
+/// Types of file systems that other machines, or a program, serve. Names with a dot behind them (`fuse.sshfs`) count too.
+const NETWORK_TYPES: [&str; 38] = [
+    "9p",
+    "acfs",
+    "afpfs",
+    "afs",
+    "autofs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "coda",
+    "ftp",
+    "fuse",
+    "fuse-t",
+    "fuseblk",
+    "gfs",
+    "gfs2",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "macfuse",
+    "mmfs",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "orangefs",
+    "osxfuse",
+    "panfs",
+    "prl_fs",
+    "pvfs2",
+    "smb2",
+    "smb3",
+    "smbfs",
+    "sshfs",
+    "vboxsf",
+    "virtiofs",
+    "vmhgfs",
+    "webdav",
+    "wekafs",
+];
+
+/// Returns whether `path` is on a network or user-space file system.
+pub(crate) fn is_network(path: &Path) -> bool {
+    file_system_type(path).is_some_and(|name| is_network_type(&name)) || is_served(path)
+}
+
+fn is_network_type(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let base = name.split('.').next().unwrap_or_default();
+    NETWORK_TYPES.contains(&base)
+}
+
+/// Returns the type of the file system that `path` is on, from the table of mounts.
+#[cfg(target_os = "linux")]
+fn file_system_type(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = fs_err::metadata(path).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    type_in_mounts(&fs_err::read_to_string("/proc/self/mountinfo").ok()?, &format!("{major}:{minor}"))
+}
+
+/// Finds the type of the file system with a device number (`8:1`) in the text of `/proc/self/mountinfo`.
+#[cfg(any(target_os = "linux", test))]
+fn type_in_mounts(mounts: &str, device: &str) -> Option<String> {
+    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some(device))?;
+    Some(line.split_once(" - ")?.1.split(' ').next()?.to_owned())
+}
+
+#[cfg(target_os = "macos")]
+fn file_system_type(path: &Path) -> Option<String> {
+    let stat = rustix::fs::statfs(path).ok()?;
+    let name = stat.f_fstypename.iter().take_while(|byte| **byte != 0);
+    Some(name.map(|&byte| char::from(byte.cast_unsigned())).collect())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn file_system_type(_path: &Path) -> Option<String> {
+    None
+}
+
+/// Returns whether the system says itself that the file system is not local.
+#[cfg(target_os = "macos")]
+fn is_served(path: &Path) -> bool {
+    /// `MNT_LOCAL` of `<sys/mount.h>`.
+    const LOCAL: u32 = 0x1000;
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_flags & LOCAL == 0)
+}
+
+/// Recognizes what the table of mounts does not show, such as NFS in a container without `/proc`.
+#[cfg(target_os = "linux")]
+fn is_served(path: &Path) -> bool {
+    // nfs, smb, cifs, smb2, lustre, gpfs, fuse, 9p, ceph, afs, beegfs, orangefs, vboxsf
+    const MAGIC: [u64; 13] = [
+        0x6969,
+        0x517B,
+        0xFF53_4D42,
+        0xFE53_4D42,
+        0x0BD0_0BD0,
+        0x4750_4653,
+        0x6573_5546,
+        0x0102_1997,
+        0x00C3_6400,
+        0x5346_414F,
+        0x1983_0326,
+        0x2003_0528,
+        0x786F_4256,
+    ];
+    rustix::fs::statfs(path).is_ok_and(|stat| MAGIC.contains(&(stat.f_type as u64 & 0xFFFF_FFFF)))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn is_served(_path: &Path) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+24 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+31 24 0:45 / /home rw,nosuid shared:9 - nfs4 server:/home rw,vers=4.2
+32 24 0:46 / /mnt/a\\040b rw - fuse.sshfs me@host:/ rw
+33 24 0:47 / /tmp rw - tmpfs tmpfs rw
+";
+
+    #[test]
+    fn types_are_found_by_device() {
+        for (device, name, network) in [
+            ("8:1", "ext4", false),
+            ("0:45", "nfs4", true),
+            ("0:46", "fuse.sshfs", true),
+            ("0:47", "tmpfs", false),
+        ] {
+            let found = type_in_mounts(MOUNTS, device).unwrap();
+            assert_eq!((found.as_str(), is_network_type(&found)), (name, network));
+        }
+        assert_eq!(type_in_mounts(MOUNTS, "0:4"), None);
+    }
+
+    #[test]
+    fn network_types_are_told_from_local_ones() {
+        for name in
+            ["nfs", "CIFS", "smbfs", "webdav", "macfuse", "fuse.gcsfuse", "beegfs", "vboxsf", "prl_fs", "9p"]
+        {
+            assert!(is_network_type(name), "{name}");
+        }
+        for name in ["ext4", "apfs", "hfs", "btrfs", "xfs", "zfs", "overlay", "tmpfs", "f2fs", "nfsd", ""] {
+            assert!(!is_network_type(name), "{name}");
+        }
+        assert!(NETWORK_TYPES.is_sorted());
+    }
+
+    #[test]
+    fn the_temporary_folder_has_a_type() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!cfg!(target_os = "linux") || file_system_type(dir.path()).is_some());
+    }
+}

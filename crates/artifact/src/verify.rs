@@ -1,0 +1,266 @@
+//! Complete verification of one artifact: every problem, not only the first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::digest::FileHash;
+use crate::error::{Error, Result};
+use crate::hashing::{Hashed, hash_and_remember, hash_or_recall};
+use crate::manifest::Manifest;
+use crate::memo::Memo;
+use crate::os;
+use crate::reader::{self, COMMIT, DATA, Level, MANIFEST, PROVENANCE, SUMS, TELEMETRY};
+use crate::seal::TELEMETRY_HASHES;
+
+/// Folders are not followed deeper; an artifact has at most 16 levels.
+const MAX_DEPTH: usize = 20;
+
+/// Outcome of verifying an artifact.
+#[derive(Debug, Clone, Default)]
+pub struct Verification {
+    /// The manifest; `None` if the files that describe the artifact are damaged.
+    pub manifest: Option<Manifest>,
+    /// What is wrong, in order of the paths; empty if the artifact is sound.
+    pub problems: Vec<Problem>,
+    /// Number of data files in the manifest.
+    pub files: u64,
+    /// Their total length in bytes.
+    pub bytes: u64,
+    /// Bytes that were read; the hashes of the others were remembered.
+    pub hashed_bytes: u64,
+}
+
+/// One thing that is wrong with an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Path below the artifact's folder, such as `data/model/config.json`; empty for the folder itself.
+    pub path: String,
+    /// Kind of the problem.
+    pub fault: Fault,
+    /// Description that completes a sentence about the path.
+    pub reason: String,
+}
+
+/// Kinds of problems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A file or folder is missing.
+    Missing,
+    /// A file or folder does not belong there.
+    Added,
+    /// A file became a folder, a symlink or a special file, or the other way round.
+    Kind,
+    /// A file has another length.
+    Size,
+    /// The bytes of a file have changed.
+    Bytes,
+    /// The files that describe the artifact are malformed or contradict each other.
+    Records,
+    /// A file cannot be read, which says nothing about its bytes.
+    Unreadable,
+}
+
+impl Verification {
+    /// Returns whether nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn add(&mut self, path: impl Into<String>, fault: Fault, reason: impl Into<String>) {
+        self.problems.push(Problem { path: path.into(), fault, reason: reason.into() });
+    }
+
+    fn add_error(&mut self, path: impl Into<String>, error: &Error) {
+        let fault = match error {
+            Error::Io(_) => Fault::Unreadable,
+            Error::NotAnArtifact { .. } => Fault::Missing,
+            _ => Fault::Records,
+        };
+        let reason = match error {
+            Error::Damaged { reason, .. } => reason.clone(),
+            error => failure::describe(error),
+        };
+        self.add(path, fault, reason);
+    }
+}
+
+/// Verifies the artifact in the folder `path` and lists all that is wrong with it.
+///
+/// [`Level::Auto`] takes the hashes of large unchanged files from `memo`; [`Level::Hash`] reads every byte. Both remember
+/// what they read. From [`Level::Auto`] on, files in `telemetry/` are compared with the hashes in `provenance.json`.
+pub fn verify(path: &Path, level: Level, memo: &Memo) -> Verification {
+    let mut found = Verification::default();
+    match reader::why_no_artifact(path) {
+        Ok(None) => {}
+        Ok(Some(reason)) => {
+            found.add("", Fault::Missing, reason);
+            return found;
+        }
+        Err(error) => {
+            found.add_error("", &error);
+            return found;
+        }
+    }
+    match reader::misplaced(path) {
+        Ok(misplaced) => {
+            for (name, reason) in misplaced {
+                let known = [COMMIT, SUMS, MANIFEST, PROVENANCE, DATA, TELEMETRY].contains(&name.as_str());
+                found.add(name, if known { Fault::Kind } else { Fault::Added }, reason);
+            }
+        }
+        Err(error) => found.add_error("", &error),
+    }
+    match reader::read_committed(path) {
+        Ok((manifest, _)) => {
+            check_data(path, &manifest, level, memo, &mut found);
+            if level != Level::Size {
+                check_telemetry(path, &mut found);
+            }
+            found.manifest = Some(manifest);
+        }
+        Err(error) => found.add_error(COMMIT, &error),
+    }
+    found.problems.sort();
+    found.problems.dedup();
+    found
+}
+
+/// Compares the data files with the manifest.
+fn check_data(root: &Path, manifest: &Manifest, level: Level, memo: &Memo, found: &mut Verification) {
+    let mut listing = Listing::default();
+    list(root, DATA, 0, &mut listing);
+    found.problems.append(&mut listing.problems);
+    let expected: BTreeSet<String> =
+        manifest.files.iter().map(|file| format!("{DATA}/{}", file.path)).collect();
+    for path in listing.files.keys().filter(|path| !expected.contains(*path)) {
+        found.add(path, Fault::Added, "is not in the manifest");
+    }
+    let mut jobs = Vec::new();
+    for file in &manifest.files {
+        found.files += 1;
+        found.bytes += file.size;
+        let path = format!("{DATA}/{}", file.path);
+        match listing.files.get(&path) {
+            Some(&size) if size == file.size => jobs.push((path, file.size, file.sha256)),
+            Some(size) => {
+                found.add(path, Fault::Size, format!("has {size} bytes, the manifest says {}", file.size));
+            }
+            None if listing.other.contains(&path) => {} // reported already
+            None => found.add(path, Fault::Missing, "is missing"),
+        }
+    }
+    check_bytes(root, jobs, level, memo, found);
+}
+
+/// Compares the bytes of files, given with sizes and hashes.
+fn check_bytes(
+    root: &Path,
+    files: Vec<(String, u64, FileHash)>,
+    level: Level,
+    memo: &Memo,
+    found: &mut Verification,
+) {
+    let jobs: Vec<(PathBuf, u64)> = files.iter().map(|(path, size, _)| (root.join(path), *size)).collect();
+    let hashes: Vec<Result<Hashed>> = match level {
+        Level::Size => return,
+        Level::Auto => hash_or_recall(&jobs, memo),
+        Level::Hash => hash_and_remember(&jobs, memo),
+    };
+    for ((path, _, sha256), hashed) in files.into_iter().zip(hashes) {
+        match hashed {
+            Ok(hashed) => {
+                found.hashed_bytes += hashed.read;
+                if hashed.sha256 != sha256 {
+                    found.add(path, Fault::Bytes, "has other bytes than when it was published");
+                }
+            }
+            Err(error) => found.add_error(path, &error),
+        }
+    }
+}
+
+/// Compares the files in `telemetry/`, which may be missing as a whole, with their hashes in `provenance.json`.
+fn check_telemetry(root: &Path, found: &mut Verification) {
+    if !root.join(TELEMETRY).is_dir() {
+        return;
+    }
+    let provenance = os::read(&root.join(PROVENANCE)).ok();
+    let provenance: Option<Value> = provenance.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    // Artifacts of older programs have names only.
+    let Some(Value::Object(hashes)) =
+        provenance.and_then(|mut value| value.get_mut(TELEMETRY_HASHES).map(Value::take))
+    else {
+        return;
+    };
+    let mut listing = Listing::default();
+    list(root, TELEMETRY, 0, &mut listing);
+    found.problems.append(&mut listing.problems);
+    for path in listing.files.keys() {
+        if !path.strip_prefix("telemetry/").is_some_and(|name| hashes.contains_key(name)) {
+            found.add(path, Fault::Added, "is not in `provenance.json`");
+        }
+    }
+    let mut jobs = Vec::new();
+    for (name, hash) in &hashes {
+        let path = format!("{TELEMETRY}/{name}");
+        match (listing.files.get(&path), hash.as_str().and_then(|hash| hash.parse().ok())) {
+            (Some(&size), Some(hash)) => jobs.push((path, size, hash)),
+            (Some(_), None) => found.add(path, Fault::Records, "has no hash in `provenance.json`"),
+            (None, _) => found.add(path, Fault::Missing, "is missing"),
+        }
+    }
+    check_bytes(root, jobs, Level::Hash, &Memo::default(), found);
+}
+
+/// What is below a folder of an artifact.
+#[derive(Default)]
+struct Listing {
+    /// Sizes of the regular files, by path.
+    files: BTreeMap<String, u64>,
+    /// Everything else that is not a folder.
+    other: BTreeSet<String>,
+    problems: Vec<Problem>,
+}
+
+impl Listing {
+    fn add(&mut self, path: &str, fault: Fault, reason: impl Into<String>) {
+        self.problems.push(Problem { path: path.to_owned(), fault, reason: reason.into() });
+    }
+}
+
+/// Lists the folder `path` below `root` without following links.
+fn list(root: &Path, path: &str, depth: usize, found: &mut Listing) {
+    let entries = match os::retry(|| fs_err::read_dir(root.join(path))) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return found.add(path, Fault::Missing, "is missing");
+        }
+        Err(error) => return found.add(path, Fault::Unreadable, failure::describe(&error)),
+    };
+    let mut is_empty = true;
+    for entry in entries {
+        is_empty = false;
+        let looked =
+            entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?, entry.metadata()?.len())));
+        let (name, kind, size) = match looked {
+            Ok(looked) => looked,
+            Err(error) => return found.add(path, Fault::Unreadable, failure::describe(&error)),
+        };
+        let below = format!("{path}/{}", name.display());
+        if kind.is_dir() && depth < MAX_DEPTH {
+            list(root, &below, depth + 1, found);
+        } else if kind.is_file() {
+            found.files.insert(below, size);
+        } else {
+            let reason = if kind.is_symlink() { "is a symlink" } else { "is neither a file nor a folder" };
+            found.add(&below, Fault::Kind, reason);
+            found.other.insert(below);
+        }
+    }
+    if is_empty && path != DATA {
+        found.add(path, Fault::Added, "is an empty folder");
+    }
+}
