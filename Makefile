@@ -121,6 +121,7 @@ fmt: ## Format all code
 interop: build ## Compare with mlx-lm and chat templates with transformers (installs them into .venv)
 	tests/interop/run.sh '$(BIN)'
 	.venv/bin/python tests/interop/conversions.py '$(BIN)'
+	.venv/bin/python tests/interop/server.py '$(BIN)'
 	@$(CARGO) build --release --locked --package dataset --example render
 	.venv/bin/python tests/interop/templates.py target/release/examples/render
 

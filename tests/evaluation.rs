@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, ensure};
-use outputs::{Document as _, Line as _, ModelSource, Prediction, Scores, Verdict};
+use outputs::{
+    Changes, CheckpointAnswers, Choice, Document as _, Line as _, ModelSource, Prediction, Scores, Verdict,
+};
 use serde_json::{Value, json};
 use testutil::Sandbox;
 
@@ -450,5 +452,79 @@ fn a_row_that_keeps_failing_counts_as_zero_and_a_refused_key_ends_the_run() -> R
         with_endpoint(&trained, &format!("http://{dead}/v1"), &["--set", "endpoints.remote.retries=0"])
             .failed(1);
     ensure!(said.contains("answered none of"), "{said}");
+    Ok(())
+}
+
+const ENCODER: &str = "crates/models/tests/encoders/bert";
+
+#[test]
+fn an_imported_encoder_scores_similarity_whatever_the_batch() -> Result<()> {
+    let sandbox = Sandbox::new();
+    let encoder = sandbox.make("import-model", &["--model-dir", ENCODER]);
+    ensure!(
+        Path::new(&encoder).join("data/model/1_Pooling/config.json").is_file(),
+        "the pooling was left out"
+    );
+    let [base, fused] = answers(&sandbox, 15);
+    let inputs = ["--predictions", &base, "--predictions", &fused];
+    let run = |encoder: &str, batch: &str| {
+        let batch = format!("encoder_batch_size={batch}");
+        scores(&sandbox.make("evaluate", &[&inputs[..], &["--encoder", encoder, "--set", &batch]].concat()))
+    };
+    let (one, many, folder) = (run(&encoder, "1")?, run(&encoder, "64")?, run(ENCODER, "3")?);
+    ensure!(one == many && one == folder, "other scores");
+    let of = |name: &str| one.models[name].text["similarity"];
+    ensure!(of("fused") > of("base") && of("fused") <= 1.0, "{one:?}");
+    ensure!(one.floors["shuffled_reference"].contains_key("similarity"), "{:?}", one.floors);
+    ensure!(
+        one.comparisons[0].metrics["similarity"].verdict == Some(Verdict::Better),
+        "{:?}",
+        one.comparisons
+    );
+
+    let converted = ["--model-dir", ENCODER, "--set", "import-model.dequantize=true"];
+    let said = sandbox.refused(&mut sandbox.stage("import-model", &converted), 2);
+    ensure!(said.contains("as they are"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn checkpoints_can_be_chosen_by_their_answers() -> Result<()> {
+    let trained = Trained::new();
+    let train = trained.train(&["--set", "train.steps=6", "--set", "train.checkpoint_every=2"]);
+    let sandbox = &trained.sandbox;
+    let inputs = ["--model", &trained.model, "--dataset", &trained.dataset, "--train", &train];
+    let plain = sandbox.make("validate", &inputs);
+    let changes = Changes::read(&Path::new(&plain).join("data").join(Changes::FILE))?;
+    ensure!(changes.checkpoints.len() == 3, "{changes:?}");
+    for checkpoint in &changes.checkpoints {
+        ensure!(checkpoint.improved + checkpoint.worsened + checkpoint.unchanged == 8, "{checkpoint:?}");
+    }
+    ensure!(
+        !Path::new(&plain).join("data").join(CheckpointAnswers::FILE).exists(),
+        "written without being asked for"
+    );
+
+    let asked = ["--set", "validate.answered_rows=4", "--set", "validate.max_tokens=6", "--encoder", ENCODER];
+    let validated = sandbox.make("validate", &[&inputs[..], &asked].concat());
+    let lines = CheckpointAnswers::read(&Path::new(&validated).join("data").join(CheckpointAnswers::FILE))?;
+    let lines = lines.collect::<outputs::Result<Vec<_>>>()?;
+    let steps: Vec<u64> = lines[0].answers.keys().copied().collect();
+    ensure!(lines.len() == 4 && steps == [0, 2, 4, 6] && lines[0].similarity.len() == 4, "{:?}", lines[0]);
+    for (metric, set) in [("chrf", "metric=chrf"), ("ter", "metric=ter"), ("similarity", "metric=similarity")]
+    {
+        let best = sandbox.make("select-best", &["--train", &train, "--validate", &validated, "--set", set]);
+        let choice = Choice::read(&Path::new(&best).join("data").join(Choice::FILE))?;
+        let scores: Vec<f64> = choice.candidates.iter().filter_map(|candidate| candidate.score).collect();
+        let sign = if metric == "ter" { -1.0 } else { 1.0 };
+        let highest = scores.iter().map(|score| sign * score).fold(f64::NEG_INFINITY, f64::max);
+        ensure!(scores.len() == 3 && choice.score == Some(sign * highest), "{choice:?}");
+        ensure!(choice.gap.is_some_and(|gap| gap >= 0.0) && choice.reason.contains(metric), "{choice:?}");
+    }
+    let without = sandbox.refused(
+        &mut sandbox.stage("select-best", &["--train", &train, "--validate", &plain, "--set", "metric=chrf"]),
+        65,
+    );
+    ensure!(without.contains("answered_rows"), "{without}");
     Ok(())
 }

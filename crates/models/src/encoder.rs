@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::{Array, Dtype, ops};
+use mlx_rs::{Array, Dtype, fast, ops};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::bert;
 use crate::builder::Builder;
 use crate::config::{self, normalized};
 use crate::error::{Error, Result};
@@ -20,6 +19,7 @@ use crate::loader::Loader;
 use crate::options::LoadOptions;
 use crate::quantization::QuantizationSettings;
 use crate::weights::TensorFiles;
+use crate::{bert, nomic_bert};
 
 /// Files that a folder of an encoder may have beside those of any model.
 pub const ENCODER_FILES: [&str; 4] =
@@ -37,8 +37,9 @@ const TOKENS_AT_A_TIME: usize = 4096;
 type Build = fn(&Builder<'_>) -> Result<Box<dyn Network>, String>;
 
 /// The supported architectures, sorted by `model_type`.
-const ARCHITECTURES: [(&str, &Keys, Build); 3] = [
+const ARCHITECTURES: [(&str, &Keys, Build); 4] = [
     ("bert", &bert::KEYS, bert::build),
+    ("nomic_bert", &nomic_bert::KEYS, nomic_bert::build),
     ("roberta", &bert::KEYS, bert::build_roberta),
     ("xlm-roberta", &bert::KEYS, bert::build_roberta),
 ];
@@ -66,13 +67,13 @@ pub(crate) struct Rows {
 
 /// Rows of the same length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Group {
+struct Group {
     /// Index of the first token.
-    pub(crate) start: i32,
+    start: i32,
     /// Number of rows.
-    pub(crate) rows: i32,
+    rows: i32,
     /// Tokens per row.
-    pub(crate) length: i32,
+    length: i32,
 }
 
 impl Rows {
@@ -108,8 +109,35 @@ impl Rows {
         &self.positions
     }
 
+    /// Lets the tokens of every row attend to each other, in both directions: queries, keys and values `[T, D]` → `[T, D]`.
+    ///
+    /// `rotate` is applied to queries and keys `[N, H, L, d]`.
+    pub(crate) fn attend(
+        &self,
+        projected: [Array; 3],
+        heads: i32,
+        rotate: &dyn Fn(Array) -> mlx_ext::Result<Array>,
+    ) -> mlx_ext::Result<Array> {
+        let width = projected[0].dim(1);
+        let head = width / heads;
+        let scale = (head as f32).powf(-0.5);
+        let mut parts = Vec::new();
+        for group in &self.groups {
+            // Rows of the same length attend together: [T', D] → [N, H, L, d].
+            let split = |all: &Array| -> mlx_ext::Result<Array> {
+                let part = all.try_index(group.start..group.start + group.rows * group.length)?;
+                Ok(part.reshape(&[group.rows, group.length, heads, head])?.transpose_axes(&[0, 2, 1, 3])?)
+            };
+            let [queries, keys, values] = &projected;
+            let (queries, keys, values) = (rotate(split(queries)?)?, rotate(split(keys)?)?, split(values)?);
+            let attended = fast::scaled_dot_product_attention(queries, keys, values, scale, None, None)?;
+            parts.push(attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[group.rows * group.length, width])?);
+        }
+        Ok(ops::concatenate(&parts, 0)?)
+    }
+
     /// Returns the groups of rows of the same length.
-    pub(crate) fn groups(&self) -> &[Group] {
+    fn groups(&self) -> &[Group] {
         &self.groups
     }
 }

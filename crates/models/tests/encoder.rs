@@ -27,7 +27,7 @@ fn load(name: &str) -> (Encoder, Expected) {
 
 #[test]
 fn vectors_equal_those_of_transformers() {
-    for name in ["bert", "xlm-roberta"] {
+    for name in ["bert", "nomic-bert", "xlm-roberta"] {
         let (encoder, expected) = load(name);
         let vectors = encoder.encode(&expected.rows, 4).expect("vectors");
         for (row, (ours, theirs)) in vectors.iter().zip(&expected.vectors).enumerate() {
@@ -81,6 +81,24 @@ fn changed(name: &str, file: &str, change: impl FnOnce(String) -> String) -> Res
     let text = fs_err::read_to_string(&path).expect("a file");
     fs_err::write(&path, change(text)).expect("a file");
     Encoder::load(copy.path(), &LoadOptions::default())
+}
+
+/// The keys of the first published `config.json` of Nomic's encoder.
+const OLD_KEYS: &str = r#"{"model_type": "nomic_bert", "n_embd": 24, "n_head": 3, "n_inner": 40, "n_layer": 2, "n_positions": 16,
+    "vocab_size": 48, "type_vocab_size": 2, "layer_norm_epsilon": 1e-12, "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": false, "rotary_scaling_factor": null, "activation_function": "swiglu", "prenorm": false,
+    "qkv_proj_bias": false, "mlp_fc1_bias": false, "mlp_fc2_bias": false, "causal": false, "use_rms_norm": false}"#;
+
+#[test]
+fn old_keys_describe_the_same_encoder() {
+    let (_, expected) = load("nomic-bert");
+    let old = changed("nomic-bert", "config.json", |_| OLD_KEYS.to_owned()).expect("an encoder");
+    let vectors = old.encode(&expected.rows, 4).expect("vectors");
+    let off = vectors.iter().flatten().zip(expected.vectors.iter().flatten()).map(|(a, b)| (a - b).abs());
+    assert!(off.fold(0.0, f32::max) <= TOLERANCE);
+    let causal =
+        changed("nomic-bert", "config.json", |_| OLD_KEYS.replace("\"causal\": false", "\"causal\": true"));
+    assert!(causal.err().expect("a refusal").to_string().contains("`causal`"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::convert::Conversion;
 use crate::error::Error;
 use crate::hub::Hub;
-use crate::layout::is_plain_name;
+use crate::layout::{can_be_kept, is_plain_name};
 use crate::pins::{Hashes, Revision};
 use crate::quantize::Quantize;
 
@@ -60,7 +60,7 @@ pub enum Source {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "import-model";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -74,7 +74,7 @@ impl stage::Config for Config {
             problems.push(format!("`commit` is `{}`, expected 40 hex digits", self.commit));
         }
         for (name, hash) in &self.files {
-            if !is_plain_name(name) {
+            if !can_be_kept(name) {
                 problems.push(format!("`files` contains `{name}`, expected a file name"));
             }
             if !is_hex(hash, 64) {

@@ -122,7 +122,7 @@ impl<'a> Hub<'a> {
                     &client,
                     &format!("{id}/resolve/{commit}/{name}"),
                     entry,
-                    &folder.join(name),
+                    &place_for(folder, name)?,
                 ),
             }
         };
@@ -168,6 +168,13 @@ impl<'a> Hub<'a> {
     fn cache_place(&self) -> String {
         self.settings.cache.as_ref().map_or_else(String::new, |dir| format!(" `{}`", dir.display()))
     }
+}
+
+/// Returns the path of a download, and makes its folder.
+fn place_for(folder: &Path, name: &str) -> Result<PathBuf, Error> {
+    let path = folder.join(name);
+    fs_err::create_dir_all(path.parent().unwrap_or(folder))?;
+    Ok(path)
 }
 
 /// Finds the model in the cache alone; fails when a file is missing.

@@ -7,18 +7,24 @@ use tensors::INDEX;
 use crate::error::Error;
 
 /// Files that are kept beside the weights if they are present.
-pub const KEPT: [&str; 10] = [
+pub const KEPT: [&str; 14] = [
+    POOLING,
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
     "config.json",
+    "config_sentence_transformers.json",
     "generation_config.json",
     INDEX,
+    "modules.json",
+    "sentence_bert_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
 ];
+/// Settings of an encoder's pooling, the only file that is kept in a sub-folder.
+pub const POOLING: &str = "1_Pooling/config.json";
 /// Files of [`KEPT`] that every model must have.
 pub const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 
@@ -45,6 +51,11 @@ pub fn is_converted(name: &str) -> bool {
 /// Returns whether the file is a kept JSON file that is only checked for being JSON.
 pub(crate) fn is_small_json(name: &str) -> bool {
     KEPT.contains(&name) && name.ends_with("json") && name != INDEX && name != "tokenizer.json"
+}
+
+/// Returns whether a file of this name can be kept in an artifact.
+pub fn can_be_kept(name: &str) -> bool {
+    name == POOLING || is_plain_name(name)
 }
 
 /// Returns whether `name` is a file name, not a path, and allowed in an artifact.

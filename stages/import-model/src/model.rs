@@ -38,6 +38,12 @@ pub fn find_in_folder(folder: &Path) -> Result<Found, Error> {
             continue; // the hash of a folder does not include hidden files either
         }
         if entry.path().is_dir() {
+            if folder.join(&name).join("config.json") == folder.join(layout::POOLING)
+                && folder.join(layout::POOLING).is_file()
+            {
+                names.insert(layout::POOLING.to_owned());
+                continue;
+            }
             if name == "additional_chat_templates" {
                 tracing::warn!(
                     "the templates in `{name}/` are not imported: rows with tools use the default chat template; move them into \
@@ -112,10 +118,19 @@ pub fn check_config(path: &Path) -> Result<(), Error> {
             "give the folder of a model; this is another `config.json`",
         ));
     };
+    if models::supported_encoders().contains(&model_type) {
+        return Ok(()); // checked with its weights and its pooling
+    }
     if !models::supported_model_types().contains(&model_type) {
         return Err(Error::ModelType { path: path.into(), model_type: model_type.into() });
     }
     Ok(models::check_config(path)?)
+}
+
+/// Returns whether a `config.json` describes a sentence encoder.
+fn is_encoder(path: &Path) -> Result<bool, Error> {
+    let config: Value = read_json(path, MAX_CONFIG_BYTES)?;
+    Ok(config["model_type"].as_str().is_some_and(|kind| models::supported_encoders().contains(&kind)))
 }
 
 /// Checks that the weights are not quantized for another library.
@@ -158,7 +173,7 @@ pub fn check(found: &Found) -> Result<tokenizers::Tokenizer, Error> {
     for (name, path) in &found.files {
         let (reason, hint) = if !fs_err::metadata(path)?.is_file() {
             ("this is not a regular file", "a model consists of regular files or links to them")
-        } else if !layout::is_plain_name(name) {
+        } else if !layout::can_be_kept(name) {
             ("an artifact cannot contain a file of this name", "use letters, digits, `.`, `_` and `-`")
         } else {
             continue;
@@ -195,9 +210,21 @@ pub fn write(
     out: &Path,
 ) -> Result<(), Error> {
     let tokenizer = check(found)?;
-    parts::check(found, &tokenizer, conversion.is_some())?;
+    let is_encoder = is_encoder(&found.files["config.json"])?;
+    if is_encoder && conversion.is_some() {
+        return Err(Error::Settings {
+            reason: "the weights of a sentence encoder are imported as they are".into(),
+            hint: "leave out `quantize` and `dequantize`".into(),
+        });
+    }
+    if !is_encoder {
+        parts::check(found, &tokenizer, conversion.is_some())?;
+    }
     let model = out.join(outputs::MODEL);
     fs_err::create_dir_all(&model)?;
+    if found.files.contains_key(layout::POOLING) {
+        fs_err::create_dir_all(model.join(layout::POOLING).parent().unwrap_or(&model))?;
+    }
     if let Some(conversion) = conversion {
         write_converted(found, conversion, &model)?;
     }
@@ -212,6 +239,9 @@ pub fn write(
     }
     if conversion.is_none() {
         parts::complete(found, &model)?;
+    }
+    if is_encoder {
+        parts::check_encoder(&model)?;
     }
     let written: BTreeMap<String, PathBuf> =
         found.files.keys().map(|name| (name.clone(), model.join(name))).collect();

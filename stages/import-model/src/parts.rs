@@ -37,6 +37,19 @@ pub(crate) fn check(found: &Found, tokenizer: &Tokenizer, is_ready: bool) -> Res
     check_vocabulary(found, &config, tokenizer, outline.vocabulary() as u32)
 }
 
+/// Checks the folder of a sentence encoder: settings, pooling and tensors.
+///
+/// # Errors
+///
+/// Names every tensor that is missing, unknown or misshapen, and settings that are not supported.
+pub(crate) fn check_encoder(folder: &Path) -> Result<(), Error> {
+    if mlx_ext::init(&mlx_ext::Options::default()).is_err() {
+        tracing::warn!("the weights are not compared with `config.json`: this machine lacks the device");
+        return Ok(());
+    }
+    Ok(models::Encoder::check(folder)?)
+}
+
 /// Checks that `tokenizer.json` has every token that `tokenizer_config.json` and `added_tokens.json` name.
 ///
 /// transformers adds such tokens when it loads the folder; other programs would take them apart.

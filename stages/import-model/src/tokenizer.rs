@@ -85,7 +85,9 @@ pub fn ids(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer) -> Result<Ids
             eos.push(id);
         }
     }
-    if eos.is_empty() {
+    let is_encoder =
+        config["model_type"].as_str().is_some_and(|kind| models::supported_encoders().contains(&kind));
+    if eos.is_empty() && !is_encoder {
         tracing::warn!("the model names no end-of-text token; generation will stop only at its length limit");
     }
     let pad = one("pad").or_else(|| numbers("pad_token_id").first().copied());

@@ -4,10 +4,25 @@ import json
 import pathlib
 
 import torch
-from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, NomicBertConfig, NomicBertModel, XLMRobertaConfig, XLMRobertaModel
 
 ROWS = [[2, 7, 8, 9, 3], [2, 3], [2, 11, 12, 13, 14, 15, 16, 17, 18, 3], [2, 7, 8, 9, 3], [2, 20, 21, 3], [2, 30, 3]]
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 48}
+
+
+WORDS = "[PAD] <pad> [CLS] [SEP] [UNK] the chief went to sea a canoe of island and slept ka moku o ke alii i hele".split()
+
+
+def write_tokenizer(folder):
+    """Writes a tokenizer of whole words, with the tokens that begin and end every text."""
+    vocabulary = {word: index for index, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
 
 
 def write(name, model, mode, normalize):
@@ -27,6 +42,7 @@ def write(name, model, mode, normalize):
     pooling = {"word_embedding_dimension": 24, "pooling_mode_cls_token": mode == "cls", "pooling_mode_mean_tokens": mode == "mean"}
     (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12, "do_lower_case": False}))
+    write_tokenizer(folder)
     vectors = []
     with torch.no_grad():
         for row in ROWS:
@@ -41,6 +57,7 @@ def main():
     write("bert", BertModel(BertConfig(**SIZES, max_position_embeddings=16)), "mean", True)
     config = XLMRobertaConfig(**SIZES, max_position_embeddings=18, type_vocab_size=1, pad_token_id=1)
     write("xlm-roberta", XLMRobertaModel(config), "cls", False)
+    write("nomic-bert", NomicBertModel(NomicBertConfig(**SIZES, max_position_embeddings=16)), "mean", True)
 
 
 if __name__ == "__main__":

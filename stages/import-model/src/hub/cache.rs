@@ -10,7 +10,7 @@ use hub::{Entry, is_hex};
 
 use crate::error::Error;
 use crate::files::sha256_of;
-use crate::layout::is_plain_name;
+use crate::layout::{POOLING, is_plain_name};
 
 /// The local cache of the hub.
 #[derive(Debug, Clone)]
@@ -34,10 +34,12 @@ impl Cache {
     /// Returns the files of a snapshot that are present, by name.
     pub fn files(&self, id: &str, commit: &str) -> BTreeMap<String, PathBuf> {
         let folder = self.repository(id).join("snapshots").join(commit);
-        let Ok(entries) = fs_err::read_dir(folder) else { return BTreeMap::new() };
+        let Ok(entries) = fs_err::read_dir(&folder) else { return BTreeMap::new() };
+        let pooling = folder.join(POOLING);
+        let pooling = pooling.is_file().then(|| (POOLING.to_owned(), pooling));
         let named =
             entries.flatten().map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));
-        named.filter(|(name, path)| is_plain_name(name) && path.is_file()).collect()
+        named.filter(|(name, path)| is_plain_name(name) && path.is_file()).chain(pooling).collect()
     }
 
     fn repository(&self, id: &str) -> PathBuf {
