@@ -106,6 +106,8 @@ impl Group {
             of_adapters.push(inner.multiply(Array::from_f32(scale))?.t().matmul(&by)?);
         }
         let of_x = of_x.expect("at least one map").reshape(inputs[0].shape())?;
+        // MLX would compute the gradients of adapters last, and keep everything that they need until then.
+        let of_x = after(&of_x, &of_adapters)?;
         Ok([of_x].into_iter().chain(of_adapters).collect())
     }
 }
