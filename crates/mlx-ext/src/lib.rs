@@ -47,7 +47,7 @@ pub use mapped::MappedFile;
 pub use memory::{available_memory, peak_resident_memory, resident_memory, set_limits};
 pub use packed::{has_packed_products, packed_product, unpack};
 pub use quantized::{PackedWeight, Quantization, QuantizationMode, dequantize, quantize, quantized_matmul};
-pub use shares::shares;
+pub use shares::{shares, sum_of_shares};
 pub use speed::{matmul_gflops, product_operations, warn_if_slow};
 pub use transforms::{Function, after, checkpoint, custom_vjp, value_and_grad};
 pub use unpacking::{Unpack, Unpacking};

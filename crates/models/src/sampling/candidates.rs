@@ -17,6 +17,8 @@ const BUCKETS: usize = 2048;
 const FEW: usize = 8192;
 /// Relative difference of two sums that makes a decision safe: sums of shares are off by less than 1e-10.
 const SAFE: f64 = 1e-9;
+/// Tokens that are put into buckets together, and passed over together if none of them is in a range.
+const FILTERED: usize = 32;
 /// Tokens whose shares are summed together.
 const BLOCK: usize = 512;
 
@@ -77,11 +79,14 @@ impl<'a> Buckets<'a> {
         let scale = PER_UNIT / temperature as f32;
         let mut buckets =
             Self { logits, highest, scale, shares, counts: vec![0; BUCKETS], sums: vec![0.0; BUCKETS] };
-        for (&logit, &share) in logits.iter().zip(&buckets.shares) {
-            if share > 0.0 {
-                let bucket = bucket_of(logit, highest, scale);
-                buckets.counts[bucket] += 1;
-                buckets.sums[bucket] += share;
+        for (logits, shares) in logits.chunks(FILTERED).zip(buckets.shares.chunks(FILTERED)) {
+            let mut places = [0; FILTERED];
+            for (place, &logit) in places.iter_mut().zip(logits) {
+                *place = bucket_of(logit, highest, scale);
+            }
+            for (&place, &share) in places.iter().zip(shares) {
+                buckets.counts[place] += u32::from(share > 0.0);
+                buckets.sums[place] += share;
             }
         }
         buckets
@@ -105,11 +110,24 @@ impl<'a> Buckets<'a> {
     }
 
     fn tokens_in(&self, range: std::ops::Range<usize>, sampling: &Sampling) -> Vec<Candidate> {
-        let tokens = self.logits.iter().zip(&self.shares).enumerate();
-        let inside = tokens.filter(|&(_, (&logit, &share))| {
-            share > 0.0 && range.contains(&bucket_of(logit, self.highest, self.scale))
-        });
-        inside.map(|(id, (&logit, _))| (id as u32, sampling.share(logit, self.highest))).collect()
+        // Logits outside of these bounds, which are one bucket too wide on either side, are passed over many at a time.
+        let bound = |bucket: usize| self.highest - (bucket as f32 - 1.0) / self.scale;
+        let (above, below) = (bound(range.start), bound(range.end + 2));
+        let has_last = range.end == BUCKETS;
+        let mut tokens = Vec::new();
+        for start in (0..self.logits.len()).step_by(FILTERED) {
+            let logits = &self.logits[start..(start + FILTERED).min(self.logits.len())];
+            let is_near = |&logit: &f32| (logit <= above) & ((logit >= below) | has_last);
+            if !logits.iter().fold(false, |any, logit| any | is_near(logit)) {
+                continue;
+            }
+            for (id, &logit) in (start..).zip(logits) {
+                if self.shares[id] > 0.0 && range.contains(&bucket_of(logit, self.highest, self.scale)) {
+                    tokens.push((id as u32, sampling.share(logit, self.highest)));
+                }
+            }
+        }
+        tokens
     }
 
     /// Returns the last of the fewest most likely tokens whose shares reach top-p of the sum of all.
@@ -147,9 +165,17 @@ impl<'a> Buckets<'a> {
     fn pick(&self, last: Option<Last>, uniform: f64) -> Option<u32> {
         let passes = |id: usize| last.is_none_or(|last| last.passes(id, self.logits[id]));
         let share = |id: usize| if passes(id) { self.shares[id] } else { 0.0 };
-        let ends = (0..self.logits.len()).step_by(BLOCK).map(|start| (start + BLOCK).min(self.logits.len()));
-        let blocks: Vec<f64> =
-            ends.map(|end| ((end - 1) / BLOCK * BLOCK..end).map(share).sum::<f64>()).collect();
+        let sum = |start: usize| {
+            let end = (start + BLOCK).min(self.logits.len());
+            let lowest = match last {
+                None => f32::NEG_INFINITY,
+                Some(last) if end <= last.id => last.logit,
+                Some(last) if start > last.id => last.logit.next_up(),
+                Some(_) => return (start..end).map(share).sum::<f64>(),
+            };
+            mlx_ext::sum_of_shares(&self.logits[start..end], &self.shares[start..end], lowest)
+        };
+        let blocks: Vec<f64> = (0..self.logits.len()).step_by(BLOCK).map(sum).collect();
         let total: f64 = blocks.iter().sum();
         let wanted = uniform * total;
         let (low, high) = (wanted - SAFE * total, wanted + SAFE * total);
@@ -175,7 +201,7 @@ impl<'a> Buckets<'a> {
 
 /// Returns the bucket of a logit; a lower logit is never in an earlier bucket.
 fn bucket_of(logit: f32, highest: f32, scale: f32) -> usize {
-    (((highest - logit) * scale) as usize).min(BUCKETS - 1)
+    ((highest - logit) * scale).min((BUCKETS - 1) as f32) as usize
 }
 
 #[cfg(test)]
