@@ -99,7 +99,7 @@ test-golden: native ## Run the golden cases in GOLDEN_DIR (default tests/golden)
 
 soak: native ## Kill training 200 times, run stages and pipelines at once 1,000 times, check the learning-rate finder, and more (hours)
 	cargo build --locked --workspace --bins --features artifact/fault-injection
-	ASHLAR_FLIPS=1000 ASHLAR_MEBIBYTES=200 cargo test --locked --package artifact --test verify
+	ASHLAR_FLIPS=1000 ASHLAR_MEBIBYTES=200 ASHLAR_TREES=1000 cargo test --locked --package artifact --test verify --test format
 	ASHLAR_ROUNDS=1000 cargo test --locked --package stage --test concurrency -- --test-threads=1
 	ASHLAR_EVERY=1 cargo test --locked --package stage --test system_calls -- --test-threads=1
 	ASHLAR_PIPELINES=50 cargo test --locked --package tests --test pipelines_at_once -- --test-threads=1 --nocapture

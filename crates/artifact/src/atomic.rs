@@ -100,8 +100,7 @@ pub(crate) fn write_cache(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Flushes all files and folders below `dir`, and `dir` itself, to the disk.
 fn sync_tree(dir: &Path) -> io::Result<()> {
-    for entry in os::retry(|| fs_err::read_dir(dir))? {
-        let entry = entry?;
+    for entry in os::entries(dir)? {
         let kind = entry.file_type()?;
         if kind.is_dir() {
             sync_tree(&entry.path())?;
@@ -125,8 +124,7 @@ pub(crate) fn dirs_bottom_up(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut index = 0;
     while index < dirs.len() {
         let mut children = Vec::new();
-        for entry in os::retry(|| fs_err::read_dir(&dirs[index]))? {
-            let entry = entry?;
+        for entry in os::entries(&dirs[index])? {
             if entry.file_type()?.is_dir() {
                 children.push(entry.path());
             }

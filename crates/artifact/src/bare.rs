@@ -102,8 +102,7 @@ fn walk(dir: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, PathBuf
     if depth > 16 {
         return Err(tree_error(dir, "folders are nested deeper than 16"));
     }
-    for entry in os::retry(|| fs_err::read_dir(dir))? {
-        let entry = entry?;
+    for entry in os::entries(dir)? {
         let (name, path) = (entry.file_name(), entry.path());
         if name.as_encoded_bytes().starts_with(b".") {
             continue;

@@ -156,15 +156,13 @@ fn take(out: &Path) -> Result<Option<File>> {
 
 /// Returns the state of an output folder; fails if it holds something else than an unfinished artifact.
 fn look(out: &Path) -> Result<State> {
-    let entries = match os::retry(|| fs_err::read_dir(out)) {
+    let entries = match os::entries(out) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(State::Empty),
         Err(error) => return Err(error.into()),
     };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.push(entry?.file_name().to_string_lossy().into_owned());
-    }
+    let name = |entry: &fs_err::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    let names: Vec<String> = entries.iter().map(name).collect();
     if names.iter().any(|name| name == INCOMPLETE) {
         return Ok(State::Marked);
     }
@@ -214,8 +212,7 @@ fn create_loose(out: &Path, text: &[u8]) -> Result<Option<(File, PathBuf)>> {
 
 /// Removes the marks of processes that were killed while they looked whether the folder is free.
 fn remove_loose_marks(out: &Path) -> Result<()> {
-    for entry in os::retry(|| fs_err::read_dir(out))? {
-        let entry = entry?;
+    for entry in os::entries(out)? {
         if entry.file_name().to_string_lossy().starts_with(LOOSE_MARK) {
             os::remove_file(&entry.path())?;
         }
@@ -231,8 +228,13 @@ fn take_over(out: &Path, old: &Path) -> Result<Option<File>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
+    let writer = Mark::read_from(&file);
+    if writer.is_this_boot() && os::process_is_alive(writer.pid) {
+        return Ok(None);
+    }
     let tried = lock::try_lock(old, &file)?;
-    if tried == Tried::Busy || may_live(&file, old, tried) || !os::is_at(&file, old) {
+    let may_live = tried == Tried::Busy || !writer.is_this_boot() && may_live_elsewhere(old, tried);
+    if may_live || !os::is_at(&file, old) {
         return Ok(None);
     }
     let Some((_, claimed)) = create_loose(out, b"")? else { return Ok(None) };
@@ -246,17 +248,16 @@ fn take_over(out: &Path, old: &Path) -> Result<Option<File>> {
         return Ok(None);
     }
     let taken = mark(out)?;
-    os::remove_file(&claimed)?;
+    // Without a new mark, the old one has to stay, so that the folder can be taken over again.
+    if taken.is_some() {
+        os::remove_file(&claimed)?;
+    }
     Ok(taken)
 }
 
-/// Returns whether the process that wrote a mark may be alive; `tried` is the outcome of locking it.
-fn may_live(file: &File, path: &Path, tried: Tried) -> bool {
-    let mark = Mark::read_from(file);
-    if mark.is_this_boot() {
-        return os::process_is_alive(mark.pid);
-    }
-    // Another boot, container or machine: only a lock can tell.
+/// Returns whether the process of another boot, container or machine that wrote a mark may be alive: only a lock can tell. `tried`
+/// is the outcome of locking the mark.
+fn may_live_elsewhere(path: &Path, tried: Tried) -> bool {
     tried != Tried::Locked || !lock::excludes(path) || network::is_network(path)
 }
 

@@ -98,6 +98,12 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     Ok(File::from(file))
 }
 
+/// Lists a folder.
+pub(crate) fn entries(dir: &Path) -> io::Result<Vec<fs_err::DirEntry>> {
+    // Interrupted in the middle, it is listed again.
+    retry(|| fs_err::read_dir(dir)?.collect())
+}
+
 /// Reads a regular file; never follows a symlink, never hangs on a pipe.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -158,14 +164,18 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn create_temporary(dir: &Path, prefix: &OsStr) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(prefix).permissions(Permissions::from_mode(0o666));
-    call("create a file in", dir, || builder.tempfile_in(dir))
+    call("create a file in", dir, || {
+        builder.tempfile_in(dir).map_err(|error| named(error, "create a file in", dir))
+    })
 }
 
 /// Creates a temporary folder in `dir`, as readable as other new folders; it is removed on drop.
 pub(crate) fn create_temporary_dir(dir: &Path, prefix: &str) -> io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(prefix).permissions(Permissions::from_mode(0o777));
-    call("create a folder in", dir, || builder.tempdir_in(dir))
+    call("create a folder in", dir, || {
+        builder.tempdir_in(dir).map_err(|error| named(error, "create a folder in", dir))
+    })
 }
 
 /// Flushes a temporary file to the disk.
@@ -340,7 +350,7 @@ fn make_tree_writable(dir: &Path) {
     if !make_writable(dir) {
         return;
     }
-    for entry in fs_err::read_dir(dir).into_iter().flatten().flatten() {
+    for entry in entries(dir).into_iter().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             make_tree_writable(&entry.path());
         }

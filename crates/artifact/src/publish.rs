@@ -185,7 +185,7 @@ impl Drop for Staging {
 /// A folder is left alone while its process lives, or is locked. Where locks do nothing (`can_lock` is false), a folder of another
 /// boot is left too: it may belong to another machine.
 fn clear_abandoned(parent: &Path, can_lock: bool) {
-    for entry in os::retry(|| fs_err::read_dir(parent)).into_iter().flatten().flatten() {
+    for entry in os::entries(parent).into_iter().flatten() {
         let name = entry.file_name();
         let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(STAGING)) else { continue };
         let mut parts = rest.split('-');

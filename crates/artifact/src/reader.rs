@@ -184,8 +184,7 @@ impl Artifact {
 /// Lists what is in the folder of an artifact but does not belong there, or is of the wrong kind, with the reason.
 pub(crate) fn misplaced(dir: &Path) -> Result<Vec<(String, &'static str)>> {
     let mut found = Vec::new();
-    for entry in os::retry(|| fs_err::read_dir(dir))? {
-        let entry = entry?;
+    for entry in os::entries(dir)? {
         let (name, kind) = (entry.file_name(), entry.file_type()?);
         let reason = match name.to_str() {
             Some(COMMIT | SUMS | MANIFEST | PROVENANCE) if kind.is_file() => continue,

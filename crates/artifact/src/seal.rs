@@ -167,8 +167,7 @@ fn telemetry_files(root: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut files = Vec::new();
-    for entry in os::retry(|| fs_err::read_dir(&dir))? {
-        let entry = entry?;
+    for entry in os::entries(&dir)? {
         if !entry.file_type()?.is_file() {
             let reason = "only plain files are allowed in `telemetry`".to_owned();
             return Err(Error::Tree { path: entry.path(), reason });

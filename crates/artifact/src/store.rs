@@ -143,8 +143,8 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut names = Vec::new();
-        for entry in os::retry(|| fs_err::read_dir(&dir))? {
-            names.extend(entry?.file_name().into_string().ok().filter(|name| !name.starts_with('.')));
+        for entry in os::entries(&dir)? {
+            names.extend(entry.file_name().into_string().ok().filter(|name| !name.starts_with('.')));
         }
         Ok(names)
     }

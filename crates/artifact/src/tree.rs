@@ -142,8 +142,7 @@ fn walk(dir: &Path, prefix: &str, depth: usize, files: &mut Vec<(String, u64)>) 
         return Err(tree_error(dir, format!("folders are nested deeper than {MAX_DEPTH}")));
     }
     let mut empty = true;
-    for entry in os::retry(|| fs_err::read_dir(dir))? {
-        let entry = entry?;
+    for entry in os::entries(dir)? {
         empty = false;
         let path = entry.path();
         let name = entry.file_name();

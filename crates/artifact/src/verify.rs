@@ -233,18 +233,17 @@ impl Listing {
 
 /// Lists the folder `path` below `root` without following links.
 fn list(root: &Path, path: &str, depth: usize, found: &mut Listing) {
-    let entries = match os::retry(|| fs_err::read_dir(root.join(path))) {
+    let entries = match os::entries(&root.join(path)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return found.add(path, Fault::Missing, "is missing");
         }
         Err(error) => return found.add(path, Fault::Unreadable, failure::describe(&error)),
     };
-    let mut is_empty = true;
+    let is_empty = entries.is_empty();
     for entry in entries {
-        is_empty = false;
         let looked =
-            entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?, entry.metadata()?.len())));
+            entry.file_type().and_then(|kind| Ok((entry.file_name(), kind, entry.metadata()?.len())));
         let (name, kind, size) = match looked {
             Ok(looked) => looked,
             Err(error) => return found.add(path, Fault::Unreadable, failure::describe(&error)),

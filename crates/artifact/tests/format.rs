@@ -356,3 +356,57 @@ fn failed_seal_leaves_nothing() {
     let error = write_folder(&out, &nan, |data| Ok(fs_err::write(data.join("a.json"), "{}")?)).unwrap_err();
     assert!(error.to_string().contains("`metric loss` is not finite"), "{error}");
 }
+
+#[test]
+fn store_of_the_first_version_is_read_verified_and_explained() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-v1");
+    let store = artifact::Store::open(&root).unwrap();
+    let name = store.names("tally").unwrap().remove(0);
+    let path = root.join("tally").join(&name);
+    let found = artifact::verify(&path, Level::Hash, &artifact::Memo::default());
+    assert!(found.is_sound(), "{:?}", found.problems);
+    let opened = Artifact::open_with(&path, Level::Hash).unwrap();
+    let manifest = opened.manifest();
+    assert_eq!((manifest.metric("lines"), manifest.key.short()), (Some(3.0), name[..16].to_owned()));
+    assert!(store.lookup_with("tally", &manifest.key, "", Level::Hash).unwrap().is_some());
+    let mut other = manifest.key_material.clone();
+    other.config["title"] = "another".into();
+    let changes: Vec<String> =
+        artifact::changes(&manifest.key_material, &other).iter().map(ToString::to_string).collect();
+    assert_eq!(changes, ["config/title \"fixture\" → \"another\""]);
+}
+
+/// Compares with coreutils; `ASHLAR_TREES` sets the number of random trees (1,000 in `make soak`).
+#[test]
+fn random_trees_have_the_hash_that_coreutils_compute() {
+    let count: u64 = std::env::var("ASHLAR_TREES").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |limit: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 20) % limit
+    };
+    for tree in 0..count {
+        let root = dir.path().join(format!("{tree:04}"));
+        for _ in 0..=random(12) {
+            let mut path = root.clone();
+            for level in 0..=random(4) {
+                // Folders and files have different names, so that none is in the way of another.
+                let letters = ["a", "a-b", "a.b", "a0", "B", "Zz", "_x", "9"][random(8) as usize];
+                path = path.join(format!("{letters}{level}"));
+            }
+            fs_err::create_dir_all(&path).unwrap();
+            let bytes: Vec<u8> = (0..random(300)).map(|_| random(256) as u8).collect();
+            fs_err::write(path.join("file"), bytes).unwrap();
+        }
+    }
+    let script = "for tree in *; do (cd \"$tree\" && find . -type f | cut -c3- | LC_ALL=C sort | tr '\\n' '\\0' \
+                  | xargs -0 sha256sum | sha256sum | cut -d' ' -f1); done";
+    let output = Command::new("sh").args(["-c", script]).current_dir(dir.path()).output().unwrap();
+    let theirs = String::from_utf8(output.stdout).unwrap();
+    let ours =
+        (0..count).map(|tree| Tree::scan(&dir.path().join(format!("{tree:04}"))).unwrap().hash().to_string());
+    assert!(ours.eq(theirs.lines().map(str::to_owned)));
+}

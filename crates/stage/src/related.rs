@@ -44,7 +44,7 @@ impl<C: Config> KeyedRun<C> {
     }
 
     /// Finds the finished artifacts of this stage with the same inputs, numerics and settings, except for the settings
-    /// `except`, and returns their data folders.
+    /// `except`, and returns their folders.
     ///
     /// Only reads manifests: open an artifact before it is used, which verifies it. Returns an empty list if the run has no
     /// store.
@@ -65,7 +65,7 @@ impl<C: Config> KeyedRun<C> {
             let Some(manifest) = read_manifest(&artifact) else { continue };
             let key = manifest.key_material.without_settings(except).key();
             if key.is_ok_and(|key| key == wanted) {
-                found.push(artifact.join("data"));
+                found.push(artifact);
             }
         }
         Ok(found)

@@ -285,8 +285,8 @@ impl<C: Config> KeyedRun<C> {
             return self.finish(store, artifact, None);
         }
         looked.or_else(|error| if error.is_damage() { Ok(None) } else { Err(error) })?;
-        let witnesses = self.verify_inputs()?;
         store.check_space(self.run.expected_bytes)?;
+        let witnesses = self.verify_inputs()?;
         let stop = StopFlag::new();
         let mut waiting = |what: &str| tracing::info!("waiting for another process: {what}");
         let lock =
@@ -396,8 +396,8 @@ impl<C: Config> KeyedRun<C> {
             ending::up_to_date(id.stage, out, run.recorder.elapsed());
             return output::print_path(out);
         }
-        let witnesses = self.verify_inputs()?;
         artifact::check_space(out, run.expected_bytes)?;
+        let witnesses = self.verify_inputs()?;
         let stop = StopFlag::new();
         let mut waiting = |what: &str| tracing::info!("waiting for another process: {what}");
         let begun =

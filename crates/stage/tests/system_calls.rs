@@ -106,7 +106,7 @@ fn check_and_rerun(home: &Home, ran: &Ran, expected: TreeHash, what: &str) {
     if ran.code == Some(0) {
         assert_eq!(visible.len(), 1, "{what}: reported, but not published: {}", ran.stderr);
     }
-    let again = home.run("");
+    let again = home.run_with("", "LC_ALL", "C");
     assert_eq!(again.code, Some(0), "{what}: {}", again.stderr);
     let artifact = Artifact::open_with(&home.path().join(again.path()), Level::Hash).unwrap();
     assert_eq!(artifact.tree(), expected, "{what}");

@@ -186,7 +186,7 @@ fn copy_other_files(base: &Path, out: &Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_weights = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
         if path.is_file() && !is_weights && name != "config.json" {
-            reflink_copy::reflink_or_copy(&path, out.join(&name))
+            artifact::share_file(&path, &out.join(&name))
                 .with_context(|| format!("copying `{}`", path.display()))?;
         }
     }

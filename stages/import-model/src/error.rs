@@ -91,6 +91,21 @@ pub enum Error {
         hint: String,
     },
 
+    /// A small file does not have the git hash that the hub lists.
+    #[error("`{place}`: git's hash is `{actual}`, expected `{expected}` ({promised_by})")]
+    GitHash {
+        /// The file, or the address it came from.
+        place: String,
+        /// The expected hash.
+        expected: String,
+        /// The actual hash.
+        actual: String,
+        /// Origin of the expected hash.
+        promised_by: &'static str,
+        /// The hint.
+        hint: String,
+    },
+
     /// The hashes of a converted model's source files are not known.
     #[error("cannot pin the model in `{}`: its artifact has no record of the source files", path.display())]
     NoRecord {
@@ -159,7 +174,8 @@ impl Failure for Error {
             | Self::Weights { .. }
             | Self::NotFinite { .. }
             | Self::Index { .. }
-            | Self::Hash { .. } => Kind::BadInput,
+            | Self::Hash { .. }
+            | Self::GitHash { .. } => Kind::BadInput,
             Self::Offline { .. } | Self::NoRecord { .. } => Kind::Failed,
             Self::NoSpace { .. } => Kind::Storage,
             Self::Hub(error) => error.kind(),
@@ -171,9 +187,10 @@ impl Failure for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Settings { hint, .. } | Self::Layout { hint, .. } | Self::Hash { hint, .. } => {
-                Some(hint.clone())
-            }
+            Self::Settings { hint, .. }
+            | Self::Layout { hint, .. }
+            | Self::Hash { hint, .. }
+            | Self::GitHash { hint, .. } => Some(hint.clone()),
             Self::Json { hint, .. } | Self::Index { hint, .. } => Some((*hint).to_owned()),
             Self::ModelType { .. } => {
                 let supported: Vec<String> =

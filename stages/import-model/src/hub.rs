@@ -1,7 +1,8 @@
 //! Models on the Hugging Face hub and in the local cache of the hub's tools.
 //!
-//! A model in the local cache is used without a request. Otherwise small files are downloaded first, so that an
-//! unsupported model is refused before its weights are downloaded.
+//! The hub lists the files of a commit with their hashes. Those in the local cache are taken from there, the others are
+//! downloaded: small ones first, so that an unsupported model is refused before its weights are downloaded. Every file is
+//! checked against the list. Without the network, or if all files are pinned, the cache is used without a request.
 
 mod cache;
 mod download;
@@ -73,22 +74,58 @@ impl<'a> Hub<'a> {
         folder: &Path,
     ) -> Result<Found, Error> {
         let cached = self.cache.as_ref().map(|cache| cache.files(id, commit)).unwrap_or_default();
-        match pick(id, &cached, pins) {
-            Ok(found) => {
-                tracing::info!("using `{id}` from the local hub cache");
-                for path in found.files.values() {
-                    cache::verify(path)?;
+        // Pins say which files there are, and are compared with the bytes later.
+        if self.settings.offline || pins.is_some() {
+            match self.from_cache(id, commit, pins, &cached) {
+                Ok(found) => return Ok(found),
+                Err(error @ (Error::Hash { .. } | Error::GitHash { .. })) => return Err(error),
+                Err(_) if cached.is_empty() => self.check_online(id, || {
+                    format!("commit {commit} is not in the local hub cache{}", self.cache_place())
+                })?,
+                Err(error) => {
+                    self.check_online(id, || format!("the local hub cache is not complete ({error})"))?;
                 }
-                return Ok(found);
-            }
-            Err(_) if cached.is_empty() => self.check_online(id, || {
-                format!("commit {commit} is not in the local hub cache{}", self.cache_place())
-            })?,
-            Err(error) => {
-                self.check_online(id, || format!("the local hub cache is not complete ({error})"))?;
             }
         }
-        self.download(id, commit, pins, &cached, folder)
+        match self.download(id, commit, pins, &cached, folder) {
+            Err(error @ Error::Hub(hub::Error::Unreachable { .. })) if !cached.is_empty() => {
+                let found = self.from_cache(id, commit, pins, &cached).map_err(|_| error)?;
+                tracing::warn!("the hub cannot be reached; using `{id}` from the local hub cache");
+                Ok(found)
+            }
+            result => result,
+        }
+    }
+
+    /// Finds the model in the cache alone and checks every file against its hash; fails if a file may be missing.
+    fn from_cache(
+        &self,
+        id: &str,
+        commit: &str,
+        pins: Option<&Hashes>,
+        cached: &BTreeMap<String, PathBuf>,
+    ) -> Result<Found, Error> {
+        let found = pick(id, cached, pins)?;
+        let is_known = self.cache.as_ref().is_some_and(|cache| cache.is_complete(id, commit, &layout::KEPT));
+        if pins.is_none() && !is_known {
+            // Every repository with a tokenizer of today has it, and it may hold the chat template.
+            const TOKENIZER: &str = "tokenizer_config.json";
+            if !cached.contains_key(TOKENIZER) {
+                return Err(Error::Layout {
+                    place: id.to_owned(),
+                    reason: format!("`{TOKENIZER}` is missing in the local hub cache"),
+                    hint: "allow the network, so that the cache is completed".into(),
+                });
+            }
+            tracing::warn!(
+                "cannot tell without the network whether the local hub cache has all files of `{id}`"
+            );
+        }
+        if pins.is_none() {
+            found.files.values().try_for_each(|path| cache::verify(path))?;
+        }
+        tracing::info!("using `{id}` from the local hub cache");
+        Ok(found)
     }
 
     fn download(
@@ -117,7 +154,7 @@ impl<'a> Hub<'a> {
         let get = |name: &String| -> Result<PathBuf, Error> {
             let entry = &entries[name];
             match cached.get(name).filter(|path| cache::is_same(path, entry)) {
-                Some(path) => cache::verify(path).map(|()| path.clone()),
+                Some(path) => cache::verify_listed(path, entry).map(|()| path.clone()),
                 None => download::file(
                     &client,
                     &format!("{id}/resolve/{commit}/{name}"),

@@ -351,15 +351,115 @@ fn cache(dir: &Path, names: &[&str]) -> PathBuf {
 const ALL: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
 
 #[test]
-fn a_model_in_the_local_cache_is_used_without_any_request() {
+fn a_model_in_the_local_cache_is_not_downloaded() {
     let (hub, dir) = (HubServer::start(vec![repo()]), temp());
     let settings = Settings { cache: Some(cache(dir.path(), &ALL)), ..settings(&hub) };
-    for offline in [false, true] {
+    for offline in [true, false] {
         let import = Import::new();
         import.run(&Settings { offline, ..settings.clone() }).unwrap();
         import.assert_complete();
+        let targets: Vec<_> = hub.requests().into_iter().map(|it| it.target).collect();
+        assert!(!offline || targets.is_empty(), "{targets:?}");
+        assert!(
+            targets.iter().all(|target| target.contains("/tree/")),
+            "only the list is asked for: {targets:?}"
+        );
     }
-    assert!(hub.requests().is_empty(), "{:?}", hub.requests());
+}
+
+#[test]
+fn an_incomplete_cache_is_completed_or_refused() {
+    // What `hf_hub_download` of three files leaves: without the file that holds the chat template.
+    let names = ["config.json", "model.safetensors", "tokenizer.json"];
+    let (hub, dir) = (HubServer::start(vec![repo()]), temp());
+    let settings = Settings { cache: Some(cache(dir.path(), &names)), ..settings(&hub) };
+    let import = Import::new();
+    import.run(&settings).unwrap();
+    import.assert_complete();
+    let text = message(Import::new().run(&Settings { offline: true, ..settings }));
+    assert!(text.contains("`tokenizer_config.json` is missing") && text.contains("HF_HUB_OFFLINE"), "{text}");
+}
+
+#[test]
+fn cached_files_are_used_when_the_hub_is_gone() {
+    let dir = temp();
+    let gone = HubServer::start(vec![]).endpoint();
+    let cache = Some(cache(dir.path(), &ALL));
+    let settings = Settings { endpoint: gone, attempts: 1, cache, ..settings(&HubServer::start(vec![])) };
+    let import = Import::new();
+    import.run(&settings).unwrap();
+    import.assert_complete();
+}
+
+#[test]
+fn small_files_are_checked_against_the_list() {
+    let mut changed = golden("tokenizer_config.json");
+    let at = changed.iter().position(|&byte| byte == b' ').unwrap();
+    changed[at] = b'\n';
+    // The list is that of the true file; a mirror serves other bytes of the same length.
+    let hub = HubServer::start(vec![repo()]);
+    hub.fail("/resolve-cache/", [Fault::WrongBytes]);
+    let import = Import::new();
+    let error = import.run(&settings(&hub)).expect_err("the bytes are wrong");
+    assert_eq!(error.kind(), Kind::BadInput);
+    assert!(
+        error.to_string().contains("git's hash is") && error.to_string().contains("listed by the hub"),
+        "{error}"
+    );
+    assert!(contents(import.out.path()).is_empty());
+    // A changed file in the cache, under its true name.
+    for offline in [true, false] {
+        let dir = temp();
+        let cache = cache(dir.path(), &ALL);
+        let oid = git_oid(&golden("tokenizer_config.json"));
+        fs_err::write(cache.join("models--org--tiny/blobs").join(oid), &changed).unwrap();
+        let import = Import::new();
+        let text = message(import.run(&Settings { offline, cache: Some(cache), ..settings(&hub) }));
+        assert!(text.contains("tokenizer_config.json") && text.contains("git's hash is"), "{text}");
+        assert!(contents(import.out.path()).is_empty());
+    }
+}
+
+#[test]
+fn a_cache_without_links_is_checked_by_the_list_or_refused() {
+    let (hub, dir) = (HubServer::start(vec![repo()]), temp());
+    let cache = cache(dir.path(), &ALL);
+    let snapshot = cache.join("models--org--tiny/snapshots").join(repo().commit());
+    for name in ALL {
+        fs_err::remove_file(snapshot.join(name)).unwrap();
+        fs_err::write(snapshot.join(name), golden(name)).unwrap();
+    }
+    let settings = Settings { cache: Some(cache), ..settings(&hub) };
+    let import = Import::new();
+    import.run(&settings).unwrap();
+    import.assert_complete();
+    assert!(
+        hub.requests().iter().all(|request| !request.target.contains("/resolve/")),
+        "all are in the cache"
+    );
+    let text = message(Import::new().run(&Settings { offline: true, ..settings.clone() }));
+    assert!(text.contains("does not say which bytes") && text.contains("--model-dir"), "{text}");
+    let mut weights = golden("model.safetensors");
+    *weights.last_mut().unwrap() ^= 1;
+    fs_err::write(snapshot.join("model.safetensors"), weights).unwrap();
+    let import = Import::new();
+    import.run(&settings).unwrap();
+    import.assert_complete();
+}
+
+#[test]
+fn a_damaged_download_of_an_earlier_process_is_downloaded_again() {
+    let hub = HubServer::start(vec![repo()]);
+    for name in ["model.safetensors", "config.json"] {
+        let import = Import::new();
+        let folder = import.resume.path().join("download");
+        fs_err::create_dir_all(&folder).unwrap();
+        let mut damaged = golden(name);
+        *damaged.last_mut().unwrap() ^= 1;
+        fs_err::write(folder.join(name), damaged).unwrap();
+        import.run(&settings(&hub)).unwrap();
+        import.assert_complete();
+    }
 }
 
 #[test]

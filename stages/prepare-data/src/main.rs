@@ -21,6 +21,9 @@ struct Args {
     common: CommonArgs,
 }
 
+/// Bytes of rows and tokens per byte of data: the text with its parts, and four bytes for a token of a few letters.
+const WRITTEN_PER_BYTE: u64 = 4;
+
 fn main() -> ExitCode {
     stage::main(
         |args: Args| {
@@ -30,10 +33,13 @@ fn main() -> ExitCode {
             let files =
                 prepare_data::find_files(&args.data, run.config()).context("finding the data files")?;
             // Each file is a separate input, so that other files in the folder do not change the key.
+            let mut data_bytes = 0;
             for (number, file) in files.iter().enumerate() {
                 let split = file.split.map(|split| format!("{}_", split.as_str())).unwrap_or_default();
-                run.input_folder(&format!("{split}data_{number}"), &file.path)?;
+                let input = run.input_folder(&format!("{split}data_{number}"), &file.path)?;
+                data_bytes += input.manifest().files.iter().map(|file| file.size).sum::<u64>();
             }
+            run.expect_bytes(data_bytes * WRITTEN_PER_BYTE);
             run.execute(|job, config| {
                 let stats = prepare_data::run(tokenizer.path(), &files, config, job.out())
                     .context("making the dataset")?;

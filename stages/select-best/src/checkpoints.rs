@@ -62,13 +62,13 @@ fn list(steps: &[u64]) -> String {
     format!("{}{tail}", first.join(", "))
 }
 
-/// Copies the files of a folder, sharing their blocks where the file system can.
+/// Copies the files of a folder, which take no space where the file system can share or link them.
 pub(crate) fn copy_adapters(from: &Path, to: &Path) -> Result<(), Error> {
     fs_err::create_dir_all(to)?;
     for entry in fs_err::read_dir(from)? {
         let from = entry?.path();
         let to = to.join(from.file_name().unwrap_or_default());
-        if let Err(source) = reflink_copy::reflink_or_copy(&from, &to) {
+        if let Err(source) = artifact::share_file(&from, &to) {
             return Err(Error::Copy { from, to, source });
         }
     }

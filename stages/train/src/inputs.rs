@@ -21,7 +21,7 @@ pub struct Inputs<'a> {
     pub rows: Option<&'a Path>,
     /// Losses of the training rows; needed for curriculum = "loss".
     pub losses: Option<&'a Path>,
-    /// Data folders of published runs that differ only in [`LENGTH_SETTINGS`](crate::LENGTH_SETTINGS).
+    /// Artifacts of published runs that differ only in [`LENGTH_SETTINGS`](crate::LENGTH_SETTINGS), not verified yet.
     pub shorter: &'a [PathBuf],
     /// Data folder of the segment to resume from.
     pub segment: Option<&'a Path>,

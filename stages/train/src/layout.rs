@@ -11,17 +11,22 @@ use outputs::{ADAPTERS, CHECKPOINTS, ChatSettings, Document as _, METRICS, STATE
 pub(crate) fn write_outputs(work: &Path, out: &Path, summary: &Summary, tokens: &Path) -> Result<()> {
     fs_err::create_dir_all(out)?;
     if work.join(CHECKPOINTS).exists() {
-        copy_tree(&work.join(CHECKPOINTS), &out.join(CHECKPOINTS))?;
+        copy_tree(&work.join(CHECKPOINTS), &out.join(CHECKPOINTS), artifact::hand_over_file)?;
         let settings = tokens.join(ChatSettings::FILE);
         if settings.is_file() {
             let settings = ChatSettings::read(&settings)?;
             for entry in fs_err::read_dir(out.join(CHECKPOINTS))? {
-                settings.write(&entry?.path().join(ADAPTERS))?;
+                let adapters = entry?.path().join(ADAPTERS);
+                // A file that is there may be linked or read-only.
+                match fs_err::remove_file(adapters.join(ChatSettings::FILE)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                    _ => settings.write(&adapters)?,
+                }
             }
         }
     }
     let newest = tuner::step_name(summary.steps as usize);
-    copy_tree(&work.join(STATE).join(newest), &out.join(STATE))?;
+    copy_tree(&work.join(STATE).join(newest), &out.join(STATE), artifact::hand_over_file)?;
     reflink_copy::reflink_or_copy(work.join(METRICS), out.join(METRICS))?;
     Ok(summary.write(out)?)
 }
@@ -36,17 +41,22 @@ pub(crate) fn adopt_outputs(data: &Path, steps: usize, work: &Path) -> Result<()
     }
     // A segment may end before the first checkpoint.
     if data.join(CHECKPOINTS).exists() {
-        copy_tree(&data.join(CHECKPOINTS), &checkpoints)?;
+        copy_tree(&data.join(CHECKPOINTS), &checkpoints, copy_file)?;
     }
     // Not `copy`, which would keep the file read-only: more lines will be appended.
     fs_err::write(work.join(METRICS), fs_err::read(data.join(METRICS))?)?;
     atomic::write_folder(&work.join(STATE), |unfinished| {
-        copy_tree(&data.join(STATE), &unfinished.join(tuner::step_name(steps)))
+        copy_tree(&data.join(STATE), &unfinished.join(tuner::step_name(steps)), copy_file)
     })
 }
 
+/// Copies a file of another run. Never a link: the run goes on in the copy.
+fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    reflink_copy::reflink_or_copy(from, to).map(drop)
+}
+
 /// Copies a folder without the entries whose names begin with a dot.
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+fn copy_tree(from: &Path, to: &Path, copy: fn(&Path, &Path) -> std::io::Result<()>) -> Result<()> {
     fs_err::create_dir_all(to)?;
     for entry in fs_err::read_dir(from)? {
         let entry = entry?;
@@ -56,10 +66,9 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         }
         let (source, target) = (entry.path(), to.join(&name));
         if entry.file_type()?.is_dir() {
-            copy_tree(&source, &target)?;
+            copy_tree(&source, &target, copy)?;
         } else {
-            reflink_copy::reflink_or_copy(&source, &target)
-                .with_context(|| format!("copying `{}`", source.display()))?;
+            copy(&source, &target).with_context(|| format!("copying `{}`", source.display()))?;
         }
     }
     Ok(())

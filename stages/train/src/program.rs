@@ -10,6 +10,7 @@ use tuner::DistrustMode;
 
 use crate::args::Args;
 use crate::config::{Config, CurriculumName};
+use crate::earlier;
 use crate::finder::find_learning_rate;
 use crate::inputs::Inputs;
 use crate::memory::Estimate;
@@ -74,7 +75,8 @@ pub fn program(args: &Args) -> Result<()> {
     }
     let run = run.with_key()?;
     let segment = args.resume_from.as_deref().map(|segment| run.segment(segment)).transpose()?;
-    let shorter = run.relatives(&LENGTH_SETTINGS)?;
+    // A published run needs no other one.
+    let shorter = if run.may_exist()? { Vec::new() } else { run.relatives(&LENGTH_SETTINGS)? };
     let inputs = opened.inputs(&shorter, segment.as_ref());
     if args.finder.find_learning_rate {
         let (stop, out) = (StopFlag::default(), args.common.out.as_deref());
@@ -87,6 +89,7 @@ pub fn program(args: &Args) -> Result<()> {
 /// Plans or trains.
 fn execute(args: &Args, mut run: KeyedRun<Config>, inputs: &Inputs<'_>, backend: &Backend) -> Result<()> {
     let estimate = Estimate::new(inputs, run.config(), backend)?;
+    run.expect_bytes(planned_bytes(&estimate, inputs, run.config(), args.keep_last)?);
     run.note(format!("needs about {estimate}"));
     if models::is_packed(inputs.model)? {
         let unpacking = backend.unpacking(run.config().dtype.on(backend));
@@ -103,6 +106,22 @@ fn execute(args: &Args, mut run: KeyedRun<Config>, inputs: &Inputs<'_>, backend:
         mlx_ext::warn_if_slow()?;
         train(args, job, inputs, config, backend)
     })
+}
+
+/// Estimates how many bytes a run writes: its checkpoints, and the resume states that it keeps.
+///
+/// The trained parameters, their gradients and moments are more than a state; half of that is more than a checkpoint.
+fn planned_bytes(estimate: &Estimate, inputs: &Inputs<'_>, config: &Config, keep_last: usize) -> Result<u64> {
+    let steps = match config.steps {
+        0 => {
+            let rows = inputs.open_split("train")?.len();
+            config.epochs * rows.div_ceil(config.batch_size * config.accumulation)
+        }
+        steps => steps,
+    };
+    let checkpoints = steps / config.checkpoint_every + 1;
+    let states = keep_last.min(steps) + 1;
+    Ok((estimate.trained.saturating_mul(states)).saturating_add(estimate.trained / 2 * checkpoints) as u64)
 }
 
 /// Trains with a progress bar, and reports how the run ended.
@@ -122,6 +141,9 @@ fn train(args: &Args, job: &mut Job, inputs: &Inputs<'_>, config: &Config, backe
     };
     let summary = run(inputs, config, backend, saving, &mut progress)?;
     progress.finish();
+    if let Some(artifact) = earlier::read(job.resume_dir())? {
+        job.resumed_from(artifact);
+    }
     match &summary.stop {
         Stop::Interrupted if job.out().join(stage::SEGMENT_OUTPUT).exists() => {
             tracing::info!("this segment ends after step {}", summary.steps);

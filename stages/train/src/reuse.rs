@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use artifact::Artifact;
 use failure::{Context, Result};
 use outputs::{Document as _, Stop, Summary};
 use tuner::TrainingSettings;
 
 use crate::config::Config;
 use crate::inputs::Inputs;
-use crate::{batch_order, layout};
+use crate::{batch_order, earlier, layout};
 
 /// Settings in which a shorter run may differ from a longer one.
 pub const LENGTH_SETTINGS: [&str; 2] = ["epochs", "steps"];
@@ -17,19 +18,21 @@ pub const LENGTH_SETTINGS: [&str; 2] = ["epochs", "steps"];
 #[derive(Debug, Clone, Copy)]
 struct Shorter<'a> {
     steps: usize,
-    data: &'a Path,
+    artifact: &'a Path,
 }
 
 impl<'a> Shorter<'a> {
     /// Reads the summary of a run; `None` if it stopped early or cannot be read.
-    fn read(data: &'a PathBuf) -> Option<Self> {
-        let summary = Summary::read_if_present(data).ok().flatten()?;
-        (summary.stop == Stop::Finished).then_some(Self { steps: summary.steps as usize, data })
+    fn read(artifact: &'a PathBuf) -> Option<Self> {
+        let summary = Summary::read_if_present(&artifact.join("data")).ok().flatten()?;
+        (summary.stop == Stop::Finished).then_some(Self { steps: summary.steps as usize, artifact })
     }
 }
 
-/// Copies the longest usable run of `shorter` (data folders) that ends before step `end` into `work`, unless there is a
-/// resume state already; returns its steps.
+/// Copies the longest usable run of `shorter` (artifacts) that ends before step `end` into `work`, unless there is a resume
+/// state already; returns its steps.
+///
+/// Verifies a run before it is used; a damaged one is left out with a warning.
 pub(crate) fn adopt(
     shorter: &[PathBuf],
     config: &Config,
@@ -40,10 +43,21 @@ pub(crate) fn adopt(
     if work.join(outputs::STATE).exists() {
         return Ok(None);
     }
-    let Some(Shorter { steps, data }) = longest(shorter, config, settings, end) else { return Ok(None) };
-    layout::adopt_outputs(data, steps, work)
-        .with_context(|| format!("resuming from `{}`", data.display()))?;
-    Ok(Some(steps))
+    let mut shorter = shorter.to_vec();
+    while let Some(Shorter { steps, artifact }) = longest(&shorter, config, settings, end) {
+        let artifact = artifact.to_owned();
+        match Artifact::open(&artifact) {
+            Ok(sound) => {
+                layout::adopt_outputs(&sound.data_dir(), steps, work)
+                    .with_context(|| format!("resuming from `{}`", artifact.display()))?;
+                earlier::record(work, &sound, steps)?;
+                return Ok(Some(steps));
+            }
+            Err(error) => tracing::warn!("not resuming from a published run: {}", failure::describe(&error)),
+        }
+        shorter.retain(|other| *other != artifact);
+    }
+    Ok(None)
 }
 
 /// Returns the longest run of `shorter` that ends before step `end` and whose bytes are also those of this run so far.
@@ -98,6 +112,7 @@ pub fn describe_reuse(inputs: &Inputs<'_>, config: &Config) -> Result<Option<Str
 
 #[cfg(test)]
 mod tests {
+    use artifact::{Draft, KeyMaterial};
     use tuner::ScheduleName;
 
     use super::*;
@@ -108,21 +123,25 @@ mod tests {
     }
 
     fn published(folder: &Path, steps: usize, stop: Stop) -> Result<PathBuf> {
-        let data = folder.join(format!("{steps}-{stop:?}"));
-        for output in ["checkpoints/a", "state"] {
-            fs_err::create_dir_all(data.join(output))?;
-            fs_err::write(data.join(output).join("file"), format!("{steps}"))?;
-        }
-        fs_err::write(data.join("metrics.jsonl"), "{}")?;
-        let summary = Summary {
-            frozen_parameters: 1,
-            steps: steps as u64,
-            stop,
-            trainable_parameters: 1,
-            trained_tokens: 1,
-        };
-        summary.write(&data)?;
-        Ok(data)
+        let out = folder.join(format!("{steps}-{stop:?}"));
+        let settings = serde_json::json!({"name": format!("{steps} {stop:?}")});
+        let draft = Draft::new("run", KeyMaterial::new("train", 1, settings));
+        artifact::write_folder(&out, &draft, |data| {
+            for output in ["checkpoints/a", "state"] {
+                fs_err::create_dir_all(data.join(output))?;
+                fs_err::write(data.join(output).join("file"), format!("{steps}"))?;
+            }
+            fs_err::write(data.join("metrics.jsonl"), "{}\n")?;
+            let summary = Summary {
+                frozen_parameters: 1,
+                steps: steps as u64,
+                stop,
+                trainable_parameters: 1,
+                trained_tokens: 1,
+            };
+            Ok(summary.write(data).map_err(std::io::Error::other)?)
+        })?;
+        Ok(out)
     }
 
     #[test]
@@ -158,7 +177,15 @@ mod tests {
         assert_eq!(adopted(&Config { checkpoint_every: 25, ..config.clone() }, "other-checkpoints")?, None);
         assert_eq!(adopted(&Config { warmup_steps: 25, ..config.clone() }, "warm")?, Some(40));
         assert_eq!(adopted(&Config { warmup_steps: 40, ..config.clone() }, "too-warm")?, None);
-        assert_eq!(adopted(&Config { schedule: ScheduleName::Cosine, ..config }, "cosine")?, None);
+        assert_eq!(adopted(&Config { schedule: ScheduleName::Cosine, ..config.clone() }, "cosine")?, None);
+        let adopted_from = earlier::read(&folder.path().join("work"))?.expect("the origin is recorded");
+        assert_eq!((&adopted_from["stage"], &adopted_from["steps"]), (&"train".into(), &40.into()));
+
+        // A damaged run is not used, although nothing but its manifest was read when it was found.
+        let state = shorter[1].join("data/state/file");
+        fs_err::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        fs_err::write(&state, "41")?;
+        assert_eq!(adopted(&config, "after-damage")?, Some(20));
         Ok(())
     }
 }

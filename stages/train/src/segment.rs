@@ -6,11 +6,12 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use artifact::{Artifact, Level};
 use failure::Result;
 use outputs::{Document as _, Summary};
 use tuner::{Observer, StepReport};
 
-use crate::layout;
+use crate::{earlier, layout};
 
 /// Where a run stops on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,14 @@ impl fmt::Display for StopAt {
 pub(crate) fn adopt(segment: &Path, work: &Path) -> Result<Summary> {
     let summary = Summary::read(&segment.join(outputs::SUMMARY))?;
     if !work.join(outputs::STATE).exists() {
-        layout::adopt_outputs(segment, summary.steps as usize, work)?;
+        let steps = summary.steps as usize;
+        layout::adopt_outputs(segment, steps, work)?;
+        // `data/part` of the artifact.
+        if let Some(artifact) =
+            segment.ancestors().nth(2).and_then(|path| Artifact::open_with(path, Level::Size).ok())
+        {
+            earlier::record(work, &artifact, steps)?;
+        }
     }
     Ok(summary)
 }

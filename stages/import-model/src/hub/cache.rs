@@ -42,6 +42,18 @@ impl Cache {
         named.filter(|(name, path)| is_plain_name(name) && path.is_file()).chain(pooling).collect()
     }
 
+    /// Returns whether the cache shows that a snapshot has all files of `optional` that the repository has.
+    ///
+    /// A snapshot that was downloaded whole also has `.gitattributes`, as every repository. Otherwise, the cache marks the files that
+    /// some tool asked for in vain.
+    pub fn is_complete(&self, id: &str, commit: &str, optional: &[&str]) -> bool {
+        let repository = self.repository(id);
+        let (snapshot, absent) =
+            (repository.join("snapshots").join(commit), repository.join(".no_exist").join(commit));
+        snapshot.join(".gitattributes").exists()
+            || optional.iter().all(|name| snapshot.join(name).exists() || absent.join(name).exists())
+    }
+
     fn repository(&self, id: &str) -> PathBuf {
         self.root.join(format!("models--{}", id.replace('/', "--")))
     }
@@ -53,32 +65,65 @@ fn blob_name(path: &Path) -> Option<String> {
     (target.parent()?.file_name()? == "blobs").then(|| target.file_name()?.to_str().map(String::from))?
 }
 
-/// Checks a large file of the cache against its name in `blobs/`.
+/// Checks a file of the cache against its name in `blobs/`.
+///
+/// A file that is not a link into `blobs/` has no known hash; `listed` or the user must vouch for it.
 pub(super) fn verify(path: &Path) -> Result<(), Error> {
-    let Some(expected) = blob_name(path).filter(|name| is_hex(name, 64)) else { return Ok(()) };
+    let place = || path.display().to_string();
+    match blob_name(path) {
+        Some(name) if is_hex(&name, 64) => check_sha256(path, &name, NAMED),
+        Some(name) if is_hex(&name, 40) => check_git(path, &name, NAMED),
+        _ => Err(Error::Layout {
+            place: place(),
+            reason: "the local hub cache does not say which bytes this file should have".into(),
+            hint: "allow the network, so that the hub can be asked, or import the folder itself with `--model-dir` (in make: MODEL_DIR=…)"
+                .into(),
+        }),
+    }
+}
+
+/// Checks a file against what the hub lists; one whose hash is not listed passes.
+pub(super) fn verify_listed(path: &Path, entry: &Entry) -> Result<(), Error> {
+    match (&entry.sha256, &entry.git_oid) {
+        (Some(sha256), _) => check_sha256(path, sha256, entry.promised_by),
+        (None, Some(oid)) => check_git(path, oid, entry.promised_by),
+        (None, None) => Ok(()),
+    }
+}
+
+const NAMED: &str = "its name in the local hub cache";
+const DAMAGED: &str = "the cached file is damaged; delete it, then run the same command again to download it";
+
+fn check_sha256(path: &Path, expected: &str, promised_by: &'static str) -> Result<(), Error> {
     let actual = sha256_of(path)?;
     if actual == expected {
         return Ok(());
     }
-    Err(Error::Hash {
-        place: path.display().to_string(),
-        expected,
-        actual,
-        promised_by: "its name in the local hub cache",
-        hint: "the cached file is damaged; delete it, then run the same command again to download it".into(),
-    })
+    let (place, expected) = (path.display().to_string(), expected.to_owned());
+    Err(Error::Hash { place, expected, actual, promised_by, hint: DAMAGED.into() })
 }
 
-/// Returns whether a cached file is the one that the hub lists.
+fn check_git(path: &Path, expected: &str, promised_by: &'static str) -> Result<(), Error> {
+    let bytes = fs_err::metadata(path)?.len();
+    let actual = hub::git_oid(&mut fs_err::File::open(path)?, bytes)?;
+    if actual == expected {
+        return Ok(());
+    }
+    let (place, expected) = (path.display().to_string(), expected.to_owned());
+    Err(Error::GitHash { place, expected, actual, promised_by, hint: DAMAGED.into() })
+}
+
+/// Returns whether a cached file claims to be the one that the hub lists: by its size and its name in `blobs/`, or, without such a
+/// name, by its bytes.
 pub(super) fn is_same(path: &Path, entry: &Entry) -> bool {
     let size = fs_err::metadata(path).map(|meta| meta.len()).ok();
     if entry.bytes.is_some() && entry.bytes != size {
         return false;
     }
-    match (&entry.sha256, blob_name(path)) {
-        (Some(sha256), Some(name)) if is_hex(&name, 64) => *sha256 == name,
-        (Some(sha256), _) => sha256_of(path).is_ok_and(|actual| actual == *sha256),
-        (None, Some(name)) => entry.git_oid.as_ref() == Some(&name),
-        (None, None) => false,
+    match (&entry.sha256, &entry.git_oid, blob_name(path)) {
+        (Some(sha256), _, Some(name)) if is_hex(&name, 64) => *sha256 == name,
+        (None, Some(oid), Some(name)) if is_hex(&name, 40) => *oid == name,
+        (None, None, _) => false,
+        _ => verify_listed(path, entry).is_ok(),
     }
 }

@@ -11,13 +11,22 @@ use hub::{Client, Entry, Progress, Response, without_query};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::hub::cache::verify_listed;
 
 type Failed = hub::AttemptError<Error>;
 
 /// Downloads `path` of the hub to `target`, unless `target` exists.
 pub(super) fn file(client: &Client<'_>, path: &str, entry: &Entry, target: &Path) -> Result<PathBuf, Error> {
     if target.is_file() {
-        return Ok(target.into());
+        // An earlier process downloaded it, but it may have been damaged since.
+        match verify_listed(target, entry) {
+            Ok(()) => return Ok(target.into()),
+            Err(error @ (Error::Hash { .. } | Error::GitHash { .. })) => {
+                tracing::warn!("downloading again: {error}");
+                fs_err::remove_file(target)?;
+            }
+            Err(error) => return Err(error),
+        }
     }
     let mut part = PartialFile::open(target, entry)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
@@ -46,11 +55,7 @@ fn one_attempt(
         copy_body(client, response, part, progress)?;
     }
     part.check_length()?;
-    let Some(expected) = part.expected.sha256.clone() else { return Ok(()) };
-    let actual = hex(&part.hasher.clone().finalize());
-    if actual == expected {
-        return Ok(());
-    }
+    let Some(wrong) = part.wrong_hash()? else { return Ok(()) };
     part.restart()?;
     part.mismatches += 1;
     if started_at > 0 && part.mismatches == 1 {
@@ -61,14 +66,23 @@ fn one_attempt(
         )));
     }
     fs_err::remove_file(&part.path).map_err(Error::from)?;
-    Err(Failed::Fatal(Error::Hash {
-        place: without_query(url).into(),
-        expected,
-        actual,
-        promised_by: part.expected.promised_by,
-        hint: "the download was discarded; run the same command again, and if it fails again, do not use this source"
-            .into(),
+    let place = without_query(url).into();
+    let promised_by = part.expected.promised_by;
+    let hint = "the download was discarded; run the same command again, and if it fails again, do not use this source".into();
+    let WrongHash { expected, actual, is_git } = wrong;
+    Err(Failed::Fatal(if is_git {
+        Error::GitHash { place, expected, actual, promised_by, hint }
+    } else {
+        Error::Hash { place, expected, actual, promised_by, hint }
     }))
+}
+
+/// A hash that is not the listed one.
+struct WrongHash {
+    expected: String,
+    actual: String,
+    /// Whether it is git's hash rather than SHA-256.
+    is_git: bool,
 }
 
 fn copy_body(
@@ -209,6 +223,21 @@ impl PartialFile {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Compares the complete file with the listed hash, if there is one: SHA-256 of a large file, git's hash of a small one.
+    fn wrong_hash(&mut self) -> Result<Option<WrongHash>, Error> {
+        let (expected, actual, is_git) = match (&self.expected.sha256, &self.expected.git_oid) {
+            (Some(expected), _) => (expected, hex(&self.hasher.clone().finalize()), false),
+            (None, Some(expected)) => {
+                self.file.seek(SeekFrom::Start(0))?;
+                let actual = hub::git_oid(&mut self.file, self.bytes)?;
+                self.file.seek(SeekFrom::Start(self.bytes))?;
+                (expected, actual, true)
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok((actual != *expected).then(|| WrongHash { expected: expected.clone(), actual, is_git }))
     }
 
     fn finish(self, target: &Path) -> Result<PathBuf, Error> {

@@ -1,0 +1,175 @@
+//! Two pipelines with different settings at the same time in one checkout: both finish, and each report is about its own run.
+//!
+//! `ASHLAR_PIPELINES` sets how many times; `make soak` runs 50.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use artifact::{Artifact, Level, Manifest, Store};
+use testutil::files::{copy, remove};
+use testutil::{Program, Ran, SMALL_SETTINGS, built_programs, workspace_root};
+
+fn checkout(name: &str) -> Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pipelines_at_once").join(name);
+    remove(&folder);
+    fs_err::create_dir_all(folder.join("data/models"))?;
+    for name in ["Makefile", "pipelines", "data/haw-eng", "data/models/demo"] {
+        copy(&workspace_root().join(name), &folder.join(name));
+    }
+    fs_err::copy(workspace_root().join(SMALL_SETTINGS), folder.join("pipelines/small.toml"))?;
+    Ok(folder)
+}
+
+fn make(folder: &Path, target: &str, set: &str) -> Program {
+    let mut make = Program::new("make");
+    make.current_dir(folder).arg(target).arg(format!("BIN={}", built_programs().display()));
+    make.args(["PIPELINE=small", "DATA=data/haw-eng"]).arg(format!("SET={set}"));
+    make
+}
+
+fn settings(rate: &str) -> String {
+    format!("train.steps=4 train.checkpoint_every=2 evaluate.generated_rows=1 train.learning_rate={rate}")
+}
+
+/// Returns the artifact that an artifact read as `role`.
+fn producer(store: &Store, consumer: &Manifest, role: &str) -> Result<Manifest> {
+    let record = consumer.inputs.get(role).with_context(|| format!("no input `{role}`"))?;
+    let (stage, key) = record.stage.as_deref().zip(record.key).context("the input is an artifact")?;
+    let found =
+        store.lookup_with(stage, &key, "", Level::Size)?.with_context(|| format!("no {stage} {key}"))?;
+    Ok(found.manifest().clone())
+}
+
+/// Returns the learning rate of a training run.
+fn rate(train: &Manifest) -> Result<f64> {
+    train.key_material.config["learning_rate"].as_f64().context("a number")
+}
+
+/// Checks that everything that the report of a finished make shows comes from the run with this rate.
+fn check_report(folder: &Path, ran: &Ran, expected: f64) -> Result<()> {
+    ensure!(ran.code == Some(0), "make failed:\n{}", ran.stderr);
+    let page =
+        ran.stdout.lines().last().and_then(|line| line.strip_prefix("report: ")).context("no report")?;
+    let report = Artifact::open(folder.join(page).ancestors().nth(2).context("a path")?)?;
+    let store = Store::open(&folder.join("artifacts"))?;
+    let of = |role: &str| producer(&store, report.manifest(), role);
+    let chosen = of("select_best")?;
+    let fused = producer(&store, &of("evaluate")?, "model_1_fused")?;
+    let trained = [
+        ("report", of("train")?),
+        ("validate", producer(&store, &of("validate")?, "train")?),
+        ("select-best", producer(&store, &chosen, "train")?),
+        ("evaluate", producer(&store, &producer(&store, &fused, "adapters")?, "train")?),
+    ];
+    for (stage, train) in trained {
+        let found = rate(&train)?;
+        ensure!(found == expected, "`{stage}` shows the run with rate {found}, not {expected}");
+    }
+    Ok(())
+}
+
+#[test]
+fn two_pipelines_with_different_settings_do_not_mix() -> Result<()> {
+    let rounds: usize =
+        std::env::var("ASHLAR_PIPELINES").ok().map(|text| text.parse()).transpose()?.unwrap_or(2);
+    let folder = checkout("different")?;
+    for round in 0..rounds {
+        let rates =
+            [format!("{:e}", 2.1e-3 + round as f64 * 1e-5), format!("{:e}", 2.7e-3 + round as f64 * 1e-5)];
+        let children: Vec<_> =
+            rates.iter().map(|rate| make(&folder, "pipeline", &settings(rate)).spawn()).collect();
+        for (child, rate) in children.into_iter().zip(&rates) {
+            let ran = Ran::from(child.wait_with_output()?);
+            check_report(&folder, &ran, rate.parse()?).with_context(|| format!("round {round}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_same_pipeline_twice_at_once_and_plans_that_follow_the_plan() -> Result<()> {
+    let folder = checkout("same")?;
+    let set = settings("2.1e-3");
+    for _ in 0..3 {
+        let children: Vec<_> = (0..3).map(|_| make(&folder, "pipeline", &set).spawn()).collect();
+        for child in children {
+            check_report(&folder, &Ran::from(child.wait_with_output()?), 2.1e-3)?;
+        }
+    }
+    let all = make(&folder, "plan", &set).run();
+    ensure!(all.code == Some(0) && all.stderr.matches("up to date").count() == 8, "{}", all.stderr);
+    // Train alone with another rate: what comes after it waits, although there are pointers of the other run.
+    make(&folder, "train", &settings("2.7e-3")).run().succeeded();
+    let part = make(&folder, "plan", &settings("2.7e-3")).run();
+    ensure!(
+        part.stderr.contains("train: up to date") && part.stderr.contains("validate: would run"),
+        "{}",
+        part.stderr
+    );
+    ensure!(part.stdout.matches("waits for validate").count() == 4, "{}", part.stdout);
+    // An artifact that was deleted would be made again.
+    let validate =
+        fs_err::read_dir(folder.join("artifacts/validate"))?.next().context("one is there")??.path();
+    Program::new("chmod").args(["-R", "u+w"]).arg(&validate).run().succeeded();
+    fs_err::remove_dir_all(&validate)?;
+    let again = make(&folder, "plan", &set).run();
+    ensure!(again.stderr.contains("validate: would run"), "{}", again.stderr);
+    ensure!(again.stdout.contains("report: waits for validate"), "{}", again.stdout);
+    // Another store has nothing.
+    let other = make(&folder, "plan", &set).arg("STORE=other").run();
+    ensure!(other.code == Some(0) && other.stderr.contains("import-model: would run"), "{}", other.stderr);
+    Ok(())
+}
+
+#[test]
+fn inputs_of_different_pipelines_are_refused() -> Result<()> {
+    let folder = checkout("mixed")?;
+    let pointer = |stage: &str| -> Result<String> {
+        let text = fs_err::read_to_string(folder.join("build/small/demo").join(format!("{stage}.path")))?;
+        Ok(text.trim_end().to_owned())
+    };
+    let stages = ["import-model", "prepare-data", "train", "validate", "select-best", "fuse", "evaluate"];
+    let run = |set: &str| -> Result<Vec<String>> {
+        make(&folder, "pipeline", set).run().succeeded();
+        stages.iter().map(|stage| pointer(stage)).collect()
+    };
+    let (first, second) = (run(&settings("2.1e-3"))?, run(&settings("2.7e-3"))?);
+    let refused = |stage: &str, arguments: &[String]| -> Result<()> {
+        let mut program = Program::built(stage);
+        program.current_dir(&folder).args(["--config", "pipelines/small.toml"]).args(arguments);
+        let ran = program.run();
+        ensure!(ran.code == Some(65), "`{stage}` took {arguments:?}: {:?} {}", ran.code, ran.stderr);
+        ensure!(ran.stderr.contains("do not belong together"), "{}", ran.stderr);
+        Ok(())
+    };
+    // A report about one run with one artifact of the other.
+    for (index, stage) in stages.iter().enumerate().skip(2) {
+        let given = stages.iter().enumerate().flat_map(|(other, name)| {
+            let path = if other == index { &second[other] } else { &first[other] };
+            [format!("--{name}"), path.clone()]
+        });
+        refused("report", &given.collect::<Vec<_>>())
+            .with_context(|| format!("`{stage}` of the other run"))?;
+    }
+    // Another dataset than the one of the training run: fusing measures with it, and evaluation scores on it.
+    let other = Program::built("prepare-data")
+        .current_dir(&folder)
+        .args([
+            "--config",
+            "pipelines/small.toml",
+            "--set",
+            "max_tokens=190",
+            "--data",
+            "data/haw-eng",
+            "--tokenizer",
+        ])
+        .arg(&first[0])
+        .args(["--set", "max_rows.train=40"])
+        .run();
+    let other = other.succeeded().trim_end().to_owned();
+    let text = |parts: &[&str]| parts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    refused("fuse", &text(&["--model", &first[0], "--adapters", &first[4], "--dataset", &other]))?;
+    let (base, fused) = (format!("base={}", first[0]), format!("fused={}", first[5]));
+    refused("evaluate", &text(&["--model", &base, "--model", &fused, "--dataset", &other]))?;
+    refused("select-best", &text(&["--train", &first[2], "--validate", &second[3]]))
+}
