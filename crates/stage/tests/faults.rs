@@ -121,3 +121,37 @@ fn really_full_disk_publishes_nothing() {
     }
     assert_eq!(text, "code 74\ncode 0\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// As above, with a disk that is too small at every stage of the work, and one that is large enough.
+#[test]
+fn disks_of_many_sizes_hold_whole_artifacts_or_none() {
+    let script = r#"
+        export ASHLAR_MIN_FREE_BYTES=0
+        for kibibytes in 64 128 256 400 600 900 1200 1400 1500 1600 2000 4000 8000; do
+            mount -t tmpfs -o size="${kibibytes}k" tmpfs "$1" || exit 99
+            printf 'one\n' > "$1/data.txt"
+            "$2" --data "$1/data.txt" --store "$1/s" --set padding_bytes=1400000 > "$1/out" 2>/dev/null; code=$?
+            visible=$(ls "$1/s/tally" 2>/dev/null | wc -l); hidden=$(ls -A "$1/s/tally" 2>/dev/null | wc -l)
+            echo "$kibibytes $code $((visible + 0)) $((hidden - visible))"
+            umount "$1"
+        done
+    "#;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["-rm", "sh", "-c", script, "sh"]).arg(dir.path()).arg(program());
+    let text = command
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    if text.is_empty() {
+        eprintln!("skipped: cannot mount here");
+        return;
+    }
+    let outcomes: Vec<Vec<u64>> =
+        text.lines().map(|line| line.split(' ').map(|word| word.parse().unwrap()).collect()).collect();
+    for outcome in &outcomes {
+        let [_, code, visible, hidden] = outcome[..] else { panic!("{text}") };
+        assert!(matches!((code, visible, hidden), (74, 0, 0) | (0, 1, 0)), "{text}");
+    }
+    assert!(outcomes.first().unwrap()[1] == 74 && outcomes.last().unwrap()[1] == 0, "{text}");
+}
