@@ -102,9 +102,9 @@ fn the_same_pipeline_twice_at_once_and_plans_that_follow_the_plan() -> Result<()
     make(&folder, "train", &settings("2.7e-3")).run().succeeded();
     let part = make(&folder, "plan", &settings("2.7e-3")).run();
     ensure!(
-        part.stderr.contains("train: up to date") && part.stderr.contains("validate: would run"),
+        part.stdout.contains("train: up to date") && part.stdout.contains("validate: would run"),
         "{}",
-        part.stderr
+        part.stdout
     );
     ensure!(part.stdout.matches("waits for validate").count() == 4, "{}", part.stdout);
     // An artifact that was deleted would be made again.
