@@ -17,10 +17,11 @@ use modules::{Modules, code, misplaced_import, phrases, sources};
 /// Stages that do not need MLX.
 const PLAIN_STAGES: [&str; 3] = ["prepare-data", "select-best", "report"];
 /// Crates that do not need MLX.
-const PLAIN_CRATES: [&str; 9] =
-    ["artifact", "tensors", "stage", "dataset", "jinja", "metrics", "chart", "failure", "outputs"];
+const PLAIN_CRATES: [&str; 10] =
+    ["artifact", "gguf", "tensors", "stage", "dataset", "jinja", "metrics", "chart", "failure", "outputs"];
 /// Crates that depend on no other crate of the workspace, except `failure`.
-const LONE_CRATES: [&str; 7] = ["artifact", "jinja", "tensors", "metrics", "chart", "failure", "outputs"];
+const LONE_CRATES: [&str; 8] =
+    ["artifact", "gguf", "jinja", "tensors", "metrics", "chart", "failure", "outputs"];
 /// The only crates with unsafe code.
 const UNSAFE_CRATES: [&str; 2] = ["mlx-sys", "mlx-ext"];
 
