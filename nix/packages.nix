@@ -34,8 +34,8 @@ let
 
   programs = lib.genAttrs (builtins.attrNames (builtins.readDir ../stages // builtins.readDir ../tools)) program;
 
-  engine = { contentAddressed ? false, hub ? "https://huggingface.co" }: import ./pipeline.nix {
-    inherit system backend contentAddressed hub;
+  engine = { contentAddressed ? false, hub ? "https://huggingface.co", pypi ? "https://files.pythonhosted.org" }: import ./pipeline.nix {
+    inherit system backend contentAddressed hub pypi;
     inherit (pkgs) linkFarm;
     programs = builtins.mapAttrs (name: package: { exe = "${package}/bin/${name}"; args = [ ]; }) programs;
   };
@@ -50,8 +50,8 @@ rec {
   };
 
   # Makes a custom pipeline; see nix/pipeline.nix for its arguments.
-  mkPipeline = { contentAddressed ? false, hub ? "https://huggingface.co", ... }@arguments:
-    (engine { inherit contentAddressed hub; }).mkPipeline (removeAttrs arguments [ "contentAddressed" "hub" ]);
+  mkPipeline = { contentAddressed ? false, hub ? "https://huggingface.co", pypi ? "https://files.pythonhosted.org", ... }@arguments:
+    (engine { inherit contentAddressed hub pypi; }).mkPipeline (removeAttrs arguments [ "contentAddressed" "hub" "pypi" ]);
 
   # The pipelines of this repository with the preset `model`.
   pipelinesFor = { model ? "demo", contentAddressed ? false }:

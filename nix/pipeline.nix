@@ -4,6 +4,7 @@
 , linkFarm # name -> { "path/in/it" = store path; } -> derivation
 , contentAddressed ? false # early cutoff; needs the experimental feature ca-derivations
 , hub ? "https://huggingface.co" # address of the models
+, pypi ? "https://files.pythonhosted.org" # address of the wheels
 , backend ? "cpu" # backend of the programs: cpu, metal or cuda
 }:
 let
@@ -11,7 +12,7 @@ let
     attrNames attrValues concatMap concatStringsSep elem filter foldl' head isAttrs isList isPath toString;
   kinds = import ./stages.nix;
   settingsOf = import ./settings.nix { stages = kinds; };
-  models = import ./models.nix { inherit system linkFarm hub; };
+  models = import ./models.nix { inherit system linkFarm hub pypi; };
   list = concatStringsSep ", ";
 
   # The scratch folder, where interrupted builds keep their resume state if it exists (docs/nix.md).

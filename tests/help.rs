@@ -32,12 +32,12 @@ fn every_program_has_a_version() -> Result<()> {
 #[test]
 fn help_of_import_model() {
     insta::assert_snapshot!(own_help("import-model"), @r"
-    Import a base model from a folder or from the Hugging Face hub
+    Import a base model from a folder, a GGUF file or the Hugging Face hub
 
     Usage: import-model [OPTIONS]
 
     Options:
-          --model-dir <DIR>      Folder with the model; replaces the source in the settings
+          --model-dir <PATH>     Folder with the model, or a GGUF file; replaces the source in the settings
           --id <ORG/NAME>        Repository on the hub; replaces the source in the settings
           --revision <REVISION>  Branch, tag or commit on the hub
           --write-lock <FILE>    Pin the model in this settings file: its commit and the SHA-256 of

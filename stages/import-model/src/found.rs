@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use outputs::GgufImport;
+
 use crate::error::Error;
 use crate::files::sha256_of;
 use crate::pins::SourceFiles;
@@ -18,6 +20,10 @@ pub struct Found {
     pub downloads: Option<PathBuf>,
     /// Files that are left out, with the reason. Empty for a hub import, where the list would depend on the local cache.
     pub dropped: BTreeMap<String, &'static str>,
+    /// What became of the tensors of a GGUF file, if the model was converted from one.
+    pub gguf: Option<GgufImport>,
+    /// The files of the source, by name, if `files` were made from them.
+    pub originals: Option<BTreeMap<String, PathBuf>>,
     /// The licence, if it is known.
     pub license: Option<String>,
 }
@@ -33,7 +39,8 @@ impl Found {
     ///
     /// Fails when a file cannot be read.
     pub fn source_files(&self) -> Result<SourceFiles, Error> {
-        let hashes = self.files.iter().map(|(name, path)| Ok((name.clone(), sha256_of(path)?)));
+        let files = self.originals.as_ref().unwrap_or(&self.files);
+        let hashes = files.iter().map(|(name, path)| Ok((name.clone(), sha256_of(path)?)));
         Ok(SourceFiles::new(self.place.clone(), hashes.collect::<Result<_, Error>>()?))
     }
 }

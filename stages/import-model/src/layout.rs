@@ -189,7 +189,8 @@ fn no_weights(place: &str, names: &BTreeSet<String>) -> Error {
     } else if !ggufs.is_empty() {
         (
             format!("no safetensors weights, only GGUF: {}", shorten(&ggufs)),
-            "use the repository that the GGUF was made from; it has the weights as safetensors",
+            "download one of these files and import it with `--model-dir FILE.gguf`, or use the repository that they were \
+             made from",
         )
     } else {
         (
@@ -239,7 +240,7 @@ impl<'a> Numbering<'a> {
 }
 
 /// Joins names; after the fifth, gives only their number.
-fn shorten(names: &[String]) -> String {
+pub(crate) fn shorten(names: &[String]) -> String {
     match names.len() {
         0..=5 => names.join(", "),
         count => format!("{} and {} more", names[..5].join(", "), count - 5),

@@ -6,8 +6,8 @@ mod terminal;
 use std::process::ExitCode;
 
 use failure::Result;
-use import_model::Config;
 use import_model::hub::Settings;
+use import_model::{Config, Source};
 
 use crate::args::Args;
 use crate::terminal::Terminal;
@@ -27,10 +27,11 @@ fn body(args: &Args) -> Result<()> {
         run.numerics(backend.numerics("stored"));
     }
     let run = run.with_key()?;
-    let is_hub = in_folder.is_none();
+    let is_hub = matches!(config.source()?, Source::Hub { .. });
     let mut files = match in_folder {
         Some(files) => Some(files),
-        None => import_model::published_files(&run)?,
+        None if is_hub => import_model::published_files(&run)?,
+        None => None,
     };
     if let (Some(pins), Some(files)) = (config.pins(), &files) {
         files.compare(pins)?;
@@ -49,6 +50,10 @@ fn body(args: &Args) -> Result<()> {
         Ok(())
     })?;
     match &args.write_lock {
+        Some(_) if matches!(config.source()?, Source::Wheel(_)) => {
+            tracing::info!("the wheel is pinned already, by `sha256`");
+            Ok(())
+        }
         Some(file) if !args.common.plan => {
             Ok(import_model::pins::write_lock(file, config.pinned_revision(), files)?)
         }

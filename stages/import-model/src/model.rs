@@ -60,7 +60,7 @@ pub fn find_in_folder(folder: &Path) -> Result<Found, Error> {
     dropped.extend(names.difference(&kept).map(|name| (name.clone(), layout::why_dropped(name))));
     let files = kept.into_iter().map(|name| (name.clone(), folder.join(name))).collect();
     let license = models::card_license(folder);
-    Ok(Found { place, files, downloads: None, dropped, license })
+    Ok(Found { place, files, dropped, license, ..Found::default() })
 }
 
 /// Fails if a file of the model is a Git LFS pointer, and names all of them.
@@ -272,6 +272,7 @@ fn record(found: &Found, source: ImportSource, conversion: Option<&Conversion>) 
             _ => None,
         },
         dequantized: conversion == Some(&Conversion::Dequantize),
+        gguf: found.gguf.clone(),
         dropped: found.dropped.iter().map(|(name, &reason)| (name.clone(), reason.to_owned())).collect(),
     }
 }

@@ -156,6 +156,29 @@ fn mistakes_in_the_settings_end_with_2() {
 }
 
 #[test]
+fn a_settings_file_starts_from_the_one_that_it_includes() {
+    let shell = no_hub();
+    let folder = golden_dir().join("llama");
+    let table = format!("[import-model]\nmodel_dir = \"{}\"\nlicense = \"mit\"\n", text(&folder));
+    shell.sandbox.write("shared/base.toml", table);
+    let preset = shell.sandbox.write("models/mine.toml", "include = \"../shared/base.toml\"\n");
+    let artifact = shell.artifact(&["--config", text(&preset)]);
+    let record = |artifact: &Path| fs_err::read_to_string(artifact.join("data/import.json")).unwrap();
+    assert!(record(&artifact).contains("\"mit\""));
+    fs_err::write(&preset, "include = \"../shared/base.toml\"\n[import-model]\nlicense = \"bsd-2-clause\"\n")
+        .unwrap();
+    assert!(record(&shell.artifact(&["--config", text(&preset)])).contains("\"bsd-2-clause\""));
+    let nested = shell.sandbox.write("models/nested.toml", "include = \"mine.toml\"\n");
+    let said = shell.refused(&["--config", text(&nested)], 2);
+    assert!(said.contains("models/mine.toml") && said.contains("includes another file"), "{said}");
+    fs_err::write(&nested, "include = [\"mine.toml\"]\n").unwrap();
+    assert!(shell.run(&["--config", text(&nested)]).failed(2).contains("`include` must be the path"));
+    fs_err::write(&nested, "include = \"nowhere.toml\"\n").unwrap();
+    let said = shell.run(&["--config", text(&nested)]).failed(2).to_owned();
+    assert!(said.contains("nowhere.toml") && said.contains("nested.toml"), "{said}");
+}
+
+#[test]
 fn every_preset_can_be_read() {
     let store = tempfile::tempdir().unwrap();
     let mut count = 0;
@@ -168,9 +191,11 @@ fn every_preset_can_be_read() {
         let run = stage::Run::<import_model::Config>::new(&common);
         let run = run.unwrap_or_else(|error| panic!("{}: {error}", preset.path().display()));
         assert!(run.config().source().is_ok(), "{}", preset.path().display());
+        let is_named = !run.config().license.is_empty() || preset.file_name() == "demo.toml";
+        assert!(is_named, "{} names no licence", preset.path().display());
         count += 1;
     }
-    assert!(count >= 10, "only {count} presets");
+    assert!(count >= 20, "only {count} presets");
 }
 
 #[test]

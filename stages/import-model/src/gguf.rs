@@ -1,0 +1,160 @@
+//! Turns a GGUF file into a folder in the Hugging Face layout, which is then imported like any other.
+//!
+//! Configuration, tokenizer and chat template come from the metadata. Whatever has no counterpart is refused by name.
+
+mod architecture;
+mod metadata;
+mod rope;
+mod tokenizer;
+mod weights;
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use gguf::{Header, Storage};
+use outputs::GgufImport;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::gguf::architecture::Architecture;
+use crate::gguf::metadata::Metadata;
+use crate::gguf::rope::Factors;
+use crate::{Found, layout, model};
+
+/// What the weights of a GGUF file become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocks {
+    /// Formats that MLX represents exactly stay packed; others become floats.
+    Pack,
+    /// All become floats.
+    Dequantize,
+}
+
+/// Returns the GGUF file that `path` names: the file itself, or the only one in a folder without safetensors weights.
+///
+/// # Errors
+///
+/// Fails when a folder has several GGUF files and no other weights.
+pub fn find(path: &Path) -> Result<Option<PathBuf>, Error> {
+    if path.is_file() {
+        return Ok((is_named_gguf(path) || starts_as_gguf(path)?).then(|| path.to_owned()));
+    }
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir(path)? {
+        let entry = entry?.path();
+        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if layout::is_weights(&name) || name == tensors::INDEX {
+            return Ok(None);
+        }
+        // `mmproj` files are the vision part of another file.
+        if is_named_gguf(&entry) && !name.starts_with('.') && !name.starts_with("mmproj") && entry.is_file() {
+            found.push(entry);
+        }
+    }
+    found.sort();
+    match &found[..] {
+        [] => Ok(None),
+        [file] => Ok(Some(file.clone())),
+        several => {
+            let names = several.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy());
+            let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+            Err(Error::Layout {
+                place: path.display().to_string(),
+                reason: format!("there are several GGUF files: {}", layout::shorten(&names)),
+                hint: format!("name one of them: `--model-dir {}`", several[0].display()),
+            })
+        }
+    }
+}
+
+fn is_named_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+fn starts_as_gguf(path: &Path) -> Result<bool, Error> {
+    let mut start = Vec::new();
+    fs_err::File::open(path)?.take(4).read_to_end(&mut start)?;
+    Ok(start == *b"GGUF")
+}
+
+/// Checks everything in the file `path` but the values of its tensors, and returns the bytes of the imported model.
+///
+/// # Errors
+///
+/// Fails when the file is damaged, and when its architecture, its tokenizer or a tensor's storage is not supported.
+pub fn check(path: &Path, blocks: Blocks) -> Result<u64, Error> {
+    let in_file = |reason| Error::Gguf { path: path.into(), reason };
+    let header = read_header(path)?;
+    let architecture = Architecture::new(&header).map_err(in_file)?;
+    tokenizer::convert(&Metadata::new(header.metadata()), architecture.vocabulary()).map_err(in_file)?;
+    let mut bytes = 0;
+    for tensor in header.tensors() {
+        architecture.translate(&tensor.name).map_err(in_file)?;
+        let is_kept = tensor.storage.is_float()
+            || (blocks == Blocks::Pack
+                && matches!(tensor.storage, Storage::Q4_0 | Storage::Q4_1 | Storage::Q8_0));
+        let values = tensor.shape.iter().map(|&extent| extent as u64).product::<u64>();
+        bytes += if is_kept { tensor.bytes } else { 4 * values };
+    }
+    Ok(bytes)
+}
+
+fn read_header(path: &Path) -> Result<Header, Error> {
+    if tensors::file_is_lfs_pointer(path) {
+        return Err(models::Error::LfsPointer { path: path.into() }.into());
+    }
+    Header::read(path).map_err(|reason| Error::Gguf { path: path.into(), reason })
+}
+
+/// Converts the GGUF file `path` into a model folder `out`, which is emptied first, and returns what is in it.
+///
+/// # Errors
+///
+/// As [`check`], and when the folder cannot be written.
+pub fn convert(path: &Path, blocks: Blocks, out: &Path) -> Result<Found, Error> {
+    if out.exists() {
+        fs_err::remove_dir_all(out)?;
+    }
+    let (record, license) = write_folder(path, blocks, out)?;
+    let originals = BTreeMap::from([(record.file.clone(), path.to_owned())]);
+    Ok(Found {
+        place: path.display().to_string(),
+        downloads: Some(out.to_owned()),
+        gguf: Some(record),
+        originals: Some(originals),
+        license,
+        ..model::find_in_folder(out)?
+    })
+}
+
+/// Writes the model in the GGUF file `path` into the folder `out`. Returns what its tensors became, and its licence.
+fn write_folder(path: &Path, blocks: Blocks, out: &Path) -> Result<(GgufImport, Option<String>), Error> {
+    let in_file = |reason| Error::Gguf { path: path.into(), reason };
+    let header = read_header(path)?;
+    let metadata = Metadata::new(header.metadata());
+    let architecture = Architecture::new(&header).map_err(in_file)?;
+    let tokenizer = tokenizer::convert(&metadata, architecture.vocabulary()).map_err(in_file)?;
+    let source = weights::Source::open(path, &header)?;
+    let factors = Factors::new(|name| source.floats(name))?;
+    let mut config = architecture.config(factors).map_err(in_file)?;
+    config.extend(tokenizer.special_ids.clone());
+    fs_err::create_dir_all(out)?;
+    let weights = weights::write(&source, &architecture, blocks, out)?;
+    config.extend(weights.quantization);
+    write_json(&out.join("config.json"), &Value::Object(config))?;
+    write_json(&out.join("generation_config.json"), &Value::Object(tokenizer.special_ids))?;
+    write_json(&out.join("tokenizer.json"), &tokenizer.tokenizer)?;
+    write_json(&out.join("tokenizer_config.json"), &tokenizer.settings)?;
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let license = metadata.text("general.license").map_err(in_file)?.map(str::to_lowercase);
+    Ok((GgufImport { file, ..weights.record }, license.filter(|name| models::is_license(name))))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).expect("names and numbers are always JSON");
+    Ok(fs_err::write(path, text + "\n")?)
+}

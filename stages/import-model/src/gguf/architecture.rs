@@ -1,0 +1,295 @@
+//! `config.json` and tensor names of the architectures that can be read from GGUF.
+
+use gguf::{Error, GEMMA_LAYERS, Header, LAYERS, OUTER_LAYERS, PHI_LAYERS, Result};
+use serde_json::{Map, Value};
+
+use super::metadata::{Metadata, missing, shortest};
+use super::rope::{self, Factors, Rope};
+
+/// Architectures of GGUF that can be read, each with its `model_type`.
+const FAMILIES: [(&str, Family, &str); 6] = [
+    ("gemma2", Family::Gemma2, "gemma2"),
+    ("gemma3", Family::Gemma3, "gemma3_text"),
+    ("llama", Family::Llama, "llama"),
+    ("phi3", Family::Phi3, "phi3"),
+    ("qwen2", Family::Qwen2, "qwen2"),
+    ("qwen3", Family::Qwen3, "qwen3"),
+];
+
+/// Keys below the architecture's name that are followed, or that change nothing.
+const KNOWN_KEYS: [&str; 18] = [
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "attention.value_length",
+    "attn_logit_softcapping",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "final_logit_softcapping",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.freq_base_swa",
+    "tensor_data_layout",
+    "vocab_size",
+];
+
+/// Most blocks of a model, several times those of the largest published ones.
+const MAX_BLOCKS: u64 = 1000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Gemma2,
+    Gemma3,
+    Llama,
+    Phi3,
+    Qwen2,
+    Qwen3,
+}
+
+/// Change of a tensor's rows or values on the way from GGUF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Nothing,
+    /// Subtracts 1: GGUF stores Gemma's norms as 1 + weight.
+    SubtractOne,
+    /// Puts the rows of each of this number of heads back in order: llama.cpp rotates neighbours, not halves.
+    Separate(usize),
+}
+
+/// The architecture of a file with its sizes.
+pub(super) struct Architecture<'a> {
+    header: &'a Header,
+    metadata: Metadata<'a>,
+    /// Name in GGUF, with which its keys start.
+    name: &'static str,
+    model_type: &'static str,
+    family: Family,
+    blocks: u64,
+    width: u64,
+    heads: u64,
+    key_heads: u64,
+    head_dim: u64,
+    vocabulary: usize,
+}
+
+impl<'a> Architecture<'a> {
+    /// Reads the sizes of the model.
+    pub(super) fn new(header: &'a Header) -> Result<Self> {
+        let metadata = Metadata::new(header.metadata());
+        let found = metadata.text("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
+        let Some((name, family, model_type)) = FAMILIES.into_iter().find(|(name, ..)| *name == found) else {
+            let known = FAMILIES.map(|(name, ..)| format!("`{name}`")).join(", ");
+            return Err(Error::Unsupported(format!(
+                "the architecture is `{found}`; supported architectures are {known}"
+            )));
+        };
+        if metadata.integer("split.count")?.is_some_and(|parts| parts > 1) {
+            return Err(Error::Unsupported(
+                "the file is one of several parts; merge them with `llama-gguf-split --merge`".to_owned(),
+            ));
+        }
+        let required = |key: &str| {
+            let key = format!("{name}.{key}");
+            metadata.integer(&key)?.filter(|&number| number > 0).ok_or_else(|| missing(&key))
+        };
+        let (width, heads) = (required("embedding_length")?, required("attention.head_count")?);
+        let embedding = header.tensor("token_embd.weight");
+        let embedding =
+            embedding.ok_or_else(|| Error::Content("there is no tensor `token_embd.weight`".into()))?;
+        let architecture = Self {
+            header,
+            metadata,
+            name,
+            model_type,
+            family,
+            blocks: required("block_count")?,
+            width,
+            heads,
+            key_heads: metadata.integer(&format!("{name}.attention.head_count_kv"))?.unwrap_or(heads),
+            head_dim: metadata.integer(&format!("{name}.attention.key_length"))?.unwrap_or(width / heads),
+            vocabulary: embedding.shape[0],
+        };
+        architecture.check()?;
+        Ok(architecture)
+    }
+
+    /// Returns the number of rows of the embedding.
+    pub(super) fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn check(&self) -> Result<()> {
+        let prefix = format!("{}.", self.name);
+        let is_known = |key: &&str| KNOWN_KEYS.contains(key) || rope::KEYS.contains(key);
+        if let Some(key) = self.metadata.keys(&prefix).find(|key| !is_known(key)) {
+            return Err(Error::Unsupported(format!("the key `{prefix}{key}` is not supported")));
+        }
+        let layout = self.metadata.text(&self.key("tensor_data_layout"))?;
+        if layout.is_some_and(|layout| layout != "Meta AI original pth") {
+            return Err(Error::Unsupported(format!(
+                "the layout of tensors is `{}`",
+                layout.unwrap_or_default()
+            )));
+        }
+        if self.blocks > MAX_BLOCKS || self.head_dim == 0 || self.key_heads == 0 {
+            return Err(Error::Content("the model's sizes are not plausible".to_owned()));
+        }
+        if self.integer("attention.value_length")?.is_some_and(|length| length != self.head_dim) {
+            return Err(Error::Unsupported(
+                "keys and values of different widths are not supported".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.name)
+    }
+
+    fn integer(&self, key: &str) -> Result<Option<u64>> {
+        self.metadata.integer(&self.key(key))
+    }
+
+    fn float(&self, key: &str) -> Result<Option<f64>> {
+        self.metadata.float(&self.key(key))
+    }
+
+    fn is_gemma(&self) -> bool {
+        matches!(self.family, Family::Gemma2 | Family::Gemma3)
+    }
+
+    /// Returns the content of `config.json` without tokens and quantization.
+    pub(super) fn config(&self, factors: Factors) -> Result<Map<String, Value>> {
+        let integer = |key: &str| self.integer(key)?.ok_or_else(|| missing(&self.key(key)));
+        let epsilon = self.float("attention.layer_norm_rms_epsilon")?;
+        let epsilon = epsilon.ok_or_else(|| missing(&self.key("attention.layer_norm_rms_epsilon")))?;
+        let mut config = Map::new();
+        let mut put = |name: &str, value: Value| config.insert(name.to_owned(), value);
+        put("model_type", self.model_type.into());
+        put("hidden_size", self.width.into());
+        put("num_hidden_layers", self.blocks.into());
+        put("intermediate_size", integer("feed_forward_length")?.into());
+        put("num_attention_heads", self.heads.into());
+        put("num_key_value_heads", self.key_heads.into());
+        put("head_dim", self.head_dim.into());
+        put("vocab_size", self.vocabulary.into());
+        put("max_position_embeddings", integer("context_length")?.into());
+        put("rms_norm_eps", shortest(epsilon));
+        put("tie_word_embeddings", self.header.tensor("output.weight").is_none().into());
+        let is_gemma = self.is_gemma();
+        put("hidden_act", if is_gemma { "gelu_pytorch_tanh" } else { "silu" }.into());
+        if is_gemma {
+            put("hidden_activation", "gelu_pytorch_tanh".into());
+        }
+        config.extend(self.family_config()?);
+        config.extend(self.rope(factors).config()?);
+        Ok(config)
+    }
+
+    fn rope(&self, factors: Factors) -> Rope<'_> {
+        Rope {
+            metadata: self.metadata,
+            architecture: self.name,
+            head_dim: self.head_dim,
+            default_base: if self.family == Family::Gemma3 { 1_000_000.0 } else { 10_000.0 },
+            is_partial: self.family == Family::Phi3,
+            factors,
+        }
+    }
+
+    /// Returns the settings that only some families have.
+    fn family_config(&self) -> Result<Map<String, Value>> {
+        let window = self.integer("attention.sliding_window")?.filter(|&window| window > 0);
+        let mut config = Map::new();
+        let mut put = |name: &str, value: Value| config.insert(name.to_owned(), value);
+        match self.family {
+            Family::Llama => {
+                let has_bias = |layer: &str| self.header.tensor(&format!("blk.0.{layer}.bias")).is_some();
+                put("attention_bias", has_bias("attn_q").into());
+                put("mlp_bias", has_bias("ffn_gate").into());
+                if let Some(window) = window {
+                    put("model_type", "mistral".into());
+                    put("sliding_window", window.into());
+                }
+            }
+            Family::Qwen2 | Family::Qwen3 => {
+                put("use_sliding_window", false.into());
+            }
+            Family::Phi3 => {
+                put("sliding_window", window.map_or(Value::Null, Value::from));
+            }
+            Family::Gemma2 => {
+                let required = |key: &str| self.float(key)?.ok_or_else(|| missing(&self.key(key)));
+                put("attn_logit_softcapping", shortest(required("attn_logit_softcapping")?));
+                put("final_logit_softcapping", shortest(required("final_logit_softcapping")?));
+                put(
+                    "sliding_window",
+                    window.ok_or_else(|| missing(&self.key("attention.sliding_window")))?.into(),
+                );
+                put("query_pre_attn_scalar", self.query_scalar(46).into());
+            }
+            Family::Gemma3 => {
+                let pattern = self.integer("attention.sliding_window_pattern")?.unwrap_or(6);
+                put(
+                    "sliding_window",
+                    window.ok_or_else(|| missing(&self.key("attention.sliding_window")))?.into(),
+                );
+                put("sliding_window_pattern", pattern.into());
+                put("query_pre_attn_scalar", self.query_scalar(62).into());
+                let local = self.float("rope.freq_base_swa")?.unwrap_or(10_000.0);
+                put("rope_local_base_freq", shortest(local));
+            }
+        }
+        Ok(config)
+    }
+
+    /// Returns the number whose root divides the queries. GGUF does not store it: llama.cpp takes the width of a head,
+    /// except for the largest model of the family, known by its `blocks`.
+    fn query_scalar(&self, blocks: u64) -> u64 {
+        if self.blocks == blocks { self.width / self.heads } else { self.head_dim }
+    }
+
+    /// Returns the name in a folder of a tensor of GGUF, and its change; `None` for tensors that `config.json` covers.
+    pub(super) fn translate(&self, name: &str) -> Result<Option<(String, Change)>> {
+        if rope::TENSORS.contains(&name) {
+            return Ok(None);
+        }
+        let unknown = || Error::Unsupported(format!("the tensor `{name}` is not supported"));
+        let (path, part) = name.rsplit_once('.').ok_or_else(unknown)?;
+        if part != "weight" && part != "bias" {
+            return Err(unknown());
+        }
+        let outer = OUTER_LAYERS.iter().find(|(_, known)| *known == path);
+        let (layer, folder_path) = match outer {
+            Some((layer, _)) => (*layer, (*layer).to_owned()),
+            None => {
+                let (index, known) =
+                    path.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).ok_or_else(unknown)?;
+                let index: u64 = index.parse().map_err(|_| unknown())?;
+                let layer = self.layer(known).filter(|_| index < self.blocks).ok_or_else(unknown)?;
+                (layer, format!("model.layers.{index}.{layer}"))
+            }
+        };
+        let change = match (layer, self.family) {
+            ("self_attn.q_proj", Family::Llama) => Change::Separate(self.heads as usize),
+            ("self_attn.k_proj", Family::Llama) => Change::Separate(self.key_heads as usize),
+            _ if layer.ends_with("norm") && self.is_gemma() => Change::SubtractOne,
+            _ => Change::Nothing,
+        };
+        Ok(Some((format!("{folder_path}.{part}"), change)))
+    }
+
+    fn layer(&self, name: &str) -> Option<&'static str> {
+        let own: &[(&str, &str)] = match self.family {
+            Family::Gemma2 | Family::Gemma3 => &GEMMA_LAYERS,
+            Family::Phi3 => &PHI_LAYERS,
+            Family::Llama | Family::Qwen2 | Family::Qwen3 => &[],
+        };
+        own.iter().chain(&LAYERS).find(|(_, known)| *known == name).map(|(layer, _)| *layer)
+    }
+}

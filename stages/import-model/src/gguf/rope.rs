@@ -1,0 +1,182 @@
+//! Rotary positions: settings of `config.json` from keys and tensors of GGUF.
+
+use gguf::{Error, Result};
+use serde_json::{Map, Value, json};
+
+use super::metadata::{Metadata, missing, shortest};
+
+/// Keys below the architecture's name that are followed here.
+pub(super) const KEYS: [&str; 6] = [
+    "rope.scale_linear",
+    "rope.scaling.attn_factor",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
+];
+/// Divisors of the frequencies under the scaling of Llama 3.
+const FREQUENCIES: &str = "rope_freqs.weight";
+/// Divisors of the frequencies of Phi for rows beyond and within the original context.
+const LONG_FACTORS: &str = "rope_factors_long.weight";
+const SHORT_FACTORS: &str = "rope_factors_short.weight";
+/// Tensors that become settings.
+pub(super) const TENSORS: [&str; 3] = [FREQUENCIES, LONG_FACTORS, SHORT_FACTORS];
+
+/// Constants of the published Llama 3.1, 3.2 and 3.3 models, which GGUF does not store.
+const LOW_FREQUENCY_FACTOR: f64 = 1.0;
+const HIGH_FREQUENCY_FACTOR: f64 = 4.0;
+const ORIGINAL_CONTEXT: f64 = 8192.0;
+
+/// What the rotation depends on beside its own keys.
+pub(super) struct Rope<'a> {
+    pub(super) metadata: Metadata<'a>,
+    /// Name of the architecture, with which its keys start.
+    pub(super) architecture: &'a str,
+    pub(super) head_dim: u64,
+    pub(super) default_base: f64,
+    /// Whether the rotation may cover a part of each head.
+    pub(super) is_partial: bool,
+    /// The small tensors that become settings.
+    pub(super) factors: Factors,
+}
+
+/// The tensors that become settings, where the file has them.
+#[derive(Debug, Default)]
+pub(super) struct Factors {
+    frequencies: Option<Vec<f32>>,
+    long: Option<Vec<f32>>,
+    short: Option<Vec<f32>>,
+}
+
+impl Factors {
+    /// Reads the tensors; `read` returns the values of a tensor if there is one.
+    pub(super) fn new<E>(read: impl Fn(&str) -> Result<Option<Vec<f32>>, E>) -> Result<Self, E> {
+        Ok(Self { frequencies: read(FREQUENCIES)?, long: read(LONG_FACTORS)?, short: read(SHORT_FACTORS)? })
+    }
+}
+
+impl Rope<'_> {
+    /// Returns the settings of `config.json`.
+    pub(super) fn config(&self) -> Result<Map<String, Value>> {
+        let mut config = Map::new();
+        let base = self.float("rope.freq_base")?.unwrap_or(self.default_base);
+        config.insert("rope_theta".to_owned(), shortest(base));
+        let dimensions = self.integer("rope.dimension_count")?.unwrap_or(self.head_dim);
+        if dimensions != self.head_dim {
+            if !self.is_partial || dimensions > self.head_dim {
+                let reason =
+                    format!("rotating {dimensions} of {} numbers of a head is not supported", self.head_dim);
+                return Err(Error::Unsupported(reason));
+            }
+            let share = dimensions as f64 / self.head_dim as f64;
+            config.insert("partial_rotary_factor".to_owned(), share.into());
+        }
+        config.extend(self.scaling(base, dimensions)?);
+        Ok(config)
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn integer(&self, key: &str) -> Result<Option<u64>> {
+        self.metadata.integer(&self.key(key))
+    }
+
+    fn float(&self, key: &str) -> Result<Option<f64>> {
+        self.metadata.float(&self.key(key))
+    }
+
+    fn scaling(&self, base: f64, dimensions: u64) -> Result<Map<String, Value>> {
+        let kind = self.metadata.text(&self.key("rope.scaling.type"))?.unwrap_or("none");
+        let factor = self.float("rope.scaling.factor")?.or(self.float("rope.scale_linear")?);
+        let original = self.integer("rope.scaling.original_context_length")?;
+        self.check_attention_factor(original)?;
+        let required = |name: &str| missing(&self.key(name));
+        let mut config = Map::new();
+        let scaling = match (kind, &self.factors) {
+            (_, Factors { long: Some(long), short: Some(short), .. }) => {
+                let original = original.ok_or_else(|| required("rope.scaling.original_context_length"))?;
+                config.insert("original_max_position_embeddings".to_owned(), original.into());
+                json!({ "type": "longrope", "long_factor": numbers(long), "short_factor": numbers(short) })
+            }
+            (_, Factors { long: None, short: None, frequencies: Some(divisors) }) => {
+                llama3(divisors, base, dimensions)?
+            }
+            ("linear", _) => {
+                let factor = factor.ok_or_else(|| required("rope.scaling.factor"))?;
+                json!({ "rope_type": "linear", "factor": shortest(factor) })
+            }
+            ("yarn", _) => {
+                let factor = factor.ok_or_else(|| required("rope.scaling.factor"))?;
+                let original = original.ok_or_else(|| required("rope.scaling.original_context_length"))?;
+                json!({
+                    "rope_type": "yarn",
+                    "factor": shortest(factor),
+                    "original_max_position_embeddings": original,
+                })
+            }
+            ("none", _) => match factor.filter(|&factor| factor != 0.0 && factor != 1.0) {
+                None => return Ok(config),
+                Some(factor) => json!({ "rope_type": "linear", "factor": shortest(factor) }),
+            },
+            (other, _) => return Err(Error::Unsupported(format!("the rope scaling is `{other}`"))),
+        };
+        config.insert("rope_scaling".to_owned(), scaling);
+        Ok(config)
+    }
+
+    /// Checks that the factor of the scores is the one that follows from the other settings, as in published models.
+    fn check_attention_factor(&self, original: Option<u64>) -> Result<()> {
+        let Some(found) = self.float("rope.scaling.attn_factor")? else { return Ok(()) };
+        let expected = match (&self.factors.long, original, self.integer("context_length")?) {
+            (Some(_), Some(original), Some(longest)) if longest > original && original > 1 => {
+                let scale = longest as f64 / original as f64;
+                (1.0 + scale.ln() / (original as f64).ln()).sqrt()
+            }
+            _ => 1.0,
+        };
+        if (found - expected).abs() > 1e-4 * expected {
+            let key = self.key("rope.scaling.attn_factor");
+            return Err(Error::Unsupported(format!("`{key}` is {found}, which is not supported here")));
+        }
+        Ok(())
+    }
+}
+
+fn numbers(values: &[f32]) -> Vec<Value> {
+    values.iter().map(|&value| shortest(value.into())).collect()
+}
+
+/// Returns the settings of Llama 3's scaling whose divisors these are. The largest divisor is the factor.
+fn llama3(divisors: &[f32], base: f64, dimensions: u64) -> Result<Value> {
+    let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max));
+    let expected = |index: usize| {
+        let wave = std::f64::consts::TAU * base.powf((2 * index) as f64 / dimensions as f64);
+        if wave < ORIGINAL_CONTEXT / HIGH_FREQUENCY_FACTOR {
+            1.0
+        } else if wave > ORIGINAL_CONTEXT / LOW_FREQUENCY_FACTOR {
+            factor
+        } else {
+            let smooth = (ORIGINAL_CONTEXT / wave - LOW_FREQUENCY_FACTOR)
+                / (HIGH_FREQUENCY_FACTOR - LOW_FREQUENCY_FACTOR);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    let is_close = |(index, &divisor): (usize, &f32)| {
+        let expected = expected(index);
+        (f64::from(divisor) - expected).abs() <= 1e-4 * expected
+    };
+    if divisors.len() as u64 * 2 != dimensions || !divisors.iter().enumerate().all(is_close) {
+        let reason =
+            format!("the tensor `{FREQUENCIES}` does not have the scaling of a published Llama 3 model");
+        return Err(Error::Unsupported(reason));
+    }
+    Ok(json!({
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": LOW_FREQUENCY_FACTOR,
+        "high_freq_factor": HIGH_FREQUENCY_FACTOR,
+        "original_max_position_embeddings": ORIGINAL_CONTEXT as u64,
+    }))
+}
