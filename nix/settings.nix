@@ -7,7 +7,7 @@ let
     ;
 
   # Other names at the top level of a settings file.
-  others = [ "pipeline" "name" "description" ];
+  others = [ "pipeline" "name" "description" "include" ];
 
   # Nix would round fractions to six digits, so they are refused.
   checked = place: value:
@@ -40,9 +40,16 @@ let
     else toString value;
 in
 {
-  # Merges `files` and `overrides` (stage -> setting -> value).
+  # Merges `files`, each after the file that it includes, and `overrides` (stage -> setting -> value).
   read = { files, overrides ? { } }:
-    foldl' merge { } (map (file: tables (baseNameOf file) (fromTOML (readFile file))) files ++ [ (tables "overrides" overrides) ]);
+    let
+      content = file: fromTOML (readFile file);
+      withIncluded = file:
+        let included = (content file).include or null; in
+        if included == null then [ file ] else [ (dirOf file + "/${included}") file ];
+      table = file: tables (baseNameOf file) (removeAttrs (content file) [ "include" ]);
+    in
+    foldl' merge { } (map table (concatMap withIncluded files) ++ [ (tables "overrides" overrides) ]);
 
   # Flags that pass a stage its own table only, so that other stages' settings do not affect it.
   flags = stage: table:

@@ -1,7 +1,7 @@
 //! Settings: defaults, then the stage's table of each file, then `--set`.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use failure::{Error, Kind, Result};
 use outputs::STAGES;
@@ -15,7 +15,9 @@ use crate::args::CommonArgs;
 use crate::shape::{Finding, Shape};
 
 /// Names that a settings file may have at the top besides the tables of the stages.
-const OTHER_NAMES: [&str; 3] = ["pipeline", "name", "description"];
+const OTHER_NAMES: [&str; 4] = ["pipeline", "name", "description", INCLUDE];
+/// Name of the settings file that another one starts from, relative to its folder.
+const INCLUDE: &str = "include";
 
 /// Settings of a stage: everything that changes the bytes it writes.
 ///
@@ -40,6 +42,9 @@ pub trait Config: Default + Serialize + DeserializeOwned {
 pub(crate) fn resolve<C: Config>(common: &CommonArgs) -> Result<C> {
     let mut table = Table::new();
     for path in &common.config {
+        if let Some(included) = included(path)? {
+            merge(&mut table, read_file::<C>(&included)?);
+        }
         merge(&mut table, read_file::<C>(path)?);
     }
     let mut config = deserialize::<C>(&table, "the settings files")?;
@@ -106,10 +111,37 @@ fn to_json(value: Value, pointer: &str) -> Result<Json> {
     })
 }
 
+/// Returns the settings file that `path` includes, which itself includes none.
+fn included(path: &Path) -> Result<Option<PathBuf>> {
+    let name = |path: &Path| -> Result<Option<PathBuf>> {
+        let text = read_text(path)?;
+        let all: Table = toml::from_str(&text).map_err(|error| wrong_toml(path, &text, &error))?;
+        match all.get(INCLUDE) {
+            None => Ok(None),
+            Some(Value::String(name)) => Ok(Some(path.parent().unwrap_or(Path::new("")).join(name))),
+            Some(_) => Err(Error::usage(format!(
+                "`{}`: `{INCLUDE}` must be the path of a settings file in quotes",
+                path.display()
+            ))),
+        }
+    };
+    let Some(included) = name(path)? else { return Ok(None) };
+    let nested =
+        name(&included).map_err(|error| error.context(format!("included by `{}`", path.display())))?;
+    if nested.is_some() {
+        let message = format!("`{}` is included and includes another file", included.display());
+        return Err(Error::usage(message).hinted("merge the two files"));
+    }
+    Ok(Some(included))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    fs_err::read_to_string(path).map_err(|error| Error::wrap(Kind::Usage, error).context("reading settings"))
+}
+
 /// Reads the stage's table from one file; errors name the line.
 fn read_file<C: Config>(path: &Path) -> Result<Table> {
-    let mut text = fs_err::read_to_string(path)
-        .map_err(|error| Error::wrap(Kind::Usage, error).context("reading settings"))?;
+    let mut text = read_text(path)?;
     let shape = Shape::of::<C>();
     let mut quoted = Vec::new();
     for finding in stage_table::<C>(path, &text)?.map(|table| shape.findings(&table)).unwrap_or_default() {
