@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Settings of early stopping; a rule with patience 0 is off.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+/// Settings of early stopping; a rule with patience 0 is off. By default, only gradients that explode stop a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EarlyStopping {
     /// Consecutive validations without a loss that is lower than the best by `min_delta`.
     pub patience: usize,
@@ -15,6 +15,12 @@ pub struct EarlyStopping {
     pub spike_threshold: f32,
     /// Consecutive spikes, after the warmup.
     pub spike_patience: usize,
+}
+
+impl Default for EarlyStopping {
+    fn default() -> Self {
+        Self { patience: 0, min_delta: 0.0, plateau_patience: 0, spike_threshold: 1000.0, spike_patience: 3 }
+    }
 }
 
 /// State of the rules.
@@ -32,11 +38,6 @@ pub struct Counters {
 const AVERAGE_WEIGHT: f64 = 0.2;
 
 impl EarlyStopping {
-    /// Returns whether any step can stop the run.
-    pub(crate) fn watches_steps(&self) -> bool {
-        self.spike_threshold > 0.0 && self.spike_patience > 0
-    }
-
     /// Counts a validation; returns the reason if the run should stop.
     pub(crate) fn on_validation(&self, counters: &mut Counters, loss: f64) -> Option<String> {
         if counters.best_validation.is_none_or(|best| loss < best - self.min_delta) {
@@ -48,6 +49,11 @@ impl EarlyStopping {
         let count = counters.validations_without_gain;
         (self.patience > 0 && count >= self.patience)
             .then(|| format!("validation loss made no gain of {} in {count} validations", self.min_delta))
+    }
+
+    /// Returns how many validations in a row made no gain.
+    pub(crate) fn validations_without_gain(counters: &Counters) -> usize {
+        counters.validations_without_gain
     }
 
     /// Counts a report with the mean training loss since the last one; returns the reason if the run should stop.
@@ -103,6 +109,17 @@ mod tests {
         }
         let stopped = (0..20).any(|_| rule.on_report(&mut counters, 2.0).is_some());
         assert!(stopped);
+    }
+
+    #[test]
+    fn by_default_only_three_exploding_gradients_in_a_row_stop_a_run() {
+        let rule = EarlyStopping::default();
+        let mut counters = Counters::default();
+        let norms = [999.0, 2e3, 2e3, 1.0, 2e3, 2e3, f32::INFINITY];
+        let stops = norms.map(|norm| rule.on_step(&mut counters, norm, false).is_some());
+        assert_eq!(stops, [false, false, false, false, false, false, true]);
+        assert!((0..99).all(|_| rule.on_validation(&mut counters, 1.0).is_none()));
+        assert!((0..99).all(|_| rule.on_report(&mut counters, 1.0).is_none()));
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub trait Observer {
     fn reported(&mut self, step: usize, train_loss: f64) {}
     /// The validation split was scored.
     fn validated(&mut self, step: usize, loss: f64) {}
+    /// The last `waited` validations made no gain; the run stops after `patience` of them.
+    fn waited(&mut self, waited: usize, patience: usize) {}
     /// A checkpoint was written.
     fn checkpointed(&mut self, step: usize) {}
     /// Asked after every step; true saves a resume state and ends the run.
@@ -259,7 +261,8 @@ impl TrainingLoop<'_> {
         let started = self.start(index, data, observer)?;
         if let Some(earlier) = self.started.take() {
             self.finish(earlier, validation, observer)?;
-            if observer.interrupted() {
+            // The rules for stopping early have seen only the step before this one.
+            if self.counters.stopped.is_some() || observer.interrupted() {
                 if let Some(step) = started.step {
                     self.trainer.undo(step);
                 }
@@ -278,7 +281,6 @@ impl TrainingLoop<'_> {
         let settings = self.settings;
         let every = |steps: usize| steps > 0 && step.is_multiple_of(steps);
         step >= settings.steps
-            || settings.early_stopping.watches_steps()
             || self.is_report_due(step)
             || every(settings.validation_every)
             || every(settings.checkpoint_every)
@@ -336,6 +338,10 @@ impl TrainingLoop<'_> {
             let loss = self.validate(validation)?;
             observer.validated(step, loss);
             stop = stop.or(rules.on_validation(&mut self.counters.early_stopping, loss));
+            if rules.patience > 0 {
+                let waited = EarlyStopping::validations_without_gain(&self.counters.early_stopping);
+                observer.waited(waited, rules.patience);
+            }
         }
         // Set before anything is saved: a run killed after its last step must not take another one.
         self.counters.stopped = stop;

@@ -223,6 +223,18 @@ impl Observer for Progress {
         self.write_events();
     }
 
+    fn waited(&mut self, waited: usize, patience: usize) {
+        match patience.saturating_sub(waited) {
+            0 => {}
+            left if waited == 0 => {
+                tracing::info!("a new best; training stops after {left} validations without a gain");
+            }
+            left => tracing::info!(
+                "no gain in {waited} of {patience} validations; training stops after {left} more"
+            ),
+        }
+    }
+
     fn checkpointed(&mut self, step: usize) {
         self.checkpoint = step;
         tracing::debug!("checkpoint at step {step}");
