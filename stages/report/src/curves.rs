@@ -235,16 +235,19 @@ fn about(contents: &Contents, config: &Config) -> Result<String, Error> {
     Ok(text.concat())
 }
 
+/// Returns when and why training ended before its last step, if it did.
+pub(crate) fn stopped_early(contents: &Contents) -> Option<String> {
+    let Stop::Early(reason) = &contents.summary.stop else { return None };
+    let step = number::count(contents.summary.steps);
+    Some(format!("training ended early, at step {step}: {}", reason.trim_end_matches('.')))
+}
+
 /// Returns a sentence that says why training ended.
 fn stop(contents: &Contents) -> Option<String> {
     let steps = contents.summary.steps;
     match &contents.summary.stop {
         Stop::Finished => Some(format!(" All {} were taken.", number::counted(steps, "step"))),
-        Stop::Early(reason) => Some(format!(
-            " Training ended early, at step {}: {}.",
-            number::count(steps),
-            reason.trim_end_matches('.')
-        )),
+        Stop::Early(_) => stopped_early(contents).map(|text| format!(" {}.", text.replacen('t', "T", 1))),
         Stop::Interrupted => None,
     }
 }

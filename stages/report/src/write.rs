@@ -37,8 +37,9 @@ pub fn write(inputs: &Inputs, config: &Config, out: &Path) -> Result<Summary, Er
             chart.draw_alone(*size).to_string(),
         )?;
     }
-    let summary =
-        Summary { headline: headline::sentence(&contents, &table), table: headline::terminal(&table) };
+    let sentences = [Some(headline::sentence(&contents, &table)), curves::stopped_early(&contents)];
+    let headline = sentences.into_iter().flatten().collect::<Vec<_>>().join("; ");
+    let summary = Summary { headline, table: headline::terminal(&table) };
     fs_err::write(out.join(outputs::SUMMARY_TEXT), format!("{}\n\n{}", summary.headline, summary.table))?;
     Ok(summary)
 }

@@ -255,6 +255,11 @@ fn an_early_end_gives_its_reason() {
     let text = visible_text(&made.page);
     assert!(text.contains("Training ended early, at step 30: no new best validation loss <in> 3 checks."));
     assert!(text.contains("Trained parameters"));
+    let headline = made.summary.headline;
+    assert!(
+        headline.ends_with("; training ended early, at step 30: no new best validation loss <in> 3 checks"),
+        "{headline}"
+    );
 }
 
 #[test]
