@@ -92,6 +92,8 @@ class Case:
             self.fused(kind, fused)
             self.peft(kind, fused)
             self.gguf(kind, fused)
+            if kind == "lora":
+                self.read_back(last_checkpoint(trained))
         self.foreign_peft()
 
     def base_logits(self) -> None:
@@ -155,7 +157,7 @@ class Case:
         self.table.close(self.name, "adapters made by peft in fuse", ours, theirs)
 
     def gguf(self, kind: str, fused: Path) -> None:
-        (file,) = (fused / "data/gguf").iterdir()
+        (file,) = (fused / "data/gguf").glob("*.gguf")
         count = gguf_check.compare(fused / "data/model", file)
         self.table.line(self.name, f"{file.name}: tensors equal through gguf", count, count > 0)
         if not gguf_check.has_llama_cpp():
@@ -176,6 +178,27 @@ class Case:
         self.table.line(self.name, f"{file.name}: prompt tokenized the same by llama.cpp", len(ids), ids == prompt)
 
 
+    def read_back(self, adapters: Path) -> None:
+        """Every quantized GGUF type: our import of the file against the file, and llama.cpp's tokens against the import's."""
+        for kind in ["q8_0", "q4_0", "q4_1"]:
+            (file,) = (self.fuse(adapters, gguf=kind) / "data/gguf").glob("*.gguf")
+            imported = self.programs.run("import-model", {"dequantize": True}, model_dir=file) / "data/model"
+            count = gguf_check.compare_values(imported, file)
+            self.table.line(self.name, f"{file.name}: imported tensors with the values of gguf", count, count > 0)
+            if not gguf_check.has_llama_cpp():
+                continue
+            tensors = load_file(self.dataset / "data/tokens/test.safetensors")
+            prompt = tensors["tokens"][: int(tensors["prompt_lengths"][0])].astype(int).tolist()
+            written = load(imported).generate(
+                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                max_new_tokens=ANSWER_TOKENS, do_sample=False, eos_token_id=-1, pad_token_id=0,
+            )
+            expected = written[0, len(prompt) :].tolist()
+            got = gguf_check.greedy(file, prompt, ANSWER_TOKENS)
+            differing = sum(a != b for a, b in zip(expected, got, strict=True))
+            self.table.line(self.name, f"{file.name}: greedy tokens of the import that differ in llama.cpp", differing, not differing)
+
+
 def check_tokenizer(kind: str, work: Path, programs: Programs, table: Table) -> None:
     """Checks that llama.cpp tokenizes texts like the tokenizer of the GGUF file."""
     case = f"{kind} texts"
@@ -187,7 +210,7 @@ def check_tokenizer(kind: str, work: Path, programs: Programs, table: Table) -> 
     trained = programs.run("train", TRAIN | {"steps": 1, "checkpoint_every": 1}, model=model, dataset=dataset)
     inputs = {"model": model, "adapters": last_checkpoint(trained), "dataset": dataset}
     fused = programs.run("fuse", {"gguf": "q8_0"}, **inputs)
-    (file,) = (fused / "data/gguf").iterdir()
+    (file,) = (fused / "data/gguf").glob("*.gguf")
     read = gguf_check.open_model(file)
     rows = [row[name] for row in read_rows(work / "rows.jsonl") for name in ("prompt", "completion")]
     texts = tokenizers_made.TEXTS + rows

@@ -79,18 +79,24 @@ impl Facts {
     fn write_introduction(&self, card: &mut String) {
         let base = self.origin.as_ref().and_then(|origin| match &origin.source {
             ImportSource::Hub { id, commit } => Some((id, commit)),
-            ImportSource::Folder => None,
+            ImportSource::Folder | ImportSource::Wheel { .. } => None,
         });
         if let Some((id, _)) = base {
-            let _ = writeln!(card, "base_model: {id}");
+            let _ = writeln!(card, "base_model: {id}\nbase_model_relation: finetune");
         }
         let stated = self.origin.as_ref().and_then(|origin| origin.license.as_deref());
         let license = stated.or(self.license.as_deref()).filter(|name| models::is_license(name));
         if let Some(license) = license {
             let _ = writeln!(card, "license: {license}");
         }
-        *card += "library_name: transformers\npipeline_tag: text-generation\n---\n\n# Fused model\n\n";
+        *card += "library_name: transformers\npipeline_tag: text-generation\ntags:\n- mlx\n- ashlar\n---\n\n# Fused model\n\n";
         let kind = self.model["model_type"].as_str().unwrap_or("language");
+        let place = match self.origin.as_ref().map(|origin| &origin.source) {
+            Some(ImportSource::Wheel { name, version, .. }) => {
+                format!("the Python package [{name}](https://pypi.org/project/{name}/{version}/)")
+            }
+            _ => "a local folder".to_owned(),
+        };
         let _ = match base {
             Some((id, commit)) => writeln!(
                 card,
@@ -99,7 +105,7 @@ impl Facts {
             ),
             None => writeln!(
                 card,
-                "A `{kind}` model from a local folder, fine-tuned with an adapter that is merged into its weights."
+                "A `{kind}` model from {place}, fine-tuned with an adapter that is merged into its weights."
             ),
         };
         let license = license.map(|name| format!(", `{name}`,")).unwrap_or_default();
@@ -199,6 +205,7 @@ mod tests {
             kept: Vec::new(),
             quantized: None,
             dequantized: false,
+            gguf: None,
             dropped: BTreeMap::new(),
         };
         let train = SplitStats { rows: 7, tokens: 70, trained_tokens: 40, ..SplitStats::default() };
@@ -222,9 +229,13 @@ mod tests {
         assert_snapshot!(card(source, Some("apache-2.0"), &config), @r#"
         ---
         base_model: org/name
+        base_model_relation: finetune
         license: apache-2.0
         library_name: transformers
         pipeline_tag: text-generation
+        tags:
+        - mlx
+        - ashlar
         ---
 
         # Fused model

@@ -27,7 +27,7 @@ pub struct Config {
     pub max_loss_increase: f64,
     /// Number of rows scored together.
     pub batch_size: usize,
-    /// `f16` or `q8_0`: also write the fused model as one GGUF file; empty for none.
+    /// `f16`, `q8_0`, `q4_0` or `q4_1`: also write the fused model as one GGUF file; empty for none.
     pub gguf: Gguf,
     /// Also write the adapters in PEFT's format.
     pub peft: bool,
@@ -48,7 +48,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "fuse";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -6,14 +6,15 @@ use dataset::Split;
 use failure::{Context as _, Error, Result};
 use mlx_ext::Backend;
 use models::{LoadOptions, Model};
-use outputs::{Document as _, FusionCost};
+use outputs::{Document as _, FusionCost, Import, ImportSource};
 use stage::Job;
 
 use crate::config::Config;
 use crate::gguf::Gguf;
 use crate::inputs::Inputs;
+use crate::json::read_json;
 use crate::measured::Measured;
-use crate::{card, gguf, write};
+use crate::{card, gguf, modelfile, write};
 
 /// Runs the stage and reports its cost.
 ///
@@ -53,6 +54,7 @@ pub fn run(inputs: &Inputs<'_>, config: &Config, backend: &Backend, out: &Path) 
     write::chat_settings(inputs, &folder)?;
     if config.peft {
         tuner::save_peft(&adapted, &out.join("peft")).context("writing adapters for PEFT")?;
+        name_base(inputs, &out.join("peft"))?;
     }
     let split = Split::open(&inputs.tokens.join("validation.safetensors"))?;
     let adapted = Measured::new(adapted, &split, config.batch_size, changes_head)?;
@@ -62,11 +64,24 @@ pub fn run(inputs: &Inputs<'_>, config: &Config, backend: &Backend, out: &Path) 
     cost.write(out)?;
     card::write(inputs, config, &cost, &folder)?;
     if config.gguf != Gguf::None {
-        let name = if config.gguf == Gguf::F16 { "model-f16.gguf" } else { "model-q8_0.gguf" };
+        let name = format!("model-{}.gguf", config.gguf.name());
         fs_err::create_dir_all(out.join("gguf"))?;
-        gguf::export(&folder, config.gguf, &out.join("gguf").join(name)).context("writing GGUF")?;
+        gguf::export(&folder, config.gguf, &out.join("gguf").join(&name)).context("writing GGUF")?;
+        modelfile::write(&folder, &name, &out.join("gguf"))?;
     }
     Ok(cost)
+}
+
+/// Names the base model, if it is on the hub, in the settings of the adapters in `folder`, so that other tools find it.
+fn name_base(inputs: &Inputs<'_>, folder: &Path) -> Result<()> {
+    let origin = inputs.origin.map(Import::read).transpose()?;
+    let Some(Import { source: ImportSource::Hub { id, commit }, .. }) = origin else { return Ok(()) };
+    let path = folder.join("adapter_config.json");
+    let mut config = read_json(&path)?;
+    config["base_model_name_or_path"] = id.into();
+    config["revision"] = commit.into();
+    let text = serde_json::to_string_pretty(&config).expect("JSON that was read can be written");
+    Ok(fs_err::write(path, text + "\n")?)
 }
 
 /// Fails when the fused model's loss is more than `max_increase` above the adapter's.

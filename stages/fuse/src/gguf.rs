@@ -31,6 +31,45 @@ pub enum Gguf {
     /// Blocks of 32 bytes with a scale each: half the size at almost the same quality.
     #[serde(rename = "q8_0")]
     Q8_0,
+    /// Blocks of 32 values of 4 bits with a scale each; embedding and head in `q8_0`.
+    #[serde(rename = "q4_0")]
+    Q4_0,
+    /// Blocks of 32 values of 4 bits with a scale and a minimum each; embedding and head in `q8_0`.
+    #[serde(rename = "q4_1")]
+    Q4_1,
+}
+
+impl Gguf {
+    /// Returns the name of the format; empty for none.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+        }
+    }
+
+    /// Returns the number of the format in `general.file_type`.
+    fn file_type(self) -> u64 {
+        match self {
+            Self::None | Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q8_0 => 7,
+        }
+    }
+
+    /// Returns the storage of a matrix; `is_outer` for the embedding and the head.
+    fn storage(self, is_outer: bool) -> Storage {
+        match self {
+            Self::None | Self::F16 => Storage::F16,
+            Self::Q4_0 if !is_outer => Storage::Q4_0,
+            Self::Q4_1 if !is_outer => Storage::Q4_1,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => Storage::Q8_0,
+        }
+    }
 }
 
 /// Value of a metadata entry.
@@ -63,6 +102,8 @@ type Metadata = Vec<(String, Datum)>;
 enum Storage {
     F32 = 0,
     F16 = 1,
+    Q4_0 = 2,
+    Q4_1 = 3,
     Q8_0 = 8,
 }
 
@@ -76,6 +117,8 @@ impl Storage {
         match self {
             Self::F32 => count * 4,
             Self::F16 => count * 2,
+            Self::Q4_0 => count / BLOCK * (BLOCK / 2 + 2),
+            Self::Q4_1 => count / BLOCK * (BLOCK / 2 + 4),
             Self::Q8_0 => count / BLOCK * (BLOCK + 2),
         }
     }
@@ -84,6 +127,8 @@ impl Storage {
         match self {
             Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
             Self::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+            Self::Q4_0 => values.chunks_exact(BLOCK).flat_map(block_of_nibbles).collect(),
+            Self::Q4_1 => values.chunks_exact(BLOCK).flat_map(block_with_minimum).collect(),
             Self::Q8_0 => values.chunks_exact(BLOCK).flat_map(block).collect(),
         }
     }
@@ -96,6 +141,36 @@ fn block(values: &[f32]) -> Vec<u8> {
     let mut bytes = f16::from_f32(scale).to_le_bytes().to_vec();
     bytes.extend(values.iter().map(|value| (value * inverse).round() as i8 as u8));
     bytes
+}
+
+/// Returns a block of 32 values of 4 bits around 8: the scale, which puts the value of largest magnitude at −8, and nibbles.
+fn block_of_nibbles(values: &[f32]) -> Vec<u8> {
+    let largest =
+        values.iter().fold(0.0_f32, |best, &value| if value.abs() > best.abs() { value } else { best });
+    let scale = largest / -8.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let mut bytes = f16::from_f32(scale).to_le_bytes().to_vec();
+    bytes.extend(nibbles(values, |value| f64::from(value) * f64::from(inverse) + 8.5));
+    bytes
+}
+
+/// Returns a block of 32 values of 4 bits above their minimum: the scale, the minimum, and nibbles.
+fn block_with_minimum(values: &[f32]) -> Vec<u8> {
+    let minimum = values.iter().copied().fold(f32::INFINITY, f32::min);
+    let maximum = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let scale = (maximum - minimum) / 15.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let halves = [f16::from_f32(scale), f16::from_f32(minimum)];
+    let mut bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+    bytes.extend(nibbles(values, |value| f64::from((value - minimum) * inverse + 0.5)));
+    bytes
+}
+
+/// Returns values of 4 bits, the first half of the block in the low bits; `place` returns a value's number, which is truncated.
+fn nibbles(values: &[f32], place: impl Fn(f32) -> f64) -> Vec<u8> {
+    let (low, high) = values.split_at(BLOCK / 2);
+    let number = |value: f32| place(value).clamp(0.0, 15.0) as u8;
+    low.iter().zip(high).map(|(&low, &high)| number(low) | number(high) << 4).collect()
 }
 
 /// Change of a tensor's values.
@@ -164,8 +239,7 @@ pub fn export(folder: &Path, kind: Gguf, out: &Path) -> Result<()> {
     let files = TensorFiles::open(folder)?;
     let tensors = architecture.tensors(&files, kind)?;
     let mut metadata: Metadata = vec![("general.architecture".into(), architecture.name().into())];
-    let file_type = if kind == Gguf::F16 { 1 } else { 7_u64 };
-    metadata.push(("general.file_type".into(), file_type.into()));
+    metadata.push(("general.file_type".into(), kind.file_type().into()));
     metadata.push(("general.quantization_version".into(), 2.into()));
     metadata.extend(architecture.metadata()?);
     let embedding = tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
@@ -301,6 +375,19 @@ mod tests {
         assert_eq!(f16::from_le_bytes([bytes[0], bytes[1]]), f16::from_f32(0.1));
         assert_eq!((bytes[2] as i8, bytes[3] as i8, bytes[4] as i8, bytes[5]), (127, -127, 1, 0));
         assert_eq!(block(&[0.0; BLOCK]), vec![0; BLOCK + 2]);
+    }
+
+    #[test]
+    fn blocks_of_4_bits_have_the_bytes_of_the_gguf_package() {
+        // `gguf.quants.quantize` of these values.
+        let values: Vec<f32> = (0..32_i16).map(|index| f32::from(index * 37 % 64 - 31) / 8.0).collect();
+        let with_scale = [0, 184, 207, 55, 157, 4, 123, 226, 72, 191, 38, 157, 243, 106, 209, 72, 174, 21];
+        let with_minimum =
+            [51, 56, 192, 195, 64, 217, 98, 251, 149, 46, 183, 81, 218, 115, 12, 149, 62, 200, 81, 234];
+        assert_eq!(block_of_nibbles(&values), with_scale);
+        assert_eq!(block_with_minimum(&values), with_minimum);
+        assert_eq!(block_of_nibbles(&[0.0; BLOCK])[2..], [0x88; 16]);
+        assert_eq!(block_with_minimum(&[1.0; BLOCK])[4..], [0; 16]);
     }
 
     #[test]

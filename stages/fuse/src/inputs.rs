@@ -58,6 +58,6 @@ pub fn expected_bytes(model: &Input, config: &Config) -> u64 {
     let fused = model_bytes * growth;
     match config.gguf {
         Gguf::None => fused,
-        Gguf::F16 | Gguf::Q8_0 => fused * 2,
+        Gguf::F16 | Gguf::Q8_0 | Gguf::Q4_0 | Gguf::Q4_1 => fused * 2,
     }
 }

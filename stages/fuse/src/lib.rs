@@ -11,6 +11,7 @@ pub mod gguf;
 mod inputs;
 mod json;
 mod measured;
+mod modelfile;
 mod write;
 
 pub use config::{Config, Quantized};

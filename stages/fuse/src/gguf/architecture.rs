@@ -218,7 +218,9 @@ impl<'a> Architecture<'a> {
                 .ok_or_else(|| unsupported(&format!("the tensor `{stored}`"), WITHOUT_GGUF))?;
             let storage = match (kind, &shape[..]) {
                 (_, [_]) => Storage::F32,
-                (Gguf::Q8_0, [_, width]) if width.is_multiple_of(BLOCK) => Storage::Q8_0,
+                (_, [_, width]) if width.is_multiple_of(BLOCK) => {
+                    kind.storage(translated == "token_embd.weight" || translated == "output.weight")
+                }
                 _ => Storage::F16,
             };
             let stored = Some(stored.to_owned());
