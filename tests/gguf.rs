@@ -1,0 +1,291 @@
+//! GGUF files in and out: models that others wrote, our own exports, and hostile files.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use dataset::TextTokenizer;
+use fuse::gguf::{Gguf, export};
+use import_model::gguf::{Blocks, convert};
+use mlx_rs::{Array, Dtype};
+use models::{Input, LoadOptions, Model, TensorFiles};
+use serde_json::Value;
+use testutil::{Ran, Sandbox, built_programs, golden, golden_dir, tolerance};
+
+const TEXTS: [&str; 6] = [
+    "The king of the king.",
+    " leading and  double spaces",
+    "E hele mai ʻoe i ka hale 123",
+    "naïve café, 日本語 и русский",
+    "line\nbreaks\r\n\tand tabs",
+    "<bos>special<eos> 0x00 <0x0A>",
+];
+
+fn model(folder: &Path) -> Result<Model> {
+    Ok(Model::load(folder, &LoadOptions { dtype: Some(Dtype::Float32), unpack: true })?)
+}
+
+/// Returns the logits of the tokens of the golden case `name`.
+fn logits(folder: &Path, name: &str) -> Result<Array> {
+    let tokens = TensorFiles::open_file(&golden(name).join("expected.safetensors"))?.array("input_ids")?;
+    let model = model(folder)?;
+    Ok(model.logits(&model.hidden(Input::tokens(&tokens))?)?.as_dtype(Dtype::Float32)?)
+}
+
+fn difference(a: &Array, b: &Array) -> Result<f32> {
+    ensure!(a.shape() == b.shape(), "shapes {:?} and {:?}", a.shape(), b.shape());
+    Ok(a.subtract(b)?.abs()?.max(None)?.item_exact())
+}
+
+fn tokens(folder: &Path) -> Result<Vec<Vec<u32>>> {
+    let tokenizer = TextTokenizer::open(folder)?;
+    TEXTS.iter().map(|text| Ok(tokenizer.encode(text, true)?)).collect()
+}
+
+fn json(path: &Path) -> Result<Value> {
+    Ok(serde_json::from_str(&fs_err::read_to_string(path)?)?)
+}
+
+/// Imports a file with the program and returns the artifact.
+fn imported(sandbox: &Sandbox, file: &Path) -> PathBuf {
+    let mut program = sandbox.program(built_programs().join("import-model"));
+    sandbox.join("").join(program.arg("--model-dir").arg(file).run().path())
+}
+
+#[test]
+fn models_that_another_program_wrote_have_the_logits_and_tokens_of_the_originals() -> Result<()> {
+    mlx_ext::init(&mlx_ext::Options::default())?;
+    let sandbox = Sandbox::new();
+    let mut count = 0;
+    for entry in fs_err::read_dir(golden_dir().join("gguf"))? {
+        let file = entry?.path();
+        if file.extension().is_none_or(|extension| extension != "gguf") {
+            continue;
+        }
+        let name = file.file_stem().and_then(|name| name.to_str()).context("no name")?.to_owned();
+        let folder = imported(&sandbox, &file).join("data/model");
+        let expected =
+            TensorFiles::open_file(&golden(&name).join("expected.safetensors"))?.array("logits")?;
+        let worst = difference(&logits(&folder, &name)?, &expected)?;
+        assert!(worst <= tolerance::LOGITS, "{name}: logits are off by {worst}");
+        assert_eq!(tokens(&folder)?, tokens(&golden(&name))?, "{name}");
+        let (found, original) =
+            (json(&folder.join("config.json"))?, json(&golden(&name).join("config.json"))?);
+        for key in ["model_type", "bos_token_id", "eos_token_id", "pad_token_id", "rope_scaling", "head_dim"]
+        {
+            if !original[key].is_null() {
+                assert_eq!(found[key], original[key], "{name}: {key}");
+            }
+        }
+        let template = |folder: &Path| {
+            Ok::<_, anyhow::Error>(json(&folder.join("tokenizer_config.json"))?["chat_template"].clone())
+        };
+        assert_eq!(template(&folder)?, template(&golden(&name))?, "{name}");
+        count += 1;
+    }
+    assert!(count >= 7, "{count} files");
+    Ok(())
+}
+
+/// Exports the model in `folder` and imports the file again.
+fn round_trip(folder: &Path, kind: Gguf, blocks: Blocks, work: &Path, name: &str) -> Result<PathBuf> {
+    let file = work.join(format!("{name}.gguf"));
+    export(folder, kind, &file)?;
+    let out = work.join(name);
+    let found = convert(&file, blocks, &out)?;
+    import_model::model::check(&found)?;
+    Ok(out)
+}
+
+#[test]
+fn an_exported_model_that_is_imported_again_has_identical_logits() -> Result<()> {
+    mlx_ext::init(&mlx_ext::Options::default())?;
+    for name in ["llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma3_text"] {
+        for kind in [Gguf::F16, Gguf::Q8_0] {
+            let sandbox = Sandbox::new();
+            let work = sandbox.join("");
+            let first = round_trip(&golden(name), kind, Blocks::Dequantize, &work, "first")?;
+            let second = round_trip(&first, kind, Blocks::Dequantize, &work, "second")?;
+            let expected = logits(&first, name)?;
+            let off = difference(&expected, &logits(&second, name)?)?;
+            assert!(off == 0.0, "{name} as {kind:?}: logits differ by {off}");
+            assert_eq!(tokens(&second)?, tokens(&golden(name))?, "{name} as {kind:?}");
+            // Packed groups have exactly the values of the blocks.
+            let packed = round_trip(&golden(name), kind, Blocks::Pack, &work, "packed")?;
+            let off = difference(&expected, &logits(&packed, name)?)?;
+            assert!(off <= tolerance::LOGITS, "{name} as {kind:?}: packed and floats differ by {off}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_record_says_what_stayed_packed_and_what_became_floats() -> Result<()> {
+    mlx_ext::init(&mlx_ext::Options::default())?;
+    let sandbox = Sandbox::new();
+    let folder = sandbox.join("models");
+    fs_err::create_dir_all(&folder)?;
+    export(&golden("llama"), Gguf::Q8_0, &folder.join("mine.gguf"))?;
+    let artifact = imported(&sandbox, &folder.join("mine.gguf"));
+    let record = json(&artifact.join("data/import.json"))?;
+    assert_eq!(record["source"]["type"], "folder");
+    assert_eq!(record["gguf"]["file"], "mine.gguf");
+    let names = |kind: &str, storage: &str| record["gguf"][kind][storage].as_array().map_or(0, Vec::len);
+    assert!(names("packed", "Q8_0") + names("floats", "F16") >= 20, "{record}");
+    assert!(names("floats", "F32") >= 7, "{record}");
+    // A folder with this one file, whatever else is in it, is the same model.
+    fs_err::write(folder.join("notes.txt"), "x")?;
+    assert_eq!(imported(&sandbox, &folder), artifact);
+    let ran = |set: &str| {
+        let mut program = sandbox.program(built_programs().join("import-model"));
+        program.arg("--model-dir").arg(&folder).args(["--set", set]).run()
+    };
+    let floats = sandbox.join("").join(ran("import-model.dequantize=true").path());
+    let record = json(&floats.join("data/import.json"))?;
+    assert!(record["gguf"]["packed"].as_object().context("no table")?.is_empty(), "{record}");
+    assert!(json(&floats.join("data/model/config.json"))?["quantization"].is_null());
+    let packed = sandbox.join("").join(ran("import-model.quantize.group_size=32").path());
+    assert_eq!(json(&packed.join("data/model/config.json"))?["quantization"]["group_size"], 32);
+    fs_err::copy(folder.join("mine.gguf"), folder.join("other.gguf"))?;
+    let said = ran("import-model.dequantize=true").failed(65).to_owned();
+    assert!(
+        said.contains("several GGUF files: `mine.gguf`, `other.gguf`") && said.contains("hint: "),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// A GGUF file under construction: metadata, tensors and data of a small llama.
+struct File(Vec<u8>);
+
+impl File {
+    fn new(tensors: u64, entries: u64) -> Self {
+        Self(
+            [b"GGUF".as_slice(), &3_u32.to_le_bytes(), &tensors.to_le_bytes(), &entries.to_le_bytes()]
+                .concat(),
+        )
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self
+    }
+
+    fn u32(self, value: u32) -> Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn u64(self, value: u64) -> Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn text(self, text: &str) -> Self {
+        self.u64(text.len() as u64).bytes(text.as_bytes())
+    }
+
+    fn put_u32(self, key: &str, value: u32) -> Self {
+        self.text(key).u32(4).u32(value)
+    }
+
+    fn put_text(self, key: &str, value: &str) -> Self {
+        self.text(key).u32(8).text(value)
+    }
+
+    fn tensor(self, name: &str, shape: &[u64], storage: u32, offset: u64) -> Self {
+        let file = self.text(name).u32(shape.len() as u32);
+        shape.iter().fold(file, |file, &extent| file.u64(extent)).u32(storage).u64(offset)
+    }
+
+    fn data(mut self, count: usize) -> Self {
+        self.0.resize(self.0.len().next_multiple_of(32) + count, 1);
+        self
+    }
+}
+
+/// Returns hostile files with a word that the message must contain.
+fn hostile() -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let whole = fs_err::read(golden_dir().join("gguf/qwen2.gguf"))?;
+    let one = |shape: &[u64], storage, offset| File::new(1, 0).tensor("t", shape, storage, offset).data(64).0;
+    let list = |kind: u32, count: u64| {
+        File::new(0, 1).text("tokenizer.ggml.tokens").u32(9).u32(kind).u64(count).data(64).0
+    };
+    let swap = |from: &[u8], to: &[u8]| -> Result<Vec<u8>> {
+        let at = whole.windows(from.len()).position(|part| part == from).context("not in the file")?;
+        let mut bytes = whole.clone();
+        bytes[at..at + to.len()].copy_from_slice(to);
+        Ok(bytes)
+    };
+    let sparse = File::new(0, 1).text("a").u32(9).u32(8).u64(10_000_000).data(80_000_000).0;
+    Ok(vec![
+        ("GGUF", b"GGML and more".to_vec()),
+        ("truncated", b"GGUF".to_vec()),
+        ("version is 9", [b"GGUF".as_slice(), &9_u32.to_le_bytes()].concat()),
+        ("big-endian", [b"GGUF".as_slice(), &3_u32.to_be_bytes()].concat()),
+        ("tensors", File::new(u64::MAX, 0).0),
+        ("metadata entries", File::new(0, u64::MAX).0),
+        ("claims 1000000000 values", list(8, 1_000_000_000)),
+        ("claims 18446744073709551615 values", list(4, u64::MAX)),
+        ("claims 4294967296 bytes", File::new(0, 1).text("a").u32(8).u64(1 << 32).data(64).0),
+        ("lists of lists", list(9, 1)),
+        ("unknown value type", File::new(0, 1).text("a").u32(99).data(64).0),
+        ("occurs twice", File::new(0, 2).put_u32("a", 1).put_u32("a", 1).0),
+        ("dimensions", one(&[1; 9], 0, 0)),
+        ("too large", one(&[1 << 62, 1 << 62], 0, 0)),
+        ("blocks of 32", one(&[31], 2, 0)),
+        ("unknown type 4000", one(&[32], 4000, 0)),
+        ("IQ2_XXS", one(&[256], 16, 0)),
+        ("ends after the file", one(&[1 << 40], 0, 0)),
+        ("ends after the file", one(&[4], 0, u64::MAX - 31)),
+        ("multiple of 32", one(&[4], 0, 3)),
+        ("overlap", File::new(2, 0).tensor("t", &[9], 0, 0).tensor("u", &[4], 0, 32).data(64).0),
+        ("a power of two", File::new(0, 1).put_u32("general.alignment", 0).0),
+        ("MiB allowed", sparse),
+        ("ends after the file", whole[..whole.len() - 1000].to_vec()),
+        ("`general.architecture` is missing", File::new(0, 1).put_u32("a", 1).0),
+        ("`mamba`", File::new(0, 1).put_text("general.architecture", "mamba").0),
+        ("`qwen9`", swap(b"\x05\0\0\0\0\0\0\0qwen2", b"\x05\0\0\0\0\0\0\0qwen9")?),
+        ("`bert`", swap(b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0bert")?),
+        ("`gpt-9`", swap(b"\x05\0\0\0\0\0\0\0gpt-2", b"\x05\0\0\0\0\0\0\0gpt-9")?),
+        ("blk.0.attn_x.weight", swap(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight")?),
+        ("blk.7.attn_q.weight", swap(b"blk.0.attn_q.weight", b"blk.7.attn_q.weight")?),
+        ("qwen2.block_count", swap(b"qwen2.block_count\x04\0\0\0", b"qwen2.block_count\x08\0\0\0")?),
+        (
+            "not the id of a token",
+            swap(b"bos_token_id\x04\0\0\0\x02\0\0\0", b"bos_token_id\x04\0\0\0\xff\xff\xff\x7f")?,
+        ),
+    ])
+}
+
+/// Runs a program to its end; returns its outcome, its peak resident memory in bytes, and its duration.
+fn watched(program: &mut testutil::Program) -> Result<(Ran, u64, Duration)> {
+    let begun = Instant::now();
+    let mut child = program.spawn();
+    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
+    let mut peak = 0;
+    while child.try_wait()?.is_none() {
+        let text = fs_err::read_to_string(&status).unwrap_or_default();
+        let kibibytes = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak = kibibytes.and_then(|number| number.trim().parse().ok()).unwrap_or(0).max(peak);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok((child.wait_with_output()?.into(), peak << 10, begun.elapsed()))
+}
+
+#[test]
+fn hostile_files_are_refused_quickly_and_in_little_memory() -> Result<()> {
+    let sandbox = Sandbox::new();
+    for (word, bytes) in hostile()? {
+        let path = sandbox.write("hostile.gguf", bytes);
+        let mut program = sandbox.program(built_programs().join("import-model"));
+        let (ran, peak, elapsed) = watched(program.arg("--model-dir").arg(&path))?;
+        let said = ran.failed(65);
+        assert!(
+            said.contains("hostile.gguf") && said.contains(word) && said.contains("hint: "),
+            "{word}: {said}"
+        );
+        assert!(peak < 64 << 20, "{word}: {} MiB", peak >> 20);
+        assert!(elapsed < Duration::from_secs(1), "{word}: {elapsed:?}");
+        assert!(sandbox.trees().is_empty(), "{word}");
+    }
+    Ok(())
+}
