@@ -4,12 +4,12 @@ use crate::markup::{Element, classed, element};
 use crate::number;
 use crate::scale::{Kind, Pixels, Scale};
 use crate::series::{Point, Range};
-use crate::style::{PALETTE, SHEET};
+use crate::shapes::{CHARACTER_WIDTH, Position, Size, circle, figure, label, line, short, stand_alone};
 
-/// Mean advance of a character at 12 px: accurate enough to place legend entries side by side.
-const CHARACTER_WIDTH: f64 = 6.5;
 /// Distance between two lines of the legend.
 const LEGEND_LINE: f64 = 20.0;
+/// Number of colours of lines that are compared.
+pub const HUES: usize = 8;
 /// Distance between the labels of two markers.
 const MARKER_LINE: f64 = 18.0;
 /// Rates on the axis of a logarithmic chart without points.
@@ -26,6 +26,8 @@ pub enum Look {
     Dots,
     /// Small hollow dots.
     Hollow,
+    /// A line in one of [`HUES`](crate::HUES) colours, each with its own dashes.
+    Hue(usize),
 }
 
 /// Points with a name and a look.
@@ -93,17 +95,6 @@ pub struct Chart {
     pub markers: Vec<Marker>,
 }
 
-/// Width and height of a drawing, in CSS pixels.
-#[derive(Debug, Clone, Copy)]
-pub struct Size {
-    /// Class of the drawing, and part of its element ids.
-    pub name: &'static str,
-    /// Width in CSS pixels.
-    pub width: f64,
-    /// Height in CSS pixels.
-    pub height: f64,
-}
-
 /// Axes and edges of the area inside them.
 struct Frame {
     x: Scale,
@@ -112,13 +103,6 @@ struct Frame {
     right: f64,
     top: f64,
     bottom: f64,
-}
-
-/// A position in the drawing, in CSS pixels.
-#[derive(Clone, Copy)]
-struct Position {
-    x: f64,
-    y: f64,
 }
 
 /// The legend, with the height it needs.
@@ -133,13 +117,7 @@ impl Chart {
         let legend = self.legend(size);
         let frame = self.frame(size, legend.height);
         let id = format!("{}-{}", self.name, size.name);
-        element("svg")
-            .attribute("class", format!("chart {}", size.name))
-            .attribute("viewBox", format!("0 0 {} {}", size.width, size.height))
-            .attribute("role", "img")
-            .attribute("aria-labelledby", format!("{id}-title {id}-description"))
-            .child(element("title").attribute("id", format!("{id}-title")).text(&self.title))
-            .child(element("desc").attribute("id", format!("{id}-description")).text(&self.description))
+        figure(size, &id, &self.title, &self.description)
             .child(clip(&frame, &id))
             .child(legend.element)
             .child(self.axes(&frame, size))
@@ -149,15 +127,7 @@ impl Chart {
 
     /// Draws the chart as an SVG file.
     pub fn draw_alone(&self, size: Size) -> Element {
-        let drawing = self.draw(size);
-        let style = element("style").style(PALETTE).style(SHEET);
-        let panel = classed("rect", "panel").attribute("width", "100%").attribute("height", "100%");
-        element("svg")
-            .attribute("xmlns", "http://www.w3.org/2000/svg")
-            .attribute("viewBox", format!("0 0 {} {}", size.width, size.height))
-            .child(style)
-            .child(panel)
-            .child(drawing)
+        stand_alone(self.draw(size), size)
     }
 
     fn frame(&self, size: Size, legend_height: f64) -> Frame {
@@ -244,7 +214,7 @@ impl Chart {
             }
             let dots = series.points.iter().map(|point| frame.position(*point));
             group = match series.look {
-                Look::Pale | Look::Strong => group,
+                Look::Pale | Look::Strong | Look::Hue(_) => group,
                 Look::Dots => group.children(dots.map(|dot| circle("dot", dot, 4.0))),
                 Look::Hollow => group.children(dots.map(|dot| circle("dot hollow", dot, 2.5))),
             };
@@ -305,14 +275,16 @@ fn sample(look: Look, left: Position) -> Element {
         Look::Strong => line("smooth", left, right),
         Look::Dots => element("g").child(line("check", left, right)).child(circle("dot", middle, 4.0)),
         Look::Hollow => circle("dot hollow", middle, 2.5),
+        Look::Hue(hue) => line(&format!("line hue{}", hue % HUES), left, right),
     }
 }
 
 fn curve(series: &Series, frame: &Frame) -> Element {
     let class = match series.look {
-        Look::Pale => "line raw",
-        Look::Strong => "line smooth",
-        Look::Dots | Look::Hollow => "line check",
+        Look::Pale => "line raw".to_owned(),
+        Look::Strong => "line smooth".to_owned(),
+        Look::Dots | Look::Hollow => "line check".to_owned(),
+        Look::Hue(hue) => format!("line hue{}", hue % HUES),
     };
     let draw = |(index, point): (usize, &Point)| {
         let Position { x, y } = frame.position(*point);
@@ -320,31 +292,7 @@ fn curve(series: &Series, frame: &Frame) -> Element {
         format!("{command}{} {}", short(x), short(y))
     };
     let path: String = series.points.iter().enumerate().map(draw).collect();
-    classed("path", class).attribute("d", path)
-}
-
-fn line(class: &str, from: Position, to: Position) -> Element {
-    classed("line", class)
-        .attribute("x1", short(from.x))
-        .attribute("y1", short(from.y))
-        .attribute("x2", short(to.x))
-        .attribute("y2", short(to.y))
-}
-
-fn circle(class: &str, center: Position, radius: f64) -> Element {
-    classed("circle", class)
-        .attribute("cx", short(center.x))
-        .attribute("cy", short(center.y))
-        .attribute("r", radius)
-}
-
-fn label(anchor: &str, x: f64, y: f64) -> Element {
-    element("text").attribute("x", short(x)).attribute("y", short(y)).attribute("text-anchor", anchor)
-}
-
-/// Rounds to a tenth of a pixel, and -0 to 0.
-fn short(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0 + 0.0
+    classed("path", &class).attribute("d", path)
 }
 
 #[cfg(test)]

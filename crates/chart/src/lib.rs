@@ -1,4 +1,5 @@
-//! Line charts as SVG: series, axes with round ticks, a level to compare with, and markers.
+//! Charts as SVG: lines with round ticks, a level to compare with and markers; bars with intervals; histograms; parallel
+//! coordinates.
 //!
 //! A [`Chart`] is drawn into a page with [`Chart::draw`] or into a file with [`Chart::draw_alone`]. [`markup`] builds the
 //! elements, for pages as well. Equal charts give equal bytes. Which curves to show, and where they come from, is up to
@@ -24,13 +25,21 @@
 //! assert!(svg.starts_with("<svg xmlns="));
 //! ```
 
+mod bars;
 mod drawing;
+pub mod histogram;
 pub mod markup;
 pub mod number;
+mod parallel;
 mod scale;
 mod series;
+mod shapes;
 mod style;
 
-pub use drawing::{Chart, Horizontal, Level, Look, Marker, Series, Size};
+pub use bars::{Bar, Bars};
+pub use drawing::{Chart, HUES, Horizontal, Level, Look, Marker, Series};
+pub use histogram::Histogram;
+pub use parallel::{Parallel, ParallelAxis, ParallelLine};
 pub use series::{Point, Range, middle_range, outline, trailing_mean};
+pub use shapes::Size;
 pub use style::{PALETTE, SHEET};

@@ -54,7 +54,7 @@ impl Element {
         children.into_iter().fold(self, Element::child)
     }
 
-    /// Adds a style sheet. It is not escaped, so it must be part of the program.
+    /// Adds a style sheet or a script. It is not escaped, so it must be part of the program.
     #[must_use]
     pub fn style(mut self, sheet: &'static str) -> Self {
         self.content.push_str(sheet);
@@ -75,20 +75,37 @@ impl fmt::Display for Element {
 }
 
 fn closes_itself(name: &str) -> bool {
-    matches!(name, "meta" | "br" | "path" | "line" | "circle" | "rect")
+    matches!(name, "meta" | "br" | "path" | "line" | "circle" | "rect" | "input")
 }
 
 /// Returns whether a line break after the element changes nothing. Line breaks keep the source of a page readable.
 fn stands_alone(name: &str) -> bool {
     !matches!(
         name,
-        "span" | "b" | "a" | "code" | "bdi" | "br" | "small" | "sup" | "text" | "tspan" | "th" | "td"
+        "span"
+            | "b"
+            | "a"
+            | "code"
+            | "bdi"
+            | "br"
+            | "small"
+            | "sup"
+            | "ins"
+            | "del"
+            | "mark"
+            | "i"
+            | "strong"
+            | "text"
+            | "tspan"
+            | "th"
+            | "td"
     )
 }
 
 /// Escapes text for content and for quoted attributes.
 ///
-/// Characters that are invalid in HTML or XML are replaced with their control pictures.
+/// Characters that are invalid in HTML or XML are replaced with their control pictures, and those that set the direction of
+/// text with their numbers.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -101,6 +118,10 @@ pub(crate) fn escape(text: &str) -> String {
             '\t' | '\n' => escaped.push(character),
             '\0'..='\u{1f}' => {
                 escaped.push(char::from_u32(0x2400 + character as u32).unwrap_or('\u{fffd}'));
+            }
+            // Directions that a text sets must not reach beyond it, and must be seen.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                escaped.push_str(&format!("[U+{:04X}]", u32::from(character)));
             }
             '\u{7f}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
             _ => escaped.push(character),
@@ -124,6 +145,7 @@ mod tests {
 
     #[test]
     fn control_characters_are_shown() {
+        assert_eq!(escape("a\u{202e}b\u{2066}"), "a[U+202E]b[U+2066]");
         assert_eq!(escape("a\0\u{1b}[0m\r\n\u{85}"), "a\u{2400}\u{241b}[0m\u{240d}\n\u{fffd}");
     }
 }
