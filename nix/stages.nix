@@ -47,6 +47,6 @@
       fuse = "fuse.json";
       evaluate = "metrics.json";
     };
-    makes = [ "report.html" "summary.txt" ];
+    makes = [ "report.html" "report.md" "results.csv" "run.json" "summary.txt" ];
   };
 }

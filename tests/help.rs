@@ -182,6 +182,13 @@ fn help_of_report() {
     Write the results of a pipeline as one self-contained page
 
     Usage: report [OPTIONS] --evaluate <ARTIFACT> --train <ARTIFACT> --validate <ARTIFACT> --select-best <ARTIFACT>
+           report <COMMAND>
+
+    Commands:
+      compare  Write a page that compares the reports of several runs
+      data     Write a page about a dataset: its rows token by token, lengths, duplicates, leaks,
+               writing systems
+      help     Print this message or the help of the given subcommand(s)
 
     Options:
           --evaluate <ARTIFACT>      Artifact of evaluate
@@ -193,6 +200,44 @@ fn help_of_report() {
           --import-model <ARTIFACT>  Artifact of import-model
       -h, --help                     Print help
       -V, --version                  Print version
+    ");
+}
+
+#[test]
+fn help_of_the_other_pages_of_report() {
+    let help = |page: &str| {
+        let ran = Program::built("report").env("COLUMNS", "100").args([page, "--help"]).run();
+        ran.succeeded().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!(help("compare"), @r"
+    Write a page that compares the reports of several runs
+
+    Usage: report compare [OPTIONS] <RUN>...
+
+    Arguments:
+      <RUN>...  Artifact of report, name of a label, or folder with `report.path` (such as
+                build/haw-eng/demo); NAME=RUN names it
+
+    Options:
+          --out <FILE>   File to write [default: build/compare.html]
+          --store <DIR>  Store in which labels are looked up [env: ASHLAR_STORE=] [default: artifacts]
+      -h, --help         Print help
+    ");
+    insta::assert_snapshot!(help("data"), @r"
+    Write a page about a dataset: its rows token by token, lengths, duplicates, leaks, writing systems
+
+    Usage: report data [OPTIONS] <ARTIFACT>
+
+    Arguments:
+      <ARTIFACT>  Artifact of prepare-data, or name of its label
+
+    Options:
+          --model <ARTIFACT>  Artifact of import-model, for rows beyond its context
+          --rows <N>          Number of rows of each split to show token by token [default: 10]
+          --out <FILE>        File to write [default: build/data-report.html]
+          --store <DIR>       Store in which labels are looked up [env: ASHLAR_STORE=] [default:
+                              artifacts]
+      -h, --help              Print help
     ");
 }
 

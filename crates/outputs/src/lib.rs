@@ -24,9 +24,11 @@ mod files;
 mod fusion;
 mod import;
 mod losses;
+mod run;
 mod scores;
 mod stages;
 mod stats;
+mod timing;
 mod training;
 
 pub use answers::CheckpointAnswers;
@@ -37,10 +39,12 @@ pub use files::{Document, Error, Line, Result};
 pub use fusion::FusionCost;
 pub use import::{GgufImport, Import, ImportSource, Quantization};
 pub use losses::{CheckpointLosses, Losses, NamedRowLoss, RowLoss};
+pub use run::{RunRecord, RunScore, RunValue};
 pub use scores::{
     Comparison, Difference, Direction, FailedRow, Gate, Guard, MetricInfo, ModelScores, ModelSource,
     Prediction, Scores, Statistics, Subgroup, TokenLosses, Verdict,
 };
 pub use stages::*;
 pub use stats::{Leak, LeakKind, LeakStats, Lengths, SplitStats, Stats, Tally, TurnEnd, ValidationLeaks};
+pub use timing::{StageTimes, TimingLine, Times};
 pub use training::{MetricsLine, Stop, Summary, TrainLine, ValidationLine};

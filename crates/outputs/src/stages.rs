@@ -40,6 +40,16 @@ pub const SCORES: &str = "metrics.json";
 pub const TOKEN_LOSSES: &str = "token_losses.jsonl";
 /// `report.html`: the report as one page.
 pub const REPORT: &str = "report.html";
+/// `report.md`: the report as Markdown.
+pub const REPORT_MARKDOWN: &str = "report.md";
+/// `results.csv`: every score of every model.
+pub const RESULTS: &str = "results.csv";
+/// `run.json`: see [`RunRecord`](crate::RunRecord).
+pub const RUN: &str = "run.json";
+/// `timing.jsonl` in the telemetry of train: see [`TimingLine`](crate::TimingLine).
+pub const TIMING: &str = "timing.jsonl";
+/// `times.json` in the telemetry of report: see [`Times`](crate::Times).
+pub const TIMES: &str = "times.json";
 /// `summary.txt`: the headline and the score table of the report, for a terminal.
 pub const SUMMARY_TEXT: &str = "summary.txt";
 
@@ -61,7 +71,7 @@ pub const STAGES: [Stage; 8] = [
     Stage { name: "select-best", outputs: &[ADAPTERS, CHOICE] },
     Stage { name: "fuse", outputs: &[MODEL, FUSION_COST] },
     Stage { name: "evaluate", outputs: &[PREDICTIONS, SCORES] },
-    Stage { name: "report", outputs: &[REPORT, SUMMARY_TEXT] },
+    Stage { name: "report", outputs: &[REPORT, REPORT_MARKDOWN, RESULTS, RUN, SUMMARY_TEXT] },
 ];
 
 /// Names of the splits, in the order in which they are shown.

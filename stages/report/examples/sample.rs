@@ -1,44 +1,126 @@
-//! Writes a report of a made-up run, to look at while working on the page: `cargo run -p report --example sample OUT`.
+//! Writes pages of made-up runs, to look at while working on them, and for the browser tests:
+//! `cargo run -p report --example sample OUT`.
 
 #[path = "../tests/fixture/mod.rs"]
 mod fixture;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let out = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "sample-report".to_owned()));
-    let mut rows = fixture::translations();
-    let long = "He nui loa ka poe i hele mai e makaikai ia ia, no ka mea, ua kaulana kona ikaika ma na mokupuni a pau. ".repeat(14);
-    let long: &'static str = Box::leak(long.into_boxed_str());
-    rows.push(["f6-1191", "Translate to English: He moolelo loihi.", long, "Ka Ka Ka Ka Ka Ka", long]);
-    rows.push([
-        "rtl-0001",
-        "Translate to Arabic: Aloha kākou",
-        "مرحبا بالعالم، كيف حالكم اليوم؟",
-        "Aloha",
-        "مرحبا بكم جميعا",
-    ]);
-    rows.push([
-        "long-word",
-        "Translate: 東京",
-        "a".repeat(180).leak(),
-        "東京は夜の七時です。".repeat(8).leak(),
-        "aaaa",
-    ]);
-    rows.push([
-        "f4-0090",
-        "Translate to English: Aloha oe, e ka wahine.",
-        "Greetings to you, O woman.",
-        "Oe, e",
-        "Love to you, O woman.",
-    ]);
-    let run = fixture::Run { steps: 600, save_every: 50, rows };
+use artifact::{Draft, KeyMaterial};
+use clap::Parser as _;
+use report::{Args, Aside, Config};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn main() -> Outcome {
+    let out = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "target/browser".to_owned()));
+    fs_err::create_dir_all(&out)?;
     let artifacts = tempfile::tempdir()?;
-    let inputs = fixture::write(artifacts.path(), &run);
-    let summary = report::write(&inputs, &report::Config::default(), &out)?;
-    std::io::Write::write_all(
-        &mut std::io::stderr(),
-        format!("{}\n{}", summary.headline, summary.table).as_bytes(),
-    )?;
+    let strange = fixture::Run { steps: 600, save_every: 50, rows: strange_rows() };
+    report_page(&artifacts.path().join("strange"), &strange, &out.join("report.html"))?;
+    let many = fixture::Run { steps: 200, save_every: 50, rows: many_rows() };
+    report_page(&artifacts.path().join("many"), &many, &out.join("many.html"))?;
+    compare_page(artifacts.path(), &out.join("compare.html"))?;
+    data_page(artifacts.path(), &strange, &out.join("data.html"))
+}
+
+/// Writes the page with times.
+fn report_page(root: &Path, run: &fixture::Run, page: &Path) -> Outcome {
+    let inputs = fixture::write(root, run);
+    fixture::add_statistics(&inputs, true);
+    fixture::add_tokens(&inputs, run);
+    fixture::add_telemetry(&inputs);
+    let aside = root.join("telemetry");
+    let since = Some("2026-01-02T00:00:00Z");
+    report::write(&inputs, &Config::default(), &root.join("report"), Some(Aside { folder: &aside, since }))?;
+    fs_err::copy(aside.join("report.html"), page)?;
     Ok(())
+}
+
+/// Writes the page that compares runs with two learning rates and three seeds.
+fn compare_page(root: &Path, page: &Path) -> Outcome {
+    let mut runs = Vec::new();
+    for (number, (rate, seed)) in [(2e-4, 1), (2e-4, 2), (2e-4, 3), (1e-3, 1), (1e-3, 2)].into_iter().enumerate() {
+        let folder = root.join(format!("compared-{number}"));
+        let steps = if rate > 5e-4 { 360 } else { 300 };
+        let run = fixture::Run { steps, save_every: 60, ..fixture::Run::default() };
+        let inputs = fixture::write(&folder, &run);
+        fixture::change_settings(&inputs.train, |settings| {
+            settings["learning_rate"] = rate.into();
+            settings["seed"] = seed.to_string().into();
+        });
+        fixture::add_statistics(&inputs, true);
+        fixture::add_telemetry(&inputs);
+        let mut scores: outputs::Scores = fixture::read_document(&inputs.evaluate);
+        let shift = 1.0 + 0.02 * number as f64;
+        let model = scores.models.get_mut("fused").expect("the model");
+        model.perplexity = model.perplexity.map(|value| value * shift);
+        model.text.iter_mut().for_each(|(_, value)| *value /= shift);
+        fixture::put_document(&inputs.evaluate, &scores);
+        let draft = Draft::new("report", KeyMaterial::new("report", 2, serde_json::json!({"run": number})));
+        let out = folder.join("artifact");
+        let aside = folder.join("aside");
+        artifact::write_folder(&out, &draft, |data| {
+            let aside = Aside { folder: &aside, since: None };
+            report::write(&inputs, &Config::default(), data, Some(aside)).map_err(|error| std::io::Error::other(error.to_string()))?;
+            Ok(())
+        })?;
+        fs_err::create_dir_all(out.join("telemetry"))?;
+        fs_err::copy(aside.join("times.json"), out.join("telemetry/times.json"))?;
+        runs.push(out.to_string_lossy().into_owned());
+    }
+    page_of("compare", &runs, page)
+}
+
+fn data_page(root: &Path, run: &fixture::Run, page: &Path) -> Outcome {
+    let inputs = fixture::write(&root.join("data"), run);
+    fixture::add_tokens(&inputs, run);
+    let made_up = inputs.prepare_data.expect("a dataset").join("data");
+    let out = root.join("dataset");
+    let draft = Draft::new("test", KeyMaterial::new("prepare-data", 1, serde_json::json!({})));
+    artifact::write_folder(&out, &draft, |data| {
+        testutil::files::copy(&made_up.join("."), data);
+        Ok(())
+    })?;
+    page_of("data", &[out.to_string_lossy().into_owned()], page)
+}
+
+fn page_of(command: &str, inputs: &[String], page: &Path) -> Outcome {
+    let page = page.to_string_lossy();
+    let words = ["report", command].into_iter().chain(inputs.iter().map(String::as_str)).chain(["--out", &page]);
+    Ok(report::program(&Args::try_parse_from(words)?).map_err(|error| error.to_string())?)
+}
+
+/// Returns real rows, and rows that try to break the page.
+fn strange_rows() -> Vec<[&'static str; 5]> {
+    let mut rows = fixture::translations();
+    let long = "He nui loa ka poe i hele mai e makaikai ia ia, no ka mea, ua kaulana kona ikaika ma na mokupuni a pau. ";
+    let long: &'static str = long.repeat(14).leak();
+    rows.push(["f6-1191", "Translate to English: He moolelo loihi.", long, "Ka Ka Ka Ka Ka Ka", long]);
+    rows.push(["rtl-0001", "Translate to Arabic: Aloha kākou", "مرحبا بالعالم، كيف حالكم اليوم؟", "Aloha", "مرحبا بكم جميعا"]);
+    let attack = "</script></p><script>alert(1)</script><img src=x onerror='alert(2)'>]]>\" onmouseover=\"alert(3)";
+    rows.push([attack, attack, attack, "<!-- --><b>", attack]);
+    rows.push(["control", "\u{0}\u{8}\u{1b}[31m\u{7f}\u{feff}\u{fffe}", "\u{202e}evil\u{202d}", "a\u{2028}b\r\nc", "👩‍👩‍👧"]);
+    let japanese = "東京は夜の七時です。".repeat(8).leak();
+    rows.push(["long-word", "Translate: 東京", "a".repeat(180).leak(), japanese, "aaaa"]);
+    rows.push(["f4-0090", "Translate to English: Aloha oe, e ka wahine.", "Greetings to you, O woman.", "Oe, e", "Love to you, O woman."]);
+    rows
+}
+
+/// Returns 5,000 rows.
+fn many_rows() -> Vec<[&'static str; 5]> {
+    let known = fixture::translations();
+    let words = ["canoe", "chief", "harbor", "child", "ocean", "voyage", "mountain"];
+    (0..5000usize)
+        .map(|at| {
+            let [_, prompt, reference, ..] = known[at % known.len()];
+            let word = words[at * 7 % words.len()];
+            let reference: &'static str = format!("{reference} Then the {word} number {at} came.").leak();
+            let worse = at % 3 == 0;
+            let near: &'static str = format!("{reference} And the {word} was seen no more.").leak();
+            let far: &'static str = format!("The {word} the {word} {} of the sea", at * 31 % 97).leak();
+            let (base, fused) = if worse { (near, far) } else { (far, near) };
+            [format!("row-{at:04}").leak(), prompt, reference, base, fused]
+        })
+        .collect()
 }

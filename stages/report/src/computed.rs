@@ -1,168 +1,93 @@
-//! The score table: every model beside the base, with intervals and floors.
+//! The score table of an artifact without statistics: scores and intervals are computed from its rows.
 
 use metrics::bootstrap::{Bootstrap, Interval, interval, paired_losses};
-use metrics::{Bleu, BleuStatistics, Chrf, ChrfStatistics, LossSum, floor, is_exact_match, text_or_empty};
+use metrics::{Bleu, BleuStatistics, Chrf, ChrfStatistics, LossSum, floor, is_exact_match};
 use outputs::{ModelScores, Prediction};
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::headline::metric_name;
 use crate::number;
+use crate::scores::{Better, Cell, Change, Kind, Score, Table, answer};
 use crate::source::Contents;
 
-/// Scores of all models.
-#[derive(Debug, Clone)]
-pub(crate) struct Table {
-    /// Base first, if there is one.
-    pub(crate) models: Vec<String>,
-    pub(crate) scores: Vec<Score>,
-    /// Number of rows with an answer, or a failure, of at least one model.
-    pub(crate) generated: usize,
-    /// Notes below the table.
-    pub(crate) notes: Vec<String>,
-}
-
-/// One score of every model.
-#[derive(Debug, Clone)]
-pub(crate) struct Score {
-    pub(crate) name: String,
-    pub(crate) unit: &'static str,
-    pub(crate) kind: Kind,
-    /// One per model, in the order of the table.
-    pub(crate) cells: Vec<Cell>,
-    /// Score of the references of other rows.
-    pub(crate) floor: Option<f64>,
-}
-
-/// Scale and direction of a score.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Nats: lower is better.
-    Loss,
-    /// Lower is better; changes are printed in percent.
-    Perplexity,
-    /// From 0 to 100: higher is better.
-    Points,
-    /// Unknown scale and direction.
-    Other,
-}
-
-/// Score of one model.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Cell {
-    pub(crate) value: Option<f64>,
-    base: Option<f64>,
-    interval: Option<Interval>,
-}
-
-/// Change of a score against the base, on the score's own scale.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Change {
-    pub(crate) value: f64,
-    /// Ends of its interval; `None` without scores of rows.
-    pub(crate) range: Option<(f64, f64)>,
-}
-
-impl Cell {
-    /// Returns the change against the base; nothing for the base itself.
-    pub(crate) fn change(&self) -> Option<Change> {
-        let range = self.interval.map(|interval| (interval.low, interval.high));
-        Some(Change { value: self.value? - self.base?, range })
-    }
-}
-
-impl Change {
-    /// Returns whether the change could be noise.
-    pub(crate) fn is_noise(&self) -> bool {
-        self.range.is_some_and(|(low, high)| low <= 0.0 && 0.0 <= high)
-    }
-}
-
-impl Score {
-    /// Returns whether a change of this sign is an improvement; `None` if the direction is unknown.
-    pub(crate) fn improves(&self, change: f64) -> Option<bool> {
-        match self.kind {
-            Kind::Loss | Kind::Perplexity => Some(change < 0.0),
-            Kind::Points => Some(change > 0.0),
-            Kind::Other => None,
+/// Computes the table from the predictions and from what evaluate measured.
+pub(crate) fn table(contents: &Contents, config: &Config) -> Result<Table, Error> {
+    let models: Vec<String> = contents.models().into_iter().map(str::to_owned).collect();
+    let rows: Vec<&Prediction> =
+        contents.predictions.iter().filter(|row| !row.predictions.is_empty()).collect();
+    let settings = config.bootstrap();
+    let mut table = Table { models, generated: rows.len(), ..Table::default() };
+    table.compare_with(table.models.iter().position(|model| model == "base"));
+    table.intervals = format!(
+        "{} interval, from a paired bootstrap over rows ({} draws, seed {})",
+        config.confidence_label(),
+        number::count(u64::from(config.resamples)),
+        config.seed
+    );
+    let mut maker = Maker { contents, settings, table };
+    maker.add_losses()?;
+    if !rows.is_empty() {
+        for (key, name, corpus) in corpora() {
+            let score = maker.text_score(key, name, corpus.as_ref(), &rows)?;
+            maker.compare_with_evaluate(&score);
+            maker.table.scores.push(score);
         }
     }
+    maker.add_others();
+    maker.add_floors();
+    Ok(maker.table)
 }
 
-impl Table {
-    /// Computes the table from the predictions and from what evaluate measured.
-    pub(crate) fn compute(contents: &Contents, config: &Config) -> Result<Self, Error> {
-        let models: Vec<String> = contents.models().into_iter().map(str::to_owned).collect();
-        let rows: Vec<&Prediction> =
-            contents.predictions.iter().filter(|row| !row.predictions.is_empty()).collect();
-        let settings = config.bootstrap();
-        let mut table = Self { models, scores: Vec::new(), generated: rows.len(), notes: Vec::new() };
-        table.add_losses(contents, &settings)?;
-        if !rows.is_empty() {
-            for (name, corpus) in corpora() {
-                let score = table.text_score(name, corpus.as_ref(), &rows, &settings)?;
-                table.compare_with_evaluate(contents, &score);
-                table.scores.push(score);
-            }
-        }
-        table.add_others(contents);
-        table.add_floors(contents);
-        Ok(table)
+/// A table in the making.
+struct Maker<'a> {
+    contents: &'a Contents,
+    settings: Bootstrap,
+    table: Table,
+}
+
+impl Maker<'_> {
+    /// Returns the index of the base and of each other model.
+    fn pairs(&self) -> Vec<(usize, usize)> {
+        let Some(base) = self.table.base() else { return Vec::new() };
+        (0..self.table.models.len()).filter(|&model| model != base).map(|model| (base, model)).collect()
     }
 
-    /// Returns the score of that name.
-    pub(crate) fn score(&self, name: &str) -> Option<&Score> {
-        self.scores.iter().find(|score| score.name == name)
-    }
-
-    /// Returns the index of the fused model, or else of the first model other than the base.
-    pub(crate) fn tuned(&self) -> Option<usize> {
-        let base = self.base();
-        (0..self.models.len()).find(|&model| Some(model) != base)
-    }
-
-    /// Returns the index of the base model.
-    pub(crate) fn base(&self) -> Option<usize> {
-        self.models.iter().position(|model| model == "base")
-    }
-
-    fn add_losses(&mut self, contents: &Contents, settings: &Bootstrap) -> Result<(), Error> {
+    fn add_losses(&mut self) -> Result<(), Error> {
         let measured = |get: fn(&ModelScores) -> Option<f64>| -> Vec<Option<f64>> {
-            self.models.iter().map(|model| get(&contents.scores.models[model])).collect()
+            self.table.models.iter().map(|model| get(&self.contents.scores.models[model])).collect()
         };
         let losses = measured(|scores| scores.loss);
         let perplexities = measured(|scores| scores.perplexity);
-        let mut loss = self.plain("Loss", "nats per token", Kind::Loss, &losses);
-        let mut perplexity = self.plain("Perplexity", "", Kind::Perplexity, &perplexities);
-        if let Some(base) = self.base() {
-            for model in (0..self.models.len()).filter(|&model| model != base) {
-                let Some((left, right)) = row_losses(contents, &self.models[base], &self.models[model])
-                else {
-                    continue;
-                };
-                let change = paired_losses(&left, &right, settings)?;
-                loss.cells[model].interval = Some(change);
-                // A difference of mean losses is a ratio of perplexities, which gives the interval.
-                let at = |change: f64| perplexities[base].map(|base| base * (change.exp() - 1.0));
-                if let (Some(value), Some(low), Some(high)) =
-                    (at(change.value), at(change.low), at(change.high))
-                {
-                    perplexity.cells[model].interval = Some(Interval { value, low, high });
-                }
+        let mut loss = self.plain("loss", "Loss", Kind::Loss, &losses);
+        let mut perplexity = self.plain("perplexity", "Perplexity", Kind::Perplexity, &perplexities);
+        loss.unit = "nats per token";
+        for (base, model) in self.pairs() {
+            let [left, right] = [base, model].map(|model| self.table.models[model].as_str());
+            let Some((left, right)) = row_losses(self.contents, left, right) else { continue };
+            let change = paired_losses(&left, &right, &self.settings)?;
+            set_range(&mut loss.cells[model], change);
+            // A difference of mean losses is a ratio of perplexities, which gives the interval.
+            if let Some(base) = perplexities[base] {
+                let at = |change: f64| base * (change.exp() - 1.0);
+                let range = Interval { value: at(change.value), low: at(change.low), high: at(change.high) };
+                set_range(&mut perplexity.cells[model], range);
             }
         }
-        self.scores.extend([perplexity, loss]);
+        self.table.scores.extend([perplexity, loss]);
         Ok(())
     }
 
     fn text_score(
         &self,
+        key: &str,
         name: &str,
         corpus: &dyn Corpus,
         rows: &[&Prediction],
-        settings: &Bootstrap,
     ) -> Result<Score, Error> {
         let references: Vec<&str> = rows.iter().map(|row| row.reference.as_str()).collect();
         let counted: Vec<Counted> = self
+            .table
             .models
             .iter()
             .map(|model| {
@@ -171,85 +96,88 @@ impl Table {
             .collect();
         let everything: Vec<usize> = (0..rows.len()).collect();
         let values: Vec<Option<f64>> = counted.iter().map(|counted| Some(counted(&everything))).collect();
-        let mut score = self.plain(name, "", Kind::Points, &values);
-        if let Some(base) = self.base() {
-            for model in (0..self.models.len()).filter(|&model| model != base) {
-                let difference = |draw: &[usize]| counted[model](draw) - counted[base](draw);
-                score.cells[model].interval = Some(interval(rows.len(), settings, difference)?);
-            }
+        let mut score = self.plain(key, name, Kind::Points, &values);
+        for (base, model) in self.pairs() {
+            let difference = |draw: &[usize]| counted[model](draw) - counted[base](draw);
+            set_range(&mut score.cells[model], interval(rows.len(), &self.settings, difference)?);
         }
-        score.floor = floor::shuffled(&references, settings.seed).map(|answers| {
+        for (cell, counted) in score.cells.iter_mut().zip(&counted) {
+            let own = interval(rows.len(), &self.settings, counted)?;
+            cell.interval = Some([own.low, own.high]);
+        }
+        score.floor = floor::shuffled(&references, self.settings.seed).map(|answers| {
             corpus.count(&mut answers.into_iter().zip(references.iter().copied()))(&everything)
         });
         Ok(score)
     }
 
     /// Adds a note if the score of evaluate differs from that of its predictions.
-    fn compare_with_evaluate(&mut self, contents: &Contents, score: &Score) {
-        let key = match score.name.as_str() {
-            "chrF" => "chrf",
-            "BLEU" => "bleu",
-            _ => return,
-        };
-        for (model, theirs) in self.measured(contents, key).into_iter().enumerate() {
+    fn compare_with_evaluate(&mut self, score: &Score) {
+        if !["chrf", "bleu"].contains(&score.key.as_str()) {
+            return;
+        }
+        for (model, theirs) in self.measured(&score.key).into_iter().enumerate() {
             let (Some(ours), Some(theirs)) = (score.cells[model].value, theirs) else { continue };
             if (ours - theirs).abs() > 0.005 {
-                self.notes.push(format!(
+                self.table.notes.push(format!(
                     "{} of {}: evaluate gives {theirs:.2}, its predictions give {ours:.2}, which is shown.",
-                    score.name, self.models[model]
+                    score.name, self.table.models[model]
                 ));
             }
         }
     }
 
     /// Adds the scores of evaluate that are not known here, unchanged.
-    fn add_others(&mut self, contents: &Contents) {
+    fn add_others(&mut self) {
         const KNOWN: [&str; 4] = ["chrf", "chrf_plus_plus", "bleu", "exact_match"];
         let mut names: Vec<&String> =
-            contents.scores.models.values().flat_map(|scores| scores.text.keys()).collect();
+            self.contents.scores.models.values().flat_map(|scores| scores.text.keys()).collect();
         names.sort();
         names.dedup();
         for name in names.into_iter().filter(|name| !KNOWN.contains(&name.as_str())) {
-            let values = self.measured(contents, name);
-            let score = self.plain(&number::words(name), "", Kind::Other, &values);
-            self.scores.push(score);
+            let values = self.measured(name);
+            let score = self.plain(name, &number::words(name), Kind::Other, &values);
+            self.table.scores.push(score);
         }
     }
 
     /// Adds notes with the floors that evaluate measured, except the one that has a column.
-    fn add_floors(&mut self, contents: &Contents) {
-        for (name, scores) in contents.scores.floors.iter().filter(|(name, _)| *name != "shuffled_reference")
-        {
+    fn add_floors(&mut self) {
+        let floors = self.contents.scores.floors.iter();
+        for (name, scores) in floors.filter(|(name, _)| *name != "shuffled_reference") {
             let scores: Vec<String> =
-                scores.iter().map(|(score, value)| format!("{} {value:.1}", printed_name(score))).collect();
-            self.notes.push(format!("Floor, {}: {}.", name.replace('_', " "), scores.join(", ")));
+                scores.iter().map(|(score, value)| format!("{} {value:.1}", metric_name(score))).collect();
+            self.table.notes.push(format!("Floor, {}: {}.", name.replace('_', " "), scores.join(", ")));
         }
     }
 
     /// Returns the text score `name` of each model, as evaluate measured it.
-    fn measured(&self, contents: &Contents, name: &str) -> Vec<Option<f64>> {
-        self.models.iter().map(|model| contents.scores.models[model].text.get(name).copied()).collect()
+    fn measured(&self, name: &str) -> Vec<Option<f64>> {
+        let models = self.table.models.iter();
+        models.map(|model| self.contents.scores.models[model].text.get(name).copied()).collect()
     }
 
-    fn plain(&self, name: &str, unit: &'static str, kind: Kind, values: &[Option<f64>]) -> Score {
-        let base = self.base().and_then(|base| values[base]);
-        let cell = |(model, &value): (usize, &Option<f64>)| Cell {
-            value,
-            base: base.filter(|_| Some(model) != self.base()),
-            interval: None,
+    fn plain(&self, key: &str, name: &str, kind: Kind, values: &[Option<f64>]) -> Score {
+        let base = self.table.base();
+        let base_value = base.and_then(|base| values[base]);
+        let cell = |(model, &value): (usize, &Option<f64>)| {
+            let from = base_value.filter(|_| Some(model) != base);
+            let change = value.zip(from).map(|(value, base)| Change { value: value - base, range: None, rows: None });
+            Cell { value, interval: None, change }
+        };
+        let better = match kind {
+            Kind::Loss | Kind::Perplexity => Better::Lower,
+            Kind::Points => Better::Higher,
+            Kind::Unit | Kind::Other => Better::Neither,
         };
         let cells = values.iter().enumerate().map(cell).collect();
-        Score { name: name.to_owned(), unit, kind, cells, floor: None }
+        Score { key: key.to_owned(), name: name.to_owned(), unit: "", kind, better, cells, floor: None }
     }
 }
 
-/// Returns the usual spelling of a score's name.
-fn printed_name(key: &str) -> String {
-    match key {
-        "bleu" => "BLEU".to_owned(),
-        "chrf" => "chrF".to_owned(),
-        "chrf_plus_plus" => "chrF++".to_owned(),
-        other => other.replace('_', " "),
+fn set_range(cell: &mut Cell, interval: Interval) {
+    if let Some(change) = &mut cell.change {
+        change.range = Some((interval.low, interval.high));
     }
 }
 
@@ -264,11 +192,6 @@ fn row_losses(contents: &Contents, base: &str, other: &str) -> Option<(Vec<LossS
     Some((losses_of(base)?, losses_of(other)?))
 }
 
-/// Returns the answer of `model`; empty if it failed, which scores 0.
-pub(crate) fn answer<'a>(row: &'a Prediction, model: &str) -> &'a str {
-    text_or_empty(row.predictions.get(model).and_then(Option::as_deref))
-}
-
 /// Corpus score of the rows with these indices.
 type Counted = Box<dyn Fn(&[usize]) -> f64>;
 
@@ -277,12 +200,12 @@ trait Corpus {
     fn count<'a>(&self, pairs: &mut dyn Iterator<Item = (&'a str, &'a str)>) -> Counted;
 }
 
-fn corpora() -> [(&'static str, Box<dyn Corpus>); 4] {
+fn corpora() -> [(&'static str, &'static str, Box<dyn Corpus>); 4] {
     [
-        ("chrF", Box::new(Chrf::CHRF)),
-        ("chrF++", Box::new(Chrf::CHRF_PLUS_PLUS)),
-        ("BLEU", Box::new(Bleu::default())),
-        ("Exact match", Box::new(ExactMatch)),
+        ("chrf", "chrF", Box::new(Chrf::CHRF)),
+        ("chrf_plus_plus", "chrF++", Box::new(Chrf::CHRF_PLUS_PLUS)),
+        ("bleu", "BLEU", Box::new(Bleu::default())),
+        ("exact_match", "Exact match", Box::new(ExactMatch)),
     ]
 }
 

@@ -11,12 +11,9 @@ use outputs::{CheckpointLosses, MetricsLine, Stop, TrainLine};
 use crate::config::Config;
 use crate::error::Error;
 use crate::number;
+use crate::parts::{HALF, NARROW, NARROW_HALF, Section, WIDE, figure, folded, scrolling, side_by_side};
 use crate::source::Contents;
 
-const WIDE: Size = Size { name: "wide", width: 940.0, height: 400.0 };
-const NARROW: Size = Size { name: "narrow", width: 350.0, height: 330.0 };
-const HALF: Size = Size { name: "wide", width: 450.0, height: 220.0 };
-const NARROW_HALF: Size = Size { name: "narrow", width: 350.0, height: 210.0 };
 /// Buckets of a curve: more points would be closer than a pixel.
 const BUCKETS: usize = 300;
 /// Share of the training losses at either end that is ignored when the axis is scaled.
@@ -46,28 +43,26 @@ pub(crate) fn section(
     contents: &Contents,
     charts: &[(Chart, Size)],
     config: &Config,
-) -> Result<Option<Element>, Error> {
+) -> Result<Option<Section>, Error> {
     if charts.is_empty() {
         return Ok(None);
     }
-    let mut section = element("section").attribute("id", "training").child(element("h2").text("Training"));
-    section = section.child(classed("p", "about").text(about(contents, config)?));
+    let mut section = Section::new("training", "Training").about(about(contents, config)?).extend(stop(contents));
     let (large, small): (Vec<_>, Vec<_>) = charts.iter().partition(|(_, size)| size.width >= WIDE.width);
     for (chart, size) in large {
-        section = section.child(figure(chart, *size, NARROW));
+        section = section.add(figure(chart, *size, NARROW));
     }
     if !small.is_empty() {
-        let figures = small.into_iter().map(|(chart, size)| figure(chart, *size, NARROW_HALF));
-        section = section.child(classed("div", "multiples").children(figures));
+        section = section.add(side_by_side(small.iter().map(|(chart, size)| figure(chart, *size, NARROW_HALF))));
     }
-    Ok(Some(section.child(checkpoints(contents))))
+    Ok(Some(section.add(checkpoints(contents))))
 }
 
-fn figure(chart: &Chart, wide: Size, narrow: Size) -> Element {
-    classed("figure", "panel")
-        .child(classed("figcaption", "chart-title").text(&chart.title))
-        .child(chart.draw(wide))
-        .child(chart.draw(narrow))
+/// Returns the smoothed training loss.
+pub(crate) fn smoothed(contents: &Contents, config: &Config) -> Vec<Point> {
+    let points: Vec<Point> =
+        train_lines(contents).map(|line| Point::new(line.step as f64, line.train_loss)).collect();
+    settled_mean(&points, window(&points, config))
 }
 
 fn loss(contents: &Contents, config: &Config, train: &[Point]) -> Option<Chart> {
@@ -110,7 +105,7 @@ fn loss(contents: &Contents, config: &Config, train: &[Point]) -> Option<Chart> 
             Series {
                 name: "training, as reported".to_owned(),
                 look: Look::Pale,
-                points: outline(train, BUCKETS),
+                points: if window > 1 { outline(train, BUCKETS) } else { Vec::new() },
             },
             Series { name: smooth_name, look: Look::Strong, points: outline(&smooth, BUCKETS) },
             Series { name: "validation, during training".to_owned(), look: Look::Hollow, points: in_run },
@@ -182,7 +177,7 @@ fn settled_mean(points: &[Point], window: usize) -> Vec<Point> {
 }
 
 /// Returns the points of the trained checkpoints; the base model is drawn as a level.
-fn checked(contents: &Contents) -> Vec<Point> {
+pub(crate) fn checked(contents: &Contents) -> Vec<Point> {
     let trained = contents.losses.checkpoints.iter().filter(|checkpoint| checkpoint.step > 0);
     trained.map(|checkpoint| Point::new(checkpoint.step as f64, checkpoint.loss)).collect()
 }
@@ -231,7 +226,6 @@ fn about(contents: &Contents, config: &Config) -> Result<String, Error> {
         text.push(verdict.to_owned());
     }
     text.push(".".to_owned());
-    text.extend(stop(contents));
     Ok(text.concat())
 }
 
@@ -242,12 +236,21 @@ pub(crate) fn stopped_early(contents: &Contents) -> Option<String> {
     Some(format!("training ended early, at step {step}: {}", reason.trim_end_matches('.')))
 }
 
-/// Returns a sentence that says why training ended.
-fn stop(contents: &Contents) -> Option<String> {
+/// Returns when and why training ended: a line for a run that took all its steps, a box for one that did not.
+fn stop(contents: &Contents) -> Option<Element> {
     let steps = contents.summary.steps;
     match &contents.summary.stop {
-        Stop::Finished => Some(format!(" All {} were taken.", number::counted(steps, "step"))),
-        Stop::Early(_) => stopped_early(contents).map(|text| format!(" {}.", text.replacen('t', "T", 1))),
+        Stop::Finished => {
+            Some(classed("p", "about").text(format!("All {} were taken.", number::counted(steps, "step"))))
+        }
+        Stop::Early(reason) => Some(
+            classed("div", "callout")
+                .child(element("h3").text(format!("Stopped early, at step {}", number::count(steps))))
+                .child(element("p").text(format!(
+                    "{}. The checkpoints up to then were compared as usual.",
+                    number::words(reason.trim_end_matches('.'))
+                ))),
+        ),
         Stop::Interrupted => None,
     }
 }
@@ -279,7 +282,7 @@ fn checkpoints(contents: &Contents) -> Element {
         number::counted(losses.rows, "row"),
         number::counted(losses.tokens, "token")
     );
-    let head = ["Step", "Loss", "Perplexity", "Against base"].map(|name| classed("th", "number").text(name));
+    let head = ["Step", "Loss", "Perplexity", "Against base"].map(|name| classed("th", "number").attribute("scope", "col").text(name));
     let base =
         losses.checkpoints.iter().find(|checkpoint| checkpoint.step == 0).map(|checkpoint| checkpoint.loss);
     let rows = losses.checkpoints.iter().map(|checkpoint| {
@@ -297,5 +300,5 @@ fn checkpoints(contents: &Contents) -> Element {
     let table = classed("table", "plain")
         .child(element("thead").child(element("tr").children(head)))
         .child(element("tbody").children(rows));
-    element("details").child(element("summary").text(summary)).child(classed("div", "scroll").child(table))
+    folded(&summary, scrolling("Validation loss of every checkpoint", table))
 }

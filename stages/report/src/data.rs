@@ -3,44 +3,91 @@
 use chart::markup::{Element, classed, element};
 use outputs::{Leak, LeakKind, SPLITS, SplitStats, Stats, Tally};
 
+use crate::context::Context;
 use crate::number;
+use crate::parts::{self, Section, folded_list, number_cell, number_column, row_head, words_column};
 
 /// Number of entries that a list shows.
 const LISTED: usize = 50;
 
+/// Leaks that are listed without being unfolded.
+const OPEN_LEAKS: usize = 10;
+
 /// Returns the section.
-pub(crate) fn section(stats: &Stats) -> Element {
+pub(crate) fn section(stats: &Stats, context: Option<&Context>) -> Section {
+    let splits = splits(stats);
+    let lists = lists(stats, &splits);
+    Section::new("data", "Data")
+        .about(about(stats))
+        .add(table(&splits, context))
+        .extend(context.and_then(Context::callout))
+        .heading("Rows left out")
+        .extend(left_out(stats, &splits))
+        .extend(left_out_lists(stats, &splits))
+        .heading("Leaks")
+        .about(leaks_found(stats))
+        .extend(leak_lists(stats))
+        .heading_if("Groups, duplicates, changes", &lists)
+        .extend(lists)
+}
+
+/// Returns the splits in their order.
+pub(crate) fn splits(stats: &Stats) -> Vec<(&str, &SplitStats)> {
     let mut splits: Vec<(&str, &SplitStats)> =
         stats.splits.iter().map(|(name, split)| (name.as_str(), split)).collect();
     splits.sort_by_key(|(name, _)| SPLITS.iter().position(|known| known == name).unwrap_or(SPLITS.len()));
-    element("section")
-        .attribute("id", "data")
-        .child(element("h2").text("Data"))
-        .child(classed("p", "about").text(about(stats)))
-        .child(table(&splits))
-        .children(lists(stats, &splits))
+    splits
 }
 
-fn about(stats: &Stats) -> String {
+/// Returns a table with the number of rows left out at each place, and why.
+pub(crate) fn left_out(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Element> {
+    let mut rows: Vec<(String, u64)> = vec![
+        ("unusable".to_owned(), stats.bad_rows.count),
+        ("left out by a condition of the settings".to_owned(), stats.filtered_rows),
+        ("held out of training and validation".to_owned(), stats.held_out_rows),
+        ("left out by a limit on the number of rows".to_owned(), stats.not_sampled_rows),
+        ("dropped from training, because a held-out row leaks into them".to_owned(), stats.leaks.dropped_train_rows.count),
+        (
+            "dropped from validation, because a test row leaks into them".to_owned(),
+            stats.leaks.in_validation.dropped_rows.count,
+        ),
+    ];
+    for (name, split) in splits {
+        rows.push((format!("dropped from {name}: longer than `max_tokens`"), split.too_long.count));
+        rows.push((format!("dropped from {name}: no target"), split.no_target.count));
+    }
+    rows.retain(|(_, count)| *count > 0);
+    if rows.is_empty() {
+        return vec![classed("p", "about").text(format!("None of the {} read.", number::counted(stats.rows_read, "row")))];
+    }
+    let share = |count: u64| number::fixed(100.0 * count as f64 / stats.rows_read.max(1) as f64, 1);
+    let rows = rows.into_iter().map(|(why, count)| {
+        vec![row_head(&why), number_cell(number::count(count)), number_cell(format!("{}\u{202f}%", share(count)))]
+    });
+    let columns = [words_column("Why"), number_column("Rows"), number_column("Of those read")];
+    vec![parts::table("Rows left out", &columns, rows)]
+}
+
+/// Returns how many rows were read, and how they were changed, in words.
+pub(crate) fn about(stats: &Stats) -> String {
     let mut parts = vec![number::counted(stats.rows_read, "row") + " read"];
-    let left_out = [
-        (stats.bad_rows.count, "unusable"),
-        (stats.filtered_rows, "left out by a condition"),
-        (stats.held_out_rows, "held out"),
-        (stats.not_sampled_rows, "left out by a limit"),
-        (stats.leaks.dropped_train_rows.count, "dropped from training as leaks"),
-        (stats.leaks.in_validation.dropped_rows.count, "dropped from validation as leaks"),
+    let changed = [
         (stats.normalized_rows.count, "normalized"),
         (stats.trimmed_rows.count, "trimmed"),
         (stats.special_tokens.count, "with a control token in their text"),
         (stats.duplicate_ids.count, "with the id of an earlier row"),
     ];
     parts.extend(
-        left_out
+        changed
             .iter()
             .filter(|(count, _)| *count > 0)
             .map(|(count, why)| format!("{} {why}", number::count(*count))),
     );
+    format!("{}.", parts.join(", "))
+}
+
+/// Returns the result of the leak check in words.
+pub(crate) fn leaks_found(stats: &Stats) -> String {
     let leaks = &stats.leaks;
     let found = match (leaks.checked_rows, leaks.count) {
         (0, _) => "Leaks were not checked.".to_owned(),
@@ -64,10 +111,11 @@ fn about(stats: &Stats) -> String {
             number::count(within.remaining)
         ),
     };
-    format!("{}. {found}{also}", parts.join(", "))
+    format!("{found}{also}")
 }
 
-fn table(splits: &[(&str, &SplitStats)]) -> Element {
+/// Returns a table with the size of each split.
+pub(crate) fn table(splits: &[(&str, &SplitStats)], context: Option<&Context>) -> Element {
     const COLUMNS: [&str; 9] = [
         "Rows",
         "Groups",
@@ -79,13 +127,12 @@ fn table(splits: &[(&str, &SplitStats)]) -> Element {
         "Truncated",
         "Dropped",
     ];
-    let head = element("tr").child(element("th").attribute("scope", "col").text("Split"));
-    let head = COLUMNS
-        .iter()
-        .fold(head, |head, name| head.child(classed("th", "number").attribute("scope", "col").text(name)));
+    let mut columns = vec![words_column("Split")];
+    columns.extend(COLUMNS.map(number_column));
+    columns.extend(context.map(|_| number_column("Beyond the context")));
     let rows = splits.iter().map(|(name, split)| {
         let length = &split.length;
-        let cells = [
+        let counts = [
             split.rows,
             split.groups,
             split.tokens,
@@ -96,43 +143,30 @@ fn table(splits: &[(&str, &SplitStats)]) -> Element {
             split.truncated.count,
             split.too_long.count + split.no_target.count,
         ];
-        let row = element("tr").child(element("th").attribute("scope", "row").text(name));
-        cells.iter().fold(row, |row, cell| row.child(classed("td", "number").text(number::count(*cell))))
+        let beyond = context.map(|context| context.beyond(name));
+        let cells = counts.into_iter().chain(beyond).map(|count| number_cell(number::count(count)));
+        std::iter::once(row_head(name)).chain(cells).collect()
     });
-    let table = classed("table", "plain splits")
-        .child(element("thead").child(head))
-        .child(element("tbody").children(rows));
-    classed("div", "scroll").child(table)
+    parts::table("Splits", &columns, rows)
 }
 
+/// Returns the folded lists of a report, without those of leaks.
 fn lists(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Element> {
     let mut lists = Vec::new();
     for (name, split) in splits {
-        let groups = split
+        let groups: Vec<String> = split
             .group_rows
             .iter()
-            .map(|(group, rows)| format!("{group}: {}", number::counted(*rows, "row")));
-        lists.push(list(&format!("Groups of {name}"), split.group_rows.len() as u64, groups.collect()));
-    }
-    for (name, split) in splits {
-        let kinds = [
-            ("truncated", &split.truncated),
-            ("too long", &split.too_long),
-            ("without a target", &split.no_target),
-            ("with the text of an earlier row", &split.duplicates),
-        ];
-        lists.extend(kinds.map(|(what, tally)| tally_list(&format!("Rows of {name}, {what}"), tally)));
+            .map(|(group, rows)| format!("{group}: {}", number::counted(*rows, "row")))
+            .collect();
+        lists.push(folded_list(&format!("Groups of {name}"), groups.len() as u64, &groups, LISTED));
+        lists.push(tally_list(&format!("Rows of {name}, truncated"), &split.truncated));
+        lists.push(tally_list(&format!("Rows of {name}, with the text of an earlier row"), &split.duplicates));
         let turns =
             format!("Turns of {name} excluded from the targets, because the chat template rewrites them");
         lists.push(tally_list(&turns, &split.rewritten_turns));
     }
-    lists.push(list("Leaks", stats.leaks.count, described(&stats.leaks.rows, "training")));
-    lists.push(tally_list("Training rows dropped as leaks", &stats.leaks.dropped_train_rows));
-    let within = &stats.leaks.in_validation;
-    lists.push(list("Test rows in validation", within.count, described(&within.rows, "validation")));
     for (name, tally) in [
-        ("Validation rows dropped as leaks", &within.dropped_rows),
-        ("Unusable rows", &stats.bad_rows),
         ("Rows with the id of an earlier row", &stats.duplicate_ids),
         ("Rows changed by normalization", &stats.normalized_rows),
         ("Rows changed by trimming", &stats.trimmed_rows),
@@ -140,6 +174,35 @@ fn lists(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Element> {
     ] {
         lists.push(tally_list(name, tally));
     }
+    lists.into_iter().flatten().collect()
+}
+
+/// Returns folded lists of rows that were left out.
+pub(crate) fn left_out_lists(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Element> {
+    let mut lists = vec![
+        tally_list("Unusable rows", &stats.bad_rows),
+        tally_list("Training rows dropped as leaks", &stats.leaks.dropped_train_rows),
+        tally_list("Validation rows dropped as leaks", &stats.leaks.in_validation.dropped_rows),
+    ];
+    for (name, split) in splits {
+        lists.push(tally_list(&format!("Rows of {name}, too long"), &split.too_long));
+        lists.push(tally_list(&format!("Rows of {name}, without a target"), &split.no_target));
+    }
+    lists.into_iter().flatten().collect()
+}
+
+/// Returns folded lists of the leaks.
+pub(crate) fn leak_lists(stats: &Stats) -> Vec<Element> {
+    let (leaks, within) = (&stats.leaks, &stats.leaks.in_validation);
+    if (1..=OPEN_LEAKS).contains(&leaks.rows.len()) && within.count == 0 {
+        let items = described(&leaks.rows, "training");
+        let items = items.iter().map(|item| element("li").attribute("dir", "auto").text(item));
+        return vec![classed("ul", "entries").children(items)];
+    }
+    let lists = [
+        folded_list("Leaks", leaks.count, &described(&leaks.rows, "training"), LISTED),
+        folded_list("Test rows in validation", within.count, &described(&within.rows, "validation"), LISTED),
+    ];
     lists.into_iter().flatten().collect()
 }
 
@@ -164,22 +227,7 @@ fn describe(leak: &Leak, into: &str) -> String {
     format!("{} of {}{} {relation} {train}: {percent} %", leak.row, leak.split, place(Some(&leak.source)))
 }
 
-fn tally_list(name: &str, tally: &Tally) -> Option<Element> {
-    list(name, tally.count, tally.examples.clone())
-}
-
-/// Returns a folded list; `None` if `count` is 0. `count` may exceed the number of entries.
-fn list(name: &str, count: u64, entries: Vec<String>) -> Option<Element> {
-    if count == 0 {
-        return None;
-    }
-    let hidden = count.saturating_sub(entries.len().min(LISTED) as u64);
-    let items =
-        entries.into_iter().take(LISTED).map(|entry| element("li").attribute("dir", "auto").text(entry));
-    let mut items = classed("ul", "entries").children(items);
-    if hidden > 0 {
-        items = items.child(element("li").text(format!("and {} more", number::count(hidden))));
-    }
-    let summary = format!("{name}: {}", number::count(count));
-    Some(element("details").child(element("summary").text(summary)).child(items))
+/// Returns a folded list of rows; `None` if there are none.
+pub(crate) fn tally_list(name: &str, tally: &Tally) -> Option<Element> {
+    folded_list(name, tally.count, &tally.examples, LISTED)
 }

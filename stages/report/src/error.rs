@@ -14,6 +14,20 @@ pub enum Error {
     /// A file is not what its stage writes.
     #[error(transparent)]
     Output(#[from] outputs::Error),
+    /// Tokens, rows or a tokenizer cannot be read.
+    #[error(transparent)]
+    Dataset(#[from] dataset::Error),
+    /// A file is not JSON.
+    #[error("`{}` is not JSON", path.display())]
+    Json {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Error of the parser.
+        source: serde_json::Error,
+    },
+    /// A table cannot be written as CSV.
+    #[error("the results cannot be written as CSV")]
+    Csv(#[from] csv::Error),
     /// An artifact was made by another stage than its flag names.
     #[error("the `{stage}` artifact was made by stage `{found}`")]
     WrongStage {
@@ -52,6 +66,9 @@ impl Failure for Error {
             Self::Io(error) => Kind::of_io(error),
             Self::Artifact(error) => error.kind(),
             Self::Output(error) => error.kind(),
+            Self::Dataset(error) => error.kind(),
+            Self::Json { .. } => Kind::BadInput,
+            Self::Csv(_) => Kind::Failed,
             Self::WrongStage { .. } | Self::Contradiction { .. } | Self::Score(_) => Kind::BadInput,
             Self::Settings { .. } => Kind::Failed,
         }
@@ -61,6 +78,8 @@ impl Failure for Error {
         match self {
             Self::Artifact(error) => error.hint(),
             Self::Output(error) => error.hint(),
+            Self::Dataset(error) => error.hint(),
+            Self::Json { .. } | Self::Csv(_) => None,
             Self::WrongStage { stage, .. } => {
                 Some(format!("give `--{stage}` an artifact of stage `{stage}`"))
             }

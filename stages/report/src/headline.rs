@@ -11,21 +11,23 @@ pub(crate) fn sentence(contents: &Contents, table: &Table) -> String {
     };
     let name = model_name(&table.models[tuned]);
     let mut parts = Vec::new();
-    for wanted in ["Perplexity", "chrF"] {
-        let Some(score) = table.score(wanted) else { continue };
+    for score in table.score("perplexity").into_iter().chain(table.text_score()) {
         let Some(value) = score.cells[tuned].value else { continue };
+        let is_perplexity = score.kind == Kind::Perplexity;
         let label =
-            if wanted == "Perplexity" { format!("{} perplexity", split(contents)) } else { wanted.into() };
+            if is_perplexity { format!("{} perplexity", split(contents)) } else { score.name.clone() };
         let base = table.base().and_then(|base| score.cells[base].value);
         let printed = print(score, value);
-        parts.push(match (base, score.cells[tuned].change()) {
-            (Some(base), Some(change)) if parts.is_empty() => {
-                let change = print_change(score, value, &change);
-                format!("{label} {printed} vs {} for the base, {change}", print(score, base))
-            }
-            (Some(base), _) => format!("{label} {printed} vs {}", print(score, base)),
-            (None, _) => format!("{label} {printed}"),
+        let Some(base) = base.map(|base| print(score, base)) else {
+            parts.push(format!("{label} {printed}"));
+            continue;
+        };
+        let base = if parts.is_empty() { format!("{base} for the base") } else { base };
+        let change = score.cells[tuned].change().map(|change| {
+            let range = print_range(score, value, &change).map_or(String::new(), |range| format!(" {range}"));
+            format!(", {}{range}", print_change(score, value, &change))
         });
+        parts.push(format!("{label} {printed} vs {base}{}", change.unwrap_or_default()));
     }
     if parts.is_empty() {
         return format!("{name}: nothing was scored");
@@ -35,7 +37,7 @@ pub(crate) fn sentence(contents: &Contents, table: &Table) -> String {
 
 /// Returns the sentence for a single model.
 fn alone(contents: &Contents, table: &Table) -> String {
-    let score = table.score("Perplexity").and_then(|score| Some((score, score.cells.first()?.value?)));
+    let score = table.score("perplexity").and_then(|score| Some((score, score.cells.first()?.value?)));
     match score {
         Some((score, value)) => {
             format!(
@@ -53,7 +55,7 @@ fn alone(contents: &Contents, table: &Table) -> String {
 pub(crate) fn print(score: &Score, value: f64) -> String {
     match score.kind {
         Kind::Points => number::fixed(value, 1),
-        Kind::Loss => number::fixed(value, 3),
+        Kind::Loss | Kind::Unit => number::fixed(value, 3),
         Kind::Perplexity | Kind::Other => number::three_digits(value),
     }
 }
@@ -63,7 +65,7 @@ pub(crate) fn print_change(score: &Score, value: f64, change: &Change) -> String
     match share(score, value, change.value, change.value) {
         Some(share) => number::percent(share),
         None if score.kind == Kind::Points => number::signed(change.value, 1),
-        None if score.kind == Kind::Loss => number::signed(change.value, 3),
+        None if matches!(score.kind, Kind::Loss | Kind::Unit) => number::signed(change.value, 3),
         None if change.value > 0.0 => format!("+{}", number::three_digits(change.value)),
         None => number::three_digits(change.value),
     }
@@ -93,7 +95,38 @@ pub(crate) fn model_name(model: &str) -> String {
     }
 }
 
-fn split(contents: &Contents) -> &str {
+/// Returns the name of a metric for readers, such as `chrF` for `chrf`.
+pub(crate) fn metric_name(key: &str) -> String {
+    match key {
+        "bleu" => "BLEU".to_owned(),
+        "chrf" => "chrF".to_owned(),
+        "chrf_plus_plus" => "chrF++".to_owned(),
+        "ter" => "TER".to_owned(),
+        other => number::words(other),
+    }
+}
+
+/// Prints a value of the metric `key`.
+pub(crate) fn printed(key: &str, value: f64) -> String {
+    match key {
+        "loss" | "similarity" | "length_ratio" | "repetition" => number::fixed(value, 3),
+        "perplexity" => number::three_digits(value),
+        _ => number::fixed(value, 1),
+    }
+}
+
+/// Prints a change of the metric `key` with its sign.
+pub(crate) fn printed_change(key: &str, change: f64) -> String {
+    match key {
+        "loss" | "similarity" | "length_ratio" | "repetition" => number::signed(change, 3),
+        "perplexity" if change > 0.0 => format!("+{}", number::three_digits(change)),
+        "perplexity" => number::three_digits(change),
+        _ => number::signed(change, 1),
+    }
+}
+
+/// Returns the name of the split that was scored.
+pub(crate) fn split(contents: &Contents) -> &str {
     if contents.scores.split.is_empty() { "test" } else { &contents.scores.split }
 }
 

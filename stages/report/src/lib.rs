@@ -1,9 +1,9 @@
 //! Writes the results of a pipeline as one self-contained page.
 //!
-//! [`write`] reads the folders of finished artifacts and writes `report.html`, `plots/*.svg` and `summary.txt`. The page
-//! loads nothing: no network, no script, no other file. It contains no time, host or path, so the same artifacts give
-//! the same bytes. Order of the page: the result in a sentence, the scores of the fused model beside the base model with
-//! intervals and floors, the loss curves, translations side by side, then the stages with their settings.
+//! [`write`] reads the folders of finished artifacts and writes `report.html`, `report.md`, `results.csv`, `run.json`,
+//! `plots/*.svg` and `summary.txt`. The page loads nothing: no network and no other file; its script only sorts and filters,
+//! and the page is complete without it. What it contains is the same for the same artifacts: no time, host or path. A second
+//! copy of the page, with times, memory and cache hits, goes to a folder that no hash covers.
 //!
 //! Left to others: running models (evaluate and validate), verifying artifacts (`stage`), and scores ([`metrics`]).
 //!
@@ -17,27 +17,42 @@
 //!     select_best: "artifacts/select-best/ab12…-loss".into(),
 //!     ..Inputs::default()
 //! };
-//! let summary = report::write(&inputs, &Config::default(), "out".as_ref())?;
+//! let summary = report::write(&inputs, &Config::default(), "out".as_ref(), None)?;
 //! assert!(summary.headline.contains("perplexity"));
 //! # Ok::<(), report::Error>(())
 //! ```
 
 mod args;
+mod compare;
+mod computed;
 mod config;
+mod context;
 mod curves;
-mod dataset;
+mod data;
+mod data_page;
+mod diff;
 mod error;
+mod examples;
 mod headline;
 mod lineage;
+mod markdown;
+mod measured;
 mod number;
 mod page;
+mod parts;
 mod program;
+mod record;
+mod report;
+mod reproduce;
 mod results;
-mod samples;
 mod scores;
 mod settings;
 mod source;
 mod stages;
+mod statistics;
+mod times;
+mod tokens;
+mod verdict;
 mod write;
 
 pub use args::Args;
@@ -45,4 +60,4 @@ pub use config::Config;
 pub use error::Error;
 pub use program::program;
 pub use source::Inputs;
-pub use write::{Summary, write};
+pub use write::{Aside, Summary, write};

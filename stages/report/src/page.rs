@@ -1,52 +1,74 @@
-//! The page as a whole.
+//! The frame of every page: head, list of contents, sections, script, and what the page may load.
 
-use chart::markup::{classed, element};
-use chart::{Chart, Size};
+use artifact::FileHash;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chart::markup::{Element, classed, element};
 
-use crate::config::Config;
-use crate::error::Error;
-use crate::scores::Table;
-use crate::source::Contents;
-use crate::{curves, dataset, results, samples, stages};
+use crate::parts::Section;
 
-/// Forbids the page to load anything, whatever the texts in it contain.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
+/// Sorts, filters and pages the tables that are marked for it. Pages are complete without it.
+const SCRIPT: &str = include_str!("style/page.js");
+/// Sheets of all pages, after those of the charts.
+const SHEETS: [&str; 3] =
+    [include_str!("style/page.css"), include_str!("style/parts.css"), include_str!("style/media.css")];
 
-/// Writes the page.
-pub(crate) fn write(
-    contents: &Contents,
-    table: &Table,
-    charts: &[(Chart, Size)],
-    config: &Config,
-) -> Result<String, Error> {
-    let title = results::title(contents, config);
-    let head = element("head")
+/// A page.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) title: String,
+    /// Heading and what matters most.
+    pub(crate) header: Element,
+    pub(crate) sections: Vec<Section>,
+    /// Last line.
+    pub(crate) foot: String,
+}
+
+impl Page {
+    /// Writes the page.
+    pub(crate) fn write(self) -> String {
+        let contents = classed("nav", "contents").attribute("aria-label", "Contents").child(
+            element("ul").children(self.sections.iter().map(|section| {
+                let link = element("a").attribute("href", format!("#{}", section.id)).text(section.title);
+                element("li").child(link)
+            })),
+        );
+        let main = element("main")
+            .attribute("id", "main")
+            .child(self.header)
+            .child(contents)
+            .children(self.sections.into_iter().map(Section::element));
+        let body = element("body")
+            .child(classed("a", "skip").attribute("href", "#main").text("Skip to the content"))
+            .child(main)
+            .child(classed("footer", "foot").child(element("p").text(self.foot)))
+            .child(element("script").style(SCRIPT));
+        let page = element("html").attribute("lang", "en").child(head(&self.title)).child(body);
+        format!("<!DOCTYPE html>\n{page}")
+    }
+}
+
+fn head(title: &str) -> Element {
+    let meta = |name: &str, content: &str| {
+        element("meta").attribute("name", name).attribute("content", content)
+    };
+    let mut style = element("style").style(chart::PALETTE);
+    for sheet in SHEETS {
+        style = style.style(sheet);
+    }
+    element("head")
         .child(element("meta").attribute("charset", "utf-8"))
+        .child(meta("viewport", "width=device-width, initial-scale=1"))
         .child(
-            element("meta")
-                .attribute("name", "viewport")
-                .attribute("content", "width=device-width, initial-scale=1"),
+            element("meta").attribute("http-equiv", "Content-Security-Policy").attribute("content", policy()),
         )
-        .child(
-            element("meta").attribute("http-equiv", "Content-Security-Policy").attribute("content", POLICY),
-        )
-        .child(element("meta").attribute("name", "color-scheme").attribute("content", "light dark"))
+        .child(meta("color-scheme", "light dark"))
         .child(element("title").text(title))
-        .child(
-            element("style").style(chart::PALETTE).style(include_str!("style/page.css")).style(chart::SHEET),
-        );
-    let main = element("main")
-        .child(results::head(contents, table, config))
-        .child(results::scores(contents, table, config))
-        .children(curves::section(contents, charts, config)?)
-        .children(samples::section(contents, table, config.samples as usize))
-        .child(stages::section(contents))
-        .children(contents.dataset.as_ref().map(dataset::section))
-        .child(stages::reproduce(contents)?)
-        .child(
-            classed("footer", "foot")
-                .text("Made by Ashlar. The same artifacts and settings produce an identical page."),
-        );
-    let page = element("html").attribute("lang", "en").child(head).child(element("body").child(main));
-    Ok(format!("<!DOCTYPE html>\n{page}"))
+        .child(style.style(chart::SHEET))
+}
+
+/// Forbids the page to load anything and to run any script but ours, whatever the texts in it contain.
+fn policy() -> String {
+    let hash = STANDARD.encode(FileHash::of(SCRIPT.as_bytes()).as_bytes());
+    format!("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'")
 }

@@ -1,12 +1,15 @@
-//! The top of the page: heading, result in a sentence, and the score table.
+//! The top of the page, the score table and the score bars.
 
 use chart::markup::{Element, classed, element};
+use chart::{Bar, Bars};
 
 use crate::config::Config;
 use crate::headline::{self, model_name, print};
 use crate::number;
-use crate::scores::{Cell, Kind, Score, Table};
+use crate::parts::{HALF, NARROW_HALF, Section, figure, notes, scrolling, side_by_side};
+use crate::scores::{Better, Cell, Kind, Score, Table};
 use crate::source::Contents;
+use crate::verdict::Verdict;
 
 /// Returns the page's heading.
 pub(crate) fn title(contents: &Contents, config: &Config) -> String {
@@ -23,20 +26,26 @@ pub(crate) fn title(contents: &Contents, config: &Config) -> String {
     named.map_or("Fine-tuning report".to_owned(), |name| format!("{name}, fine-tuned"))
 }
 
-/// Returns the heading, the result in a sentence, and the main figures.
-pub(crate) fn head(contents: &Contents, table: &Table, config: &Config) -> Element {
+/// Returns the heading, the result in a sentence, the verdict, and the main figures.
+pub(crate) fn head(
+    contents: &Contents,
+    table: &Table,
+    verdict: Option<&Verdict>,
+    config: &Config,
+) -> Element {
     let sentence = headline::sentence(contents, table);
     classed("header", "head")
-        .child(classed("p", "overline").text("Ashlar"))
+        .child(classed("p", "overline").text("Ashlar report"))
         .child(element("h1").text(title(contents, config)))
         .child(classed("p", "lead").text(format!("{sentence}.")))
+        .children(verdict.map(Verdict::element))
         .child(figures(contents, table))
 }
 
 fn figures(contents: &Contents, table: &Table) -> Element {
     let mut list = classed("dl", "figures");
-    for name in ["Perplexity", "chrF"] {
-        let Some(score) = table.score(name) else { continue };
+    let main = ["perplexity"].into_iter().chain(table.text_score().map(|score| score.key.as_str()));
+    for score in main.filter_map(|key| table.score(key)) {
         let Some((tuned, value)) = table.tuned().and_then(|model| Some((model, score.cells[model].value?)))
         else {
             continue;
@@ -44,15 +53,16 @@ fn figures(contents: &Contents, table: &Table) -> Element {
         let base = table.base().and_then(|base| score.cells[base].value);
         let detail = match base.zip(score.cells[tuned].change()) {
             Some((base, change)) => {
-                format!("from {}, {}", print(score, base), headline::print_change(score, value, &change))
+                let range = headline::print_range(score, value, &change).unwrap_or_default();
+                format!("from {}, {} {range}", print(score, base), headline::print_change(score, value, &change))
             }
             None => model_name(&table.models[tuned]),
         };
-        list = list.child(figure(name, &print(score, value), &detail).attribute("class", "tuned"));
+        list = list.child(main_figure(&score.name, &print(score, value), detail.trim_end()).attribute("class", "tuned"));
     }
     let choice = &contents.choice;
     let last = contents.losses.checkpoints.last().map_or(choice.step, |checkpoint| checkpoint.step);
-    list = list.child(figure(
+    list = list.child(main_figure(
         "Chosen step",
         &number::count(choice.step),
         &format!("of {}; validation loss {}", number::count(last), number::fixed(choice.loss, 3)),
@@ -62,22 +72,22 @@ fn figures(contents: &Contents, table: &Table) -> Element {
     let total = number::three_digits((trained + frozen) as f64 / 1e6);
     let detail = format!("of {total}\u{a0}M, {}\u{202f}%", number::three_digits(share * 100.0));
     let trained = format!("{}\u{a0}M", number::three_digits(trained as f64 / 1e6));
-    list.child(figure("Trained parameters", &trained, &detail))
+    list.child(main_figure("Trained parameters", &trained, &detail))
 }
 
-fn figure(name: &str, value: &str, detail: &str) -> Element {
+fn main_figure(name: &str, value: &str, detail: &str) -> Element {
     element("div")
         .child(element("dt").text(name))
         .child(classed("dd", "value").text(value))
         .child(classed("dd", "detail").text(detail))
 }
 
-/// Returns the section with the score table.
-pub(crate) fn scores(contents: &Contents, table: &Table, config: &Config) -> Element {
+/// Returns the section with the score table and its bars.
+pub(crate) fn scores(contents: &Contents, table: &Table) -> Section {
     let with_floor = table.scores.iter().any(|score| score.floor.is_some());
     let mut heads = element("tr").child(element("th").attribute("scope", "col").text("Score"));
     for model in &table.models {
-        heads = heads.child(classed("th", "number").attribute("scope", "col").text(model_name(model)));
+        heads = heads.child(classed("th", "number").attribute("scope", "col").child(element("bdi").text(model_name(model))));
     }
     if with_floor {
         heads = heads.child(classed("th", "number floor").attribute("scope", "col").text("Floor"));
@@ -86,18 +96,22 @@ pub(crate) fn scores(contents: &Contents, table: &Table, config: &Config) -> Ele
     let grid = classed("table", "scores")
         .child(element("thead").child(heads))
         .child(element("tbody").children(rows));
-    element("section")
-        .attribute("id", "scores")
-        .child(element("h2").text("Scores"))
-        .child(classed("p", "about").text(about(contents, table)))
-        .child(classed("div", "scroll").child(grid))
-        .child(notes(table, config, with_floor))
+    Section::new("scores", "Scores")
+        .about(about(contents, table))
+        .add(scrolling("Scores", grid))
+        .add(notes(explanations(table, with_floor)))
+        .add(side_by_side(bars(table).iter().map(|bars| figure(bars, HALF, NARROW_HALF))))
 }
 
 fn row(table: &Table, score: &Score, with_floor: bool) -> Element {
     let mut name = element("th").attribute("scope", "row").text(&score.name);
-    if !score.unit.is_empty() {
-        name = name.child(classed("span", "unit").text(score.unit));
+    let direction = match score.better {
+        Better::Lower => "lower is better",
+        Better::Higher | Better::Neither => "",
+    };
+    let unit: Vec<&str> = [score.unit, direction].into_iter().filter(|text| !text.is_empty()).collect();
+    if !unit.is_empty() {
+        name = name.child(classed("span", "unit").text(unit.join(", ")));
     }
     let mut row = element("tr").child(name);
     for (model, cell) in score.cells.iter().enumerate() {
@@ -117,26 +131,70 @@ fn value(score: &Score, cell: &Cell, tuned: bool) -> Element {
     };
     let printed = classed("td", class).child(classed("span", "figure").text(print(score, value)));
     let Some(change) = cell.change() else { return printed };
-    let verdict = verdict_class(if change.is_noise() { None } else { score.improves(change.value) });
+    let verdict = match if change.is_noise() { None } else { score.improves(change.value) } {
+        Some(true) => "better",
+        Some(false) => "worse",
+        None => "level",
+    };
     let mut note = classed("span", &format!("change {verdict}"))
         .child(element("b").text(headline::print_change(score, value, &change)));
     if let Some(range) = headline::print_range(score, value, &change) {
         note = note.text(" ").child(classed("span", "range").text(range));
     }
-    printed.child(note)
+    let mut printed = printed.child(note);
+    if let Some([better, level, worse]) = change.rows {
+        let rows = format!(
+            "{} better, {} equal, {} worse",
+            number::count(better),
+            number::count(level),
+            number::count(worse)
+        );
+        printed = printed.child(classed("span", "rows").text(rows));
+    }
+    printed
 }
 
-fn verdict_class(better: Option<bool>) -> &'static str {
-    match better {
-        Some(true) => "better",
-        Some(false) => "worse",
-        None => "level",
-    }
+/// Returns one chart of bars per score with a scale of its own.
+pub(crate) fn bars(table: &Table) -> Vec<Bars> {
+    let shown = table.scores.iter().filter(|score| score.key != "loss");
+    shown.filter_map(|score| bars_of(table, score)).collect()
+}
+
+fn bars_of(table: &Table, score: &Score) -> Option<Bars> {
+    let models = table.models.iter().zip(&score.cells).enumerate();
+    let bars: Vec<Bar> = models
+        .filter_map(|(model, (name, cell))| {
+            let value = cell.value.filter(|value| *value >= 0.0)?;
+            Some(Bar {
+                name: model_name(name),
+                value,
+                interval: cell.interval,
+                printed: print(score, value),
+                strong: Some(model) == table.tuned(),
+            })
+        })
+        .collect();
+    let described: Vec<String> = bars
+        .iter()
+        .map(|bar| match bar.interval {
+            Some([low, high]) => {
+                format!("{} {}, interval {} to {}", bar.name, bar.printed, print(score, low), print(score, high))
+            }
+            None => format!("{} {}", bar.name, bar.printed),
+        })
+        .collect();
+    bars.iter().any(|bar| bar.value > 0.0).then(|| Bars {
+        name: format!("score-{}", score.key.replace(|c: char| !c.is_ascii_alphanumeric(), "-")),
+        title: score.name.clone(),
+        description: format!("{}.", described.join("; ")),
+        bars,
+        floor: score.floor.filter(|floor| *floor >= 0.0).map(|floor| (floor, format!("floor {}", print(score, floor)))),
+    })
 }
 
 fn about(contents: &Contents, table: &Table) -> String {
-    let split = &contents.scores.split;
-    let tokens = contents.scores.models.values().next().map(|scores| scores.tokens);
+    let split = headline::split(contents);
+    let tokens = contents.scores.models.values().map(|scores| scores.tokens).find(|tokens| *tokens > 0);
     let mut text = format!("On the {split} split, {}", number::counted(contents.scores.rows, "row"));
     if let Some(tokens) = tokens {
         text.push_str(" and ");
@@ -153,33 +211,26 @@ fn about(contents: &Contents, table: &Table) -> String {
     text
 }
 
-fn notes(table: &Table, config: &Config, with_floor: bool) -> Element {
-    let mut list = classed("ul", "notes");
-    if table
-        .scores
-        .iter()
-        .flat_map(|score| &score.cells)
-        .filter_map(Cell::change)
-        .any(|change| change.range.is_some())
-    {
-        list = list.child(element("li").text(format!(
-            "Brackets: {} interval of the change against the base, from a paired bootstrap over rows ({} draws, seed {}). \
-             A change whose interval includes 0 is grey, because it could be noise.",
-            config.confidence_label(),
-            number::count(u64::from(config.resamples)),
-            config.seed
-        )));
-    }
-    if table.scores.iter().any(|score| score.kind == Kind::Points) {
-        list =
-            list.child(element("li").text(
-                "chrF, chrF++, BLEU and exact match are on a scale from 0 to 100; chrF and BLEU equal those of sacreBLEU.",
-            ));
-    }
-    if with_floor {
-        list = list.child(element("li").text(
-            "Floor: the score of the references of other rows, that is, of fluent text about the wrong subject.",
+fn explanations(table: &Table, with_floor: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    let changes = table.scores.iter().flat_map(|score| &score.cells).filter_map(Cell::change);
+    if changes.into_iter().any(|change| change.range.is_some()) {
+        notes.push(format!(
+            "Brackets: change against the base, {}. A change whose interval includes 0 is grey, because it could be noise.",
+            table.intervals
         ));
     }
-    list.children(table.notes.iter().map(|note| element("li").text(note)))
+    let points = table.scores.iter().filter(|score| score.kind == Kind::Points);
+    let points: Vec<&str> = points.map(|score| score.name.as_str()).collect();
+    if !points.is_empty() {
+        notes.push(format!("On a scale from 0 to 100: {}. Those that sacreBLEU has are equal to its own.", points.join(", ")));
+    }
+    if with_floor {
+        notes.push(
+            "Floor: the score of the references of other rows, that is, of fluent text about the wrong subject."
+                .to_owned(),
+        );
+    }
+    notes.extend(table.notes.iter().cloned());
+    notes
 }

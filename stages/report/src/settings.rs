@@ -23,6 +23,13 @@ pub(crate) fn settings(manifest: &Manifest) -> Vec<Setting> {
     settings
 }
 
+/// Returns settings as dotted names with their values as text.
+pub(crate) fn flat(config: &Value) -> Vec<(String, String)> {
+    let mut settings = Vec::new();
+    flatten("", config, None, &mut settings);
+    settings.into_iter().map(|setting| (setting.name, setting.value)).collect()
+}
+
 /// Returns whether the manifest has the default settings.
 pub(crate) fn knows_defaults(manifest: &Manifest) -> bool {
     config_defaults(manifest).is_object()

@@ -6,6 +6,7 @@ use artifact::Manifest;
 use outputs::{Choice, Document, FusionCost, Line, Losses, MetricsLine, Prediction, Scores, Stats, Summary};
 use serde_json::Value;
 
+use crate::context::Context;
 use crate::error::Error;
 
 /// Folders of the artifacts in a report.
@@ -40,6 +41,24 @@ pub(crate) struct Contents {
     pub(crate) choice: Choice,
     pub(crate) fusion: Option<FusionCost>,
     pub(crate) dataset: Option<Stats>,
+    /// Rows beyond the context, where model and dataset are given.
+    pub(crate) context: Option<Context>,
+}
+
+impl Inputs {
+    /// Returns the folders that are given, by stage in the order of the pipeline.
+    pub(crate) fn folders(&self) -> Vec<(&'static str, &Path)> {
+        let artifacts = [
+            ("import-model", self.import_model.as_deref()),
+            ("prepare-data", self.prepare_data.as_deref()),
+            ("train", Some(&*self.train)),
+            ("validate", Some(&*self.validate)),
+            ("select-best", Some(&*self.select_best)),
+            ("fuse", self.fuse.as_deref()),
+            ("evaluate", Some(&*self.evaluate)),
+        ];
+        artifacts.into_iter().filter_map(|(stage, folder)| Some((stage, folder?))).collect()
+    }
 }
 
 impl Contents {
@@ -49,18 +68,16 @@ impl Contents {
     ///
     /// Fails when a file is missing or is not what its stage writes, and when two files contradict each other.
     pub(crate) fn read(inputs: &Inputs) -> Result<Self, Error> {
-        let artifacts = [
-            ("import-model", inputs.import_model.as_deref()),
-            ("prepare-data", inputs.prepare_data.as_deref()),
-            ("train", Some(&*inputs.train)),
-            ("validate", Some(&*inputs.validate)),
-            ("select-best", Some(&*inputs.select_best)),
-            ("fuse", inputs.fuse.as_deref()),
-            ("evaluate", Some(&*inputs.evaluate)),
-        ];
-        let given = artifacts.into_iter().filter_map(|(stage, folder)| Some((stage, folder?)));
+        let context = match (&inputs.import_model, &inputs.prepare_data) {
+            (Some(model), Some(dataset)) => Context::read(model, dataset)?,
+            _ => None,
+        };
         let contents = Self {
-            stages: given.map(|(stage, folder)| manifest(stage, folder)).collect::<Result<_, _>>()?,
+            stages: inputs
+                .folders()
+                .into_iter()
+                .map(|(stage, folder)| manifest(stage, folder))
+                .collect::<Result<_, _>>()?,
             scores: document(&inputs.evaluate)?,
             predictions: lines(&inputs.evaluate)?,
             metrics: lines(&inputs.train)?,
@@ -69,6 +86,7 @@ impl Contents {
             choice: document(&inputs.select_best)?,
             fusion: inputs.fuse.as_deref().map(document).transpose()?,
             dataset: inputs.prepare_data.as_deref().map(document).transpose()?,
+            context,
         };
         contents.check()?;
         Ok(contents)

@@ -1,36 +1,67 @@
-//! Section "Stages": settings and hashes of every stage, and how to verify and repeat the run.
+//! Section "What ran": the chain of stages with hashes and times, and the settings of each.
 
 use artifact::Manifest;
 use chart::markup::{Element, classed, element};
 use outputs::FusionCost;
 
-use crate::error::Error;
 use crate::number;
+use crate::parts::{self, Section, bare, hash, number_column, row_head, scrolling, words_column};
 use crate::settings::{self, Setting};
 use crate::source::Contents;
-
-/// Digits of a hash that are shown; a tooltip has all of them.
-const SHORT: usize = 12;
+use crate::times::{self, Telemetry};
 
 /// Returns the section.
-pub(crate) fn section(contents: &Contents) -> Element {
-    let mut section = element("section").attribute("id", "stages").child(element("h2").text("What ran"));
-    if let Some(line) = numerics(contents) {
-        section = section.child(classed("p", "about").text(line));
+pub(crate) fn section(contents: &Contents, telemetry: Option<&Telemetry>) -> Section {
+    let mut section = Section::new("stages", "What ran").about(numerics(contents).unwrap_or_default());
+    section = section.add(chain(contents, telemetry));
+    if telemetry.is_none() {
+        section = section.add(parts::notes([
+            "Times, memory, speed and cache hits differ between runs, so no hash covers them: they are in the copy of this \
+             page in the artifact's folder telemetry."
+                .to_owned(),
+        ]));
     }
     let emphasis = contents.stages.iter().any(settings::knows_defaults);
+    section = section.heading("Settings");
     if emphasis {
-        section =
-            section.child(classed("p", "about").text("Settings that differ from their defaults are shown."));
+        section = section.about("Settings that differ from their defaults are shown; the others are folded.");
     }
-    section
-        .children(contents.stages.iter().map(|manifest| stage(manifest, outcome(contents, &manifest.stage))))
+    section.extend(contents.stages.iter().map(|manifest| stage(manifest, outcome(contents, &manifest.stage))))
+}
+
+/// Returns the stages in their order, each with what it read, its hashes, and its times if they are known.
+fn chain(contents: &Contents, telemetry: Option<&Telemetry>) -> Element {
+    let mut columns = vec![words_column("Stage"), words_column("Reads"), words_column("Key"), words_column("Tree")];
+    if telemetry.is_some() {
+        columns.extend([number_column("Time"), number_column("Peak memory"), words_column("Made")]);
+    }
+    let rows = contents.stages.iter().map(|manifest| {
+        let reads: Vec<&str> =
+            manifest.inputs.values().map(|input| input.stage.as_deref().unwrap_or("files")).collect();
+        let mut reads: Vec<&str> = reads;
+        reads.sort_unstable();
+        reads.dedup();
+        let hashed = |value: String| element("td").child(hash(&value));
+        let mut cells = vec![
+            row_head(&manifest.stage),
+            parts::cell(reads.join(", ")),
+            hashed(manifest.key.to_string()),
+            hashed(manifest.tree.to_string()),
+        ];
+        if let Some(telemetry) = telemetry {
+            let times = telemetry.times.stages.get(&manifest.stage).cloned().unwrap_or_default();
+            cells.extend(times::cells(&times));
+        }
+        cells
+    });
+    let table = parts::table("Stages", &columns, rows);
+    classed("div", "chain").child(table)
 }
 
 fn stage(manifest: &Manifest, outcome: Option<String>) -> Element {
     let settings = settings::settings(manifest);
     let changed: Vec<&Setting> = settings.iter().filter(|setting| setting.default.is_some()).collect();
-    let head = classed("header", "stage-head").child(element("h3").text(&manifest.stage)).child(
+    let head = classed("header", "stage-head").child(element("h4").text(&manifest.stage)).child(
         classed("span", "hashes")
             .text("key ")
             .child(hash(&manifest.key.to_string()))
@@ -118,8 +149,9 @@ fn details(manifest: &Manifest, settings: &[Setting]) -> Element {
 }
 
 fn titled_table(title: &str, rows: impl IntoIterator<Item = Element>) -> Element {
-    let table = classed("table", "plain").child(element("tbody").children(rows));
-    classed("div", "scroll").child(element("h4").text(title)).child(table)
+    let caption = element("caption").text(title);
+    let table = classed("table", "plain").child(caption).child(element("tbody").children(rows));
+    scrolling(title, table)
 }
 
 fn hash_row(name: &str, hash: &str, detail: &str) -> Element {
@@ -128,17 +160,6 @@ fn hash_row(name: &str, hash: &str, detail: &str) -> Element {
         cell = cell.child(classed("span", "detail").text(detail));
     }
     element("tr").child(element("th").attribute("scope", "row").text(name)).child(cell)
-}
-
-/// Shows the start of a hash, with all of it as tooltip.
-fn hash(value: &str) -> Element {
-    let value = bare(value);
-    element("code").attribute("title", value).text(value.get(..SHORT).unwrap_or(value))
-}
-
-/// Removes the type tag of a hash.
-fn bare(hash: &str) -> &str {
-    hash.split_once(':').map_or(hash, |(_, digits)| digits)
 }
 
 /// Returns a sentence with the MLX version, backend and device of the stages that compute in floating point.
@@ -167,40 +188,4 @@ fn numerics(contents: &Contents) -> Option<String> {
     let lines: Vec<String> =
         lines.into_iter().map(|(line, stages)| format!("{line} ({})", stages.join(", "))).collect();
     (!lines.is_empty()).then(|| format!("Computed with {}.", lines.join("; ")))
-}
-
-/// Returns the section that says how to verify the artifacts and repeat the run.
-pub(crate) fn reproduce(contents: &Contents) -> Result<Element, Error> {
-    let check = |manifest: &Manifest| {
-        format!("check {}/{}-* {}\n", manifest.stage, manifest.key.short(), bare(&manifest.tree.to_string()))
-    };
-    let commands: String = contents.stages.iter().map(check).collect();
-    let function = "# $1: an artifact's folder, $2: the tree hash it must have\n\
-        check() (\n  cd \"$1\" && sha256sum --quiet -c COMMIT &&\n  \
-        echo \"$2  SHA256SUMS\" | sha256sum --quiet -c &&\n  \
-        cd data && sha256sum --quiet -c ../SHA256SUMS && echo \"$1 is whole\"\n)\n";
-    let settings = settings::toml(&contents.stages)?;
-    let mut section = element("section")
-        .attribute("id", "reproduce")
-        .child(element("h2").text("Check and repeat"))
-        .child(classed("p", "about").text(
-            "Every artifact carries the hashes of its files. These commands check each one a number on this page came \
-             from; on macOS, sha256sum is shasum -a 256.",
-        ))
-        .child(code(&format!("{function}\ncd artifacts   # the store, or wherever the folders lie\n{commands}")));
-    if !settings.is_empty() {
-        section = section
-            .child(classed("p", "about").text(
-                "With these settings in a file, STAGE --config FILE run in the order above gives the same keys, and with \
-                 the same inputs the same trees.",
-            ))
-            .child(
-                element("details").child(element("summary").text("All settings as TOML")).child(code(&settings)),
-            );
-    }
-    Ok(section)
-}
-
-fn code(text: &str) -> Element {
-    element("pre").child(element("code").text(text))
 }

@@ -111,3 +111,24 @@ fn the_commands_on_the_page_check_the_artifacts() {
     let broken = check();
     assert_eq!(text(&broken.stdout).matches("is whole").count(), 6, "{}", text(&broken.stderr));
 }
+
+#[test]
+fn reports_are_compared_and_what_is_no_report_is_named() {
+    let sandbox = Sandbox::new();
+    let inputs = published(sandbox.path());
+    let paths: Vec<PathBuf> = ["smoothing_steps=5", "smoothing_steps=6"]
+        .map(|set| report(&sandbox, &inputs, &["--set", set]).path())
+        .into();
+    let mut program = sandbox.program(env!("CARGO_BIN_EXE_report"));
+    let names = ["five=", "six="];
+    let given = names.iter().zip(&paths).map(|(name, path)| format!("{name}{}", path.display()));
+    let ran = program.arg("compare").args(given).args(["--out", "pages/compare.html"]).run();
+    assert_eq!(ran.succeeded(), "pages/compare.html\n");
+    let page = sandbox.read("pages/compare.html");
+    for part in ["2 runs compared", "five", "six", "Learning curves", "Cost"] {
+        assert!(page.contains(part), "`{part}` is not on the page");
+    }
+    let mut program = sandbox.program(env!("CARGO_BIN_EXE_report"));
+    let wrong = program.arg("compare").arg(&inputs[1].1).run().failed(65);
+    assert!(wrong.contains("was made by stage `train`, not by report"), "{wrong}");
+}

@@ -1,0 +1,86 @@
+//! `report compare`: a page with many runs side by side.
+
+mod cost;
+mod plots;
+mod runs;
+mod tables;
+
+use chart::markup::{Element, classed, element};
+use stage::{Context as _, Result};
+
+use crate::args::CompareArgs;
+use crate::headline::printed;
+use crate::number;
+use crate::page::Page;
+use crate::parts::Section;
+use runs::{Run, Runs};
+
+/// Writes the page and prints its path.
+pub(crate) fn program(args: &CompareArgs) -> Result<()> {
+    let runs = Runs::read(args)?;
+    let page = page(&runs).write();
+    if let Some(folder) = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs_err::create_dir_all(folder).context("writing the page")?;
+    }
+    fs_err::write(&args.out, page).context("writing the page")?;
+    crate::parts::print_path(&args.out)
+}
+
+fn page(runs: &Runs) -> Page {
+    let title = format!("{} compared", number::counted(runs.list.len() as u64, "run"));
+    let mut sections = vec![tables::overview(runs)];
+    sections.extend(tables::scores(runs));
+    sections.extend(tables::seeds(runs));
+    sections.extend(plots::settings(runs));
+    sections.extend(plots::curves(runs));
+    sections.extend(cost::section(runs));
+    Page { header: header(runs, &title), title, sections, foot: "Made by Ashlar from the artifacts of report.".to_owned() }
+}
+
+fn header(runs: &Runs, title: &str) -> Element {
+    let mut header =
+        classed("header", "head").child(classed("p", "overline").text("Ashlar comparison")).child(element("h1").text(title));
+    if let Some(lead) = lead(runs) {
+        header = header.child(classed("p", "lead").text(lead));
+    }
+    for note in runs.notes() {
+        header = header.child(classed("p", "about").text(note));
+    }
+    header
+}
+
+/// Returns which run is best, and whether the next is within its interval.
+fn lead(runs: &Runs) -> Option<String> {
+    let mut parts = Vec::new();
+    for key in runs.main_scores() {
+        let ranked = runs.ranked(&key);
+        let (best, value) = ranked.first()?;
+        let title = runs.title(&key);
+        let interval = value.interval.map_or(String::new(), |[low, high]| {
+            format!(" [{}, {}]", printed(&key, low), printed(&key, high))
+        });
+        let mut part = format!("{title}: {} is best with {}{interval}", best.name, printed(&key, value.value));
+        if let (Some((next, other)), Some([low, high])) = (ranked.get(1), value.interval) {
+            let inside = low <= other.value && other.value <= high;
+            let relation = if inside { "within its interval" } else { "outside its interval" };
+            part.push_str(&format!("; the next, {} with {}, is {relation}", next.name, printed(&key, other.value)));
+        }
+        parts.push(part);
+    }
+    (!parts.is_empty()).then(|| parts.join(". ") + ".")
+}
+
+/// Returns the mark of a run in tables, which has the colour and the dashes of its curves.
+fn swatch(run: &Run) -> Element {
+    classed("span", &format!("swatch s{}", run.hue % chart::HUES)).attribute("aria-hidden", "true")
+}
+
+/// Returns the heading cell of a run.
+fn run_head(run: &Run) -> Element {
+    element("th").attribute("scope", "row").child(swatch(run)).child(element("bdi").text(&run.name))
+}
+
+/// Returns a section, if it has content.
+fn filled(section: Section) -> Option<Section> {
+    (!section.content.is_empty()).then_some(section)
+}
