@@ -53,7 +53,8 @@ CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native build test test-nix test-golden test-real soak million check fmt interop interop-full tensorboard bench bench-length demo-base upload clean FORCE
+.PHONY: help native build test test-browser test-nix test-golden test-real soak million check fmt interop interop-full tensorboard bench bench-length \
+        compare data-report demo-base upload clean FORCE
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -74,7 +75,7 @@ $(NATIVE)/mlx-%/mlx: crates/mlx-sys/native/requirements-%.txt
 
 $(NATIVE)/mlx-c: | $(NATIVE)/mlx-$(BACKEND)/mlx ;
 
-SOURCES := $(shell find crates stages tools -name '*.rs' -o -name '*.css' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
+SOURCES := $(shell find crates stages tools -name '*.rs' -o -name '*.css' -o -name '*.js' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
 
 # `make pipeline BIN=…` uses the programs in that folder without building.
 build: $(if $(filter command,$(origin BIN)),,$(BIN)/.built) ## Build all programs
@@ -145,6 +146,10 @@ interop-full: build ## Compare with transformers, PEFT and llama.cpp (installs g
 tensorboard: build ## Read our event files with TensorBoard
 	tests/tensorboard/run.sh '$(BIN)'
 
+test-browser: ## Open the pages of report in a headless browser (skipped without one; installs playwright into .venv-browser)
+	cargo run --locked --quiet --package report --example sample target/browser
+	tests/browser/run.sh target/browser
+
 bench: build ## Measure speed and memory beside mlx-lm and PyTorch (QUICK=1, PEERS=…, WORKLOADS=…; installs them into .venv-bench)
 	BACKEND='$(BACKEND)' tests/bench/run.sh '$(BIN)'
 
@@ -156,6 +161,14 @@ upload: $(if $(call raw,ID),fuse) ## Push the fused model to the hub: ID=owner/n
 	@$(if $(call raw,ID),,echo 'error: set ID to a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
 	  $(pointers); $(call quote,$(call raw,BIN)/upload) --model $(call of,fuse) --id $(call quoted,ID) \
 	  $(if $(call raw,REVISION),--revision $(call quoted,REVISION)) $(if $(call raw,PRIVATE),--private)
+
+compare: build ## Compare runs on one page: RUNS="RUN RUN…" [OUT=build/compare.html]
+	@$(if $(RUNS),,echo 'error: set RUNS to reports, such as `make compare RUNS="artifacts/report/1f3a… artifacts/report/9c0d…"`' >&2; exit 2;) \
+	  '$(BIN)/report' compare $(RUNS) --store '$(STORE)' --out '$(or $(OUT),$(BUILD)/compare.html)'
+
+data-report: prepare-data ## Make a page about the dataset [OUT=build/data-report.html]
+	@'$(BIN)/report' data $(call of,prepare-data) --model $(call of,import-model) --store '$(STORE)' \
+	  --out '$(or $(OUT),$(BUILD)/data-report.html)'
 
 demo-base: build ## Train data/models/demo from scratch (about 15 minutes)
 	data/models/demo/make.sh '$(BIN)' $(call quote,$(call raw,BUILD)/demo-base)
