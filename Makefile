@@ -33,7 +33,7 @@ ifeq ($(origin DATA),undefined)
 DATA     := data/$(call raw,PIPELINE)
 endif
 # Make would expand them once more on the way into the environment of a recipe.
-unexport MODEL PIPELINE ENCODER MEMORY SET STORE BUILD DATA MODEL_DIR ID REVISION PRIVATE
+unexport MODEL PIPELINE ENCODER MEMORY SET STORE BUILD DATA MODEL_DIR ID REVISION PRIVATE RUNS OUT
 
 NATIVE  := .native
 comma   := ,
@@ -163,12 +163,13 @@ upload: $(if $(call raw,ID),fuse) ## Push the fused model to the hub: ID=owner/n
 	  $(if $(call raw,REVISION),--revision $(call quoted,REVISION)) $(if $(call raw,PRIVATE),--private)
 
 compare: build ## Compare runs on one page: RUNS="RUN RUN…" [OUT=build/compare.html]
-	@$(if $(RUNS),,echo 'error: set RUNS to reports, such as `make compare RUNS="artifacts/report/1f3a… artifacts/report/9c0d…"`' >&2; exit 2;) \
-	  '$(BIN)/report' compare $(RUNS) --store '$(STORE)' --out '$(or $(OUT),$(BUILD)/compare.html)'
+	@$(if $(call raw,RUNS),,echo 'error: set RUNS to reports, such as `make compare RUNS="build/haw-eng/demo artifacts/report/9c0d…"`' >&2; exit 2;) \
+	  $(call quote,$(call raw,BIN)/report) compare $(foreach run,$(subst ','\'',$(call raw,RUNS)),'$(run)') \
+	  --store $(call quoted,STORE) --out $(or $(if $(call raw,OUT),$(call quoted,OUT)),$(call quote,$(call raw,BUILD)/compare.html))
 
 data-report: prepare-data ## Make a page about the dataset [OUT=build/data-report.html]
-	@'$(BIN)/report' data $(call of,prepare-data) --model $(call of,import-model) --store '$(STORE)' \
-	  --out '$(or $(OUT),$(BUILD)/data-report.html)'
+	@$(pointers); $(call quote,$(call raw,BIN)/report) data $(call of,prepare-data) --model $(call of,import-model) \
+	  --store $(call quoted,STORE) --out $(or $(if $(call raw,OUT),$(call quoted,OUT)),$(call quote,$(call raw,BUILD)/data-report.html))
 
 demo-base: build ## Train data/models/demo from scratch (about 15 minutes)
 	data/models/demo/make.sh '$(BIN)' $(call quote,$(call raw,BUILD)/demo-base)

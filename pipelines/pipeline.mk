@@ -10,6 +10,9 @@ LATEST := $(call raw,BUILD)/$(call raw,PIPELINE)/$(call raw,MODEL)
 ASKED  := $(foreach name,BACKEND STORE DATA MODEL_DIR MEMORY ENCODER SET,$(call quoted,$(name)))
 RUN    := $(LATEST)/$(shell printf '%s\n' $(ASKED) | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12)
 
+# The page with times, which no hash covers, says which artifacts were made before this moment.
+export ASHLAR_PIPELINE_START := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+
 settings := --config $(call quote,pipelines/$(call raw,PIPELINE).toml) \
             --config $(call quote,pipelines/models/$(call raw,MODEL).toml) \
             $(if $(call raw,MEMORY),--config $(call quote,pipelines/memory/$(call raw,MEMORY).toml)) \
@@ -39,7 +42,9 @@ real-model = $(if $(filter demo,$(call raw,MODEL)),$(if $(call raw,MODEL_DIR),,e
 
 ##@ Pipeline
 pipeline: report ## Run all stages that are not up to date and print the scores
-	@$(pointers); report=$(call of,report); cat "$$report/data/summary.txt" && $(real-model) printf 'report: %s\n' "$$report/data/report.html"
+	@$(pointers); report=$(call of,report); cat "$$report/data/summary.txt" && page="$$report/telemetry/report.html" && \
+	  { [ -e "$$page" ] || page="$$report/data/report.html"; } && \
+	  $(real-model) printf 'report: %s\n' "$$page"
 
 import-model: preset build ## Import the base model
 prepare-data: import-model ## Build the dataset

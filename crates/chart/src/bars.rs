@@ -52,7 +52,8 @@ impl Bars {
         let longest = self.bars.iter().map(|bar| bar.name.chars().count()).max().unwrap_or(0);
         let left = (longest as f64 * CHARACTER_WIDTH + 16.0).clamp(60.0, size.width * 0.45);
         let right = size.width - VALUES;
-        let ends = self.bars.iter().flat_map(|bar| [bar.value, bar.interval.map_or(bar.value, |[_, high]| high)]);
+        let ends =
+            self.bars.iter().flat_map(|bar| [bar.value, bar.interval.map_or(bar.value, |[_, high]| high)]);
         let ends = ends.chain(self.floor.iter().map(|(floor, _)| *floor)).chain([0.0]);
         let range = Range::of(ends.filter(|end| end.is_finite())).unwrap_or_default();
         let range = Range { low: range.low.min(0.0), high: if range.high > 0.0 { range.high } else { 1.0 } };
@@ -102,7 +103,11 @@ fn draw(bar: &Bar, row: usize, scale: &Scale, left: f64, size: Size) -> Element 
     let to = Position { x: scale.position(bar.value), y: top + ROW - 6.0 };
     let class = if bar.strong { "bar strong" } else { "bar" };
     let mut group = classed("g", "row")
-        .child(label("end", left - 10.0, middle + 4.0).attribute("class", "name").text(fitting(&bar.name, left - 10.0)))
+        .child(
+            label("end", left - 10.0, middle + 4.0)
+                .attribute("class", "name")
+                .text(fitting(&bar.name, left - 10.0)),
+        )
         .child(rectangle(class, from, to));
     if let Some([low, high]) = bar.interval {
         let [low, high] = [low, high].map(|end| scale.position(end));
@@ -114,7 +119,9 @@ fn draw(bar: &Bar, row: usize, scale: &Scale, left: f64, size: Size) -> Element 
             .child(line("whisker", at(high, -4.0), at(high, 4.0)));
     }
     group.child(
-        label("end", size.width, middle + 4.0).attribute("class", if bar.strong { "figure strong" } else { "figure" }).text(&bar.printed),
+        label("end", size.width, middle + 4.0)
+            .attribute("class", if bar.strong { "figure strong" } else { "figure" })
+            .text(&bar.printed),
     )
 }
 
@@ -123,7 +130,13 @@ mod tests {
     use super::*;
 
     fn bar(name: &str, value: f64, interval: Option<[f64; 2]>) -> Bar {
-        Bar { name: name.to_owned(), value, interval, printed: format!("{value:.1}"), strong: name == "fused" }
+        Bar {
+            name: name.to_owned(),
+            value,
+            interval,
+            printed: format!("{value:.1}"),
+            strong: name == "fused",
+        }
     }
 
     #[test]

@@ -76,7 +76,10 @@ impl Histogram {
                 .child(label("end", left - 8.0, at + 4.0).text(y.print(tick, 0)));
         }
         for tick in x.ticks() {
-            axes = axes.child(label("middle", x.position(tick).min(size.width - 18.0), bottom + 18.0).text(x.print(tick, 0)));
+            axes = axes.child(
+                label("middle", x.position(tick).min(size.width - 18.0), bottom + 18.0)
+                    .text(x.print(tick, 0)),
+            );
         }
         axes = axes
             .child(line("axis", Position { x: left, y: bottom }, Position { x: right, y: bottom }))
@@ -95,7 +98,11 @@ impl Histogram {
             let shift = if anchor == "end" { -6.0 } else { 6.0 };
             drawing = drawing
                 .child(line("chosen", Position { x: at, y: top }, Position { x: at, y: bottom }))
-                .child(label(anchor, at + shift, top + 10.0).attribute("class", "chosen-label halo").text(&marker.label));
+                .child(
+                    label(anchor, at + shift, top + 10.0)
+                        .attribute("class", "chosen-label halo")
+                        .text(&marker.label),
+                );
         }
         drawing
     }
@@ -143,7 +150,10 @@ mod tests {
         };
         assert_eq!(histogram.rows(), [["0 to 19", "3"], ["40 to 59", "9"]]);
         let text = histogram.draw(Size { name: "wide", width: 450.0, height: 220.0 }).to_string();
-        assert!(roxmltree::Document::parse(&text).is_ok() && text.matches("bar strong").count() == 2, "{text}");
+        assert!(
+            roxmltree::Document::parse(&text).is_ok() && text.matches("bar strong").count() == 2,
+            "{text}"
+        );
         let empty = Histogram { counts: vec![], markers: vec![], ..histogram };
         assert!(!empty.draw(Size { name: "wide", width: 450.0, height: 220.0 }).to_string().contains("NaN"));
     }

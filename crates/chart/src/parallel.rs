@@ -50,9 +50,9 @@ impl Parallel {
             let x = x(at);
             // Every second name is higher, so that long ones do not touch.
             let row = if at % 2 == 0 { 12.0 } else { 28.0 };
-            drawing = drawing
-                .child(line("axis", Position { x, y: top }, Position { x, y: bottom }))
-                .child(label("middle", x, row).attribute("class", "name").text(fitting(&axis.name, gap * 1.9)));
+            drawing = drawing.child(line("axis", Position { x, y: top }, Position { x, y: bottom })).child(
+                label("middle", x, row).attribute("class", "name").text(fitting(&axis.name, gap * 1.9)),
+            );
         }
         for run in &self.lines {
             drawing = drawing.child(path(run, &x, &y));
@@ -80,7 +80,10 @@ fn path(run: &ParallelLine, x: &dyn Fn(usize) -> f64, y: &dyn Fn(f64) -> f64) ->
         let (x, y) = (short(x(at)), short(y(*height)));
         path.push_str(&format!("{}{x} {y}", if drawn { 'L' } else { 'M' }));
         group = group.child(
-            classed("circle", &format!("point {class}")).attribute("cx", x).attribute("cy", y).attribute("r", 3.5),
+            classed("circle", &format!("point {class}"))
+                .attribute("cx", x)
+                .attribute("cy", y)
+                .attribute("r", 3.5),
         );
         drawn = true;
     }

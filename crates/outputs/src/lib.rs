@@ -46,5 +46,5 @@ pub use scores::{
 };
 pub use stages::*;
 pub use stats::{Leak, LeakKind, LeakStats, Lengths, SplitStats, Stats, Tally, TurnEnd, ValidationLeaks};
-pub use timing::{StageTimes, TimingLine, Times};
+pub use timing::{StageTimes, Times, TimingLine};
 pub use training::{MetricsLine, Stop, Summary, TrainLine, ValidationLine};

@@ -40,7 +40,9 @@ fn report_page(root: &Path, run: &fixture::Run, page: &Path) -> Outcome {
 /// Writes the page that compares runs with two learning rates and three seeds.
 fn compare_page(root: &Path, page: &Path) -> Outcome {
     let mut runs = Vec::new();
-    for (number, (rate, seed)) in [(2e-4, 1), (2e-4, 2), (2e-4, 3), (1e-3, 1), (1e-3, 2)].into_iter().enumerate() {
+    for (number, (rate, seed)) in
+        [(2e-4, 1), (2e-4, 2), (2e-4, 3), (1e-3, 1), (1e-3, 2)].into_iter().enumerate()
+    {
         let folder = root.join(format!("compared-{number}"));
         let steps = if rate > 5e-4 { 360 } else { 300 };
         let run = fixture::Run { steps, save_every: 60, ..fixture::Run::default() };
@@ -62,7 +64,8 @@ fn compare_page(root: &Path, page: &Path) -> Outcome {
         let aside = folder.join("aside");
         artifact::write_folder(&out, &draft, |data| {
             let aside = Aside { folder: &aside, since: None };
-            report::write(&inputs, &Config::default(), data, Some(aside)).map_err(|error| std::io::Error::other(error.to_string()))?;
+            report::write(&inputs, &Config::default(), data, Some(aside))
+                .map_err(|error| std::io::Error::other(error.to_string()))?;
             Ok(())
         })?;
         fs_err::create_dir_all(out.join("telemetry"))?;
@@ -87,7 +90,8 @@ fn data_page(root: &Path, run: &fixture::Run, page: &Path) -> Outcome {
 
 fn page_of(command: &str, inputs: &[String], page: &Path) -> Outcome {
     let page = page.to_string_lossy();
-    let words = ["report", command].into_iter().chain(inputs.iter().map(String::as_str)).chain(["--out", &page]);
+    let words =
+        ["report", command].into_iter().chain(inputs.iter().map(String::as_str)).chain(["--out", &page]);
     Ok(report::program(&Args::try_parse_from(words)?).map_err(|error| error.to_string())?)
 }
 
@@ -97,13 +101,32 @@ fn strange_rows() -> Vec<[&'static str; 5]> {
     let long = "He nui loa ka poe i hele mai e makaikai ia ia, no ka mea, ua kaulana kona ikaika ma na mokupuni a pau. ";
     let long: &'static str = long.repeat(14).leak();
     rows.push(["f6-1191", "Translate to English: He moolelo loihi.", long, "Ka Ka Ka Ka Ka Ka", long]);
-    rows.push(["rtl-0001", "Translate to Arabic: Aloha kākou", "مرحبا بالعالم، كيف حالكم اليوم؟", "Aloha", "مرحبا بكم جميعا"]);
-    let attack = "</script></p><script>alert(1)</script><img src=x onerror='alert(2)'>]]>\" onmouseover=\"alert(3)";
+    rows.push([
+        "rtl-0001",
+        "Translate to Arabic: Aloha kākou",
+        "مرحبا بالعالم، كيف حالكم اليوم؟",
+        "Aloha",
+        "مرحبا بكم جميعا",
+    ]);
+    let attack =
+        "</script></p><script>alert(1)</script><img src=x onerror='alert(2)'>]]>\" onmouseover=\"alert(3)";
     rows.push([attack, attack, attack, "<!-- --><b>", attack]);
-    rows.push(["control", "\u{0}\u{8}\u{1b}[31m\u{7f}\u{feff}\u{fffe}", "\u{202e}evil\u{202d}", "a\u{2028}b\r\nc", "👩‍👩‍👧"]);
+    rows.push([
+        "control",
+        "\u{0}\u{8}\u{1b}[31m\u{7f}\u{feff}\u{fffe}",
+        "\u{202e}evil\u{202d}",
+        "a\u{2028}b\r\nc",
+        "👩‍👩‍👧",
+    ]);
     let japanese = "東京は夜の七時です。".repeat(8).leak();
     rows.push(["long-word", "Translate: 東京", "a".repeat(180).leak(), japanese, "aaaa"]);
-    rows.push(["f4-0090", "Translate to English: Aloha oe, e ka wahine.", "Greetings to you, O woman.", "Oe, e", "Love to you, O woman."]);
+    rows.push([
+        "f4-0090",
+        "Translate to English: Aloha oe, e ka wahine.",
+        "Greetings to you, O woman.",
+        "Oe, e",
+        "Love to you, O woman.",
+    ]);
     rows
 }
 

@@ -34,12 +34,18 @@ fn page(runs: &Runs) -> Page {
     sections.extend(plots::settings(runs));
     sections.extend(plots::curves(runs));
     sections.extend(cost::section(runs));
-    Page { header: header(runs, &title), title, sections, foot: "Made by Ashlar from the artifacts of report.".to_owned() }
+    Page {
+        header: header(runs, &title),
+        title,
+        sections,
+        foot: "Made by Ashlar from the artifacts of report.".to_owned(),
+    }
 }
 
 fn header(runs: &Runs, title: &str) -> Element {
-    let mut header =
-        classed("header", "head").child(classed("p", "overline").text("Ashlar comparison")).child(element("h1").text(title));
+    let mut header = classed("header", "head")
+        .child(classed("p", "overline").text("Ashlar comparison"))
+        .child(element("h1").text(title));
     if let Some(lead) = lead(runs) {
         header = header.child(classed("p", "lead").text(lead));
     }
@@ -59,11 +65,16 @@ fn lead(runs: &Runs) -> Option<String> {
         let interval = value.interval.map_or(String::new(), |[low, high]| {
             format!(" [{}, {}]", printed(&key, low), printed(&key, high))
         });
-        let mut part = format!("{title}: {} is best with {}{interval}", best.name, printed(&key, value.value));
+        let mut part =
+            format!("{title}: {} is best with {}{interval}", best.name, printed(&key, value.value));
         if let (Some((next, other)), Some([low, high])) = (ranked.get(1), value.interval) {
             let inside = low <= other.value && other.value <= high;
             let relation = if inside { "within its interval" } else { "outside its interval" };
-            part.push_str(&format!("; the next, {} with {}, is {relation}", next.name, printed(&key, other.value)));
+            part.push_str(&format!(
+                "; the next, {} with {}, is {relation}",
+                next.name,
+                printed(&key, other.value)
+            ));
         }
         parts.push(part);
     }

@@ -39,7 +39,8 @@ impl Context {
         let text = fs_err::read(&path)?;
         let config: Value = serde_json::from_slice(&text).map_err(|source| Error::Json { path, source })?;
         let part = config.get("text_config").filter(|part| part.is_object()).unwrap_or(&config);
-        let Some(tokens) = part.get("max_position_embeddings").and_then(Value::as_u64).filter(|&tokens| tokens > 0)
+        let Some(tokens) =
+            part.get("max_position_embeddings").and_then(Value::as_u64).filter(|&tokens| tokens > 0)
         else {
             return Ok(None);
         };

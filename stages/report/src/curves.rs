@@ -10,8 +10,12 @@ use outputs::{CheckpointLosses, MetricsLine, Stop, TrainLine};
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::headline::{metric_name, printed};
 use crate::number;
-use crate::parts::{HALF, NARROW, NARROW_HALF, Section, WIDE, figure, folded, scrolling, side_by_side};
+use crate::parts::{
+    HALF, NARROW, NARROW_HALF, Section, WIDE, figure, folded, number_cell, number_column, row_head,
+    scrolling, side_by_side, table, words_column,
+};
 use crate::source::Contents;
 
 /// Buckets of a curve: more points would be closer than a pixel.
@@ -47,15 +51,43 @@ pub(crate) fn section(
     if charts.is_empty() {
         return Ok(None);
     }
-    let mut section = Section::new("training", "Training").about(about(contents, config)?).extend(stop(contents));
+    let mut section =
+        Section::new("training", "Training").about(about(contents, config)?).extend(stop(contents));
     let (large, small): (Vec<_>, Vec<_>) = charts.iter().partition(|(_, size)| size.width >= WIDE.width);
     for (chart, size) in large {
         section = section.add(figure(chart, *size, NARROW));
     }
     if !small.is_empty() {
-        section = section.add(side_by_side(small.iter().map(|(chart, size)| figure(chart, *size, NARROW_HALF))));
+        section =
+            section.add(side_by_side(small.iter().map(|(chart, size)| figure(chart, *size, NARROW_HALF))));
     }
-    Ok(Some(section.add(checkpoints(contents))))
+    Ok(Some(section.add(checkpoints(contents)).extend(changed_rows(contents))))
+}
+
+/// Rows of the validation split that are listed.
+const CHANGED_ROWS: usize = 20;
+
+/// Returns how the rows of the validation split changed with the chosen checkpoint, and which got worse the most.
+fn changed_rows(contents: &Contents) -> Option<Element> {
+    let checkpoints = &contents.changes.as_ref()?.checkpoints;
+    let changes = checkpoints.iter().find(|checkpoint| checkpoint.step == contents.choice.step)?;
+    let summary = format!(
+        "Rows of the validation split at the chosen step: {} improved, {} got worse, {} stayed",
+        number::count(changes.improved),
+        number::count(changes.worsened),
+        number::count(changes.unchanged)
+    );
+    let columns =
+        [words_column("Row"), number_column("Base"), number_column("Chosen"), number_column("Change")];
+    let rows = changes.worsened_rows.iter().take(CHANGED_ROWS).map(|row| {
+        vec![
+            row_head(&row.id),
+            number_cell(number::fixed(row.base_loss, 3)),
+            number_cell(number::fixed(row.loss, 3)),
+            number_cell(number::signed(row.rise(), 3)),
+        ]
+    });
+    Some(folded(&summary, table("Rows that got worse, loss in nats per token", &columns, rows)))
 }
 
 /// Returns the smoothed training loss.
@@ -208,6 +240,15 @@ fn about(contents: &Contents, config: &Config) -> Result<String, Error> {
             number::signed(change.high, 3)
         ));
     }
+    if let (Some(metric), Some(score)) = (&choice.metric, choice.score) {
+        let base = choice.base_score.map(|base| format!(" against {} for the base", printed(metric, base)));
+        text.push(format!(
+            ", for its {} of {}{}",
+            metric_name(metric),
+            printed(metric, score),
+            base.unwrap_or_default()
+        ));
+    }
     if let Some(runner_up) = choice.runner_up {
         text.push(format!(
             ". Runner-up: step {} with {}",
@@ -282,7 +323,8 @@ fn checkpoints(contents: &Contents) -> Element {
         number::counted(losses.rows, "row"),
         number::counted(losses.tokens, "token")
     );
-    let head = ["Step", "Loss", "Perplexity", "Against base"].map(|name| classed("th", "number").attribute("scope", "col").text(name));
+    let head = ["Step", "Loss", "Perplexity", "Against base"]
+        .map(|name| classed("th", "number").attribute("scope", "col").text(name));
     let base =
         losses.checkpoints.iter().find(|checkpoint| checkpoint.step == 0).map(|checkpoint| checkpoint.loss);
     let rows = losses.checkpoints.iter().map(|checkpoint| {

@@ -46,7 +46,10 @@ pub(crate) fn left_out(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Ele
         ("left out by a condition of the settings".to_owned(), stats.filtered_rows),
         ("held out of training and validation".to_owned(), stats.held_out_rows),
         ("left out by a limit on the number of rows".to_owned(), stats.not_sampled_rows),
-        ("dropped from training, because a held-out row leaks into them".to_owned(), stats.leaks.dropped_train_rows.count),
+        (
+            "dropped from training, because a held-out row leaks into them".to_owned(),
+            stats.leaks.dropped_train_rows.count,
+        ),
         (
             "dropped from validation, because a test row leaks into them".to_owned(),
             stats.leaks.in_validation.dropped_rows.count,
@@ -58,11 +61,18 @@ pub(crate) fn left_out(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Ele
     }
     rows.retain(|(_, count)| *count > 0);
     if rows.is_empty() {
-        return vec![classed("p", "about").text(format!("None of the {} read.", number::counted(stats.rows_read, "row")))];
+        return vec![
+            classed("p", "about")
+                .text(format!("None of the {} read.", number::counted(stats.rows_read, "row"))),
+        ];
     }
     let share = |count: u64| number::fixed(100.0 * count as f64 / stats.rows_read.max(1) as f64, 1);
     let rows = rows.into_iter().map(|(why, count)| {
-        vec![row_head(&why), number_cell(number::count(count)), number_cell(format!("{}\u{202f}%", share(count)))]
+        vec![
+            row_head(&why),
+            number_cell(number::count(count)),
+            number_cell(format!("{}\u{202f}%", share(count))),
+        ]
     });
     let columns = [words_column("Why"), number_column("Rows"), number_column("Of those read")];
     vec![parts::table("Rows left out", &columns, rows)]
@@ -161,7 +171,8 @@ fn lists(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Element> {
             .collect();
         lists.push(folded_list(&format!("Groups of {name}"), groups.len() as u64, &groups, LISTED));
         lists.push(tally_list(&format!("Rows of {name}, truncated"), &split.truncated));
-        lists.push(tally_list(&format!("Rows of {name}, with the text of an earlier row"), &split.duplicates));
+        lists
+            .push(tally_list(&format!("Rows of {name}, with the text of an earlier row"), &split.duplicates));
         let turns =
             format!("Turns of {name} excluded from the targets, because the chat template rewrites them");
         lists.push(tally_list(&turns, &split.rewritten_turns));

@@ -23,7 +23,11 @@ pub(crate) fn program(args: &DataArgs) -> Result<()> {
     let artifact = stage::locate(store.as_ref(), &args.dataset)?;
     let manifest = artifact.manifest();
     if manifest.stage != "prepare-data" {
-        let message = format!("`{}` was made by stage `{}`, not by prepare-data", args.dataset.display(), manifest.stage);
+        let message = format!(
+            "`{}` was made by stage `{}`, not by prepare-data",
+            args.dataset.display(),
+            manifest.stage
+        );
         return Err(Error::bad_input(message).hinted("give an artifact of prepare-data"));
     }
     let model = args.model.as_deref().map(|model| stage::locate(store.as_ref(), model)).transpose()?;
@@ -51,9 +55,15 @@ fn page(folder: &Path, key: &str, context: Option<&Context>, count: usize) -> Re
             .extend(context.and_then(Context::callout)),
     ];
     sections.extend(rows::lengths(folder, &stats, context)?);
-    sections.push(Section::new("dropped", "Rows left out").extend(data::left_out(&stats, &splits)).extend(data::left_out_lists(&stats, &splits)));
+    sections.push(
+        Section::new("dropped", "Rows left out")
+            .extend(data::left_out(&stats, &splits))
+            .extend(data::left_out_lists(&stats, &splits)),
+    );
     sections.push(duplicates(&stats));
-    sections.push(Section::new("leaks", "Leaks").about(data::leaks_found(&stats)).extend(data::leak_lists(&stats)));
+    sections.push(
+        Section::new("leaks", "Leaks").about(data::leaks_found(&stats)).extend(data::leak_lists(&stats)),
+    );
     sections.extend(scripts::section(folder)?);
     sections.extend(rows::notices(&stats));
     sections.push(rows::section(folder, count)?);
@@ -87,13 +97,25 @@ fn header(stats: &Stats, key: &str, title: &str) -> Element {
     };
     let figures = classed("dl", "figures")
         .child(figure("Rows", number::count(rows), format!("of {} read", number::count(stats.rows_read))))
-        .child(figure("Tokens", number::count(tokens), format!("{} per row", number::count(tokens / rows.max(1)))))
-        .child(figure("Trained tokens", format!("{}\u{202f}%", number::fixed(share, 0)), number::count(trained)))
+        .child(figure(
+            "Tokens",
+            number::count(tokens),
+            format!("{} per row", number::count(tokens / rows.max(1))),
+        ))
+        .child(figure(
+            "Trained tokens",
+            format!("{}\u{202f}%", number::fixed(share, 0)),
+            number::count(trained),
+        ))
         .child(figure("Leaks", number::count(stats.leaks.count), leaks));
     classed("header", "head")
         .child(classed("p", "overline").text("Ashlar data report"))
         .child(element("h1").text(title))
-        .child(classed("p", "lead").text(format!("{}: {}.", number::counted(rows, "row"), split_rows.join(", "))))
+        .child(classed("p", "lead").text(format!(
+            "{}: {}.",
+            number::counted(rows, "row"),
+            split_rows.join(", ")
+        )))
         .child(classed("p", "about").text("prepare-data, key ").child(crate::parts::hash(key)))
         .child(figures)
 }

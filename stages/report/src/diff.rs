@@ -27,7 +27,11 @@ pub(crate) fn marked(old: &str, new: &str, side: Side) -> Element {
     }
     let mut settings = TextDiff::configure();
     settings.algorithm(Algorithm::Myers);
-    let diff = if spaced(old) && spaced(new) { settings.diff_words(old, new) } else { settings.diff_chars(old, new) };
+    let diff = if spaced(old) && spaced(new) {
+        settings.diff_words(old, new)
+    } else {
+        settings.diff_chars(old, new)
+    };
     if diff.ratio() < LEAST_IN_COMMON {
         return paragraph.text(text);
     }
@@ -57,10 +61,7 @@ fn flush(paragraph: Element, run: &str, marked: bool, side: Side) -> Element {
     }
     let (name, body) = (if side == Side::New { "ins" } else { "del" }, run.trim());
     let start = run.len() - run.trim_start().len();
-    paragraph
-        .text(&run[..start])
-        .child(element(name).text(body))
-        .text(&run[start + body.len()..])
+    paragraph.text(&run[..start]).child(element(name).text(body)).text(&run[start + body.len()..])
 }
 
 /// Returns whether words are set apart by spaces, which Chinese and Japanese do not do.
@@ -77,12 +78,18 @@ mod tests {
     use super::*;
 
     fn new(old: &str, new: &str) -> String {
-        marked(old, new, Side::New).to_string().replace("<p class=\"words\" dir=\"auto\">", "").replace("</p>\n", "")
+        marked(old, new, Side::New)
+            .to_string()
+            .replace("<p class=\"words\" dir=\"auto\">", "")
+            .replace("</p>\n", "")
     }
 
     #[test]
     fn words_that_differ_are_marked_on_their_side() {
-        assert_eq!(new("the canoe landed", "the big canoe arrived"), "the <ins>big</ins> canoe <ins>arrived</ins>");
+        assert_eq!(
+            new("the canoe landed", "the big canoe arrived"),
+            "the <ins>big</ins> canoe <ins>arrived</ins>"
+        );
         let old = marked("the canoe landed", "the big canoe arrived", Side::Old).to_string();
         assert!(old.contains("the canoe <del>landed</del>"), "{old}");
         assert_eq!(new("same words", "same words"), "same words");
@@ -91,7 +98,8 @@ mod tests {
 
     #[test]
     fn scripts_without_spaces_are_compared_by_character() {
-        let (old, newer) = ("東京は夜の七時です。東京は夜の七時です。", "東京は朝の七時です。東京は夜の七時です。");
+        let (old, newer) =
+            ("東京は夜の七時です。東京は夜の七時です。", "東京は朝の七時です。東京は夜の七時です。");
         assert!(new(old, newer).contains("東京は<ins>朝</ins>の七時です。"), "{}", new(old, newer));
     }
 

@@ -71,7 +71,12 @@ fn spread(ranked: Vec<Example<'_>>, most: usize) -> Vec<Example<'_>> {
         return ranked;
     }
     let places: Vec<usize> = (0..most).map(|at| if most < 2 { 0 } else { at * last / (most - 1) }).collect();
-    ranked.into_iter().enumerate().filter(|(at, _)| places.binary_search(at).is_ok()).map(|(_, row)| row).collect()
+    ranked
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| places.binary_search(at).is_ok())
+        .map(|(_, row)| row)
+        .collect()
 }
 
 fn metrics_of(contents: &Contents, table: &Table, rows: &[&Prediction]) -> Vec<Metric> {
@@ -121,10 +126,13 @@ impl View<'_> {
     }
 
     fn regressions(&self, ranked: &[Example<'_>], most: usize) -> Option<Section> {
-        let mut worse: Vec<(f64, &Example<'_>)> =
-            ranked.iter().filter_map(|example| Some((self.gain(example).filter(|gain| *gain < 0.0)?, example))).collect();
+        let mut worse: Vec<(f64, &Example<'_>)> = ranked
+            .iter()
+            .filter_map(|example| Some((self.gain(example).filter(|gain| *gain < 0.0)?, example)))
+            .collect();
         worse.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let better = ranked.iter().filter(|example| self.gain(example).is_some_and(|gain| gain > 0.0)).count();
+        let better =
+            ranked.iter().filter(|example| self.gain(example).is_some_and(|gain| gain > 0.0)).count();
         self.base?;
         let about = format!(
             "{} of the {} got worse by {}, {} better. The largest losses first.",
@@ -167,14 +175,16 @@ impl View<'_> {
             self.metrics[0].name,
             model_name(&self.table.models[self.tuned]).to_lowercase()
         );
-        let mut table = classed("table", "examples")
-            .attribute("data-page", PAGE_ROWS)
-            .attribute("data-noun", "example");
+        let mut table =
+            classed("table", "examples").attribute("data-page", PAGE_ROWS).attribute("data-noun", "example");
         if self.base.is_some() {
             table = table.attribute("data-kinds", "better|worse|level|same-answer|failed");
         }
         let switch = element("label").attribute("class", "switch").child(
-            element("input").attribute("type", "checkbox").attribute("id", "marks").attribute("checked", "checked"),
+            element("input")
+                .attribute("type", "checkbox")
+                .attribute("id", "marks")
+                .attribute("checked", "checked"),
         );
         Section::new("examples", "Examples")
             .about(about)
@@ -257,7 +267,8 @@ impl View<'_> {
             None => {}
         }
         let row = example.row;
-        let [base, tuned] = [self.base.unwrap_or(self.tuned), self.tuned].map(|model| &self.table.models[model]);
+        let [base, tuned] =
+            [self.base.unwrap_or(self.tuned), self.tuned].map(|model| &self.table.models[model]);
         if self.base.is_some() && answer(row, base) == answer(row, tuned) {
             kinds.push("same-answer");
         }
@@ -268,7 +279,8 @@ impl View<'_> {
     }
 
     fn texts(&self, row: &Prediction) -> Element {
-        let mut answers = classed("div", "answers").child(passage("text prompt", "Prompt", long(&row.prompt)));
+        let mut answers =
+            classed("div", "answers").child(passage("text prompt", "Prompt", long(&row.prompt)));
         answers = answers.child(passage("text reference", "Reference", long(&row.reference)));
         let base = self.base.map(|base| answer(row, &self.table.models[base]));
         for (model, name) in self.table.models.iter().enumerate() {
@@ -322,7 +334,7 @@ fn long(text: &str) -> Vec<Element> {
     if rest.is_empty() {
         return vec![words(shown)];
     }
-    let more = format!("{} more", number::counted(rest.chars().count() as u64, "character"));
+    let more = number::counted(rest.chars().count() as u64, "more character");
     vec![words(shown), element("details").child(element("summary").text(more)).child(words(rest))]
 }
 

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
+use crate::data;
 use crate::headline::{self, model_name, print};
 use crate::number;
 use crate::parts::bare;
 use crate::report::Report;
 use crate::results;
-use crate::data;
 
 /// Writes the report.
 pub(crate) fn write(report: &Report<'_>) -> String {
@@ -66,17 +66,22 @@ pub(crate) fn write(report: &Report<'_>) -> String {
 fn scores(report: &Report<'_>) -> String {
     let table = report.table;
     let names: Vec<String> = table.models.iter().map(|model| escaped(&model_name(model))).collect();
-    let mut text = format!("| score | {} | change |\n|---|{}---|\n", names.join(" | "), "--:|".repeat(names.len()));
+    let mut text =
+        format!("| score | {} | change |\n|---|{}---|\n", names.join(" | "), "--:|".repeat(names.len()));
     for score in &table.scores {
-        let cells: Vec<String> =
-            score.cells.iter().map(|cell| cell.value.map_or("–".to_owned(), |value| print(score, value))).collect();
+        let cells: Vec<String> = score
+            .cells
+            .iter()
+            .map(|cell| cell.value.map_or("–".to_owned(), |value| print(score, value)))
+            .collect();
         let change = table.tuned().and_then(|tuned| {
             let (value, change) = score.cells[tuned].value.zip(score.cells[tuned].change())?;
             let range = headline::print_range(score, value, &change).unwrap_or_default();
             Some(format!("{} {range}", headline::print_change(score, value, &change)))
         });
         let change = change.unwrap_or_default();
-        let _ = writeln!(text, "| {} | {} | {} |", escaped(&score.name), cells.join(" | "), change.trim_end());
+        let _ =
+            writeln!(text, "| {} | {} | {} |", escaped(&score.name), cells.join(" | "), change.trim_end());
     }
     text
 }
@@ -86,7 +91,9 @@ fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for character in text.chars() {
         match character {
-            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' | '&' | '~' => escaped.extend(['\\', character]),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' | '&' | '~' => {
+                escaped.extend(['\\', character])
+            }
             character if character.is_control() => escaped.push(' '),
             _ => escaped.push(character),
         }

@@ -39,7 +39,8 @@ pub(crate) fn table(contents: &Contents) -> Table {
         table.made = table.models.iter().position(|model| *model == gate.model).or(table.made);
     }
     let ordered = ["perplexity", "loss"].into_iter().filter(|name| has(contents, name));
-    let others = scores.metrics.keys().map(String::as_str).filter(|name| !["perplexity", "loss"].contains(name));
+    let others =
+        scores.metrics.keys().map(String::as_str).filter(|name| !["perplexity", "loss"].contains(name));
     table.scores = ordered.chain(others).map(|name| score(contents, &table, name)).collect();
     table.unchanged = scores
         .comparisons
@@ -168,7 +169,12 @@ fn notes(contents: &Contents) -> Vec<String> {
                 let interval = intervals.and_then(|intervals| intervals.get(metric)).map(|[low, high]| {
                     format!(" [{}, {}]", number::fixed(*low, digits), number::fixed(*high, digits))
                 });
-                format!("{} {}{}", metric_name(metric), number::fixed(*value, digits), interval.unwrap_or_default())
+                format!(
+                    "{} {}{}",
+                    metric_name(metric),
+                    number::fixed(*value, digits),
+                    interval.unwrap_or_default()
+                )
             })
             .collect();
         notes.push(format!("Floor, {}: {}.", name.replace('_', " "), floors.join(", ")));

@@ -49,9 +49,8 @@ impl Page {
 }
 
 fn head(title: &str) -> Element {
-    let meta = |name: &str, content: &str| {
-        element("meta").attribute("name", name).attribute("content", content)
-    };
+    let meta =
+        |name: &str, content: &str| element("meta").attribute("name", name).attribute("content", content);
     let mut style = element("style").style(chart::PALETTE);
     for sheet in SHEETS {
         style = style.style(sheet);

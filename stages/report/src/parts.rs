@@ -170,7 +170,11 @@ pub(crate) fn head(columns: &[Column]) -> Element {
 }
 
 /// Returns a table of texts that scrolls inside its box; the first cell of a row is its heading.
-pub(crate) fn table(label: &str, columns: &[Column], rows: impl IntoIterator<Item = Vec<Element>>) -> Element {
+pub(crate) fn table(
+    label: &str,
+    columns: &[Column],
+    rows: impl IntoIterator<Item = Vec<Element>>,
+) -> Element {
     let rows = rows.into_iter().map(|cells| element("tr").children(cells));
     let table = classed("table", "plain").child(head(columns)).child(element("tbody").children(rows));
     scrolling(label, table)

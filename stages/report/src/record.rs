@@ -93,7 +93,11 @@ pub(crate) fn record(report: &Report<'_>) -> RunRecord {
         tuned: table.tuned().map(|model| table.models[model].clone()),
         scores: table.scores.iter().map(|score| (score.key.clone(), run_score(table, score))).collect(),
         settings,
-        keys: contents.stages.iter().map(|manifest| (manifest.stage.clone(), manifest.key.to_string())).collect(),
+        keys: contents
+            .stages
+            .iter()
+            .map(|manifest| (manifest.stage.clone(), manifest.key.to_string()))
+            .collect(),
         chosen_step: contents.choice.step,
         steps: contents.summary.steps,
         stopped: match &contents.summary.stop {

@@ -42,7 +42,8 @@ impl Report<'_> {
         if let Some(folder) = &inputs.prepare_data {
             sections.extend(tokens::section(folder, config.token_rows as usize)?);
         }
-        sections.extend(contents.dataset.as_ref().map(|stats| data::section(stats, contents.context.as_ref())));
+        sections
+            .extend(contents.dataset.as_ref().map(|stats| data::section(stats, contents.context.as_ref())));
         sections.extend(telemetry.map(Telemetry::section));
         sections.push(stages::section(contents, telemetry));
         sections.push(reproduce::section(contents)?);

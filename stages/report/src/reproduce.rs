@@ -74,5 +74,7 @@ fn run_commands(stages: &[Manifest]) -> String {
 fn is_from_hub(manifest: &Manifest) -> bool {
     let names = ["id", "folder", "wheel"];
     let config = &manifest.key_material.config;
-    names.iter().any(|name| config.get(name).and_then(|value| value.as_str()).is_some_and(|value| !value.is_empty()))
+    names
+        .iter()
+        .any(|name| config.get(name).and_then(|value| value.as_str()).is_some_and(|value| !value.is_empty()))
 }

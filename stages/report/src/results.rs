@@ -54,11 +54,17 @@ fn figures(contents: &Contents, table: &Table) -> Element {
         let detail = match base.zip(score.cells[tuned].change()) {
             Some((base, change)) => {
                 let range = headline::print_range(score, value, &change).unwrap_or_default();
-                format!("from {}, {} {range}", print(score, base), headline::print_change(score, value, &change))
+                format!(
+                    "from {}, {} {range}",
+                    print(score, base),
+                    headline::print_change(score, value, &change)
+                )
             }
             None => model_name(&table.models[tuned]),
         };
-        list = list.child(main_figure(&score.name, &print(score, value), detail.trim_end()).attribute("class", "tuned"));
+        list = list.child(
+            main_figure(&score.name, &print(score, value), detail.trim_end()).attribute("class", "tuned"),
+        );
     }
     let choice = &contents.choice;
     let last = contents.losses.checkpoints.last().map_or(choice.step, |checkpoint| checkpoint.step);
@@ -87,7 +93,9 @@ pub(crate) fn scores(contents: &Contents, table: &Table) -> Section {
     let with_floor = table.scores.iter().any(|score| score.floor.is_some());
     let mut heads = element("tr").child(element("th").attribute("scope", "col").text("Score"));
     for model in &table.models {
-        heads = heads.child(classed("th", "number").attribute("scope", "col").child(element("bdi").text(model_name(model))));
+        heads = heads.child(
+            classed("th", "number").attribute("scope", "col").child(element("bdi").text(model_name(model))),
+        );
     }
     if with_floor {
         heads = heads.child(classed("th", "number floor").attribute("scope", "col").text("Floor"));
@@ -178,7 +186,13 @@ fn bars_of(table: &Table, score: &Score) -> Option<Bars> {
         .iter()
         .map(|bar| match bar.interval {
             Some([low, high]) => {
-                format!("{} {}, interval {} to {}", bar.name, bar.printed, print(score, low), print(score, high))
+                format!(
+                    "{} {}, interval {} to {}",
+                    bar.name,
+                    bar.printed,
+                    print(score, low),
+                    print(score, high)
+                )
             }
             None => format!("{} {}", bar.name, bar.printed),
         })
@@ -188,7 +202,10 @@ fn bars_of(table: &Table, score: &Score) -> Option<Bars> {
         title: score.name.clone(),
         description: format!("{}.", described.join("; ")),
         bars,
-        floor: score.floor.filter(|floor| *floor >= 0.0).map(|floor| (floor, format!("floor {}", print(score, floor)))),
+        floor: score
+            .floor
+            .filter(|floor| *floor >= 0.0)
+            .map(|floor| (floor, format!("floor {}", print(score, floor)))),
     })
 }
 
@@ -223,7 +240,10 @@ fn explanations(table: &Table, with_floor: bool) -> Vec<String> {
     let points = table.scores.iter().filter(|score| score.kind == Kind::Points);
     let points: Vec<&str> = points.map(|score| score.name.as_str()).collect();
     if !points.is_empty() {
-        notes.push(format!("On a scale from 0 to 100: {}. Those that sacreBLEU has are equal to its own.", points.join(", ")));
+        notes.push(format!(
+            "On a scale from 0 to 100: {}. Those that sacreBLEU has are equal to its own.",
+            points.join(", ")
+        ));
     }
     if with_floor {
         notes.push(

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use artifact::Manifest;
-use outputs::{Choice, Document, FusionCost, Line, Losses, MetricsLine, Prediction, Scores, Stats, Summary};
+use outputs::{
+    Changes, Choice, Document, FusionCost, Line, Losses, MetricsLine, Prediction, Scores, Stats, Summary,
+};
 use serde_json::Value;
 
 use crate::context::Context;
@@ -41,6 +43,8 @@ pub(crate) struct Contents {
     pub(crate) choice: Choice,
     pub(crate) fusion: Option<FusionCost>,
     pub(crate) dataset: Option<Stats>,
+    /// Rows of the validation split that changed, unless an older validate made the losses.
+    pub(crate) changes: Option<Changes>,
     /// Rows beyond the context, where model and dataset are given.
     pub(crate) context: Option<Context>,
 }
@@ -86,6 +90,7 @@ impl Contents {
             choice: document(&inputs.select_best)?,
             fusion: inputs.fuse.as_deref().map(document).transpose()?,
             dataset: inputs.prepare_data.as_deref().map(document).transpose()?,
+            changes: Changes::read_if_present(&inputs.validate.join("data"))?,
             context,
         };
         contents.check()?;

@@ -31,7 +31,8 @@ pub(crate) fn section(contents: &Contents, telemetry: Option<&Telemetry>) -> Sec
 
 /// Returns the stages in their order, each with what it read, its hashes, and its times if they are known.
 fn chain(contents: &Contents, telemetry: Option<&Telemetry>) -> Element {
-    let mut columns = vec![words_column("Stage"), words_column("Reads"), words_column("Key"), words_column("Tree")];
+    let mut columns =
+        vec![words_column("Stage"), words_column("Reads"), words_column("Key"), words_column("Tree")];
     if telemetry.is_some() {
         columns.extend([number_column("Time"), number_column("Peak memory"), words_column("Made")]);
     }

@@ -19,9 +19,11 @@ pub(crate) fn section(contents: &Contents) -> Option<Section> {
         .iter()
         .flat_map(|(model, scores)| {
             let name = model_name(model);
-            scores.failed_rows.iter().take(SHOWN_GROUPS).map(move |row| {
-                vec![row_head(&row.id), cell(&name), cell(&row.reason)]
-            })
+            scores
+                .failed_rows
+                .iter()
+                .take(SHOWN_GROUPS)
+                .map(move |row| vec![row_head(&row.id), cell(&name), cell(&row.reason)])
         })
         .collect();
     if scores.comparisons.len() < 2 && scores.subgroups.is_empty() && failed.is_empty() {
@@ -52,7 +54,8 @@ fn pairs(contents: &Contents, comparisons: &[Comparison]) -> Element {
         number_column("Better, equal, worse"),
     ];
     let rows = comparisons.iter().flat_map(|pair| {
-        let name = format!("{} against {}", model_name(&pair.model), model_name(&pair.against).to_lowercase());
+        let name =
+            format!("{} against {}", model_name(&pair.model), model_name(&pair.against).to_lowercase());
         pair.metrics.iter().map(move |(metric, difference)| {
             vec![
                 row_head(&name),
@@ -81,7 +84,11 @@ fn subgroups(contents: &Contents, subgroups: &[Subgroup]) -> Element {
         group.comparisons.iter().flat_map(move |pair| {
             let name = name.clone();
             pair.metrics.iter().map(move |(metric, difference)| {
-                let models = format!("{} against {}", model_name(&pair.model), model_name(&pair.against).to_lowercase());
+                let models = format!(
+                    "{} against {}",
+                    model_name(&pair.model),
+                    model_name(&pair.against).to_lowercase()
+                );
                 vec![
                     row_head(&name),
                     number_cell(number::count(group.rows)),

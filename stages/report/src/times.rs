@@ -4,7 +4,7 @@ use std::path::Path;
 
 use chart::markup::{Element, classed};
 use chart::{Chart, Horizontal, Look, Point, Range, Series, outline};
-use outputs::{Document as _, Line as _, StageTimes, TimingLine, Times};
+use outputs::{Document as _, Line as _, StageTimes, Times, TimingLine};
 use serde_json::Value;
 
 use crate::number;
@@ -56,7 +56,10 @@ impl Telemetry {
             about.push_str(&format!(" Trained on {machine}."));
         }
         if let Some(speed) = self.times.tokens_per_second {
-            about.push_str(&format!(" Training took in {} trained tokens per second.", number::three_digits(speed)));
+            about.push_str(&format!(
+                " Training took in {} trained tokens per second.",
+                number::three_digits(speed)
+            ));
         }
         let charts = [self.speed(), self.memory()];
         let figures = charts.iter().flatten().map(|chart| figure(chart, HALF, NARROW_HALF));
@@ -158,7 +161,9 @@ pub(crate) fn cells(times: &StageTimes) -> [Element; 3] {
         made = made.child(crate::parts::pill(class, text));
     }
     if let Some(end) = &times.end {
-        made = made.child(classed("span", "detail").text(end.replace('T', " ").trim_end_matches('Z').to_owned() + " UTC"));
+        made = made.child(
+            classed("span", "detail").text(end.replace('T', " ").trim_end_matches('Z').to_owned() + " UTC"),
+        );
     }
     [classed("td", "number").text(wall), classed("td", "number").text(memory), made]
 }
@@ -238,6 +243,9 @@ mod tests {
     #[test]
     fn durations_have_at_most_two_units() {
         let shown = [0.04, 9.96, 61.0, 7320.0].map(duration);
-        assert_eq!(shown, ["0.0\u{202f}s", "10\u{202f}s", "1\u{202f}min 1\u{202f}s", "2\u{202f}h 2\u{202f}min"]);
+        assert_eq!(
+            shown,
+            ["0.0\u{202f}s", "10\u{202f}s", "1\u{202f}min 1\u{202f}s", "2\u{202f}h 2\u{202f}min"]
+        );
     }
 }

@@ -129,9 +129,9 @@ impl Texts {
     }
 
     fn control(&self, token: u32) -> Option<String> {
-        self.tokenizer.is_special(token).then(|| {
-            self.tokenizer.control_text(token).map_or_else(|| format!("[{token}]"), str::to_owned)
-        })
+        self.tokenizer
+            .is_special(token)
+            .then(|| self.tokenizer.control_text(token).map_or_else(|| format!("[{token}]"), str::to_owned))
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
@@ -180,9 +180,9 @@ pub(crate) fn row(row: &TokenRow) -> Element {
     }
     classed("article", "token-row")
         .child(
-            classed("header", "sample-head")
-                .child(element("h3").child(element("bdi").text(&row.id)))
-                .child(classed("span", "rank").child(element("bdi").text(&row.source)).text(format!(" · {detail}"))),
+            classed("header", "sample-head").child(element("h3").child(element("bdi").text(&row.id))).child(
+                classed("span", "rank").child(element("bdi").text(&row.source)).text(format!(" · {detail}")),
+            ),
         )
         .children(body(row))
 }
@@ -205,7 +205,10 @@ fn body(row: &TokenRow) -> Vec<Element> {
     let shown: usize = row.pieces.iter().map(|piece| piece.tokens).sum();
     let mut body = vec![paragraph];
     if shown < row.tokens {
-        body.push(classed("p", "none").text(format!("and {}", number::counted((row.tokens - shown) as u64, "more token"))));
+        body.push(
+            classed("p", "none")
+                .text(format!("and {}", number::counted((row.tokens - shown) as u64, "more token"))),
+        );
     }
     body
 }
@@ -213,12 +216,16 @@ fn body(row: &TokenRow) -> Vec<Element> {
 fn span(piece: &Piece) -> Element {
     let class = if piece.special { "t special" } else { "t" };
     let span = classed("span", class);
-    let span = if piece.tokens > 1 { span.attribute("title", format!("{} tokens", piece.tokens)) } else { span };
+    let span =
+        if piece.tokens > 1 { span.attribute("title", format!("{} tokens", piece.tokens)) } else { span };
     // A line break is shown where it is, and keeps its effect.
     span.text(piece.text.replace('\n', "↵\n").replace('\t', "⇥\t"))
 }
 
 /// Returns a row folded under its id.
 pub(crate) fn folded_row(token_row: &TokenRow) -> Element {
-    folded(&format!("{}: {}", token_row.id, number::counted(token_row.tokens as u64, "token")), row(token_row))
+    folded(
+        &format!("{}: {}", token_row.id, number::counted(token_row.tokens as u64, "token")),
+        row(token_row),
+    )
 }

@@ -78,8 +78,8 @@ fn below_floor(score: &Score, model: usize) -> Option<String> {
 
 fn of_gate(gate: &outputs::Gate) -> Verdict {
     let interval = |key: &str, difference: &Difference| {
-        let [value, low, high] =
-            [difference.value, difference.low, difference.high].map(|value| headline::printed_change(key, value));
+        let [value, low, high] = [difference.value, difference.low, difference.high]
+            .map(|value| headline::printed_change(key, value));
         format!("{value} [{low}, {high}]")
     };
     let mut reasons = gate.reasons.clone();

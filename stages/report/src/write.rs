@@ -34,7 +34,12 @@ pub struct Aside<'a> {
 /// # Errors
 ///
 /// Fails when a file is missing, is not what its stage writes, or holds a number that is not finite.
-pub fn write(inputs: &Inputs, config: &Config, out: &Path, aside: Option<Aside<'_>>) -> Result<Summary, Error> {
+pub fn write(
+    inputs: &Inputs,
+    config: &Config,
+    out: &Path,
+    aside: Option<Aside<'_>>,
+) -> Result<Summary, Error> {
     let contents = Contents::read(inputs)?;
     let table = if contents.scores.metrics.is_empty() {
         computed::table(&contents, config)?

@@ -83,7 +83,7 @@ fn a_small_report_reads_as_it_did() {
     let made = make_changed(&Run::default(), |_| {}).expect("report");
     insta::assert_snapshot!("small_report", visible_text(&made.page));
     insta::assert_snapshot!(format!("{}\n{}", made.summary.headline, made.summary.table), @"
-    Fused model: test perplexity 12.2 vs 45.6 for the base, −73 %; chrF 64.1 vs 17.0
+    Fused model: test perplexity 12.2 vs 45.6 for the base, −73 %; chrF 64.1 vs 17.0, +47.1 [15.1, 64.0]
                   base  fused  change
     Perplexity    45.6   12.2  −73 %
     Loss         3.820  2.501  −1.319
@@ -121,7 +121,11 @@ fn the_page_asks_nobody_for_anything() {
         for attribute in node.attributes() {
             let name = attribute.name();
             assert!(!matches!(name, "src" | "srcset") && !name.starts_with("on"), "attribute `{name}`");
-            assert!(name != "href" || attribute.value().starts_with('#'), "a link to `{}`", attribute.value());
+            assert!(
+                name != "href" || attribute.value().starts_with('#'),
+                "a link to `{}`",
+                attribute.value()
+            );
         }
     }
     assert!(!made.page.contains("url(http") && !made.page.contains("@import"));
@@ -440,6 +444,20 @@ fn what_evaluate_measured_is_shown_as_it_is() {
 }
 
 #[test]
+fn rows_of_the_validation_split_that_got_worse_are_listed() {
+    let made = make_changed(&Run::default(), |inputs| {
+        let losses: Losses = read_document(&inputs.validate);
+        put_document(&inputs.validate, &outputs::Changes::new(&losses));
+    })
+    .expect("report");
+    let text = visible_text(&made.page);
+    assert!(
+        text.contains("Rows of the validation split at the chosen step: 12 improved, 0 got worse, 0 stayed"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_run_that_changed_nothing_is_named() {
     let made = make_changed(&Run::default(), |inputs| {
         fixture::add_statistics(inputs, true);
@@ -469,7 +487,7 @@ fn times_are_on_the_page_that_no_hash_covers_and_only_there() {
     assert!(fs_err::read(out.join("report.html")).unwrap() == before, "times changed hashed bytes");
     let page = fs_err::read_to_string(aside.join("report.html")).unwrap();
     let text = visible_text(&page);
-    assert_eq!(text.matches("cache hit\n").count(), 5, "{text}");
+    assert_eq!(text.matches("cache hit\n").count(), 4, "{text}");
     for part in ["1\u{202f}h 2\u{202f}min", "resumed", "Speed and memory", "Example CPU, 8 threads"] {
         assert!(text.contains(part), "`{part}` is not in:\n{text}");
     }
@@ -485,11 +503,14 @@ fn trained_tokens_and_rows_beyond_the_context_are_shown() {
     let trained: Vec<String> = document
         .descendants()
         .filter(|node| node.has_tag_name("mark"))
-        .map(|mark| mark.descendants().filter_map(|node| node.is_text().then(|| node.text()).flatten()).collect())
+        .map(|mark| {
+            mark.descendants().filter_map(|node| node.is_text().then(|| node.text()).flatten()).collect()
+        })
         .collect();
     assert!(trained.iter().any(|text| text.contains("While they were living there")), "{trained:?}");
     assert!(!trained.iter().any(|text| text.contains("Translate to English")), "{trained:?}");
-    let short = Run { rows: vec![["long", Box::leak("he ".repeat(200).into_boxed_str()), "a", "b", "c"]], ..run };
+    let short =
+        Run { rows: vec![["long", Box::leak("he ".repeat(200).into_boxed_str()), "a", "b", "c"]], ..run };
     let made = make_changed(&short, |inputs| fixture::add_tokens(inputs, &short)).expect("report");
     assert!(visible_text(&made.page).contains("are longer than the model's context of 120 tokens"));
 }
@@ -517,7 +538,8 @@ fn the_script_is_the_one_that_the_policy_allows() {
     let start = made.page.rfind("<script>").expect("a script") + "<script>".len();
     let script = &made.page[start..made.page.rfind("</script>").expect("its end")];
     let digest = testutil::files::sha256_hex(script.as_bytes());
-    let bytes: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&digest[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let bytes: Vec<u8> =
+        (0..32).map(|at| u8::from_str_radix(&digest[2 * at..2 * at + 2], 16).unwrap()).collect();
     let hash = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
     assert!(made.page.contains(&format!("script-src &#39;sha256-{hash}&#39;")));
 }

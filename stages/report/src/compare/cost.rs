@@ -3,15 +3,22 @@
 use super::run_head;
 use super::runs::{Run, Runs};
 use crate::number;
-use crate::parts::{Section, number_cell, number_column, notes, table, words_column};
+use crate::parts::{Section, notes, number_cell, number_column, table, words_column};
 use crate::times::duration;
 
 /// Returns the section.
 pub(crate) fn section(runs: &Runs) -> Option<Section> {
     let mut columns = vec![words_column("Run")];
     columns.extend(
-        ["All stages", "Train", "Tokens per second", "Peak memory of train", "Tokens trained", "Trained parameters"]
-            .map(number_column),
+        [
+            "All stages",
+            "Train",
+            "Tokens per second",
+            "Peak memory of train",
+            "Tokens trained",
+            "Trained parameters",
+        ]
+        .map(number_column),
     );
     let rows = runs.list.iter().map(|run| {
         let seconds = |seconds: Option<f64>| seconds.map_or("–".to_owned(), duration);
@@ -39,6 +46,7 @@ pub(crate) fn section(runs: &Runs) -> Option<Section> {
 
 /// Returns the time of all stages together.
 fn whole(run: &Run) -> Option<f64> {
-    let seconds: Vec<f64> = run.times.as_ref()?.stages.values().filter_map(|times| times.wall_seconds).collect();
+    let seconds: Vec<f64> =
+        run.times.as_ref()?.stages.values().filter_map(|times| times.wall_seconds).collect();
     (!seconds.is_empty()).then(|| seconds.iter().sum())
 }

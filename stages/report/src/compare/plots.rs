@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use chart::{Chart, Horizontal, Look, Parallel, ParallelAxis, ParallelLine, Point, Range, Series, Size, middle_range};
+use chart::{
+    Chart, Horizontal, Look, Parallel, ParallelAxis, ParallelLine, Point, Range, Series, Size, middle_range,
+};
 
 use super::runs::{Run, Runs};
 use crate::headline::printed;
@@ -52,11 +54,19 @@ pub(crate) fn settings(runs: &Runs) -> Option<Section> {
 /// Returns the axis of a setting: by size if all values are numbers, else one place for each value.
 fn setting_axis(name: &str, values: &[Option<&String>]) -> (ParallelAxis, Vec<Option<f64>>) {
     let short = name.split_once('.').map_or(name, |(_, rest)| rest).to_owned();
-    let numbers: Option<Vec<Option<f64>>> =
-        values.iter().map(|value| value.map(|value| value.parse::<f64>().ok().filter(|n| n.is_finite())).map_or(Some(None), |n| n.map(Some))).collect();
+    let numbers: Option<Vec<Option<f64>>> = values
+        .iter()
+        .map(|value| {
+            value
+                .map(|value| value.parse::<f64>().ok().filter(|n| n.is_finite()))
+                .map_or(Some(None), |n| n.map(Some))
+        })
+        .collect();
     if let Some(numbers) = numbers {
         let text = |wanted: f64| {
-            let at = numbers.iter().position(|number| number.is_some_and(|number| number.to_bits() == wanted.to_bits()));
+            let at = numbers
+                .iter()
+                .position(|number| number.is_some_and(|number| number.to_bits() == wanted.to_bits()));
             at.and_then(|at| values[at]).cloned().unwrap_or_default()
         };
         let (ticks, heights) = number_axis(&numbers, &text);
@@ -73,8 +83,13 @@ fn setting_axis(name: &str, values: &[Option<&String>]) -> (ParallelAxis, Vec<Op
 }
 
 /// Returns ticks at the lowest and the highest value, and the height of each value; logarithmic if they are far apart.
-fn number_axis(values: &[Option<f64>], print: &dyn Fn(f64) -> String) -> (Vec<(f64, String)>, Vec<Option<f64>>) {
-    let Some(range) = Range::of(values.iter().flatten().copied()) else { return (Vec::new(), vec![None; values.len()]) };
+fn number_axis(
+    values: &[Option<f64>],
+    print: &dyn Fn(f64) -> String,
+) -> (Vec<(f64, String)>, Vec<Option<f64>>) {
+    let Some(range) = Range::of(values.iter().flatten().copied()) else {
+        return (Vec::new(), vec![None; values.len()]);
+    };
     let logarithmic = range.low > 0.0 && range.high / range.low > 30.0;
     let scale = |value: f64| if logarithmic { value.ln() } else { value };
     let (low, high) = (scale(range.low), scale(range.high));
@@ -98,7 +113,12 @@ pub(crate) fn curves(runs: &Runs) -> Option<Section> {
     (!figures.is_empty()).then(|| Section::new("curves", "Learning curves").extend(figures))
 }
 
-fn overlaid(runs: &Runs, name: &'static str, title: &str, get: &dyn Fn(&Run) -> Vec<[f64; 2]>) -> Option<Chart> {
+fn overlaid(
+    runs: &Runs,
+    name: &'static str,
+    title: &str,
+    get: &dyn Fn(&Run) -> Vec<[f64; 2]>,
+) -> Option<Chart> {
     let series: Vec<Series> = runs
         .list
         .iter()
@@ -109,7 +129,8 @@ fn overlaid(runs: &Runs, name: &'static str, title: &str, get: &dyn Fn(&Run) -> 
         })
         .filter(|series| !series.points.is_empty())
         .collect();
-    let y_range = series.iter().filter_map(|series| middle_range(&series.points, 0.01)).reduce(Range::union)?;
+    let y_range =
+        series.iter().filter_map(|series| middle_range(&series.points, 0.01)).reduce(Range::union)?;
     let ends: Vec<String> = series
         .iter()
         .filter_map(|series| Some(format!("{} {}", series.name, printed("loss", series.points.last()?.y))))

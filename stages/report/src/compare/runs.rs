@@ -95,13 +95,21 @@ impl Runs {
     pub(crate) fn main_scores(&self) -> Vec<String> {
         let keys = self.scores();
         let text = ["similarity", "chrf"].into_iter().find(|name| keys.iter().any(|key| key == name));
-        ["perplexity"].into_iter().chain(text).filter(|name| keys.iter().any(|key| key == name)).map(str::to_owned).collect()
+        ["perplexity"]
+            .into_iter()
+            .chain(text)
+            .filter(|name| keys.iter().any(|key| key == name))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Returns the name of a score for readers.
     pub(crate) fn title(&self, key: &str) -> String {
         let titles = self.list.iter().filter_map(|run| run.record.scores.get(key));
-        titles.map(|score| score.title.clone()).find(|title| !title.is_empty()).unwrap_or_else(|| metric_name(key))
+        titles
+            .map(|score| score.title.clone())
+            .find(|title| !title.is_empty())
+            .unwrap_or_else(|| metric_name(key))
     }
 
     /// Returns whether higher is better; `None` if neither direction is.
@@ -114,7 +122,9 @@ impl Runs {
         let Some(higher) = self.higher(key) else { return Vec::new() };
         let mut ranked: Vec<(&Run, RunValue)> =
             self.list.iter().filter_map(|run| Some((run, Self::value(run, key)?))).collect();
-        ranked.sort_by(|a, b| if higher { b.1.value.total_cmp(&a.1.value) } else { a.1.value.total_cmp(&b.1.value) });
+        ranked.sort_by(|a, b| {
+            if higher { b.1.value.total_cmp(&a.1.value) } else { a.1.value.total_cmp(&b.1.value) }
+        });
         ranked
     }
 
@@ -123,7 +133,10 @@ impl Runs {
         let mut groups: BTreeMap<Vec<(&str, &str)>, Vec<&Run>> = BTreeMap::new();
         for run in &self.list {
             let others = run.settings.iter().filter(|(name, _)| !is_seed(name));
-            groups.entry(others.map(|(name, value)| (name.as_str(), value.as_str())).collect()).or_default().push(run);
+            groups
+                .entry(others.map(|(name, value)| (name.as_str(), value.as_str())).collect())
+                .or_default()
+                .push(run);
         }
         let mut groups: Vec<Vec<&Run>> = groups.into_values().filter(|runs| runs.len() > 1).collect();
         groups.sort_by_key(|runs| runs[0].hue);
@@ -136,8 +149,10 @@ impl Runs {
         let splits: BTreeSet<(&str, u64)> =
             self.list.iter().map(|run| (run.record.split.as_str(), run.record.rows)).collect();
         if splits.len() > 1 {
-            let splits: Vec<String> =
-                splits.iter().map(|(split, rows)| format!("{split} with {}", number::counted(*rows, "row"))).collect();
+            let splits: Vec<String> = splits
+                .iter()
+                .map(|(split, rows)| format!("{split} with {}", number::counted(*rows, "row")))
+                .collect();
             notes.push(format!("The runs were scored on different rows: {}.", splits.join(", ")));
         }
         let data: BTreeSet<Option<&String>> =
@@ -157,7 +172,9 @@ pub(crate) fn is_seed(name: &str) -> bool {
 /// Splits `NAME=RUN`; a path with an equals sign that exists is a path.
 fn named(given: &str) -> (String, PathBuf) {
     match given.split_once('=') {
-        Some((name, path)) if !name.contains('/') && !Path::new(given).exists() => (name.to_owned(), path.into()),
+        Some((name, path)) if !name.contains('/') && !Path::new(given).exists() => {
+            (name.to_owned(), path.into())
+        }
         _ => (String::new(), given.into()),
     }
 }
@@ -173,7 +190,9 @@ fn read(store: Option<&Store>, name: String, path: &Path, hue: usize) -> Result<
     let manifest = artifact.manifest();
     if manifest.stage != "report" {
         let message = format!("`{}` was made by stage `{}`, not by report", path.display(), manifest.stage);
-        return Err(Error::bad_input(message).hinted("give artifacts of report, or folders with `report.path`"));
+        return Err(
+            Error::bad_input(message).hinted("give artifacts of report, or folders with `report.path`")
+        );
     }
     let file = artifact.data_dir().join(RunRecord::FILE);
     if !file.exists() {
@@ -215,7 +234,13 @@ mod tests {
 
     fn run(name: &str, settings: &[(&str, &str)]) -> Run {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Run { name: name.to_owned(), hue: 0, record: RunRecord::default(), times: None, settings: settings.collect() }
+        Run {
+            name: name.to_owned(),
+            hue: 0,
+            record: RunRecord::default(),
+            times: None,
+            settings: settings.collect(),
+        }
     }
 
     #[test]

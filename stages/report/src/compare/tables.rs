@@ -9,8 +9,8 @@ use super::{filled, run_head};
 use crate::headline::{printed, printed_change};
 use crate::number;
 use crate::parts::{
-    HALF, NARROW_HALF, Section, cell, figure, head, notes, number_cell, number_column, row_head, scrolling, side_by_side,
-    table, words_column,
+    HALF, NARROW_HALF, Section, cell, figure, head, notes, number_cell, number_column, row_head, scrolling,
+    side_by_side, table, words_column,
 };
 
 /// Settings that have a column of their own.
@@ -21,7 +21,11 @@ pub(crate) fn overview(runs: &Runs) -> Section {
     let shown = &runs.differing[..runs.differing.len().min(SHOWN_SETTINGS)];
     let mut columns = vec![words_column("Run")];
     columns.extend(shown.iter().map(words_column));
-    columns.extend([number_column("Chosen step"), words_column("End of training"), words_column("Key of train")]);
+    columns.extend([
+        number_column("Chosen step"),
+        words_column("End of training"),
+        words_column("Key of train"),
+    ]);
     let rows = runs.list.iter().map(|run| {
         let record = &run.record;
         let mut cells = vec![run_head(run)];
@@ -38,7 +42,10 @@ pub(crate) fn overview(runs: &Runs) -> Section {
     let about = match runs.differing.len() {
         0 => "The runs have the same settings.".to_owned(),
         count if count > SHOWN_SETTINGS => {
-            format!("Settings in which the runs differ; {} more are not shown.", number::count((count - SHOWN_SETTINGS) as u64))
+            format!(
+                "Settings in which the runs differ; {} more are not shown.",
+                number::count((count - SHOWN_SETTINGS) as u64)
+            )
         }
         _ => "Settings in which the runs differ. Everything else is the same.".to_owned(),
     };
@@ -85,24 +92,33 @@ fn score_cell(key: &str, value: Option<RunValue>, best: bool) -> Element {
     let figure = if best { classed("span", "best") } else { element("span") };
     let mut cell = classed("td", "number").child(figure.text(printed(key, value.value)));
     if let Some([low, high]) = value.interval {
-        cell = cell.child(classed("span", "cell-detail").text(format!("[{}, {}]", printed(key, low), printed(key, high))));
+        cell = cell.child(classed("span", "cell-detail").text(format!(
+            "[{}, {}]",
+            printed(key, low),
+            printed(key, high)
+        )));
     }
     if let Some([change, low, high]) = value.change {
         let ends = format!("[{}, {}]", printed_change(key, low), printed_change(key, high));
-        cell = cell.child(classed("span", "cell-detail").text(format!("Δ {} {ends}", printed_change(key, change))));
+        cell = cell
+            .child(classed("span", "cell-detail").text(format!("Δ {} {ends}", printed_change(key, change))));
     }
     cell
 }
 
 /// Returns a row with the scores of the base, if it is the same in all runs.
 fn base(runs: &Runs, keys: &[String]) -> Option<Element> {
-    let of = |run: &Run, key: &String| run.record.scores.get(key)?.models.get("base").map(|value| value.value);
+    let of =
+        |run: &Run, key: &String| run.record.scores.get(key)?.models.get("base").map(|value| value.value);
     let values: Vec<Option<f64>> = keys.iter().map(|key| of(&runs.list[0], key)).collect();
     let same = runs.list.iter().all(|run| {
         keys.iter().zip(&values).all(|(key, value)| of(run, key).map(f64::to_bits) == value.map(f64::to_bits))
     });
     (same && values.iter().any(Option::is_some)).then(|| {
-        let cells = keys.iter().zip(&values).map(|(key, value)| number_cell(value.map_or("–".to_owned(), |value| printed(key, value))));
+        let cells = keys
+            .iter()
+            .zip(&values)
+            .map(|(key, value)| number_cell(value.map_or("–".to_owned(), |value| printed(key, value))));
         element("tr").child(row_head("Base model")).children(cells)
     })
 }
@@ -168,9 +184,11 @@ pub(crate) fn seeds(runs: &Runs) -> Option<Section> {
 
 fn spread_cell(key: &str, values: &[f64]) -> Element {
     let Some((mean, deviation)) = spread(values) else { return number_cell("–") };
-    let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(low, high), &value| (low.min(value), high.max(value)));
-    number_cell(format!("{} ± {}", printed(key, mean), number::three_digits(deviation)))
-        .child(classed("span", "cell-detail").text(format!("{} to {}", printed(key, low), printed(key, high))))
+    let (low, high) =
+        values.iter().fold((f64::MAX, f64::MIN), |(low, high), &value| (low.min(value), high.max(value)));
+    number_cell(format!("{} ± {}", printed(key, mean), number::three_digits(deviation))).child(
+        classed("span", "cell-detail").text(format!("{} to {}", printed(key, low), printed(key, high))),
+    )
 }
 
 /// Returns the mean and the standard deviation (with n − 1) of two or more values.

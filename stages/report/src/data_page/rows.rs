@@ -12,7 +12,8 @@ use crate::context::{Context, token_file};
 use crate::error::Error;
 use crate::number;
 use crate::parts::{
-    HALF, NARROW_HALF, Section, figure, folded, number_cell, number_column, row_head, side_by_side, table, words_column,
+    HALF, NARROW_HALF, Section, figure, folded, number_cell, number_column, row_head, side_by_side, table,
+    words_column,
 };
 use crate::tokens;
 
@@ -24,7 +25,11 @@ const BINS: usize = 40;
 /// # Errors
 ///
 /// Fails when a token file is damaged.
-pub(crate) fn lengths(folder: &Path, stats: &Stats, context: Option<&Context>) -> Result<Option<Section>, Error> {
+pub(crate) fn lengths(
+    folder: &Path,
+    stats: &Stats,
+    context: Option<&Context>,
+) -> Result<Option<Section>, Error> {
     let mut figures = Vec::new();
     let mut tables = Vec::new();
     for split in SPLITS {
@@ -38,11 +43,21 @@ pub(crate) fn lengths(folder: &Path, stats: &Stats, context: Option<&Context>) -
         let width = bin_width(longest, BINS);
         let mut markers = vec![];
         if let Some(median) = stats.splits.get(split).map(|split| split.length.p50) {
-            markers.push(Marker { x: median as f64, ring: None, label: format!("median {}", number::count(median)) });
+            markers.push(Marker {
+                x: median as f64,
+                ring: None,
+                label: format!("median {}", number::count(median)),
+            });
         }
         // A context far beyond all rows would squeeze them into a corner.
-        if let Some(limit) = context.map(|context| context.tokens).filter(|limit| *limit <= longest + longest / 4) {
-            markers.push(Marker { x: limit as f64, ring: None, label: format!("context {}", number::count(limit)) });
+        if let Some(limit) =
+            context.map(|context| context.tokens).filter(|limit| *limit <= longest + longest / 4)
+        {
+            markers.push(Marker {
+                x: limit as f64,
+                ring: None,
+                label: format!("context {}", number::count(limit)),
+            });
         }
         let histogram = Histogram {
             name: format!("lengths-{split}"),
@@ -55,11 +70,13 @@ pub(crate) fn lengths(folder: &Path, stats: &Stats, context: Option<&Context>) -
         };
         figures.push(figure(&histogram, HALF, NARROW_HALF));
         let columns = [words_column("Tokens"), number_column("Rows")];
-        let rows = histogram.rows().into_iter().map(|[name, count]| vec![row_head(&name), number_cell(count)]);
+        let rows =
+            histogram.rows().into_iter().map(|[name, count]| vec![row_head(&name), number_cell(count)]);
         let name = format!("Row lengths of {split} as a table");
         tables.push(folded(&name, table(&name, &columns, rows)));
     }
-    Ok((!figures.is_empty()).then(|| Section::new("lengths", "Lengths").add(side_by_side(figures)).extend(tables)))
+    Ok((!figures.is_empty())
+        .then(|| Section::new("lengths", "Lengths").add(side_by_side(figures)).extend(tables)))
 }
 
 fn describe(stats: &Stats, split: &str) -> String {
@@ -90,7 +107,10 @@ pub(crate) fn notices(stats: &Stats) -> Option<Section> {
         })
         .collect();
     items.extend(stats.unread_keys.iter().map(|(key, rows)| {
-        format!("The chat template does not read {key}, which has a value in {}.", number::counted(*rows, "row"))
+        format!(
+            "The chat template does not read {key}, which has a value in {}.",
+            number::counted(*rows, "row")
+        )
     }));
     for (name, split) in &stats.splits {
         let counts = [
@@ -104,7 +124,8 @@ pub(crate) fn notices(stats: &Stats) -> Option<Section> {
                 .map(|(count, what)| format!("{} of {name} {what}.", number::counted(count, "turn"))),
         );
     }
-    let list = classed("ul", "entries").children(items.iter().map(|item| element("li").attribute("dir", "auto").text(item)));
+    let list = classed("ul", "entries")
+        .children(items.iter().map(|item| element("li").attribute("dir", "auto").text(item)));
     (!items.is_empty()).then(|| Section::new("turns", "Turns").add(list))
 }
 
@@ -120,7 +141,9 @@ pub(crate) fn section(folder: &Path, count: usize) -> Result<Section, Error> {
     );
     section = section.add(tokens::legend());
     for split in SPLITS {
-        let Some(rows) = tokens::read(folder, split, count)?.filter(|rows| !rows.is_empty()) else { continue };
+        let Some(rows) = tokens::read(folder, split, count)?.filter(|rows| !rows.is_empty()) else {
+            continue;
+        };
         section = section.heading(&format!("Rows of {split}"));
         let shown = if split == "train" { 3 } else { 1 };
         for (at, row) in rows.iter().enumerate() {

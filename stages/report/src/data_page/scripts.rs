@@ -15,8 +15,13 @@ use crate::parts::{Section, number_column, table, words_column};
 /// Characters that are worth a look, by what they are.
 const SUSPECT: [(&str, fn(char) -> bool); 4] = [
     ("replacement characters (U+FFFD), left by a wrong encoding", |c| c == '\u{fffd}'),
-    ("control characters other than tabs and line breaks", |c| c.is_control() && !['\t', '\n', '\r'].contains(&c)),
-    ("characters that set the direction of text", |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')),
+    ("control characters other than tabs and line breaks", |c| {
+        c.is_control() && !['\t', '\n', '\r'].contains(&c)
+    }),
+    (
+        "characters that set the direction of text",
+        |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'),
+    ),
     ("characters for private use", |c| matches!(c, '\u{e000}'..='\u{f8ff}')),
 ];
 
@@ -87,7 +92,8 @@ pub(crate) fn section(folder: &Path) -> Result<Option<Section>, Error> {
         return Ok(None);
     }
     let all: u64 = characters.scripts.values().map(|count| count.characters).sum();
-    let mut scripts: Vec<(&str, &Count)> = characters.scripts.iter().map(|(name, count)| (*name, count)).collect();
+    let mut scripts: Vec<(&str, &Count)> =
+        characters.scripts.iter().map(|(name, count)| (*name, count)).collect();
     scripts.sort_by_key(|(name, count)| (std::cmp::Reverse(count.characters), *name));
     let rows = scripts.iter().map(|(name, count)| {
         let share = 100.0 * count.characters as f64 / all.max(1) as f64;
@@ -97,8 +103,12 @@ pub(crate) fn section(folder: &Path) -> Result<Option<Section>, Error> {
             [number::count(count.characters), format!("{share}\u{202f}%"), number::count(count.rows)],
         )
     });
-    let columns =
-        [words_column("Writing system"), number_column("Letters"), number_column("Of all"), number_column("Rows")];
+    let columns = [
+        words_column("Writing system"),
+        number_column("Letters"),
+        number_column("Of all"),
+        number_column("Rows"),
+    ];
     let mut section = Section::new("scripts", "Writing systems")
         .about("Letters in prompts and answers of all splits; spaces, digits and punctuation belong to no writing system.")
         .add(table("Writing systems", &columns, rows));
