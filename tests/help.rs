@@ -112,6 +112,8 @@ fn help_of_validate() {
           --dataset <ARTIFACT>  Artifact with the dataset
           --train <ARTIFACT>    Artifact of `train`, or a folder of adapters in the format of mlx-lm or
                                 PEFT
+          --encoder <ARTIFACT>  Artifact or folder with a sentence encoder, to score the similarity of
+                                the answers
           --max-memory <GB>     Memory limit in GB (default: 80% of available memory)
           --unpack <WHEN>       Unpack quantized weights once (`resident`), in each product
                                 (`transient`), or as suits the machine (`auto`) [default: auto]
@@ -123,13 +125,13 @@ fn help_of_validate() {
 #[test]
 fn help_of_select_best() {
     insta::assert_snapshot!(own_help("select-best"), @r"
-    Choose the checkpoint with the lowest loss on the validation split
+    Choose the checkpoint with the lowest loss, or the best answers, on the validation split
 
     Usage: select-best [OPTIONS] --train <ARTIFACT> --validate <ARTIFACT>
 
     Options:
           --train <ARTIFACT>     Artifact of `train` with the checkpoints
-          --validate <ARTIFACT>  Artifact of `validate` with their losses
+          --validate <ARTIFACT>  Artifact of `validate` with their losses, and perhaps answers
       -h, --help                 Print help
       -V, --version              Print version
     ");
@@ -160,14 +162,26 @@ fn help_of_evaluate() {
     insta::assert_snapshot!(own_help("evaluate"), @r"
     Score models on the test split, side by side
 
-    Usage: evaluate [OPTIONS] --model <NAME=ARTIFACT> --dataset <ARTIFACT>
+    Usage: evaluate [OPTIONS]
 
     Options:
           --model <NAME=ARTIFACT>     Model to score: a name and an artifact or a model folder
                                       (repeatable; the others are compared with the first)
           --adapters <NAME=ARTIFACT>  Adapters to score with the first model: a name and an artifact or
                                       a folder of mlx-lm or PEFT (repeatable)
-          --dataset <ARTIFACT>        Artifact with the dataset
+          --checkpoints <ARTIFACT>    Artifact of `train` whose checkpoints are scored with the first
+                                      model, as `step_N`
+          --predictions <NAME=FILE>   Answers made elsewhere: a name and a file of rows with `id` and
+                                      `prediction` (repeatable)
+          --scores <FILE>             Scores made elsewhere: a file of rows with `model`, the row's id
+                                      and numbers; excludes all other inputs
+          --dataset <ARTIFACT>        Artifact with the dataset; needed unless all answers come from
+                                      files that have the references
+          --encoder <ARTIFACT>        Artifact or folder with a sentence encoder, to score the
+                                      similarity of meaning
+          --guard <PATH>              Guard set of the gate; replaces `gate.guard` in the settings
+          --gate <ACTION>             What follows if a model fails the gate: `fail` (exit code 20) or
+                                      `note` [default: fail; with `--out`: note]
           --max-memory <GB>           Memory limit in GB (default: 80% of available memory)
           --unpack <WHEN>             Unpack quantized weights once (`resident`), in each product
                                       (`transient`), or as suits the machine (`auto`) [default: auto]

@@ -34,8 +34,8 @@ pub struct Args {
     /// Guard set of the gate; replaces `gate.guard` in the settings
     #[arg(long, value_name = "PATH")]
     pub guard: Option<PathBuf>,
-    /// What follows if a model fails the gate [default: fail; with `--out`: note]
-    #[arg(long, value_name = "ACTION")]
+    /// What follows if a model fails the gate: `fail` (exit code 20) or `note` [default: fail; with `--out`: note]
+    #[arg(long, value_name = "ACTION", hide_possible_values = true)]
     pub gate: Option<GateAction>,
     /// Limit of the memory.
     #[command(flatten)]
