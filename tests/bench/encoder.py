@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel
 
 MANY, FEW = (320, 64) if os.environ.get("QUICK", "") not in ("", "0") else (1600, 320)
-REPEATS = 3
+REPEATS = int(os.environ.get("REPEATS") or 3)
 BATCH = 32
 MAX_TOKENS = 256
 TEXT = Path("data/haw-eng/fornander_aligned.jsonl")

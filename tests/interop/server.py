@@ -18,8 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "data/models/demo"
 DATA = {
     "source": ["fornander_aligned.jsonl"], "prompt": "Translate: {haw}", "completion": "{eng}", "max_tokens": 192,
-    "on_too_long": "drop", "on_leak": "allow", "where": [{"field": "haw", "min_words": 5, "max_words": 20}],
-    "max_rows": {"train": 64, "validation": 8, "test": 12},
+    "on_too_long": "drop", "on_leak": "allow", "max_rows.train": 64, "max_rows.validation": 8, "max_rows.test": 12,
 }
 TRAIN = {"steps": 12, "warmup_steps": 2, "learning_rate": 2e-3, "checkpoint_every": 12}
 ANSWER_TOKENS = 24
@@ -61,7 +60,7 @@ def main() -> int:
             wait_for(url, server)
             settings = {
                 "max_tokens": ANSWER_TOKENS, "dtype": "float32", "endpoints.served.base_url": url,
-                "endpoints.served.model": str(model), "endpoints.served.concurrency": 2,
+                "endpoints.served.model": "default_model", "endpoints.served.concurrency": 2,
             }
             scored = programs.run("evaluate", settings, model=f"fused={fused}", dataset=dataset)
         finally:
