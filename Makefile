@@ -5,8 +5,6 @@ PIPELINE ?= haw-eng
 SET      ?=
 BUILD    ?= build
 MODEL_DIR ?=
-# Preset of the sentence encoder that scores similarity; empty for none. The demo needs no network, so it has none.
-ENCODER  ?=
 # Memory of the machine in GB, 16, 32 or 64: settings of `pipelines/memory/` that fit it; empty for those of the preset.
 MEMORY   ?=
 
@@ -22,6 +20,10 @@ tab      := $(empty)	$(empty)
 set-words = $(foreach word,$(subst ','\'',$(call raw,SET)),$(if $(findstring =,$(word)),$(tab))$(word))
 set-flags = $(if $(strip $(call raw,SET)),--set '$(subst $(space)$(tab),' --set ',$(subst ^$(tab),,^$(set-words)))')
 
+# Preset of the sentence encoder that scores similarity; empty for none. The demo needs no network, so it has none.
+ifeq ($(origin ENCODER),undefined)
+ENCODER  := $(if $(filter demo,$(call raw,MODEL)),,minilm)
+endif
 DEFAULT_BACKEND := $(if $(filter Darwin,$(shell uname -s)),metal,cpu)
 ifeq ($(origin BACKEND),undefined)
 BACKEND  := $(DEFAULT_BACKEND)
