@@ -2,7 +2,7 @@
 //!
 //! A stage whose bytes change for unchanged settings must raise its `VERSION`. Then, or for a new kind of machine, run
 //! `ASHLAR_BLESS=1 cargo test -p tests --test trees`, which adds the missing hashes to `tests/golden/trees.json` and never
-//! replaces one.
+//! replaces one. A version that was never released may be pinned anew: delete its entry first.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
