@@ -50,7 +50,10 @@ pub fn find_in_folder(folder: &Path) -> Result<Found, Error> {
                      the list `chat_template` of `tokenizer_config.json`"
                 );
             }
-            dropped.insert(format!("{name}/"), "a sub-folder");
+            // Nor does it include folders without a file.
+            if has_files(&entry.path())? {
+                dropped.insert(format!("{name}/"), "a sub-folder");
+            }
         } else {
             names.insert(name);
         }
@@ -61,6 +64,18 @@ pub fn find_in_folder(folder: &Path) -> Result<Found, Error> {
     let files = kept.into_iter().map(|name| (name.clone(), folder.join(name))).collect();
     let license = models::card_license(folder);
     Ok(Found { place, files, dropped, license, ..Found::default() })
+}
+
+/// Returns whether there is a file below `folder` that counts in its hash.
+fn has_files(folder: &Path) -> Result<bool, Error> {
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if !is_hidden && (!entry.file_type()?.is_dir() || has_files(&entry.path())?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Fails if a file of the model is a Git LFS pointer, and names all of them.
