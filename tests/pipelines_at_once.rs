@@ -31,10 +31,10 @@ fn settings(rate: &str) -> String {
     format!("train.steps=4 train.checkpoint_every=2 evaluate.generated_rows=1 train.learning_rate={rate}")
 }
 
-/// Returns the artifact that an artifact read as `role`.
-fn producer(store: &Store, consumer: &Manifest, role: &str) -> Result<Manifest> {
-    let record = consumer.inputs.get(role).with_context(|| format!("no input `{role}`"))?;
-    let (stage, key) = record.stage.as_deref().zip(record.key).context("the input is an artifact")?;
+/// Returns the artifact of `stage` that an artifact was made from.
+fn producer(store: &Store, consumer: &Manifest, stage: &str) -> Result<Manifest> {
+    let record = consumer.inputs.values().find(|record| record.stage.as_deref() == Some(stage));
+    let key = record.and_then(|record| record.key).with_context(|| format!("no input of `{stage}`"))?;
     let found =
         store.lookup_with(stage, &key, "", Level::Size)?.with_context(|| format!("no {stage} {key}"))?;
     Ok(found.manifest().clone())
@@ -52,14 +52,13 @@ fn check_report(folder: &Path, ran: &Ran, expected: f64) -> Result<()> {
         ran.stdout.lines().last().and_then(|line| line.strip_prefix("report: ")).context("no report")?;
     let report = Artifact::open(folder.join(page).ancestors().nth(2).context("a path")?)?;
     let store = Store::open(&folder.join("artifacts"))?;
-    let of = |role: &str| producer(&store, report.manifest(), role);
-    let chosen = of("select_best")?;
-    let fused = producer(&store, &of("evaluate")?, "model_1_fused")?;
+    let of = |stage: &str| producer(&store, report.manifest(), stage);
+    let fused = producer(&store, &of("evaluate")?, "fuse")?;
     let trained = [
         ("report", of("train")?),
         ("validate", producer(&store, &of("validate")?, "train")?),
-        ("select-best", producer(&store, &chosen, "train")?),
-        ("evaluate", producer(&store, &producer(&store, &fused, "adapters")?, "train")?),
+        ("select-best", producer(&store, &of("select-best")?, "train")?),
+        ("evaluate", producer(&store, &producer(&store, &fused, "select-best")?, "train")?),
     ];
     for (stage, train) in trained {
         let found = rate(&train)?;
