@@ -150,7 +150,7 @@ fn block_of_nibbles(values: &[f32]) -> Vec<u8> {
     let scale = largest / -8.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let mut bytes = f16::from_f32(scale).to_le_bytes().to_vec();
-    bytes.extend(nibbles(values, |value| f64::from(value) * f64::from(inverse) + 8.5));
+    bytes.extend(nibbles(values, |value| value * inverse + 8.5));
     bytes
 }
 
@@ -162,12 +162,12 @@ fn block_with_minimum(values: &[f32]) -> Vec<u8> {
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let halves = [f16::from_f32(scale), f16::from_f32(minimum)];
     let mut bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
-    bytes.extend(nibbles(values, |value| f64::from((value - minimum) * inverse + 0.5)));
+    bytes.extend(nibbles(values, |value| (value - minimum) * inverse + 0.5));
     bytes
 }
 
 /// Returns values of 4 bits, the first half of the block in the low bits; `place` returns a value's number, which is truncated.
-fn nibbles(values: &[f32], place: impl Fn(f32) -> f64) -> Vec<u8> {
+fn nibbles(values: &[f32], place: impl Fn(f32) -> f32) -> Vec<u8> {
     let (low, high) = values.split_at(BLOCK / 2);
     let number = |value: f32| place(value).clamp(0.0, 15.0) as u8;
     low.iter().zip(high).map(|(&low, &high)| number(low) | number(high) << 4).collect()
