@@ -26,7 +26,7 @@ const TARGETS: u64 = 6;
 /// Operations that may be taken beyond those of the formula, relative: attention and adapters.
 const BEYOND: f64 = 0.06;
 
-/// A step, with the work it may take.
+/// A step, with the work it may take: bytes are about a tenth more than were measured.
 struct Case {
     name: &'static str,
     adapter: AdapterSettings,
@@ -58,35 +58,35 @@ fn cases() -> Vec<Case> {
             adapter: lora.clone(),
             recompute: false,
             operations: 2 * through(BLOCKS) + head,
-            bytes: 33 << 20,
+            bytes: 28 << 20,
         },
         Case {
             name: "LoRA of two blocks",
             adapter: last,
             recompute: false,
             operations: partly,
-            bytes: 22 << 20,
+            bytes: 19 << 20,
         },
         Case {
             name: "recomputed",
             adapter: lora,
             recompute: true,
             operations: 3 * through(BLOCKS) + head,
-            bytes: 22 << 20,
+            bytes: 16 << 20,
         },
         Case {
             name: "DoRA of two blocks",
             adapter: dora,
             recompute: false,
             operations: partly,
-            bytes: 26 << 20,
+            bytes: 43 << 20,
         },
         Case {
             name: "full, two blocks",
             adapter: full,
             recompute: false,
             operations: partly + through(2),
-            bytes: 33 << 20,
+            bytes: 24 << 20,
         },
     ]
 }
@@ -115,7 +115,6 @@ fn batch() -> Batch {
 }
 
 #[test]
-#[ignore = "its bounds are computed from shapes and not confirmed on the kernels of a CPU yet"]
 fn a_step_takes_no_more_work_than_its_formula_says() -> Result<()> {
     mlx_ext::init(&mlx_ext::Options::default())?;
     let operations = || mlx_ext::product_operations().context("products are ours on Linux");
