@@ -110,7 +110,7 @@ fn execute(args: &Args, mut run: KeyedRun<Config>, inputs: &Inputs<'_>, backend:
 
 /// Estimates how many bytes a run writes: its checkpoints, and the resume states that it keeps.
 ///
-/// The trained parameters, their gradients and moments are more than a state; half of that is more than a checkpoint.
+/// Parameters and moments are a state. A checkpoint is the parameters: no more than a state, and no more than the gradients.
 fn planned_bytes(estimate: &Estimate, inputs: &Inputs<'_>, config: &Config, keep_last: usize) -> Result<u64> {
     let steps = match config.steps {
         0 => {
@@ -121,7 +121,8 @@ fn planned_bytes(estimate: &Estimate, inputs: &Inputs<'_>, config: &Config, keep
     };
     let checkpoints = steps / config.checkpoint_every + 1;
     let states = keep_last.min(steps) + 1;
-    Ok((estimate.trained.saturating_mul(states)).saturating_add(estimate.trained / 2 * checkpoints) as u64)
+    let checkpoint = estimate.trained.min(estimate.gradients);
+    Ok(estimate.trained.saturating_mul(states).saturating_add(checkpoint.saturating_mul(checkpoints)) as u64)
 }
 
 /// Trains with a progress bar, and reports how the run ended.
