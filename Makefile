@@ -55,7 +55,7 @@ CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native build test test-browser test-nix test-golden test-real soak million check fmt interop interop-full tensorboard bench bench-length \
+.PHONY: help native build test test-browser test-nix test-golden test-real soak fuzz million check fmt interop interop-full tensorboard bench bench-length \
         compare data-report demo-base upload clean FORCE
 
 help:
@@ -123,6 +123,10 @@ soak: native ## Kill training 200 times, run stages and pipelines at once 1,000 
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
 	cargo test --locked --package tuner --test head -- --ignored --test-threads=1 --nocapture
 	cargo test --locked --package tests --test learning_rate -- --ignored --test-threads=1 --nocapture
+
+# 600 seconds for each of the targets.
+fuzz: native ## Feed mutated bytes to every parser for FUZZ_SECONDS (600) each; findings go to fuzz/findings
+	cargo run --locked --package fuzz
 
 million: native ## Prepare and train on a million rows within 300 MiB of extra memory (minutes)
 	cargo build --locked --workspace --bins

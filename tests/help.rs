@@ -338,6 +338,10 @@ fn help_of_upload() {
           --private
               Make a new repository private; an existing one is not changed
 
+          --replace-weights
+              Remove weights of other models, which would be loaded together with the new ones, from the
+              branch
+
           --message <TEXT>
               First line of the commit message
 

@@ -5,6 +5,7 @@
 //! that is never closed, in unbounded memory, and reports lines but no columns. Rows that are cut in a wrong place still
 //! train a model, so here each of these is an error with its place, and a row has at most [`MAX_ROW_BYTES`].
 
+use std::collections::HashSet;
 use std::io::{self, BufRead};
 
 use serde_json::{Map, Value};
@@ -55,11 +56,12 @@ impl<R: BufRead> Table<R> {
             return Err(RowProblem::new(1, "no header line", "name the columns in line 1").into());
         };
         table.columns = header.values.into_iter().map(|name| name.trim().to_owned()).collect();
+        let mut names = HashSet::new();
         for (index, name) in table.columns.iter().enumerate() {
             let number = index + 1;
             let reason = if name.is_empty() {
                 format!("column {number} of the header has no name")
-            } else if table.columns[..index].contains(name) {
+            } else if !names.insert(name) {
                 format!("column {number} of the header has the same name as another: `{name}`")
             } else {
                 continue;

@@ -33,6 +33,7 @@ mod encode;
 mod error;
 mod foreign;
 mod hash;
+mod hostile;
 mod json;
 mod layouts;
 mod lines;
@@ -60,6 +61,7 @@ pub use encode::{
 };
 pub use error::{Error, Place, Result, RowProblem};
 pub use foreign::needs_conversion;
+pub use hostile::open_tokenizer;
 pub use jinja::Date;
 pub use lines::MAX_ROW_BYTES;
 pub use mixture::{MixtureComponent, MixtureComponents};

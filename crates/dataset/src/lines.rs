@@ -4,8 +4,8 @@ use std::io::{self, BufRead};
 
 use crate::error::RowProblem;
 
-/// Longest row, in bytes, that is read into memory.
-pub const MAX_ROW_BYTES: usize = 16 << 20;
+/// Longest row, in bytes, that is read into memory. Tokenizing takes some hundred bytes of memory per byte of text.
+pub const MAX_ROW_BYTES: usize = 4 << 20;
 
 /// One line without its ending.
 #[derive(Debug, PartialEq, Eq)]

@@ -63,7 +63,7 @@ impl MixtureComponents {
             return Ok(None);
         }
         let invalid = |reason: String| Error::File { path: path.clone(), reason, hint: REMAKE.into() };
-        let text = fs_err::read_to_string(&path).map_err(Error::unreadable(&path))?;
+        let text = files::read_text(&path, files::MAX_JSON_BYTES).map_err(Error::unreadable(&path))?;
         let mixture: Self = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
         let total =
             mixture.components.iter().try_fold(0usize, |sum, component| sum.checked_add(component.rows));

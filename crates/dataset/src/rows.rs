@@ -105,7 +105,7 @@ impl RowWriter {
 ///
 /// Fails when the file cannot be opened. An item fails when its line is not what [`RowWriter`] writes.
 pub fn read_rows(path: &Path) -> Result<impl Iterator<Item = Result<StoredRow>> + use<>> {
-    let file = File::open(path).map_err(Error::unreadable(path))?;
+    let file = files::open(path).map_err(Error::unreadable(path))?;
     let path = path.to_owned();
     let lines = BufReader::new(file).lines();
     Ok(lines.zip(1..).map(move |(text, line)| {

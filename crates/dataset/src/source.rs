@@ -37,7 +37,7 @@ impl RowReader {
     /// unusable header.
     pub fn open(path: &Path) -> Result<Self> {
         let unreadable = Error::unreadable(path);
-        let file = File::open(path).map_err(&unreadable)?;
+        let file = files::open(path).map_err(&unreadable)?;
         let mut reader = BufReader::with_capacity(1 << 16, file);
         let start = reader.fill_buf().map_err(&unreadable)?;
         foreign::refuse(path, start)?;

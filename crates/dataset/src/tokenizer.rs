@@ -11,8 +11,12 @@ use tokenizers::Tokenizer;
 use crate::chat::Chat;
 use crate::error::{Error, Result};
 use crate::foreign;
+use crate::hostile::{contained, open_tokenizer};
 use crate::message;
 use crate::template::ChatTemplate;
+
+/// Longest file of a tokenizer folder, in bytes.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// Converts text to tokens and back, as transformers does with the same folder.
 #[derive(Clone, Debug)]
@@ -100,12 +104,13 @@ impl TextTokenizer {
     /// As [`TextTokenizer::open`].
     pub fn open_with(path: &Path, settings: &TemplateSettings) -> Result<Self> {
         let file = path.join("tokenizer.json");
-        let bytes = fs_err::read(&file).map_err(Error::unreadable(&file))?;
+        let bytes = files::read(&file, MAX_BYTES).map_err(Error::unreadable(&file))?;
         if tensors::is_lfs_pointer(&bytes) {
             return Err(foreign::lfs_pointer(&file));
         }
         let invalid = |reason: String| Error::Tokenizer { path: file.clone(), reason };
-        let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
+        let mut inner = open_tokenizer(&bytes).map_err(invalid)?;
+        drop(bytes);
         // `prepare-data` truncates rows and batches pad them.
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
         inner.with_padding(None);
@@ -150,8 +155,8 @@ impl TextTokenizer {
     ///
     /// As [`TextTokenizer::encode`].
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Tokens> {
-        let encoding =
-            self.inner.encode(text, add_special).map_err(|error| self.error(&error.to_string()))?;
+        let encode = || self.inner.encode(text, add_special).map_err(|error| error.to_string());
+        let encoding = contained(encode).map_err(|reason| self.error(&reason))?;
         let mut tokens =
             Tokens { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() };
         if add_special {
@@ -166,7 +171,8 @@ impl TextTokenizer {
     ///
     /// Fails when the tokenizer cannot decode the tokens.
     pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(tokens, skip_special).map_err(|error| self.error(&error.to_string()))
+        let decode = || self.inner.decode(tokens, skip_special).map_err(|error| error.to_string());
+        contained(decode).map_err(|reason| self.error(&reason))
     }
 
     /// Returns the end tokens. The first one is appended to plain text.
@@ -284,7 +290,7 @@ impl TextTokenizer {
 }
 
 fn read_text(path: &Path) -> Result<Option<String>> {
-    match fs_err::read_to_string(path) {
+    match files::read_text(path, MAX_BYTES) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::unreadable(path)(error)),

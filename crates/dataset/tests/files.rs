@@ -65,7 +65,7 @@ fn deep_huge_and_carriage_return_lines_are_problems_of_their_line() {
     assert!(rows[0].contains("recursion limit exceeded"), "{}", rows[0]);
     assert_eq!(rows[1], "ok");
     let huge = format!("{{\"text\":\"{}\"}}\n{{\"text\":\"ok\"}}\n", "x".repeat(MAX_ROW_BYTES));
-    assert_eq!(read(huge.as_bytes()).unwrap(), ["named.txt:1: the line is longer than 16 MiB", "ok"]);
+    assert_eq!(read(huge.as_bytes()).unwrap(), ["named.txt:1: the line is longer than 4 MiB", "ok"]);
     let refused = read(b"{\"text\":\"a\"}\r{\"text\":\"b\"}\r").unwrap_err();
     assert!(refused.contains("has lines that end in CR alone"), "{refused}");
 }

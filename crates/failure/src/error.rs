@@ -6,6 +6,7 @@ use std::io;
 
 use crate::chain::{causes, messages};
 use crate::kind::Kind;
+use crate::printable::printable;
 
 /// An error that knows its kind and what to do about it.
 ///
@@ -107,15 +108,15 @@ impl Error {
         hints
     }
 
-    /// Formats the error for a person: `error:`, its causes, then `hint:` lines. Further lines of a message are indented.
+    /// Formats the error for a person, without control characters: `error:`, its causes, then `hint:` lines. Further lines of a message are indented.
     pub fn report(&self) -> String {
         let messages = self.messages();
         let leads = std::iter::once("error: ").chain(std::iter::repeat("  caused by: "));
         let mut lines: Vec<String> = leads
             .zip(&messages)
-            .map(|(lead, message)| format!("{lead}{}", message.replace('\n', "\n  ")))
+            .map(|(lead, message)| format!("{lead}{}", printable(message).replace('\n', "\n  ")))
             .collect();
-        lines.extend(self.hints().iter().map(|hint| format!("hint: {hint}")));
+        lines.extend(self.hints().iter().map(|hint| format!("hint: {}", printable(hint))));
         lines.join("\n")
     }
 }

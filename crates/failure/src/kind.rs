@@ -48,7 +48,8 @@ impl Kind {
         }
     }
 
-    /// Returns the kind of an I/O error, by its number or that of an I/O error it wraps, and never by its text.
+    /// Returns the kind of an I/O error, by its number or that of an I/O error it wraps, and never by its text. Invalid data, such
+    /// as bytes that are not UTF-8, is bad input.
     pub fn of_io(error: &io::Error) -> Self {
         const STORAGE: [io::ErrorKind; 3] =
             [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::ReadOnlyFilesystem];
@@ -57,7 +58,13 @@ impl Kind {
         };
         // `fs-err` wraps the system's error to add the path.
         let mut causes = causes(error).filter_map(|cause| cause.downcast_ref());
-        if causes.any(is_storage) { Self::Storage } else { Self::Failed }
+        if causes.any(is_storage) {
+            Self::Storage
+        } else if error.kind() == io::ErrorKind::InvalidData {
+            Self::BadInput
+        } else {
+            Self::Failed
+        }
     }
 
     /// Returns the hint for failures of this kind that bring none.

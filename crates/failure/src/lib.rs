@@ -32,10 +32,12 @@
 mod chain;
 mod error;
 mod kind;
+mod printable;
 
 pub use chain::describe;
 pub use error::{Context, Error, Failure, Required, Result};
 pub use kind::Kind;
+pub use printable::printable;
 
 /// Returns early with an error of kind [`Kind::Failed`], from a format string.
 #[macro_export]

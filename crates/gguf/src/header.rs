@@ -57,7 +57,7 @@ impl Header {
     /// Fails when the file is not GGUF of version 2 or 3 in little-endian order, when a number contradicts the file or
     /// exceeds a limit, when tensors overlap, and when a tensor's storage is not supported.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = fs_err::File::open(path)?;
+        let file = files::open(path)?;
         let length = file.metadata()?.len();
         Self::from_reader(BufReader::new(file), length)
     }

@@ -1,6 +1,7 @@
 //! Sends requests: access token, redirects, retries, refusals.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use ureq::{Agent, SendBody};
 
 use crate::error::Error;
 use crate::hex::is_hex;
+use crate::network::tls;
 use crate::settings::Settings;
 use crate::watch::Watch;
 
@@ -24,7 +26,7 @@ const MAX_REASON_BYTES: u64 = 1 << 16;
 
 /// A connection to the hub with its settings.
 pub struct Client<'a> {
-    agent: Agent,
+    agents: RefCell<BTreeMap<Option<String>, Agent>>,
     settings: &'a Settings,
     watch: &'a dyn Watch,
     explain: fn(&Refusal<'_>) -> Error,
@@ -135,16 +137,41 @@ fn header(response: &ureq::http::Response<ureq::Body>, name: &str) -> Option<Str
 impl<'a> Client<'a> {
     /// Makes a client without connecting. `explain` turns a refusal into an error with a hint.
     pub fn new(settings: &'a Settings, watch: &'a dyn Watch, explain: fn(&Refusal<'_>) -> Error) -> Self {
-        let config = Agent::config_builder()
-            .proxy(if is_local(&settings.endpoint) { None } else { ureq::Proxy::try_from_env() })
-            .http_status_as_error(false)
-            .max_redirects(0) // `get` follows them and withholds the token from other origins
-            .timeout_connect(Some(settings.silence))
-            .timeout_recv_response(Some(settings.silence))
-            .timeout_per_read(Some(settings.silence))
-            .user_agent(concat!("ashlar/", env!("CARGO_PKG_VERSION")))
-            .build();
-        Self { agent: config.new_agent(), settings, watch, explain, answered: Cell::new(false) }
+        if settings.token.is_some()
+            && settings.endpoint.starts_with("http://")
+            && !is_local(&settings.endpoint)
+        {
+            tracing::warn!("the access token is sent to `{}` without encryption", settings.endpoint);
+        }
+        Self { agents: RefCell::default(), settings, watch, explain, answered: Cell::new(false) }
+    }
+
+    /// Returns the agent for an address: those with one proxy share their connections.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an unencrypted address unless the hub's own is unencrypted.
+    fn agent<E: From<Error>>(&self, url: &str) -> Result<Agent, AttemptError<E>> {
+        if self.settings.endpoint.starts_with("https://") && !url.starts_with("https://") {
+            return Err(AttemptError::Fatal(refused(url, "is an unencrypted address").into()));
+        }
+        let proxy = self.settings.proxies.of(url);
+        let key = proxy.as_ref().map(|proxy| proxy.uri().to_string());
+        let mut agents = self.agents.borrow_mut();
+        let agent = agents.entry(key).or_insert_with(|| {
+            let config = Agent::config_builder()
+                .proxy(proxy)
+                .tls_config(tls())
+                .http_status_as_error(false)
+                .max_redirects(0) // `get` follows them and withholds the token from other origins
+                .timeout_connect(Some(self.settings.silence))
+                .timeout_recv_response(Some(self.settings.silence))
+                .timeout_per_read(Some(self.settings.silence))
+                .user_agent(concat!("ashlar/", env!("CARGO_PKG_VERSION")))
+                .build();
+            config.new_agent()
+        });
+        Ok(agent.clone())
     }
 
     /// Returns the settings.
@@ -187,7 +214,7 @@ impl<'a> Client<'a> {
         let mut url = url.to_owned();
         let mut linked_sha256 = None;
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = self.agent.get(&url).header("accept-encoding", "identity");
+            let mut request = self.agent::<E>(&url)?.get(&url).header("accept-encoding", "identity");
             if start > 0 {
                 request = request.header("range", format!("bytes={start}-"));
             }
@@ -227,9 +254,10 @@ impl<'a> Client<'a> {
         accepted: &[u16],
     ) -> Result<Response, AttemptError<E>> {
         let Request { method, url, headers, body, bytes, with_token } = request;
+        let agent = self.agent::<E>(url)?;
         let mut builder = match method {
-            "PUT" => self.agent.put(url),
-            _ => self.agent.post(url),
+            "PUT" => agent.put(url),
+            _ => agent.post(url),
         };
         builder = builder.header("content-length", bytes.to_string());
         for (name, value) in headers {

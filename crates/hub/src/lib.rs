@@ -15,6 +15,7 @@ mod client;
 mod error;
 mod hex;
 mod listing;
+mod network;
 mod oid;
 mod settings;
 mod watch;
@@ -23,6 +24,7 @@ pub use client::{AttemptError, Client, Progress, Refusal, Request, Response, quo
 pub use error::Error;
 pub use hex::is_hex;
 pub use listing::{Entry, resolve, tree};
+pub use network::Proxies;
 pub use oid::git_oid;
 pub use settings::Settings;
 pub use watch::{Unwatched, Watch};

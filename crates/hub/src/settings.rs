@@ -4,6 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::network::Proxies;
+
+/// Longest file with an access token, in bytes.
+const MAX_TOKEN_BYTES: u64 = 1 << 16;
 
 /// How to reach the hub.
 #[derive(Debug, Clone)]
@@ -22,6 +26,8 @@ pub struct Settings {
     pub first_pause: Duration,
     /// Longest time without data before a connection times out.
     pub silence: Duration,
+    /// Proxies between this machine and the hub (`HTTPS_PROXY`, `NO_PROXY`).
+    pub proxies: Proxies,
 }
 
 impl Settings {
@@ -29,7 +35,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// Fails when `HF_ENDPOINT` is not an HTTP address.
+    /// Fails when `HF_ENDPOINT` is not an HTTP address, and when a variable names a proxy that is not an HTTP proxy.
     pub fn from_env() -> Result<Self, Error> {
         Self::from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -53,7 +59,7 @@ impl Settings {
             .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
             .or_else(|| home.as_ref().map(|dir| dir.join("hub")));
         let token_file = folder("HF_TOKEN_PATH").or_else(|| home.map(|dir| dir.join("token")));
-        let token = variable("HF_TOKEN").or_else(|| fs_err::read_to_string(token_file?).ok());
+        let token = variable("HF_TOKEN").or_else(|| files::read_text(&token_file?, MAX_TOKEN_BYTES).ok());
         let truthy =
             |value: String| matches!(value.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true");
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
@@ -71,6 +77,7 @@ impl Settings {
             attempts: 6,
             first_pause: Duration::from_secs(1),
             silence: Duration::from_secs(30),
+            proxies: Proxies::from_variables(&variable)?,
         })
     }
 }

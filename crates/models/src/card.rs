@@ -11,7 +11,7 @@ const MAX_BYTES: u64 = 1 << 18;
 /// It is the hub's identifier, such as `apache-2.0` or `gemma`; for `license: other`, the value of `license_name`.
 pub fn card_license(folder: &Path) -> Option<String> {
     let mut text = Vec::new();
-    fs_err::File::open(folder.join("README.md")).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+    files::open(&folder.join("README.md")).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
     license_in(&String::from_utf8_lossy(&text))
 }
 

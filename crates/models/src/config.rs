@@ -11,7 +11,7 @@ pub(crate) fn read(path: &Path) -> Result<Value> {
     if let Some(folder) = path.parent().filter(|_| !path.exists()) {
         check_no_adapter(folder)?;
     }
-    let text = fs_err::read_to_string(path)?;
+    let text = files::read_text(path, files::MAX_JSON_BYTES)?;
     if tensors::is_lfs_pointer(text.as_bytes()) {
         return Err(Error::LfsPointer { path: path.to_owned() });
     }
@@ -44,7 +44,7 @@ pub fn context_length(path: &Path) -> Result<Option<usize>> {
 /// Fails if a folder without a model holds an adapter, and names the adapter's base model.
 pub(crate) fn check_no_adapter(folder: &Path) -> Result<()> {
     let path = folder.join("adapter_config.json");
-    let Ok(text) = fs_err::read_to_string(&path) else { return Ok(()) };
+    let Ok(text) = files::read_text(&path, files::MAX_JSON_BYTES) else { return Ok(()) };
     let config: Value = serde_json::from_str(&text).unwrap_or_default();
     Err(Error::IsAdapter { folder: folder.to_owned(), base: adapter_base(&config) })
 }

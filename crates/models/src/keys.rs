@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::sizes;
+
 /// Keys that describe files, tokens, other programs or training, and do not change what a model computes.
 const WITHOUT_EFFECT: &[&str] = &[
     "_attn_implementation",
@@ -205,6 +207,7 @@ impl Keys {
     pub(crate) fn problems(&self, table: &Map<String, Value>) -> Vec<String> {
         let mut problems = self.unknown(table);
         problems.extend(rope_problems(table));
+        problems.extend(sizes::problems(table));
         problems.extend(class_problem(table));
         problems
     }
@@ -212,6 +215,7 @@ impl Keys {
     /// Returns the problems of the `config.json` of an encoder.
     pub(crate) fn encoder_problems(&self, table: &Map<String, Value>) -> Vec<String> {
         let mut problems = self.unknown(table);
+        problems.extend(sizes::problems(table));
         let reads_ahead = table.get("is_decoder").and_then(Value::as_bool) != Some(true);
         problems.extend(
             (!reads_ahead).then(|| "`is_decoder` is `true`; an encoder reads in both directions".to_owned()),

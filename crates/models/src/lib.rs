@@ -45,6 +45,7 @@ mod qwen2;
 mod qwen3;
 mod rope;
 mod sampling;
+mod sizes;
 mod weight;
 mod weights;
 

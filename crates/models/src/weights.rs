@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 
 /// Number of bytes from which tensors are mapped instead of read.
 const MAPPED_FROM: usize = 1 << 16;
+/// Longest index of weights, in bytes.
+const MAX_INDEX_BYTES: u64 = 256 << 20;
 
 /// Tensors of one or more safetensors files, read one at a time.
 pub struct TensorFiles {
@@ -128,7 +130,7 @@ impl TensorFiles {
         let (file, info) = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
         let file = &self.files[*file];
         let (start, end) = info.data_offsets;
-        let mut reader = fs_err::File::open(&file.path)?;
+        let mut reader = files::open(&file.path)?;
         reader.seek(SeekFrom::Start(file.data_start + start as u64))?;
         Ok(reader.take((end - start) as u64))
     }
@@ -189,12 +191,16 @@ pub fn canonical_name(stored: &str) -> String {
 pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let index = folder.join("model.safetensors.index.json");
     if index.is_file() {
-        let text = fs_err::read_to_string(&index)?;
+        let text = files::read_text(&index, MAX_INDEX_BYTES)?;
         let invalid = |reason: String| Error::Config { path: index.clone(), reason };
         let json: Value = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
         let map = json.get("weight_map").and_then(Value::as_object);
         let map = map.ok_or_else(|| invalid("`weight_map` is missing".to_owned()))?;
         let files: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+        let is_outside = |name: &&&str| Path::new(name).components().count() != 1 || name.starts_with("..");
+        if let Some(name) = files.iter().find(is_outside) {
+            return Err(invalid(format!("`{name}` is not the name of a file in this folder")));
+        }
         return Ok(files.into_iter().map(|file| folder.join(file)).collect());
     }
     let mut paths: Vec<PathBuf> =

@@ -7,6 +7,9 @@ use failure::{Failure, Kind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// Longest document that is read into memory, in bytes.
+const MAX_BYTES: u64 = 4 << 30;
+
 /// Why a file that a stage hands over cannot be written or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -85,7 +88,7 @@ pub trait Document: Serialize + DeserializeOwned {
     ///
     /// Fails when the file cannot be read, has another form, or contradicts itself.
     fn read(path: &Path) -> Result<Self> {
-        let bytes = fs_err::read(path)?;
+        let bytes = ::files::read(path, MAX_BYTES)?;
         let parsed: Self = serde_json::from_slice(&bytes).map_err(|source| Error::Json {
             path: path.to_owned(),
             stage: Self::STAGE,
@@ -145,7 +148,7 @@ pub trait Line: Serialize + DeserializeOwned {
     /// Fails when the file cannot be opened; each item fails with its line number.
     fn read(path: &Path) -> Result<impl Iterator<Item = Result<Self>>> {
         let path = path.to_owned();
-        let lines = (1..).zip(BufReader::new(fs_err::File::open(&path)?).lines());
+        let lines = (1..).zip(BufReader::new(::files::open(&path)?).lines());
         Ok(lines.filter_map(move |(number, line)| {
             let line = match line {
                 Ok(line) if line.trim().is_empty() => return None,

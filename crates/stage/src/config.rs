@@ -136,7 +136,8 @@ fn included(path: &Path) -> Result<Option<PathBuf>> {
 }
 
 fn read_text(path: &Path) -> Result<String> {
-    fs_err::read_to_string(path).map_err(|error| Error::wrap(Kind::Usage, error).context("reading settings"))
+    files::read_text(path, files::MAX_JSON_BYTES)
+        .map_err(|error| Error::wrap(Kind::Usage, error).context("reading settings"))
 }
 
 /// Reads the stage's table from one file; errors name the line.

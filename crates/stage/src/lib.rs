@@ -81,7 +81,7 @@ pub use job::Job;
 pub use logging::{colour, progress_bar};
 pub use run::{KeyedRun, Run};
 pub use segment::SEGMENT_OUTPUT;
-pub use signals::StopFlag;
+pub use signals::{StopFlag, Unhurried};
 
 /// Runs a program: listens for signals, and does the rest as [`program`] does.
 pub fn main<A: clap::Parser, V: AsRef<Verbosity>>(

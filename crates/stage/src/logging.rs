@@ -105,7 +105,8 @@ where
         } else {
             writer.write_str(lead)?;
         }
-        context.field_format().format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        let mut text = String::new();
+        context.field_format().format_fields(Writer::new(&mut text), event)?;
+        writeln!(writer, "{}", failure::printable(&text))
     }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use failure::{Context, Result};
 use fs_err::File;
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::args::CommonArgs;
 use crate::identity::Identity;
@@ -32,6 +33,8 @@ impl ScratchFolder {
             fs_err::create_dir_all(&path)?;
             return Ok(Self { path, temporary: None, _lock: None });
         }
+        // Each user has folders of its own.
+        let name = format!("{name}-{}", rustix::process::geteuid().as_raw());
         let shared = std::env::var_os(VARIABLE).map(PathBuf::from).filter(|dir| dir.is_dir());
         if let Some(dir) = shared {
             match claim(&dir.join(&name)) {
@@ -74,24 +77,101 @@ impl ScratchFolder {
     }
 }
 
-/// Creates a folder and locks it; returns `None` if another process holds the lock.
+/// Creates a folder that only this user can read and write, and locks it; returns `None` if another process holds the lock.
 ///
-/// Nix may retry under another build user, so files are created world-writable; the parent folder restricts access.
+/// A run goes on from what is in the folder, so it must come from this user: a folder of somebody else, a link, and a folder
+/// that others could replace are errors.
 fn claim(path: &Path) -> std::io::Result<Option<File>> {
-    rustix::process::umask(Mode::empty());
+    check_parent(path)?;
     loop {
-        fs_err::create_dir_all(path)?;
-        let folder = File::open(path)?;
+        match rustix::fs::mkdir(path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let folder = File::from_parts(folder, path);
+        check_private(&folder, path)?;
         match folder.file().try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
         // The process that held the lock may have removed the folder in the meantime.
-        let same = fs_err::metadata(path)
+        let same = fs_err::symlink_metadata(path)
             .is_ok_and(|now| folder.metadata().is_ok_and(|held| held.ino() == now.ino()));
         if same {
             return Ok(Some(folder));
         }
+    }
+}
+
+/// Fails if another user could replace the folder `path` by one of its own.
+fn check_parent(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().unwrap_or(path);
+    let metadata = fs_err::metadata(parent)?;
+    // In the sandbox of Nix, root has the number of users who are not known there.
+    const UNKNOWN: u32 = 65534;
+    let is_ours = [0, UNKNOWN, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    let (is_shared, is_sticky) = (metadata.mode() & 0o022 != 0, metadata.mode() & 0o1000 != 0);
+    if is_ours && (!is_shared || is_sticky) {
+        return Ok(());
+    }
+    let reason = format!("other users may replace folders in `{}`; run `chmod +t` on it", parent.display());
+    Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, reason))
+}
+
+/// Fails unless the folder belongs to this user and is closed to others.
+fn check_private(folder: &File, path: &Path) -> std::io::Result<()> {
+    let metadata = folder.metadata()?;
+    if metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let reason = format!("`{}` belongs to another user or is open to others", path.display());
+    Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn refused(path: &Path) -> String {
+        claim(path).expect_err("it must be refused").to_string()
+    }
+
+    #[test]
+    fn a_folder_is_private_and_the_mask_of_the_process_stays() {
+        let shared = tempfile::tempdir().unwrap();
+        let path = shared.path().join("train-1");
+        let lock = claim(&path).unwrap().expect("it is free");
+        assert_eq!(fs_err::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        let file = shared.path().join("file");
+        fs_err::write(&file, "").unwrap();
+        assert_eq!(fs_err::metadata(&file).unwrap().mode() & 0o022, 0);
+        assert!(claim(&path).unwrap().is_none(), "it is locked");
+        drop(lock);
+        assert!(claim(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn links_open_folders_and_replaceable_ones_are_refused() {
+        let shared = tempfile::tempdir().unwrap();
+        let (path, link) = (shared.path().join("train-1"), shared.path().join("train-2"));
+        fs_err::create_dir(&path).unwrap();
+        set_mode(&path, 0o770);
+        assert!(refused(&path).contains("open to others"));
+        set_mode(&path, 0o700);
+        symlink(&path, &link).unwrap();
+        claim(&link).unwrap_err();
+        set_mode(shared.path(), 0o777);
+        assert!(refused(&path).contains("chmod +t"));
+        set_mode(shared.path(), 0o1777);
+        assert!(claim(&path).unwrap().is_some());
     }
 }

@@ -1,12 +1,33 @@
 //! Signals: the first one sets a flag, the second ends the process immediately.
+//!
+//! Work that does not look at the flag, such as a copy of a large file, is ended after a few seconds. That leaves what a kill
+//! leaves: nothing half-written is visible, and the next run removes it.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use failure::{Error, Kind, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+/// Time for work to reach a safe point after a signal.
+const GRACE: Duration = Duration::from_secs(4);
+/// Pause between two looks at the time.
+const POLL: Duration = Duration::from_millis(50);
+
 static REQUESTED: AtomicI32 = AtomicI32::new(0);
+/// Number of [`Unhurried`].
+static UNHURRIED: AtomicUsize = AtomicUsize::new(0);
+
+/// Work that must reach its safe point, however long that takes, such as a training step with its resume state.
+#[derive(Debug)]
+pub struct Unhurried(());
+
+impl Drop for Unhurried {
+    fn drop(&mut self) {
+        UNHURRIED.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// Flag that is set when the process is asked to stop; check it between steps.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +44,13 @@ impl StopFlag {
             0 => None,
             signal => Some(signal),
         }
+    }
+
+    /// Says that this work looks at the flag itself and must not be ended before, until the result is dropped.
+    #[must_use]
+    pub fn unhurried(self) -> Unhurried {
+        UNHURRIED.fetch_add(1, Ordering::SeqCst);
+        Unhurried(())
     }
 
     /// Fails with [`Kind::Interrupted`] if the process was asked to stop.
@@ -51,7 +79,23 @@ pub(crate) fn listen() -> std::io::Result<()> {
                 signal_hook::low_level::exit(128 + signal);
             }
             tracing::warn!("stopping at the next safe point; repeat the signal to stop immediately");
+            // Without a thread, the second signal still ends the process.
+            let watchdog = std::thread::Builder::new().name("watchdog".to_owned());
+            let _ = watchdog.spawn(move || end_after_grace(signal));
         }
     })?;
     Ok(())
+}
+
+/// Ends the process when it has not reached a safe point in time.
+fn end_after_grace(signal: i32) {
+    let mut end = Instant::now() + GRACE;
+    while Instant::now() < end {
+        std::thread::sleep(POLL);
+        if UNHURRIED.load(Ordering::SeqCst) > 0 {
+            end = Instant::now() + GRACE;
+        }
+    }
+    tracing::warn!("no safe point within {} s; stopping now", GRACE.as_secs());
+    signal_hook::low_level::exit(128 + signal);
 }

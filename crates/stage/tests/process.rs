@@ -416,7 +416,7 @@ fn out_resumes_only_from_a_folder_that_was_given() {
 }
 
 #[test]
-fn a_shared_folder_keeps_the_resume_state_for_other_users() {
+fn a_shared_folder_keeps_the_resume_state_private() {
     use std::os::unix::fs::PermissionsExt as _;
     let home = Home::new();
     let shared = home.path().join("shared");
@@ -441,7 +441,7 @@ fn a_shared_folder_keeps_the_resume_state_for_other_users() {
     child.wait().unwrap();
     let kept = fs_err::read_dir(&shared).unwrap().next().unwrap().unwrap().path();
     let mode = |path: &std::path::Path| fs_err::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&kept), mode(&kept.join("done"))), (0o777, 0o666), "open to the next user");
+    assert_eq!(mode(&kept), 0o700, "closed to others");
     let resumed = run("third").run();
     assert!(resumed.stderr.contains("resuming after line"), "{}", resumed.stderr);
     assert_eq!(fs_err::read_dir(&shared).unwrap().count(), 0);
@@ -477,6 +477,31 @@ fn first_signal_saves_and_second_ends_at_once() {
     signal(&child, Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(begin.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn work_that_does_not_look_at_the_flag_ends_within_five_seconds() {
+    use rustix::process::Signal;
+    let home = Home::new();
+    let mut child = home.command("--set milliseconds_per_line=60000").spawn();
+    std::thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(home.run("").code, Some(0));
+    assert_eq!(home.leftovers(), 0, "the next run removes what was left");
+}
+
+#[test]
+fn arguments_that_are_not_utf8_are_recorded() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let home = Home::new();
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9.txt");
+    let file = home.path().join(name);
+    fs_err::write(&file, "one\ntwo\n").unwrap();
+    let ran = home.command("").arg("--data").arg(&file).run();
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
 }
 
 #[test]

@@ -19,7 +19,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 ///
 /// As [`TensorHeader::read`].
 pub fn find_not_finite(path: &Path) -> Result<Option<String>> {
-    let mut file = fs_err::File::open(path)?;
+    let mut file = files::open(path)?;
     let file_bytes = file.metadata()?.len();
     let header = TensorHeader::from_reader(&mut file, file_bytes)?;
     let mut buffer = vec![0; BUFFER_BYTES];

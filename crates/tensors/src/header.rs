@@ -41,7 +41,7 @@ impl TensorHeader {
     /// Fails on anything that makes two readers disagree about a tensor: a truncated file, overlaps, holes, trailing bytes, a
     /// repeated name, a shape that does not match its bytes. Fails also on headers beyond the limits.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut file = fs_err::File::open(path)?;
+        let mut file = files::open(path)?;
         let file_bytes = file.metadata()?.len();
         Self::from_reader(&mut file, file_bytes)
     }

@@ -17,12 +17,8 @@ pub fn is_lfs_pointer(start: &[u8]) -> bool {
 
 /// Returns whether the file `path` is a Git LFS pointer; false if it cannot be read or is not a regular file.
 pub fn file_is_lfs_pointer(path: &Path) -> bool {
-    // Opening a pipe would wait for a writer.
-    if !path.is_file() {
-        return false;
-    }
     let mut start = [0; START.len()];
-    let read = fs_err::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    let read = files::open(path).and_then(|mut file| file.read_exact(&mut start));
     read.is_ok() && is_lfs_pointer(&start)
 }
 

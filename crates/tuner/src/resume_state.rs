@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use artifact::{FileHash, atomic};
@@ -106,6 +106,11 @@ impl ResumeState {
     /// Loads the newest undamaged state under `folder` that `check` accepts; sets the others aside.
     ///
     /// Returns `None` if there is no such state.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the system refuses to read a state, for example for want of file descriptors or memory: that says nothing
+    /// about the state, which stays.
     pub fn load_newest(
         folder: &Path,
         names: &[String],
@@ -118,6 +123,7 @@ impl ResumeState {
             let loaded = Self::load(&path, names).and_then(|loaded| check(&loaded.counters).map(|()| loaded));
             match loaded {
                 Ok(loaded) => return Ok(Some(loaded)),
+                Err(error) if is_of_the_system(&error) => return Err(error),
                 Err(error) => {
                     let aside = path_set_aside(&path);
                     tracing::warn!(
@@ -172,8 +178,26 @@ fn path_set_aside(path: &Path) -> PathBuf {
     candidate((0..usize::MAX).find(|&number| !candidate(number).exists()).unwrap_or_default())
 }
 
+/// Returns whether an error is about the system rather than about a missing, short or malformed file.
+fn is_of_the_system(error: &Error) -> bool {
+    let content =
+        [ErrorKind::NotFound, ErrorKind::UnexpectedEof, ErrorKind::InvalidData, ErrorKind::IsADirectory];
+    let is_system = |io: &std::io::Error| io.raw_os_error().is_some() && !content.contains(&io.kind());
+    // `fs-err` wraps the system's error to add the path.
+    let first: &(dyn std::error::Error + 'static) = match error {
+        Error::Io(io) | Error::Model(models::Error::Io(io)) => io,
+        other => other,
+    };
+    std::iter::successors(Some(first), |cause| cause.source())
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(is_system))
+}
+
 fn verify(folder: &Path) -> Result<()> {
     let sums = fs_err::read_to_string(folder.join(SUMS))?;
+    if let Some(missing) = [COUNTERS, OPTIMIZER, WEIGHTS].iter().find(|file| !sums.contains(**file)) {
+        let reason = format!("does not list `{missing}`");
+        return Err(Error::ResumeState { path: folder.join(SUMS), reason });
+    }
     for line in sums.lines() {
         let (sum, file) = line.split_once("  ").unwrap_or(("", line));
         let path = folder.join(file);
@@ -256,6 +280,31 @@ mod tests {
             assert_eq!(loaded.counters.step, 5, "{file}");
             assert!(folder.path().join("bad-0000010-0").is_dir());
         }
+        Ok(())
+    }
+
+    #[test]
+    fn an_error_of_the_system_condemns_no_state() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        for step in [5, 10] {
+            resume_state(step).save(folder.path(), &names(), 2)?;
+        }
+        // Too many open files, an I/O error, out of memory.
+        for number in [24, 5, 12] {
+            let refuse = |_: &RunCounters| Err(std::io::Error::from_raw_os_error(number).into());
+            assert!(ResumeState::load_newest(folder.path(), &names(), refuse).is_err());
+            let loaded = ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("it stays");
+            assert_eq!(loaded.counters.step, 10);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_list_of_hashes_without_a_file_is_damage() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        resume_state(5).save(folder.path(), &names(), 2)?;
+        fs_err::write(folder.path().join("0000005").join(SUMS), "")?;
+        assert!(ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.is_none());
         Ok(())
     }
 

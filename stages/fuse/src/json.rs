@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// Reads a JSON file that a user or another tool wrote.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let bytes = fs_err::read(path)?;
+    let bytes = files::read(path, 256 << 20)?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Error::wrap(Kind::BadInput, error))
         .with_context(|| format!("reading `{}`", path.display()))

@@ -14,7 +14,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<
     if bytes > limit {
         return Err(malformed(too_large(bytes, limit)));
     }
-    serde_json::from_slice(&fs_err::read(path)?)
+    serde_json::from_slice(&::files::read(path, limit)?)
         .map_err(|error| malformed(format!("not valid JSON: {error}")))
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn too_large(bytes: u64, limit: u64) -> String {
 
 /// Returns the SHA-256 of a file as 64 lower-case hex digits.
 pub(crate) fn sha256_of(path: &Path) -> Result<String, Error> {
-    Ok(FileHash::of_reader(&mut fs_err::File::open(path)?)?.to_string())
+    Ok(FileHash::of_reader(&mut ::files::open(path)?)?.to_string())
 }
 
 /// Copies a file, sharing blocks where the file system can. Never makes a hard link, since the source belongs to the user.

@@ -77,7 +77,7 @@ fn is_named_gguf(path: &Path) -> bool {
 
 fn starts_as_gguf(path: &Path) -> Result<bool, Error> {
     let mut start = Vec::new();
-    fs_err::File::open(path)?.take(4).read_to_end(&mut start)?;
+    ::files::open(path)?.take(4).read_to_end(&mut start)?;
     Ok(start == *b"GGUF")
 }
 

@@ -23,6 +23,8 @@ use crate::model;
 use crate::pins::{self, Hashes};
 use crate::{layout, tokenizer, weights};
 
+/// Longest file of a model other than its weights, in bytes.
+const MAX_SMALL_BYTES: u64 = 256 << 20;
 /// Space that must stay free beside a download.
 const RESERVE_BYTES: u64 = 64 << 20;
 
@@ -153,6 +155,7 @@ impl<'a> Hub<'a> {
         }
         let get = |name: &String| -> Result<PathBuf, Error> {
             let entry = &entries[name];
+            check_listed_size(id, name, entry)?;
             match cached.get(name).filter(|path| cache::is_same(path, entry)) {
                 Some(path) => cache::verify_listed(path, entry).map(|()| path.clone()),
                 None => download::file(
@@ -242,6 +245,20 @@ fn apply_pins(id: &str, entries: &mut BTreeMap<String, Entry>, pins: &Hashes) ->
         entry.promised_by = pins::PINNED;
     }
     Ok(())
+}
+
+/// Fails when the hub lists a size for a file other than weights that no such file has.
+fn check_listed_size(id: &str, name: &str, entry: &Entry) -> Result<(), Error> {
+    let bytes = entry.bytes.unwrap_or(0);
+    if name.ends_with(".safetensors") || bytes <= MAX_SMALL_BYTES {
+        return Ok(());
+    }
+    let limit = MAX_SMALL_BYTES >> 20;
+    Err(Error::Layout {
+        place: id.into(),
+        reason: format!("the hub lists {bytes} bytes for `{name}`, more than the {limit} MiB of such files"),
+        hint: "use another repository or revision".into(),
+    })
 }
 
 /// Fails before the download when the weights do not fit on the disk.

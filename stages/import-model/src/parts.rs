@@ -199,7 +199,7 @@ impl Stored<'_> {
     }
 
     fn reader(&self) -> Result<fs_err::File, Error> {
-        let mut file = fs_err::File::open(self.path)?;
+        let mut file = ::files::open(self.path)?;
         file.seek(SeekFrom::Start(self.start + self.info.data_offsets.0 as u64))?;
         Ok(file)
     }

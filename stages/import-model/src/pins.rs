@@ -166,7 +166,8 @@ pub struct Revision<'a> {
 ///
 /// Fails when the file is not valid TOML, is about another repository, or cannot be written.
 fn write(path: &Path, revision: Option<Revision<'_>>, files: &Hashes) -> Result<bool, Error> {
-    let before = if path.exists() { fs_err::read_to_string(path)? } else { String::new() };
+    let before =
+        if path.exists() { ::files::read_text(path, ::files::MAX_JSON_BYTES)? } else { String::new() };
     let after = pinned(path, &before, revision, files)?;
     if after == before {
         return Ok(false);

@@ -51,7 +51,7 @@ pub fn open(path: &Path) -> Result<Tokenizer, Error> {
     if bytes > MAX_BYTES {
         return Err(unusable(too_large(bytes, MAX_BYTES)));
     }
-    Tokenizer::from_bytes(fs_err::read(path)?)
+    dataset::open_tokenizer(&::files::read(path, MAX_BYTES)?)
         .map_err(|error| unusable(format!("not a usable tokenizer: {error}")))
 }
 

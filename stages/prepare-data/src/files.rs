@@ -21,7 +21,8 @@ pub struct DataFile {
 /// Finds the files that `config` names in `data`; see [`find_files`](crate::find_files).
 pub(crate) fn find(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
     for path in data {
-        fs_err::File::open(path).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
+        let opened = if path.is_dir() { fs_err::File::open(path) } else { ::files::open(path) };
+        opened.map_err(|source| Error::Unreadable { path: path.clone(), source })?;
     }
     let lists = [
         (&config.source, None),

@@ -115,18 +115,22 @@ const TOKENIZER_FILES: [&str; 9] = [
     "additional_chat_templates",
 ];
 
+/// Longest file of a tokenizer folder, in bytes.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
 fn copy_tokenizer(from: &Path, to: &Path) -> dataset::Result<()> {
     fs_err::create_dir_all(to)?;
     for name in TOKENIZER_FILES.map(|name| from.join(name)).iter().filter(|path| path.exists()) {
         let copy = to.join(name.file_name().expect("a name was joined above"));
         if !name.is_dir() {
-            fs_err::write(copy, fs_err::read(name)?)?;
+            fs_err::write(copy, ::files::read(name, MAX_TOKENIZER_BYTES)?)?;
             continue;
         }
         fs_err::create_dir_all(&copy)?;
         for entry in fs_err::read_dir(name)? {
             let entry = entry?;
-            fs_err::write(copy.join(entry.file_name()), fs_err::read(entry.path())?)?;
+            let content = ::files::read(&entry.path(), MAX_TOKENIZER_BYTES)?;
+            fs_err::write(copy.join(entry.file_name()), content)?;
         }
     }
     Ok(())

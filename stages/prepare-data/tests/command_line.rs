@@ -220,3 +220,34 @@ fn a_leak_is_listed() {
     "#);
     run(&sandbox, "data", "split = { by = 'files' }\non_leak = 'allow'").succeeded();
 }
+
+#[test]
+fn data_and_settings_that_are_no_files_are_named_and_nothing_waits() {
+    let sandbox = Sandbox::new();
+    sandbox.write("pairs.jsonl", pairs(20));
+    let pipe = sandbox.join("pipe.jsonl");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    fs_err::os::unix::fs::symlink("/dev/zero", sandbox.join("endless.jsonl")).unwrap();
+    fs_err::os::unix::fs::symlink("loop.jsonl", sandbox.join("loop.jsonl")).unwrap();
+    for name in ["pipe.jsonl", "endless.jsonl", "loop.jsonl", "missing.jsonl"] {
+        let ran = run(&sandbox, name, "");
+        assert!(ran.code.is_some_and(|code| code != 0 && code != 101), "{name}: {ran:?}");
+        assert!(ran.stderr.contains(name), "{name}: {}", ran.stderr);
+    }
+    for name in ["pipe.jsonl", "endless.jsonl"] {
+        let mut program = prepare_data(&sandbox, &golden("gemma3_text"), "pairs.jsonl", "");
+        let ran = program.arg("--config").arg(sandbox.join(name)).run();
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        assert!(ran.stderr.contains(name), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn names_with_terminal_escapes_are_escaped() {
+    let sandbox = Sandbox::new();
+    let name = "rows\u{1b}[2J.jsonl";
+    sandbox.write(name, "{\"text\": \"a\", \"t\u{1b}[31m\": 1\n");
+    let ran = run(&sandbox, name, "");
+    assert_eq!(ran.code, Some(65), "{}", ran.stderr);
+    assert!(!ran.stderr.contains('\u{1b}') && ran.stderr.contains("rows\\x1b[2J.jsonl"), "{}", ran.stderr);
+}

@@ -3,10 +3,10 @@
 //! The file is `losses.json` of `validate`, whose first checkpoint is used (the base model), or JSON lines with `id` and
 //! `loss` (and `tokens`, if the loss is a sum over this many). Other fields are ignored. Ids are only kept as hashes.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::Path;
 
-use dataset::{Error, Place, Result, RowProblem};
+use dataset::{Error, MAX_ROW_BYTES, Place, Result, RowProblem};
 use outputs::Losses;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
@@ -98,7 +98,10 @@ pub(crate) fn of_rows(file: &Path, rows: &Path) -> Result<Vec<f32>> {
 /// Reads the losses, sorted by id.
 fn read(path: &Path) -> Result<Vec<Known>> {
     let mut first = String::new();
-    open(path)?.read_line(&mut first).map_err(|source| unreadable(path, source))?;
+    open(path)?
+        .take(MAX_ROW_BYTES as u64)
+        .read_line(&mut first)
+        .map_err(|source| unreadable(path, source))?;
     let is_row = first.trim_end().ends_with('}') && !first.contains("\"checkpoints\"");
     let is_row = is_row || serde_json::from_str::<Entry>(&first).is_ok();
     let mut losses = if is_row { read_lines(path)? } else { read_document(path)? };
@@ -119,7 +122,7 @@ fn unreadable(path: &Path, source: std::io::Error) -> Error {
 }
 
 fn open(path: &Path) -> Result<BufReader<fs_err::File>> {
-    fs_err::File::open(path).map(BufReader::new).map_err(|source| unreadable(path, source))
+    files::open(path).map(BufReader::new).map_err(|source| unreadable(path, source))
 }
 
 /// Reads a file of JSON lines.

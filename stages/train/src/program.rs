@@ -140,7 +140,9 @@ fn train(args: &Args, job: &mut Job, inputs: &Inputs<'_>, config: &Config, backe
         work: job.resume_dir(),
         out: job.out(),
     };
+    let unhurried = job.stop().unhurried();
     let summary = run(inputs, config, backend, saving, &mut progress)?;
+    drop(unhurried);
     progress.finish();
     if let Some(artifact) = earlier::read(job.resume_dir())? {
         job.resumed_from(artifact);

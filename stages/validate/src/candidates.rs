@@ -55,7 +55,7 @@ pub fn candidates(checkpoints: &Path) -> Result<Vec<Candidate>> {
 /// Fails when a file cannot be read or written, or when the settings are not JSON.
 pub fn foreign_candidates(folder: &Path, work: &Path) -> Result<Vec<Candidate>> {
     let config = folder.join(ADAPTER_CONFIG);
-    let settings: Value = serde_json::from_str(&fs_err::read_to_string(&config)?)
+    let settings: Value = serde_json::from_str(&files::read_text(&config, files::MAX_JSON_BYTES)?)
         .map_err(|error| Error::wrap(Kind::BadInput, error))
         .with_context(|| format!("reading `{}`", config.display()))?;
     let last = folder.join(MLX_ADAPTERS);
@@ -99,7 +99,7 @@ fn mlx_checkpoints(folder: &Path) -> Result<BTreeMap<u64, PathBuf>> {
 }
 
 fn hash(path: &Path) -> Result<FileHash> {
-    Ok(FileHash::of_reader(&mut fs_err::File::open(path)?)?)
+    Ok(FileHash::of_reader(&mut files::open(path)?)?)
 }
 
 #[cfg(test)]

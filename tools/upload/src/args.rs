@@ -25,6 +25,9 @@ pub struct Args {
     /// Make a new repository private; an existing one is not changed
     #[arg(long)]
     pub private: bool,
+    /// Remove weights of other models, which would be loaded together with the new ones, from the branch
+    #[arg(long)]
+    pub replace_weights: bool,
     /// First line of the commit message
     #[arg(long, value_name = "TEXT", default_value = "Upload a fused model")]
     pub message: String,
@@ -39,7 +42,7 @@ pub struct Args {
 impl Args {
     /// Returns the destination of the upload.
     pub(crate) fn destination(&self) -> Destination<'_> {
-        let Self { id, revision, private, message, .. } = self;
-        Destination { id, revision, private: *private, message }
+        let Self { id, revision, private, replace_weights, message, .. } = self;
+        Destination { id, revision, private: *private, replace_weights: *replace_weights, message }
     }
 }

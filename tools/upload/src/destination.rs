@@ -13,6 +13,8 @@ pub struct Destination<'a> {
     pub revision: &'a str,
     /// Whether a new repository is private.
     pub private: bool,
+    /// Whether to remove weights of other models from the branch.
+    pub replace_weights: bool,
     /// First line of the commit message.
     pub message: &'a str,
 }

@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 
+/// Longest file that is sent in one request, in bytes.
+const MAX_SMALL_BYTES: u64 = 1 << 30;
 /// The output that is uploaded.
 const OUTPUT: &str = "model";
 /// The model card, which the hub shows.
@@ -30,7 +32,7 @@ pub struct LocalFile {
 impl LocalFile {
     /// Reads a small file and checks it against the hash in its artifact.
     pub(crate) fn read(&self) -> Result<Vec<u8>, Error> {
-        let bytes = fs_err::read(&self.path)?;
+        let bytes = ::files::read(&self.path, MAX_SMALL_BYTES)?;
         if hex(&Sha256::digest(&bytes)) == self.sha256 {
             return Ok(bytes);
         }
@@ -44,7 +46,7 @@ impl LocalFile {
     /// Returns the first bytes, from which the hub decides how to store the file.
     pub(crate) fn sample(&self, bytes: u64) -> Result<Vec<u8>, Error> {
         let mut sample = Vec::new();
-        fs_err::File::open(&self.path)?.take(bytes).read_to_end(&mut sample)?;
+        ::files::open(&self.path)?.take(bytes).read_to_end(&mut sample)?;
         Ok(sample)
     }
 
@@ -52,7 +54,7 @@ impl LocalFile {
     pub(crate) fn git_oid(&self) -> Result<String, Error> {
         let mut hasher = Sha1::new();
         hasher.update(format!("blob {}\0", self.bytes));
-        let mut file = fs_err::File::open(&self.path)?;
+        let mut file = ::files::open(&self.path)?;
         let mut buffer = vec![0; 1 << 18];
         loop {
             match file.read(&mut buffer)? {

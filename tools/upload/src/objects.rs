@@ -158,7 +158,7 @@ fn put(
     headers: &[(&str, &str)],
     range: std::ops::Range<u64>,
 ) -> Result<Option<String>, AttemptError<Error>> {
-    let mut source = fs_err::File::open(&file.path).map_err(Error::from)?;
+    let mut source = ::files::open(&file.path).map_err(Error::from)?;
     source.seek(SeekFrom::Start(range.start)).map_err(Error::from)?;
     let bytes = range.end - range.start;
     let mut body = Watched { inner: source.take(bytes), watch: client.watch() };

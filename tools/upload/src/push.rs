@@ -56,6 +56,7 @@ pub fn push(
             done.commit = head;
             return Ok(());
         }
+        check_removed(destination, &difference.removed)?;
         let sent = commit(&client, destination, &head, &difference, progress)?;
         done.sent_bytes += sent;
         done.changed = difference.changed.iter().map(|file| file.name.clone()).collect();
@@ -135,6 +136,22 @@ fn compare<'a>(
     let names: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
     let removed = entries.keys().filter(|name| is_weights(name) && !names.contains(name.as_str())).cloned();
     Ok((head, Difference { changed, removed: removed.collect() }))
+}
+
+/// Fails if the commit would remove files, and the user did not ask for that.
+fn check_removed(destination: &Destination<'_>, removed: &[String]) -> Result<(), Error> {
+    if removed.is_empty() || destination.replace_weights {
+        return Ok(());
+    }
+    Err(Error::Settings {
+        reason: format!(
+            "`{}` has weights of another model, which would be loaded together with this one: `{}`",
+            destination.id,
+            removed.join("`, `")
+        ),
+        hint: "remove them in the same commit with `--replace-weights`, or upload to another repository or branch"
+            .to_owned(),
+    })
 }
 
 /// Returns whether a file holds weights: those of an older model would be loaded together with the new ones.

@@ -59,7 +59,16 @@ impl Bench {
     }
 
     fn push(&self) -> Result<Outcome, Error> {
-        self.push_to(&Destination { id: ID, revision: "main", private: false, message: "first" }, TOKEN)
+        self.push_to(
+            &Destination {
+                id: ID,
+                revision: "main",
+                private: false,
+                replace_weights: false,
+                message: "first",
+            },
+            TOKEN,
+        )
     }
 
     fn push_to(&self, destination: &Destination<'_>, token: &str) -> Result<Outcome, Error> {
@@ -117,7 +126,14 @@ fn only_what_changed_is_sent_and_older_weights_go() {
         .lfs("model-00001-of-00002.safetensors", b"of an older model")
         .file("model.safetensors.index.json", b"{}");
     let bench = Bench::new(vec![repo]);
-    let done = bench.push().unwrap();
+    let error = bench.push().unwrap_err();
+    assert!(error.to_string().contains("`model-00001-of-00002.safetensors`"), "{error}");
+    assert_eq!(error.kind(), Kind::Usage);
+    assert_eq!(bench.hub.repo(ID).unwrap().contents("main").len(), 6, "nothing was removed or sent");
+    assert!(bench.sent("/upload/").is_empty());
+    let replacing =
+        Destination { id: ID, revision: "main", private: false, replace_weights: true, message: "first" };
+    let done = bench.push_to(&replacing, TOKEN).unwrap();
     assert_eq!(done.changed, ["README.md", "tokenizer.json", "tokenizer_config.json"]);
     assert_eq!(done.removed, ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]);
     let there = bench.hub.repo(ID).unwrap().contents("main");
@@ -147,7 +163,8 @@ fn large_files_go_in_byte_ranges_if_the_hub_asks() {
 #[test]
 fn a_branch_and_a_private_repository_are_made() {
     let bench = Bench::new(vec![]);
-    let destination = Destination { id: ID, revision: "run/7", private: true, message: "a branch" };
+    let destination =
+        Destination { id: ID, revision: "run/7", private: true, replace_weights: false, message: "a branch" };
     bench.push_to(&destination, TOKEN).unwrap();
     bench.push_to(&destination, TOKEN).unwrap();
     bench.assert_there("run/7");
@@ -204,7 +221,8 @@ fn report(bench: &Bench, error: Error) -> String {
 
 #[test]
 fn refusals_say_what_to_do() {
-    let destination = |id| Destination { id, revision: "main", private: false, message: "m" };
+    let destination =
+        |id| Destination { id, revision: "main", private: false, replace_weights: false, message: "m" };
     let bench = Bench::new(vec![Repo::new(ID)]);
     let refused = |destination: &Destination<'_>, token: &str| {
         report(&bench, bench.push_to(destination, token).unwrap_err())

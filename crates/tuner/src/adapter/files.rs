@@ -115,7 +115,7 @@ fn read_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
     if !config_path.exists() {
         return Err(without_config(folder));
     }
-    let config: Value = serde_json::from_str(&fs_err::read_to_string(&config_path)?)
+    let config: Value = serde_json::from_str(&::files::read_text(&config_path, ::files::MAX_JSON_BYTES)?)
         .map_err(|error| invalid(&config_path, error.to_string()))?;
     if peft::is_peft(&config) {
         return peft::load(model, folder, &config);

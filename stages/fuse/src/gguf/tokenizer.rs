@@ -66,7 +66,7 @@ pub(super) fn metadata(folder: &Path, config: &Value, rows: usize) -> Result<Met
     }
     push("add_bos_token", Datum::Bool(adds_bos(&tokenizer, &settings)));
     push("add_eos_token", Datum::Bool(settings["add_eos_token"] == true));
-    let template = fs_err::read_to_string(folder.join("chat_template.jinja")).ok();
+    let template = files::read_text(&folder.join("chat_template.jinja"), files::MAX_JSON_BYTES).ok();
     let template = template.or_else(|| settings["chat_template"].as_str().map(str::to_owned));
     all.extend(template.map(|text| ("tokenizer.chat_template".to_owned(), Datum::Text(text))));
     Ok(all)

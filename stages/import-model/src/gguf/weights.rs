@@ -25,7 +25,7 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     pub(super) fn open(path: &Path, header: &'a Header) -> Result<Self, Error> {
-        Ok(Self { path: path.into(), header, file: RefCell::new(fs_err::File::open(path)?) })
+        Ok(Self { path: path.into(), header, file: RefCell::new(::files::open(path)?) })
     }
 
     /// Returns all values of a small tensor, if there is one.

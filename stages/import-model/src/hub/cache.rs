@@ -26,7 +26,7 @@ impl Cache {
 
     /// Returns the commit of a branch or tag.
     pub fn resolve(&self, id: &str, revision: &str) -> Option<String> {
-        let text = fs_err::read_to_string(self.repository(id).join("refs").join(revision)).ok()?;
+        let text = ::files::read_text(&self.repository(id).join("refs").join(revision), 4096).ok()?;
         let commit = text.trim().to_owned();
         is_hex(&commit, 40).then_some(commit)
     }
@@ -105,7 +105,7 @@ fn check_sha256(path: &Path, expected: &str, promised_by: &'static str) -> Resul
 
 fn check_git(path: &Path, expected: &str, promised_by: &'static str) -> Result<(), Error> {
     let bytes = fs_err::metadata(path)?.len();
-    let actual = hub::git_oid(&mut fs_err::File::open(path)?, bytes)?;
+    let actual = hub::git_oid(&mut ::files::open(path)?, bytes)?;
     if actual == expected {
         return Ok(());
     }

@@ -15,6 +15,9 @@ use crate::hub::cache::verify_listed;
 
 type Failed = hub::AttemptError<Error>;
 
+/// Longest file whose size the hub does not list, in bytes.
+const MAX_UNLISTED_BYTES: u64 = 64 << 20;
+
 /// Downloads `path` of the hub to `target`, unless `target` exists.
 pub(super) fn file(client: &Client<'_>, path: &str, entry: &Entry, target: &Path) -> Result<PathBuf, Error> {
     if target.is_file() {
@@ -177,6 +180,18 @@ impl PartialFile {
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), Failed> {
         let after = self.bytes + bytes.len() as u64;
+        if self.expected.bytes.is_none() && after > MAX_UNLISTED_BYTES {
+            self.restart()?;
+            return Err(Error::from(hub::Error::Refused {
+                reason: format!(
+                    "the hub lists no size for `{}` and sent more than {} MiB",
+                    self.path.with_extension("").display(),
+                    MAX_UNLISTED_BYTES >> 20
+                ),
+                hint: hub::Refusal::CHECK_ENDPOINT.into(),
+            })
+            .into());
+        }
         if let Some(expected) = self.expected.bytes.filter(|expected| after > *expected) {
             self.restart()?;
             return Err(Failed::retry(format!("the hub sent more than the {expected} bytes that it lists")));

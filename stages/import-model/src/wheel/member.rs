@@ -23,7 +23,7 @@ pub(super) fn extract(wheel: &Wheel, path: &Path, folder: &Path) -> Result<PathB
         fs_err::remove_dir_all(folder)?;
     }
     fs_err::create_dir_all(folder)?;
-    let file = fs_err::File::open(path)?;
+    let file = ::files::open(path)?;
     let damaged = |reason: String| Error::WheelContent { path: path.into(), reason };
     let mut archive = ZipArchive::new(io::BufReader::new(file))
         .map_err(|error| damaged(format!("not a readable zip archive: {error}")))?;
