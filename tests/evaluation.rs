@@ -507,7 +507,8 @@ fn checkpoints_can_be_chosen_by_their_answers() -> Result<()> {
 
     let asked = ["--set", "validate.answered_rows=4", "--set", "validate.max_tokens=6", "--encoder", ENCODER];
     let validated = sandbox.make("validate", &[&inputs[..], &asked].concat());
-    let lines = CheckpointAnswers::read(&Path::new(&validated).join("data").join(CheckpointAnswers::FILE))?;
+    let path = Path::new(&validated).join("data").join(CheckpointAnswers::FILE);
+    let lines = CheckpointAnswers::read(&path)?;
     let lines = lines.collect::<outputs::Result<Vec<_>>>()?;
     let steps: Vec<u64> = lines[0].answers.keys().copied().collect();
     ensure!(lines.len() == 4 && steps == [0, 2, 4, 6] && lines[0].similarity.len() == 4, "{:?}", lines[0]);
