@@ -61,9 +61,9 @@ impl Bars {
         let scale = Scale::new(range, Kind::Rounded, Pixels { from: left, to: right }, ticks.max(2));
         let id = format!("{}-{}", self.name, size.name);
         figure(size, &id, &self.title, &self.description)
-            .child(self.axis(&scale, size))
+            .child(axis(&scale, size))
             .children(self.bars.iter().enumerate().map(|(row, bar)| draw(bar, row, &scale, left, size)))
-            .children(self.floor.iter().map(|(floor, text)| self.level(*floor, text, &scale, size)))
+            .children(self.floor.iter().map(|(floor, text)| level(*floor, text, &scale, size)))
     }
 
     /// Draws the bars as an SVG file.
@@ -71,29 +71,29 @@ impl Bars {
         let size = Size { height: TOP + ROW * self.bars.len() as f64 + BOTTOM, ..size };
         stand_alone(self.draw(size), size)
     }
+}
 
-    fn axis(&self, scale: &Scale, size: Size) -> Element {
-        let mut group = classed("g", "axes");
-        let bottom = size.height - BOTTOM;
-        let exponent = scale.exponent();
-        for tick in scale.ticks() {
-            let x = scale.position(tick);
-            let [top, end] = [TOP - 4.0, bottom].map(|y| Position { x, y });
-            group = group
-                .child(line("grid", top, end))
-                .child(label("middle", x, bottom + 16.0).text(scale.print(tick, exponent)));
-        }
-        group
+fn axis(scale: &Scale, size: Size) -> Element {
+    let mut group = classed("g", "axes");
+    let bottom = size.height - BOTTOM;
+    let exponent = scale.exponent();
+    for tick in scale.ticks() {
+        let x = scale.position(tick);
+        let [top, end] = [TOP - 4.0, bottom].map(|y| Position { x, y });
+        group = group
+            .child(line("grid", top, end))
+            .child(label("middle", x, bottom + 16.0).text(scale.print(tick, exponent)));
     }
+    group
+}
 
-    fn level(&self, floor: f64, text: &str, scale: &Scale, size: Size) -> Element {
-        let x = scale.position(floor);
-        let [top, end] = [TOP - 6.0, size.height - BOTTOM].map(|y| Position { x, y });
-        let anchor = if x > size.width / 2.0 { "end" } else { "start" };
-        classed("g", "level")
-            .child(line("reference", top, end))
-            .child(label(anchor, x, TOP - 10.0).attribute("class", "reference-label").text(text))
-    }
+fn level(floor: f64, text: &str, scale: &Scale, size: Size) -> Element {
+    let x = scale.position(floor);
+    let [top, end] = [TOP - 6.0, size.height - BOTTOM].map(|y| Position { x, y });
+    let anchor = if x > size.width / 2.0 { "end" } else { "start" };
+    classed("g", "level")
+        .child(line("reference", top, end))
+        .child(label(anchor, x, TOP - 10.0).attribute("class", "reference-label").text(text))
 }
 
 fn draw(bar: &Bar, row: usize, scale: &Scale, left: f64, size: Size) -> Element {

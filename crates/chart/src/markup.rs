@@ -121,7 +121,7 @@ pub(crate) fn escape(text: &str) -> String {
             }
             // Directions that a text sets must not reach beyond it, and must be seen.
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                escaped.push_str(&format!("[U+{:04X}]", u32::from(character)));
+                escaped.extend(["[U+", &format!("{:04X}", u32::from(character)), "]"]);
             }
             '\u{7f}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
             _ => escaped.push(character),

@@ -78,7 +78,7 @@ fn path(run: &ParallelLine, x: &dyn Fn(usize) -> f64, y: &dyn Fn(f64) -> f64) ->
             continue;
         };
         let (x, y) = (short(x(at)), short(y(*height)));
-        path.push_str(&format!("{}{x} {y}", if drawn { 'L' } else { 'M' }));
+        path.extend([if drawn { "L" } else { "M" }, &x.to_string(), " ", &y.to_string()]);
         group = group.child(
             classed("circle", &format!("point {class}"))
                 .attribute("cx", x)

@@ -70,11 +70,8 @@ fn lead(runs: &Runs) -> Option<String> {
         if let (Some((next, other)), Some([low, high])) = (ranked.get(1), value.interval) {
             let inside = low <= other.value && other.value <= high;
             let relation = if inside { "within its interval" } else { "outside its interval" };
-            part.push_str(&format!(
-                "; the next, {} with {}, is {relation}",
-                next.name,
-                printed(&key, other.value)
-            ));
+            let value = printed(&key, other.value);
+            part.extend(["; the next, ", &next.name, " with ", &value, ", is ", relation]);
         }
         parts.push(part);
     }

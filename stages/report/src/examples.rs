@@ -218,7 +218,7 @@ impl View<'_> {
     fn body(&self, example: &Example<'_>) -> Element {
         let row = example.row;
         let mut keys: Vec<String> = Vec::new();
-        let mut scores = element("tr").child(self.name(row));
+        let mut scores = element("tr").child(name_of(row));
         for (metric, scored) in self.metrics.iter().zip(&example.scores) {
             for (model, score) in scored.iter().enumerate() {
                 let class = if model == self.tuned { "number tuned" } else { "number" };
@@ -247,14 +247,6 @@ impl View<'_> {
             .attribute("data-keys", keys.join(" "))
             .child(scores)
             .child(element("tr").child(texts))
-    }
-
-    fn name(&self, row: &Prediction) -> Element {
-        let mut name = element("th").attribute("scope", "row").child(element("bdi").text(&row.id));
-        if let Some(group) = &row.group {
-            name = name.child(classed("span", "group").child(element("bdi").text(group)));
-        }
-        name
     }
 
     /// Returns the classes by which rows are filtered.
@@ -311,6 +303,15 @@ impl View<'_> {
         }
         answers
     }
+}
+
+/// Returns the heading cell of a row.
+fn name_of(row: &Prediction) -> Element {
+    let mut name = element("th").attribute("scope", "row").child(element("bdi").text(&row.id));
+    if let Some(group) = &row.group {
+        name = name.child(classed("span", "group").child(element("bdi").text(group)));
+    }
+    name
 }
 
 /// Returns one of two answers with marks; long ones are folded without.

@@ -51,16 +51,12 @@ impl Telemetry {
     /// Returns the section with speed and memory over the steps.
     pub(crate) fn section(&self) -> Section {
         let total: f64 = self.times.stages.values().filter_map(|times| times.wall_seconds).sum();
-        let mut about = format!("All stages together took {}.", duration(total));
-        if let Some(machine) = &self.times.machine {
-            about.push_str(&format!(" Trained on {machine}."));
-        }
-        if let Some(speed) = self.times.tokens_per_second {
-            about.push_str(&format!(
-                " Training took in {} trained tokens per second.",
-                number::three_digits(speed)
-            ));
-        }
+        let mut about = vec![format!("All stages together took {}.", duration(total))];
+        about.extend(self.times.machine.as_ref().map(|machine| format!("Trained on {machine}.")));
+        about.extend(self.times.tokens_per_second.map(|speed| {
+            format!("Training took in {} trained tokens per second.", number::three_digits(speed))
+        }));
+        let about = about.join(" ");
         let charts = [self.speed(), self.memory()];
         let figures = charts.iter().flatten().map(|chart| figure(chart, HALF, NARROW_HALF));
         let section = Section::new("cost", "Speed and memory").about(about);
@@ -151,9 +147,8 @@ pub(crate) fn cells(times: &StageTimes) -> [Element; 3] {
     let memory = times.peak_memory_bytes.map_or("–".to_owned(), number::bytes);
     let (class, text) = match (times.reused, times.resumed) {
         (Some(true), _) => ("hit", "cache hit"),
-        (Some(false), true) => ("ran", "resumed"),
+        (Some(false) | None, true) => ("ran", "resumed"),
         (Some(false), false) => ("ran", "ran"),
-        (None, true) => ("ran", "resumed"),
         (None, false) => ("", ""),
     };
     let mut made = classed("td", "made");

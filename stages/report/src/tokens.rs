@@ -176,7 +176,7 @@ pub(crate) fn row(row: &TokenRow) -> Element {
         number::fixed(share, 0)
     );
     if row.weight.to_bits() != 1f32.to_bits() {
-        detail.push_str(&format!(", weight {}", number::three_digits(row.weight.into())));
+        detail.extend([", weight ", &number::three_digits(row.weight.into())]);
     }
     classed("article", "token-row")
         .child(

@@ -19,6 +19,15 @@ pub(crate) enum Outcome {
     Open,
 }
 
+/// How a score of a model compares with that of the base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    Better,
+    Worse,
+    /// Within noise.
+    Level,
+}
+
 /// The judgement with its reasons.
 #[derive(Debug, Clone)]
 pub(crate) struct Verdict {
@@ -42,10 +51,10 @@ pub(crate) fn verdict(contents: &Contents, table: &Table) -> Option<Verdict> {
             reasons: vec![format!("{tuned_name} gives the same losses and answers as {base_name}.")],
         });
     }
-    let of = |wanted: Option<bool>| -> Vec<&Score> {
+    let of = |wanted: Judged| -> Vec<&Score> {
         table.scores.iter().filter(|score| score.judged(tuned) == Some(wanted)).collect()
     };
-    let (better, worse, level) = (of(Some(true)), of(Some(false)), of(None));
+    let (better, worse, level) = (of(Judged::Better), of(Judged::Worse), of(Judged::Level));
     let (outcome, title) = match (better.is_empty(), worse.is_empty()) {
         (false, true) => (Outcome::Good, "Better than the base, beyond noise"),
         (true, false) => (Outcome::Bad, "Worse than the base, beyond noise"),
@@ -127,10 +136,13 @@ impl Verdict {
 }
 
 impl Score {
-    /// Returns whether `model` is better (`Some(true)`), worse, or level with the base; outer `None` if that is unknown.
-    fn judged(&self, model: usize) -> Option<Option<bool>> {
+    /// Returns how `model` compares with the base; `None` if that is unknown.
+    fn judged(&self, model: usize) -> Option<Judged> {
         let change: Change = self.cells[model].change()?;
         change.range?;
-        Some(if change.is_noise() { None } else { Some(self.improves(change.value)?) })
+        if change.is_noise() {
+            return Some(Judged::Level);
+        }
+        Some(if self.improves(change.value)? { Judged::Better } else { Judged::Worse })
     }
 }

@@ -26,14 +26,14 @@ pub(crate) fn settings(runs: &Runs) -> Option<Section> {
         let values: Vec<Option<&String>> = runs.list.iter().map(|run| run.settings.get(name)).collect();
         let (axis, found) = setting_axis(name, &values);
         axes.push(axis);
-        heights.iter_mut().zip(found).for_each(|(heights, height)| heights.push(height));
+        push_all(&mut heights, found);
     }
     for key in runs.main_scores() {
         let values: Vec<Option<f64>> =
             runs.list.iter().map(|run| Runs::value(run, &key).map(|value| value.value)).collect();
         let (ticks, found) = number_axis(&values, &|value| printed(&key, value));
         axes.push(ParallelAxis { name: runs.title(&key), ticks });
-        heights.iter_mut().zip(found).for_each(|(heights, height)| heights.push(height));
+        push_all(&mut heights, found);
     }
     let lines = runs.list.iter().zip(heights).map(|(run, heights)| ParallelLine { hue: run.hue, heights });
     let names: Vec<&str> = axes.iter().map(|axis| axis.name.as_str()).collect();
@@ -49,6 +49,13 @@ pub(crate) fn settings(runs: &Runs) -> Option<Section> {
             .about("Each line is a run: its settings at the left, what came out at the right.")
             .add(figure(&parallel, TALL, NARROW_TALL)),
     )
+}
+
+/// Adds the height of each run on one more axis.
+fn push_all(heights: &mut [Vec<Option<f64>>], found: Vec<Option<f64>>) {
+    for (heights, height) in heights.iter_mut().zip(found) {
+        heights.push(height);
+    }
 }
 
 /// Returns the axis of a setting: by size if all values are numbers, else one place for each value.
