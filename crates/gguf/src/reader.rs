@@ -7,6 +7,11 @@ use crate::error::{Error, Result};
 /// Bytes of memory that the metadata may take: several times what the largest vocabularies of published models need.
 const MEMORY_BUDGET: u64 = 48 << 20;
 
+/// Returns the bytes that a text of `length` bytes takes in memory: allocators round up, and small texts are many.
+fn allocated(length: u64) -> u64 {
+    if length == 0 { 0 } else { (length + 8).next_multiple_of(16).max(32) }
+}
+
 /// A source of bytes that never reads past the end of the file or allocates more than the budget.
 pub(crate) struct Reader<R> {
     source: R,
@@ -79,7 +84,7 @@ impl<R: Read> Reader<R> {
             let follow = self.remaining();
             return Err(Error::Content(format!("truncated: a text claims {length} bytes, {follow} follow")));
         }
-        self.spend(length)?;
+        self.spend(allocated(length))?;
         let mut bytes = vec![0; length as usize];
         self.fill(&mut bytes)?;
         String::from_utf8(bytes).map_err(|_| Error::Content("a text is not valid UTF-8".to_owned()))
