@@ -25,7 +25,7 @@ pub(super) const TENSORS: [&str; 3] = [FREQUENCIES, LONG_FACTORS, SHORT_FACTORS]
 /// Constants of the published Llama 3.1, 3.2 and 3.3 models, which GGUF does not store.
 const LOW_FREQUENCY_FACTOR: f64 = 1.0;
 const HIGH_FREQUENCY_FACTOR: f64 = 4.0;
-const ORIGINAL_CONTEXT: f64 = 8192.0;
+const ORIGINAL_CONTEXT: u32 = 8192;
 
 /// What the rotation depends on beside its own keys.
 pub(super) struct Rope<'a> {
@@ -151,32 +151,38 @@ fn numbers(values: &[f32]) -> Vec<Value> {
 /// Returns the settings of Llama 3's scaling whose divisors these are. The largest divisor is the factor.
 fn llama3(divisors: &[f32], base: f64, dimensions: u64) -> Result<Value> {
     let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max));
-    let expected = |index: usize| {
+    let expected = |index: usize, original: f64| {
         let wave = std::f64::consts::TAU * base.powf((2 * index) as f64 / dimensions as f64);
-        if wave < ORIGINAL_CONTEXT / HIGH_FREQUENCY_FACTOR {
+        if wave < original / HIGH_FREQUENCY_FACTOR {
             1.0
-        } else if wave > ORIGINAL_CONTEXT / LOW_FREQUENCY_FACTOR {
+        } else if wave > original / LOW_FREQUENCY_FACTOR {
             factor
         } else {
-            let smooth = (ORIGINAL_CONTEXT / wave - LOW_FREQUENCY_FACTOR)
-                / (HIGH_FREQUENCY_FACTOR - LOW_FREQUENCY_FACTOR);
+            let smooth =
+                (original / wave - LOW_FREQUENCY_FACTOR) / (HIGH_FREQUENCY_FACTOR - LOW_FREQUENCY_FACTOR);
             1.0 / ((1.0 - smooth) / factor + smooth)
         }
     };
-    let is_close = |(index, &divisor): (usize, &f32)| {
-        let expected = expected(index);
-        (f64::from(divisor) - expected).abs() <= 1e-4 * expected
+    let fits = |original: &u32| {
+        let original = f64::from(*original);
+        divisors.len() as u64 * 2 == dimensions
+            && divisors.iter().enumerate().all(|(index, &divisor)| {
+                let expected = expected(index, original);
+                (f64::from(divisor) - expected).abs() <= 1e-5 * expected
+            })
     };
-    if divisors.len() as u64 * 2 != dimensions || !divisors.iter().enumerate().all(is_close) {
+    // The file does not store the original context, but it shows in the divisors.
+    let others = (4..24).map(|power| 1_u32 << power);
+    let Some(original) = std::iter::once(ORIGINAL_CONTEXT).chain(others).find(fits) else {
         let reason =
             format!("the tensor `{FREQUENCIES}` does not have the scaling of a published Llama 3 model");
         return Err(Error::Unsupported(reason));
-    }
+    };
     Ok(json!({
         "rope_type": "llama3",
         "factor": factor,
         "low_freq_factor": LOW_FREQUENCY_FACTOR,
         "high_freq_factor": HIGH_FREQUENCY_FACTOR,
-        "original_max_position_embeddings": ORIGINAL_CONTEXT as u64,
+        "original_max_position_embeddings": original,
     }))
 }

@@ -16,6 +16,7 @@ mod kind {
     pub(super) const CONTROL: i64 = 3;
     pub(super) const USER_DEFINED: i64 = 4;
     pub(super) const UNUSED: i64 = 5;
+    pub(super) const BYTE: i64 = 6;
 }
 
 /// How a byte-level tokenizer splits words, by the names in llama.cpp.
@@ -262,7 +263,7 @@ fn pieces(metadata: &Metadata<'_>, tokens: &Tokens<'_>) -> Result<(Value, bool)>
         "model": {
             "type": "BPE", "dropout": null, "unk_token": tokens.unknown(), "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-            "vocab": tokens.vocabulary()?, "merges": merges_of(tokens.texts, scores),
+            "vocab": tokens.vocabulary()?, "merges": merges_of(tokens, scores),
         },
     });
     Ok((tokenizer, true))
@@ -271,10 +272,18 @@ fn pieces(metadata: &Metadata<'_>, tokens: &Tokens<'_>) -> Result<(Value, bool)>
 /// Returns the merges that make each piece from two others, those of pieces with higher scores first.
 ///
 /// `SentencePiece` merges the pair whose piece has the highest score; among pairs for one piece the order of ids decides.
-fn merges_of(texts: &[String], scores: &[f32]) -> Vec<Value> {
-    let ids: HashMap<&str, usize> = texts.iter().enumerate().map(|(id, text)| (text.as_str(), id)).collect();
-    let mut merges: Vec<(f32, &str, &str)> = Vec::new();
-    for (text, &score) in texts.iter().zip(scores) {
+///
+/// Tokens for bytes and control tokens are never made from text.
+fn merges_of<'a>(tokens: &Tokens<'a>, scores: &[f32]) -> Vec<Value> {
+    let is_piece = |kind: i64| ![kind::BYTE, kind::CONTROL, kind::UNKNOWN, kind::UNUSED].contains(&kind);
+    let pieces = || {
+        let all = tokens.texts.iter().zip(tokens.kinds).enumerate();
+        all.filter(|(_, (_, kind))| is_piece(**kind)).map(|(id, (text, _))| (id, text.as_str()))
+    };
+    let ids: HashMap<&str, usize> = pieces().map(|(id, text)| (text, id)).collect();
+    let mut merges: Vec<(f32, &'a str, &'a str)> = Vec::new();
+    for (id, text) in pieces() {
+        let score = scores[id];
         let mut pairs: Vec<(usize, usize, usize)> = Vec::new();
         for (at, _) in text.char_indices().skip(1) {
             if let (Some(&left), Some(&right)) = (ids.get(&text[..at]), ids.get(&text[at..])) {
