@@ -38,7 +38,7 @@ struct Fixture {
 static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
     let sandbox = Sandbox::new();
     let ran = program(&sandbox, "import-model").args(["--config", PRESET]).run();
-    let model = ran.path().to_owned();
+    let model = ran.path().to_string_lossy().into_owned();
     Fixture { sandbox, model }
 });
 
@@ -62,7 +62,7 @@ impl Fixture {
         for setting in settings {
             program.args(["--set", setting]);
         }
-        program.run().path().to_owned()
+        program.run().path().to_string_lossy().into_owned()
     }
 
     /// Returns the rows of the Hawaiian text that the tests train on.
