@@ -1,4 +1,4 @@
-//! Runs a target in a process of its own and watches it: an abort or a hang cannot be caught inside.
+//! Runs a target in a separate process and watches it: an abort or a hang cannot be caught inside.
 
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;

@@ -33,7 +33,7 @@ impl ScratchFolder {
             fs_err::create_dir_all(&path)?;
             return Ok(Self { path, temporary: None, _lock: None });
         }
-        // Each user has folders of its own.
+        // Users do not share folders.
         let name = format!("{name}-{}", rustix::process::geteuid().as_raw());
         let shared = std::env::var_os(VARIABLE).map(PathBuf::from).filter(|dir| dir.is_dir());
         if let Some(dir) = shared {
@@ -79,7 +79,7 @@ impl ScratchFolder {
 
 /// Creates a folder that only this user can read and write, and locks it; returns `None` if another process holds the lock.
 ///
-/// A run goes on from what is in the folder, so it must come from this user: a folder of somebody else, a link, and a folder
+/// A run resumes from the content of the folder, so it must come from this user: a folder of somebody else, a link, and a folder
 /// that others could replace are errors.
 fn claim(path: &Path) -> std::io::Result<Option<File>> {
     check_parent(path)?;
@@ -106,7 +106,7 @@ fn claim(path: &Path) -> std::io::Result<Option<File>> {
     }
 }
 
-/// Fails if another user could replace the folder `path` by one of its own.
+/// Fails if another user could replace the folder `path` with another.
 fn check_parent(path: &Path) -> std::io::Result<()> {
     let parent = path.parent().unwrap_or(path);
     let metadata = fs_err::metadata(parent)?;

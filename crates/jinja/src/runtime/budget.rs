@@ -20,7 +20,7 @@ pub(crate) const MAX_VALUE_DEPTH: usize = 200;
 const STEP: u64 = 64;
 const VISIT: u64 = 8;
 
-/// What is left for a rendering.
+/// Work and memory that a rendering may still use.
 #[derive(Debug)]
 pub(crate) struct Budget {
     work: Cell<u64>,

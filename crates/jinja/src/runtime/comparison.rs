@@ -41,7 +41,7 @@ impl Value {
         matches!(self, Self::Str(_) | Self::Dict(_)) || self.visited().is_ok()
     }
 
-    /// Returns whether a loop over a value that is no string would visit `item`.
+    /// Returns whether a loop over a value other than a string would visit `item`.
     pub(crate) fn visits(&self, item: &Self, budget: &Budget) -> Result<bool> {
         for visited in self.visited()? {
             if visited.equals(item, budget)? {
