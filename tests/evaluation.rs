@@ -399,7 +399,7 @@ fn an_endpoint_is_asked_in_parallel_and_again_after_failures() -> Result<()> {
                 200,
                 completion(
                     &format!("about {}", asked.len()),
-                    if number % 2 == 0 { "length" } else { "stop" },
+                    if number.is_multiple_of(2) { "length" } else { "stop" },
                 ),
             ),
         }
@@ -431,7 +431,7 @@ fn a_row_that_keeps_failing_counts_as_zero_and_a_refused_key_ends_the_run() -> R
     let trained = Trained::new();
     let server = Server::start(|_, body| {
         let asked = body["messages"][0]["content"].as_str().unwrap_or_default();
-        let is_even = asked.len() % 2 == 0;
+        let is_even = asked.len().is_multiple_of(2);
         if is_even {
             (400, json!({"error": {"message": "too long"}}))
         } else {
@@ -441,7 +441,8 @@ fn a_row_that_keeps_failing_counts_as_zero_and_a_refused_key_ends_the_run() -> R
     let artifact = with_endpoint(&trained, &server.url, &[]).path_text();
     let all = scores(&artifact)?;
     let failed = &all.models["remote"].failed_rows;
-    let even = predictions(&artifact)?.iter().take(6).filter(|row| row.prompt.len() % 2 == 0).count();
+    let even =
+        predictions(&artifact)?.iter().take(6).filter(|row| row.prompt.len().is_multiple_of(2)).count();
     ensure!(failed.len() == even && failed.iter().all(|row| row.reason.contains("too long")), "{failed:?}");
 
     let refusing = Server::start(|_, _| (401, json!({"error": {"message": "bad key"}})))?;
