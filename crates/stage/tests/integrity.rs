@@ -81,6 +81,8 @@ fn missing_data_folder_heals() {
     assert_eq!(Artifact::open(&artifact(&home, &again)).unwrap().tree(), tree);
 }
 
+type Change = fn(&Path);
+
 /// Starts a slow run on a folder, does something, and returns how the run ended.
 fn run_while(change: impl FnOnce(&Path)) -> (Home, Ran) {
     let home = Home::new();
@@ -100,7 +102,6 @@ fn run_while(change: impl FnOnce(&Path)) -> (Home, Ran) {
 fn input_that_changes_during_the_run_never_reaches_the_store() {
     let (home, ran) = run_while(|_| {});
     assert_eq!((ran.code, home.artifacts().len()), (Some(0), 1), "{}", ran.stderr);
-    type Change = fn(&Path);
     let changes: [(&str, Change); 5] = [
         ("added", |folder| fs_err::write(folder.join("chat_template.jinja"), "x").unwrap()),
         ("added below", |folder| {
