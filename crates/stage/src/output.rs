@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use artifact::Artifact;
-use failure::Result;
+use failure::{Context, Result};
 
 /// Prints the path of the artifact to stdout.
 pub(crate) fn print_path(path: &Path) -> Result<()> {
@@ -16,7 +16,7 @@ pub(crate) fn print_line(line: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
+        result => result.context("writing to stdout"),
     }
 }
 
