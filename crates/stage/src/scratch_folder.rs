@@ -106,12 +106,13 @@ fn claim(path: &Path) -> std::io::Result<Option<File>> {
     }
 }
 
+/// In the sandbox of Nix, root has the number of users who are not known there.
+const UNKNOWN: u32 = 65534;
+
 /// Fails if another user could replace the folder `path` with another.
 fn check_parent(path: &Path) -> std::io::Result<()> {
     let parent = path.parent().unwrap_or(path);
     let metadata = fs_err::metadata(parent)?;
-    // In the sandbox of Nix, root has the number of users who are not known there.
-    const UNKNOWN: u32 = 65534;
     let is_ours = [0, UNKNOWN, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
     let (is_shared, is_sticky) = (metadata.mode() & 0o022 != 0, metadata.mode() & 0o1000 != 0);
     if is_ours && (!is_shared || is_sticky) {
@@ -124,7 +125,9 @@ fn check_parent(path: &Path) -> std::io::Result<()> {
 /// Fails unless the folder belongs to this user and is closed to others.
 fn check_private(folder: &File, path: &Path) -> std::io::Result<()> {
     let metadata = folder.metadata()?;
-    if metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0 {
+    // No bit for the group or others.
+    let is_closed = metadata.mode().trailing_zeros() >= 6;
+    if metadata.uid() == rustix::process::geteuid().as_raw() && is_closed {
         return Ok(());
     }
     let reason = format!("`{}` belongs to another user or is open to others", path.display());
