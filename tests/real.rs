@@ -179,7 +179,9 @@ fn a_killed_training_resumes_to_the_same_bytes_with_the_recorded_losses() -> Res
     let mut again = program(&FIXTURE.sandbox, "train");
     again.args(["--model", &FIXTURE.model, "--dataset", &dataset, "--save-every", "1"]);
     again.arg("--store").arg(&store);
-    TRAIN.iter().for_each(|setting| drop(again.args(["--set", setting])));
+    for setting in TRAIN {
+        again.args(["--set", setting]);
+    }
     let mut child = again.spawn();
     let begun = Instant::now();
     while !has_state(&store) {
