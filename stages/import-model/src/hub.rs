@@ -157,7 +157,7 @@ impl<'a> Hub<'a> {
             let entry = &entries[name];
             check_listed_size(id, name, entry)?;
             match cached.get(name).filter(|path| cache::is_same(path, entry)) {
-                Some(path) => cache::verify_listed(path, entry).map(|()| path.clone()),
+                Some(path) => cache::verify_same(path, entry).map(|()| path.clone()),
                 None => download::file(
                     &client,
                     &format!("{id}/resolve/{commit}/{name}"),

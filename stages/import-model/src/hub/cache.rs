@@ -82,6 +82,15 @@ pub(super) fn verify(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Checks a file that [`is_same`] took for the listed one: against its name in `blobs/`, which is the listed hash, or else against
+/// the list.
+pub(super) fn verify_same(path: &Path, entry: &Entry) -> Result<(), Error> {
+    match blob_name(path) {
+        Some(name) if is_hex(&name, 64) || is_hex(&name, 40) => verify(path),
+        _ => verify_listed(path, entry),
+    }
+}
+
 /// Checks a file against what the hub lists; one whose hash is not listed passes.
 pub(super) fn verify_listed(path: &Path, entry: &Entry) -> Result<(), Error> {
     match (&entry.sha256, &entry.git_oid) {
