@@ -67,7 +67,7 @@ impl Attention {
     /// `x [T, D]` → `[T, D]`, the tokens of all rows one after the other.
     fn forward(&self, x: &Array, rows: &Rows) -> Result<Array> {
         let projected = project_all(x, [&self.query, &self.key, &self.value])?;
-        let attended = rows.attend(projected, self.heads, &|heads| Ok(heads))?;
+        let attended = rows.attend(projected, self.heads, None)?;
         self.norm.forward(&self.dense.forward(&attended)?.add(x)?)
     }
 }

@@ -111,12 +111,12 @@ impl Rows {
 
     /// Lets the tokens of every row attend to each other, in both directions: queries, keys and values `[T, D]` → `[T, D]`.
     ///
-    /// `rotate` is applied to queries and keys `[N, H, L, d]`.
+    /// `rotate`, if there is one, is applied to queries and keys `[N, H, L, d]`.
     pub(crate) fn attend(
         &self,
         projected: [Array; 3],
         heads: i32,
-        rotate: &dyn Fn(Array) -> mlx_ext::Result<Array>,
+        rotate: Option<&dyn Fn(Array) -> mlx_ext::Result<Array>>,
     ) -> mlx_ext::Result<Array> {
         let width = projected[0].dim(1);
         let head = width / heads;
@@ -128,8 +128,12 @@ impl Rows {
                 let part = all.try_index(group.start..group.start + group.rows * group.length)?;
                 Ok(part.reshape(&[group.rows, group.length, heads, head])?.transpose_axes(&[0, 2, 1, 3])?)
             };
+            let turned = |all: &Array| match rotate {
+                Some(rotate) => rotate(split(all)?),
+                None => split(all),
+            };
             let [queries, keys, values] = &projected;
-            let (queries, keys, values) = (rotate(split(queries)?)?, rotate(split(keys)?)?, split(values)?);
+            let (queries, keys, values) = (turned(queries)?, turned(keys)?, split(values)?);
             let attended = fast::scaled_dot_product_attention(queries, keys, values, scale, None, None)?;
             parts.push(attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[group.rows * group.length, width])?);
         }
@@ -326,7 +330,7 @@ fn tensors(folder: &Path) -> Result<BTreeMap<String, Array>> {
 fn canonical(tensors: BTreeMap<String, Array>) -> BTreeMap<String, Array> {
     let plain = |name: String| {
         let short = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
-        short.map(str::to_owned).unwrap_or(name)
+        short.map_or_else(|| name.clone(), str::to_owned)
     };
     let named = tensors.into_iter().map(|(name, array)| (plain(name), array));
     named.filter(|(name, _)| !UNUSED.iter().any(|unused| name.starts_with(unused))).collect()

@@ -61,8 +61,7 @@ impl stage::Config for Config {
     }
 }
 
-#[expect(clippy::ptr_arg, reason = "serde hands out a reference to the field")]
-fn is_loss(metric: &String) -> bool {
+fn is_loss(metric: &str) -> bool {
     metric == LOSS
 }
 

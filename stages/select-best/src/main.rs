@@ -42,7 +42,7 @@ fn program(args: Args) -> stage::Result<()> {
         let inputs = Inputs {
             checkpoints: train.path(),
             losses: validate.path(),
-            answers: answers.as_ref().map(|answers| answers.path()),
+            answers: answers.as_ref().map(stage::Input::path),
         };
         let choice = select_best::run(inputs, config, job.out()).context("choosing a checkpoint")?;
         job.metric("step", choice.step as f64);
