@@ -109,7 +109,7 @@ pub(crate) fn metric_name(key: &str) -> String {
 /// Prints a value of the metric `key`.
 pub(crate) fn printed(key: &str, value: f64) -> String {
     match key {
-        "loss" | "similarity" | "length_ratio" | "repetition" => number::fixed(value, 3),
+        "loss" | "similarity" | "length_ratio" => number::fixed(value, 3),
         "perplexity" => number::three_digits(value),
         _ => number::fixed(value, 1),
     }
@@ -118,7 +118,7 @@ pub(crate) fn printed(key: &str, value: f64) -> String {
 /// Prints a change of the metric `key` with its sign.
 pub(crate) fn printed_change(key: &str, change: f64) -> String {
     match key {
-        "loss" | "similarity" | "length_ratio" | "repetition" => number::signed(change, 3),
+        "loss" | "similarity" | "length_ratio" => number::signed(change, 3),
         "perplexity" if change > 0.0 => format!("+{}", number::three_digits(change)),
         "perplexity" => number::three_digits(change),
         _ => number::signed(change, 1),

@@ -8,7 +8,7 @@ use crate::scores::{Better, Cell, Change, Kind, Score, Table};
 use crate::source::Contents;
 
 /// Metrics from 0 to 100.
-const POINTS: [&str; 12] = [
+const POINTS: [&str; 13] = [
     "bleu",
     "bleu_intl",
     "bleu_char",
@@ -21,6 +21,7 @@ const POINTS: [&str; 12] = [
     "f1",
     "token_f1",
     "json_validity",
+    "repetition",
 ];
 
 /// The floor that has a column; others are notes.
@@ -113,7 +114,7 @@ fn kind(key: &str) -> Kind {
         "loss" => Kind::Loss,
         "perplexity" => Kind::Perplexity,
         key if POINTS.contains(&key) => Kind::Points,
-        "similarity" | "length_ratio" | "repetition" => Kind::Unit,
+        "similarity" | "length_ratio" => Kind::Unit,
         _ => Kind::Other,
     }
 }

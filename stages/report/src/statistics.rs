@@ -109,7 +109,7 @@ fn title(contents: &Contents, metric: &str) -> String {
 }
 
 fn printed(metric: &str, difference: &Difference) -> String {
-    let digits = if ["loss", "similarity", "length_ratio", "repetition"].contains(&metric) { 3 } else { 1 };
+    let digits = if ["loss", "similarity", "length_ratio"].contains(&metric) { 3 } else { 1 };
     let Difference { value, low, high, .. } = difference;
     format!(
         "{} [{}, {}]",
