@@ -4,12 +4,15 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::atomic::dirs_bottom_up;
-use crate::digest::{Key, TreeHash};
-use crate::error::{Error, Result};
+use crate::digest::TreeHash;
+use crate::error::{Error, Result, damaged};
 use crate::lock::{self, Tried};
+use crate::manifest::Manifest;
+use crate::memo::Memo;
 use crate::reader::{Artifact, DATA, Level, TELEMETRY};
-use crate::seal::{Draft, seal};
+use crate::seal::{Draft, flush, seal};
 use crate::store::{self, Store};
+use crate::verify::verify;
 use crate::{network, os};
 
 /// Beginning of the names of staging folders; boot and process number follow.
@@ -98,6 +101,11 @@ fn claim(dir: &Path) -> Result<Option<(File, bool)>> {
 }
 
 impl Staging {
+    /// Returns the staging folder itself, to be filled with the files of an existing artifact before [`Staging::adopt`].
+    pub fn root(&self) -> &Path {
+        &self.dir
+    }
+
     /// Returns the folder to fill with named outputs.
     pub fn data(&self) -> &Path {
         &self.data
@@ -116,16 +124,42 @@ impl Staging {
     /// # Errors
     ///
     /// Fails without publishing anything when data is refused, when `before_commit` fails, or on an I/O error.
-    pub fn publish(
-        mut self,
-        draft: &Draft,
-        before_commit: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Published> {
+    pub fn publish(self, draft: &Draft, before_commit: &mut dyn FnMut() -> Result<()>) -> Result<Published> {
         store::check_slug(&draft.slug)?;
         let manifest = seal(&self.dir, draft, before_commit)?;
+        self.install(&manifest, &draft.slug)
+    }
+
+    /// Publishes an artifact that was copied into the staging folder whole, such as a downloaded one, as `KEY16-slug`.
+    ///
+    /// Verifies every byte first, and flushes everything to the disk.
+    ///
+    /// # Errors
+    ///
+    /// Fails without publishing anything when the folder is not a sound artifact of the stage, or on an I/O error.
+    pub fn adopt(self, slug: &str) -> Result<Published> {
+        store::check_slug(slug)?;
+        if fs_err::read_dir(&self.telemetry)?.next().is_none() {
+            fs_err::remove_dir(&self.telemetry)?;
+        }
+        let manifest = Artifact::open_with(&self.dir, Level::Size)?.manifest().clone();
+        if let Some(problem) = verify(&self.dir, Level::Hash, &Memo::default()).problems.first() {
+            return Err(damaged(&self.dir, format!("`{}` {}", problem.path, problem.reason)));
+        }
+        let stage = self.dir.parent().and_then(Path::file_name).unwrap_or_default();
+        if stage != manifest.stage.as_str() {
+            let reason = format!("it is an artifact of `{}`", manifest.stage);
+            return Err(Error::NotAnArtifact { path: self.dir.clone(), reason });
+        }
+        flush(&self.dir, &manifest)?;
+        self.install(&manifest, slug)
+    }
+
+    /// Renames the sealed folder to its name in the store.
+    fn install(mut self, manifest: &Manifest, slug: &str) -> Result<Published> {
         let key = manifest.key;
-        let parent = self.store.stage_dir(draft.stage())?;
-        let target = parent.join(format!("{}-{}", key.short(), draft.slug));
+        let parent = self.store.stage_dir(&manifest.stage)?;
+        let target = parent.join(format!("{}-{slug}", key.short()));
         for _ in 0..3 {
             if os::rename_exclusive(&self.dir, &target)? {
                 self.published = true;
@@ -135,7 +169,7 @@ impl Staging {
                 }
                 return Artifact::open_with(&target, Level::Size).map(Published::New);
             }
-            if let Some(published) = self.yield_to(&target, draft, &key, manifest.tree)? {
+            if let Some(published) = self.yield_to(&target, manifest)? {
                 return Ok(published);
             }
         }
@@ -143,24 +177,19 @@ impl Staging {
     }
 
     /// Compares with the artifact that has the name; `None` if it was damaged and is now in quarantine.
-    fn yield_to(
-        &mut self,
-        target: &Path,
-        draft: &Draft,
-        key: &Key,
-        tree: TreeHash,
-    ) -> Result<Option<Published>> {
+    fn yield_to(&mut self, target: &Path, manifest: &Manifest) -> Result<Option<Published>> {
+        let (stage, key, tree) = (&manifest.stage, &manifest.key, manifest.tree);
         match Artifact::open_with(target, Level::Hash) {
             Ok(artifact) if artifact.manifest().key == *key && artifact.tree() == tree => {
                 Ok(Some(Published::Same(artifact)))
             }
             Ok(artifact) => {
-                let quarantined = self.store.quarantine(&self.dir, draft.stage(), key, "nondeterministic")?;
+                let quarantined = self.store.quarantine(&self.dir, stage, key, "nondeterministic")?;
                 self.published = true;
                 Ok(Some(Published::Different { artifact, quarantined, tree }))
             }
             Err(error) if error.is_damage() => {
-                if self.store.quarantine_damaged(target, draft.stage(), key)?.is_some() {
+                if self.store.quarantine_damaged(target, stage, key)?.is_some() {
                     tracing::warn!("{error}; moved to quarantine");
                 }
                 Ok(None)

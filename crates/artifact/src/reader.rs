@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::digest::{FileHash, TreeHash};
 use crate::error::{Error, Result, damaged};
 use crate::hashing::{hash_and_remember, hash_or_recall};
+use crate::hold::Hold;
 use crate::manifest::{self, File, Manifest};
 use crate::memo::Memo;
 use crate::os;
@@ -39,6 +40,8 @@ pub struct Artifact {
     path: PathBuf,
     manifest: Manifest,
     manifest_hash: FileHash,
+    /// Keeps gc away while the artifact is open.
+    hold: Hold,
 }
 
 impl Artifact {
@@ -61,8 +64,9 @@ impl Artifact {
         if let Some(reason) = why_no_artifact(path)? {
             return Err(Error::NotAnArtifact { path: path.to_owned(), reason: reason.to_owned() });
         }
+        let hold = Hold::take(path)?;
         let (manifest, manifest_hash) = read_committed(path)?;
-        let artifact = Self { path: path.to_owned(), manifest, manifest_hash };
+        let artifact = Self { path: path.to_owned(), manifest, manifest_hash, hold };
         artifact.check_top_level()?;
         artifact.verify(level)?;
         Ok(artifact)
@@ -81,6 +85,13 @@ impl Artifact {
     /// Returns the hash of `manifest.json`.
     pub fn manifest_hash(&self) -> FileHash {
         self.manifest_hash
+    }
+
+    /// Records that the artifact is used now, so that gc keeps it for its grace period.
+    ///
+    /// The time is that of the folder; a store that cannot be written stays as it is.
+    pub fn mark_used(&self) {
+        self.hold.touch();
     }
 
     /// Returns the hash of all data.

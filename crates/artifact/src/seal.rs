@@ -114,6 +114,9 @@ pub(crate) fn seal(
     before_commit()?;
 
     let telemetry = telemetry_files(root)?;
+    if telemetry.is_empty() && root.join(TELEMETRY).is_dir() {
+        fs_err::remove_dir(root.join(TELEMETRY))?;
+    }
     let mut provenance = draft.provenance.clone();
     if let Value::Object(fields) = &mut provenance {
         fields.insert("schema".to_owned(), "provenance-v1".into());
@@ -124,9 +127,8 @@ pub(crate) fn seal(
         }
     }
 
-    let files: Vec<PathBuf> = tree.files().iter().map(|file| data.join(&file.path)).collect();
-    for path in files.iter().chain(&telemetry) {
-        os::sync_file(path)?;
+    for path in tree.files().iter().map(|file| data.join(&file.path)).chain(telemetry) {
+        os::sync_file(&path)?;
     }
     let contents = [tree.sums().into_bytes(), manifest.to_bytes(), canonical(&provenance)];
     let names = [SUMS, MANIFEST, PROVENANCE];
@@ -136,14 +138,36 @@ pub(crate) fn seal(
     let hashes = [0, 1, 2].map(|index| FileHash::of(&contents[index]));
     os::write_new(&root.join(COMMIT), commit_text(&hashes).as_bytes())?;
 
-    let tops = names.iter().chain(&[COMMIT]).map(|name| root.join(name));
-    for path in files.into_iter().chain(telemetry).chain(tops) {
+    protect(root, &manifest)?;
+    Ok(manifest)
+}
+
+/// Flushes a whole artifact to the disk that was not written by [`seal`], and protects it.
+pub(crate) fn flush(root: &Path, manifest: &Manifest) -> Result<()> {
+    for path in all_files(root, manifest)? {
+        os::sync_file(&path)?;
+    }
+    protect(root, manifest)
+}
+
+/// Makes the files read-only and flushes all folders.
+fn protect(root: &Path, manifest: &Manifest) -> Result<()> {
+    for path in all_files(root, manifest)? {
         os::chmod(&path, 0o444)?;
     }
     for dir in dirs_bottom_up(root)? {
         os::sync_dir(&dir)?;
     }
-    Ok(manifest)
+    Ok(())
+}
+
+/// Lists all files of an artifact.
+fn all_files(root: &Path, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+    let data = root.join(DATA);
+    let mut files: Vec<PathBuf> = manifest.files.iter().map(|file| data.join(&file.path)).collect();
+    files.extend(telemetry_files(root)?);
+    files.extend([SUMS, MANIFEST, PROVENANCE, COMMIT].map(|name| root.join(name)));
+    Ok(files)
 }
 
 /// Returns the hashes of the files in `telemetry/`, by name.
@@ -160,7 +184,7 @@ fn telemetry_hashes(files: &[PathBuf]) -> Result<serde_json::Map<String, Value>>
     Ok(hashes)
 }
 
-/// Lists the files in `telemetry/`; removes the folder if it is empty.
+/// Lists the files in `telemetry/`, sorted; none if there is no such folder.
 fn telemetry_files(root: &Path) -> Result<Vec<PathBuf>> {
     let dir = root.join(TELEMETRY);
     if !dir.is_dir() {
@@ -173,9 +197,6 @@ fn telemetry_files(root: &Path) -> Result<Vec<PathBuf>> {
             return Err(Error::Tree { path: entry.path(), reason });
         }
         files.push(entry.path());
-    }
-    if files.is_empty() {
-        fs_err::remove_dir(&dir)?;
     }
     files.sort();
     Ok(files)

@@ -260,7 +260,7 @@ impl Store {
         Ok(Some(moved))
     }
 
-    fn move_below(&self, folder: &str, path: &Path, base: &str) -> Result<PathBuf> {
+    pub(crate) fn move_below(&self, folder: &str, path: &Path, base: &str) -> Result<PathBuf> {
         let dir = self.root.join(folder);
         os::create_dir_all(&dir)?;
         // A read-only folder cannot be moved to another parent.

@@ -9,10 +9,10 @@ use clap::Args;
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Verbosity {
     /// Print debug messages (`-vv`: also traces)
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Print errors only
-    #[arg(short, long, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 }
 

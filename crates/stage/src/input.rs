@@ -59,6 +59,7 @@ impl Input {
     /// Opens one output of an artifact (all outputs if `output` is empty).
     pub(crate) fn open(store: Option<&Store>, locator: &Path, output: &str) -> Result<Self> {
         let artifact = locate(store, locator)?;
+        artifact.mark_used();
         let manifest = artifact.manifest().clone();
         let (path, tree) = if output.is_empty() {
             (artifact.data_dir(), manifest.tree)

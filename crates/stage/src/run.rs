@@ -453,6 +453,7 @@ impl<C: Config> KeyedRun<C> {
 
     /// Sets the label, and prints the ending line and the path. `summary` is that of the body, if it ran.
     fn finish(&self, store: &Store, artifact: &Artifact, summary: Option<String>) -> Result<()> {
+        artifact.mark_used();
         if let Some(label) = &self.run.common.label {
             store.set_ref(label, artifact)?;
         }

@@ -1,0 +1,126 @@
+//! Removing what nothing needs: the part of gc that touches the store. What may be removed is decided by the caller.
+//!
+//! A folder is first renamed into `.trash/`, flushed, and then deleted, so nothing half-deleted is ever visible under the name of
+//! an artifact. A killed collection leaves whole artifacts, and a `.trash/` that the next one empties.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::{hold, os};
+
+const TRASH: &str = ".trash";
+
+/// Outcome of [`Store::discard`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discarded {
+    /// It is in `.trash/` now.
+    Moved,
+    /// A process has it open.
+    InUse,
+    /// It was used since it was listed, or is gone.
+    Changed,
+}
+
+/// Keeps other collections away; released on drop.
+#[derive(Debug)]
+pub struct CollectionLock {
+    _file: File,
+}
+
+impl Store {
+    /// Takes the lock of collections, without waiting. Stages do not need it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] when another process collects.
+    pub fn lock_collection(&self) -> Result<CollectionLock> {
+        let dir = self.root().join(".locks");
+        os::create_dir_all(&dir)?;
+        let file = os::open_lock(&dir.join("gc"))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::Locked { what: "gc of this store".to_owned(), holder: String::new() })
+            }
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(CollectionLock { _file: file }),
+        }
+    }
+
+    /// Moves an artifact to `.trash/`, unless a process has it open or it was used since `last_use`, its modification time when
+    /// the decision to remove it was made.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the folder cannot be locked or moved.
+    pub fn discard(
+        &self,
+        _lock: &CollectionLock,
+        artifact: &Path,
+        last_use: SystemTime,
+    ) -> Result<Discarded> {
+        let dir = match os::open_dir(artifact) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Discarded::Changed),
+            Err(error) => return Err(error.into()),
+        };
+        match dir.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Discarded::InUse),
+            Err(TryLockError::Error(error)) if no_locks(&error) => {}
+            Err(TryLockError::Error(error)) => return Err(os::named(error, "lock", artifact).into()),
+        }
+        if !hold::is_still(&dir, artifact) || dir.metadata()?.modified()? != last_use {
+            return Ok(Discarded::Changed);
+        }
+        self.move_to_trash(artifact)?;
+        Ok(Discarded::Moved)
+    }
+
+    /// Moves any file or folder of the store to `.trash/`, such as an old workspace.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be moved.
+    pub fn discard_leftover(&self, _lock: &CollectionLock, path: &Path) -> Result<()> {
+        self.move_to_trash(path)
+    }
+
+    /// Renames and flushes, before anything in it is deleted, so that a power cut cannot bring back a folder without its files.
+    fn move_to_trash(&self, path: &Path) -> Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let base = format!("{}-{}", std::process::id(), name.trim_start_matches('.'));
+        self.move_below(TRASH, path, &base)?;
+        Ok(())
+    }
+
+    /// Deletes everything in `.trash/`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when something cannot be deleted.
+    pub fn empty_trash(&self, _lock: &CollectionLock) -> Result<()> {
+        let entries = match fs_err::read_dir(self.root().join(TRASH)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                os::remove_tree(&entry.path())?;
+            } else {
+                os::remove_file(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether an error of a lock says that the file system has none. Then the age of an artifact alone protects it.
+fn no_locks(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(Errno::NOLCK.raw_os_error())
+}
