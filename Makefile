@@ -55,17 +55,18 @@ CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native build test test-browser test-nix test-golden test-real soak fuzz million check fmt interop interop-full tensorboard bench bench-length \
+.PHONY: help native build test test-s3 test-provenance test-browser test-nix test-golden test-real soak fuzz million check fmt interop interop-full tensorboard bench bench-length \
         compare data-report demo-base upload clean FORCE
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' pipelines/pipeline.mk Makefile
+	  /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' pipelines/pipeline.mk pipelines/store.mk Makefile
 	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… MEMORY=16|32|64 ENCODER=… SET="train.learning_rate=2e-4 …"\n' \
 	  $(foreach name,MODEL PIPELINE BACKEND STORE BUILD,$(call quoted,$(name)))
 
 include pipelines/pipeline.mk
+include pipelines/store.mk
 
 ##@ Build and test
 native: $(NATIVE)/mlx-$(BACKEND)/mlx $(NATIVE)/mlx-c ## Fetch the pinned MLX library
@@ -123,6 +124,7 @@ soak: native ## Kill training 200 times, run stages and pipelines at once 1,000 
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
 	cargo test --locked --package tuner --test head -- --ignored --test-threads=1 --nocapture
 	cargo test --locked --package tests --test learning_rate -- --ignored --test-threads=1 --nocapture
+	cargo test --locked --package artifacts -- --ignored --nocapture
 
 # 600 seconds for each of the targets.
 fuzz: native ## Feed mutated bytes to every parser for FUZZ_SECONDS (600) each; findings go to fuzz/findings
@@ -148,6 +150,12 @@ interop: build ## Compare with mlx-lm and chat templates with transformers (inst
 
 interop-full: build ## Compare with transformers, PEFT and llama.cpp (installs gigabytes into .venv-full)
 	tests/interop/run-full.sh '$(BIN)'
+
+test-s3: build ## Push to and pull from an S3 server (installs moto, which imitates one, into .venv)
+	tests/s3/run.sh $(call quoted,BIN)
+
+test-provenance: pipeline ## Check exported models, runs and datasets with the validators of their formats (installs them into .venv)
+	tests/provenance/run.sh $(call quoted,BIN) $(call quoted,STORE)
 
 tensorboard: build ## Read our event files with TensorBoard
 	tests/tensorboard/run.sh '$(BIN)'

@@ -247,3 +247,73 @@ fn a_failed_stage_fails_make_and_keeps_its_pointer() -> Result<()> {
     ensure!(checkout.times()? == before, "something was written");
     Ok(())
 }
+
+/// The reader knows only `docs/artifact-format.md`.
+#[test]
+fn every_artifact_passes_a_reader_written_from_the_format_alone() -> Result<()> {
+    let checkout = Checkout::finished("reader")?;
+    let reader = workspace_root().join("tests/reader/verify.py");
+    let lines = fs_err::read_to_string(&reader)?.lines().count();
+    ensure!(lines <= 60, "the reader has {lines} lines");
+    let artifacts: Vec<PathBuf> =
+        trees(&checkout.store()).keys().map(|name| checkout.store().join(name)).collect();
+    ensure!(artifacts.len() > 8, "only {} artifacts", artifacts.len());
+    let read = |artifacts: &[PathBuf]| Program::new("python3").arg(&reader).args(artifacts).run();
+    ensure!(read(&artifacts).succeeded().lines().count() == artifacts.len(), "not all were read");
+
+    let manifest = artifacts[0].join("manifest.json");
+    let good = fs_err::read(&manifest)?;
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    remove(&manifest);
+    fs_err::write(&manifest, bad)?;
+    ensure!(read(&artifacts[..1]).code == Some(1), "a flipped bit went unnoticed");
+    Ok(())
+}
+
+#[test]
+fn make_lists_explains_verifies_and_cleans_the_store() -> Result<()> {
+    let checkout = Checkout::finished("store")?;
+    for (target, part) in [
+        ("ls", "fused_loss"),
+        ("status", "free space"),
+        ("verify", "verified "),
+        ("lineage", "import-model/"),
+        ("gc", "would remove 0 items"),
+        ("keep", "nothing is kept"),
+    ] {
+        let ran = checkout.make(target, "");
+        ensure!(ran.succeeded().contains(part), "make {target}: {}", ran.stdout);
+    }
+    let why = checkout.make("why", "train.rank=3");
+    ensure!(why.succeeded().contains("config/rank"), "{}", why.stdout);
+    checkout.make("show", "").failed(2);
+    Ok(())
+}
+
+#[test]
+fn an_artifact_is_reproduced_from_its_plain_inputs() -> Result<()> {
+    let checkout = Checkout::finished("reproduce")?;
+    let reproduce = |artifact: &str| {
+        let mut program = Program::built("artifacts");
+        program.current_dir(&checkout.folder).args(["reproduce", artifact, "--bin"]).arg(built_programs());
+        program.args(["--files", "data/haw-eng", "--files", "data/models/demo"]);
+        program
+    };
+    let script = reproduce("report").run();
+    for stage in STAGES {
+        let line = format!("{}.toml <<'END'", stage.name);
+        ensure!(script.succeeded().contains(&line), "`{}` is not run:\n{}", stage.name, script.stdout);
+    }
+    let ran = reproduce("validate").arg("--run").run();
+    let same = ran.succeeded().lines().filter(|line| line.ends_with(": the same bytes")).count();
+    ensure!(same == 4, "{}", ran.stdout);
+    // The script does the same.
+    remove(&checkout.folder.join("build/reproduce"));
+    fs_err::write(checkout.folder.join("script.sh"), &reproduce("train").run().stdout)?;
+    Program::new("sh").current_dir(&checkout.folder).args(["-eu", "script.sh"]).run().succeeded();
+    let again = trees(&checkout.folder.join("build/reproduce"));
+    let before = trees(&checkout.store());
+    ensure!(again.len() == 3 && again.iter().all(|(name, tree)| before.get(name) == Some(tree)), "{again:?}");
+    Ok(())
+}

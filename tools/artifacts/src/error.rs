@@ -1,0 +1,161 @@
+//! Errors of the program, with their kinds and hints.
+
+use std::path::PathBuf;
+
+use artifact::TreeHash;
+use failure::{Failure, Kind};
+
+/// Result with [`Error`].
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of one of the commands.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A file-system operation failed; the message names the path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The store or an artifact is at fault.
+    #[error(transparent)]
+    Artifact(#[from] artifact::Error),
+    /// No artifact has this name.
+    #[error("no artifact `{name}` in the store `{}`", store.display())]
+    NotFound {
+        /// As given on the command line.
+        name: String,
+        /// The store that was searched.
+        store: PathBuf,
+    },
+    /// Several artifacts begin with this name.
+    #[error("`{name}` names {} artifacts: {}", found.len(), found.join(", "))]
+    Ambiguous {
+        /// As given on the command line.
+        name: String,
+        /// Their names.
+        found: Vec<String>,
+    },
+    /// A file is not what a command expects.
+    #[error("`{}` {reason}", path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// The end of a sentence about it.
+        reason: String,
+    },
+    /// A place to push to or pull from is at fault.
+    #[error("`{place}`: {problem}")]
+    Remote {
+        /// Its address.
+        place: String,
+        /// The problem.
+        problem: String,
+        /// One thing to do.
+        hint: Option<String>,
+    },
+    /// Two artifacts have the same key and other bytes.
+    #[error("`{there}` and `{}` have the same key, but other bytes ({} and {})", here.display(), trees.0.short(), trees.1.short())]
+    Different {
+        /// The artifact at the other place.
+        there: String,
+        /// The artifact in the store.
+        here: PathBuf,
+        /// Their tree hashes.
+        trees: (TreeHash, TreeHash),
+    },
+    /// An artifact that was made again has other bytes.
+    #[error(
+        "`{}` was not reproduced: `{}` has the tree {} instead of {}",
+        old.display(), new.display(), trees.1.short(), trees.0.short()
+    )]
+    NotReproduced {
+        /// The artifact.
+        old: PathBuf,
+        /// The artifact that was made in its place.
+        new: PathBuf,
+        /// Their tree hashes.
+        trees: (TreeHash, TreeHash),
+        /// Whether the numerics differ.
+        other_machine: bool,
+    },
+    /// Nobody said where plain files are.
+    #[error("input `{role}` was made from plain files with the tree hash {}, and none of --files has it", tree.short())]
+    NoFiles {
+        /// Role of the input.
+        role: String,
+        /// Hash of the files.
+        tree: TreeHash,
+    },
+    /// Flags that do not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// Times cannot be compared.
+    #[error("the clock ({now}) {reason}: `{name}` was used at {used}")]
+    Clock {
+        /// Current time.
+        now: String,
+        /// The suspicion, as the rest of a sentence.
+        reason: &'static str,
+        /// The artifact that was used last.
+        name: String,
+        /// When it was used.
+        used: String,
+    },
+    /// A signal asked the program to stop.
+    #[error("interrupted")]
+    Stopped {
+        /// Number of the signal.
+        signal: i32,
+    },
+}
+
+impl Failure for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io(error) => Kind::of_io(error),
+            Self::Artifact(error) => error.kind(),
+            Self::NotFound { .. } | Self::Ambiguous { .. } | Self::BadFile { .. } => Kind::BadInput,
+            Self::Clock { .. } | Self::Remote { .. } => Kind::Failed,
+            Self::Different { .. } | Self::NotReproduced { .. } => Kind::Nondeterministic,
+            Self::NoFiles { .. } => Kind::BadInput,
+            Self::Usage(_) => Kind::Usage,
+            Self::Stopped { signal } => Kind::Interrupted { signal: *signal },
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Artifact(error) => error.hint(),
+            Self::NotFound { .. } => Some(
+                "`artifacts ls` lists them; give a folder, a label, STAGE, or the first digits of a key"
+                    .to_owned(),
+            ),
+            Self::Ambiguous { .. } => Some("give more digits of the key, or STAGE/KEY".to_owned()),
+            Self::Clock { .. } => Some("set the clock, or add --trust-clock if it is right".to_owned()),
+            Self::Remote { hint, .. } => hint.clone(),
+            Self::Different { .. } => {
+                Some("the stage is not deterministic: run it with --check, and keep only one of the two".to_owned())
+            }
+            Self::NotReproduced { other_machine: true, .. } => Some(
+                "the numerics differ (`artifacts diff` shows them): bytes are promised for equal numerics only".to_owned(),
+            ),
+            Self::NotReproduced { .. } => Some("`artifacts diff` shows which files differ".to_owned()),
+            Self::NoFiles { .. } => Some("add --files with the folder or file that the input was read from".to_owned()),
+            Self::Usage(_) => None,
+            Self::Io(_) | Self::BadFile { .. } | Self::Stopped { .. } => None,
+        }
+    }
+}
+
+/// Makes an error about a file.
+pub(crate) fn bad_file(path: impl Into<PathBuf>, reason: impl Into<String>) -> Error {
+    Error::BadFile { path: path.into(), reason: reason.into() }
+}
+
+/// An I/O error with the files that it is about; the error number stays in its source.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Named {
+    /// Message with the operation and the files.
+    pub(crate) message: String,
+    /// The error of the operating system.
+    pub(crate) source: std::io::Error,
+}

@@ -1,0 +1,181 @@
+//! `export`: an artifact for people and programs that know nothing of the store.
+
+mod attestation;
+mod croissant;
+mod ro_crate;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use artifact::{Artifact, FileHash, Key, Level, Manifest, atomic};
+use serde_json::{Value, json};
+
+use crate::args::{Export, ExportFormat};
+use crate::catalog::Catalog;
+use crate::error::{Error, Result, bad_file};
+use crate::locate::locate;
+use crate::signing::SignerKey;
+use crate::text;
+
+/// File with the statements about an artifact and everything it was made from.
+const PROVENANCE: &str = "provenance.intoto.jsonl";
+/// File with the signature of a model.
+const MODEL_SIGNATURE: &str = "model.sig";
+
+/// Writes an artifact in another format into a new folder.
+pub(crate) fn run(catalog: &Catalog, options: &Export) -> Result<()> {
+    let path = locate(catalog, &options.artifact)?;
+    let artifact = Artifact::open_with(&path, Level::Hash)?;
+    let key = options.key.as_deref().map(SignerKey::read).transpose()?;
+    let format = options.format.unwrap_or_else(|| default_format(artifact.manifest()));
+    if key.is_some() && matches!(format, ExportFormat::RoCrate | ExportFormat::Croissant) {
+        return Err(Error::Usage("`--key` signs the formats `model` and `in-toto`".to_owned()));
+    }
+    let chain = lineage(catalog, &artifact)?;
+    if options.to.symlink_metadata().is_ok() {
+        return Err(artifact::Error::Occupied {
+            path: options.to.clone(),
+            reason: "exists; choose another folder for `--to`, or delete this one first".to_owned(),
+        }
+        .into());
+    }
+    atomic::write_folder(&options.to, |to| match format {
+        ExportFormat::Model => model(&artifact, &chain, key.as_ref(), to),
+        ExportFormat::InToto => write(&to.join(PROVENANCE), &attestation::lines(&chain, key.as_ref())?),
+        ExportFormat::RoCrate => ro_crate::write(&artifact, &chain, to),
+        ExportFormat::Croissant => croissant::write(&artifact, to),
+    })?;
+    Ok(text::print_path(&options.to)?)
+}
+
+fn default_format(manifest: &Manifest) -> ExportFormat {
+    if manifest.outputs.contains_key(outputs::MODEL) {
+        ExportFormat::Model
+    } else if manifest.outputs.contains_key(outputs::ROWS) {
+        ExportFormat::Croissant
+    } else if manifest.outputs.contains_key(outputs::REPORT) {
+        ExportFormat::RoCrate
+    } else {
+        ExportFormat::InToto
+    }
+}
+
+/// Opens an artifact and everything it was made from, those first that others were made from.
+fn lineage(catalog: &Catalog, artifact: &Artifact) -> Result<Vec<Artifact>> {
+    let (mut chain, mut seen) = (Vec::new(), BTreeSet::new());
+    collect(catalog, artifact, &mut seen, &mut chain)?;
+    Ok(chain)
+}
+
+fn collect(
+    catalog: &Catalog,
+    artifact: &Artifact,
+    seen: &mut BTreeSet<Key>,
+    chain: &mut Vec<Artifact>,
+) -> Result<()> {
+    if !seen.insert(artifact.manifest().key) {
+        return Ok(());
+    }
+    for record in artifact.manifest().inputs.values() {
+        let (Some(stage), Some(key)) = (&record.stage, &record.key) else { continue };
+        match catalog.store.lookup_with(stage, key, "", Level::Size)? {
+            Some(input) => collect(catalog, &input, seen, chain)?,
+            None => tracing::warn!("{stage}/{} is not in the store; its statement is missing", key.short()),
+        }
+    }
+    chain.push(artifact.clone());
+    Ok(())
+}
+
+/// Copies the model with the statements about it, and signs all of that.
+fn model(artifact: &Artifact, chain: &[Artifact], key: Option<&SignerKey>, to: &Path) -> Result<()> {
+    let names = [outputs::MODEL, outputs::ADAPTERS];
+    let Some(output) = names.iter().find(|name| artifact.manifest().outputs.contains_key(**name)) else {
+        let reason = format!("has no output `{}` or `{}`", outputs::MODEL, outputs::ADAPTERS);
+        return Err(bad_file(artifact.path(), reason));
+    };
+    copy_output(artifact, output, to)?;
+    write(&to.join(PROVENANCE), &attestation::lines(chain, key)?)?;
+    let Some(key) = key else { return Ok(()) };
+    let statement = model_statement(to, &chain_name(artifact))?;
+    write(&to.join(MODEL_SIGNATURE), &format!("{}\n", key.bundle(&statement)))
+}
+
+/// Returns the statement about all files of a folder that OpenSSF model signing checks.
+fn model_statement(folder: &Path, name: &str) -> Result<Value> {
+    let mut resources = Vec::new();
+    let mut digests = Vec::new();
+    for file in files_below(folder, "")? {
+        let hash = FileHash::of_reader(&mut fs_err::File::open(folder.join(&file))?)?;
+        digests.extend_from_slice(hash.as_bytes());
+        resources.push(json!({"name": file, "algorithm": "sha256", "digest": hash}));
+    }
+    Ok(json!({
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": name, "digest": {"sha256": FileHash::of(&digests)}}],
+        "predicateType": "https://model_signing/signature/v1.0",
+        "predicate": {
+            "serialization": {
+                "method": "files", "hash_type": "sha256", "allow_symlinks": false, "ignore_paths": [MODEL_SIGNATURE],
+            },
+            "resources": resources,
+        },
+    }))
+}
+
+/// Lists the files below a folder in byte order of their paths.
+fn files_below(folder: &Path, prefix: &str) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for name in crate::catalog::names(&folder.join(prefix))? {
+        let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        if folder.join(&path).is_dir() {
+            files.extend(files_below(folder, &path)?);
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Copies an output of an artifact.
+fn copy_output(artifact: &Artifact, output: &str, to: &Path) -> Result<()> {
+    for file in artifact.manifest().files.iter().filter(|file| file.role == output) {
+        let below = file.path.strip_prefix(output).unwrap_or(&file.path).trim_start_matches('/');
+        let target = to.join(if below.is_empty() { output } else { below });
+        copy(&artifact.data_dir().join(&file.path), &target)?;
+    }
+    Ok(())
+}
+
+/// Copies a file into a folder that need not exist; the copy can be written to.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs_err::create_dir_all(to.parent().unwrap_or(to))?;
+    reflink_copy::reflink_or_copy(from, to).map_err(|source| {
+        let message = format!("failed to copy `{}` to `{}`: {source}", from.display(), to.display());
+        std::io::Error::new(source.kind(), crate::error::Named { message, source })
+    })?;
+    Ok(fs_err::set_permissions(to, std::fs::Permissions::from_mode(0o644))?)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    Ok(fs_err::write(path, text)?)
+}
+
+/// Returns `STAGE/KEY16-SLUG`, by which statements and crates name an artifact.
+fn chain_name(artifact: &Artifact) -> String {
+    let manifest = artifact.manifest();
+    let folder = artifact.path().file_name().unwrap_or_default().to_string_lossy();
+    let slug = folder.split_once('-').filter(|(key, _)| *key == manifest.key.short()).map(|(_, slug)| slug);
+    match slug {
+        Some(slug) => format!("{}/{}-{slug}", manifest.stage, manifest.key.short()),
+        None => format!("{}/{}", manifest.stage, manifest.key.short()),
+    }
+}
+
+/// Returns the files that describe an artifact, with their paths.
+fn descriptions(artifact: &Artifact) -> [(&'static str, PathBuf); 4] {
+    ["COMMIT", "SHA256SUMS", "manifest.json", "provenance.json"]
+        .map(|name| (name, artifact.path().join(name)))
+}

@@ -1,0 +1,298 @@
+//! `gc`: removes artifacts that nothing needs, and what killed runs left.
+//!
+//! What to keep is decided in [`plan`]; removing is done by the crate `artifact`, which never takes an artifact from a process
+//! that has it open, and none that was used since it was listed.
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use artifact::{CollectionLock, Discarded, Key, Store, Wait};
+use serde_json::{Value, json};
+
+use crate::args::Gc;
+use crate::catalog::{Catalog, Item, key_of_folder};
+use crate::error::{Error, Result};
+use crate::leftovers::{self, Kind, Leftover};
+use crate::roots;
+use crate::text::{self, Align, Table};
+
+use plan::{Node, Reason};
+
+/// A time in the future that is not yet suspicious.
+const SKEW: Duration = Duration::from_secs(300);
+/// A store that nobody has used for longer may mean that the clock is ahead.
+const LONG_UNUSED: Duration = Duration::from_secs(400 * 86_400);
+/// Files beside their target are younger than this while they are written.
+const TEMPORARY: Duration = Duration::from_secs(3_600);
+
+/// Everything that gc decided.
+struct Decision {
+    /// Artifacts to remove, in order: what was made from an artifact goes before it.
+    remove: Vec<Item>,
+    /// Leftovers to remove.
+    leftovers: Vec<Leftover>,
+    /// Why artifacts stay.
+    kept: BTreeMap<Key, Reason>,
+    /// Artifacts that cannot be read.
+    unreadable: Vec<PathBuf>,
+    /// Total size of what stays, in bytes.
+    kept_bytes: u64,
+}
+
+/// Outcome of a collection.
+#[derive(Default)]
+struct Outcome {
+    removed: usize,
+    bytes: u64,
+    /// Items that were spared at the last moment, with the reason.
+    spared: Vec<(PathBuf, &'static str)>,
+}
+
+/// Collects, or shows what would be collected.
+pub(crate) fn run(catalog: &Catalog, options: &Gc) -> Result<()> {
+    let lock = if options.delete && catalog.store.root().is_dir() {
+        Some(catalog.store.lock_collection()?)
+    } else {
+        None
+    };
+    let now = artifact::now();
+    if !options.trust_clock {
+        check_clock(catalog, now)?;
+    }
+    let decision = decide(catalog, options, now)?;
+    let outcome = match &lock {
+        Some(lock) => collect(&catalog.store, lock, &decision)?,
+        None => Outcome::default(),
+    };
+    report(catalog, options, &decision, &outcome, now)
+}
+
+/// Refuses to compare times with a clock that is behind the store, or far ahead of it.
+fn check_clock(catalog: &Catalog, now: SystemTime) -> Result<()> {
+    let Some(newest) = catalog.entries.iter().max_by_key(|entry| entry.last_use) else { return Ok(()) };
+    let used = artifact::format_utc(newest.last_use);
+    let reason = if newest.last_use > now + SKEW {
+        "is behind the store"
+    } else if now.duration_since(newest.last_use).is_ok_and(|unused| unused > LONG_UNUSED) {
+        "is more than a year ahead of the store"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Clock { now: artifact::format_utc(now), reason, name: newest.name(), used })
+}
+
+fn decide(catalog: &Catalog, options: &Gc, now: SystemTime) -> Result<Decision> {
+    let (items, unreadable) = catalog.items();
+    let roots = find_roots(catalog, options, &items)?;
+    let nodes: Vec<Node> = items
+        .iter()
+        .map(|item| Node {
+            key: item.summary.key,
+            last_use: item.entry.last_use,
+            inputs: item.summary.inputs.values().filter_map(|record| record.key).collect(),
+        })
+        .collect();
+    let (kept, order) = plan::plan(&nodes, roots, now, options.grace);
+    let by_key: BTreeMap<Key, &Item> = items.iter().map(|item| (item.summary.key, item)).collect();
+    let remove: Vec<Item> = order.iter().map(|key| by_key[key].clone()).collect();
+    let kept_bytes = kept.keys().map(|key| by_key[key].summary.bytes()).sum();
+    let mut leftovers = leftovers::find(catalog.store.root())?;
+    leftovers.retain(|leftover| is_garbage(catalog, leftover, now, options.grace));
+    let unreadable = unreadable.into_iter().map(|(entry, _)| entry.path).collect();
+    Ok(Decision { remove, leftovers, kept, unreadable, kept_bytes })
+}
+
+/// Finds the roots among the artifacts.
+fn find_roots(catalog: &Catalog, options: &Gc, items: &[Item]) -> Result<BTreeMap<Key, Reason>> {
+    let mut roots = BTreeMap::new();
+    for pointer in roots::pointers(&options.pointers.pointers)? {
+        // A pointer is relative to the folder in which make ran, so only the name counts.
+        let name = |path: Option<&std::path::Path>| {
+            path.and_then(|path| path.file_name()).unwrap_or_default().to_string_lossy().into_owned()
+        };
+        let (folder, stage) = (name(Some(&pointer.target)), name(pointer.target.parent()));
+        let pointed =
+            items.iter().find(|item| item.entry.stage == stage && folder.starts_with(&item.entry.key));
+        roots.extend(pointed.map(|item| (item.summary.key, Reason::Pointer)));
+    }
+    for kept in roots::kept(&catalog.store)? {
+        roots.insert(kept.key, Reason::Kept);
+    }
+    for name in crate::catalog::names(&catalog.store.root().join("refs"))? {
+        // A label that cannot be read could be that of any artifact.
+        if let Some(target) = catalog.store.read_ref(&name)? {
+            roots.insert(target.key, Reason::Label);
+        }
+    }
+    Ok(roots)
+}
+
+/// Returns whether a leftover may go.
+fn is_garbage(catalog: &Catalog, leftover: &Leftover, now: SystemTime, grace: Duration) -> bool {
+    let age = now.duration_since(leftover.modified).unwrap_or_default();
+    match leftover.kind {
+        Kind::Trash => true,
+        Kind::Temporary | Kind::Staging => age > TEMPORARY,
+        Kind::Quarantined => age > grace,
+        // Nothing resumes from the workspace of a finished run.
+        Kind::Workspace => age > grace || age > TEMPORARY && finished(catalog, leftover),
+    }
+}
+
+fn finished(catalog: &Catalog, workspace: &Leftover) -> bool {
+    let Some((stage, key)) = workspace_key(workspace) else { return false };
+    catalog.store.find(&stage, &key, "").is_ok_and(|found| found.is_some())
+}
+
+fn workspace_key(workspace: &Leftover) -> Option<(String, Key)> {
+    let key = key_of_folder(workspace.path.file_name()?.to_str()?)?;
+    Some((workspace.path.parent()?.file_name()?.to_str()?.to_owned(), key))
+}
+
+fn collect(store: &Store, lock: &CollectionLock, decision: &Decision) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for item in &decision.remove {
+        if let Some(signal) = crate::signal::stopped() {
+            return Err(Error::Stopped { signal });
+        }
+        match store.discard(lock, &item.entry.path, item.entry.last_use)? {
+            Discarded::Moved => {
+                outcome.removed += 1;
+                outcome.bytes += item.summary.bytes();
+                store.empty_trash(lock)?;
+            }
+            Discarded::InUse => outcome.spared.push((item.entry.path.clone(), "in use")),
+            Discarded::Changed => {
+                outcome.spared.push((item.entry.path.clone(), "used a moment ago, or gone"))
+            }
+        }
+    }
+    for leftover in &decision.leftovers {
+        if let Some(reason) = discard_leftover(store, lock, leftover)? {
+            outcome.spared.push((leftover.path.clone(), reason));
+        } else {
+            outcome.removed += 1;
+            outcome.bytes += leftover.bytes;
+        }
+    }
+    store.empty_trash(lock)?;
+    Ok(outcome)
+}
+
+/// Removes a leftover; returns the reason if it stays.
+fn discard_leftover(
+    store: &Store,
+    lock: &CollectionLock,
+    leftover: &Leftover,
+) -> Result<Option<&'static str>> {
+    match leftover.kind {
+        Kind::Trash => {}
+        Kind::Temporary | Kind::Quarantined => store.discard_leftover(lock, &leftover.path)?,
+        Kind::Staging => {
+            let modified = fs_err::metadata(&leftover.path)?.modified()?;
+            if store.discard(lock, &leftover.path, modified)? != Discarded::Moved {
+                return Ok(Some("in use"));
+            }
+        }
+        Kind::Workspace => {
+            let Some((stage, key)) = workspace_key(leftover) else { return Ok(Some("not a workspace")) };
+            let wait = Wait::AtMost(Duration::ZERO);
+            let Ok(_key_lock) = store.lock(&stage, &key, wait, &mut |_| {}, &|| false) else {
+                return Ok(Some("in use"));
+            };
+            store.discard_leftover(lock, &leftover.path)?;
+        }
+    }
+    Ok(None)
+}
+
+fn report(
+    catalog: &Catalog,
+    options: &Gc,
+    decision: &Decision,
+    outcome: &Outcome,
+    now: SystemTime,
+) -> Result<()> {
+    if options.format.json {
+        return Ok(text::print_json(&to_json(catalog, options, decision, outcome))?);
+    }
+    let columns = [("what", Align::Left), ("size", Align::Right), ("used", Align::Left)];
+    let mut table = Table::new(&columns);
+    for item in &decision.remove {
+        table.row([
+            item.entry.name(),
+            text::bytes(item.summary.bytes()),
+            text::age(item.entry.last_use, now),
+        ]);
+    }
+    for leftover in &decision.leftovers {
+        let path = leftover.path.strip_prefix(catalog.store.root()).unwrap_or(&leftover.path);
+        table.row([
+            path.display().to_string(),
+            text::bytes(leftover.bytes),
+            text::age(leftover.modified, now),
+        ]);
+    }
+    let mut output = if table.is_empty() { String::new() } else { format!("{}\n", table.text()) };
+    for (path, reason) in &outcome.spared {
+        output.push_str(&text::escape(&format!("spared `{}`: {reason}", path.display())));
+        output.push('\n');
+    }
+    for path in &decision.unreadable {
+        let line =
+            format!("left alone, since it cannot be read: `{}` (see `artifacts verify`)", path.display());
+        output.push_str(&text::escape(&line));
+        output.push('\n');
+    }
+    let planned = decision.remove.iter().map(|item| item.summary.bytes()).sum::<u64>()
+        + decision.leftovers.iter().map(|leftover| leftover.bytes).sum::<u64>();
+    let number = decision.remove.len() + decision.leftovers.len();
+    output.push_str(&if options.delete {
+        format!("removed {} ({})", text::count(outcome.removed, "item"), text::bytes(outcome.bytes))
+    } else {
+        format!("would remove {} ({})", text::count(number, "item"), text::bytes(planned))
+    });
+    output.push_str(&format!("; {}\n", kept_text(decision, options.grace)));
+    if !options.delete && number > 0 {
+        output.push_str("this was a dry run: remove them with --delete\n");
+    }
+    Ok(text::print(&output)?)
+}
+
+fn kept_text(decision: &Decision, grace: Duration) -> String {
+    let mut by_reason = BTreeMap::<Reason, usize>::new();
+    for reason in decision.kept.values() {
+        *by_reason.entry(*reason).or_default() += 1;
+    }
+    let parts: Vec<String> =
+        by_reason.iter().map(|(reason, number)| format!("{number} {}", reason.describe(grace))).collect();
+    let list = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
+    format!(
+        "keeps {} ({}){list}",
+        text::count(decision.kept.len(), "artifact"),
+        text::bytes(decision.kept_bytes)
+    )
+}
+
+fn to_json(catalog: &Catalog, options: &Gc, decision: &Decision, outcome: &Outcome) -> Value {
+    let artifacts = decision.remove.iter().map(|item| {
+        json!({"kind": "artifact", "path": item.entry.path, "stage": item.entry.stage, "key": item.summary.key,
+               "bytes": item.summary.bytes(), "last_use": artifact::format_utc(item.entry.last_use)})
+    });
+    let leftovers = decision.leftovers.iter().map(|leftover| {
+        json!({"kind": leftover.kind.name(), "path": leftover.path, "bytes": leftover.bytes,
+               "last_use": artifact::format_utc(leftover.modified)})
+    });
+    let kept: Vec<Value> =
+        decision.kept.iter().map(|(key, reason)| json!({"key": key, "reason": reason.name()})).collect();
+    let spared: Vec<Value> =
+        outcome.spared.iter().map(|(path, reason)| json!({"path": path, "reason": reason})).collect();
+    json!({
+        "store": catalog.store.root(), "dry_run": !options.delete,
+        "remove": artifacts.chain(leftovers).collect::<Vec<_>>(), "keep": kept, "spared": spared,
+        "unreadable": decision.unreadable, "removed": outcome.removed, "removed_bytes": outcome.bytes,
+    })
+}

@@ -1,0 +1,79 @@
+//! Finding the artifact that a word on the command line names.
+
+use std::path::{Path, PathBuf};
+
+use crate::catalog::{Catalog, Entry};
+use crate::error::{Error, Result};
+
+/// Number of artifacts that a message about an ambiguous name lists.
+const LISTED: usize = 5;
+/// Fewest digits by which a key may be named.
+const MIN_DIGITS: usize = 4;
+
+/// Finds an artifact by its folder, a file with its path (as `make` writes), a label, `STAGE/KEY`, the first digits of its key,
+/// or a stage, which means the artifact of that stage that was made or used last.
+///
+/// # Errors
+///
+/// Fails unless exactly one artifact has the name.
+pub(crate) fn locate(catalog: &Catalog, name: &str) -> Result<PathBuf> {
+    let path = Path::new(name);
+    if path.join("COMMIT").symlink_metadata().is_ok() {
+        return Ok(path.to_owned());
+    }
+    if let Some(target) = pointer(path) {
+        return Ok(target);
+    }
+    if let Some(target) = catalog.store.read_ref(name)? {
+        let found = catalog.store.find(&target.stage, &target.key, "")?;
+        return found.ok_or_else(|| missing(catalog, name));
+    }
+    let matching = matching(catalog, name);
+    match matching.as_slice() {
+        [one] => Ok(one.path.clone()),
+        [] => newest(catalog, name).map(|entry| entry.path.clone()).ok_or_else(|| missing(catalog, name)),
+        several => {
+            let mut found: Vec<String> = several.iter().take(LISTED).map(|entry| entry.name()).collect();
+            if several.len() > LISTED {
+                found.push("…".to_owned());
+            }
+            Err(Error::Ambiguous { name: name.to_owned(), found })
+        }
+    }
+}
+
+/// Returns the artifact whose path is the only line of a file.
+fn pointer(path: &Path) -> Option<PathBuf> {
+    /// Longer files hold something else.
+    const LONGEST: u64 = 8192;
+    let metadata = fs_err::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > LONGEST {
+        return None;
+    }
+    let text = fs_err::read_to_string(path).ok()?;
+    let target = PathBuf::from(text.strip_suffix('\n').unwrap_or(&text));
+    target.join("COMMIT").is_file().then_some(target)
+}
+
+/// Returns the artifacts whose key begins with the digits in `name`, or in the part after `STAGE/`.
+fn matching<'a>(catalog: &'a Catalog, name: &str) -> Vec<&'a Entry> {
+    let (stage, rest) = match name.trim_end_matches('/').rsplit_once('/') {
+        Some((stage, rest)) => (Some(stage.rsplit('/').next().unwrap_or(stage)), rest),
+        None => (None, name),
+    };
+    let digits = rest.split('-').next().unwrap_or(rest);
+    if digits.len() < MIN_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Vec::new();
+    }
+    let short = &digits[..digits.len().min(16)];
+    let of_stage = |entry: &&Entry| stage.is_none_or(|stage| entry.stage == stage);
+    catalog.entries.iter().filter(of_stage).filter(|entry| entry.key.starts_with(short)).collect()
+}
+
+fn newest<'a>(catalog: &'a Catalog, stage: &str) -> Option<&'a Entry> {
+    catalog.entries.iter().filter(|entry| entry.stage == stage).max_by_key(|entry| entry.last_use)
+}
+
+fn missing(catalog: &Catalog, name: &str) -> Error {
+    Error::NotFound { name: name.to_owned(), store: catalog.store.root().to_owned() }
+}

@@ -1,0 +1,133 @@
+//! Places to which artifacts are pushed and from which they are pulled: a folder, or a bucket of S3-compatible storage.
+//!
+//! Both hold artifacts as a store does, `STAGE/KEY16-SLUG/…`. An artifact is there when its `COMMIT` is, which is written last.
+
+mod folder;
+mod http;
+mod s3;
+
+use std::io::Read;
+use std::path::Path;
+
+use artifact::Artifact;
+
+use crate::error::{Error, Result};
+
+pub(crate) use folder::Folder;
+pub(crate) use s3::S3;
+
+/// Most bytes that are read of a file which describes an artifact.
+pub(crate) const DESCRIPTION_BYTES: u64 = 64 << 20;
+
+/// The name of an artifact: `STAGE/KEY16-SLUG`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Name {
+    pub(crate) stage: String,
+    /// First 16 digits of the key.
+    pub(crate) key: String,
+    pub(crate) slug: String,
+}
+
+impl Name {
+    /// Parses `STAGE/KEY16-SLUG`; `None` for anything else.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (stage, folder) = text.split_once('/')?;
+        let (key, slug) = folder.split_once('-')?;
+        crate::catalog::key_of_folder(key)?;
+        let plain = |text: &str| !text.is_empty() && !text.starts_with('.') && !text.contains('/');
+        (plain(stage) && !slug.is_empty() && !slug.contains('/')).then(|| Self {
+            stage: stage.to_owned(),
+            key: key.to_owned(),
+            slug: slug.to_owned(),
+        })
+    }
+
+    /// Returns the name of the artifact in the folder `path`.
+    pub(crate) fn of_folder(path: &Path) -> Option<Self> {
+        let folder = path.file_name()?.to_str()?;
+        let stage = path.parent()?.file_name()?.to_str()?;
+        Self::parse(&format!("{stage}/{folder}"))
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}-{}", self.stage, self.key, self.slug)
+    }
+}
+
+/// Outcome of sending an artifact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It is new there.
+    New,
+    /// It was there.
+    Same,
+}
+
+/// A place that holds artifacts.
+pub(crate) trait Remote {
+    /// Lists the artifacts whose `COMMIT` is there, sorted.
+    fn list(&self) -> Result<Vec<Name>>;
+
+    /// Reads a small file of an artifact, at most `limit` bytes; `None` if it is missing.
+    fn read(&self, name: &Name, file: &str, limit: u64) -> Result<Option<Vec<u8>>>;
+
+    /// Lists the files below `telemetry/` of an artifact, by their names.
+    fn telemetry(&self, name: &Name) -> Result<Vec<String>>;
+
+    /// Writes a file of an artifact to `to`, but no more than `bytes` bytes (the caller compares hashes).
+    fn download(&self, name: &Name, file: &str, bytes: u64, to: &Path) -> Result<()>;
+
+    /// Copies a verified artifact there.
+    fn send(&self, artifact: &Artifact, name: &Name) -> Result<Sent>;
+}
+
+/// Opens the place that `address` names: `s3://BUCKET/PREFIX`, or a folder.
+pub(crate) fn open(address: &str) -> Result<Box<dyn Remote>> {
+    if let Some(rest) = address.strip_prefix("s3://") {
+        return Ok(Box::new(S3::open(address, rest)?));
+    }
+    if let Some((scheme, _)) = address.split_once("://") {
+        return Err(Error::Remote {
+            place: address.to_owned(),
+            problem: format!("addresses with `{scheme}:` are not supported"),
+            hint: Some("give a folder, or s3://BUCKET/PREFIX".to_owned()),
+        });
+    }
+    Ok(Box::new(Folder::open(Path::new(address))?))
+}
+
+/// Lists all files of an artifact below its folder, with their sizes in bytes; `COMMIT` comes last.
+pub(crate) fn files(artifact: &Artifact) -> Result<Vec<(String, u64)>> {
+    let mut files: Vec<(String, u64)> =
+        artifact.manifest().files.iter().map(|file| (format!("data/{}", file.path), file.size)).collect();
+    let size = |name: &str| Ok::<_, Error>(fs_err::metadata(artifact.path().join(name))?.len());
+    for name in crate::catalog::names(&artifact.path().join("telemetry"))? {
+        let name = format!("telemetry/{name}");
+        files.push((name.clone(), size(&name)?));
+    }
+    for name in ["SHA256SUMS", "manifest.json", "provenance.json", "COMMIT"] {
+        files.push((name.to_owned(), size(name)?));
+    }
+    Ok(files)
+}
+
+/// Reads at most `limit` bytes; fails if there are more.
+pub(crate) fn read_limited(reader: impl Read, limit: u64, place: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(too_long(place, limit));
+    }
+    Ok(bytes)
+}
+
+/// Makes the error for a file that is longer than it should be.
+pub(crate) fn too_long(place: &str, limit: u64) -> Error {
+    Error::Remote {
+        place: place.to_owned(),
+        problem: format!("has more than the expected {limit} bytes"),
+        hint: None,
+    }
+}

@@ -1,0 +1,231 @@
+//! S3-compatible storage as a place for artifacts.
+//!
+//! Settings come from the environment, as for other S3 programs: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+//! `AWS_SESSION_TOKEN`, `AWS_REGION`, and `AWS_ENDPOINT_URL` for storage other than Amazon's.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use artifact::{Artifact, FileHash};
+use futures_util::TryStreamExt as _;
+use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
+use object_store::path::Path as Key;
+use object_store::{
+    ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig,
+};
+
+use super::http::Connector;
+use super::{DESCRIPTION_BYTES, Name, Remote, Sent, files, too_long};
+use crate::error::{Error, Result};
+
+/// Length of the parts in which files are sent and read; S3 allows 10,000 parts of a file.
+const PART_BYTES: usize = 16 << 20;
+/// Most attempts of a request.
+const RETRIES: usize = 5;
+
+/// A bucket, or the part of it below a prefix.
+#[derive(Debug)]
+pub(crate) struct S3 {
+    address: String,
+    prefix: String,
+    store: AmazonS3,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl S3 {
+    /// Makes a client for `s3://BUCKET/PREFIX`, without connecting; `rest` is the address without its scheme.
+    pub(crate) fn open(address: &str, rest: &str) -> Result<Self> {
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let address = address.trim_end_matches('/').to_owned();
+        let problem = |problem: String| Error::Remote { place: address.clone(), problem, hint: None };
+        if bucket.is_empty() {
+            return Err(problem("names no bucket".to_owned()));
+        }
+        let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok())
+            .filter(|endpoint| !endpoint.is_empty());
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(bucket)
+            .with_checksum_algorithm(Checksum::SHA256)
+            .with_retry(RetryConfig {
+                max_retries: RETRIES,
+                retry_timeout: Duration::from_secs(120),
+                ..RetryConfig::default()
+            })
+            .with_http_connector(Connector);
+        if let Some(endpoint) = endpoint {
+            builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
+        }
+        let store = builder.build().map_err(|error| problem(failure::describe(&error)))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        Ok(Self { address, prefix: prefix.trim_matches('/').to_owned(), store, runtime })
+    }
+
+    fn key(&self, name: &Name, file: &str) -> Key {
+        Key::from(format!("{}/{name}/{file}", self.prefix))
+    }
+
+    fn wait<T>(&self, future: impl Future<Output = object_store::Result<T>>) -> Result<T> {
+        if let Some(signal) = crate::signal::stopped() {
+            return Err(Error::Stopped { signal });
+        }
+        self.runtime.block_on(future).map_err(|error| self.blame(error))
+    }
+
+    fn blame(&self, error: object_store::Error) -> Error {
+        let hint = match &error {
+            object_store::Error::Unauthenticated { .. } | object_store::Error::PermissionDenied { .. } => {
+                Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and check what they may do".to_owned())
+            }
+            object_store::Error::Generic { .. } => Some(
+                "check AWS_ENDPOINT_URL, AWS_REGION and the network, then run the same command again"
+                    .to_owned(),
+            ),
+            _ => None,
+        };
+        Error::Remote { place: self.address.clone(), problem: failure::describe(&error), hint }
+    }
+
+    fn objects(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
+        let prefix = Key::from(format!("{}/{prefix}", self.prefix));
+        let prefix = (!prefix.as_ref().is_empty()).then_some(prefix);
+        self.wait(self.store.list(prefix.as_ref()).try_collect())
+    }
+
+    /// Returns the part of an object's key below the prefix.
+    fn below<'a>(&self, object: &'a ObjectMeta) -> Option<&'a str> {
+        let key = object.location.as_ref();
+        if self.prefix.is_empty() { Some(key) } else { key.strip_prefix(&self.prefix)?.strip_prefix('/') }
+    }
+
+    /// Sends one file, in parts if it is large.
+    fn put_file(&self, path: &Path, bytes: u64, key: &Key) -> Result<()> {
+        let mut file = fs_err::File::open(path)?;
+        if bytes <= PART_BYTES as u64 {
+            let mut content = Vec::new();
+            file.read_to_end(&mut content)?;
+            self.wait(self.store.put(key, PutPayload::from(content)))?;
+            return Ok(());
+        }
+        let mut upload = self.wait(self.store.put_multipart(key))?;
+        let sent = (|| loop {
+            let mut part = Vec::with_capacity(PART_BYTES);
+            std::io::Read::by_ref(&mut file).take(PART_BYTES as u64).read_to_end(&mut part)?;
+            if part.is_empty() {
+                return Ok(());
+            }
+            self.wait(upload.put_part(PutPayload::from(part)))?;
+        })();
+        match sent.and_then(|()| self.wait(upload.complete()).map(|_| ())) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // Parts of an upload that is given up cost money until they are removed.
+                let _ = self.runtime.block_on(upload.abort());
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes `COMMIT`, which makes the artifact visible; fails if another one was faster.
+    fn commit(&self, name: &Name, content: Vec<u8>) -> Result<Sent> {
+        let key = self.key(name, "COMMIT");
+        let options = PutOptions::from(PutMode::Create);
+        let created =
+            self.runtime.block_on(self.store.put_opts(&key, PutPayload::from(content.clone()), options));
+        match created {
+            Ok(_) => Ok(Sent::New),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(Sent::Same)
+            }
+            // Storage without conditional writes.
+            Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
+                self.wait(self.store.put(&key, PutPayload::from(content)))?;
+                Ok(Sent::New)
+            }
+            Err(error) => Err(self.blame(error)),
+        }
+    }
+}
+
+impl Remote for S3 {
+    fn list(&self) -> Result<Vec<Name>> {
+        let objects = self.objects("")?;
+        let commits = objects.iter().filter_map(|object| self.below(object)?.strip_suffix("/COMMIT"));
+        let mut names: Vec<Name> = commits.filter_map(Name::parse).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn read(&self, name: &Name, file: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        let key = self.key(name, file);
+        let found = self.runtime.block_on(async {
+            let head = self.store.head(&key).await?;
+            if head.size > limit {
+                return Ok(None);
+            }
+            self.store.get(&key).await?.bytes().await.map(Some)
+        });
+        match found {
+            Ok(Some(bytes)) => Ok(Some(bytes.to_vec())),
+            Ok(None) => Err(too_long(&format!("{}/{name}/{file}", self.address), limit)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.blame(error)),
+        }
+    }
+
+    fn telemetry(&self, name: &Name) -> Result<Vec<String>> {
+        let folder = format!("{name}/telemetry");
+        let objects = self.objects(&folder)?;
+        let names =
+            objects.iter().filter_map(|object| self.below(object)?.strip_prefix(&folder)?.strip_prefix('/'));
+        Ok(names.filter(|name| !name.contains('/')).map(str::to_owned).collect())
+    }
+
+    fn download(&self, name: &Name, file: &str, bytes: u64, to: &Path) -> Result<()> {
+        let key = self.key(name, file);
+        let size = self.wait(self.store.head(&key))?.size;
+        if size > bytes {
+            return Err(too_long(&format!("{}/{name}/{file}", self.address), bytes));
+        }
+        let mut out = fs_err::File::create_new(to)?;
+        let mut start = 0;
+        while start < size {
+            let end = size.min(start + PART_BYTES as u64);
+            out.write_all(&self.wait(self.store.get_range(&key, start..end))?)?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn send(&self, artifact: &Artifact, name: &Name) -> Result<Sent> {
+        if let Some(there) = self.read(name, "manifest.json", DESCRIPTION_BYTES)?
+            && self.read(name, "COMMIT", DESCRIPTION_BYTES)?.is_some()
+        {
+            if FileHash::of(&there) == artifact.manifest_hash() {
+                return Ok(Sent::Same);
+            }
+            let manifest = artifact::Manifest::from_bytes(Path::new("manifest.json"), &there)?;
+            return Err(Error::Different {
+                there: format!("{}/{name}", self.address),
+                here: artifact.path().to_owned(),
+                trees: (manifest.tree, artifact.tree()),
+            });
+        }
+        // Whole files of an earlier attempt that was cut off need not be sent again.
+        let sent: BTreeMap<String, u64> = self
+            .objects(&name.to_string())?
+            .iter()
+            .filter_map(|object| Some((self.below(object)?.to_owned(), object.size)))
+            .collect();
+        for (file, bytes) in files(artifact)? {
+            let is_data = file.starts_with("data/") && bytes > PART_BYTES as u64;
+            if file != "COMMIT" && !(is_data && sent.get(&format!("{name}/{file}")) == Some(&bytes)) {
+                self.put_file(&artifact.path().join(&file), bytes, &self.key(name, &file))?;
+            }
+        }
+        self.commit(name, fs_err::read(artifact.path().join("COMMIT"))?)
+    }
+}

@@ -1,0 +1,138 @@
+//! Roots of gc: labels, pointers of pipelines, and kept runs.
+
+use std::path::{Path, PathBuf};
+
+use artifact::{Artifact, Key, Store, atomic};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::names;
+use crate::error::{Result, bad_file};
+
+/// Folder of the store with one file per kept artifact.
+const KEPT: &str = ".kept";
+/// Deepest folder below a pointer folder that is searched.
+const POINTER_DEPTH: usize = 6;
+
+/// A file in which `make` notes the path of a stage's artifact.
+#[derive(Debug, Clone)]
+pub(crate) struct Pointer {
+    /// The file, `STAGE.path`.
+    pub(crate) file: PathBuf,
+    /// The artifact.
+    pub(crate) target: PathBuf,
+}
+
+impl Pointer {
+    /// Returns whether the artifact is there.
+    pub(crate) fn exists(&self) -> bool {
+        self.target.join("COMMIT").is_file()
+    }
+}
+
+/// An artifact that gc keeps, with everything it was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// Stage of the artifact.
+    pub(crate) stage: String,
+    /// Its key.
+    pub(crate) key: Key,
+    /// Why it is kept, in the user's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) note: String,
+}
+
+impl Kept {
+    /// Returns `STAGE/KEY16`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.stage, self.key.short())
+    }
+}
+
+/// Lists the pointers (`*.path`) in and below folders; a missing folder has none.
+///
+/// # Errors
+///
+/// Fails when a folder cannot be listed or a pointer cannot be read.
+pub(crate) fn pointers(folders: &[PathBuf]) -> Result<Vec<Pointer>> {
+    let mut found = Vec::new();
+    for folder in folders {
+        collect(folder, POINTER_DEPTH, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn collect(folder: &Path, depth: usize, found: &mut Vec<Pointer>) -> Result<()> {
+    for name in names(folder)? {
+        let path = folder.join(name);
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        if metadata.is_dir() && depth > 0 {
+            collect(&path, depth - 1, found)?;
+        } else if metadata.is_file() && is_pointer(&path) {
+            use std::os::unix::ffi::OsStringExt as _;
+            let mut bytes = fs_err::read(&path)?;
+            if bytes.ends_with(b"\n") {
+                bytes.pop();
+            }
+            found.push(Pointer { file: path, target: std::ffi::OsString::from_vec(bytes).into() });
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether a file is a pointer, `STAGE.path`, or one that is just being replaced, `STAGE.path.…`.
+fn is_pointer(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".path") || name.contains(".path.")
+}
+
+/// Lists the kept artifacts.
+///
+/// # Errors
+///
+/// Fails on a file that cannot be read, since gc must not take it for nothing.
+pub(crate) fn kept(store: &Store) -> Result<Vec<Kept>> {
+    let dir = store.root().join(KEPT);
+    let mut kept = Vec::new();
+    for name in names(&dir)? {
+        let path = dir.join(name);
+        let bytes = fs_err::read(&path)?;
+        let parsed = serde_json::from_slice(&bytes);
+        kept.push(
+            parsed.map_err(|error| bad_file(&path, format!("does not name a kept artifact: {error}")))?,
+        );
+    }
+    Ok(kept)
+}
+
+/// Keeps an artifact.
+///
+/// # Errors
+///
+/// Fails when the store cannot be written.
+pub(crate) fn keep(store: &Store, artifact: &Artifact, note: &str) -> Result<Kept> {
+    let manifest = artifact.manifest();
+    let kept = Kept { stage: manifest.stage.clone(), key: manifest.key, note: note.to_owned() };
+    fs_err::create_dir_all(store.root().join(KEPT))?;
+    let text = format!("{}\n", serde_json::to_value(&kept).unwrap_or_default());
+    atomic::write_file(&file(store, &kept), text.as_bytes())?;
+    Ok(kept)
+}
+
+/// Stops keeping an artifact; returns whether it was kept.
+///
+/// # Errors
+///
+/// Fails when the store cannot be written.
+pub(crate) fn release(store: &Store, artifact: &Artifact) -> Result<bool> {
+    let manifest = artifact.manifest();
+    let kept = Kept { stage: manifest.stage.clone(), key: manifest.key, note: String::new() };
+    match fs_err::remove_file(file(store, &kept)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn file(store: &Store, kept: &Kept) -> PathBuf {
+    store.root().join(KEPT).join(format!("{}.{}", kept.stage, kept.key.short()))
+}

@@ -1,0 +1,207 @@
+//! A store with artifacts of toy stages, and the program run on it.
+
+#![allow(dead_code, clippy::unwrap_used, reason = "a test fails by panicking, and no test uses every helper")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use artifact::{Artifact, Draft, InputContent, InputRecord, KeyMaterial, Level, Store};
+use serde_json::{Value, json};
+use testutil::{Program, Ran};
+
+/// A temporary folder with a store `artifacts`.
+pub(crate) struct Toy {
+    folder: tempfile::TempDir,
+    pub(crate) store: Store,
+}
+
+/// An artifact to be made.
+pub(crate) struct Recipe<'a> {
+    pub(crate) stage: &'a str,
+    pub(crate) config: Value,
+    /// Role, artifact and output of each input.
+    pub(crate) inputs: &'a [(&'a str, &'a Artifact, &'a str)],
+    pub(crate) metrics: &'a [(&'a str, f64)],
+    /// Files below `data/`.
+    pub(crate) files: &'a [(&'a str, &'a [u8])],
+    pub(crate) telemetry: &'a [(&'a str, &'a [u8])],
+}
+
+impl Default for Recipe<'_> {
+    fn default() -> Self {
+        Self {
+            stage: "train",
+            config: json!({}),
+            inputs: &[],
+            metrics: &[],
+            files: &[("out.json", b"{}\n")],
+            telemetry: &[],
+        }
+    }
+}
+
+/// The artifacts of a small pipeline. gc does not remove them while this exists, since they are open.
+pub(crate) struct Pipeline {
+    pub(crate) model: Artifact,
+    pub(crate) data: Artifact,
+    pub(crate) train: Artifact,
+    pub(crate) evaluate: Artifact,
+}
+
+impl Toy {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("artifacts")).unwrap();
+        Self { folder, store }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        self.store.root()
+    }
+
+    /// Publishes an artifact as a stage does.
+    pub(crate) fn make(&self, recipe: &Recipe<'_>) -> Artifact {
+        let mut material = KeyMaterial::new(recipe.stage, 1, recipe.config.clone());
+        let mut records = BTreeMap::new();
+        for (role, input, output) in recipe.inputs {
+            let manifest = input.manifest();
+            let tree = if output.is_empty() { manifest.tree } else { manifest.outputs[*output].tree };
+            material.inputs.insert((*role).to_owned(), InputContent::Tree(tree));
+            let record = InputRecord {
+                stage: Some(manifest.stage.clone()),
+                key: Some(manifest.key),
+                tree,
+                output: (!output.is_empty()).then(|| (*output).to_owned()),
+            };
+            records.insert((*role).to_owned(), record);
+        }
+        let mut draft = Draft::new("toy", material);
+        draft.inputs = records;
+        draft.metrics = recipe.metrics.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        draft.config_defaults = json!({"rank": 8, "seed": 1});
+        draft.provenance =
+            json!({"tool": {"name": recipe.stage, "version": "0.1.0"}, "start": "2026-01-01T00:00:00Z"});
+        let staging = self.store.stage_new(recipe.stage).unwrap();
+        for (folder, files) in [(staging.data(), recipe.files), (staging.telemetry(), recipe.telemetry)] {
+            for (name, bytes) in files {
+                let path = folder.join(name);
+                fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+                fs_err::write(path, bytes).unwrap();
+            }
+        }
+        staging.publish(&draft, &mut || Ok(())).unwrap().artifact().clone()
+    }
+
+    /// Makes model, data, a training run and an evaluation of it.
+    pub(crate) fn pipeline(&self, rank: u64, length: u64) -> Pipeline {
+        let model = self.make(&Recipe {
+            stage: "import-model",
+            files: &[("model/config.json", b"{\"a\":1}\n"), ("model/weights.bin", &[7; 300])],
+            ..Recipe::default()
+        });
+        let rows = format!("{{\"length\":{length}}}\n");
+        let data = self.make(&Recipe {
+            stage: "prepare-data",
+            config: json!({"max_length": length}),
+            inputs: &[("tokenizer", &model, "model")],
+            files: &[("rows/train.jsonl", rows.as_bytes())],
+            ..Recipe::default()
+        });
+        let train = self.make(&Recipe {
+            stage: "train",
+            config: json!({"rank": rank, "seed": 1}),
+            inputs: &[("model", &model, "model"), ("rows", &data, "rows")],
+            metrics: &[("steps", 4.0)],
+            files: &[
+                ("adapters.bin", format!("{rank} {length}").as_bytes()),
+                ("summary.json", b"{\"steps\":4}\n"),
+            ],
+            telemetry: &[("timing.jsonl", b"{\"ms\":12}\n")],
+        });
+        let loss = 4.0 - rank as f64 / 100.0;
+        let row = |id: &str, loss: f64| {
+            json!({"id": id, "losses": {"fused": {"loss": loss, "tokens": 2}}}).to_string() + "\n"
+        };
+        let predictions = row("a", loss) + &row("b", loss * 3.0);
+        let evaluate = self.make(&Recipe {
+            stage: "evaluate",
+            inputs: &[("model_0_fused", &train, ""), ("rows", &data, "rows")],
+            metrics: &[("fused_loss", loss)],
+            files: &[("predictions.jsonl", predictions.as_bytes())],
+            ..Recipe::default()
+        });
+        Pipeline { model, data, train, evaluate }
+    }
+
+    /// Runs `artifacts` with arguments separated by spaces, in the temporary folder.
+    pub(crate) fn run(&self, arguments: &str) -> Ran {
+        self.program(arguments).run()
+    }
+
+    pub(crate) fn program(&self, arguments: &str) -> Program {
+        let mut program = Program::new(env!("CARGO_BIN_EXE_artifacts"));
+        program.current_dir(self.path()).args(arguments.split_whitespace());
+        program
+    }
+
+    /// Runs a command with `--json` and returns what it prints.
+    pub(crate) fn json(&self, arguments: &str) -> Value {
+        serde_json::from_str(self.run(&format!("{arguments} --json")).succeeded()).unwrap()
+    }
+
+    /// Returns `STAGE/KEY-SLUG` of every artifact.
+    pub(crate) fn names(&self) -> Vec<String> {
+        names_in(self.root())
+    }
+}
+
+/// Returns `STAGE/KEY-SLUG` of every artifact in a store, each verified.
+pub(crate) fn names_in(root: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for stage in visible(root) {
+        for name in visible(&root.join(&stage)) {
+            let path = root.join(&stage).join(&name);
+            if stage != "refs" && path.is_dir() {
+                Artifact::open_with(&path, Level::Hash).unwrap();
+                names.push(format!("{stage}/{name}"));
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+fn visible(dir: &Path) -> Vec<String> {
+    let Ok(entries) = fs_err::read_dir(dir) else { return Vec::new() };
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !name.starts_with('.')).collect()
+}
+
+/// Returns `STAGE/KEY-SLUG` of an artifact.
+pub(crate) fn name(artifact: &Artifact) -> String {
+    let path = artifact.path();
+    let stage = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    format!("{stage}/{}", path.file_name().unwrap().to_str().unwrap())
+}
+
+/// Lists all files below a folder.
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+/// Sets the time of an artifact's last use back by a number of days.
+pub(crate) fn age(artifact: &Artifact, days: u64) {
+    let time = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
+    let times = std::fs::FileTimes::new().set_modified(time);
+    std::fs::File::open(artifact.path()).unwrap().set_times(times).unwrap();
+}

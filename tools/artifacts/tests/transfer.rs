@@ -1,0 +1,161 @@
+//! Push and pull: only whole, verified artifacts become visible, wherever a copy is cut.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use artifact::Store;
+use common::{Toy, files, name, names_in};
+
+/// A second store in the same folder as the first one.
+fn pull(toy: &Toy, arguments: &str) -> testutil::Ran {
+    toy.run(&format!("--store copy pull {arguments}"))
+}
+
+#[test]
+fn a_folder_holds_the_same_artifacts_and_gives_them_back() {
+    let toy = Toy::new();
+    toy.pipeline(8, 64);
+    assert!(toy.run("push away").succeeded().starts_with("pushed 4 artifacts"));
+    assert!(toy.run("push away").succeeded().starts_with("pushed 0 artifacts (0 B); 4 already there"));
+    assert_eq!(names_in(&toy.path().join("away")), toy.names());
+    assert!(pull(&toy, "away").succeeded().starts_with("pulled 4 artifacts"));
+    assert_eq!(names_in(&toy.path().join("copy")), toy.names());
+    // Telemetry comes along, and published files are read-only.
+    let copied = files(&toy.path().join("copy/train"));
+    assert!(copied.iter().any(|path| path.ends_with("telemetry/timing.jsonl")));
+    assert!(copied.iter().all(|path| fs_err::metadata(path).unwrap().permissions().mode() & 0o777 == 0o444));
+    assert!(pull(&toy, "away").succeeded().contains("4 already there"));
+    assert_eq!(toy.run("--store copy verify").code, Some(0));
+}
+
+#[test]
+fn one_artifact_comes_with_what_it_was_made_from() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    toy.pipeline(16, 128);
+    let train = made.train.manifest().key.short();
+    assert!(toy.run(&format!("push away {train}")).succeeded().starts_with("pushed 3 artifacts"));
+    assert!(pull(&toy, &format!("away train/{}", &train[..6])).succeeded().starts_with("pulled 3 artifacts"));
+    assert!(
+        toy.run(&format!("push alone {train} --no-lineage")).succeeded().starts_with("pushed 1 artifact ")
+    );
+    let error = pull(&toy, "away 0000").failed(1);
+    assert!(error.contains("`away`: holds no artifact `0000`"), "{error}");
+}
+
+#[test]
+fn damage_is_neither_pushed_nor_pulled() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    toy.run("push away").succeeded();
+    for path in files(&toy.path().join("away/train")) {
+        let good = fs_err::read(&path).unwrap();
+        let mut bad = good.clone();
+        bad[good.len() / 2] ^= 1;
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        fs_err::write(&path, bad).unwrap();
+        let ran = pull(&toy, "away");
+        assert_ne!(ran.code, Some(0), "`{}`", path.display());
+        assert!(ran.stderr.contains("train"), "{}", ran.stderr);
+        let copy = names_in(&toy.path().join("copy"));
+        assert!(!copy.contains(&name(&made.train)), "`{}` was pulled", path.display());
+        fs_err::write(&path, good).unwrap();
+    }
+    pull(&toy, "away").succeeded();
+
+    let path = made.train.path().join("data/adapters.bin");
+    fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    fs_err::write(&path, "8 65").unwrap();
+    let error = toy.run("push elsewhere").failed(65);
+    assert!(error.contains("is damaged"), "{error}");
+    assert!(!toy.path().join("elsewhere/train").join(name(&made.train)).exists());
+    // A damaged artifact of the store is replaced by a sound copy.
+    pull(&toy, "away").succeeded();
+    toy.run("pull away").succeeded();
+    assert_eq!(toy.run("verify").code, Some(0));
+}
+
+#[test]
+fn an_artifact_without_commit_is_not_there() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    toy.run("push away").succeeded();
+    let commit = toy.path().join("away").join(name(&made.evaluate)).join("COMMIT");
+    fs_err::remove_file(commit).unwrap();
+    assert!(pull(&toy, "away").succeeded().starts_with("pulled 3 artifacts"));
+    // Pushing again completes it.
+    assert!(toy.run("push away").succeeded().starts_with("pushed 1 artifact "));
+    assert!(pull(&toy, "away").succeeded().starts_with("pulled 1 artifact "));
+}
+
+/// Runs a command with a fault at its first, second, … operation until it meets none, and then without.
+fn at_every_operation(command: &str, target: &str, fault: &str) {
+    let toy = Toy::new();
+    toy.pipeline(8, 64);
+    toy.run("push away").succeeded();
+    let expected = toy.names();
+    for turn in 1.. {
+        let root = toy.path().join(target);
+        testutil::files::remove(&root);
+        let ran = toy.program(command).env("ASHLAR_FAULT", format!("{fault}@{turn}")).run();
+        // Whatever is visible is verified.
+        let visible = names_in(&root);
+        assert!(visible.iter().all(|name| expected.contains(name)), "{fault}@{turn}");
+        if fault != "kill" && ran.code != Some(0) {
+            assert_eq!(ran.code, Some(74), "{fault}@{turn}: {}", ran.stderr);
+            assert!(ran.stderr.contains('`'), "{fault}@{turn}: {}", ran.stderr);
+        }
+        let finished = ran.code == Some(0);
+        toy.run(command).succeeded();
+        assert_eq!(names_in(&root), expected, "{fault}@{turn}");
+        if finished {
+            assert!(turn > 100, "only {turn} operations were reached");
+            return;
+        }
+    }
+}
+
+#[test]
+fn pull_killed_at_any_operation_shows_nothing_half_copied() {
+    at_every_operation("--store copy pull away", "copy", "kill");
+}
+
+#[test]
+fn pull_with_a_full_disk_at_any_operation_says_so() {
+    at_every_operation("--store copy pull away", "copy", "enospc");
+}
+
+#[test]
+fn push_killed_at_any_operation_shows_nothing_half_copied() {
+    at_every_operation("push other", "other", "kill");
+}
+
+#[test]
+fn files_outside_the_artifact_are_not_written() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    toy.run("push away").succeeded();
+    // A manifest that names a file outside, as consistent as it can be.
+    let folder = toy.path().join("away").join(name(&made.model));
+    let manifest = folder.join("manifest.json");
+    let text =
+        fs_err::read_to_string(&manifest).unwrap().replace("model/weights.bin", "../../../weights.bin");
+    fs_err::set_permissions(&manifest, std::fs::Permissions::from_mode(0o644)).unwrap();
+    fs_err::write(&manifest, text).unwrap();
+    let ran = pull(&toy, "away");
+    assert_eq!(ran.code, Some(65), "{}", ran.stderr);
+    assert!(!toy.path().join("weights.bin").exists() && !Path::new("/weights.bin").exists());
+    assert!(Store::open(&toy.path().join("copy")).unwrap().names("import-model").unwrap().is_empty());
+}
+
+#[test]
+fn other_addresses_are_refused_with_a_hint() {
+    let toy = Toy::new();
+    let error = toy.run("push ftp://host/x").failed(1);
+    assert!(error.contains("`ftp:` are not supported") && error.contains("s3://BUCKET/PREFIX"), "{error}");
+    toy.run("push s3://").failed(1);
+}

@@ -1,0 +1,152 @@
+//! `verify` finds every change, says what it is in its exit code, and can move damage away.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use artifact::{Artifact, Level};
+use common::{Recipe, Toy, files};
+
+fn writable(path: &Path) {
+    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+}
+
+/// Changes one byte of a file while `look` is called.
+fn flipped(path: &Path, at: usize, bit: u8, look: impl FnOnce()) {
+    let good = fs_err::read(path).unwrap();
+    let mut bad = good.clone();
+    bad[at] ^= 1 << bit;
+    writable(path);
+    fs_err::write(path, bad).unwrap();
+    look();
+    fs_err::write(path, good).unwrap();
+}
+
+#[test]
+fn a_sound_store_exits_with_0() {
+    let toy = Toy::new();
+    toy.pipeline(8, 64);
+    let ran = toy.run("verify");
+    assert!(ran.succeeded().starts_with("verified 4 artifacts, "), "{}", ran.stdout);
+    assert_eq!(Toy::new().run("verify").code, Some(0));
+}
+
+#[test]
+fn every_flipped_byte_of_every_file_is_found() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    let mut count = 0;
+    for path in files(made.train.path()) {
+        let length = fs_err::metadata(&path).unwrap().len() as usize;
+        for at in 0..length {
+            flipped(&path, at, (at % 8) as u8, || {
+                let opened = Artifact::open_with(made.train.path(), Level::Hash);
+                assert!(opened.is_err(), "byte {at} of `{}`", path.display());
+            });
+            count += 1;
+        }
+        // The program itself, at the ends of each file.
+        for at in [0, length - 1] {
+            flipped(&path, at, 0, || {
+                let ran = toy.run("verify");
+                assert_eq!(ran.code.unwrap() & 1, 1, "byte {at} of `{}`: {}", path.display(), ran.stdout);
+                assert!(ran.stdout.contains(made.train.path().file_name().unwrap().to_str().unwrap()));
+            });
+        }
+    }
+    assert!(count > 1500, "only {count} bytes were flipped");
+    assert_eq!(toy.run("verify").code, Some(0));
+}
+
+fn flip_bits_of_a_large_file(megabytes: usize, bits: usize) {
+    let toy = Toy::new();
+    let mut state = 1_u64;
+    let mut random = || {
+        // Xorshift: any spread of positions will do.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let content: Vec<u8> = (0..megabytes * 1_000_000 / 8).flat_map(|_| random().to_le_bytes()).collect();
+    let made = toy.make(&Recipe { files: &[("model/weights.bin", &content)], ..Recipe::default() });
+    let path = made.path().join("data/model/weights.bin");
+    writable(&path);
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    for turn in 0..bits {
+        use std::os::unix::fs::FileExt as _;
+        let (at, bit) = (random() % content.len() as u64, random() % 8);
+        let flip = || {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1 << bit], at).unwrap();
+        };
+        flip();
+        let ran = toy.run("verify");
+        assert_eq!(ran.code, Some(1), "bit {bit} of byte {at} (turn {turn}): {}", ran.stdout);
+        flip();
+    }
+    assert_eq!(toy.run("verify").code, Some(0));
+}
+
+#[test]
+fn random_bits_of_a_large_file_are_found() {
+    flip_bits_of_a_large_file(70, 10);
+}
+
+#[test]
+#[ignore = "takes minutes; `make soak` runs it"]
+fn a_thousand_random_bits_of_200_mb_are_found() {
+    flip_bits_of_a_large_file(200, 1000);
+}
+
+#[test]
+fn the_exit_code_is_a_sum_of_bits() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    let damaged = made.evaluate.path().join("data/predictions.jsonl");
+    writable(&damaged);
+    fs_err::write(&damaged, "{}\n").unwrap();
+    assert_eq!(toy.run("verify").code, Some(1));
+    // The others were made from it.
+    testutil::files::remove(made.model.path());
+    let ran = toy.run("verify");
+    assert_eq!(ran.code, Some(3), "{}", ran.stdout);
+    assert!(ran.stdout.contains("missing: ") && ran.stdout.contains("damaged: "), "{}", ran.stdout);
+    toy.store.set_ref("gone", &made.model).unwrap();
+    fs_err::create_dir(toy.root().join("train/stranger")).unwrap();
+    let ran = toy.run("verify");
+    assert!(
+        ran.stdout.contains("label `gone` names import-model/")
+            && ran.stdout.contains("stranger` is not an artifact")
+    );
+    assert_eq!(toy.run(&format!("verify {}", made.data.path().display())).code, Some(2));
+}
+
+#[test]
+fn damage_is_moved_to_quarantine_on_request() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    let manifest = made.train.path().join("manifest.json");
+    writable(&manifest);
+    fs_err::write(&manifest, "{}").unwrap();
+    let ran = toy.run("verify --quarantine");
+    // The evaluation now lacks its input.
+    assert_eq!(ran.code, Some(3));
+    assert!(ran.stdout.contains("moved to `artifacts/.quarantine/"), "{}", ran.stdout);
+    assert!(!made.train.path().exists());
+    assert_eq!(toy.names().len(), 3);
+}
+
+#[test]
+fn incremental_verification_leaves_out_what_was_verified_lately() {
+    let toy = Toy::new();
+    toy.pipeline(8, 64);
+    assert!(toy.run("verify --incremental").succeeded().starts_with("verified 4 artifacts"));
+    assert!(toy.run("verify --incremental").succeeded().starts_with("verified 0 artifacts"));
+    assert!(toy.run("verify --incremental --max-age 0s").succeeded().starts_with("verified 4 artifacts"));
+    assert!(toy.run("verify --time-limit 0s").succeeded().starts_with("verified 0 artifacts"));
+}
