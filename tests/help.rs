@@ -394,3 +394,8 @@ fn all_stages_share_common_options() {
           --label <NAME>          Label the artifact, so that `refs/NAME` refers to it
     ");
 }
+
+#[test]
+fn help_of_artifacts() {
+    insta::assert_snapshot!(help("artifacts"), @"");
+}

@@ -96,7 +96,12 @@ fn report(findings: &[Finding], verified: usize, bytes: u64, seconds: f64, as_js
 /// Returns the artifacts to verify, with `--incremental` those first whose verification is oldest.
 fn targets(catalog: &Catalog, options: &Verify) -> Result<Vec<PathBuf>> {
     if !options.artifacts.is_empty() {
-        return options.artifacts.iter().map(|name| locate(catalog, name)).collect();
+        // A damaged artifact may lack the file by which it is recognized.
+        let find = |name: &String| {
+            let path = Path::new(name);
+            if name.contains('/') && path.is_dir() { Ok(path.to_owned()) } else { locate(catalog, name) }
+        };
+        return options.artifacts.iter().map(find).collect();
     }
     let mut entries: Vec<(Option<SystemTime>, &Entry)> =
         catalog.entries.iter().map(|entry| (last_verified(&catalog.store, entry), entry)).collect();
