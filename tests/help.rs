@@ -397,5 +397,46 @@ fn all_stages_share_common_options() {
 
 #[test]
 fn help_of_artifacts() {
-    insta::assert_snapshot!(help("artifacts"), @"");
+    insta::assert_snapshot!(help("artifacts"), @r"
+    List, explain, compare, verify, clean and share the artifacts of a store
+
+    Usage: artifacts [OPTIONS] <COMMAND>
+
+    Commands:
+      ls         List artifacts: stage, key, size, last use, metrics and labels
+      show       Show one artifact: settings, inputs, outputs, metrics, and how it was made
+      path       Print the path of an artifact, for scripts
+      status     Show what the store holds, what is left over in it, and what pipelines point at
+      why        Explain a key: the nearest other artifact and what differs, followed into the stages
+                 that made the inputs
+      diff       Compare two artifacts: settings, metrics, inputs and files
+      lineage    Show what an artifact was made from, and what was made from it
+      verify     Check every byte against the hashes made at publishing
+      gc         Remove artifacts that nothing needs, and what killed runs left; shows what it would
+                 remove unless told to delete
+      keep       Keep an artifact, and everything it was made from, from gc
+      push       Copy artifacts to a folder or to S3-compatible storage
+      pull       Copy artifacts from a folder or from S3-compatible storage into the store; verifies
+                 every byte first
+      export     Write an artifact in another format: a model, signed provenance, an RO-Crate, a
+                 Croissant dataset
+      reproduce  Print the commands that make an artifact again from its plain inputs; run them and
+                 compare on request
+      help       Print this message or the help of the given subcommand(s)
+
+    Options:
+          --store <DIR>  Folder of the store [env: ASHLAR_STORE=] [default: artifacts]
+      -v, --verbose...   Print debug messages (`-vv`: also traces)
+      -q, --quiet        Print errors only
+      -h, --help         Print help
+      -V, --version      Print version
+
+    ARTIFACT is the folder of an artifact, a file with its path (build/…/train.path), a label
+    (refs/NAME), STAGE/KEY, the first digits of a key, or the name of a stage, which means its artifact
+    that was made or used last.
+
+    Exit codes: 0 success · 1 failure · 2 wrong command line · 65 no such artifact, or a damaged one ·
+    74 disk full or unreadable · 75 another gc is running. `verify`: the sum of 1 damaged, 2 missing, 4
+    unreadable. `reproduce --run`: 70 different bytes.
+    ");
 }

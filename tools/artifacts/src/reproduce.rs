@@ -63,7 +63,8 @@ fn given(paths: &[PathBuf]) -> Result<Vec<Given>> {
     for path in paths {
         if path.is_dir() {
             let children = crate::catalog::names(path)?.into_iter().map(|name| path.join(name));
-            let readable = children.filter_map(|child| Some(Given { tree: Bare::scan(&child).ok()?.hash(), path: child }));
+            let readable = children
+                .filter_map(|child| Some(Given { tree: Bare::scan(&child).ok()?.hash(), path: child }));
             given.extend(readable);
         }
         // A folder may hold anything if only files in it are inputs.

@@ -1,5 +1,6 @@
 //! `why`: the artifact with the most similar key, and what differs, followed into the stages that made the inputs.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -51,10 +52,10 @@ pub(crate) fn run(catalog: &Catalog, options: &Why) -> Result<()> {
         }
         None => nearest(catalog, &subject),
     };
-    let items = catalog.readable_items();
+    let inputs = Inputs { catalog, items: OnceCell::new() };
     let explanation = old.as_ref().map(|(path, manifest)| {
         let new = subject.artifact.as_ref().map(|(_, manifest)| manifest);
-        explain(&Inputs { items: &items }, (path, manifest), &subject.material, new, DEPTH)
+        explain(&inputs, (path, manifest), &subject.material, new, DEPTH)
     });
     let key = subject.material.key()?;
     let existing = catalog.store.find(&subject.material.stage, &key, "")?;
@@ -165,14 +166,20 @@ fn count_differences(old: Option<&Value>, new: Option<&Value>, depth: usize) -> 
 
 /// Finds the artifacts that made an input.
 struct Inputs<'a> {
-    items: &'a [Item],
+    catalog: &'a Catalog,
+    /// Read only if an input differs.
+    items: OnceCell<Vec<Item>>,
 }
 
 impl Inputs<'_> {
+    fn items(&self) -> &[Item] {
+        self.items.get_or_init(|| self.catalog.readable_items())
+    }
+
     /// Returns the artifact that `consumer` records as the origin of its input `role`.
     fn recorded(&self, consumer: &Manifest, role: &str) -> Option<&Entry> {
         let key = consumer.inputs.get(role)?.key?;
-        self.items.iter().find(|item| item.summary.key == key).map(|item| &item.entry)
+        self.items().iter().find(|item| item.summary.key == key).map(|item| &item.entry)
     }
 
     /// Returns an artifact with this content, the one used last if there are several.
@@ -183,7 +190,7 @@ impl Inputs<'_> {
             }
             InputContent::Manifest(hash) => manifest_hash(&item.entry.path).is_ok_and(|found| found == hash),
         };
-        self.items.iter().filter(has).max_by_key(|item| item.entry.last_use).map(|item| &item.entry)
+        self.items().iter().filter(has).max_by_key(|item| item.entry.last_use).map(|item| &item.entry)
     }
 }
 
