@@ -198,15 +198,14 @@ fn a_killed_training_resumes_to_the_same_bytes_with_the_recorded_losses() -> Res
     Ok(())
 }
 
-/// Returns whether a store has a saved resume state.
+/// Returns whether a store has a complete resume state; one that is being written has another name.
 fn has_state(folder: &Path) -> bool {
     let Ok(entries) = fs_err::read_dir(folder) else { return false };
+    let in_states = folder.file_name().is_some_and(|name| name == "state");
     entries.flatten().any(|entry| {
-        let path = entry.path();
-        path.is_dir()
-            && ((path.file_name().is_some_and(|name| name == "state")
-                && fs_err::read_dir(&path).is_ok_and(|mut states| states.next().is_some()))
-                || has_state(&path))
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_step = in_states && name.bytes().all(|byte| byte.is_ascii_digit());
+        entry.path().is_dir() && (is_step || has_state(&entry.path()))
     })
 }
 
