@@ -33,7 +33,7 @@ fn page(runs: &Runs) -> Page {
     sections.extend(tables::seeds(runs));
     sections.extend(plots::settings(runs));
     sections.extend(plots::curves(runs));
-    sections.extend(cost::section(runs));
+    sections.push(cost::section(runs));
     Page {
         header: header(runs, &title),
         title,

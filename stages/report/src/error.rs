@@ -67,10 +67,10 @@ impl Failure for Error {
             Self::Artifact(error) => error.kind(),
             Self::Output(error) => error.kind(),
             Self::Dataset(error) => error.kind(),
-            Self::Json { .. } => Kind::BadInput,
-            Self::Csv(_) => Kind::Failed,
-            Self::WrongStage { .. } | Self::Contradiction { .. } | Self::Score(_) => Kind::BadInput,
-            Self::Settings { .. } => Kind::Failed,
+            Self::Json { .. } | Self::WrongStage { .. } | Self::Contradiction { .. } | Self::Score(_) => {
+                Kind::BadInput
+            }
+            Self::Csv(_) | Self::Settings { .. } => Kind::Failed,
         }
     }
 
@@ -79,14 +79,13 @@ impl Failure for Error {
             Self::Artifact(error) => error.hint(),
             Self::Output(error) => error.hint(),
             Self::Dataset(error) => error.hint(),
-            Self::Json { .. } | Self::Csv(_) => None,
             Self::WrongStage { stage, .. } => {
                 Some(format!("give `--{stage}` an artifact of stage `{stage}`"))
             }
             Self::Contradiction { stage, .. } => Some(format!(
                 "give artifacts of one pipeline; run `{stage}` and the stages after it again if they are"
             )),
-            Self::Io(_) | Self::Score(_) | Self::Settings { .. } => None,
+            Self::Io(_) | Self::Json { .. } | Self::Csv(_) | Self::Score(_) | Self::Settings { .. } => None,
         }
     }
 }

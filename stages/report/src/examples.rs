@@ -60,7 +60,7 @@ pub(crate) fn sections(contents: &Contents, table: &Table, most: usize, regressi
     ranked.sort_by(|a, b| view.rank(b).total_cmp(&view.rank(a)));
     let mut sections = Vec::new();
     sections.extend(view.regressions(&ranked, regressions));
-    sections.push(view.all(spread(ranked, most), rows.len()));
+    sections.push(view.all(&spread(ranked, most), rows.len()));
     sections
 }
 
@@ -150,10 +150,10 @@ impl View<'_> {
         Some(section.about(about).add(scrolling("Rows that got worse", table)))
     }
 
-    fn all(&self, examples: Vec<Example<'_>>, rows: usize) -> Section {
+    fn all(&self, examples: &[Example<'_>], rows: usize) -> Section {
         let mut bytes = 0;
         let mut bodies = Vec::new();
-        for example in &examples {
+        for example in examples {
             let body = self.body(example);
             bytes += body.to_string().len();
             if bytes > MOST_BYTES {

@@ -67,7 +67,7 @@ pub(crate) fn csv(table: &Table) -> Result<Vec<u8>, Error> {
             ])?;
         }
     }
-    Ok(writer.into_inner().map_err(|error| Error::Io(error.into_error()))?)
+    writer.into_inner().map_err(|error| Error::Io(error.into_error()))
 }
 
 /// Keeps spreadsheets from reading a name as a formula.

@@ -7,7 +7,7 @@ use crate::parts::{Section, notes, number_cell, number_column, table, words_colu
 use crate::times::duration;
 
 /// Returns the section.
-pub(crate) fn section(runs: &Runs) -> Option<Section> {
+pub(crate) fn section(runs: &Runs) -> Section {
     let mut columns = vec![words_column("Run")];
     columns.extend(
         [
@@ -37,11 +37,11 @@ pub(crate) fn section(runs: &Runs) -> Option<Section> {
     });
     let section = Section::new("cost", "Cost").add(table("Cost", &columns, rows));
     let timed = runs.list.iter().any(|run| run.times.is_some());
-    Some(section.add(notes([if timed {
+    section.add(notes([if timed {
         "Times are those of making each artifact; a stage that several runs share counts in each.".to_owned()
     } else {
         "The reports have no times: they were made to be the same to the byte.".to_owned()
-    }])))
+    }]))
 }
 
 /// Returns the time of all stages together.

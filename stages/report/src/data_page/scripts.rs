@@ -12,8 +12,11 @@ use crate::error::Error;
 use crate::number;
 use crate::parts::{Section, number_column, table, words_column};
 
+/// Whether a character is of a kind.
+type Test = fn(char) -> bool;
+
 /// Characters that are worth a look, by what they are.
-const SUSPECT: [(&str, fn(char) -> bool); 4] = [
+const SUSPECT: [(&str, Test); 4] = [
     ("replacement characters (U+FFFD), left by a wrong encoding", |c| c == '\u{fffd}'),
     ("control characters other than tabs and line breaks", |c| {
         c.is_control() && !['\t', '\n', '\r'].contains(&c)
