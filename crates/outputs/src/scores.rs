@@ -50,10 +50,10 @@ pub struct ModelScores {
     /// Number of prompts answered.
     pub generated_rows: u64,
     /// Mean loss in nats per target; absent for answers that were made elsewhere.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number", skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
     /// e to the loss.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number", skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
     /// Number of targets.
     #[serde(default)]
@@ -76,6 +76,11 @@ pub struct ModelScores {
     /// Scores of the answers by metric, such as `bleu`; empty if nothing was generated.
     #[serde(flatten)]
     pub text: BTreeMap<String, f64>,
+}
+
+/// Reads a number that may be absent, but not null: JSON writers turn NaN and infinity into null.
+fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    f64::deserialize(deserializer).map(Some)
 }
 
 /// Kind of model that was scored.

@@ -59,7 +59,7 @@ fn null_is_not_a_score() {
     let text = edited("metrics.json", |scores| scores["models"]["base"]["loss"] = Value::Null);
     insta::assert_snapshot!(error_of(&text, Scores::read), @r"
     error: `[FOLDER]/file` is not what `evaluate` writes
-      caused by: invalid type: null, expected f64 at line 5 column 18
+      caused by: invalid type: null, expected f64 at line 6 column 18
     ");
 }
 

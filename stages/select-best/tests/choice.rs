@@ -247,13 +247,13 @@ fn help_and_version() {
     let help = sandbox.program(env!("CARGO_BIN_EXE_select-best")).arg("-h").run();
     let own = help.succeeded().split("\nCommon options:").next().unwrap();
     insta::assert_snapshot!(own, @r"
-    Choose the checkpoint with the lowest loss on the validation split
+    Choose the checkpoint with the lowest loss, or the best answers, on the validation split
 
     Usage: select-best [OPTIONS] --train <ARTIFACT> --validate <ARTIFACT>
 
     Options:
           --train <ARTIFACT>     Artifact of `train` with the checkpoints
-          --validate <ARTIFACT>  Artifact of `validate` with their losses
+          --validate <ARTIFACT>  Artifact of `validate` with their losses, and perhaps answers
       -h, --help                 Print help
       -V, --version              Print version
     ");
