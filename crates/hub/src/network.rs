@@ -89,8 +89,16 @@ fn check(name: &str, value: &str) -> Result<(), Error> {
     if scheme != "http" && scheme != "https" {
         return Err(refused(format!("names a `{scheme}` proxy, and only HTTP proxies are supported")));
     }
-    let has_host = Proxy::new(value).is_ok_and(|proxy| !proxy.host().is_empty());
+    let has_host = Proxy::new(value).is_ok_and(|proxy| !proxy.host().is_empty() && has_valid_port(&proxy));
     if has_host { Ok(()) } else { Err(refused("is not the address of a proxy".to_owned())) }
+}
+
+/// Returns whether the port of a proxy, if it has one, is a number.
+fn has_valid_port(proxy: &Proxy) -> bool {
+    let authority = proxy.uri().authority().map(ToString::to_string).unwrap_or_default();
+    let place = authority.rsplit('@').next().unwrap_or_default();
+    let port = place.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
+    port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]

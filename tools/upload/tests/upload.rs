@@ -377,6 +377,8 @@ fn help_lists_the_options() {
           --id <OWNER/NAME>    Repository on the hub; created if missing
           --revision <BRANCH>  Branch on the hub; created if missing [default: main]
           --private            Make a new repository private; an existing one is not changed
+          --replace-weights    Remove weights of other models, which would be loaded together with the
+                               new ones, from the branch
           --message <TEXT>     First line of the commit message [default: "Upload a fused model"]
           --store <DIR>        Look up labels of artifacts in DIR [env: ASHLAR_STORE=] [default:
                                artifacts]
