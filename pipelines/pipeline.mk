@@ -56,21 +56,21 @@ evaluate: fuse $(if $(call raw,ENCODER),encoder) ## Score the base and the fused
 report: evaluate ## Write the report
 
 $(STAGES):
-	@$(pointers); pipelines/stage.sh "$$pointers" $(call quote,$(LATEST)) $@ $(call quote,$(call raw,BIN)/$@) $(settings) $($@-inputs)
+	@$(pointers); sh pipelines/stage.sh "$$pointers" $(call quote,$(LATEST)) $@ $(call quote,$(call raw,BIN)/$@) $(settings) $($@-inputs)
 
 # The encoder is a model of its own, with its own preset.
 encoder-import = $(call quote,$(call raw,BIN)/import-model) --config $(call quote,pipelines/models/$(call raw,ENCODER).toml) \
                  --store $(call quoted,STORE)
 
 encoder: build
-	@$(pointers); pipelines/stage.sh "$$pointers" $(call quote,$(LATEST)) encoder $(encoder-import)
+	@$(pointers); sh pipelines/stage.sh "$$pointers" $(call quote,$(LATEST)) encoder $(encoder-import)
 
 gate: report ## Run all stages; fail if the fused model does not pass [evaluate.gate] of the settings
 	@$(pointers); $(call quote,$(call raw,BIN)/evaluate) $(settings) $(scored-models) --gate fail >/dev/null
 
 # Names all presets if MODEL is not one of them.
 preset:
-	@pipelines/preset.sh $(call quoted,MODEL)
+	@sh pipelines/preset.sh $(call quoted,MODEL)
 
 pin: preset build ## Pin the model of MODEL: write its commit and the hash of every file into the preset
 	@$(call quote,$(call raw,BIN)/import-model) $(settings) --write-lock $(call quote,pipelines/models/$(call raw,MODEL).toml)
@@ -78,5 +78,5 @@ pin: preset build ## Pin the model of MODEL: write its commit and the hash of ev
 # After a stage that would run, later keys are not known yet.
 plan: preset build ## Show which stages would run, and why
 	@pointers=$$(mktemp -d) || exit; trap 'rm -rf "$$pointers"' EXIT; \
-	$(if $(call raw,ENCODER),pipelines/plan.sh "$$pointers" encoder $(encoder-import) &&) \
-	$(foreach stage,$(STAGES),pipelines/plan.sh "$$pointers" $(stage) $(call quote,$(call raw,BIN)/$(stage)) $(settings) $($(stage)-inputs) &&) :
+	$(if $(call raw,ENCODER),sh pipelines/plan.sh "$$pointers" encoder $(encoder-import) &&) \
+	$(foreach stage,$(STAGES),sh pipelines/plan.sh "$$pointers" $(stage) $(call quote,$(call raw,BIN)/$(stage)) $(settings) $($(stage)-inputs) &&) :

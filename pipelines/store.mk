@@ -27,8 +27,8 @@ why: build ## Explain a key: ARTIFACT=…, or of a run that is only planned: SET
 	@$(if $(call raw,ARTIFACT),$(artifacts) why $(call quoted,ARTIFACT),$(explain-plan))
 
 explain-plan = pointers=$$(mktemp -d) || exit; trap 'rm -rf "$$pointers"' EXIT; \
-	$(if $(call raw,ENCODER),pipelines/plan.sh "$$pointers" encoder $(encoder-import) >/dev/null &&) \
-	$(foreach stage,$(STAGES),pipelines/plan.sh "$$pointers" $(stage) $(program) $(settings) $($(stage)-inputs) >/dev/null &&) :; \
+	$(if $(call raw,ENCODER),sh pipelines/plan.sh "$$pointers" encoder $(encoder-import) >/dev/null &&) \
+	$(foreach stage,$(STAGES),sh pipelines/plan.sh "$$pointers" $(stage) $(program) $(settings) $($(stage)-inputs) >/dev/null &&) :; \
 	stage=$(if $(call raw,STAGE),$(call quoted,STAGE),report); \
 	[ -s "$$pointers/$$stage.path" ] || stage=$$(cat "$$pointers/waiting"); \
 	case $$stage in \

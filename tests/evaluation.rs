@@ -73,6 +73,9 @@ fn a_missing_score_counts_as_zero_and_is_listed() -> Result<()> {
     Ok(())
 }
 
+/// Scores all rows; the settings of the sandbox ask for two.
+const ALL_ROWS: [&str; 2] = ["--set", "generated_rows=0"];
+
 /// Files with answers of two systems to twenty rows in four stories.
 fn answers(sandbox: &Sandbox, good: usize) -> [String; 2] {
     let line = |row: usize, answer: String| {
@@ -95,7 +98,7 @@ fn answers(sandbox: &Sandbox, good: usize) -> [String; 2] {
 fn answers_from_files_are_scored_compared_and_divided() -> Result<()> {
     let sandbox = Sandbox::new();
     let [base, fused] = answers(&sandbox, 15);
-    let settings = ["--set", r#"subgroups=["story", "length", "group"]"#];
+    let settings = [&ALL_ROWS[..], &["--set", r#"subgroups=["story", "length", "group"]"#]].concat();
     let inputs = ["--predictions", &base, "--predictions", &fused];
     let artifact = sandbox.make("evaluate", &[&inputs[..], &settings].concat());
     let all = scores(&artifact)?;
@@ -128,6 +131,7 @@ fn answers_from_files_are_scored_compared_and_divided() -> Result<()> {
     // What evaluate writes can be scored again, by the names of the models.
     let again = format!("{artifact}/data/predictions.jsonl");
     let inputs = ["--predictions", &format!("base={again}"), "--predictions", &format!("fused={again}")];
+    let inputs = [&inputs[..], &ALL_ROWS].concat();
     ensure!(scores(&sandbox.make("evaluate", &inputs))?.models == all.models, "other scores");
     Ok(())
 }
@@ -144,6 +148,7 @@ fn rules_extract_what_is_scored_and_failures_count_as_zero() -> Result<()> {
     let named = format!("x={}", file.display());
     let metrics = r#"metrics=["exact_match", "label_accuracy", "label_f1"]"#;
     let common = ["--predictions", &named, "--set", metrics, "--set", "extract.tag=translation"];
+    let common = [&common[..], &ALL_ROWS].concat();
     let artifact = sandbox.make("evaluate", &common);
     let (all, lines) = (scores(&artifact)?, predictions(&artifact)?);
     let model = &all.models["x"];
@@ -166,7 +171,7 @@ fn the_gate_decides_the_exit_code() -> Result<()> {
         sandbox
             .stage(
                 "evaluate",
-                &[&["--predictions", &base, "--predictions", &fused], &gate[..], more].concat(),
+                &[&["--predictions", &base, "--predictions", &fused], &gate[..], &ALL_ROWS, more].concat(),
             )
             .run()
     };
@@ -470,7 +475,8 @@ fn an_imported_encoder_scores_similarity_whatever_the_batch() -> Result<()> {
     let inputs = ["--predictions", &base, "--predictions", &fused];
     let run = |encoder: &str, batch: &str| {
         let batch = format!("encoder_batch_size={batch}");
-        scores(&sandbox.make("evaluate", &[&inputs[..], &["--encoder", encoder, "--set", &batch]].concat()))
+        let settings = ["--encoder", encoder, "--set", &batch];
+        scores(&sandbox.make("evaluate", &[&inputs[..], &ALL_ROWS, &settings].concat()))
     };
     let (one, many, folder) = (run(&encoder, "1")?, run(&encoder, "64")?, run(ENCODER, "3")?);
     ensure!(one == many && one == folder, "other scores");

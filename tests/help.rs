@@ -31,13 +31,14 @@ fn every_program_has_a_version() -> Result<()> {
 
 #[test]
 fn help_of_import_model() {
-    insta::assert_snapshot!(own_help("import-model"), @r"
+    insta::assert_snapshot!(own_help("import-model"), @"
     Import a base model from a folder, a GGUF file or the Hugging Face hub
 
     Usage: import-model [OPTIONS]
 
     Options:
-          --model-dir <PATH>     Folder with the model, or a GGUF file; replaces the source in the settings
+          --model-dir <PATH>     Folder with the model, or a GGUF file; replaces the source in the
+                                 settings
           --id <ORG/NAME>        Repository on the hub; replaces the source in the settings
           --revision <REVISION>  Branch, tag or commit on the hub
           --write-lock <FILE>    Pin the model in this settings file: its commit and the SHA-256 of
@@ -223,7 +224,7 @@ fn help_of_the_other_pages_of_report() {
         let ran = Program::built("report").env("COLUMNS", "100").args([page, "--help"]).run();
         ran.succeeded().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     };
-    insta::assert_snapshot!(help("compare"), @r"
+    insta::assert_snapshot!(help("compare"), @"
     Write a page that compares the reports of several runs
 
     Usage: report compare [OPTIONS] <RUN>...
@@ -236,8 +237,12 @@ fn help_of_the_other_pages_of_report() {
           --out <FILE>   File to write [default: build/compare.html]
           --store <DIR>  Store in which labels are looked up [env: ASHLAR_STORE=] [default: artifacts]
       -h, --help         Print help
+
+    Common options:
+      -v, --verbose...  Print debug messages (`-vv`: also traces)
+      -q, --quiet       Print errors only
     ");
-    insta::assert_snapshot!(help("data"), @r"
+    insta::assert_snapshot!(help("data"), @"
     Write a page about a dataset: its rows token by token, lengths, duplicates, leaks, writing systems
 
     Usage: report data [OPTIONS] <ARTIFACT>
@@ -252,6 +257,10 @@ fn help_of_the_other_pages_of_report() {
           --store <DIR>       Store in which labels are looked up [env: ASHLAR_STORE=] [default:
                               artifacts]
       -h, --help              Print help
+
+    Common options:
+      -v, --verbose...  Print debug messages (`-vv`: also traces)
+      -q, --quiet       Print errors only
     ");
 }
 

@@ -4,12 +4,13 @@ mod mutate;
 mod supervise;
 mod targets;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
 use clap::Parser;
+use failure::{Error, Kind, Result};
 
 use crate::targets::TARGETS;
 
@@ -37,13 +38,20 @@ struct Args {
     child: Option<Vec<String>>,
 }
 
-fn main() -> Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(&Args::parse()).unwrap_or_else(|error| {
+        // Without stderr, the exit code is all there is to say.
+        let _ = writeln!(std::io::stderr(), "{}", error.report());
+        ExitCode::from(error.kind().exit_code())
+    })
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
     let chosen: Vec<_> =
         TARGETS.iter().filter(|target| args.target.as_ref().is_none_or(|name| target.name == name)).collect();
     if chosen.is_empty() {
         let names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
-        anyhow::bail!("no such target; the targets are {}", names.join(", "));
+        return Err(Error::usage(format!("no such target; the targets are {}", names.join(", "))));
     }
     let time = Duration::from_secs(args.seconds);
     let mut found = 0;
@@ -52,7 +60,8 @@ fn main() -> Result<ExitCode> {
         if let Some(file) = &args.file {
             supervise::run_one(target, &fs_err::read(file)?)?;
         } else if let Some(child) = &args.child {
-            supervise::run_as_child(target, &inputs, child[0].parse()?, child[1].as_ref(), time)?;
+            let first = child[0].parse().map_err(|error| Error::wrap(Kind::Usage, error))?;
+            supervise::run_as_child(target, &inputs, first, child[1].as_ref(), time)?;
         } else {
             found += supervise::watch(target, &inputs, &args.corpus, &args.findings, time)?;
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use failure::{Result, ensure};
 use fastrand::Rng;
 
 use crate::targets::Target;

@@ -1,12 +1,12 @@
 //! Runs a target in a separate process and watches it: an abort or a hang cannot be caught inside.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use failure::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::mutate::Inputs;
@@ -35,7 +35,7 @@ pub(crate) fn run_as_child(
     time: Duration,
 ) -> Result<()> {
     let limit = Rlimit { current: Some(MAX_BYTES), maximum: Some(MAX_BYTES) };
-    setrlimit(Resource::As, limit).context("limiting the memory")?;
+    setrlimit(Resource::As, limit).map_err(io::Error::from).context("limiting the memory")?;
     let progress = fs_err::OpenOptions::new().write(true).open(progress)?;
     let folder = tempfile::tempdir()?;
     let begun = Instant::now();
@@ -62,7 +62,7 @@ pub(crate) fn watch(
     let (mut number, mut found) = (0, 0);
     while begun.elapsed() < time && found < MAX_FINDINGS {
         progress.as_file().write_all_at(&number_bytes(number), 0)?;
-        let left = (time - begun.elapsed().min(time)).as_secs_f64().ceil();
+        let left = time.saturating_sub(begun.elapsed()).as_secs_f64().ceil();
         let mut child = Command::new(std::env::current_exe()?)
             .args([target.name, "--seconds", &left.to_string(), "--seed", &inputs.seed.to_string()])
             .arg("--corpus")
@@ -93,7 +93,7 @@ pub(crate) fn watch(
         save(target, inputs, number, findings, &fault, &output.stderr)?;
         number += 1;
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     writeln!(
         out,
         "{}: {number} inputs in {:.0} s, {found} findings",
@@ -116,7 +116,7 @@ fn save(
     fs_err::write(&path, inputs.get(number))?;
     let text = String::from_utf8_lossy(stderr);
     let first: String = text.trim().chars().take(600).collect();
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     Ok(writeln!(out, "{}: input {number} {fault}; saved in `{}`\n  {first}", target.name, path.display())?)
 }
 

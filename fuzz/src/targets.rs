@@ -2,13 +2,15 @@
 //!
 //! A target accepts or refuses its input; it fails only when something of its own goes wrong, such as writing a file.
 
+#![expect(clippy::unnecessary_wraps, reason = "the functions of all targets have the same type")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result};
 use artifact::{Artifact, Draft, FileHash, KeyMaterial, Level, write_folder};
 use dataset::{RowReader, TextTokenizer};
+use failure::{Context as _, Result, ensure};
 use jinja::{Template, Value, Watch};
 use serde_json::json;
 use tensors::TensorHeader;
@@ -210,7 +212,7 @@ fn open_artifact(folder: &Path, replaced: &str, input: &[u8]) -> Result<()> {
     for name in ["SHA256SUMS", "manifest.json", "provenance.json"] {
         let content = if name == replaced { input } else { &sample()?[name] };
         fs_err::write(folder.join(name), content)?;
-        commit += &format!("{}  {name}\n", FileHash::of(content));
+        commit.extend([&FileHash::of(content).to_string(), "  ", name, "\n"]);
     }
     fs_err::write(folder.join("COMMIT"), commit)?;
     let data = folder.join("data/rows");
@@ -218,7 +220,7 @@ fn open_artifact(folder: &Path, replaced: &str, input: &[u8]) -> Result<()> {
     fs_err::write(data.join("train.jsonl"), "{}\n")?;
     fs_err::write(folder.join("data/stats.json"), "{\"rows\":1}\n")?;
     let opened = Artifact::open_with(folder, Level::Hash);
-    anyhow::ensure!(opened.is_err() || input == sample()?[replaced], "a changed `{replaced}` was accepted");
+    ensure!(opened.is_err() || input == sample()?[replaced], "a changed `{replaced}` was accepted");
     Ok(())
 }
 

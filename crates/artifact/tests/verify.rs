@@ -163,7 +163,7 @@ fn every_kind_of_damage_is_listed() {
 fn unreadable_file_is_not_called_damaged() {
     let (_dir, _store, path) = published(100);
     let weights = path.join("data/model/weights.bin");
-    fs_err::set_permissions(&weights, std::fs::Permissions::from_mode(0)).unwrap();
+    fs_err::set_permissions(&weights, std::fs::Permissions::from_mode(0o000)).unwrap();
     if fs_err::read(&weights).is_ok() {
         eprintln!("skipped: this user may read everything");
         return;

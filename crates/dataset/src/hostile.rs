@@ -109,7 +109,7 @@ fn check_precompiled(part: &Value) -> Result<(), String> {
     let Ok(bytes) = STANDARD.decode(text) else { return invalid("is not base64") };
     let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return invalid("is cut off") };
     let length = u32::from_le_bytes(*length) as usize;
-    if length == 0 || length % 4 != 0 || length > rest.len() {
+    if length == 0 || !length.is_multiple_of(4) || length > rest.len() {
         return invalid("gives its tree a wrong length");
     }
     let (tree, texts) = rest.split_at(length);

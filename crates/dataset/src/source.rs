@@ -36,8 +36,20 @@ impl RowReader {
     /// Fails when the file cannot be read, is empty, compressed, not UTF-8 text, a Git LFS pointer, or a table with an
     /// unusable header.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::of(path, files::open(path).map_err(Error::unreadable(path))?)
+    }
+
+    /// Opens `path` like [`Self::open`], but also if it is a pipe, such as `/dev/stdin` and the `<(…)` of a shell.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_stream(path: &Path) -> Result<Self> {
+        Self::of(path, File::open(path).map_err(Error::unreadable(path))?)
+    }
+
+    fn of(path: &Path, file: File) -> Result<Self> {
         let unreadable = Error::unreadable(path);
-        let file = files::open(path).map_err(&unreadable)?;
         let mut reader = BufReader::with_capacity(1 << 16, file);
         let start = reader.fill_buf().map_err(&unreadable)?;
         foreign::refuse(path, start)?;

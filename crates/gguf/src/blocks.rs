@@ -6,8 +6,24 @@ use half::{bf16, f16};
 
 use crate::storage::Storage;
 
+impl Storage {
+    /// Returns the values of whole blocks, computed in `f32` as by the `gguf` package.
+    ///
+    /// # Panics
+    ///
+    /// Panics when `bytes` does not consist of whole blocks.
+    pub fn dequantize(self, bytes: &[u8]) -> Vec<f32> {
+        assert!(bytes.len().is_multiple_of(self.block_bytes()), "only whole blocks can be dequantized");
+        let mut values = Vec::with_capacity(bytes.len() / self.block_bytes() * self.block_values());
+        for block in bytes.chunks_exact(self.block_bytes()) {
+            append(self, block, &mut values);
+        }
+        values
+    }
+}
+
 /// Appends the values of one block.
-pub(crate) fn append(storage: Storage, block: &[u8], values: &mut Vec<f32>) {
+fn append(storage: Storage, block: &[u8], values: &mut Vec<f32>) {
     match storage {
         Storage::F32 => values.push(f32::from_le_bytes(block.try_into().expect("four bytes"))),
         Storage::F16 => values.push(half_at(block, 0)),
@@ -46,7 +62,7 @@ fn half_at(block: &[u8], at: usize) -> f32 {
 
 /// Returns the low halves of all bytes, then the high halves.
 fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
-    bytes.iter().map(|byte| byte & 15).chain(bytes.iter().map(|byte| byte >> 4))
+    bytes.iter().map(|byte| byte & 0x0F).chain(bytes.iter().map(|byte| byte >> 4))
 }
 
 /// Returns 32 values of 5 bits: their highest bits in 4 bytes, then their low bits as nibbles.
@@ -68,7 +84,7 @@ fn two_bits_k(block: &[u8], values: &mut Vec<f32>) {
     let (scale, minimum) = (half_at(block, 80), half_at(block, 82));
     for (index, q) in planes(quants, 32, 2).enumerate() {
         let packed = scales[index / 16];
-        let (scale, minimum) = (scale * f32::from(packed & 15), minimum * f32::from(packed >> 4));
+        let (scale, minimum) = (scale * f32::from(packed & 0x0F), minimum * f32::from(packed >> 4));
         values.push(scale * f32::from(q) - minimum);
     }
 }
@@ -88,11 +104,12 @@ fn three_bits_k(block: &[u8], values: &mut Vec<f32>) {
 
 /// Returns the scales and minima of the 8 groups of a block, 6 bits each, in 12 bytes.
 fn scales_and_minima(packed: &[u8]) -> [(u8, u8); 8] {
-    std::array::from_fn(|group| match group {
-        0..4 => (packed[group] & 63, packed[group + 4] & 63),
-        _ => {
+    std::array::from_fn(|group| {
+        if group < 4 {
+            (packed[group] & 0x3F, packed[group + 4] & 0x3F)
+        } else {
             let (scale, minimum, both) = (packed[group - 4], packed[group], packed[group + 4]);
-            (both & 15 | scale >> 2 & 48, both >> 4 | minimum >> 2 & 48)
+            (both & 0x0F | scale >> 2 & 0x30, both >> 4 | minimum >> 2 & 0x30)
         }
     })
 }

@@ -51,7 +51,7 @@ pub fn pack(storage: Storage, bytes: &[u8]) -> Option<Packed> {
 /// Returns `value` as a half float if nothing is lost.
 fn exact(value: f32) -> Option<f16> {
     let half = f16::from_f32(value);
-    (half.to_f32() == value).then_some(half)
+    (half.to_f32() - value == 0.0).then_some(half)
 }
 
 fn push_words(bits: u32, quants: &[u8], words: &mut Vec<u32>) {

@@ -92,16 +92,12 @@ impl<R: Read> Reader<R> {
 
     /// Takes `bytes` of memory from the budget.
     pub(crate) fn spend(&mut self, bytes: u64) -> Result<()> {
-        match self.budget.checked_sub(bytes) {
-            Some(rest) => {
-                self.budget = rest;
-                Ok(())
-            }
-            None => {
-                let most = MEMORY_BUDGET >> 20;
-                Err(Error::Content(format!("the metadata needs more than the {most} MiB allowed")))
-            }
+        if let Some(rest) = self.budget.checked_sub(bytes) {
+            self.budget = rest;
+            return Ok(());
         }
+        let most = MEMORY_BUDGET >> 20;
+        Err(Error::Content(format!("the metadata needs more than the {most} MiB allowed")))
     }
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {

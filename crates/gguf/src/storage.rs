@@ -1,7 +1,5 @@
 //! How the values of a tensor are stored.
 
-use crate::blocks;
-
 /// How the values of a tensor are stored: as floats, or in blocks of small integers with shared scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(non_camel_case_types, reason = "the names of the format")]
@@ -163,19 +161,5 @@ impl Storage {
             Self::Q5_K => 176,
             Self::Q6_K => 210,
         }
-    }
-
-    /// Returns the values of whole blocks, computed in `f32` as by the `gguf` package.
-    ///
-    /// # Panics
-    ///
-    /// Panics when `bytes` does not consist of whole blocks.
-    pub fn dequantize(self, bytes: &[u8]) -> Vec<f32> {
-        assert!(bytes.len().is_multiple_of(self.block_bytes()), "only whole blocks can be dequantized");
-        let mut values = Vec::with_capacity(bytes.len() / self.block_bytes() * self.block_values());
-        for block in bytes.chunks_exact(self.block_bytes()) {
-            blocks::append(self, block, &mut values);
-        }
-        values
     }
 }

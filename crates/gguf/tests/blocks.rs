@@ -4,11 +4,12 @@ use gguf::{Packed, Storage, pack};
 
 fn recorded(storage: Storage) -> (Vec<u8>, Vec<f32>) {
     let path = format!("{}/tests/blocks/{}.bin", env!("CARGO_MANIFEST_DIR"), storage.name());
-    let mut bytes = fs_err::read(path).unwrap();
+    let mut bytes = fs_err::read(path).expect("a recorded block");
     let per_block = storage.block_bytes() + 4 * storage.block_values();
     assert!(bytes.len().is_multiple_of(per_block), "whole blocks and their values");
     let values = bytes.split_off(bytes.len() / per_block * storage.block_bytes());
-    let values = values.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
+    let values =
+        values.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect();
     (bytes, values)
 }
 

@@ -242,7 +242,7 @@ fn damaged_bytes_anywhere_are_read_or_refused_without_a_panic() {
             let at = number() % file.0.len();
             file.0[at] = [0, 1, 0x7f, 0x80, 0xff, number() as u8][number() % 6];
         }
-        if number() % 8 == 0 {
+        if number().is_multiple_of(8) {
             let length = number() % file.0.len();
             file.0.truncate(length);
         }

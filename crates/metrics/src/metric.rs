@@ -1,7 +1,7 @@
 //! Metrics by name: what settings ask for and what result files show.
 
 use crate::bleu::Bleu;
-use crate::chrf::Chrf;
+use crate::chrf::{Chrf, ChrfStatistics};
 use crate::counts::{Counts, Formula};
 use crate::rows::text_or_empty;
 use crate::tokenize::Tokenization;
@@ -165,7 +165,7 @@ fn chrf(metric: Chrf, pairs: &[Pair<'_>]) -> Counts {
     let row = |(answer, truth): &Pair<'_>| metric.statistics(text_or_empty(*answer), truth);
     let statistics: Vec<_> = pairs.iter().map(row).collect();
     let scores = statistics.iter().map(|row| metric.score(row)).collect();
-    let rows: Vec<Vec<f64>> = statistics.iter().map(crate::ChrfStatistics::to_counts).collect();
+    let rows: Vec<Vec<f64>> = statistics.iter().map(ChrfStatistics::to_counts).collect();
     Counts::new(Formula::Chrf(metric), &rows, scores)
 }
 

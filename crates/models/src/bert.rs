@@ -9,10 +9,10 @@ use serde::Deserialize;
 
 use crate::activation::{Activation, ActivationName};
 use crate::builder::Builder;
-use crate::encoder::{Network, Rows};
 use crate::keys::{Keys, Off};
 use crate::layer_norm::LayerNorm;
 use crate::layers::{Embedding, Linear, project_all};
+use crate::network::{Network, Rows};
 
 pub(crate) const KEYS: Keys = Keys {
     followed: &[
@@ -67,7 +67,7 @@ impl Attention {
     /// `x [T, D]` → `[T, D]`, the tokens of all rows one after the other.
     fn forward(&self, x: &Array, rows: &Rows) -> Result<Array> {
         let projected = project_all(x, [&self.query, &self.key, &self.value])?;
-        let attended = rows.attend(projected, self.heads, None)?;
+        let attended = rows.attend(&projected, self.heads, None)?;
         self.norm.forward(&self.dense.forward(&attended)?.add(x)?)
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::{Array, Dtype, fast, ops};
+use mlx_rs::{Array, Dtype, ops};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,6 +16,7 @@ use crate::config::{self, normalized};
 use crate::error::{Error, Result};
 use crate::keys::Keys;
 use crate::loader::Loader;
+use crate::network::{Network, Rows};
 use crate::options::LoadOptions;
 use crate::quantization::QuantizationSettings;
 use crate::weights::TensorFiles;
@@ -47,103 +48,6 @@ const ARCHITECTURES: [(&str, &Keys, Build); 4] = [
 /// Returns the values of `model_type` that [`Encoder`] supports, sorted.
 pub fn supported_encoders() -> Vec<&'static str> {
     ARCHITECTURES.iter().map(|(name, ..)| *name).collect()
-}
-
-/// A network that turns tokens into vectors.
-pub(crate) trait Network {
-    /// Returns the most tokens of a row.
-    fn max_tokens(&self) -> usize;
-
-    /// Returns a vector per token, `[T, D]`, in the order of `rows`.
-    fn hidden(&self, rows: &Rows) -> mlx_ext::Result<Array>;
-}
-
-/// Rows of a batch without padding: their tokens one after the other, short rows first.
-pub(crate) struct Rows {
-    tokens: Array,
-    positions: Array,
-    groups: Vec<Group>,
-}
-
-/// Rows of the same length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Group {
-    /// Index of the first token.
-    start: i32,
-    /// Number of rows.
-    rows: i32,
-    /// Tokens per row.
-    length: i32,
-}
-
-impl Rows {
-    /// Joins rows, which are sorted by length.
-    fn new(rows: &[&[u32]]) -> Self {
-        let tokens: Vec<i32> = rows.iter().flat_map(|row| row.iter().map(|&token| token as i32)).collect();
-        let positions: Vec<i32> = rows.iter().flat_map(|row| 0..row.len() as i32).collect();
-        let mut groups: Vec<Group> = Vec::new();
-        let mut start = 0;
-        for row in rows {
-            let length = row.len() as i32;
-            match groups.last_mut().filter(|group| group.length == length) {
-                Some(group) => group.rows += 1,
-                None => groups.push(Group { start, rows: 1, length }),
-            }
-            start += length;
-        }
-        let shape = [tokens.len() as i32];
-        Self {
-            tokens: Array::from_slice(&tokens, &shape),
-            positions: Array::from_slice(&positions, &shape),
-            groups,
-        }
-    }
-
-    /// Returns the token ids, `[T]`, `i32`.
-    pub(crate) fn tokens(&self) -> &Array {
-        &self.tokens
-    }
-
-    /// Returns the position of every token in its row, `[T]`, `i32`.
-    pub(crate) fn positions(&self) -> &Array {
-        &self.positions
-    }
-
-    /// Lets the tokens of every row attend to each other, in both directions: queries, keys and values `[T, D]` → `[T, D]`.
-    ///
-    /// `rotate`, if there is one, is applied to queries and keys `[N, H, L, d]`.
-    pub(crate) fn attend(
-        &self,
-        projected: [Array; 3],
-        heads: i32,
-        rotate: Option<&dyn Fn(Array) -> mlx_ext::Result<Array>>,
-    ) -> mlx_ext::Result<Array> {
-        let width = projected[0].dim(1);
-        let head = width / heads;
-        let scale = (head as f32).powf(-0.5);
-        let mut parts = Vec::new();
-        for group in &self.groups {
-            // Rows of the same length attend together: [T', D] → [N, H, L, d].
-            let split = |all: &Array| -> mlx_ext::Result<Array> {
-                let part = all.try_index(group.start..group.start + group.rows * group.length)?;
-                Ok(part.reshape(&[group.rows, group.length, heads, head])?.transpose_axes(&[0, 2, 1, 3])?)
-            };
-            let turned = |all: &Array| match rotate {
-                Some(rotate) => rotate(split(all)?),
-                None => split(all),
-            };
-            let [queries, keys, values] = &projected;
-            let (queries, keys, values) = (turned(queries)?, turned(keys)?, split(values)?);
-            let attended = fast::scaled_dot_product_attention(queries, keys, values, scale, None, None)?;
-            parts.push(attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[group.rows * group.length, width])?);
-        }
-        Ok(ops::concatenate(&parts, 0)?)
-    }
-
-    /// Returns the groups of rows of the same length.
-    fn groups(&self) -> &[Group] {
-        &self.groups
-    }
 }
 
 /// How the vectors of tokens become one.
@@ -275,7 +179,7 @@ impl Encoder {
         let mut vectors = vec![Vec::new(); rows.len()];
         let mut rest = &order[..];
         while !rest.is_empty() {
-            let (batch, others) = rest.split_at(self.batch(rows, rest, batch_size));
+            let (batch, others) = rest.split_at(Self::batch(rows, rest, batch_size));
             rest = others;
             let joined: Vec<&[u32]> = batch.iter().map(|&row| &rows[row][..]).collect();
             let pooled = self.pooled(&Rows::new(&joined))?;
@@ -291,7 +195,7 @@ impl Encoder {
     }
 
     /// Returns how many of the rows `rest`, sorted by length, are computed together.
-    fn batch(&self, rows: &[Vec<u32>], rest: &[usize], batch_size: usize) -> usize {
+    fn batch(rows: &[Vec<u32>], rest: &[usize], batch_size: usize) -> usize {
         let mut tokens = 0;
         let fits = rest.iter().take(batch_size.max(1)).take_while(|&&row| {
             tokens += rows[row].len();

@@ -37,6 +37,7 @@ mod mistral;
 mod mlp;
 mod model;
 mod module;
+mod network;
 mod nomic_bert;
 mod options;
 mod phi3;

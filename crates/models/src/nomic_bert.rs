@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use crate::activation::{Activation, ActivationName, SILU};
 use crate::builder::Builder;
-use crate::encoder::{Network, Rows};
 use crate::keys::{Keys, Off};
 use crate::layer_norm::LayerNorm;
 use crate::layers::{Embedding, Linear};
+use crate::network::{Network, Rows};
 
 pub(crate) const KEYS: Keys = Keys {
     followed: &[
@@ -147,7 +147,7 @@ impl TransformerBlock {
             let width = heads.dim(3);
             Ok(fast::rope(heads, width, false, self.rope_theta, 1.0, 0, None)?)
         };
-        let attended = self.out_proj.forward(&rows.attend(projected, self.heads, Some(&rotate))?)?;
+        let attended = self.out_proj.forward(&rows.attend(&projected, self.heads, Some(&rotate))?)?;
         let x = self.norm1.forward(&attended.add(x)?)?;
         let gate = self.activation.apply(&self.fc12.forward(&x)?)?;
         let inner = self.fc11.forward(&x)?.multiply(gate)?;

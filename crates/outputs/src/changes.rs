@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::files::Document;
-use crate::losses::Losses;
+use crate::losses::{CheckpointLosses, Losses};
 use crate::stages;
 
 /// Smallest change of a row's loss that counts, in nats per target: below it is rounding.
@@ -59,7 +59,7 @@ impl Changes {
         let base = losses.checkpoints.iter().find(|checkpoint| checkpoint.step == 0);
         let others = losses.checkpoints.iter().filter(|checkpoint| checkpoint.step != 0);
         let checkpoints = base.map(|base| {
-            let changes = |checkpoint: &crate::CheckpointLosses| {
+            let changes = |checkpoint: &CheckpointLosses| {
                 let rows = base.rows.iter().zip(&checkpoint.rows).filter(|(row, _)| row.tokens > 0);
                 let rows = rows.map(|(base, row)| RowChange {
                     id: row.id.clone(),
@@ -98,7 +98,7 @@ impl Document for Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CheckpointLosses, NamedRowLoss};
+    use crate::NamedRowLoss;
 
     #[test]
     fn rows_are_sorted_by_the_size_of_their_change() {

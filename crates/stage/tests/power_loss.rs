@@ -246,7 +246,6 @@ fn prove(root: &Path, start: &Snapshot, steps: &[Step], check: Check) {
         .map(|(_, step)| step.name.as_str())
         .collect();
     assert!(needless.is_empty(), "no test fails without these flushes: {needless:#?}");
-    eprintln!("{} operations, {} flushes, each needed", steps.len(), flushes.len());
 }
 
 fn draft() -> Draft {

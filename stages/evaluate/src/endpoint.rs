@@ -20,7 +20,7 @@ use crate::rows::{Row, Rows};
 /// Pause before the first repetition; it doubles with every further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause, even if the server asks for more.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Most bytes of a response that are read.
 const MAX_BYTES: u64 = 16 << 20;
 /// Most characters of a server's message that are shown.

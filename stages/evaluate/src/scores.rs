@@ -68,7 +68,7 @@ pub(crate) struct Similarities {
 }
 
 /// Answers made without a model, in the order of the prompts, by name of the floor.
-pub(crate) fn floor_answers<'a>(rows: &'a Rows, seed: u64) -> BTreeMap<String, Vec<&'a str>> {
+pub(crate) fn floor_answers(rows: &Rows, seed: u64) -> BTreeMap<String, Vec<&str>> {
     if rows.asked.is_empty() {
         return BTreeMap::new();
     }

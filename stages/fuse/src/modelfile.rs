@@ -58,7 +58,7 @@ mod tests {
     fn a_modelfile_names_the_file_and_every_end_token_once() {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let put = |name: &str, value: Value| {
-            fs_err::write(folder.path().join(name), value.to_string()).expect("written")
+            fs_err::write(folder.path().join(name), value.to_string()).expect("written");
         };
         let token = |id: u32, content: &str| json!({ "id": id, "content": content });
         put("tokenizer.json", json!({ "added_tokens": [token(1, "<end>"), token(2, "<\"turn\">")] }));

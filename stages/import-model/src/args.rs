@@ -3,27 +3,30 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use import_model::Config;
+
+use crate::config::Config;
 
 /// Import a base model from a folder, a GGUF file or the Hugging Face hub
-#[derive(Parser)]
-pub(crate) struct Args {
+#[derive(Debug, Parser)]
+pub struct Args {
     /// Folder with the model, or a GGUF file; replaces the source in the settings
     #[arg(long, value_name = "PATH", conflicts_with_all = ["id", "revision"])]
-    pub(crate) model_dir: Option<PathBuf>,
+    pub model_dir: Option<PathBuf>,
     /// Repository on the hub; replaces the source in the settings
     #[arg(long, value_name = "ORG/NAME")]
-    pub(crate) id: Option<String>,
+    pub id: Option<String>,
     /// Branch, tag or commit on the hub
     #[arg(long, value_name = "REVISION")]
-    pub(crate) revision: Option<String>,
+    pub revision: Option<String>,
     /// Pin the model in this settings file: its commit and the SHA-256 of every file
     #[arg(long, value_name = "FILE")]
-    pub(crate) write_lock: Option<PathBuf>,
+    pub write_lock: Option<PathBuf>,
+    /// Limit of the memory.
     #[command(flatten)]
-    pub(crate) memory: stage::MemoryArgs,
+    pub memory: stage::MemoryArgs,
+    /// Flags of every stage.
     #[command(flatten)]
-    pub(crate) common: stage::CommonArgs,
+    pub common: stage::CommonArgs,
 }
 
 impl Args {

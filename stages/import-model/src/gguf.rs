@@ -17,10 +17,11 @@ use outputs::GgufImport;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::found::Found;
 use crate::gguf::architecture::Architecture;
 use crate::gguf::metadata::Metadata;
 use crate::gguf::rope::Factors;
-use crate::{Found, layout, model};
+use crate::{layout, model};
 
 /// What the weights of a GGUF file become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -78,7 +78,7 @@ impl<'a> Hub<'a> {
         let cached = self.cache.as_ref().map(|cache| cache.files(id, commit)).unwrap_or_default();
         // Pins say which files there are, and are compared with the bytes later.
         if self.settings.offline || pins.is_some() {
-            match self.from_cache(id, commit, pins, &cached) {
+            match self.find_in_cache(id, commit, pins, &cached) {
                 Ok(found) => return Ok(found),
                 Err(error @ (Error::Hash { .. } | Error::GitHash { .. })) => return Err(error),
                 Err(_) if cached.is_empty() => self.check_online(id, || {
@@ -91,7 +91,7 @@ impl<'a> Hub<'a> {
         }
         match self.download(id, commit, pins, &cached, folder) {
             Err(error @ Error::Hub(hub::Error::Unreachable { .. })) if !cached.is_empty() => {
-                let found = self.from_cache(id, commit, pins, &cached).map_err(|_| error)?;
+                let found = self.find_in_cache(id, commit, pins, &cached).map_err(|_| error)?;
                 tracing::warn!("the hub cannot be reached; using `{id}` from the local hub cache");
                 Ok(found)
             }
@@ -100,7 +100,7 @@ impl<'a> Hub<'a> {
     }
 
     /// Finds the model in the cache alone and checks every file against its hash; fails if a file may be missing.
-    fn from_cache(
+    fn find_in_cache(
         &self,
         id: &str,
         commit: &str,

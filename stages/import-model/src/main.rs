@@ -1,62 +1,7 @@
 //! Command line of `import-model`.
 
-mod args;
-mod terminal;
-
 use std::process::ExitCode;
 
-use failure::Result;
-use import_model::hub::Settings;
-use import_model::{Config, Source};
-
-use crate::args::Args;
-use crate::terminal::Terminal;
-
 fn main() -> ExitCode {
-    stage::main(|args: Args| body(&args), |args| &args.common)
-}
-
-fn body(args: &Args) -> Result<()> {
-    let settings = Settings::from_env()?;
-    let asked = stage::Run::<Config>::adjusted(&args.common, |config| args.adjust(config))?;
-    let config = asked.config().resolved(&settings, &Terminal::new(stage::StopFlag::default()))?;
-    let mut run = stage::Run::<Config>::adjusted(&args.common, |it| it.clone_from(&config))?;
-    let in_folder = import_model::open_folder(&mut run)?;
-    if config.conversion().is_some() {
-        let backend = mlx_ext::init(&mlx_ext::Options::with_max_gigabytes(args.memory.max_memory))?;
-        run.numerics(backend.numerics("stored"));
-    }
-    let run = run.with_key()?;
-    let is_hub = matches!(config.source()?, Source::Hub { .. });
-    let mut files = match in_folder {
-        Some(files) => Some(files),
-        None if is_hub => import_model::published_files(&run)?,
-        None => None,
-    };
-    if let (Some(pins), Some(files)) = (config.pins(), &files) {
-        files.compare(pins)?;
-    }
-    run.execute(|job, config| {
-        let terminal = Terminal::new(job.stop());
-        let found = import_model::run(config, &settings, &terminal, job.resume_dir(), job.out())?;
-        job.summary(format!("{} files from `{}`", found.files.len(), found.place));
-        if is_hub && (config.conversion().is_some() || args.write_lock.is_some()) {
-            let source = found.source_files()?;
-            if config.conversion().is_some() {
-                source.record(job.telemetry_dir())?;
-            }
-            files = Some(source);
-        }
-        Ok(())
-    })?;
-    match &args.write_lock {
-        Some(_) if matches!(config.source()?, Source::Wheel(_)) => {
-            tracing::info!("the wheel is pinned already, by `sha256`");
-            Ok(())
-        }
-        Some(file) if !args.common.plan => {
-            Ok(import_model::pins::write_lock(file, config.pinned_revision(), files)?)
-        }
-        _ => Ok(()),
-    }
+    stage::main(|args: import_model::Args| import_model::program(&args), |args| &args.common)
 }

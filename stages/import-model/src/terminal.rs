@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use import_model::Watch;
+use hub::Watch;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use stage::StopFlag;
 

@@ -174,7 +174,7 @@ fn a_settings_file_starts_from_the_one_that_it_includes() {
     fs_err::write(&nested, "include = [\"mine.toml\"]\n").unwrap();
     assert!(shell.run(&["--config", text(&nested)]).failed(2).contains("`include` must be the path"));
     fs_err::write(&nested, "include = \"nowhere.toml\"\n").unwrap();
-    let said = shell.run(&["--config", text(&nested)]).failed(2).to_owned();
+    let said = shell.run(&["--config", text(&nested)]).failed(2);
     assert!(said.contains("nowhere.toml") && said.contains("nested.toml"), "{said}");
 }
 

@@ -55,7 +55,7 @@ fn a_file_that_is_no_file_is_named() {
                 Err(report) => assert!(report.contains(name), "{name}, kind {number}: {report}"),
                 // A folder with such a name, or a link to nothing, is not a file of the model.
                 Ok(()) => {
-                    assert!([2, 3].contains(&number) && !REQUIRED.contains(&name), "{name}, kind {number}")
+                    assert!([2, 3].contains(&number) && !REQUIRED.contains(&name), "{name}, kind {number}");
                 }
             }
         }

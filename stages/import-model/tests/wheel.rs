@@ -153,11 +153,11 @@ fn another_hash_or_a_missing_wheel_ends_without_an_artifact() {
 #[test]
 fn settings_that_name_no_pinned_wheel_end_with_2() {
     let shop = Shop::new();
-    let said = shop.run("abc", "../model").failed(2).to_owned();
+    let said = shop.run("abc", "../model").failed(2);
     assert!(said.contains("64 lower-case hex digits") && said.contains("inside the wheel"), "{said}");
     let hash = "0".repeat(64);
     let mut both = shop.program(&hash, "a");
-    let said = both.args(["--set", "import-model.id=org/name"]).run().failed(2).to_owned();
+    let said = both.args(["--set", "import-model.id=org/name"]).run().failed(2);
     assert!(said.contains("exclude each other"), "{said}");
     // A flag replaces the wheel as a whole.
     let mut folder = shop.program(&hash, "a");

@@ -48,6 +48,9 @@ pub use crate::config::{
 pub use crate::files::DataFile;
 pub use crate::notices::notices;
 
+/// Bytes of rows and tokens per byte of data: the text with its parts, and four bytes for a token of a few letters.
+pub const WRITTEN_PER_BYTE: u64 = 4;
+
 /// Number of leaks in the error about them.
 const LISTED_LEAKS: u64 = 10;
 

@@ -21,9 +21,6 @@ struct Args {
     common: CommonArgs,
 }
 
-/// Bytes of rows and tokens per byte of data: the text with its parts, and four bytes for a token of a few letters.
-const WRITTEN_PER_BYTE: u64 = 4;
-
 fn main() -> ExitCode {
     stage::main(
         |args: Args| {
@@ -39,7 +36,7 @@ fn main() -> ExitCode {
                 let input = run.input_folder(&format!("{split}data_{number}"), &file.path)?;
                 data_bytes += input.manifest().files.iter().map(|file| file.size).sum::<u64>();
             }
-            run.expect_bytes(data_bytes * WRITTEN_PER_BYTE);
+            run.expect_bytes(data_bytes * prepare_data::WRITTEN_PER_BYTE);
             run.execute(|job, config| {
                 let stats = prepare_data::run(tokenizer.path(), &files, config, job.out())
                     .context("making the dataset")?;

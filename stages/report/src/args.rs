@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use outputs::REPORT;
 
 /// Write the results of a pipeline as one self-contained page
 #[derive(Debug, Parser)]
@@ -73,7 +74,7 @@ pub struct DataArgs {
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub rows: usize,
     /// File to write
-    #[arg(long, value_name = "FILE", default_value = "build/data-report.html")]
+    #[arg(long, value_name = "FILE", default_value_os_t = format!("build/data-{REPORT}").into())]
     pub out: PathBuf,
     /// Store in which labels are looked up
     #[arg(long, value_name = "DIR", env = "ASHLAR_STORE", default_value = "artifacts")]

@@ -13,6 +13,7 @@ use stage::{Context as _, Error, Result};
 use crate::args::DataArgs;
 use crate::context::Context;
 use crate::data;
+use crate::error;
 use crate::number;
 use crate::page::Page;
 use crate::parts::{Section, print_path};
@@ -45,7 +46,7 @@ pub(crate) fn program(args: &DataArgs) -> Result<()> {
 }
 
 /// Makes the page of the dataset in the folder of an artifact.
-fn page(folder: &Path, key: &str, context: Option<&Context>, count: usize) -> Result<Page, crate::Error> {
+fn page(folder: &Path, key: &str, context: Option<&Context>, count: usize) -> Result<Page, error::Error> {
     let stats = Stats::read(&folder.join("data").join(Stats::FILE))?;
     let splits = data::splits(&stats);
     let mut sections = vec![

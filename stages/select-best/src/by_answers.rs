@@ -21,7 +21,7 @@ struct Scored {
 /// # Errors
 ///
 /// Fails when the file has no answers or similarities of a checkpoint.
-pub(crate) fn choose(by_loss: Choice, path: &Path, config: &Config) -> Result<Choice, Error> {
+pub(crate) fn choose(by_loss: &Choice, path: &Path, config: &Config) -> Result<Choice, Error> {
     let rows = CheckpointAnswers::read(path)?.collect::<outputs::Result<Vec<_>>>()?;
     let fail = |reason: String| Error::Answers { path: path.to_owned(), reason };
     if rows.is_empty() {

@@ -54,7 +54,7 @@ pub fn run(inputs: Inputs<'_>, config: &Config, out: &Path) -> Result<Choice, Er
     checkpoints::check_steps(&checkpoints::trained_steps(inputs.checkpoints)?, &measured)?;
     let mut choice = choose(&measured, inputs.losses, config)?;
     if let Some(answers) = inputs.answers {
-        choice = by_answers::choose(choice, answers, config)?;
+        choice = by_answers::choose(&choice, answers, config)?;
     }
     let chosen = checkpoints::adapters(inputs.checkpoints, choice.step);
     checkpoints::copy_adapters(&chosen, &out.join(outputs::ADAPTERS))?;

@@ -11,8 +11,7 @@ use outputs::{CheckpointAnswers, Line as _};
 use serde::{Deserialize, Serialize};
 use tuner::TextEncoder;
 
-use crate::config::Config;
-use crate::score::SPLIT;
+use crate::config::{Config, SPLIT};
 
 /// Texts that the encoder reads together.
 const ENCODER_BATCH: usize = 32;

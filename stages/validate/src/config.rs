@@ -3,6 +3,9 @@
 use models::ComputeDtype;
 use serde::{Deserialize, Serialize};
 
+/// Name of the split that is scored.
+pub(crate) const SPLIT: &str = "validation";
+
 /// Settings of the stage `validate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

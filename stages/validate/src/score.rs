@@ -11,10 +11,8 @@ use tuner::Score;
 
 use crate::answers::{Answer, Questions};
 use crate::candidates::Candidate;
-use crate::config::Config;
+use crate::config::{Config, SPLIT};
 
-/// Name of the split that is scored.
-pub(crate) const SPLIT: &str = "validation";
 /// File of a unit: the losses of one checkpoint, row by row.
 const SCORES: &str = "scores.json";
 /// File of a unit: the answers of one checkpoint, prompt by prompt.

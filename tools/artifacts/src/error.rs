@@ -112,10 +112,11 @@ impl Failure for Error {
         match self {
             Self::Io(error) => Kind::of_io(error),
             Self::Artifact(error) => error.kind(),
-            Self::NotFound { .. } | Self::Ambiguous { .. } | Self::BadFile { .. } => Kind::BadInput,
+            Self::NotFound { .. } | Self::Ambiguous { .. } | Self::BadFile { .. } | Self::NoFiles { .. } => {
+                Kind::BadInput
+            }
             Self::Clock { .. } | Self::Remote { .. } => Kind::Failed,
             Self::Different { .. } | Self::NotReproduced { .. } => Kind::Nondeterministic,
-            Self::NoFiles { .. } => Kind::BadInput,
             Self::Usage(_) => Kind::Usage,
             Self::Stopped { signal } => Kind::Interrupted { signal: *signal },
         }
@@ -139,8 +140,7 @@ impl Failure for Error {
             ),
             Self::NotReproduced { .. } => Some("`artifacts diff` shows which files differ".to_owned()),
             Self::NoFiles { .. } => Some("add --files with the folder or file that the input was read from".to_owned()),
-            Self::Usage(_) => None,
-            Self::Io(_) | Self::BadFile { .. } | Self::Stopped { .. } => None,
+            Self::Usage(_) | Self::Io(_) | Self::BadFile { .. } | Self::Stopped { .. } => None,
         }
     }
 }

@@ -78,9 +78,10 @@ fn collect(
     }
     for record in artifact.manifest().inputs.values() {
         let (Some(stage), Some(key)) = (&record.stage, &record.key) else { continue };
-        match catalog.store.lookup_with(stage, key, "", Level::Size)? {
-            Some(input) => collect(catalog, &input, seen, chain)?,
-            None => tracing::warn!("{stage}/{} is not in the store; its statement is missing", key.short()),
+        if let Some(input) = catalog.store.lookup_with(stage, key, "", Level::Size)? {
+            collect(catalog, &input, seen, chain)?;
+        } else {
+            tracing::warn!("{stage}/{} is not in the store; its statement is missing", key.short());
         }
     }
     chain.push(artifact.clone());
@@ -101,7 +102,7 @@ fn model(artifact: &Artifact, chain: &[Artifact], key: Option<&SignerKey>, to: &
     write(&to.join(MODEL_SIGNATURE), &format!("{}\n", key.bundle(&statement)))
 }
 
-/// Returns the statement about all files of a folder that OpenSSF model signing checks.
+/// Returns the statement about all files of a folder that `OpenSSF` model signing checks.
 fn model_statement(folder: &Path, name: &str) -> Result<Value> {
     let mut resources = Vec::new();
     let mut digests = Vec::new();

@@ -6,6 +6,7 @@
 mod plan;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -22,11 +23,11 @@ use crate::text::{self, Align, Table};
 use plan::{Node, Reason};
 
 /// A time in the future that is not yet suspicious.
-const SKEW: Duration = Duration::from_secs(300);
+const SKEW: Duration = Duration::from_mins(5);
 /// A store that nobody has used for longer may mean that the clock is ahead.
-const LONG_UNUSED: Duration = Duration::from_secs(400 * 86_400);
+const LONG_UNUSED: Duration = Duration::from_hours(400 * 24);
 /// Files beside their target are younger than this while they are written.
-const TEMPORARY: Duration = Duration::from_secs(3_600);
+const TEMPORARY: Duration = Duration::from_hours(1);
 
 /// Everything that gc decided.
 struct Decision {
@@ -166,7 +167,7 @@ fn collect(store: &Store, lock: &CollectionLock, decision: &Decision) -> Result<
             }
             Discarded::InUse => outcome.spared.push((item.entry.path.clone(), "in use")),
             Discarded::Changed => {
-                outcome.spared.push((item.entry.path.clone(), "used a moment ago, or gone"))
+                outcome.spared.push((item.entry.path.clone(), "used a moment ago, or gone"));
             }
         }
     }
@@ -250,12 +251,12 @@ fn report(
     let planned = decision.remove.iter().map(|item| item.summary.bytes()).sum::<u64>()
         + decision.leftovers.iter().map(|leftover| leftover.bytes).sum::<u64>();
     let number = decision.remove.len() + decision.leftovers.len();
-    output.push_str(&if options.delete {
+    let done = if options.delete {
         format!("removed {} ({})", text::count(outcome.removed, "item"), text::bytes(outcome.bytes))
     } else {
         format!("would remove {} ({})", text::count(number, "item"), text::bytes(planned))
-    });
-    output.push_str(&format!("; {}\n", kept_text(decision, options.grace)));
+    };
+    writeln!(output, "{done}; {}", kept_text(decision, options.grace)).expect("writing to a string succeeds");
     if !options.delete && number > 0 {
         output.push_str("this was a dry run: remove them with --delete\n");
     }

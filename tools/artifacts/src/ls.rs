@@ -1,6 +1,7 @@
 //! `ls`: the artifacts of a store.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
@@ -59,7 +60,8 @@ pub(crate) fn run(catalog: &Catalog, options: &Ls, as_json: bool) -> Result<()> 
     if options.stages.is_empty() && !hidden.is_empty() {
         let pieces = text::count(hidden.len(), "cached piece");
         let size = text::bytes(hidden.iter().map(|item| item.summary.bytes()).sum());
-        output.push_str(&format!("and {pieces} of stages ({size}; list with --all)\n"));
+        writeln!(output, "and {pieces} of stages ({size}; list with --all)")
+            .expect("writing to a string succeeds");
     }
     Ok(text::print(&output)?)
 }
@@ -76,7 +78,7 @@ fn headline(metrics: &BTreeMap<String, String>, labels: &[String]) -> String {
     let mut line = parts.join(", ");
     for label in labels {
         line.push_str(if line.is_empty() { "" } else { "  " });
-        line.push_str(&format!("[{label}]"));
+        write!(line, "[{label}]").expect("writing to a string succeeds");
     }
     line
 }

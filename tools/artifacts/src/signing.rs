@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use artifact::FileHash;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use p256::SecretKey;
@@ -10,13 +11,11 @@ use p256::ecdsa::{Signature, SigningKey};
 use p256::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
 
-use artifact::FileHash;
-
 use crate::error::{Result, bad_file};
 
 /// Media type of in-toto statements.
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
-/// Media type of the bundles that OpenSSF model signing writes.
+/// Media type of the bundles that `OpenSSF` model signing writes.
 const BUNDLE_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 
 /// A private key on the curve P-256.
@@ -56,7 +55,7 @@ impl SignerKey {
         })
     }
 
-    /// Returns a Sigstore bundle around a statement, as OpenSSF model signing expects it.
+    /// Returns a Sigstore bundle around a statement, as `OpenSSF` model signing expects it.
     pub(crate) fn bundle(&self, statement: &Value) -> Value {
         let mut envelope = self.envelope(statement);
         envelope["signatures"][0]["keyid"] = "".into();

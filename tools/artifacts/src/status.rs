@@ -48,7 +48,7 @@ pub(crate) fn run(catalog: &Catalog, pointers: &[PathBuf], as_json: bool) -> Res
             })
             .collect();
         let unreadable: Vec<_> = unreadable.iter().map(|(entry, _)| entry.name()).collect();
-        let kept: Vec<_> = kept.iter().map(|kept| kept.name()).collect();
+        let kept: Vec<_> = kept.iter().map(roots::Kept::name).collect();
         let value = json!({
             "store": root, "stages": stages, "unreadable": unreadable, "strays": catalog.strays, "labels": labels,
             "kept": kept, "leftovers": leftovers.iter().map(leftover_json).collect::<Vec<_>>(),
@@ -68,7 +68,7 @@ pub(crate) fn run(catalog: &Catalog, pointers: &[PathBuf], as_json: bool) -> Res
         line(&format!("labels      {}", labels.join(", ")));
     }
     if !kept.is_empty() {
-        line(&format!("kept        {}", kept.iter().map(|kept| kept.name()).collect::<Vec<_>>().join(", ")));
+        line(&format!("kept        {}", kept.iter().map(roots::Kept::name).collect::<Vec<_>>().join(", ")));
     }
     for summary in leftover_lines(&leftovers) {
         line(&summary);

@@ -131,7 +131,7 @@ impl Table {
     /// Adds a row; control characters in it are escaped.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         assert_eq!(N, self.columns.len(), "a row has a cell for every column");
-        self.rows.push(cells.iter().map(|cell| escape(cell)).collect());
+        self.rows.push(cells.into_iter().map(|cell| escape(&cell)).collect());
     }
 
     /// Formats the table with two spaces between columns.
@@ -205,7 +205,7 @@ mod tests {
         let mut table = Table::new(&[("name", Align::Left), ("size", Align::Right)]);
         table.row(["a\u{1b}[2J".to_owned(), "1".to_owned()]);
         table.row(["b|c".to_owned(), "22".to_owned()]);
-        assert_eq!(table.text(), "name          size\na\\u{1b}[2J     1\nb|c             22\n");
+        assert_eq!(table.text(), "name        size\na\\u{1b}[2J     1\nb|c           22\n");
         assert!(table.markdown().ends_with("| b\\|c | 22 |\n"));
     }
 }

@@ -64,9 +64,10 @@ fn with_ancestors(catalog: &Catalog, path: PathBuf, lineage: bool, paths: &mut V
     if lineage {
         for record in read_manifest(&path)?.inputs.values() {
             let (Some(stage), Some(key)) = (&record.stage, &record.key) else { continue };
-            match catalog.store.find(stage, key, "")? {
-                Some(input) => with_ancestors(catalog, input, true, paths)?,
-                None => tracing::warn!("{stage}/{} is not in the store and is left out", key.short()),
+            if let Some(input) = catalog.store.find(stage, key, "")? {
+                with_ancestors(catalog, input, true, paths)?;
+            } else {
+                tracing::warn!("{stage}/{} is not in the store and is left out", key.short());
             }
         }
     }

@@ -1,5 +1,6 @@
 //! `verify`: reads artifacts again and compares every byte with the hashes that were made when they were published.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -85,9 +86,10 @@ fn report(findings: &[Finding], verified: usize, bytes: u64, seconds: f64, as_js
         output.push('\n');
     }
     let good = text::count(verified, "artifact");
-    output.push_str(&format!("verified {good}, {} in {seconds:.1} s", text::bytes(bytes)));
+    write!(output, "verified {good}, {} in {seconds:.1} s", text::bytes(bytes))
+        .expect("writing to a string succeeds");
     if !findings.is_empty() {
-        output.push_str(&format!("; {}", text::count(findings.len(), "problem")));
+        write!(output, "; {}", text::count(findings.len(), "problem")).expect("writing to a string succeeds");
     }
     output.push('\n');
     Ok(text::print(&output)?)

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -70,14 +71,15 @@ pub(crate) fn run(catalog: &Catalog, options: &Why) -> Result<()> {
     let state = if existing.is_some() { "" } else { " (not in the store: the stage would run)" };
     let mut output = format!("{}/{}{state}\n", subject.material.stage, key.short());
     match explanation {
-        None => output.push_str(&format!(
-            "no other artifact of `{}` in `{}`\n",
-            subject.material.stage,
-            escape(&catalog.store.root().display().to_string())
-        )),
+        None => {
+            let store = escape(&catalog.store.root().display().to_string());
+            writeln!(output, "no other artifact of `{}` in `{store}`", subject.material.stage)
+                .expect("writing to a string succeeds");
+        }
         Some(found) => {
             let name = found.old.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            output.push_str(&format!("nearest: {}/{}\n", found.stage, escape(&name)));
+            writeln!(output, "nearest: {}/{}", found.stage, escape(&name))
+                .expect("writing to a string succeeds");
             if found.reasons.is_empty() {
                 output.push_str("nothing differs: it has the same key\n");
             }
@@ -228,9 +230,11 @@ fn explain(
 
 fn write_reasons(output: &mut String, reasons: &[Reason], indent: &str) {
     for reason in reasons {
-        output.push_str(&format!("{indent}{}", escape(&reason.change.to_string())));
+        write!(output, "{indent}{}", escape(&reason.change.to_string()))
+            .expect("writing to a string succeeds");
         if let Some((old, new)) = &reason.producer {
-            output.push_str(&format!("  ⟵ {} → {}", short_name(old), short_name(new)));
+            write!(output, "  ⟵ {} → {}", short_name(old), short_name(new))
+                .expect("writing to a string succeeds");
         }
         output.push('\n');
         if let Some(because) = &reason.because {

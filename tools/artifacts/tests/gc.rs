@@ -129,17 +129,17 @@ fn leftovers_of_killed_runs_go() {
     let made = toy.pipeline(8, 64);
     let key = made.train.manifest().key.short();
     let root = toy.root().to_owned();
-    let old = std::time::SystemTime::now() - Duration::from_secs(100 * 86_400);
+    let old = artifact::now() - Duration::from_hours(100 * 24);
     let make = |path: &str, time: std::time::SystemTime| {
         let path = root.join(path);
         fs_err::create_dir_all(&path).unwrap();
         fs_err::write(path.join("file"), "12345").unwrap();
         let times = std::fs::FileTimes::new().set_modified(time);
         for path in [path.join("file"), path] {
-            std::fs::File::open(path).unwrap().set_times(times).unwrap();
+            fs_err::File::open(path).unwrap().file().set_times(times).unwrap();
         }
     };
-    let hours = std::time::SystemTime::now() - Duration::from_secs(7200);
+    let hours = artifact::now() - Duration::from_hours(2);
     make(".work/train/0123456789abcdef", old);
     make(".work/train/aaaaaaaaaaaaaaaa", hours);
     make(&format!(".work/train/{key}"), hours);
@@ -173,9 +173,9 @@ fn a_wrong_clock_removes_nothing() {
     assert_eq!(toy.names().len(), 4);
     assert_eq!(removed(&toy.json("gc --trust-clock")).len(), 4);
     let made = toy.pipeline(8, 64);
-    let future = std::time::SystemTime::now() + Duration::from_secs(10 * 365 * 86_400);
+    let future = artifact::now() + Duration::from_hours(10 * 365 * 24);
     let times = std::fs::FileTimes::new().set_modified(future);
-    std::fs::File::open(made.train.path()).unwrap().set_times(times).unwrap();
+    fs_err::File::open(made.train.path()).unwrap().file().set_times(times).unwrap();
     let error = toy.run("gc --delete").failed(1);
     assert!(error.contains("is behind the store"), "{error}");
 }

@@ -1,7 +1,5 @@
 //! Push and pull: only whole, verified artifacts become visible, wherever a copy is cut.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod common;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -64,7 +64,9 @@ pub(crate) fn run(args: &Args, engine: &Engine, input: &Path, interrupt: &Interr
 /// Reads all rows, so that a mistake in the last one is found before the work on the first.
 fn read(engine: &Engine, input: &Path) -> dataset::Result<Vec<Row>> {
     let input = if input == Path::new("-") { Path::new("/dev/stdin") } else { input };
-    let mut reader = RowReader::open(input)?;
+    // A pipe that this process was given; a named one would wait for a writer.
+    let is_stream = ["/dev/stdin", "/dev/fd", "/proc/self/fd"].iter().any(|at| input.starts_with(at));
+    let mut reader = if is_stream { RowReader::open_stream(input)? } else { RowReader::open(input)? };
     let mut rows = Vec::new();
     while let Some(row) = reader.next_row()? {
         let RawRow { line, fields } = row.map_err(|problem| problem.in_file(input))?;

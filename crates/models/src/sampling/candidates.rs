@@ -117,8 +117,10 @@ impl<'a> Buckets<'a> {
         let mut tokens = Vec::new();
         for start in (0..self.logits.len()).step_by(FILTERED) {
             let logits = &self.logits[start..(start + FILTERED).min(self.logits.len())];
-            let is_near = |&logit: &f32| (logit <= above) & ((logit >= below) | has_last);
-            if !logits.iter().fold(false, |any, logit| any | is_near(logit)) {
+            // Numbers and not conditions, which compilers turn into branches.
+            let is_near =
+                |logit: f32| u8::from(logit <= above) & (u8::from(logit >= below) | u8::from(has_last));
+            if logits.iter().fold(0, |any, &logit| any | is_near(logit)) == 0 {
                 continue;
             }
             for (id, &logit) in (start..).zip(logits) {

@@ -265,15 +265,14 @@ impl<'a> Architecture<'a> {
             return Err(unknown());
         }
         let outer = OUTER_LAYERS.iter().find(|(_, known)| *known == path);
-        let (layer, folder_path) = match outer {
-            Some((layer, _)) => (*layer, (*layer).to_owned()),
-            None => {
-                let (index, known) =
-                    path.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).ok_or_else(unknown)?;
-                let index: u64 = index.parse().map_err(|_| unknown())?;
-                let layer = self.layer(known).filter(|_| index < self.blocks).ok_or_else(unknown)?;
-                (layer, format!("model.layers.{index}.{layer}"))
-            }
+        let (layer, folder_path) = if let Some((layer, _)) = outer {
+            (*layer, (*layer).to_owned())
+        } else {
+            let (index, known) =
+                path.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).ok_or_else(unknown)?;
+            let index: u64 = index.parse().map_err(|_| unknown())?;
+            let layer = self.layer(known).filter(|_| index < self.blocks).ok_or_else(unknown)?;
+            (layer, format!("model.layers.{index}.{layer}"))
         };
         let change = match (layer, self.family) {
             ("self_attn.q_proj", Family::Llama) => Change::Separate(self.heads as usize),

@@ -93,5 +93,5 @@ pub(super) fn missing(key: &str) -> Error {
 /// Returns a 32-bit float as the shortest number that reads back as the same, such as 1e-6 instead of 9.99999997e-7.
 pub(super) fn shortest(value: f64) -> serde_json::Value {
     let short: f64 = (value as f32).to_string().parse().expect("a float prints as a number");
-    json!(if f64::from(short as f32) == value { short } else { value })
+    json!(if f64::from(short as f32).to_bits() == value.to_bits() { short } else { value })
 }

@@ -116,10 +116,12 @@ impl Rope<'_> {
                     "original_max_position_embeddings": original,
                 })
             }
-            ("none", _) => match factor.filter(|&factor| factor != 0.0 && factor != 1.0) {
-                None => return Ok(config),
-                Some(factor) => json!({ "rope_type": "linear", "factor": shortest(factor) }),
-            },
+            ("none", _) => {
+                match factor.filter(|&factor| factor != 0.0 && (factor - 1.0).abs() > f64::EPSILON) {
+                    None => return Ok(config),
+                    Some(factor) => json!({ "rope_type": "linear", "factor": shortest(factor) }),
+                }
+            }
             (other, _) => return Err(Error::Unsupported(format!("the rope scaling is `{other}`"))),
         };
         config.insert("rope_scaling".to_owned(), scaling);

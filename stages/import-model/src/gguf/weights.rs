@@ -13,6 +13,9 @@ use super::Blocks;
 use super::architecture::{Architecture, Change};
 use crate::error::Error;
 
+/// Bytes of the parts of a tensor, in order.
+type Parts<'a> = Box<dyn Iterator<Item = Result<Vec<u8>, Error>> + 'a>;
+
 /// Bytes of a tensor that are read together.
 const CHUNK_BYTES: usize = 8 << 20;
 
@@ -223,10 +226,7 @@ impl Planned<'_> {
     }
 
     /// Returns the bytes of the tensor in the order in which its rows are written.
-    fn raw<'a>(
-        &'a self,
-        source: &'a Source<'_>,
-    ) -> Result<Box<dyn Iterator<Item = Result<Vec<u8>, Error>> + 'a>, Error> {
+    fn raw<'a>(&'a self, source: &'a Source<'_>) -> Result<Parts<'a>, Error> {
         let Change::Separate(heads) = self.change else {
             return Ok(Box::new(chunks(self.tensor).map(|rows| source.bytes(rows.start, rows.bytes))));
         };

@@ -47,7 +47,7 @@ pub(super) fn wheel(wheel: &Wheel, watch: &dyn Watch, folder: &Path) -> Result<P
         });
     }
     let kept = folder.join(path.file_name().unwrap_or_default());
-    fs_err::rename(&path, &kept)?;
+    artifact::atomic::move_file(&path, &kept)?;
     Ok(kept)
 }
 

@@ -1,5 +1,7 @@
 //! Differences as text and as Markdown.
 
+use std::fmt::Write as _;
+
 use artifact::{Artifact, Change};
 
 use super::{Difference, FileChange, Metric};
@@ -18,7 +20,7 @@ pub(super) fn text(difference: &Difference) -> String {
     }
     for (title, table) in sections(difference) {
         if !table.is_empty() {
-            output.push_str(&format!("\n{title}\n{}", table.text()));
+            write!(output, "\n{title}\n{}", table.text()).expect("writing to a string succeeds");
         }
     }
     output.push_str(&omitted(difference).map(|line| format!("{line}\n")).unwrap_or_default());
@@ -33,7 +35,7 @@ pub(super) fn markdown(difference: &Difference) -> String {
     }
     for (title, table) in sections(difference) {
         if !table.is_empty() {
-            output.push_str(&format!("\n### {title}\n\n{}", table.markdown()));
+            write!(output, "\n### {title}\n\n{}", table.markdown()).expect("writing to a string succeeds");
         }
     }
     output.push_str(&omitted(difference).map(|line| format!("\n{line}\n")).unwrap_or_default());

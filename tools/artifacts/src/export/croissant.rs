@@ -14,13 +14,17 @@ const METADATA: &str = "croissant.json";
 /// Longest row that is read to learn the fields.
 const ROW_BYTES: u64 = 64 << 20;
 
+fn is_jsonl(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "jsonl")
+}
+
 /// Writes the rows of a dataset and their description.
 pub(super) fn write(artifact: &Artifact, to: &Path) -> Result<()> {
     let rows: Vec<_> = artifact
         .manifest()
         .files
         .iter()
-        .filter(|file| file.role == outputs::ROWS && file.path.ends_with(".jsonl"))
+        .filter(|file| file.role == outputs::ROWS && is_jsonl(&file.path))
         .collect();
     if rows.is_empty() {
         return Err(bad_file(

@@ -25,7 +25,8 @@ pub(super) fn write(artifact: &Artifact, chain: &[Artifact], to: &Path) -> Resul
             copy(&path, &to.join(&folder).join(name))?;
             let size = fs_err::metadata(&path)?.len();
             files.push(format!("{folder}{name}"));
-            let format = if name.ends_with(".json") { "application/json" } else { "text/plain" };
+            let is_json = path.extension().is_some_and(|extension| extension == "json");
+            let format = if is_json { "application/json" } else { "text/plain" };
             graph.push(file(&format!("{folder}{name}"), name, size, format));
         }
         if member.manifest().key == artifact.manifest().key {

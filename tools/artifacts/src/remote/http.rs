@@ -10,7 +10,7 @@ use object_store::client::{
 use ureq::http::{Method, Request};
 
 /// Time without any byte after which a connection counts as broken.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 /// Longest answer: files are read in parts.
 const ANSWER_BYTES: u64 = 64 << 20;
 

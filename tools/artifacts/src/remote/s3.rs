@@ -52,7 +52,7 @@ impl S3 {
             .with_checksum_algorithm(Checksum::SHA256)
             .with_retry(RetryConfig {
                 max_retries: RETRIES,
-                retry_timeout: Duration::from_secs(120),
+                retry_timeout: Duration::from_mins(2),
                 ..RetryConfig::default()
             })
             .with_http_connector(Connector);
@@ -72,11 +72,11 @@ impl S3 {
         if let Some(signal) = crate::signal::stopped() {
             return Err(Error::Stopped { signal });
         }
-        self.runtime.block_on(future).map_err(|error| self.blame(error))
+        self.runtime.block_on(future).map_err(|error| self.blame(&error))
     }
 
-    fn blame(&self, error: object_store::Error) -> Error {
-        let hint = match &error {
+    fn blame(&self, error: &object_store::Error) -> Error {
+        let hint = match error {
             object_store::Error::Unauthenticated { .. } | object_store::Error::PermissionDenied { .. } => {
                 Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and check what they may do".to_owned())
             }
@@ -86,7 +86,7 @@ impl S3 {
             ),
             _ => None,
         };
-        Error::Remote { place: self.address.clone(), problem: failure::describe(&error), hint }
+        Error::Remote { place: self.address.clone(), problem: failure::describe(error), hint }
     }
 
     fn objects(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
@@ -145,7 +145,7 @@ impl S3 {
                 self.wait(self.store.put(&key, PutPayload::from(content)))?;
                 Ok(Sent::New)
             }
-            Err(error) => Err(self.blame(error)),
+            Err(error) => Err(self.blame(&error)),
         }
     }
 }
@@ -172,7 +172,7 @@ impl Remote for S3 {
             Ok(Some(bytes)) => Ok(Some(bytes.to_vec())),
             Ok(None) => Err(too_long(&format!("{}/{name}/{file}", self.address), limit)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.blame(error)),
+            Err(error) => Err(self.blame(&error)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The command line of a stage, from the manifest of its artifact.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use artifact::{Artifact, InputRecord, Manifest, TreeHash};
@@ -18,7 +19,7 @@ pub(super) struct Step {
 pub(super) fn settings_file(manifest: &Manifest) -> String {
     let mut text = format!("[{}]\n", manifest.stage);
     for (name, value) in manifest.key_material.config.as_object().into_iter().flatten() {
-        text.push_str(&format!("{name} = {}\n", toml_value(value)));
+        writeln!(text, "{name} = {}", toml_value(value)).expect("writing to a string succeeds");
     }
     text
 }
@@ -87,9 +88,8 @@ fn flag(stage: &str, role: &str, record: &InputRecord) -> Option<(String, String
             let name = role.splitn(3, '_').nth(2)?;
             return Some(("--model".to_owned(), format!("{name}=")));
         }
-        ("select-best", "train") => "--train",
+        ("select-best", "train") | ("validate", "checkpoints") => "--train",
         ("select-best", "validate") => "--validate",
-        ("validate", "checkpoints") => "--train",
         ("train", "losses") => "--losses",
         (_, "adapters") => "--adapters",
         (_, "model" | "origin") => "--model",

@@ -1,6 +1,7 @@
 //! A store with artifacts of toy stages, and the program run on it.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "a test fails by panicking, and no test uses every helper")]
+#![expect(dead_code, reason = "each test program uses only some of them")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -190,10 +191,12 @@ pub(crate) fn name(artifact: &Artifact) -> String {
 
 /// Lists all files below a folder.
 pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs_err::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    let (mut found, mut open) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(folder) = open.pop() {
+        for entry in fs_err::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { open.push(path) } else { found.push(path) }
+        }
     }
     found.sort();
     found
@@ -201,7 +204,7 @@ pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
 
 /// Sets the time of an artifact's last use back by a number of days.
 pub(crate) fn age(artifact: &Artifact, days: u64) {
-    let time = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
+    let time = artifact::now() - std::time::Duration::from_hours(24 * days);
     let times = std::fs::FileTimes::new().set_modified(time);
-    std::fs::File::open(artifact.path()).unwrap().set_times(times).unwrap();
+    fs_err::File::open(artifact.path()).unwrap().file().set_times(times).unwrap();
 }

