@@ -301,11 +301,13 @@ fn every_checkpoint_can_be_scored_beside_the_base() -> Result<()> {
     Ok(())
 }
 
+type Requests = Arc<Mutex<Vec<(Value, Option<String>)>>>;
+
 /// A chat completions server on localhost.
 struct Server {
     url: String,
     /// Bodies and authorization headers of the requests.
-    requests: Arc<Mutex<Vec<(Value, Option<String>)>>>,
+    requests: Requests,
 }
 
 impl Server {

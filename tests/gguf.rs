@@ -161,7 +161,7 @@ fn the_record_says_what_stayed_packed_and_what_became_floats() -> Result<()> {
     let packed = sandbox.join("").join(ran("import-model.quantize.group_size=32").path());
     assert_eq!(json(&packed.join("data/model/config.json"))?["quantization"]["group_size"], 32);
     fs_err::copy(folder.join("mine.gguf"), folder.join("other.gguf"))?;
-    let said = ran("import-model.dequantize=true").failed(65).to_owned();
+    let said = ran("import-model.dequantize=true").failed(65);
     assert!(
         said.contains("several GGUF files: `mine.gguf`, `other.gguf`") && said.contains("hint: "),
         "{said}"

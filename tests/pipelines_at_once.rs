@@ -62,7 +62,10 @@ fn check_report(folder: &Path, ran: &Ran, expected: f64) -> Result<()> {
     ];
     for (stage, train) in trained {
         let found = rate(&train)?;
-        ensure!(found == expected, "`{stage}` shows the run with rate {found}, not {expected}");
+        ensure!(
+            (found - expected).abs() < f64::EPSILON,
+            "`{stage}` shows the run with rate {found}, not {expected}"
+        );
     }
     Ok(())
 }

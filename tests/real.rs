@@ -83,12 +83,10 @@ impl Fixture {
 
     /// Returns the greedy answers of `model`, as tokens, to the first `count` prompts.
     fn answers(&self, model: &Path, count: usize) -> Result<Vec<Value>> {
-        let prompts: String = references("answers.jsonl")?
-            .iter()
-            .take(count)
-            .map(|row| format!("{}\n", json!({ "prompt": row["prompt"] })))
-            .collect();
-        let input = self.sandbox.write("prompts.jsonl", prompts);
+        let prompts = references("answers.jsonl")?.into_iter().take(count);
+        let prompts: Vec<String> =
+            prompts.map(|row| json!({ "prompt": row["prompt"] }).to_string()).collect();
+        let input = self.sandbox.write("prompts.jsonl", prompts.join("\n"));
         let mut generate = program(&self.sandbox, "generate");
         generate.arg("--model").arg(model).arg("--input").arg(input);
         generate.args(["--token-ids", "--max-tokens", "32", "--dtype", "float32"]);
@@ -184,13 +182,15 @@ fn a_killed_training_resumes_to_the_same_bytes_with_the_recorded_losses() -> Res
     }
     let mut child = again.spawn();
     let begun = Instant::now();
-    while !has_state(&store) {
-        ensure!(begun.elapsed() < Duration::from_mins(3), "no resume state was saved");
-        ensure!(child.try_wait()?.is_none(), "training ended before it was killed");
+    let mut is_running = true;
+    while is_running && !has_state(&store) && begun.elapsed() < Duration::from_mins(3) {
         sleep(Duration::from_millis(20));
+        is_running = matches!(child.try_wait(), Ok(None));
     }
-    child.kill()?;
-    child.wait()?;
+    let killed = child.kill().and_then(|()| child.wait());
+    ensure!(is_running, "training ended before it was killed");
+    ensure!(has_state(&store), "no resume state was saved");
+    killed?;
     let resumed = again.run();
     resumed.says(&["resuming after step"]);
     let sums = |artifact: &Path| fs_err::read_to_string(artifact.join("SHA256SUMS"));
