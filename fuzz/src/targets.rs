@@ -198,16 +198,19 @@ fn all_sums() -> Result<Vec<Vec<u8>>> {
     Ok(vec![sample()?["SHA256SUMS"].clone()])
 }
 
+/// A manifest with other words in it may be one of another artifact, because its `COMMIT` fits.
 fn manifest(folder: &Path, input: &[u8]) -> Result<()> {
-    open_artifact(folder, "manifest.json", input)
+    open_artifact(folder, "manifest.json", input).map(drop)
 }
 
 fn sums(folder: &Path, input: &[u8]) -> Result<()> {
-    open_artifact(folder, "SHA256SUMS", input)
+    let opened = open_artifact(folder, "SHA256SUMS", input)?;
+    ensure!(!opened || input == sample()?["SHA256SUMS"], "a changed `SHA256SUMS` was accepted");
+    Ok(())
 }
 
-/// Opens the sample with one of its files replaced, and with a `COMMIT` that fits.
-fn open_artifact(folder: &Path, replaced: &str, input: &[u8]) -> Result<()> {
+/// Opens the sample with one of its files replaced, and with a `COMMIT` that fits; returns whether it was accepted.
+fn open_artifact(folder: &Path, replaced: &str, input: &[u8]) -> Result<bool> {
     let mut commit = String::new();
     for name in ["SHA256SUMS", "manifest.json", "provenance.json"] {
         let content = if name == replaced { input } else { &sample()?[name] };
@@ -219,9 +222,7 @@ fn open_artifact(folder: &Path, replaced: &str, input: &[u8]) -> Result<()> {
     fs_err::create_dir_all(&data)?;
     fs_err::write(data.join("train.jsonl"), "{}\n")?;
     fs_err::write(folder.join("data/stats.json"), "{\"rows\":1}\n")?;
-    let opened = Artifact::open_with(folder, Level::Hash);
-    ensure!(opened.is_err() || input == sample()?[replaced], "a changed `{replaced}` was accepted");
-    Ok(())
+    Ok(Artifact::open_with(folder, Level::Hash).is_ok())
 }
 
 fn json_lines() -> Result<Vec<Vec<u8>>> {

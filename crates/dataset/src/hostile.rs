@@ -59,26 +59,25 @@ pub fn open_tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
 /// Returns how many bytes `part` makes of one byte of text that has grown `before` times already.
 fn growth(part: &Value, before: usize) -> Result<usize, String> {
     let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
-    let own = match kind {
-        "Sequence" => {
-            let lists = ["normalizers", "pretokenizers", "processors"].map(|name| part.get(name));
-            let parts = lists.into_iter().flatten().filter_map(Value::as_array).flatten();
-            return parts.into_iter().try_fold(before, |so_far, part| growth(part, so_far));
+    // The library also accepts parts without a type, or of an unknown one, by their fields.
+    let has = |name: &str| part.get(name).is_some();
+    let lists = ["normalizers", "pretokenizers", "processors"].map(|name| part.get(name));
+    let mut parts = lists.into_iter().flatten().filter_map(Value::as_array).flatten().peekable();
+    if parts.peek().is_some() {
+        return parts.try_fold(before, |so_far, part| growth(part, so_far));
+    }
+    let mut own = 1;
+    if has("pattern") && has("content") {
+        own = replacement(part)?;
+    } else if kind == "Prepend" || has("prepend") {
+        let added = part.get("prepend").and_then(Value::as_str).unwrap_or_default();
+        if added.is_empty() {
+            return Err("the normalizer `Prepend` adds an empty text".to_owned());
         }
-        "Replace" => replacement(part)?,
-        "Prepend" => {
-            let added = part.get("prepend").and_then(Value::as_str).unwrap_or_default();
-            if added.is_empty() {
-                return Err("the normalizer `Prepend` adds an empty text".to_owned());
-            }
-            added.len() + 1
-        }
-        "Precompiled" => {
-            check_precompiled(part)?;
-            1
-        }
-        _ => 1,
-    };
+        own = added.len() + 1;
+    } else if kind == "Precompiled" || has("precompiled_charsmap") {
+        check_precompiled(part)?;
+    }
     let growth = before.saturating_mul(own.max(1));
     if growth > MAX_GROWTH {
         return Err(format!("`{kind}` makes a text more than {MAX_GROWTH} times as long"));
@@ -203,6 +202,7 @@ mod tests {
             (replace("", "x".into()), "an empty text"),
             (replace("a", "x".repeat(1 << 20)), "times as long"),
             (json!({"type": "Sequence", "normalizers": eight}), "times as long"),
+            (json!({"tqpe": "Sequence", "normalizers": eight}), "times as long"),
             (
                 json!({"type": "Sequence", "normalizers": [replace("a", "aaaaaaaaa".into()), replace("a", "aaaaaaaaa".into())]}),
                 "times as long",
