@@ -60,7 +60,7 @@ def check(name: str, programs: Programs, text: Path) -> list[bool]:
     settings = {"max_tokens": 400, "on_leak": "allow", "split.validation": 0.2, "split.test": 0.2}
     dataset = programs.run("prepare-data", settings, tokenizer=base, data=text)
     models = {"base": base} | conversions(programs, folder)
-    flags = [f"m{number}={model}" for number, model in enumerate(models.values())]
+    flags = [f"m{number}={model}/data/model" for number, model in enumerate(models.values())]
     scored = programs.run("evaluate", {"generated_rows": 0}, model=flags, dataset=dataset)
     scores = read_json(scored / "data/metrics.json")["models"]
     passed = []

@@ -201,7 +201,8 @@ class Case:
     def fused_models(self) -> None:
         """Compares our evaluation of every fused model with mlx-lm's."""
         names = {f"m{number}": name for number, name in enumerate(self.fused)}
-        models = [f"{short}={self.fused[name][0]}" for short, name in names.items()]
+        # As plain folders: the models come from adapters and bases of several runs.
+        models = [f"{short}={self.fused[name][0]}/data/model" for short, name in names.items()]
         settings = {"generated_rows": ANSWERS, "max_tokens": ANSWER_TOKENS}
         scored = self.programs.run("evaluate", settings, model=models, dataset=self.dataset)
         scores = read_json(scored / "data/metrics.json")["models"]
