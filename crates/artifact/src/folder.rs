@@ -255,8 +255,8 @@ fn take_over(out: &Path, old: &Path) -> Result<Option<File>> {
     Ok(taken)
 }
 
-/// Returns whether the process of another boot, container or machine that wrote a mark may be alive: only a lock can tell. `tried`
-/// is the outcome of locking the mark.
+/// Returns whether the process that wrote a mark may still be alive. If it ran before a reboot, in another container or on
+/// another machine, its number proves nothing and only the lock does; `tried` is the result of trying to lock the mark.
 fn may_live_elsewhere(path: &Path, tried: Tried) -> bool {
     tried != Tried::Locked || !lock::excludes(path) || network::is_network(path)
 }

@@ -1,7 +1,7 @@
 //! Locks between processes that work on the same key.
 //!
-//! They save work; what is published is right without them. The kernel releases a lock when its process dies. Where the
-//! file system has no locks, work goes on without, and nothing is removed that might be in use.
+//! They only avoid duplicate work: published artifacts are correct without them. The kernel releases a lock when its
+//! process dies. On a file system without locks, stages run unlocked and never remove anything that may be in use.
 
 use std::fs::{File, TryLockError};
 use std::io;

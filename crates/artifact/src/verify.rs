@@ -23,7 +23,7 @@ const MAX_DEPTH: usize = 20;
 pub struct Verification {
     /// The manifest; `None` if the files that describe the artifact are damaged.
     pub manifest: Option<Manifest>,
-    /// What is wrong, in order of the paths; empty if the artifact is sound.
+    /// Problems found, sorted by path; empty if the artifact is intact.
     pub problems: Vec<Problem>,
     /// Number of data files in the manifest.
     pub files: u64,
@@ -87,10 +87,10 @@ impl Verification {
     }
 }
 
-/// Verifies the artifact in the folder `path` and lists all that is wrong with it.
+/// Verifies the artifact in the folder `path` and lists every problem.
 ///
-/// [`Level::Auto`] takes the hashes of large unchanged files from `memo`; [`Level::Hash`] reads every byte. Both remember
-/// what they read. From [`Level::Auto`] on, files in `telemetry/` are compared with the hashes in `provenance.json`.
+/// [`Level::Auto`] takes the hashes of large unchanged files from `memo`; [`Level::Hash`] reads every byte. Both store new
+/// hashes in `memo`. From [`Level::Auto`] on, hashes of files in `telemetry/` are checked against `provenance.json`.
 pub fn verify(path: &Path, level: Level, memo: &Memo) -> Verification {
     let mut found = Verification::default();
     match reader::why_no_artifact(path) {
@@ -215,7 +215,7 @@ fn check_telemetry(root: &Path, found: &mut Verification) {
     check_bytes(root, jobs, Level::Hash, &Memo::default(), found);
 }
 
-/// What is below a folder of an artifact.
+/// Contents of a folder of an artifact.
 #[derive(Default)]
 struct Listing {
     /// Sizes of the regular files, by path.

@@ -118,7 +118,7 @@ fn large_file_is_read_once_and_again_after_its_times_changed() {
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!((read(Level::Auto), read(Level::Auto)), (whole, SMALL));
     assert_eq!(read(Level::Hash), whole, "reads everything");
-    // Back to the former modification time, as `touch` or a restored backup would: the change time tells.
+    // Restores the old modification time, as `touch` or a restored backup does; the change time still differs.
     let weights = path.join("data/model/weights.bin");
     let before = fs_err::metadata(&weights).unwrap().modified().unwrap();
     flip(&weights, 12345);

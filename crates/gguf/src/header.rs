@@ -25,7 +25,7 @@ pub struct Tensor {
     pub name: String,
     /// Extent of each dimension, the outermost first, as in NumPy (the file lists the innermost first).
     pub shape: Vec<usize>,
-    /// How the values are stored.
+    /// Storage format of the values.
     pub storage: Storage,
     /// Offset of the values from the start of the file in bytes.
     pub start: u64,

@@ -1,6 +1,6 @@
-//! How the values of a tensor are stored.
+//! Storage formats of tensors.
 
-/// How the values of a tensor are stored: as floats, or in blocks of small integers with shared scales.
+/// Storage format of a tensor: floats, or blocks of small integers with shared scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(non_camel_case_types, reason = "the names of the format")]
 pub enum Storage {

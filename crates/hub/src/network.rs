@@ -1,4 +1,4 @@
-//! What lies between this machine and the hub: certificate authorities and proxies.
+//! Certificate authorities and proxies for connections to the hub.
 
 use ureq::Proxy;
 use ureq::http::Uri;

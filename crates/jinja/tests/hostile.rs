@@ -11,7 +11,7 @@ const MAX_TIME: Duration = Duration::from_secs(2);
 #[cfg(target_os = "linux")]
 const MAX_KIBIBYTES: u64 = 256 << 10;
 
-/// Measures the processor time of this thread where the system tells it, so that other work does not count.
+/// Measures the CPU time of this thread where the system reports it, so that other processes do not distort the result.
 struct Clock {
     processor: Option<Duration>,
     wall: Instant,

@@ -12,7 +12,7 @@ pub struct Counts {
     formula: Formula,
 }
 
-/// How sums of counts become a score.
+/// Formula that turns sums of counts into a score.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Formula {
     /// BLEU: words of both sides, matches and totals by order.

@@ -50,7 +50,7 @@ pub fn supported_encoders() -> Vec<&'static str> {
     ARCHITECTURES.iter().map(|(name, ..)| *name).collect()
 }
 
-/// How the vectors of tokens become one.
+/// Method of pooling token vectors into one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pooling {
     /// Their mean.

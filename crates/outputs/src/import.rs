@@ -23,7 +23,7 @@ pub struct Import {
     /// Whether the weights were dequantized.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dequantized: bool,
-    /// What became of the tensors of a GGUF file, if the model came from one.
+    /// Conversion of the tensors, if the model came from a GGUF file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gguf: Option<GgufImport>,
     /// Files that were left out, each with the reason.
@@ -56,7 +56,7 @@ pub enum ImportSource {
     },
 }
 
-/// What became of the tensors of a GGUF file.
+/// Conversion of the tensors of a GGUF file.
 ///
 /// Names are those of the imported model, grouped by the type that the file stores them in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

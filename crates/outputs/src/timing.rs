@@ -41,9 +41,9 @@ pub struct Times {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StageTimes {
-    /// When it began, in UTC.
+    /// Start time, in UTC.
     pub start: Option<String>,
-    /// When it ended, in UTC.
+    /// End time, in UTC.
     pub end: Option<String>,
     /// Seconds it took.
     pub wall_seconds: Option<f64>,

@@ -1,4 +1,4 @@
-//! What the running program is made of: its build, its bytes, and the numeric library that it loaded.
+//! Identity of the running program: its build, its hash, and the numeric library that it loaded.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -26,7 +26,7 @@ fn node_of(metadata: &std::fs::Metadata) -> Node {
     (metadata.ino(), created.unwrap_or_default().as_nanos())
 }
 
-/// What is in a file or folder.
+/// Contents of a file or folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Content {
     File(Vec<u8>),

@@ -12,7 +12,7 @@ const GENERAL_ENGLISH_TEXT: &str = include_str!("../guard/general-english.txt");
 /// Longest row, in tokens; the rest is left out.
 const MAX_TOKENS: usize = 512;
 
-/// Where a guard set comes from.
+/// Source of a guard set.
 #[derive(Debug, Clone)]
 pub enum GuardSource {
     /// The text that comes with the program.

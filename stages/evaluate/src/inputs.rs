@@ -21,7 +21,7 @@ pub struct NamedModel {
     pub folder: PathBuf,
     /// Folder of adapters to load with it.
     pub adapters: Option<PathBuf>,
-    /// Where the model comes from.
+    /// Source of the model.
     pub source: ModelSource,
 }
 
@@ -41,7 +41,7 @@ pub enum Subject {
     Endpoint {
         /// Name in the scores.
         name: String,
-        /// How to reach it.
+        /// Connection settings.
         settings: EndpointSettings,
     },
 }

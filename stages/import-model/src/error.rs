@@ -72,7 +72,7 @@ pub enum Error {
         name: String,
         /// Its version.
         version: String,
-        /// What pip said.
+        /// Output of pip.
         reason: String,
     },
 

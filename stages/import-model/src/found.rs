@@ -20,7 +20,7 @@ pub struct Found {
     pub downloads: Option<PathBuf>,
     /// Files that are left out, with the reason. Empty for a hub import, where the list would depend on the local cache.
     pub dropped: BTreeMap<String, &'static str>,
-    /// What became of the tensors of a GGUF file, if the model was converted from one.
+    /// Conversion of the tensors, if the model came from a GGUF file.
     pub gguf: Option<GgufImport>,
     /// The files of the source, by name, if `files` were made from them.
     pub originals: Option<BTreeMap<String, PathBuf>>,

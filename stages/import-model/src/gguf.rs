@@ -23,7 +23,7 @@ use crate::gguf::metadata::Metadata;
 use crate::gguf::rope::Factors;
 use crate::{layout, model};
 
-/// What the weights of a GGUF file become.
+/// Form in which the weights of a GGUF file are stored after import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blocks {
     /// Formats that MLX represents exactly stay packed; others become floats.

@@ -160,12 +160,12 @@ fn a_settings_file_starts_from_the_one_that_it_includes() {
     let shell = no_hub();
     let folder = golden_dir().join("llama");
     let table = format!("[import-model]\nmodel_dir = \"{}\"\nlicense = \"mit\"\n", text(&folder));
-    shell.sandbox.write("shared/base.toml", table);
-    let preset = shell.sandbox.write("models/mine.toml", "include = \"../shared/base.toml\"\n");
+    shell.sandbox.write("common/base.toml", table);
+    let preset = shell.sandbox.write("models/mine.toml", "include = \"../common/base.toml\"\n");
     let artifact = shell.artifact(&["--config", text(&preset)]);
     let record = |artifact: &Path| fs_err::read_to_string(artifact.join("data/import.json")).unwrap();
     assert!(record(&artifact).contains("\"mit\""));
-    fs_err::write(&preset, "include = \"../shared/base.toml\"\n[import-model]\nlicense = \"bsd-2-clause\"\n")
+    fs_err::write(&preset, "include = \"../common/base.toml\"\n[import-model]\nlicense = \"bsd-2-clause\"\n")
         .unwrap();
     assert!(record(&shell.artifact(&["--config", text(&preset)])).contains("\"bsd-2-clause\""));
     let nested = shell.sandbox.write("models/nested.toml", "include = \"mine.toml\"\n");
