@@ -1,6 +1,7 @@
 //! Tensor names and settings of the architectures that can be written as GGUF.
 
 use failure::Result;
+use gguf::{GEMMA_LAYERS, LAYERS};
 use models::{TensorFiles, canonical_name};
 use serde_json::Value;
 
@@ -14,27 +15,6 @@ const ARCHITECTURES: [(&str, &str); 6] = [
     ("mistral", "llama"),
     ("qwen2", "qwen2"),
     ("qwen3", "qwen3"),
-];
-
-/// Names of a block's layers in a model folder and in GGUF.
-const LAYERS: [(&str, &str); 11] = [
-    ("input_layernorm", "attn_norm"),
-    ("mlp.down_proj", "ffn_down"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.v_proj", "attn_v"),
-];
-/// Norms of Gemma's blocks that other architectures lack or name differently.
-const GEMMA_LAYERS: [(&str, &str); 3] = [
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
 
 /// An architecture with the settings of one model.
