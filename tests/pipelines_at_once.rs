@@ -175,3 +175,32 @@ fn inputs_of_different_pipelines_are_refused() -> Result<()> {
     refused("evaluate", &text(&["--model", &base, "--model", &fused, "--dataset", &other]))?;
     refused("select-best", &text(&["--train", &first[2], "--validate", &second[3]]))
 }
+
+#[test]
+fn the_encoder_of_an_evaluation_belongs_to_any_pipeline() -> Result<()> {
+    let folder = checkout("encoder")?;
+    let set = settings("2.1e-3");
+    make(&folder, "pipeline", &set).run().succeeded();
+    let of = |stage: &str| -> Result<String> {
+        let text = fs_err::read_to_string(folder.join("build/small/demo").join(format!("{stage}.path")))?;
+        Ok(text.trim_end().to_owned())
+    };
+    let run = |stage: &str, arguments: &[&str]| {
+        let mut program = Program::built(stage);
+        program.current_dir(&folder).args(["--config", "pipelines/small.toml"]).args(arguments);
+        program.run().succeeded().trim_end().to_owned()
+    };
+    let bert = workspace_root().join("crates/models/tests/encoders/bert").display().to_string();
+    let encoder = run("import-model", &["--model-dir", &bert]);
+    let (model, dataset, fused) = (of("import-model")?, of("prepare-data")?, of("fuse")?);
+    let (base, tuned) = (format!("base={model}"), format!("fused={fused}"));
+    let rows = ["--set", "evaluate.generated_rows=1"];
+    let models = ["--model", &base, "--model", &tuned, "--dataset", &dataset, "--encoder", &encoder];
+    let evaluation = run("evaluate", &[&models[..], &rows].concat());
+    let (train, validate, best) = (of("train")?, of("validate")?, of("select-best")?);
+    let made = ["--train", &train, "--validate", &validate, "--select-best", &best, "--fuse", &fused];
+    let from = ["--import-model", &model, "--prepare-data", &dataset, "--evaluate", &evaluation];
+    let report = run("report", &[&made[..], &from].concat());
+    ensure!(Artifact::open(&folder.join(report)).is_ok(), "no report");
+    Ok(())
+}

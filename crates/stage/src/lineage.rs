@@ -19,7 +19,7 @@ const TRAIN: &str = "train";
 const TRAINED_WITH: [(&str, &str, &str); 2] =
     [("model", "import-model", outputs::MODEL), ("tokens", "prepare-data", outputs::TOKENS)];
 
-/// Role of an input that need not belong to the others.
+/// Role of an input that need not belong to the others, now or when an artifact that is given was made.
 const ENCODER: &str = "encoder";
 
 /// Fails if two inputs of `stage` contradict each other.
@@ -35,7 +35,8 @@ pub(crate) fn check(stage: &str, inputs: &BTreeMap<String, Input>) -> Result<()>
     let related = inputs.iter().filter(|(role, input)| *role != ENCODER && input.artifact().is_some());
     let artifacts: Vec<&Input> = related.map(|(_, input)| input).collect();
     for input in &artifacts {
-        for record in input.manifest().inputs.values() {
+        let records = input.manifest().inputs.iter().filter(|(role, _)| *role != ENCODER);
+        for (_, record) in records {
             check_record(input, record, &artifacts)?;
         }
         check_training(input, &artifacts)?;
