@@ -122,6 +122,7 @@ soak: native ## Kill training 200 times, run stages and pipelines at once 1,000 
 	ASHLAR_EVERY=1 cargo test --locked --package stage --test system_calls -- --test-threads=1
 	ASHLAR_PIPELINES=50 cargo test --locked --package tests --test pipelines_at_once -- --test-threads=1 --nocapture
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
+	ASHLAR_KILLS=20 cargo test --locked --package tests --test ranks -- --test-threads=1 --nocapture
 	cargo test --locked --package tuner --test head -- --ignored --test-threads=1 --nocapture
 	cargo test --locked --package tests --test learning_rate -- --ignored --test-threads=1 --nocapture
 	cargo test --locked --package artifacts -- --ignored --nocapture

@@ -1,5 +1,5 @@
-//! Safe wrappers for features of MLX that `mlx-rs` lacks: custom gradients, recomputation, memory limits, device
-//! properties, raw bytes.
+//! Safe wrappers for features of MLX that `mlx-rs` lacks: custom gradients, recomputation, groups of processes, memory
+//! limits, device properties, raw bytes.
 //!
 //! This crate and `mlx-sys` are the only ones with unsafe code and with differences between platforms. Models, training
 //! and files belong to other crates. Call [`init`] once, before any other use of MLX:
@@ -26,6 +26,7 @@
 mod bus_error;
 mod bytes;
 mod device;
+mod distributed;
 mod error;
 mod gpu;
 pub mod host;
@@ -42,6 +43,7 @@ mod unpacking;
 
 pub use bytes::{array_from_bytes, bytes_of, with_bytes};
 pub use device::{Backend, MLX_VERSION, Options, init, runs_on_gpu};
+pub use distributed::{Group, Transport};
 pub use error::{Error, Result};
 pub use mapped::MappedFile;
 pub use memory::{available_memory, peak_resident_memory, resident_memory, set_limits};

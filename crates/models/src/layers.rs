@@ -127,6 +127,17 @@ pub struct Dropout {
     pub rate: f32,
     /// Random key of the mask.
     pub key: Array,
+    /// Where the inputs are in those that the mask is made for; `None` if they are all.
+    pub part: Option<Part>,
+}
+
+/// Consecutive rows (of the first axis) of a larger array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Index of the first row.
+    pub first: i32,
+    /// Number of rows of the larger array.
+    pub whole: i32,
 }
 
 impl Adapter {
@@ -171,9 +182,20 @@ impl Adapter {
 
 impl Dropout {
     fn apply(&self, x: &Array) -> Result<Array> {
-        let keep = random::bernoulli(&Array::from_f32(1.0 - self.rate), x.shape(), &self.key)?;
+        let keep = self.mask(x)?;
         let kept = x.multiply(keep.as_dtype(x.dtype())?)?;
         Ok(kept.divide(scalar(1.0 - self.rate, x)?)?)
+    }
+
+    /// Returns which numbers of `x` are kept. Rows of a [`Part`] beyond the larger array, which are padding, repeat its last.
+    fn mask(&self, x: &Array) -> Result<Array> {
+        let share = Array::from_f32(1.0 - self.rate);
+        let Some(part) = self.part else { return Ok(random::bernoulli(&share, x.shape(), &self.key)?) };
+        let mut shape = x.shape().to_vec();
+        let count = std::mem::replace(&mut shape[0], part.whole);
+        let whole = random::bernoulli(&share, &shape[..], &self.key)?;
+        let rows: Vec<i32> = (part.first..part.first + count).map(|row| row.min(part.whole - 1)).collect();
+        Ok(whole.take_axis(Array::from_slice(&rows, &[count]), 0)?)
     }
 }
 
@@ -414,6 +436,22 @@ mod tests {
 
     use super::*;
     use crate::{LayerMut, LoadOptions, Model};
+
+    #[test]
+    fn a_part_is_dropped_as_in_the_whole() -> Result<()> {
+        let key = random::key(3)?;
+        let x = random::normal::<f32>(&[5, 3, 4], None, None, &random::key(4)?)?;
+        let whole = Dropout { rate: 0.4, key: key.clone(), part: None }.apply(&x)?;
+        for (first, end) in [(0, 2), (2, 3), (3, 5)] {
+            let part = Dropout { rate: 0.4, key: key.clone(), part: Some(Part { first, whole: 5 }) };
+            let rows = part.apply(&x.index(first..end))?;
+            assert_eq!(rows, whole.index(first..end));
+        }
+        // Padding after the last row.
+        let padded = Dropout { rate: 0.4, key, part: Some(Part { first: 4, whole: 5 }) };
+        assert_eq!(padded.apply(&x.index(3..5))?.shape(), [2, 3, 4]);
+        Ok(())
+    }
 
     #[test]
     fn norms_from_products_are_those_of_the_adapted_matrix() {

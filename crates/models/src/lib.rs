@@ -63,7 +63,7 @@ pub use config::{adapter_base, context_length, is_packed};
 pub use encoder::{ENCODER_FILES, Encoder, supported_encoders};
 pub use error::{Error, Result};
 pub use generate::{Conversation, Flow, Generation, GenerationOptions, generate, generate_with};
-pub use layers::{Adapter, Dropout, Embedding, Layer, LayerMut, Linear, Norm, scalar};
+pub use layers::{Adapter, Dropout, Embedding, Layer, LayerMut, Linear, Norm, Part, scalar};
 pub use model::{Head, Model, check_config};
 pub use options::{ComputeDtype, LoadOptions};
 pub use sampling::Sampling;

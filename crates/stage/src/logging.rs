@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, WeakProgressBar};
 use tracing::{Event, Level, Subscriber};
@@ -14,6 +15,21 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::args::Verbosity;
 
 static BAR: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
+/// Number of this process among several that share a run; 0 for the one that speaks for all.
+static RANK: AtomicUsize = AtomicUsize::new(0);
+
+/// Makes this process print only warnings and errors, with its number in front.
+pub(crate) fn speak_as_rank(rank: usize) {
+    RANK.store(rank, Ordering::Relaxed);
+}
+
+/// Returns what lines of this process begin with.
+fn speaker() -> String {
+    match RANK.load(Ordering::Relaxed) {
+        0 => String::new(),
+        rank => format!("rank {rank}: "),
+    }
+}
 
 /// Starts logging to stderr: only errors with `-q`, debug messages with `-v`, traces with `-vv`.
 pub(crate) fn start(verbosity: Verbosity) {
@@ -43,7 +59,8 @@ pub fn colour() -> bool {
 /// [`ProgressBar::is_hidden`], log periodic lines instead.
 pub fn progress_bar(length: u64) -> ProgressBar {
     let lines = std::env::var_os("ASHLAR_PROGRESS").is_some_and(|value| value == "lines");
-    let shown = io::stderr().is_terminal() && !lines && tracing::enabled!(Level::INFO);
+    let is_first = RANK.load(Ordering::Relaxed) == 0;
+    let shown = io::stderr().is_terminal() && !lines && is_first && tracing::enabled!(Level::INFO);
     let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(length), target);
     if let Ok(mut slot) = BAR.lock() {
@@ -55,7 +72,7 @@ pub fn progress_bar(length: u64) -> ProgressBar {
 /// Writes a line to stderr, above the progress bar. Ignores a closed stderr.
 pub(crate) fn print_error_line(text: &str) {
     let write = || {
-        let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+        let _ = io::stderr().lock().write_all(format!("{}{text}\n", speaker()).as_bytes());
     };
     let bar = BAR.lock().ok().and_then(|slot| slot.as_ref()?.upgrade());
     match bar {
@@ -93,6 +110,9 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        if RANK.load(Ordering::Relaxed) > 0 && *event.metadata().level() > Level::WARN {
+            return Ok(());
+        }
         let (lead, code) = match *event.metadata().level() {
             Level::ERROR => ("error: ", "31"),
             Level::WARN => ("warning: ", "33"),

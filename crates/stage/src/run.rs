@@ -23,15 +23,15 @@ use crate::{ending, lineage, output, plan};
 /// The order of the calls does not matter: the key is computed by [`Run::with_key`] or [`Run::execute`].
 #[derive(Debug)]
 pub struct Run<C: Config> {
-    common: CommonArgs,
-    config: C,
+    pub(crate) common: CommonArgs,
+    pub(crate) config: C,
     store: Option<Store>,
-    inputs: BTreeMap<String, Input>,
-    numerics: BTreeMap<String, String>,
+    pub(crate) inputs: BTreeMap<String, Input>,
+    pub(crate) numerics: BTreeMap<String, String>,
     notes: Vec<String>,
     expected_bytes: u64,
     /// Where a segment stops.
-    stop_at: Option<String>,
+    pub(crate) stop_at: Option<String>,
     recorder: Recorder,
 }
 
@@ -427,6 +427,13 @@ impl<C: Config> KeyedRun<C> {
         scratch.remove()?;
         ending::finished(id.stage, &summary, out, run.recorder.elapsed());
         output::print_path(out)
+    }
+
+    /// Runs `body` between two looks at the inputs, and publishes nothing.
+    pub(crate) fn with_verified_inputs(&self, body: impl FnOnce(&C) -> Result<()>) -> Result<()> {
+        let witnesses = self.verify_inputs()?;
+        body(&self.run.config)?;
+        refused(check_inputs(&witnesses))
     }
 
     fn verify_inputs(&self) -> Result<BTreeMap<String, Witness>> {

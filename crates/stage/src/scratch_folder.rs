@@ -58,6 +58,21 @@ impl ScratchFolder {
         Ok(Self { path: temporary.path().to_owned(), temporary: Some(temporary), _lock: None })
     }
 
+    /// Returns whether an earlier process of this run left something to resume from.
+    pub(crate) fn is_left(common: &CommonArgs, id: &Identity) -> bool {
+        let name = format!("{}-{}", id.stage, id.key.short());
+        let path = match &common.resume_dir {
+            Some(dir) => dir.join(name),
+            None => match std::env::var_os(VARIABLE) {
+                Some(dir) => {
+                    PathBuf::from(dir).join(format!("{name}-{}", rustix::process::geteuid().as_raw()))
+                }
+                None => return false,
+            },
+        };
+        fs_err::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
     /// Returns the folder.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -46,6 +46,11 @@ impl StopFlag {
         }
     }
 
+    /// Sets the flag as `signal` would, because another process of the same run got it.
+    pub fn set(self, signal: i32) {
+        let _ = REQUESTED.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
     /// Says that this work looks at the flag itself and must not be ended before, until the result is dropped.
     #[must_use]
     pub fn unhurried(self) -> Unhurried {

@@ -1,7 +1,10 @@
 //! Batches: rows of tokens as arrays, with the targets that count.
 
+use std::ops::Range;
+
 use dataset::{Row, Split};
 use mlx_rs::Array;
+use models::Part;
 
 use crate::batch_order::MicroBatch;
 
@@ -17,6 +20,18 @@ pub(crate) struct BatchData {
     weights: Vec<f32>,
     targets_of_row: Vec<usize>,
     total_weight: f64,
+    slice: Option<Slice>,
+}
+
+/// Consecutive lines of a micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slice {
+    /// Index of the micro-batch in its step.
+    pub micro_batch: usize,
+    /// Where the lines are among those of the micro-batch.
+    pub lines: Part,
+    /// Where the targets are among those of the micro-batch.
+    pub targets: Part,
 }
 
 /// Rows as the model reads them, and their targets.
@@ -37,6 +52,8 @@ pub struct Batch {
     pub targets_of_row: Vec<usize>,
     /// Sum of the weights.
     pub total_weight: f64,
+    /// Which part of a micro-batch this is; `None` for all of it.
+    pub slice: Option<Slice>,
 }
 
 impl BatchData {
@@ -115,6 +132,65 @@ impl BatchData {
             weights,
             targets_of_row,
             total_weight,
+            slice: None,
+        }
+    }
+
+    /// Cuts micro-batch `index` of a step into at most `count` slices of nearly as many lines. They keep the length of its lines.
+    ///
+    /// `rows_of_line` is the number of rows of each line.
+    pub(crate) fn sliced(
+        self,
+        index: usize,
+        count: usize,
+        rows_of_line: &[usize],
+        pad_to: usize,
+    ) -> Vec<Self> {
+        let lines = rows_of_line.len();
+        let count = count.min(lines);
+        if count <= 1 {
+            return vec![self];
+        }
+        let end_of = |slice: usize| slice * lines / count;
+        (0..count)
+            .map(|slice| self.lines(index, end_of(slice)..end_of(slice + 1), rows_of_line, pad_to))
+            .collect()
+    }
+
+    /// Returns the slice with the given lines.
+    fn lines(&self, micro_batch: usize, lines: Range<usize>, rows_of_line: &[usize], pad_to: usize) -> Self {
+        let length = self.shape[1] as usize;
+        let tokens = lines.start * length..lines.end * length;
+        let first_row: usize = rows_of_line[..lines.start].iter().sum();
+        let rows = first_row..first_row + rows_of_line[lines.clone()].iter().sum::<usize>();
+        let first_target: usize = self.targets_of_row[..rows.start].iter().sum();
+        let targets_of_row = self.targets_of_row[rows].to_vec();
+        let targets = first_target..first_target + targets_of_row.iter().sum::<usize>();
+        let count = targets.len().next_multiple_of(pad_to.max(1));
+        let mut positions: Vec<i32> =
+            self.positions[targets.clone()].iter().map(|position| position - tokens.start as i32).collect();
+        let (mut of_targets, mut weights) =
+            (self.targets[targets.clone()].to_vec(), self.weights[targets.clone()].to_vec());
+        let total_weight = weights.iter().map(|&weight| f64::from(weight)).sum();
+        positions.resize(count, 0);
+        of_targets.resize(count, 0);
+        weights.resize(count, 0.0);
+        let part = |first: usize, whole: usize| Part { first: first as i32, whole: whole as i32 };
+        Self {
+            shape: [lines.len() as i32, self.shape[1]],
+            tokens: self.tokens[tokens.clone()].to_vec(),
+            segments: self.segments.as_ref().map(|segments| segments[tokens].to_vec()),
+            lengths: self.lengths[lines.clone()].to_vec(),
+            positions,
+            targets: of_targets,
+            weights,
+            targets_of_row,
+            total_weight,
+            slice: Some(Slice {
+                micro_batch,
+                lines: part(lines.start, rows_of_line.len()),
+                targets: part(first_target, self.positions.len()),
+            }),
         }
     }
 }
@@ -131,6 +207,7 @@ impl From<BatchData> for Batch {
             weights: Array::from_slice(&data.weights, &count),
             targets_of_row: data.targets_of_row,
             total_weight: data.total_weight,
+            slice: data.slice,
         }
     }
 }
@@ -222,5 +299,30 @@ mod tests {
         assert_eq!(batch.weights.as_slice::<f32>(), &[1.0, 2.0, 0.5, 0.0]);
         assert_eq!(batch.targets_of_row, [1, 1, 1]);
         assert!((batch.total_weight - 3.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn slices_are_the_lines_of_the_batch() {
+        let lines = [
+            vec![row(&[5, 6, 7], &[0, 0, 1], 1.0), row(&[8, 9], &[0, 1], 2.0)],
+            vec![row(&[3, 4], &[0, 1], 0.5)],
+            vec![row(&[1, 2, 3], &[0, 1, 1], 1.0)],
+        ];
+        let whole = BatchData::packed(&lines, 4, 2);
+        let slices = whole.clone().sliced(7, 2, &[2, 1, 1], 2);
+        assert_eq!(slices.iter().map(|slice| slice.shape).collect::<Vec<_>>(), [[1, 4], [2, 4]]);
+        let tokens: Vec<i32> = slices.iter().flat_map(|slice| slice.tokens.clone()).collect();
+        assert_eq!(tokens, whole.tokens);
+        assert_eq!(slices[0].positions, [1, 2]);
+        assert_eq!(slices[1].positions, [0, 4, 5, 0]);
+        assert_eq!(slices[1].targets, [4, 2, 3, 0]);
+        assert_eq!(slices[1].weights, [0.5, 1.0, 1.0, 0.0]);
+        assert_eq!(slices[1].targets_of_row, [1, 2]);
+        let place = slices[1].slice.expect("a slice");
+        assert_eq!((place.micro_batch, place.lines), (7, Part { first: 1, whole: 3 }));
+        assert_eq!(place.targets, Part { first: 2, whole: 6 });
+        // More slices than lines, and a whole batch.
+        assert_eq!(whole.clone().sliced(0, 9, &[2, 1, 1], 2).len(), 3);
+        assert_eq!(whole.clone().sliced(0, 1, &[2, 1, 1], 2), [whole]);
     }
 }

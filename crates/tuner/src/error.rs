@@ -73,6 +73,12 @@ pub enum Error {
         /// The newest thing saved before the step.
         kept: String,
     },
+    /// The ranks of a run cannot work together, or one of them is lost.
+    #[error("{reason}")]
+    Ranks {
+        /// The problem, with the rank that has it.
+        reason: String,
+    },
     /// The model's loss on a row is not finite.
     #[error("the loss of row {row} of the {split} split is {value}")]
     NotFinite {
@@ -126,7 +132,10 @@ impl Failure for Error {
             Self::Model(error) => error.kind(),
             Self::Dataset(error) => error.kind(),
             Self::Settings { .. } => Kind::Usage,
-            Self::ResumeState { .. } | Self::OtherShapes { .. } | Self::Diverged { .. } => Kind::Failed,
+            Self::ResumeState { .. }
+            | Self::OtherShapes { .. }
+            | Self::Diverged { .. }
+            | Self::Ranks { .. } => Kind::Failed,
             Self::OutOfRange { .. }
             | Self::Adapter { .. }
             | Self::NotFinite { .. }
@@ -144,6 +153,9 @@ impl Failure for Error {
             Self::Adapter { hint, .. } => return hint.clone(),
             Self::Diverged { .. } => {
                 "lower `learning_rate`, raise `warmup_steps`, or lower `max_gradient_norm`"
+            }
+            Self::Ranks { .. } => {
+                "start the same program with the same arguments on every rank; the run resumes from its last state"
             }
             Self::NotFinite { .. } => "the weights contain NaN or infinity; use another checkpoint or model",
             Self::UnknownToken { .. } => {

@@ -25,10 +25,12 @@ mod loss;
 mod mixture;
 mod optimizer;
 mod prefetch;
+mod ranks;
 mod resume_state;
 mod schedule;
 mod score;
 mod seed;
+mod sharing;
 mod similarity;
 mod trainer;
 mod training_loop;
@@ -41,7 +43,7 @@ pub const ADAPTER_FILES: &[&str] =
 pub use adapter::{
     AdapterSettings, FineTuneType, Trainable, attach, load_adapters, save_adapters, save_peft,
 };
-pub use batch::Batch;
+pub use batch::{Batch, Slice};
 pub use batch_order::{BatchOrder, Curriculum, MicroBatch};
 pub use distrust::{Distrust, DistrustMode, distrust_loss};
 pub use early_stopping::EarlyStopping;
@@ -49,6 +51,7 @@ pub use error::{Error, Result};
 pub use head::chunk_rows as head_chunk_rows;
 pub use mixture::Mixture;
 pub use optimizer::{Optimizer, OptimizerName, OptimizerSettings};
+pub use ranks::{Ending, Ranks};
 pub use resume_state::{ResumeState, RunCounters, step_name};
 pub use schedule::{ScheduleName, ScheduleSettings};
 #[cfg(feature = "test-hooks")]

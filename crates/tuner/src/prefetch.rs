@@ -27,6 +27,8 @@ pub(crate) struct Source<'a> {
     pub(crate) split: &'a Split,
     /// Micro-batches per step; the last step of an epoch may have fewer.
     pub(crate) accumulation: usize,
+    /// Slices per micro-batch.
+    pub(crate) slices: usize,
     pub(crate) pad_to: usize,
     /// Factors of the rows' weights.
     pub(crate) factors: Option<&'a [f32]>,
@@ -40,10 +42,12 @@ impl Iterator for Source<'_> {
     fn next(&mut self) -> Option<StepData> {
         let indices = self.order.batches_of_step(self.steps.next()?, self.accumulation);
         let micro_batches: Vec<MicroBatch> = indices.clone().map(|index| self.order.at(index)).collect();
-        let batches = micro_batches
-            .iter()
-            .map(|micro| BatchData::of_micro_batch(self.split, micro, self.pad_to, self.factors))
-            .collect();
+        let batches = micro_batches.iter().enumerate().flat_map(|(index, micro)| {
+            let rows_of_line: Vec<usize> = micro.lines.iter().map(Vec::len).collect();
+            let whole = BatchData::of_micro_batch(self.split, micro, self.pad_to, self.factors);
+            whole.sliced(index, self.slices, &rows_of_line, self.pad_to)
+        });
+        let batches = batches.collect();
         let rows = micro_batches.iter().flat_map(MicroBatch::rows).collect();
         Some(StepData { batches, rows, epochs: self.order.epochs_after(indices.end) })
     }
@@ -101,6 +105,7 @@ mod tests {
                     order: &mut order,
                     split: &split,
                     accumulation: 2,
+                    slices: 1 + usize::from(packed),
                     pad_to: 8,
                     factors: Some(&factors),
                     steps: first..40,

@@ -7,6 +7,8 @@ use outputs::RowLoss;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::loss;
+use crate::ranks::Ranks;
+use crate::sharing;
 use crate::vocabulary::check_vocabulary;
 
 /// Number of tokens, padding included, that are scored together at most if they are in several rows, on a CPU and on a GPU:
@@ -43,8 +45,28 @@ pub fn row_loss(losses: &[f32]) -> RowLoss {
 ///
 /// Fails when the split has no targets or a token that the model does not know, or when a loss is not finite.
 pub fn score(model: &Model, split: &Split, name: &str, batch_size: usize) -> Result<Score> {
+    score_by_ranks(model, split, name, batch_size, None)
+}
+
+/// As [`score`], with the batches shared by ranks, all of which get the whole result.
+///
+/// # Errors
+///
+/// As [`score`], and when a rank is lost.
+pub(crate) fn score_by_ranks(
+    model: &Model,
+    split: &Split,
+    name: &str,
+    batch_size: usize,
+    ranks: Option<&Ranks>,
+) -> Result<Score> {
     let mut rows = vec![row_loss(&[]); split.len()];
-    each_row(model, split, name, batch_size, &mut |row, losses| rows[row] = row_loss(losses))?;
+    let is_own = |index: usize| ranks.is_none_or(|ranks| ranks.has(index));
+    each_row(model, split, name, batch_size, &is_own, &mut |row, losses| rows[row] = row_loss(losses))?;
+    let rows = match ranks {
+        Some(ranks) => sharing::row_losses(ranks, &rows)?,
+        None => rows,
+    };
     Ok(Score { rows })
 }
 
@@ -55,16 +77,18 @@ pub fn score(model: &Model, split: &Split, name: &str, batch_size: usize) -> Res
 /// As [`score`].
 pub fn token_losses(model: &Model, split: &Split, name: &str, batch_size: usize) -> Result<Vec<Vec<f32>>> {
     let mut rows = vec![Vec::new(); split.len()];
-    each_row(model, split, name, batch_size, &mut |row, losses| rows[row] = losses.to_vec())?;
+    each_row(model, split, name, batch_size, &|_| true, &mut |row, losses| rows[row] = losses.to_vec())?;
     Ok(rows)
 }
 
-/// Calls `visit` with every row of `split` and the losses of its targets, short rows first.
+/// Calls `visit` with every row of `split` and the losses of its targets, short rows first; leaves out batches whose index is not
+/// `wanted`.
 fn each_row(
     model: &Model,
     split: &Split,
     name: &str,
     batch_size: usize,
+    wanted: &dyn Fn(usize) -> bool,
     visit: &mut dyn FnMut(usize, &[f32]),
 ) -> Result<()> {
     if split.is_empty() {
@@ -74,9 +98,12 @@ fn each_row(
     let mut order: Vec<u32> = (0..split.len() as u32).collect();
     order.sort_by_key(|&row| (split.row_length(row as usize), row));
     let mut targets = 0;
-    for batch_rows in batches(split, &order, batch_size) {
+    for (index, batch_rows) in batches(split, &order, batch_size).into_iter().enumerate() {
         let batch = Batch::of_rows(split, batch_rows, 1);
         targets += batch.target_count();
+        if !wanted(index) {
+            continue;
+        }
         let losses = losses_of_batch(model, &batch)?;
         let mut rest = &losses[..];
         for (&row, &targets) in batch_rows.iter().zip(&batch.targets_of_row) {

@@ -1,6 +1,7 @@
 //! One step of training: gradients over micro-batches, clipping, the optimizer's update.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use mlx_ext::host::uses_host;
 use mlx_rs::{Array, Dtype};
@@ -11,6 +12,7 @@ use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::loss::{self, HeadGradient};
 use crate::optimizer::{Optimizer, OptimizerSettings, UPDATE_BYTES};
+use crate::ranks::{Contribution, Expected, Ranks};
 use crate::seed;
 
 /// A model with its trainable parameters and the optimizer.
@@ -32,6 +34,8 @@ pub struct Trainer {
     /// Sums of squares of the rows of weights with a DoRA adapter.
     dora_squares: BTreeMap<String, Array>,
     seed: u64,
+    /// The processes that share the batches of a step.
+    ranks: Option<Rc<Ranks>>,
 }
 
 /// Arguments of one step besides its batches.
@@ -170,6 +174,7 @@ impl Trainer {
             is_read_late: mlx_ext::runs_on_gpu(),
             dora_squares,
             seed,
+            ranks: None,
         })
     }
 
@@ -186,6 +191,18 @@ impl Trainer {
     /// Sets whether steps report the gradient norm of every group of parameters.
     pub fn set_group_norms(&mut self, on: bool) {
         self.with_group_norms = on;
+    }
+
+    /// Shares the batches of every step with other processes, all of which must take the same steps.
+    pub fn set_ranks(&mut self, ranks: Rc<Ranks>) {
+        // The ranks wait for each other in every step, so nothing is gained by starting one before the last is finished.
+        self.is_read_late = false;
+        self.ranks = Some(ranks);
+    }
+
+    /// Returns the processes that share the batches of a step.
+    pub(crate) fn ranks(&self) -> Option<&Rc<Ranks>> {
+        self.ranks.as_ref()
     }
 
     /// Computes all logits at one time and lets MLX derive the gradient.
@@ -379,53 +396,103 @@ impl Trainer {
 
     /// Returns loss and gradients of a step; `None` without targets.
     fn gradients(&self, batches: &[Batch], step: usize) -> Result<Option<Gradients>> {
-        let mut total: Option<Gradients> = None;
-        let model_of_step = self.model_of_step()?;
         // A batch whose rows were all cut before their first target has no mean loss.
-        for (index, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.total_weight > 0.0) {
-            let model = self.with_dropout_of(&model_of_step, step, index)?;
-            let entering = match self.first_block {
-                Some(block) if block > 0 => Some((block, loss::entering(&model, batch, block)?)),
-                _ => None,
-            };
-            let from = entering.as_ref().map(|(block, states)| Start { block: *block, states });
-            let pass = Pass { recompute: self.recompute, from };
-            let (mut values, sums) = mlx_ext::value_and_grad(
-                |parameters| {
-                    let traced = with_parameters(&model, &self.trainable.names, parameters)?;
-                    Ok(vec![loss::batch_loss(&traced, batch, self.head, self.head_chunk_rows, pass)?])
-                },
-                &self.parameters,
-                self.parameters.len(),
-            )?;
-            let loss_sum = values.swap_remove(0);
-            let (weight, targets) = (batch.total_weight, batch.target_count());
-            let new = Gradients { sums, loss_sum, weight, targets };
-            total = Some(match total {
+        let batches: Vec<(usize, &Batch)> =
+            batches.iter().enumerate().filter(|(_, batch)| batch.total_weight > 0.0).collect();
+        if batches.is_empty() {
+            return Ok(None);
+        }
+        let model = self.model_of_step()?;
+        if let Some(ranks) = &self.ranks {
+            return Ok(Some(self.gradients_of_ranks(ranks, &model, &batches, step)?));
+        }
+        let mut total: Option<Gradients> = None;
+        for &(index, batch) in &batches {
+            let new = self.gradients_of_batch(&model, batch, step, index)?;
+            let sum = match total {
                 None => new,
                 Some(total) => total.plus(new)?,
-            });
+            };
             if batches.len() > 1 {
                 // Only one micro-batch's activations are in memory at a time.
-                let total = total.as_ref().expect("set above");
-                mlx_rs::transforms::eval(total.sums.iter().chain([&total.loss_sum]))?;
+                mlx_rs::transforms::eval(sum.sums.iter().chain([&sum.loss_sum]))?;
             }
+            total = Some(sum);
         }
         Ok(total)
     }
 
-    /// Returns `model` with the dropout masks of a micro-batch.
-    fn with_dropout_of(&self, model: &Model, step: usize, micro_batch: usize) -> Result<Model> {
+    /// Computes this rank's share of the batches, and returns loss and gradients of all.
+    fn gradients_of_ranks(
+        &self,
+        ranks: &Ranks,
+        model: &Model,
+        batches: &[(usize, &Batch)],
+        step: usize,
+    ) -> Result<Gradients> {
+        let mut own = Vec::new();
+        for (_, &(index, batch)) in batches.iter().enumerate().filter(|(place, _)| ranks.has(*place)) {
+            let Gradients { sums, loss_sum, .. } = self.gradients_of_batch(model, batch, step, index)?;
+            mlx_rs::transforms::eval(sums.iter().chain([&loss_sum]))?;
+            own.push(Contribution { loss_sum, gradients: sums });
+        }
+        let expected: Vec<Expected> = batches
+            .iter()
+            .map(|(_, batch)| Expected { weight: batch.total_weight, targets: batch.target_count() })
+            .collect();
+        let Contribution { loss_sum, gradients } = ranks.sum_in_order(&own, &expected, &self.parameters)?;
+        Ok(Gradients {
+            sums: gradients,
+            loss_sum,
+            weight: expected.iter().map(|expected| expected.weight).sum(),
+            targets: expected.iter().map(|expected| expected.targets).sum(),
+        })
+    }
+
+    /// Returns loss and gradients of one batch; `index` is its place in the step.
+    fn gradients_of_batch(
+        &self,
+        model_of_step: &Model,
+        batch: &Batch,
+        step: usize,
+        index: usize,
+    ) -> Result<Gradients> {
+        let model = self.with_dropout_of(model_of_step, batch, step, index)?;
+        let entering = match self.first_block {
+            Some(block) if block > 0 => Some((block, loss::entering(&model, batch, block)?)),
+            _ => None,
+        };
+        let from = entering.as_ref().map(|(block, states)| Start { block: *block, states });
+        let pass = Pass { recompute: self.recompute, from };
+        let (mut values, sums) = mlx_ext::value_and_grad(
+            |parameters| {
+                let traced = with_parameters(&model, &self.trainable.names, parameters)?;
+                Ok(vec![loss::batch_loss(&traced, batch, self.head, self.head_chunk_rows, pass)?])
+            },
+            &self.parameters,
+            self.parameters.len(),
+        )?;
+        let loss_sum = values.swap_remove(0);
+        Ok(Gradients { sums, loss_sum, weight: batch.total_weight, targets: batch.target_count() })
+    }
+
+    /// Returns `model` with the dropout masks of a batch, which is micro-batch `index` of its step if it is not a slice of one. The
+    /// mask of a slice is that part of the micro-batch's mask.
+    fn with_dropout_of(&self, model: &Model, batch: &Batch, step: usize, index: usize) -> Result<Model> {
         let mut model = model.clone();
         if self.dropout == 0.0 {
             return Ok(model);
         }
+        let micro_batch = batch.slice.map_or(index, |slice| slice.micro_batch);
         let mut layer = 0;
-        for (_, part) in model.layers_mut() {
+        for (path, part) in model.layers_mut() {
             let LayerMut::Linear(linear) = part else { continue };
             let Some(adapter) = &mut linear.adapter else { continue };
             let key = seed::key(self.seed, "dropout", &[step as u64, micro_batch as u64, layer])?;
-            adapter.dropout = Some(Dropout { rate: self.dropout, key });
+            // Only targets reach the head.
+            let is_head = path.ends_with("lm_head");
+            let part = batch.slice.map(|slice| if is_head { slice.targets } else { slice.lines });
+            adapter.dropout = Some(Dropout { rate: self.dropout, key, part });
             layer += 1;
         }
         Ok(model)

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use artifact::atomic;
 use dataset::Split;
@@ -16,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::prefetch::{Source, StepData, with_data};
 use crate::resume_state::{ResumeState, RunCounters, sha256_of, sha256_of_first, step_name, sync};
 use crate::schedule::ScheduleSettings;
-use crate::score::score;
+use crate::score::score_by_ranks;
+use crate::sharing;
 use crate::trainer::{StartedStep, Step, StepReport, Trainer};
 
 /// Settings of a training run besides those of the model and the optimizer.
@@ -28,6 +30,8 @@ pub struct TrainingSettings {
     pub schedule: ScheduleSettings,
     /// Micro-batches per step; the last step of an epoch takes those that are left.
     pub accumulation: usize,
+    /// Slices per micro-batch, computed one after another or by several ranks.
+    pub slices: usize,
     /// Rows are padded to a multiple of this many tokens.
     pub pad_to: usize,
     /// Global norm that gradients are clipped to; `None` for no clipping.
@@ -61,6 +65,7 @@ impl Default for TrainingSettings {
             steps: schedule.steps,
             schedule,
             accumulation: 1,
+            slices: 1,
             pad_to: 8,
             max_gradient_norm: Some(1.0),
             report_every: 10,
@@ -96,6 +101,12 @@ pub trait Observer {
     fn interrupted(&self) -> bool {
         false
     }
+    /// Asked before every step of a run over several ranks: the signal that asked this process to stop, 0 for none.
+    fn signal(&self) -> i32 {
+        0
+    }
+    /// One of the ranks got a signal, and all stop after the step that ends now.
+    fn told_to_stop(&mut self, signal: i32) {}
     /// Asked before steps with a report; true adds the gradient norm of every group of parameters to the step's report.
     fn wants_group_norms(&self) -> bool {
         false
@@ -114,7 +125,8 @@ pub struct Splits<'a> {
 /// Trains until the last step, an early stop or an interruption.
 ///
 /// `folder` survives the process and holds `metrics.jsonl`, `checkpoints/<step>/adapters` and `state/<step>`. If it has a
-/// resume state, the run resumes from it and ends with the same bytes as an uninterrupted run.
+/// resume state, the run resumes from it and ends with the same bytes as an uninterrupted run. If the trainer has ranks, only
+/// rank 0 uses the folder.
 ///
 /// # Errors
 ///
@@ -146,6 +158,7 @@ pub fn train(
         order,
         split: splits.train,
         accumulation: settings.accumulation,
+        slices: settings.slices,
         pad_to: settings.pad_to,
         factors: settings.distrust.as_ref().and_then(Distrust::factors),
         steps: training.counters.step..settings.steps,
@@ -206,6 +219,11 @@ struct Started {
 }
 
 impl TrainingLoop<'_> {
+    /// Returns whether this process reads and writes the folder of the run.
+    fn has_folder(&self) -> bool {
+        self.trainer.ranks().is_none_or(|ranks| ranks.is_first())
+    }
+
     fn metrics_path(&self) -> PathBuf {
         self.folder.join(outputs::METRICS)
     }
@@ -216,14 +234,23 @@ impl TrainingLoop<'_> {
 
     /// Loads the newest undamaged resume state whose metrics and checkpoints are undamaged too.
     fn resume(&mut self) -> Result<()> {
-        fs_err::create_dir_all(self.folder)?;
-        let names = self.trainer.trainable().names.clone();
-        let check = |counters: &RunCounters| self.check(counters);
-        let loaded = ResumeState::load_newest(&self.folder.join(outputs::STATE), &names, check)?;
+        let mut loaded = None;
+        if self.has_folder() {
+            fs_err::create_dir_all(self.folder)?;
+            let names = self.trainer.trainable().names.clone();
+            let check = |counters: &RunCounters| self.check(counters);
+            loaded = ResumeState::load_newest(&self.folder.join(outputs::STATE), &names, check)?;
+        }
+        if let Some(ranks) = self.trainer.ranks() {
+            loaded = sharing::resume_state(ranks, self.trainer, loaded)?;
+        }
         if let Some(loaded) = loaded {
             self.trainer.restore(loaded.parameters, loaded.moments, loaded.optimizer_steps)?;
             self.counters = loaded.counters;
             self.saved = Some(self.counters.step);
+        }
+        if !self.has_folder() {
+            return Ok(());
         }
         // Lines that were written after the state will be written again.
         let metrics = fs_err::OpenOptions::new().create(true).append(true).open(self.metrics_path())?;
@@ -258,7 +285,13 @@ impl TrainingLoop<'_> {
     /// one has been started. Nothing in the folder of the run depends on that.
     fn step(&mut self, data: StepData, validation: &Split, observer: &mut dyn Observer) -> Result<()> {
         let index = self.counters.step + usize::from(self.started.is_some());
+        if let Some(ranks) = self.trainer.ranks() {
+            ranks.set_signal(observer.signal());
+        }
         let started = self.start(index, data, observer)?;
+        if let Some(signal) = self.trainer.ranks().and_then(|ranks| ranks.agreed_signal()) {
+            observer.told_to_stop(signal);
+        }
         if let Some(earlier) = self.started.take() {
             self.finish(earlier, validation, observer)?;
             // The rules for stopping early have seen only the step before this one.
@@ -394,7 +427,8 @@ impl TrainingLoop<'_> {
 
     fn validate(&self, validation: &Split) -> Result<f64> {
         let model = self.trainer.model()?;
-        let score = score(&model, validation, "validation", self.settings.validation_batch_size)?;
+        let (batch_size, ranks) = (self.settings.validation_batch_size, self.trainer.ranks());
+        let score = score_by_ranks(&model, validation, "validation", batch_size, ranks.map(Rc::as_ref))?;
         let loss = score.mean_loss();
         self.append(&MetricsLine::Validation(ValidationLine {
             step: self.counters.step as u64,
@@ -405,6 +439,9 @@ impl TrainingLoop<'_> {
     }
 
     fn append(&self, line: &MetricsLine) -> Result<()> {
+        if !self.has_folder() {
+            return Ok(());
+        }
         let mut file = fs_err::OpenOptions::new().append(true).open(self.metrics_path())?;
         Ok(file.write_all(line.to_line().as_bytes())?)
     }
@@ -416,6 +453,9 @@ impl TrainingLoop<'_> {
             return Ok(());
         }
         self.check_finite()?;
+        if !self.has_folder() {
+            return Ok(());
+        }
         let target = self.checkpoint_path(step);
         let sum = atomic::write_folder(&target, |unfinished| {
             let adapters = unfinished.join(outputs::ADAPTERS);
@@ -443,6 +483,9 @@ impl TrainingLoop<'_> {
     /// Saves a resume state.
     fn save(&mut self) -> Result<()> {
         self.check_finite()?;
+        if !self.has_folder() {
+            return Ok(());
+        }
         let metrics = self.metrics_path();
         sync(&metrics)?;
         self.counters.metrics_bytes = fs_err::metadata(&metrics)?.len();

@@ -35,6 +35,12 @@ fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
+/// Returns whether micro-batches with this number of slices are not cut.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_whole(slices: &usize) -> bool {
+    *slices <= 1
+}
+
 /// Settings of the stage `train`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -97,6 +103,10 @@ pub struct Config {
     pub batch_size: usize,
     /// Micro-batches per step; the last step of an epoch takes those that are left.
     pub accumulation: usize,
+    /// Slices that every micro-batch is cut into, to be computed one after another or by several ranks; 0 for as many as the ranks
+    /// of the run need.
+    #[serde(skip_serializing_if = "is_whole")]
+    pub slices: usize,
     /// Rows are padded to a multiple of this many tokens; 0 for 8 on a CPU and 128 on a GPU.
     pub pad_to: usize,
     /// Pack several rows into each line, so that all lines have the same length; rows do not see each other.
@@ -185,6 +195,7 @@ impl Default for Config {
             epochs: 1,
             batch_size: training.validation_batch_size,
             accumulation: training.accumulation,
+            slices: 0,
             pad_to: 0,
             packing: false,
             pack_tokens: 0,
@@ -322,6 +333,11 @@ impl Config {
         }
     }
 
+    /// Returns the number of rows (lines, with packing) that are computed together.
+    pub(crate) fn lines_together(&self) -> usize {
+        self.batch_size.div_ceil(self.slices.clamp(1, self.batch_size.max(1)))
+    }
+
     /// Returns the global norm that gradients are clipped to.
     pub(crate) fn max_gradient_norm(&self) -> Option<f32> {
         Some(self.max_gradient_norm as f32).filter(|&norm| norm > 0.0)
@@ -358,6 +374,7 @@ impl Config {
                 steps,
             },
             accumulation: self.accumulation,
+            slices: self.slices.max(1),
             pad_to: self.pad_to(),
             max_gradient_norm: self.max_gradient_norm(),
             report_every: self.report_every,

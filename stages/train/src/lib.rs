@@ -16,6 +16,7 @@ mod losses;
 mod memory;
 mod program;
 mod progress;
+mod ranks;
 mod reuse;
 mod run;
 mod segment;

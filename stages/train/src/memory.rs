@@ -55,7 +55,7 @@ impl Estimate {
     fn of(sizes: &Sizes, longest: usize, config: &Config, backend: &Backend) -> Self {
         let length = if config.pack_tokens > 0 { config.pack_tokens } else { longest };
         let length = length.next_multiple_of(config.pad_to());
-        let tokens = config.batch_size * length;
+        let tokens = config.lines_together() * length;
         let rows = tokens.min(tuner::head_chunk_rows(sizes.vocabulary as i32));
         let numbers = |shape: &Vec<i32>| shape.iter().map(|&extent| extent as usize).product::<usize>();
         let trainable: usize = sizes.trainable.iter().map(numbers).sum();
@@ -228,7 +228,7 @@ impl Sizes {
     /// Returns the bytes of the activations of rows of `length` tokens that the backward pass needs.
     fn activations(&self, length: usize, config: &Config, backend: &Backend) -> usize {
         let float = if config.dtype.name(backend) == "float32" { 4 } else { 2 };
-        let tokens = config.batch_size * length;
+        let tokens = config.lines_together() * length;
         let layers = if config.num_layers > 0 { config.num_layers.min(self.layers) } else { self.layers };
         let between = tokens * self.width * layers;
         if float == 4 && !backend.is_gpu() {
@@ -236,7 +236,7 @@ impl Sizes {
             let blocks = if config.gradient_checkpointing { block * 3 / 2 + between } else { block * layers };
             return float * blocks;
         }
-        let scores = 3 * config.batch_size * self.heads * length * length;
+        let scores = 3 * config.lines_together() * self.heads * length * length;
         let kept = tokens * (10 * self.width + 4 * self.attention + 6 * self.inner) + scores;
         let kept_layers = if config.gradient_checkpointing { layers.min(RECOMPUTED_LAYERS) } else { layers };
         // Not everything is kept: many arrays are freed early, or computed in place.

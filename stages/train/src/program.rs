@@ -2,11 +2,12 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use mlx_ext::Backend;
 use outputs::Stop;
 use stage::{Error, Input, Job, KeyedRun, Result, Run, StopFlag};
-use tuner::DistrustMode;
+use tuner::{DistrustMode, Ranks};
 
 use crate::args::Args;
 use crate::config::{Config, CurriculumName};
@@ -15,8 +16,9 @@ use crate::finder::find_learning_rate;
 use crate::inputs::Inputs;
 use crate::memory::Estimate;
 use crate::progress::Progress;
+use crate::ranks;
 use crate::reuse::{LENGTH_SETTINGS, describe_reuse};
-use crate::run::{Saving, run};
+use crate::run::{self, Saving};
 
 /// The inputs as they were opened.
 struct Opened {
@@ -62,8 +64,21 @@ impl Opened {
 ///
 /// # Errors
 ///
-/// Fails when an input or a setting is wrong, when the run does not fit into memory, and when training diverges.
+/// Fails when an input or a setting is wrong, when the run does not fit into memory, when training diverges, and when another
+/// rank of the run fails or is lost.
 pub fn program(args: &Args) -> Result<()> {
+    match ranks::join()? {
+        Some(ranks) => ranks::end(&ranks, run_stage(args, Some(&ranks))),
+        None => run_stage(args, None),
+    }
+}
+
+/// Runs the stage, as rank 0 or on its own, or assists rank 0.
+fn run_stage(args: &Args, ranks: Option<&Rc<Ranks>>) -> Result<()> {
+    if ranks.is_some() && args.finder.find_learning_rate {
+        return Err(Error::usage("`--find-learning-rate` runs in one process")
+            .hinted("start it without `mpirun` and without `MLX_HOSTFILE`"));
+    }
     let mut run = Run::<Config>::new(&args.common)?;
     let opened = Opened::open(&mut run, args)?;
     let backend = mlx_ext::init(
@@ -73,7 +88,15 @@ pub fn program(args: &Args) -> Result<()> {
     if let Some(stop_at) = args.stop_at {
         run.stop_at(&stop_at.to_string());
     }
+    ranks::choose_slices(&mut run, ranks.map(Rc::as_ref))?;
     let run = run.with_key()?;
+    if let Some(ranks) = ranks {
+        ranks.agree("key (settings, inputs or kind of machine)", &run.key().to_string())?;
+        ranks::warn_about_idle(ranks, run.config());
+        if !ranks.is_first() {
+            return assist(args, run, &opened, &backend, ranks);
+        }
+    }
     let segment = args.resume_from.as_deref().map(|segment| run.segment(segment)).transpose()?;
     // A published run needs no other one.
     let shorter = if run.may_exist()? { Vec::new() } else { run.relatives(&LENGTH_SETTINGS)? };
@@ -83,11 +106,42 @@ pub fn program(args: &Args) -> Result<()> {
         let rate = find_learning_rate(&inputs, run.config(), &backend, &args.finder, out, stop)?;
         return Ok(writeln!(std::io::stdout(), "{rate:e}")?);
     }
-    execute(args, run, &inputs, &backend)
+    execute(args, run, &inputs, &backend, ranks)
+}
+
+/// Waits until rank 0 trains, and computes this rank's part.
+fn assist(
+    args: &Args,
+    run: KeyedRun<Config>,
+    opened: &Opened,
+    backend: &Backend,
+    ranks: &Rc<Ranks>,
+) -> Result<()> {
+    if let Some(code) = ranks.wait_for_begin()? {
+        return ranks::status(code);
+    }
+    let inputs = opened.inputs(&[], None);
+    run.assist(|config| {
+        Estimate::new(&inputs, config, backend)?.check(backend.memory_limit)?;
+        let stop = StopFlag::default();
+        let mut progress = Progress::new(stop, None);
+        progress.share();
+        let unhurried = stop.unhurried();
+        let summary = run::assist(ranks, &inputs, config, backend, args.stop_at, &mut progress)?;
+        drop(unhurried);
+        let is_interrupted = summary.stop == Stop::Interrupted && stop.requested().is_some();
+        if is_interrupted { Err(stop.interrupted()) } else { Ok(()) }
+    })
 }
 
 /// Plans or trains.
-fn execute(args: &Args, mut run: KeyedRun<Config>, inputs: &Inputs<'_>, backend: &Backend) -> Result<()> {
+fn execute(
+    args: &Args,
+    mut run: KeyedRun<Config>,
+    inputs: &Inputs<'_>,
+    backend: &Backend,
+    ranks: Option<&Rc<Ranks>>,
+) -> Result<()> {
     let estimate = Estimate::new(inputs, run.config(), backend)?;
     run.expect_bytes(planned_bytes(&estimate, inputs, run.config(), args.keep_last)?);
     run.note(format!("needs about {estimate}"));
@@ -102,9 +156,12 @@ fn execute(args: &Args, mut run: KeyedRun<Config>, inputs: &Inputs<'_>, backend:
         advice.into_iter().chain(reuse).for_each(|line| run.note(line));
     }
     run.execute(|job, config| {
+        if let Some(ranks) = ranks {
+            ranks.begin();
+        }
         estimate.check(backend.memory_limit)?;
         mlx_ext::warn_if_slow()?;
-        train(args, job, inputs, config, backend)
+        train(args, job, inputs, config, backend, ranks)
     })
 }
 
@@ -126,9 +183,19 @@ fn planned_bytes(estimate: &Estimate, inputs: &Inputs<'_>, config: &Config, keep
 }
 
 /// Trains with a progress bar, and reports how the run ended.
-fn train(args: &Args, job: &mut Job, inputs: &Inputs<'_>, config: &Config, backend: &Backend) -> Result<()> {
+fn train(
+    args: &Args,
+    job: &mut Job,
+    inputs: &Inputs<'_>,
+    config: &Config,
+    backend: &Backend,
+    ranks: Option<&Rc<Ranks>>,
+) -> Result<()> {
     let mut progress = Progress::new(job.stop(), Some(job.telemetry_dir().join("timing.jsonl")));
     progress.follow(&job.resume_dir().join(outputs::METRICS));
+    if ranks.is_some() {
+        progress.share();
+    }
     if args.gradient_norms {
         progress.record_group_norms();
     }
@@ -141,7 +208,7 @@ fn train(args: &Args, job: &mut Job, inputs: &Inputs<'_>, config: &Config, backe
         out: job.out(),
     };
     let unhurried = job.stop().unhurried();
-    let summary = run(inputs, config, backend, saving, &mut progress)?;
+    let summary = run::run_on(ranks, inputs, config, backend, saving, &mut progress)?;
     drop(unhurried);
     progress.finish();
     if let Some(artifact) = earlier::read(job.resume_dir())? {

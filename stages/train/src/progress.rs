@@ -33,6 +33,10 @@ pub struct Progress {
     timing: Option<PathBuf>,
     events: Option<TensorBoard>,
     stop: stage::StopFlag,
+    /// Whether other ranks take part, which must all stop after the same step.
+    is_shared: bool,
+    /// Signal that all ranks know of.
+    agreed: Option<i32>,
 }
 
 impl Progress {
@@ -53,7 +57,14 @@ impl Progress {
             timing,
             events: None,
             stop,
+            is_shared: false,
+            agreed: None,
         }
+    }
+
+    /// Stops only when all ranks of the run know of the signal.
+    pub fn share(&mut self) {
+        self.is_shared = true;
     }
 
     /// Writes a TensorBoard event file of the timings and of the run's `metrics`, next to the timings.
@@ -244,8 +255,17 @@ impl Observer for Progress {
         self.with_group_norms
     }
 
+    fn signal(&self) -> i32 {
+        self.stop.requested().unwrap_or(0)
+    }
+
+    fn told_to_stop(&mut self, signal: i32) {
+        self.agreed = Some(signal);
+        self.stop.set(signal);
+    }
+
     fn interrupted(&self) -> bool {
-        self.stop.requested().is_some()
+        if self.is_shared { self.agreed.is_some() } else { self.stop.requested().is_some() }
     }
 }
 

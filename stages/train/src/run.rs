@@ -1,11 +1,15 @@
 //! One training run, from opened inputs to its outputs.
 
 use std::path::Path;
+use std::rc::Rc;
 
+use dataset::Split;
 use failure::{Context, Required, Result};
 use mlx_ext::Backend;
 use outputs::{Stop, Summary};
-use tuner::{Distrust, DistrustMode, Observer, Splits, Trainable, TrainingSettings};
+use tuner::{
+    BatchOrder, Distrust, DistrustMode, Observer, Ranks, Splits, Trainable, Trainer, TrainingSettings,
+};
 
 use crate::config::Config;
 use crate::inputs::Inputs;
@@ -44,23 +48,28 @@ pub fn run(
     saving: Saving<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
-    let train = inputs.open_split("train")?;
-    let validation = inputs.open_split("validation")?;
-    let splits = [("train", &train), ("validation", &validation)];
-    context::warn_about_long_rows(inputs.model, &splits)?;
-    let mut trainer = inputs.trainer(config, backend, &splits)?;
-    log_trainable(trainer.trainable());
-    let mut order = batch_order::of_split(inputs, config, &train)?;
-    let settings = TrainingSettings {
-        save_every: saving.save_every,
-        keep_last: saving.keep_last,
-        prefetch: saving.prefetch,
-        ..config.training_settings(&mut order, distrust(inputs, config)?)
-    };
-    let end = saving.stop_at.map_or(settings.steps, |stop_at| stop_at.step(settings.steps));
+    run_on(None, inputs, config, backend, saving, observer)
+}
+
+/// As [`run`], on rank 0 of several.
+pub(crate) fn run_on(
+    ranks: Option<&Rc<Ranks>>,
+    inputs: &Inputs<'_>,
+    config: &Config,
+    backend: &Backend,
+    saving: Saving<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
+    let mut prepared = Prepared::new(ranks, inputs, config, backend)?;
+    log_trainable(prepared.trainer.trainable());
+    prepared.settings.save_every = saving.save_every;
+    prepared.settings.keep_last = saving.keep_last;
+    prepared.settings.prefetch = saving.prefetch;
+    let steps = prepared.settings.steps;
+    let end = saving.stop_at.map_or(steps, |stop_at| stop_at.step(steps));
     let earlier = inputs.segment.map(|segment| segment::adopt(segment, saving.work)).transpose()?;
     if earlier.is_none()
-        && let Some(steps) = reuse::adopt(inputs.shorter, config, &settings, end, saving.work)?
+        && let Some(steps) = reuse::adopt(inputs.shorter, config, &prepared.settings, end, saving.work)?
     {
         tracing::info!("resuming from a published run of {steps} steps");
     }
@@ -70,11 +79,13 @@ pub fn run(
         (summary, true)
     } else {
         let mut observer = StopAtObserver::new(observer, saving.stop_at);
-        let splits = Splits { train: &train, validation: &validation };
-        let summary = tuner::train(&mut trainer, &mut order, splits, &settings, saving.work, &mut observer)?;
+        let summary = prepared.train(saving.work, &mut observer)?;
         let is_complete = summary.stop != Stop::Interrupted || observer.is_reached();
         (summary, is_complete)
     };
+    if let Some(ranks) = ranks {
+        ranks.release();
+    }
     match saving.stop_at {
         Some(_) if is_complete => {
             layout::write_outputs(
@@ -88,6 +99,59 @@ pub fn run(
         _ => {}
     }
     Ok(summary)
+}
+
+/// Computes this rank's part of every step of a run whose files rank 0 writes.
+pub(crate) fn assist(
+    ranks: &Rc<Ranks>,
+    inputs: &Inputs<'_>,
+    config: &Config,
+    backend: &Backend,
+    stop_at: Option<StopAt>,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
+    let mut prepared = Prepared::new(Some(ranks), inputs, config, backend)?;
+    let mut observer = StopAtObserver::new(observer, stop_at);
+    // No folder: nothing is written here.
+    prepared.train(Path::new(""), &mut observer)
+}
+
+/// What every rank needs for training.
+struct Prepared {
+    train: Split,
+    validation: Split,
+    trainer: Trainer,
+    order: BatchOrder,
+    settings: TrainingSettings,
+}
+
+impl Prepared {
+    fn new(
+        ranks: Option<&Rc<Ranks>>,
+        inputs: &Inputs<'_>,
+        config: &Config,
+        backend: &Backend,
+    ) -> Result<Self> {
+        let train = inputs.open_split("train")?;
+        let validation = inputs.open_split("validation")?;
+        let splits = [("train", &train), ("validation", &validation)];
+        if ranks.is_none_or(|ranks| ranks.is_first()) {
+            context::warn_about_long_rows(inputs.model, &splits)?;
+        }
+        let mut trainer = inputs.trainer(config, backend, &splits)?;
+        if let Some(ranks) = ranks {
+            trainer.set_ranks(Rc::clone(ranks));
+        }
+        let mut order = batch_order::of_split(inputs, config, &train)?;
+        let settings = config.training_settings(&mut order, distrust(inputs, config)?);
+        Ok(Self { train, validation, trainer, order, settings })
+    }
+
+    fn train(&mut self, folder: &Path, observer: &mut dyn Observer) -> Result<Summary> {
+        let splits = Splits { train: &self.train, validation: &self.validation };
+        let (trainer, order) = (&mut self.trainer, &mut self.order);
+        Ok(tuner::train(trainer, order, splits, &self.settings, folder, observer)?)
+    }
 }
 
 /// Reads the distrust losses of the training rows, if the settings use them.

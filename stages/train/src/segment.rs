@@ -122,6 +122,14 @@ impl Observer for StopAtObserver<'_> {
         self.inner.checkpointed(step);
     }
 
+    fn signal(&self) -> i32 {
+        self.inner.signal()
+    }
+
+    fn told_to_stop(&mut self, signal: i32) {
+        self.inner.told_to_stop(signal);
+    }
+
     fn wants_group_norms(&self) -> bool {
         self.inner.wants_group_norms()
     }

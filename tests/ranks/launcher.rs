@@ -1,0 +1,232 @@
+//! Starting a program on several ranks: over a ring on one machine or in network namespaces, or with `mpirun`.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use testutil::{Program, Ran};
+
+/// Longer than any run of a test, even on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// Processes that share a run, with their streams in files.
+pub struct Ranks {
+    children: Vec<Child>,
+    folder: PathBuf,
+}
+
+/// What the ranks have printed, and how they ended.
+pub struct Ended {
+    /// Of each rank.
+    pub ran: Vec<Ran>,
+    /// From the call until the last one had ended.
+    pub took: Duration,
+}
+
+impl Ranks {
+    /// Starts a ring of processes, each made by `program` for its number.
+    pub fn ring(folder: &Path, size: usize, program: impl Fn(usize) -> Program) -> Result<Self> {
+        let addresses = (0..size).map(|_| Ok(format!("127.0.0.1:{}", free_port()?)));
+        Self::ring_at(folder, &addresses.collect::<Result<Vec<_>>>()?, program)
+    }
+
+    /// Starts a ring of processes at the given addresses.
+    pub fn ring_at(folder: &Path, addresses: &[String], program: impl Fn(usize) -> Program) -> Result<Self> {
+        fs_err::create_dir_all(folder)?;
+        let hosts = folder.join("hosts.json");
+        let lists: Vec<[&String; 1]> = addresses.iter().map(|address| [address]).collect();
+        fs_err::write(&hosts, serde_json::to_string(&lists)?)?;
+        let children = (0..addresses.len()).map(|rank| {
+            let mut program = program(rank);
+            program.env("MLX_HOSTFILE", &hosts).env("MLX_RANK", rank.to_string());
+            into_files(&mut program, folder, rank)?;
+            Ok(program.spawn())
+        });
+        Ok(Self { children: children.collect::<Result<_>>()?, folder: folder.to_owned() })
+    }
+
+    /// Sends a signal to a rank; an error if it has ended.
+    pub fn signal(&self, rank: usize, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(self.children[rank].id().cast_signed()).context("a child has an id")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Returns what a rank has printed to stderr so far.
+    pub fn said(&self, rank: usize) -> String {
+        fs_err::read_to_string(self.folder.join(format!("{rank}.stderr"))).unwrap_or_default()
+    }
+
+    /// Waits until a rank has printed a text, or has ended.
+    pub fn wait_for(&mut self, rank: usize, text: &str) -> Result<()> {
+        let begun = Instant::now();
+        while !self.said(rank).contains(text) && self.children[rank].try_wait()?.is_none() {
+            ensure!(begun.elapsed() < PATIENCE, "rank {rank} never said `{text}`:\n{}", self.said(rank));
+            sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Returns whether rank 0 has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.children[0].try_wait()?.is_some())
+    }
+
+    /// Waits until all ranks have ended, except `without`.
+    pub fn wait_without(&mut self, without: &[usize]) -> Result<Ended> {
+        let begun = Instant::now();
+        for rank in (0..self.children.len()).filter(|rank| !without.contains(rank)) {
+            while self.children[rank].try_wait()?.is_none() {
+                if begun.elapsed() > PATIENCE {
+                    let said: Vec<String> = (0..self.children.len()).map(|rank| self.said(rank)).collect();
+                    self.kill();
+                    anyhow::bail!("rank {rank} goes on for ever:\n{}", said.join("\n---\n"));
+                }
+                sleep(Duration::from_millis(5));
+            }
+        }
+        let took = begun.elapsed();
+        let mut ran = Vec::new();
+        for (rank, child) in self.children.iter_mut().enumerate() {
+            let Some(status) = child.try_wait()? else { continue };
+            let read = |stream: &str| fs_err::read_to_string(self.folder.join(format!("{rank}.{stream}")));
+            ran.push(Ran { stdout: read("stdout")?, stderr: read("stderr")?, ..status.into() });
+        }
+        Ok(Ended { ran, took })
+    }
+
+    /// Waits until all ranks have ended.
+    pub fn wait(&mut self) -> Result<Ended> {
+        self.wait_without(&[])
+    }
+
+    fn kill(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Ended {
+    /// Returns the path that rank 0 printed; the others must have printed nothing.
+    pub fn path(&self) -> Result<PathBuf> {
+        for (rank, ran) in self.ran.iter().enumerate().skip(1) {
+            ensure!(ran.code == Some(0), "rank {rank}: {ran:?}");
+            ensure!(ran.stdout.is_empty(), "rank {rank} printed {}", ran.stdout);
+        }
+        Ok(self.ran[0].path())
+    }
+}
+
+/// Runs a program on `size` ranks with `mpirun`; the streams of all ranks are joined.
+pub fn mpirun(folder: &Path, size: usize, program: &Path, arguments: &[String]) -> Result<Ran> {
+    fs_err::create_dir_all(folder)?;
+    let mut run = Program::new("mpirun");
+    run.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    run.args(["--oversubscribe", "-n", &size.to_string()]).arg(program).args(arguments);
+    Ok(run.run())
+}
+
+/// Returns whether `mpirun` can be started.
+pub fn has_mpirun() -> bool {
+    let mut found = std::process::Command::new("mpirun");
+    found.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    found.status().is_ok_and(|status| status.success())
+}
+
+/// Network namespaces with an address each, joined by a bridge; removed when dropped.
+pub struct Namespaces {
+    names: Vec<String>,
+    bridge: String,
+}
+
+impl Namespaces {
+    /// Makes `count` namespaces whose connections have a delay and a rate, as `tc` takes them; `None` with the reason on a machine
+    /// that cannot.
+    pub fn new(count: usize, limits: &[&str]) -> Result<Self, String> {
+        let id = std::process::id() % 100_000;
+        let bridge = format!("ash{id}");
+        let made = Self { names: (0..count).map(|rank| format!("ash{id}-{rank}")).collect(), bridge };
+        let bridge = made.bridge.as_str();
+        ip(&["link", "add", bridge, "type", "bridge"])?;
+        ip(&["link", "set", bridge, "up"])?;
+        for (rank, name) in made.names.iter().enumerate() {
+            let (outer, inner) = (format!("{bridge}o{rank}"), format!("{bridge}i{rank}"));
+            ip(&["netns", "add", name])?;
+            ip(&["link", "add", &outer, "type", "veth", "peer", "name", &inner])?;
+            ip(&["link", "set", &inner, "netns", name])?;
+            ip(&["link", "set", &outer, "master", bridge, "up"])?;
+            ip(&["-n", name, "addr", "add", &format!("{}/24", address(rank)), "dev", &inner])?;
+            ip(&["-n", name, "link", "set", &inner, "up"])?;
+            ip(&["-n", name, "link", "set", "lo", "up"])?;
+            if !limits.is_empty() {
+                let netem = ["netns", "exec", name, "tc", "qdisc", "add", "dev", &inner, "root", "netem"];
+                ip(&[&netem[..], limits].concat())?;
+            }
+        }
+        Ok(made)
+    }
+
+    /// Returns the address of a rank, with a port.
+    pub fn addresses(&self) -> Vec<String> {
+        (0..self.names.len()).map(|rank| format!("{}:5000", address(rank))).collect()
+    }
+
+    /// Returns a program that runs in the namespace of a rank.
+    pub fn program(&self, rank: usize, path: &Path) -> Program {
+        let mut program = Program::new("ip");
+        program.args(["netns", "exec", &self.names[rank]]).arg(path);
+        program
+    }
+
+    /// Cuts the connection of a rank.
+    pub fn cut(&self, rank: usize) -> Result<(), String> {
+        ip(&["link", "set", &format!("{}o{rank}", self.bridge), "down"])
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = ip(&["netns", "delete", name]);
+        }
+        let _ = ip(&["link", "delete", &self.bridge]);
+    }
+}
+
+fn address(rank: usize) -> String {
+    format!("10.77.0.{}", rank + 1)
+}
+
+fn ip(arguments: &[&str]) -> Result<(), String> {
+    let mut command = std::process::Command::new("ip");
+    let output = command.args(arguments).stdin(Stdio::null()).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            Err(format!("`ip {}`: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+        }
+        Err(error) => Err(format!("`ip`: {error}")),
+    }
+}
+
+fn into_files(program: &mut Program, folder: &Path, rank: usize) -> Result<()> {
+    let file = |stream: &str| fs_err::File::create(folder.join(format!("{rank}.{stream}")));
+    program.command().stdout(file("stdout")?.into_parts().0).stderr(file("stderr")?.into_parts().0);
+    Ok(())
+}
+
+/// Returns a port that was free a moment ago.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
