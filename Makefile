@@ -3,6 +3,8 @@
 MODEL    ?= demo
 PIPELINE ?= haw-eng
 SET      ?=
+# Command that starts `train` on several ranks, such as `mpirun -n 2`; empty for one process.
+LAUNCH   ?=
 BUILD    ?= build
 MODEL_DIR ?=
 # Memory of the machine in GB, 16, 32 or 64: settings of `pipelines/memory/` that fit it; empty for those of the preset.
@@ -35,7 +37,7 @@ ifeq ($(origin DATA),undefined)
 DATA     := data/$(call raw,PIPELINE)
 endif
 # Make would expand them once more on the way into the environment of a recipe.
-unexport MODEL PIPELINE ENCODER MEMORY SET STORE BUILD DATA MODEL_DIR ID REVISION PRIVATE RUNS OUT
+unexport MODEL PIPELINE ENCODER MEMORY LAUNCH SET STORE BUILD DATA MODEL_DIR ID REVISION PRIVATE RUNS OUT
 
 NATIVE  := .native
 comma   := ,
@@ -62,7 +64,7 @@ help:
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' pipelines/pipeline.mk pipelines/store.mk Makefile
-	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… MEMORY=16|32|64 ENCODER=… SET="train.learning_rate=2e-4 …"\n' \
+	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… MEMORY=16|32|64 ENCODER=… LAUNCH=… SET="train.learning_rate=2e-4 …"\n' \
 	  $(foreach name,MODEL PIPELINE BACKEND STORE BUILD,$(call quoted,$(name)))
 
 include pipelines/pipeline.mk

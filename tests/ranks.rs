@@ -368,7 +368,7 @@ fn ranks_in_network_namespaces_have_the_bytes_of_one_process() -> Result<()> {
     let fixture = Fixture::new();
     let train = built_programs().join("train");
     for size in [2, 4] {
-        let namespaces = match Namespaces::new(size, &["delay", "1ms", "rate", "1gbit"]) {
+        let namespaces = match Namespaces::new(size) {
             Ok(namespaces) => namespaces,
             Err(reason) => {
                 println!("skipped: no network namespaces: {reason}");

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Times the exchange of gradients between ranks in network namespaces whose connections are limited by `tc`.
-# usage: tests/ranks/measure.sh PROGRAM RANKS RATE DELAY [NUMBERS…]   (PROGRAM: the built example `exchange`; needs root)
+# usage: tests/ranks/measure.sh PROGRAM RANKS RATE [NUMBERS…]   (PROGRAM: the built example `exchange`; needs root)
 # Prints the lines of the example, and the bytes that rank 0 has sent.
 set -eu
-program=$1 ranks=$2 rate=$3 delay=$4
-shift 4
+program=$1 ranks=$2 rate=$3
+shift 3
 name=ashm$$
 folder=$(mktemp -d)
 cleanup() {
@@ -25,7 +25,7 @@ for rank in $(seq 0 $((ranks - 1))); do
     ip -n "$space" addr add "10.78.0.$((rank + 1))/24" dev "${name}i$rank"
     ip -n "$space" link set "${name}i$rank" up
     ip -n "$space" link set lo up
-    ip netns exec "$space" tc qdisc add dev "${name}i$rank" root netem rate "$rate" delay "$delay" limit 100000
+    ip netns exec "$space" tc qdisc add dev "${name}i$rank" root tbf rate "$rate" burst 2mb latency 100ms
     hosts="$hosts${hosts:+, }[\"10.78.0.$((rank + 1)):5000\"]"
 done
 echo "[$hosts]" >"$folder/hosts.json"
@@ -36,6 +36,6 @@ for rank in $(seq $((ranks - 1)) -1 0); do
     pids="$pids $!"
 done
 for pid in $pids; do wait "$pid" || { cat "$folder"/*.err >&2; exit 1; }; done
-sed "s/}/, \"rate\": \"$rate\", \"delay\": \"$delay\"}/" "$folder/0.out"
+sed "s/}/, \"rate\": \"$rate\"}/" "$folder/0.out"
 sent=$(ip netns exec "$name-0" cat "/sys/class/net/${name}i0/statistics/tx_bytes")
 echo "{\"ranks\": $ranks, \"sent_bytes_of_rank_0\": $sent}"
