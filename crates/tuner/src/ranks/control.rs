@@ -57,6 +57,7 @@ struct Peer {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an event that has happened")]
 struct State {
     /// The exchange that each rank has reached: its number, and what it is.
     at: Vec<(u64, String)>,
@@ -105,7 +106,7 @@ impl Control {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    thread::sleep(Duration::from_millis(10))
+                    thread::sleep(Duration::from_millis(10));
                 }
                 Err(error) => return Err(error.into()),
             }
