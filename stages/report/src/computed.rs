@@ -162,8 +162,12 @@ impl Maker<'_> {
         let base_value = base.and_then(|base| values[base]);
         let cell = |(model, &value): (usize, &Option<f64>)| {
             let from = base_value.filter(|_| Some(model) != base);
-            let change =
-                value.zip(from).map(|(value, base)| Change { value: value - base, range: None, rows: None });
+            let change = value.zip(from).map(|(value, base)| Change {
+                value: value - base,
+                range: None,
+                shares: None,
+                rows: None,
+            });
             Cell { value, interval: None, change }
         };
         let better = match kind {

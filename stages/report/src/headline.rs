@@ -73,9 +73,13 @@ pub(crate) fn print_change(score: &Score, value: f64, change: &Change) -> String
 
 /// Prints the ends of the interval of a change that led to `value`.
 pub(crate) fn print_range(score: &Score, value: f64, change: &Change) -> Option<String> {
+    let percent = |share: f64| number::fixed(share * 100.0, usize::from(share.abs() < 0.0995));
+    if let Some((low, high)) = change.shares {
+        return Some(format!("[{}, {}]", percent(low), percent(high)));
+    }
     let (low, high) = change.range?;
     let end = |end: f64| match share(score, value, change.value, end) {
-        Some(share) => number::fixed(share * 100.0, usize::from(share.abs() < 0.0995)),
+        Some(share) => percent(share),
         None => print(score, end),
     };
     Some(format!("[{}, {}]", end(low), end(high)))

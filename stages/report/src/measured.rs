@@ -43,6 +43,7 @@ pub(crate) fn table(contents: &Contents) -> Table {
     let others =
         scores.metrics.keys().map(String::as_str).filter(|name| !["perplexity", "loss"].contains(name));
     table.scores = ordered.chain(others).map(|name| score(contents, &table, name)).collect();
+    share_perplexity(&mut table);
     table.unchanged = scores
         .comparisons
         .iter()
@@ -52,6 +53,23 @@ pub(crate) fn table(contents: &Contents) -> Table {
     table.intervals = statistics(contents);
     table.notes = notes(contents);
     table
+}
+
+/// Gives changes of perplexity an interval as a share of the base's perplexity.
+///
+/// A ratio of perplexities is a difference of mean losses, so rows that are hard for both models cancel out. In the interval of the
+/// difference of perplexities they do not.
+fn share_perplexity(table: &mut Table) {
+    let Some(losses) = table.score("loss").map(|loss| loss.cells.clone()) else { return };
+    let Some(perplexity) = table.scores.iter_mut().find(|score| score.kind == Kind::Perplexity) else {
+        return;
+    };
+    for (cell, loss) in perplexity.cells.iter_mut().zip(losses) {
+        let range = loss.change.and_then(|change| change.range);
+        if let Some(change) = &mut cell.change {
+            change.shares = range.map(|(low, high)| (low.exp_m1(), high.exp_m1()));
+        }
+    }
 }
 
 fn has(contents: &Contents, name: &str) -> bool {
@@ -81,7 +99,7 @@ fn score(contents: &Contents, table: &Table, key: &str) -> Score {
         let by_value = || {
             let base = base.filter(|base| base != model)?;
             let value = value(measured, key)? - value(&scores.models[base], key)?;
-            Some(Change { value, range: None, rows: None })
+            Some(Change { value, range: None, shares: None, rows: None })
         };
         Cell {
             value: value(measured, key),
@@ -127,7 +145,7 @@ fn change(difference: &Difference) -> Change {
     let Difference { value, low, high, wins, ties, losses, .. } = *difference;
     let rows = (wins + ties + losses > 0).then_some([wins, ties, losses]);
     let known = low.is_finite() && high.is_finite();
-    Change { value, range: known.then_some((low, high)), rows }
+    Change { value, range: known.then_some((low, high)), shares: None, rows }
 }
 
 /// Returns how the intervals were made.

@@ -76,6 +76,8 @@ pub(crate) struct Change {
     pub(crate) value: f64,
     /// Ends of its interval; `None` without scores of rows.
     pub(crate) range: Option<(f64, f64)>,
+    /// Ends of its interval as shares of the base's score; only for perplexity.
+    pub(crate) shares: Option<(f64, f64)>,
     /// Rows in which the model is better, equal and worse.
     pub(crate) rows: Option<[u64; 3]>,
 }

@@ -432,6 +432,8 @@ fn what_evaluate_measured_is_shown_as_it_is() {
     for part in [
         "Gate passed",
         "Similarity 0.830 vs 0.410, +0.419 [0.389, 0.449]",
+        // e to the ends of the change of the loss, minus one.
+        "\u{202f}% [\u{2212}75, \u{2212}72]",
         "241 better, 7 equal, 41 worse",
         "up to 40 tokens",
         "the endpoint answered <503>",
