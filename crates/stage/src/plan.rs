@@ -5,6 +5,7 @@ use std::path::Path;
 
 use artifact::{Artifact, Change, Level, Manifest, Store, changes};
 use failure::{Error, Kind, Result};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::args::CommonArgs;
@@ -18,6 +19,22 @@ use crate::output;
 const NEAREST_OF: usize = 256;
 /// Number of stages through which a changed input is followed back.
 const DEPTH: usize = 4;
+
+/// What a stage says about a run that is only planned.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// Lines for people.
+    pub(crate) lines: Vec<String>,
+    /// Memory of the run.
+    pub(crate) memory: Option<Memory>,
+}
+
+/// Memory that a run will need and may use.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Memory {
+    pub(crate) needed_bytes: u64,
+    pub(crate) limit_bytes: u64,
+}
 
 /// Action of a run that is only planned.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +78,7 @@ pub(crate) fn for_store(
     store: &Store,
     id: &Identity,
     inputs: &BTreeMap<String, Input>,
-    notes: &[String],
+    notes: &Notes,
 ) -> Result<()> {
     let mut lines = Vec::new();
     let (action, path) = match store.lookup_with(id.stage, &id.key, &id.slug, Level::Auto) {
@@ -83,7 +100,7 @@ pub(crate) fn for_folder(
     id: &Identity,
     out: &Path,
     exists: bool,
-    notes: &[String],
+    notes: &Notes,
 ) -> Result<()> {
     let action = if exists { Action::UpToDate } else { Action::Run };
     print(common, id, action, exists.then_some(out), &[], notes)?;
@@ -96,17 +113,17 @@ fn print(
     action: Action,
     path: Option<&Path>,
     reasons: &[String],
-    notes: &[String],
+    notes: &Notes,
 ) -> Result<()> {
     if common.json {
         let plan = json!({
             "stage": id.stage, "action": action.name(), "key": id.key.to_string(), "slug": id.slug, "path": path,
-            "why": reasons, "notes": notes, "key_material": id.material,
+            "why": reasons, "notes": notes.lines, "memory": notes.memory, "key_material": id.material,
         });
         return output::print_line(&plan.to_string());
     }
     print_error_line(&format!("{}: {} {}-{}", id.stage, action.describe(), id.key.short(), id.slug));
-    for line in reasons.iter().chain(notes) {
+    for line in reasons.iter().chain(&notes.lines) {
         print_error_line(&format!("  {line}"));
     }
     path.map_or(Ok(()), output::print_path)

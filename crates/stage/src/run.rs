@@ -13,6 +13,7 @@ use crate::identity::Identity;
 use crate::input::{Input, check_role, unchanged};
 use crate::job::Job;
 use crate::lookup::find_or_quarantine;
+use crate::plan::{Memory, Notes};
 use crate::provenance::Recorder;
 use crate::scratch_folder::ScratchFolder;
 use crate::signals::StopFlag;
@@ -28,7 +29,7 @@ pub struct Run<C: Config> {
     store: Option<Store>,
     pub(crate) inputs: BTreeMap<String, Input>,
     pub(crate) numerics: BTreeMap<String, String>,
-    notes: Vec<String>,
+    notes: Notes,
     expected_bytes: u64,
     /// Where a segment stops.
     pub(crate) stop_at: Option<String>,
@@ -73,7 +74,7 @@ impl<C: Config> Run<C> {
             store,
             inputs: BTreeMap::new(),
             numerics: BTreeMap::new(),
-            notes: Vec::new(),
+            notes: Notes::default(),
             expected_bytes: 0,
             stop_at: None,
             recorder: Recorder::start(memo),
@@ -153,7 +154,7 @@ impl<C: Config> Run<C> {
 
     /// Adds a line for people to `--plan`, such as an estimate of memory.
     pub fn note(&mut self, note: String) {
-        self.notes.push(note);
+        self.notes.lines.push(note);
     }
 
     /// Sets how many bytes the stage will write, so that missing space is noticed before the work.
@@ -211,6 +212,11 @@ impl<C: Config> KeyedRun<C> {
     /// As [`Run::note`].
     pub fn note(&mut self, note: String) {
         self.run.note(note);
+    }
+
+    /// Sets how much memory the stage will need and may use, in bytes, for programs that read `--plan --json`.
+    pub fn expect_memory(&mut self, needed_bytes: u64, limit_bytes: u64) {
+        self.run.notes.memory = Some(Memory { needed_bytes, limit_bytes });
     }
 
     /// As [`Run::expect_bytes`].

@@ -144,6 +144,7 @@ fn execute(
 ) -> Result<()> {
     let estimate = Estimate::new(inputs, run.config(), backend)?;
     run.expect_bytes(planned_bytes(&estimate, inputs, run.config(), args.keep_last)?);
+    run.expect_memory(estimate.total() as u64, backend.memory_limit as u64);
     run.note(format!("needs about {estimate}"));
     if models::is_packed(inputs.model)? {
         let unpacking = backend.unpacking(run.config().dtype.on(backend));
