@@ -5,10 +5,11 @@
 //! sacreBLEU 2.6.0 with one reference per row, signatures included; the reference tables are in `tests/fixtures/`. As in
 //! sacreBLEU, rounding may put a perfect score a few units in the last place above 100.
 //!
-//! Three rules keep scores from flattering a model:
+//! Four rules keep scores from flattering a model:
 //!
 //! - a row without an answer counts as 0 ([`text_or_empty`]); it is never left out of a mean;
 //! - a difference comes with its paired bootstrap interval ([`bootstrap`]);
+//! - many differences are corrected for their number ([`significance`]);
 //! - a score comes with its floors ([`floor`]): the score of the copied source, and of the references of other rows.
 //!
 //! Reading files and running models are left to the callers. Random draws come from a ChaCha8 stream with the seed in the
@@ -44,6 +45,7 @@ mod perplexity;
 pub mod random;
 pub mod resample;
 mod rows;
+pub mod significance;
 mod structured;
 mod tasks;
 mod ter;
