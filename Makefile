@@ -57,18 +57,19 @@ CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native build test test-s3 test-provenance test-browser test-nix test-golden test-real soak fuzz million check fmt interop interop-full tensorboard bench bench-length \
+.PHONY: help native build test test-s3 test-slurm test-provenance test-browser test-nix test-golden test-real soak fuzz million check fmt interop interop-full tensorboard bench bench-length \
         compare data-report demo-base upload clean FORCE
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' pipelines/pipeline.mk pipelines/store.mk Makefile
+	  /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' pipelines/pipeline.mk pipelines/store.mk pipelines/sweep.mk Makefile
 	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… MEMORY=16|32|64 ENCODER=… LAUNCH=… SET="train.learning_rate=2e-4 …"\n' \
 	  $(foreach name,MODEL PIPELINE BACKEND STORE BUILD,$(call quoted,$(name)))
 
 include pipelines/pipeline.mk
 include pipelines/store.mk
+include pipelines/sweep.mk
 
 ##@ Build and test
 native: $(NATIVE)/mlx-$(BACKEND)/mlx $(NATIVE)/mlx-c ## Fetch the pinned MLX library
@@ -153,6 +154,9 @@ interop: build ## Compare with mlx-lm and chat templates with transformers (inst
 
 interop-full: build ## Compare with transformers, PEFT and llama.cpp (installs gigabytes into .venv-full)
 	tests/interop/run-full.sh '$(BIN)'
+
+test-slurm: build ## Run a sweep under a Slurm on this machine (skipped without Slurm; needs root)
+	tests/slurm/run.sh $(call quoted,BIN)
 
 test-s3: build ## Push to and pull from an S3 server (installs moto, which imitates one, into .venv)
 	tests/s3/run.sh $(call quoted,BIN)

@@ -242,6 +242,7 @@ fn help_of_the_other_pages_of_report() {
       -v, --verbose...  Print debug messages (`-vv`: also traces)
       -q, --quiet       Print errors only
     ");
+    insta::assert_snapshot!(help("sweep"), @"");
     insta::assert_snapshot!(help("data"), @"
     Write a page about a dataset: its rows token by token, lengths, duplicates, leaks, writing systems
 
@@ -319,6 +320,11 @@ fn help_of_generate() {
                                     [default: 0]
           --stop <TEXT>             End an answer before TEXT (repeatable)
     "#);
+}
+
+#[test]
+fn help_of_sweep() {
+    insta::assert_snapshot!(help("sweep"), @"");
 }
 
 #[test]

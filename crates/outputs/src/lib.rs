@@ -28,6 +28,7 @@ mod run;
 mod scores;
 mod stages;
 mod stats;
+mod sweep;
 mod timing;
 mod training;
 
@@ -46,5 +47,6 @@ pub use scores::{
 };
 pub use stages::*;
 pub use stats::{Leak, LeakKind, LeakStats, Lengths, SplitStats, Stats, Tally, TurnEnd, ValidationLeaks};
+pub use sweep::{SweepMember, SweepRecord, SweepRun};
 pub use timing::{StageTimes, Times, TimingLine};
 pub use training::{MetricsLine, Stop, Summary, TrainLine, ValidationLine};

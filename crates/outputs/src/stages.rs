@@ -53,6 +53,9 @@ pub const TIMES: &str = "times.json";
 /// `summary.txt`: the headline and the score table of the report, for a terminal.
 pub const SUMMARY_TEXT: &str = "summary.txt";
 
+/// `sweep.json` in the folder of a sweep: see [`SweepRecord`](crate::SweepRecord).
+pub const SWEEP: &str = "sweep.json";
+
 /// A stage and the outputs that it always makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stage {
