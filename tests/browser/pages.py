@@ -7,7 +7,7 @@ from pathlib import Path
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
-PAGES = ["report.html", "many.html", "compare.html", "data.html"]
+PAGES = ["report.html", "many.html", "compare.html", "sweep.html", "data.html"]
 WIDTHS = [1280, 390]
 SCHEMES = ["light", "dark"]
 # Milliseconds in which sorting or filtering 5,000 examples must be done, layout included.

@@ -6,8 +6,9 @@ mod fixture;
 
 use std::path::{Path, PathBuf};
 
-use artifact::{Draft, KeyMaterial};
+use artifact::{Draft, KeyMaterial, Manifest};
 use clap::Parser as _;
+use outputs::{Document as _, Line as _, Prediction, SweepMember, SweepRecord, SweepRun};
 use report::{Args, Aside, Config};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -21,6 +22,7 @@ fn main() -> Outcome {
     let many = fixture::Run { steps: 200, save_every: 50, rows: many_rows() };
     report_page(&artifacts.path().join("many"), &many, &out.join("many.html"))?;
     compare_page(artifacts.path(), &out.join("compare.html"))?;
+    sweep_page(artifacts.path(), &out.join("sweep.html"))?;
     data_page(artifacts.path(), &strange, &out.join("data.html"))
 }
 
@@ -43,25 +45,40 @@ fn compare_page(root: &Path, page: &Path) -> Outcome {
     for (number, (rate, seed)) in
         [(2e-4, 1), (2e-4, 2), (2e-4, 3), (1e-3, 1), (1e-3, 2)].into_iter().enumerate()
     {
-        let folder = root.join(format!("compared-{number}"));
         let steps = if rate > 5e-4 { 360 } else { 300 };
-        let run = fixture::Run { steps, save_every: 60, ..fixture::Run::default() };
-        let inputs = fixture::write(&folder, &run);
+        let made_up = Compared { folder: root.join(format!("compared-{number}")), steps, rate, seed, number };
+        runs.push(made_up.write(&root.join("store"))?);
+    }
+    page_of("compare", &runs, page)
+}
+
+/// A made-up run to compare.
+struct Compared {
+    folder: PathBuf,
+    steps: u32,
+    rate: f64,
+    seed: i64,
+    /// How much worse it is than the first.
+    number: usize,
+}
+
+impl Compared {
+    /// Writes the artifacts of the run, and that of evaluate to a store; returns that of report.
+    fn write(&self, store: &Path) -> Result<String, Box<dyn std::error::Error>> {
+        let run = fixture::Run { steps: self.steps, save_every: 60, ..fixture::Run::default() };
+        let inputs = fixture::write(&self.folder, &run);
         fixture::change_settings(&inputs.train, |settings| {
-            settings["learning_rate"] = rate.into();
-            settings["seed"] = seed.to_string().into();
+            settings["learning_rate"] = self.rate.into();
+            settings["seed"] = self.seed.to_string().into();
         });
+        fixture::change_settings(&inputs.evaluate, |settings| settings["run"] = self.number.into());
         fixture::add_statistics(&inputs, true);
         fixture::add_telemetry(&inputs);
-        let mut scores: outputs::Scores = fixture::read_document(&inputs.evaluate);
-        let shift = 1.0 + 0.02 * number as f64;
-        let model = scores.models.get_mut("fused").expect("the model");
-        model.perplexity = model.perplexity.map(|value| value * shift);
-        model.text.iter_mut().for_each(|(_, value)| *value /= shift);
-        fixture::put_document(&inputs.evaluate, &scores);
-        let draft = Draft::new("report", KeyMaterial::new("report", 2, serde_json::json!({"run": number})));
-        let out = folder.join("artifact");
-        let aside = folder.join("aside");
+        self.score(&inputs, store)?;
+        let material = KeyMaterial::new("report", 2, serde_json::json!({"run": self.number}));
+        let draft = Draft::new("report", material);
+        let out = self.folder.join("artifact");
+        let aside = self.folder.join("aside");
         artifact::write_folder(&out, &draft, |data| {
             let aside = Aside { folder: &aside, since: None };
             report::write(&inputs, &Config::default(), data, Some(aside))
@@ -70,9 +87,77 @@ fn compare_page(root: &Path, page: &Path) -> Outcome {
         })?;
         fs_err::create_dir_all(out.join("telemetry"))?;
         fs_err::copy(aside.join("times.json"), out.join("telemetry/times.json"))?;
-        runs.push(out.to_string_lossy().into_owned());
+        Ok(out.to_string_lossy().into_owned())
     }
-    page_of("compare", &runs, page)
+
+    /// Makes its scores and the losses of its rows worse, and copies them to a store.
+    fn score(&self, inputs: &report::Inputs, store: &Path) -> Outcome {
+        let shift = 1.0 + 0.02 * self.number as f64;
+        let mut scores: outputs::Scores = fixture::read_document(&inputs.evaluate);
+        let model = scores.models.get_mut("fused").expect("the model");
+        model.perplexity = model.perplexity.map(|value| value * shift);
+        model.loss = model.perplexity.map(f64::ln);
+        model.text.iter_mut().for_each(|(_, value)| *value /= shift);
+        fixture::put_document(&inputs.evaluate, &scores);
+        let file = inputs.evaluate.join("data").join(Prediction::FILE);
+        let mut rows = Prediction::read(&file)?.collect::<outputs::Result<Vec<_>>>()?;
+        for loss in rows.iter_mut().filter_map(|row| row.losses.get_mut("fused")) {
+            loss.loss *= shift;
+        }
+        fixture::put_lines(&inputs.evaluate, rows);
+        let path = inputs.evaluate.join("manifest.json");
+        let key = Manifest::from_bytes(&path, &fs_err::read(&path)?)?.key;
+        testutil::files::copy(&inputs.evaluate, &store.join(format!("evaluate/{}-made-up", key.short())));
+        Ok(())
+    }
+}
+
+/// Writes the page of a sweep over three learning rates with two seeds each, one of which failed, and a member that was left.
+fn sweep_page(root: &Path, page: &Path) -> Outcome {
+    let folder = root.join("sweep");
+    let mut record = SweepRecord {
+        name: "rates".to_owned(),
+        search: "halving".to_owned(),
+        varied: vec!["train.learning_rate".to_owned()],
+        trained_steps: 1260,
+        full_steps: Some(2400),
+        members: Vec::new(),
+    };
+    for (at, rate) in [2e-4, 1e-3, 5e-3].into_iter().enumerate() {
+        let mut runs = Vec::new();
+        for seed in [1, 2] {
+            let number = at * 8 + seed as usize;
+            let made_up =
+                Compared { folder: folder.join(number.to_string()), steps: 300, rate, seed, number };
+            let report = Some(made_up.write(&root.join("store"))?);
+            let validation_loss = Some(2.0 + 0.05 * number as f64);
+            runs.push(SweepRun {
+                seed: Some(seed),
+                steps: Some(300),
+                validation_loss,
+                report,
+                failed: false,
+            });
+        }
+        record.members.push(member(rate, runs));
+    }
+    let left = SweepRun { steps: Some(60), validation_loss: Some(3.0), ..SweepRun::default() };
+    record.members.push(member(1e-5, vec![left.clone(), left]));
+    let failed = SweepRun { seed: Some(1), failed: true, ..SweepRun::default() };
+    record.members.push(member(1.0, vec![failed.clone(), failed]));
+    record.write(&folder)?;
+    fs_err::write(folder.join("best.toml"), "# The best of 5 members.\n[train]\nlearning_rate = \"2e-4\"\n")?;
+    let store = root.join("store").to_string_lossy().into_owned();
+    page_of(
+        "sweep",
+        &[folder.join("sweep.json").to_string_lossy().into_owned(), "--store".to_owned(), store],
+        page,
+    )
+}
+
+fn member(rate: f64, runs: Vec<SweepRun>) -> SweepMember {
+    let values = [("train.learning_rate".to_owned(), format!("{rate:e}"))].into();
+    SweepMember { name: format!("learning-rate-{rate:e}"), values, runs }
 }
 
 fn data_page(root: &Path, run: &fixture::Run, page: &Path) -> Outcome {

@@ -43,6 +43,8 @@ pub struct Args {
 pub enum PageArgs {
     /// Write a page that compares the reports of several runs
     Compare(CompareArgs),
+    /// Write a page about the runs of a sweep: what differs beyond noise, and which settings are best
+    Sweep(SweepArgs),
     /// Write a page about a dataset: its rows token by token, lengths, duplicates, leaks, writing systems
     Data(DataArgs),
 }
@@ -57,6 +59,20 @@ pub struct CompareArgs {
     #[arg(long, value_name = "FILE", default_value = "build/compare.html")]
     pub out: PathBuf,
     /// Store in which labels are looked up
+    #[arg(long, value_name = "DIR", env = "ASHLAR_STORE", default_value = "artifacts")]
+    pub store: PathBuf,
+}
+
+/// Arguments of `report sweep`.
+#[derive(Debug, clap::Args)]
+pub struct SweepArgs {
+    /// `sweep.json` that `sweep` wrote, such as build/sweeps/lr-rank/sweep.json
+    #[arg(value_name = "FILE")]
+    pub record: PathBuf,
+    /// File to write (default: `sweep.html` beside it)
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Store with the artifacts of evaluate
     #[arg(long, value_name = "DIR", env = "ASHLAR_STORE", default_value = "artifacts")]
     pub store: PathBuf,
 }

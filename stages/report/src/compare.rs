@@ -1,12 +1,13 @@
 //! `report compare`: a page with many runs side by side.
 
-mod cost;
-mod plots;
-mod runs;
-mod tables;
+pub(crate) mod cost;
+pub(crate) mod plots;
+pub(crate) mod runs;
+pub(crate) mod tables;
 
+use artifact::Store;
 use chart::markup::{Element, classed, element};
-use stage::{Context as _, Result};
+use stage::Result;
 
 use crate::args::CompareArgs;
 use crate::headline::printed;
@@ -17,13 +18,9 @@ use runs::{Run, Runs};
 
 /// Writes the page and prints its path.
 pub(crate) fn program(args: &CompareArgs) -> Result<()> {
-    let runs = Runs::read(args)?;
-    let page = page(&runs).write();
-    if let Some(folder) = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs_err::create_dir_all(folder).context("writing the page")?;
-    }
-    fs_err::write(&args.out, page).context("writing the page")?;
-    crate::parts::print_path(&args.out)
+    let store = Store::open(&args.store).ok();
+    let runs = Runs::read(store.as_ref(), args.runs.iter().map(String::as_str))?;
+    page(&runs).write_to(&args.out)
 }
 
 fn page(runs: &Runs) -> Page {

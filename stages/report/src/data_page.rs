@@ -8,7 +8,7 @@ use std::path::Path;
 use artifact::Store;
 use chart::markup::{Element, classed, element};
 use outputs::{Document as _, SPLITS, Stats};
-use stage::{Context as _, Error, Result};
+use stage::{Error, Result};
 
 use crate::args::DataArgs;
 use crate::context::Context;
@@ -16,7 +16,7 @@ use crate::data;
 use crate::error;
 use crate::number;
 use crate::page::Page;
-use crate::parts::{Section, print_path};
+use crate::parts::Section;
 
 /// Writes the page and prints its path.
 pub(crate) fn program(args: &DataArgs) -> Result<()> {
@@ -37,12 +37,7 @@ pub(crate) fn program(args: &DataArgs) -> Result<()> {
         None => None,
     };
     let key = manifest.key.to_string();
-    let page = page(artifact.path(), &key, context.as_ref(), args.rows)?.write();
-    if let Some(folder) = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs_err::create_dir_all(folder).context("writing the page")?;
-    }
-    fs_err::write(&args.out, page).context("writing the page")?;
-    print_path(&args.out)
+    page(artifact.path(), &key, context.as_ref(), args.rows)?.write_to(&args.out)
 }
 
 /// Makes the page of the dataset in the folder of an artifact.

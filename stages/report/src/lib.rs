@@ -50,6 +50,7 @@ mod settings;
 mod source;
 mod stages;
 mod statistics;
+mod sweep;
 mod times;
 mod tokens;
 mod verdict;

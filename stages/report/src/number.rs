@@ -51,6 +51,11 @@ pub(crate) fn counted(value: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(value), if value == 1 { "" } else { "s" })
 }
 
+/// Prints a share as a whole percentage, without a sign.
+pub(crate) fn percent_of(share: f64) -> String {
+    format!("{}{NARROW_SPACE}%", fixed(share * 100.0, 0))
+}
+
 /// Prints a change as a percentage with its sign; small ones keep a decimal.
 pub(crate) fn percent(share: f64) -> String {
     let percent = (share * 100.0).abs();

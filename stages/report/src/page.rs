@@ -1,11 +1,14 @@
 //! The frame of every page: head, list of contents, sections, script, and what the page may load.
 
+use std::path::Path;
+
 use artifact::FileHash;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chart::markup::{Element, classed, element};
+use stage::Context as _;
 
-use crate::parts::Section;
+use crate::parts::{Section, print_path};
 
 /// Sorts, filters and pages the tables that are marked for it. Pages are complete without it.
 const SCRIPT: &str = include_str!("style/page.js");
@@ -25,6 +28,19 @@ pub(crate) struct Page {
 }
 
 impl Page {
+    /// Writes the page to a file, with the folders above it, and prints its path.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the file or stdout cannot be written.
+    pub(crate) fn write_to(self, path: &Path) -> stage::Result<()> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs_err::create_dir_all(folder).context("writing the page")?;
+        }
+        fs_err::write(path, self.write()).context("writing the page")?;
+        print_path(path)
+    }
+
     /// Writes the page.
     pub(crate) fn write(self) -> String {
         let contents = classed("nav", "contents").attribute("aria-label", "Contents").child(

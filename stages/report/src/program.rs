@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::lineage::origin;
 use crate::source::Inputs;
 use crate::write::{Aside, write};
-use crate::{compare, data_page};
+use crate::{compare, data_page, sweep};
 
 /// Writes the report of the artifacts on the command line, or says with `--plan` whether it would; or writes another page.
 ///
@@ -20,6 +20,7 @@ use crate::{compare, data_page};
 pub fn program(args: &Args) -> Result<()> {
     match &args.page {
         Some(PageArgs::Compare(args)) => return compare::program(args),
+        Some(PageArgs::Sweep(args)) => return sweep::program(args),
         Some(PageArgs::Data(args)) => return data_page::program(args),
         None => {}
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use artifact::{Draft, Manifest};
+use outputs::{Document as _, SweepMember, SweepRecord, SweepRun};
 use testutil::{Ran, Sandbox};
 
 /// Publishes a made-up artifact, with valid hashes.
@@ -131,4 +132,60 @@ fn reports_are_compared_and_what_is_no_report_is_named() {
     let mut program = sandbox.program(env!("CARGO_BIN_EXE_report"));
     let wrong = program.arg("compare").arg(&inputs[1].1).run().failed(65);
     assert!(wrong.contains("was made by stage `train`, not by report"), "{wrong}");
+}
+
+#[test]
+fn a_sweep_is_a_page_with_members_differences_and_the_best_settings() {
+    let sandbox = Sandbox::new();
+    let inputs = published(sandbox.path());
+    let run = |set: &str, validation_loss: f64| SweepRun {
+        report: Some(report(&sandbox, &inputs, &["--set", set]).path_text()),
+        validation_loss: Some(validation_loss),
+        steps: Some(300),
+        ..SweepRun::default()
+    };
+    let member = |rank: &str, runs: Vec<SweepRun>| SweepMember {
+        name: format!("rank-{rank}"),
+        values: [("train.rank".to_owned(), rank.to_owned())].into(),
+        runs,
+    };
+    let left = SweepRun { steps: Some(20), validation_loss: Some(1.0), ..SweepRun::default() };
+    let failed = SweepRun { failed: true, ..SweepRun::default() };
+    let mut record = SweepRecord {
+        name: "ranks".to_owned(),
+        search: "halving".to_owned(),
+        varied: vec!["train.rank".to_owned()],
+        trained_steps: 640,
+        full_steps: Some(1200),
+        members: vec![
+            member("4", vec![run("smoothing_steps=5", 2.5)]),
+            member("8", vec![run("smoothing_steps=6", 2.25)]),
+            member("16", vec![left]),
+            member("32", vec![failed]),
+        ],
+    };
+    fs_err::create_dir_all(sandbox.join("ranks")).expect("a folder");
+    record.write(&sandbox.join("ranks")).expect("a record");
+    sandbox.write("ranks/best.toml", "[train]\nrank = 8\n");
+    let page_of = |sandbox: &Sandbox| {
+        sandbox.program(env!("CARGO_BIN_EXE_report")).args(["sweep", "ranks/sweep.json"]).run()
+    };
+    assert_eq!(page_of(&sandbox).succeeded(), "ranks/sweep.html\n");
+    let page = sandbox.read("ranks/sweep.html");
+    for part in [
+        "Best on the validation split: rank 8, with a loss of 2.250",
+        "Of 1 other member on the test split: 1 within noise.",
+        "left after 20 steps",
+        "1 of 1 failed",
+        "640 steps were trained",
+        "rank = 8",
+        "a member has a single run",
+    ] {
+        assert!(page.contains(part), "`{part}` is not on the page");
+    }
+
+    record.members.drain(..2);
+    record.write(&sandbox.join("ranks")).expect("a record");
+    let refused = page_of(&sandbox).failed(65);
+    assert!(refused.contains("no run of this sweep has a report"), "{refused}");
 }

@@ -7,7 +7,6 @@ use artifact::{Artifact, Level, Store};
 use outputs::{Document as _, RunRecord, RunValue, Times};
 use stage::{Error, Result};
 
-use crate::args::CompareArgs;
 use crate::headline::metric_name;
 use crate::number;
 use crate::parts::bare;
@@ -38,13 +37,16 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    /// Reads the runs on the command line.
-    pub(crate) fn read(args: &CompareArgs) -> Result<Self> {
-        let store = Store::open(&args.store).ok();
+    /// Reads runs as they are named on a command line.
+    ///
+    /// # Errors
+    ///
+    /// Fails when one of them is no artifact of report, or an old one.
+    pub(crate) fn read<'a>(store: Option<&Store>, given: impl Iterator<Item = &'a str>) -> Result<Self> {
         let mut list: Vec<Run> = Vec::new();
-        for (hue, given) in args.runs.iter().enumerate() {
+        for (hue, given) in given.enumerate() {
             let (name, path) = named(given);
-            list.push(read(store.as_ref(), name, &path, hue)?);
+            list.push(read(store, name, &path, hue)?);
         }
         Ok(Self::new(list))
     }

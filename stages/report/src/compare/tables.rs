@@ -192,7 +192,7 @@ fn spread_cell(key: &str, values: &[f64]) -> Element {
 }
 
 /// Returns the mean and the standard deviation (with n − 1) of two or more values.
-fn spread(values: &[f64]) -> Option<(f64, f64)> {
+pub(crate) fn spread(values: &[f64]) -> Option<(f64, f64)> {
     if values.len() < 2 {
         return None;
     }
