@@ -52,6 +52,9 @@
       # Makes a custom pipeline from the programs of this flake: `mkPipeline { system = …; name = …; settings = …; data = …; }`.
       lib.mkPipeline = { system, ... }@arguments: (ashlarOn system).mkPipeline (removeAttrs arguments [ "system" ]);
 
+      # The runs of a sweep, from the file that `sweep --nix` wrote: `sweep { system = …; members = ./lr-rank.nix; }`.
+      lib.sweep = { system, members }: (ashlarOn system).sweepOf members;
+
       templates.default = {
         path = ./nix/template;
         description = "A fine-tuning pipeline on your data";

@@ -3,8 +3,10 @@
 #
 #   nix/host-tools.sh build/host-tools target/release
 #   nix-build nix/host.nix --arg tools ./build/host-tools -A haw-eng.run
+#   nix-build nix/host.nix --arg tools ./build/host-tools --arg members ./lr-rank.nix -A sweep
 { tools
 , model ? "demo"
+, members ? null # file that `sweep --nix` wrote
 , contentAddressed ? false
 , hub ? "https://huggingface.co"
 , pypi ? "https://files.pythonhosted.org"
@@ -41,4 +43,7 @@ let
 
   inherit (import ./pipeline.nix { inherit system programs linkFarm contentAddressed hub pypi; }) mkPipeline;
 in
-import ../pipelines { inherit mkPipeline model; } // { inherit mkPipeline; }
+import ../pipelines { inherit mkPipeline model; } // {
+  inherit mkPipeline;
+  sweep = import ./sweep.nix { inherit mkPipeline members; };
+}

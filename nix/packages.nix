@@ -56,4 +56,7 @@ rec {
   # The pipelines of this repository with the preset `model`.
   pipelinesFor = { model ? "demo", contentAddressed ? false }:
     import ../pipelines { inherit model; mkPipeline = arguments: mkPipeline (arguments // { inherit contentAddressed; }); };
+
+  # The runs of a sweep, from a file that `sweep --nix` wrote.
+  sweepOf = members: import ./sweep.nix { inherit mkPipeline members; };
 }

@@ -2,12 +2,12 @@
 # Tests everything under nix/ with the real programs, in the full sandbox and a temporary store; the machine's own store
 # and Nix settings are not touched. usage: run.sh PROGRAMS [GROUP…]
 #
-# PROGRAMS is the folder that cargo built into. Groups: evaluation flake pipeline resume store models.
+# PROGRAMS is the folder that cargo built into. Groups: evaluation flake pipeline resume store models sweep.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 programs=$(cd "$1" && pwd)
 shift
-groups=${*:-evaluation flake pipeline resume store models}
+groups=${*:-evaluation flake pipeline resume store models sweep}
 
 missing() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
 [ "$(uname -s)" = Linux ] || missing 'these tests need the Linux sandbox' 'on macOS, run `nix flake check`'
