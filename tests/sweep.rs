@@ -20,8 +20,8 @@ const TWELVE: &str = r#"
 pipeline = "small"
 
 [settings.train]
-steps = 40
-checkpoint_every = 20
+steps = 80
+checkpoint_every = 40
 batch_size = 2
 
 [settings.evaluate]
@@ -156,7 +156,7 @@ fn a_killed_sweep_repeats_no_finished_member_and_a_shared_store_runs_nothing() -
         ensure!(published <= 1, "{name} was made {published} times:\n{log}");
     }
     let record = checkout.record("twelve")?;
-    ensure!(record.members.len() == 12 && record.trained_steps == 12 * 40, "{record:?}");
+    ensure!(record.members.len() == 12 && record.trained_steps == 12 * 80, "{record:?}");
     let page = fs_err::read_to_string(checkout.folder.join("build/sweeps/twelve/sweep.html"))?;
     for part in ["Differences beyond noise", "Learning curves", "Best settings", "p corrected", "Cost"] {
         ensure!(page.contains(part), "`{part}` is not on the page");
