@@ -193,7 +193,7 @@ fn help_of_evaluate() {
 
 #[test]
 fn help_of_report() {
-    insta::assert_snapshot!(own_help("report"), @r"
+    insta::assert_snapshot!(own_help("report"), @"
     Write the results of a pipeline as one self-contained page
 
     Usage: report [OPTIONS] --evaluate <ARTIFACT> --train <ARTIFACT> --validate <ARTIFACT> --select-best <ARTIFACT>
@@ -201,6 +201,8 @@ fn help_of_report() {
 
     Commands:
       compare  Write a page that compares the reports of several runs
+      sweep    Write a page about the runs of a sweep: what differs beyond noise, and which settings are
+               best
       data     Write a page about a dataset: its rows token by token, lengths, duplicates, leaks,
                writing systems
       help     Print this message or the help of the given subcommand(s)
@@ -242,7 +244,23 @@ fn help_of_the_other_pages_of_report() {
       -v, --verbose...  Print debug messages (`-vv`: also traces)
       -q, --quiet       Print errors only
     ");
-    insta::assert_snapshot!(help("sweep"), @"");
+    insta::assert_snapshot!(help("sweep"), @"
+    Write a page about the runs of a sweep: what differs beyond noise, and which settings are best
+
+    Usage: report sweep [OPTIONS] <FILE>
+
+    Arguments:
+      <FILE>  `sweep.json` that `sweep` wrote, such as build/sweeps/lr-rank/sweep.json
+
+    Options:
+          --out <FILE>   File to write (default: `sweep.html` beside it)
+          --store <DIR>  Store with the artifacts of evaluate [env: ASHLAR_STORE=] [default: artifacts]
+      -h, --help         Print help
+
+    Common options:
+      -v, --verbose...  Print debug messages (`-vv`: also traces)
+      -q, --quiet       Print errors only
+    ");
     insta::assert_snapshot!(help("data"), @"
     Write a page about a dataset: its rows token by token, lengths, duplicates, leaks, writing systems
 
@@ -324,7 +342,81 @@ fn help_of_generate() {
 
 #[test]
 fn help_of_sweep() {
-    insta::assert_snapshot!(help("sweep"), @"");
+    insta::assert_snapshot!(help("sweep"), @"
+    Run the pipeline for many settings: a grid, random or model-based search, successive halving
+
+    Runs `make pipeline` for each member of `pipelines/sweeps/NAME.toml`. Stages whose settings and
+    inputs are equal run once; what the store has does not run again, so a sweep that was stopped or
+    killed resumes where it was. Prints the path of its record, `sweep.json`.
+
+    Usage: sweep [OPTIONS] <SWEEP>
+
+    Arguments:
+      <SWEEP>
+              Name of a file in `pipelines/sweeps`, or its path
+
+    Options:
+          --plan
+              Print members, shared work, time and memory, and run nothing
+
+          --members
+              Print the members as lines, a name and its settings for `make pipeline SET=…`, and run
+              nothing
+
+          --nix <FILE>
+              Write the members as a Nix attribute set to FILE, and run nothing
+
+          --slurm <FILE>
+              Write a Slurm script with one array task per run to FILE, and run nothing
+
+      -j, --jobs <N>
+              Number of runs at the same time, if memory and cores allow
+
+              [default: 1]
+
+          --max-memory <GB>
+              Memory for all runs together, in GB (default: 80% of available memory)
+
+          --retries <N>
+              Number of times that a failed run is started again
+
+              [default: 1]
+
+          --pipeline <NAME>
+              Settings of the pipeline instead of those that the sweep names
+
+          --model <NAME>
+              Preset of the model instead of the one that the sweep names
+
+          --set <KEY=VALUE>
+              Set one setting of all members (repeatable)
+
+          --make <NAME=VALUE>
+              Pass a variable to make (repeatable)
+
+          --store <DIR>
+              Store artifacts in DIR
+
+              [env: ASHLAR_STORE=]
+              [default: artifacts]
+
+          --build <DIR>
+              Keep logs, pointers and results in DIR/sweeps/NAME
+
+              [default: build]
+
+      -v, --verbose...
+              Print debug messages (`-vv`: also traces)
+
+      -q, --quiet
+              Print errors only
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+    ");
 }
 
 #[test]

@@ -20,7 +20,7 @@ const NEAREST_OF: usize = 256;
 /// Number of stages through which a changed input is followed back.
 const DEPTH: usize = 4;
 
-/// What a stage says about a run that is only planned.
+/// Notes of a run that is only planned.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     /// Lines for people.

@@ -9,12 +9,12 @@ use artifact::Store;
 use chart::markup::{Element, classed, element};
 use stage::Result;
 
+use self::runs::{Run, Runs};
 use crate::args::CompareArgs;
 use crate::headline::printed;
 use crate::number;
 use crate::page::Page;
 use crate::parts::Section;
-use runs::{Run, Runs};
 
 /// Writes the page and prints its path.
 pub(crate) fn program(args: &CompareArgs) -> Result<()> {

@@ -104,7 +104,9 @@ fn quoted(text: &str) -> String {
     if !text.is_empty() && text.chars().all(is_plain) {
         text.to_owned()
     } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
+        let escaped: String =
+            text.chars().flat_map(|c| "\\\"$`".contains(c).then_some('\\').into_iter().chain([c])).collect();
+        format!("\"{escaped}\"")
     }
 }
 
@@ -247,6 +249,6 @@ mod tests {
     #[test]
     fn words_of_a_shell_are_quoted() {
         assert_eq!(quoted("SET=train.rank=4"), "SET=train.rank=4");
-        assert_eq!(quoted("SET=a b'c$"), "'SET=a b'\\''c$'");
+        assert_eq!(quoted("SET=a b'c$"), "\"SET=a b'c\\$\"");
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Make {
     variables: Vec<String>,
 }
 
-/// What a stage of a run would do.
+/// Plan of one stage of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct StagePlan {
     pub(crate) stage: String,

@@ -65,7 +65,7 @@ impl Pool {
         self.max_memory.or(found).map(Budget::new)
     }
 
-    /// Makes `target` for every run, and goes on past those that fail.
+    /// Makes `target` for every run, and continues past those that fail.
     ///
     /// # Errors
     ///

@@ -168,7 +168,7 @@ pub(crate) fn read(path: &Path) -> Result<Sweep> {
     })
 }
 
-/// What is wrong with a file.
+/// Problem of a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Problem {
     line: Option<usize>,

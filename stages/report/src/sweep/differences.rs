@@ -139,7 +139,7 @@ impl Differences {
         ];
         if self.pairs.iter().any(|pair| pair.over_seeds.is_none()) {
             notes.push(
-                "Where there is no p over seeds, a member has a single run, and a verdict holds for these seeds only: two or more `seeds` in the sweep tell."
+                "Where there is no p over seeds, a member has a single run, and a verdict holds for these seeds only: give the sweep two or more `seeds` to test them."
                     .to_owned(),
             );
         }
