@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +29,9 @@ from variants_configs import CONFIGS, WINDOWS
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 1e-3
+# Greedy answers: longer than every window, from prompts that are longer and shorter than it.
+ANSWER_TOKENS = 24
+PROMPT_LENGTHS = (2, 9, 40, 90)
 TOKENIZERS = {"gemma2": "gemma2", "gemma3_text": "gemma2", "gemma3": "gemma2"}
 SPLIT = {"max_tokens": 200, "on_leak": "allow", "split.validation": 0.2, "split.test": 0.2}
 
@@ -91,6 +95,29 @@ class Bench:
             rows.append([loss for loss, counts in zip(losses, trained[1:], strict=True) if counts])
         return rows
 
+    def greedy(self, name: str, folder: Path, family: str) -> None:
+        """Compares greedy answers to the first tokens of test rows, in one batch, with the reference's, one by one."""
+        tensors = load_file(self.dataset(family) / "data/tokens/test.safetensors")
+        rows = np.split(tensors["tokens"].astype(np.int64), tensors["offsets"][1:-1].astype(np.int64))
+        longest = sorted(rows, key=len)[-len(PROMPT_LENGTHS) :]
+        prompts = [row[:length].tolist() for row, length in zip(longest, PROMPT_LENGTHS, strict=True)]
+        asked = self.work / "asked.jsonl"
+        asked.write_text("".join(json.dumps({"prompt_tokens": prompt}) + "\n" for prompt in prompts))
+        command = [self.programs.folder / "generate", "--model", folder, "--input", asked, "--token-ids"]
+        done = subprocess.run([*command, "--max-tokens", str(ANSWER_TOKENS)], capture_output=True, text=True)
+        if done.returncode:
+            self.failed += 1
+            print(f"{name:34} generate: {done.stderr.strip()} FAIL", flush=True)
+            return
+        ours = [json.loads(line)["generated_ids"] for line in done.stdout.splitlines()]
+        model = load(folder)
+        theirs, leads = zip(*(answer(model, prompt) for prompt in prompts), strict=True)
+        fine = ours == list(theirs)
+        self.ran += fine
+        self.failed += not fine
+        count = sum(map(len, theirs))
+        print(f"{name:34} greedy {count} tokens, closest lead {min(leads):.1e} {'ok' if fine else 'FAIL'}", flush=True)
+
     def line(self, name: str, must_run: bool, ours, reference) -> None:
         """Compares losses; `ours` and `reference` are functions."""
         try:
@@ -118,6 +145,20 @@ class Bench:
         print(f"{name:34} {worst:9.1e} {'ok' if fine else 'FAIL'}{'' if must_run else '  (may be refused)'}", flush=True)
 
 
+def answer(model, prompt: list[int]) -> tuple[list[int], float]:
+    """Returns the greedy answer without its end token, and the smallest lead of a token; every step reads the whole text again."""
+    ends = model.config.eos_token_id
+    tokens, lead = list(prompt), float("inf")
+    while len(tokens) < len(prompt) + ANSWER_TOKENS:
+        with torch.no_grad():
+            best = model(torch.tensor([tokens]), use_cache=False).logits[0, -1].float().topk(2)
+        lead = min(lead, float(best.values[0] - best.values[1]))
+        if int(best.indices[0]) in ends:
+            break
+        tokens.append(int(best.indices[0]))
+    return tokens[len(prompt) :], lead
+
+
 def load(folder: Path):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     scale = getattr(model.get_input_embeddings(), "embed_scale", None)
@@ -142,7 +183,7 @@ def random_model(folder: Path, seed: int):
     return model
 
 
-def configs(bench: Bench, wanted: list[str], table: dict) -> None:
+def configs(bench: Bench, wanted: list[str], table: dict, greedy: bool = False) -> None:
     for seed, (name, (must_run, config)) in enumerate(table.items()):
         if wanted and name not in wanted:
             continue
@@ -157,6 +198,8 @@ def configs(bench: Bench, wanted: list[str], table: dict) -> None:
             (folder / "config.json").write_text(json.dumps(config))
             print(f"{name:34} transformers: {str(error).splitlines()[0][:90]}")
         bench.line(name, must_run, lambda: bench.losses(folder, family), lambda: bench.reference(load(folder), family))
+        if greedy:
+            bench.greedy(name, folder, family)
         shutil.rmtree(folder)
 
 
@@ -175,7 +218,8 @@ def adapters(bench: Bench, wanted: list[str]) -> None:
             bench.failed += 1
             print(f"{name:34} cannot be made: {type(error).__name__}: {error} FAIL")
             continue
-        reference = lambda: bench.reference(peft.PeftModel.from_pretrained(load(folder), out).eval(), family)
+        read = out / "original" if (out / "original").exists() else out
+        reference = lambda: bench.reference(peft.PeftModel.from_pretrained(load(folder), read).eval(), family)
         expected = out / "expected.json"
         if expected.exists():
             # What the model computed before it was saved: the base is part of it.
@@ -195,7 +239,7 @@ def main() -> int:
         if "configs" in kinds:
             configs(bench, sys.argv[3:], CONFIGS)
         if "windows" in kinds:
-            configs(bench, sys.argv[3:], WINDOWS)
+            configs(bench, sys.argv[3:], WINDOWS, greedy=True)
         if "adapters" in kinds:
             adapters(bench, sys.argv[3:])
     print(f"{bench.ran} ran, {bench.refused} refused, {bench.failed} failed")

@@ -1,6 +1,7 @@
 """Variants of PEFT adapters: name → (whether it must load, the family of its base, a function that makes it)."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -46,8 +47,11 @@ def config(**values):
 
 
 def renamed(function):
+    """Renames tensors. The reference is the adapter under its first names, since PEFT passes over names that it does not know."""
+
     def change(out: Path) -> None:
         path = out / "adapter_model.safetensors"
+        shutil.copytree(out, out / "original")
         tensors = load_file(path)
         save_file({function(name): tensor for name, tensor in tensors.items()}, path)
 
