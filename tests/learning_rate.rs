@@ -58,10 +58,11 @@ impl Subject {
         program
     }
 
-    /// Returns the rate that the finder suggests.
+    /// Returns the rate that the finder suggests for a run of one epoch.
     fn suggestion(&self, seed: u32) -> Result<f64> {
         let out = self.sandbox.join(format!("curve-{seed}"));
-        let ran = self.train(seed).arg("--find-learning-rate").arg("--out").arg(out).run();
+        let mut program = self.train(seed);
+        let ran = program.args(["--set", "epochs=1", "--find-learning-rate"]).arg("--out").arg(out).run();
         Ok(ran.succeeded().trim().parse()?)
     }
 

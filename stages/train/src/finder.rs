@@ -1,9 +1,9 @@
-//! The learning-rate finder: a short ramp of learning rates and a suggestion (arXiv:1506.01186).
+//! The learning-rate finder: a short ramp of learning rates (arXiv:1506.01186), then short runs around its estimate.
 //!
-//! The rate rises exponentially from step to step while the model trains as usual. At small rates nothing happens; then
-//! the loss falls; then the steps become too long and it rises. What counts is the difference between the loss of a step's
-//! rows and the loss of the same rows before training: rows are harder or easier than others by far more than a step
-//! changes.
+//! On the ramp the rate rises exponentially from step to step while the model trains as usual. At small rates nothing happens;
+//! then the loss falls; then the steps become too long and it rises. What counts is the difference between the loss of a
+//! step's rows and the loss of the same rows before training: rows are harder or easier than others by far more than a step
+//! changes. How far a run at one rate gets is measured by the probes in [`crate::probes`].
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,8 @@ use tuner::{Batch, Step};
 
 use crate::config::Config;
 use crate::inputs::Inputs;
-use crate::suggestion::{Finding, Point, has_risen, smooth, suggest};
+use crate::probes::{Prober, Probing};
+use crate::suggestion::{Finding, Point, has_risen, smooth, suggest, two_digits};
 use crate::{batch_order, curve};
 
 /// Flags of the finder; they do not change any artifact.
@@ -35,6 +36,9 @@ pub struct FinderArgs {
     /// Number of steps of the ramp
     #[arg(long, value_name = "STEPS", default_value_t = 100, requires = "find_learning_rate")]
     pub find_steps: usize,
+    /// Steps of each short run that tests a rate around the estimate of the ramp; 0 to print that estimate
+    #[arg(long, value_name = "STEPS", default_value_t = 40, requires = "find_learning_rate")]
+    pub probe_steps: usize,
 }
 
 /// Folder for the curve unless `--out` is given.
@@ -62,7 +66,7 @@ impl FinderArgs {
     }
 }
 
-/// Runs the ramp, writes `curve.svg` and `curve.json` into `out`, and returns the suggested rate.
+/// Runs the ramp and the probes, writes `curve.svg` and `curve.json` into `out`, and returns the suggested rate.
 ///
 /// # Errors
 ///
@@ -81,10 +85,31 @@ pub fn find_learning_rate(
     let ended = ramp(inputs, config, backend, args, stop, &mut points)?;
     // If the loss became NaN, the next rate counts as the point of divergence.
     let is_broken = ended.as_ref().is_some_and(|ended| ended.is_broken);
-    let finding = suggest(&points, is_broken.then(|| args.rate(points.len())));
+    let mut finding = suggest(&points, is_broken.then(|| args.rate(points.len())));
     let ended = ended.map(|ended| ended.reason);
+    let probing = match finding.suggestion {
+        Some(estimate) if args.probe_steps > 0 => {
+            let mut prober = Prober::new(inputs, config, backend, args.probe_steps, stop)?;
+            prober.probe_around(estimate)?
+        }
+        _ => None,
+    };
+    let estimate = finding.suggestion;
+    if let Some(probing) = &probing {
+        finding.suggestion = Some(two_digits(probing.corrected));
+    }
     fs_err::create_dir_all(&out)?;
-    write_curve(&out, args, &points, &finding, ended.as_deref())?;
+    write_curve(
+        &out,
+        args,
+        &Outcome {
+            points: &points,
+            finding: &finding,
+            estimate,
+            probing: probing.as_ref(),
+            ended: ended.as_deref(),
+        },
+    )?;
     tracing::info!("wrote the curve to `{}`", out.join("curve.svg").display());
     if let Some(reason) = ended {
         tracing::info!("the ramp ended after {} of {} steps: {reason}", points.len(), args.find_steps);
@@ -102,6 +127,9 @@ pub fn find_learning_rate(
         number(finding.lowest),
         number(finding.divergence)
     );
+    if let Some(probing) = probing {
+        tracing::info!("{}", probing.describe());
+    }
     Ok(rate)
 }
 
@@ -156,20 +184,28 @@ fn ramp(
     Ok(None)
 }
 
-fn write_curve(
-    out: &Path,
-    args: &FinderArgs,
-    points: &[Point],
-    finding: &Finding,
-    ended: Option<&str>,
-) -> Result<()> {
+/// Everything that `curve.json` holds.
+struct Outcome<'a> {
+    points: &'a [Point],
+    finding: &'a Finding,
+    /// Suggestion of the ramp alone.
+    estimate: Option<f64>,
+    probing: Option<&'a Probing>,
+    /// Why the ramp ended early.
+    ended: Option<&'a str>,
+}
+
+fn write_curve(out: &Path, args: &FinderArgs, outcome: &Outcome<'_>) -> Result<()> {
+    let Outcome { points, finding, estimate, probing, ended } = outcome;
     let value = json!({
         "divergence": finding.divergence,
         "ended": ended,
+        "estimate": estimate,
         "from": args.from,
+        "half": finding.half,
         "lowest": finding.lowest,
         "points": points,
-        "half": finding.half,
+        "probing": probing,
         "steps": args.find_steps,
         "suggestion": finding.suggestion,
         "to": args.to,
@@ -186,7 +222,8 @@ mod tests {
 
     #[test]
     fn rates_rise_by_the_same_factor_from_end_to_end() {
-        let args = FinderArgs { find_learning_rate: true, from: 1e-5, to: 1e-1, find_steps: 41 };
+        let args =
+            FinderArgs { find_learning_rate: true, from: 1e-5, to: 1e-1, find_steps: 41, probe_steps: 0 };
         assert!((args.rate(0) / 1e-5 - 1.0).abs() < 1e-12);
         assert!((args.rate(40) / 1e-1 - 1.0).abs() < 1e-12);
         assert!((args.rate(10) / 1e-4 - 1.0).abs() < 1e-12);

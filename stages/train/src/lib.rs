@@ -14,6 +14,7 @@ mod inputs;
 mod layout;
 mod losses;
 mod memory;
+mod probes;
 mod program;
 mod progress;
 mod ranks;

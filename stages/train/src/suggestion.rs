@@ -170,7 +170,7 @@ pub fn suggest(points: &[Point], not_finite: Option<f64>) -> Finding {
 }
 
 /// Rounds to two significant digits; the curve is not more precise.
-fn two_digits(rate: f64) -> f64 {
+pub(crate) fn two_digits(rate: f64) -> f64 {
     format!("{rate:.1e}").parse().expect("a printed number can be parsed")
 }
 

@@ -62,14 +62,30 @@ fn a_ramp_prints_a_rate_that_learns_and_leaves_only_its_curve() -> Result<()> {
     ensure!(points.len() > 10 && points.len() <= 60, "{} points", points.len());
     let number = |point: &Value, name: &str| point[name].as_f64().context(name.to_owned());
     ensure!((number(&points[0], "learning_rate")? / 1e-5 - 1.0).abs() < 1e-9);
+    let estimate = number(&curve, "estimate")?;
     if let Some(divergence) = curve["divergence"].as_f64() {
-        ensure!(rate <= divergence / 3.9, "{rate} and {divergence}");
+        ensure!(estimate <= divergence / 3.9, "{estimate} and {divergence}");
     }
     // The rate is high enough to have lowered the loss within the ramp, and low enough not to have raised it.
-    let at_rate = points.iter().find(|point| number(point, "learning_rate").is_ok_and(|found| found >= rate));
+    let at_rate =
+        points.iter().find(|point| number(point, "learning_rate").is_ok_and(|found| found >= estimate));
     let at_rate = number(at_rate.context("the rate is on the ramp")?, "smoothed_loss")?;
     let first = number(&points[0], "smoothed_loss")?;
-    ensure!(rate > 1e-4 && at_rate < first, "{rate}: loss {at_rate} after {first}");
+    ensure!(estimate > 1e-4 && at_rate < first, "{estimate}: loss {at_rate} after {first}");
+
+    // 64 rows in batches of 4 are an epoch of 16 steps, which is the whole run.
+    let probing = &curve["probing"];
+    assert_eq!((&probing["steps"], &probing["corrected"]), (&json!(16), &probing["lowest"]));
+    let probes = probing["probes"].as_array().context("there are probes")?;
+    let finished =
+        probes.iter().filter_map(|probe| Some((probe["learning_rate"].as_f64()?, probe["loss"].as_f64()?)));
+    let best = finished.min_by(|a, b| a.1.total_cmp(&b.1)).context("a probe finishes")?;
+    ensure!(probes.len() >= 3 && (0.5..2.0).contains(&(rate / best.0)), "{rate} and {best:?}");
+    ensure!(ran.stderr.contains("held-out losses after 16 steps"), "{}", ran.stderr);
+    let alone = [&arguments[..], &["--probe-steps", "0"]].concat();
+    let alone: f64 = counting.find(&alone).succeeded().trim_end().parse()?;
+    ensure!((alone - estimate).abs() < f64::EPSILON, "{alone} and {estimate}");
+    counting.find(&arguments);
     let drawing = counting.sandbox.read("curve/curve.svg");
     ensure!(drawing.starts_with("<svg ") && drawing.contains("suggested"), "{drawing}");
 
