@@ -265,10 +265,25 @@ impl TextTokenizer {
     ///
     /// Fails when there is no template or it refuses the conversation.
     pub fn apply(&self, messages: &[Value], add_generation_prompt: bool) -> Result<Vec<u32>> {
-        let template = self.chat_template().ok_or_else(|| self.no_template())?;
+        self.apply_with_tools(messages, None, add_generation_prompt)
+    }
+
+    /// Returns the tokens of a rendered conversation in which the model may call `tools`, a list of JSON schemas or its text.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no template or it refuses the conversation, and when `tools` is not a list of objects.
+    pub fn apply_with_tools(
+        &self,
+        messages: &[Value],
+        tools: Option<Value>,
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>> {
+        let tools = message::normalize_tools(tools).map_err(Error::from)?;
+        let template = self.chat_template_for(tools.as_ref()).ok_or_else(|| self.no_template())?;
         let mut messages = messages.to_vec();
         message::normalize(&mut messages).map_err(Error::from)?;
-        let chat = Chat::new(template, &messages, None)?;
+        let chat = Chat::new(template, &messages, tools.as_ref())?;
         let text =
             if add_generation_prompt { chat.first(messages.len(), true)?.text } else { chat.full.text };
         self.encode(&text, false)
@@ -401,7 +416,9 @@ impl TemplateSource {
 /// Returns the chat templates of a folder. As in transformers, those of `tokenizer_config.json` count only if there is no
 /// separate file.
 fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> {
-    let files = template_files(path)?;
+    // A template that writes nothing is none.
+    let is_filled = |source: &TemplateSource| !source.text.trim().is_empty();
+    let files: Vec<TemplateSource> = template_files(path)?.into_iter().filter(is_filled).collect();
     if !files.is_empty() {
         return Ok(files);
     }
@@ -424,6 +441,7 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> 
         }
         _ => {}
     }
+    sources.retain(is_filled);
     Ok(sources)
 }
 
@@ -439,7 +457,9 @@ fn template_files(path: &Path) -> Result<Vec<TemplateSource>> {
         for entry in fs_err::read_dir(&folder).map_err(&unreadable)? {
             let file = entry.map_err(&unreadable)?.path();
             let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+            // Programs leave hidden files of the same ending behind.
             if file.extension().is_some_and(|extension| extension == "jinja")
+                && !stem.starts_with('.')
                 && let Some(source) = read_text(&file)?
             {
                 let label = format!("additional_chat_templates/{stem}.jinja");

@@ -52,6 +52,7 @@
 //! Exit codes are those of [`Kind`]. `--plan` also exits with 10 (would run) and 11 (would resume).
 
 mod args;
+mod below;
 mod config;
 mod ending;
 mod identity;
@@ -75,6 +76,7 @@ mod signals;
 use std::process::ExitCode;
 
 pub use args::{CommonArgs, MemoryArgs, UnpackArgs, Verbosity};
+pub use below::last_folder_in;
 pub use config::Config;
 pub use failure::{Context, Error, Failure, Kind, Required, Result};
 pub use input::{Input, locate};

@@ -8,6 +8,7 @@ use failure::{Context, Error, Kind, Result};
 use serde_json::Value;
 
 use crate::args::CommonArgs;
+use crate::below::last_folder_in;
 use crate::config::{self, Config};
 use crate::identity::Identity;
 use crate::input::{Input, check_role, unchanged};
@@ -123,7 +124,15 @@ impl<C: Config> Run<C> {
         if markers.iter().any(|marker| locator.join(marker).is_file()) {
             self.input_folder(role, locator)
         } else {
-            self.input(role, locator, output)
+            self.input(role, locator, output).map_err(|error| {
+                let holds = |folder: &Path| markers.iter().any(|marker| folder.join(marker).is_file());
+                match last_folder_in(locator, holds) {
+                    Some(inside) => {
+                        error.hinted(format!("a folder in it has one: give `{}`", inside.display()))
+                    }
+                    None => error,
+                }
+            })
         }
     }
 

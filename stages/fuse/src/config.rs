@@ -48,7 +48,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "fuse";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -15,6 +15,9 @@ use crate::config::Quantized;
 use crate::inputs::Inputs;
 use crate::json::read_json;
 
+/// Folder of a model's chat templates for other purposes, such as tools.
+const TEMPLATES: &str = "additional_chat_templates";
+
 /// Writes the folder of the base with the adapters of `adapted` merged in. `trained` lists the parameters that the adapter
 /// folder replaces; all other tensors keep their bytes. Returns the names of the tensors that changed.
 pub(crate) fn fused_folder(
@@ -184,9 +187,25 @@ fn copy_other_files(base: &Path, out: &Path) -> Result<()> {
     for entry in fs_err::read_dir(base)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name == TEMPLATES && path.is_dir() {
+            copy_templates(&path, &out.join(&name))?;
+        }
         let is_weights = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
         if path.is_file() && !is_weights && name != "config.json" {
             artifact::share_file(&path, &out.join(&name))
+                .with_context(|| format!("copying `{}`", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies the chat templates in `from`, a folder of them beside a model.
+fn copy_templates(from: &Path, to: &Path) -> Result<()> {
+    fs_err::create_dir_all(to)?;
+    for entry in fs_err::read_dir(from)? {
+        let path = entry?.path();
+        if path.is_file() && path.extension().is_some_and(|ending| ending == "jinja") {
+            artifact::share_file(&path, &to.join(path.file_name().unwrap_or_default()))
                 .with_context(|| format!("copying `{}`", path.display()))?;
         }
     }

@@ -73,7 +73,7 @@ pub enum Source {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "import-model";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -167,7 +167,7 @@ impl<'a> Hub<'a> {
             }
         };
         let mut files = BTreeMap::new();
-        for name in layout::KEPT.map(String::from).iter().filter(|name| names.contains(*name)) {
+        for name in names.iter().filter(|name| layout::is_beside_weights(name)) {
             files.insert(name.clone(), get(name)?);
             match name.as_str() {
                 "config.json" => {

@@ -1,6 +1,7 @@
 //! Names of the files that belong to a model: an allow-list.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use tensors::INDEX;
 
@@ -23,19 +24,33 @@ pub const KEPT: [&str; 14] = [
     "tokenizer.model",
     "tokenizer_config.json",
 ];
-/// Settings of an encoder's pooling, the only file that is kept in a sub-folder.
+/// Settings of an encoder's pooling, kept in its sub-folder.
 pub const POOLING: &str = "1_Pooling/config.json";
 /// Files of [`KEPT`] that every model must have.
 pub const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
+
+/// Folder of a model's chat templates for other purposes, such as tools.
+const TEMPLATES: &str = "additional_chat_templates/";
 
 const PICKLES: &[&str] = &[".bin", ".pt", ".pth", ".ckpt", ".pkl"];
 /// Hint for a folder without a model.
 const EXPECTED_LAYOUT: &str =
     "give a folder in the Hugging Face layout: `config.json`, `tokenizer.json` and `model*.safetensors`";
 
-/// Returns whether the file is kept: listed in [`KEPT`], or a weight file by its name.
+/// Returns whether the file is kept: listed in [`KEPT`], a chat template, or a weight file by its name.
 pub fn is_kept(name: &str) -> bool {
-    KEPT.contains(&name) || is_weights(name)
+    is_beside_weights(name) || is_weights(name)
+}
+
+/// Returns whether the file is kept beside the weights.
+pub(crate) fn is_beside_weights(name: &str) -> bool {
+    KEPT.contains(&name) || is_additional_template(name)
+}
+
+/// Returns whether the file is a chat template in the folder for further ones.
+pub fn is_additional_template(name: &str) -> bool {
+    let is_template = |file: &str| Path::new(file).extension().is_some_and(|ending| ending == "jinja");
+    name.strip_prefix(TEMPLATES).is_some_and(|file| is_template(file) && is_plain_name(file))
 }
 
 /// Returns whether the name is that of a weight file (`model*.safetensors`, as in mlx-lm).
@@ -55,7 +70,7 @@ pub(crate) fn is_small_json(name: &str) -> bool {
 
 /// Returns whether a file of this name can be kept in an artifact.
 pub fn can_be_kept(name: &str) -> bool {
-    name == POOLING || is_plain_name(name)
+    name == POOLING || is_additional_template(name) || is_plain_name(name)
 }
 
 /// Returns whether `name` is a file name, not a path, and allowed in an artifact.

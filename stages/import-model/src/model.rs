@@ -38,32 +38,60 @@ pub fn find_in_folder(folder: &Path) -> Result<Found, Error> {
             continue; // the hash of a folder does not include hidden files either
         }
         if entry.path().is_dir() {
-            if folder.join(&name).join("config.json") == folder.join(layout::POOLING)
-                && folder.join(layout::POOLING).is_file()
-            {
-                names.insert(layout::POOLING.to_owned());
-                continue;
-            }
-            if name == "additional_chat_templates" {
-                tracing::warn!(
-                    "the templates in `{name}/` are not imported: rows with tools use the default chat template; move them into \
-                     the list `chat_template` of `tokenizer_config.json`"
-                );
-            }
+            let inside = kept_inside(&entry.path(), &name)?;
             // Nor does it include folders without a file.
-            if has_files(&entry.path())? {
+            if inside.is_empty() && has_files(&entry.path())? {
                 dropped.insert(format!("{name}/"), "a sub-folder");
             }
+            names.extend(inside);
         } else {
             names.insert(name);
         }
     }
     refuse_pointers(folder, &names)?;
-    let kept = select(&place, &names, |name| folder.join(name))?;
+    let kept = select(&place, &names, |name| folder.join(name)).map_err(|error| {
+        match (error, model_below(folder)) {
+            (Error::Layout { place, reason, .. }, Some(inside))
+                if !names.iter().any(|name| layout::is_weights(name)) =>
+            {
+                Error::Layout {
+                    place,
+                    reason,
+                    hint: format!("a folder in it has a model: give `{}`", inside.display()),
+                }
+            }
+            (error, _) => error,
+        }
+    })?;
     dropped.extend(names.difference(&kept).map(|name| (name.clone(), layout::why_dropped(name))));
     let files = kept.into_iter().map(|name| (name.clone(), folder.join(name))).collect();
     let license = models::card_license(folder);
     Ok(Found { place, files, dropped, license, ..Found::default() })
+}
+
+/// Returns a folder in `folder` that holds a model: trainers write one per checkpoint, and the hub's cache one per commit, in
+/// `snapshots/`.
+fn model_below(folder: &Path) -> Option<PathBuf> {
+    let holds_model = |path: &Path| {
+        let files = fs_err::read_dir(path).into_iter().flatten().flatten();
+        let mut names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+        path.join("config.json").is_file() && names.any(|name| layout::is_weights(&name))
+    };
+    let commit = stage::last_folder_in(&folder.join("snapshots"), holds_model);
+    commit.or_else(|| stage::last_folder_in(folder, holds_model))
+}
+
+/// Returns the files in the sub-folder `folder`, called `name`, that belong to a model.
+pub(crate) fn kept_inside(folder: &Path, name: &str) -> Result<BTreeSet<String>, Error> {
+    let mut kept = BTreeSet::new();
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        let inside = format!("{name}/{}", entry.file_name().to_string_lossy());
+        if layout::is_kept(&inside) && entry.path().is_file() {
+            kept.insert(inside);
+        }
+    }
+    Ok(kept)
 }
 
 /// Returns whether there is a file below `folder` that counts in its hash.
@@ -114,7 +142,7 @@ pub(crate) fn select(
     if is_stale {
         tracing::warn!("`{INDEX}` names shards that are not there; using the {} weight files", weights.len());
     }
-    let beside = names.iter().filter(|name| layout::KEPT.contains(&name.as_str()));
+    let beside = names.iter().filter(|name| layout::is_beside_weights(name));
     let beside = beside.filter(|name| !(is_stale && *name == INDEX)).cloned();
     Ok(beside.chain(weights).collect())
 }
@@ -237,8 +265,8 @@ pub fn write(
     }
     let model = out.join(outputs::MODEL);
     fs_err::create_dir_all(&model)?;
-    if found.files.contains_key(layout::POOLING) {
-        fs_err::create_dir_all(model.join(layout::POOLING).parent().unwrap_or(&model))?;
+    for parent in found.files.keys().filter_map(|name| Path::new(name).parent()) {
+        fs_err::create_dir_all(model.join(parent))?;
     }
     if let Some(conversion) = conversion {
         write_converted(found, conversion, &model)?;

@@ -12,6 +12,7 @@ use tokenizers::Tokenizer;
 
 use crate::error::Error;
 use crate::files::{copy, read_json, too_large};
+use crate::layout;
 
 /// Files of the model folder that are copied to `tokenizer/`.
 pub const FILES: [&str; 6] = [
@@ -101,9 +102,11 @@ pub fn ids(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer) -> Result<Ids
 /// As [`ids`], and when files cannot be written.
 pub fn write(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer, out: &Path) -> Result<(), Error> {
     fs_err::create_dir_all(out)?;
-    for name in FILES {
-        if let Some(path) = files.get(name) {
-            copy(path, &out.join(name))?;
+    for (name, path) in files {
+        if FILES.contains(&name.as_str()) || layout::is_additional_template(name) {
+            let target = out.join(name);
+            fs_err::create_dir_all(target.parent().unwrap_or(out))?;
+            copy(path, &target)?;
         }
     }
     let config_path = out.join("tokenizer_config.json");

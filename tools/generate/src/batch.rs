@@ -17,7 +17,7 @@ use crate::timing::Timing;
 /// Number of batches that are sorted by length and written together.
 const BATCHES_TOGETHER: usize = 8;
 
-const HINT: &str = "a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)";
+const HINT: &str = "a row has `prompt` (text or messages), `messages` (and perhaps `tools`), or `prompt_tokens` (a list of ids)";
 
 struct Row {
     fields: Map<String, Value>,
@@ -92,7 +92,9 @@ fn prompt_of(fields: &Map<String, Value>) -> Result<Prompt, String> {
     }
     match (field("prompt"), field("messages")) {
         (Some(Value::String(text)), _) => Ok(Prompt::Text(text.clone())),
-        (Some(Value::Array(messages)), _) | (None, Some(Value::Array(messages))) => conversation(messages),
+        (Some(Value::Array(messages)), _) | (None, Some(Value::Array(messages))) => {
+            conversation(messages, field("tools"))
+        }
         (Some(_), _) => Err("`prompt` is neither text nor messages".to_owned()),
         (None, Some(_)) => Err("`messages` is not a list".to_owned()),
         (None, None) => {
@@ -103,7 +105,7 @@ fn prompt_of(fields: &Map<String, Value>) -> Result<Prompt, String> {
 }
 
 /// Returns a conversation up to its answer; a final message of the assistant is the reference and left out.
-fn conversation(messages: &[Value]) -> Result<Prompt, String> {
+fn conversation(messages: &[Value], tools: Option<&Value>) -> Result<Prompt, String> {
     let asked = match messages.split_last() {
         Some((last, before)) if last["role"] == "assistant" => before,
         _ => messages,
@@ -111,7 +113,7 @@ fn conversation(messages: &[Value]) -> Result<Prompt, String> {
     if asked.is_empty() {
         return Err("the conversation has no question".to_owned());
     }
-    Ok(Prompt::Messages(asked.to_vec()))
+    Ok(Prompt::Messages { messages: asked.to_vec(), tools: tools.cloned() })
 }
 
 /// Everything that all batches share.

@@ -32,9 +32,9 @@ pub(crate) fn run(args: &Args, engine: &Engine, interrupt: &Interrupt) -> Result
                 turn = 0;
                 continue;
             }
-            text => messages.push(json!({"role": "user", "content": dataset::text::normalize(text)})),
+            text => messages.push(json!({"role": "user", "content": text})),
         }
-        let prompt = engine.tokens(&Prompt::Messages(messages.clone()))?;
+        let prompt = engine.tokens(&Prompt::Messages { messages: messages.clone(), tools: None })?;
         interrupt.set_answering(true);
         let mut out = io::stdout().lock();
         let text = answering.answer(&mut conversation, &prompt, &args.sampling(turn), &mut out)?;

@@ -30,7 +30,11 @@ pub(crate) struct Engine {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Prompt {
     Text(String),
-    Messages(Vec<Value>),
+    Messages {
+        messages: Vec<Value>,
+        /// JSON schemas of functions that the model may call.
+        tools: Option<Value>,
+    },
     Tokens(Vec<u32>),
 }
 
@@ -93,7 +97,7 @@ impl Engine {
         if raw && !args.raw {
             tracing::info!("the model has no chat template: prompts are continued as they are");
         }
-        let system = args.system.as_deref().map(dataset::text::normalize);
+        let system = args.system.clone();
         Ok(Self { model, base, tokenizer, options, system, raw })
     }
 
@@ -103,10 +107,12 @@ impl Engine {
             Prompt::Tokens(tokens) => tokens.clone(),
             Prompt::Text(text) if self.raw => self.plain(text)?,
             Prompt::Text(text) => {
-                let message = json!({"role": "user", "content": dataset::text::normalize(text)});
+                let message = json!({"role": "user", "content": text});
                 self.tokenizer.apply(&self.conversation(&[message]), true)?
             }
-            Prompt::Messages(messages) => self.tokenizer.apply(&self.conversation(messages), true)?,
+            Prompt::Messages { messages, tools } => {
+                self.tokenizer.apply_with_tools(&self.conversation(messages), tools.clone(), true)?
+            }
         };
         if tokens.is_empty() {
             return Err(PromptError::Empty);
@@ -120,7 +126,7 @@ impl Engine {
 
     /// Tokenizes plain text without an end token.
     fn plain(&self, text: &str) -> Result<Vec<u32>, PromptError> {
-        let mut tokens = self.tokenizer.encode(&dataset::text::normalize(text), true)?;
+        let mut tokens = self.tokenizer.encode(text, true)?;
         while tokens.last().is_some_and(|token| self.tokenizer.eos().contains(token)) {
             tokens.pop();
         }

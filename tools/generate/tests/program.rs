@@ -242,19 +242,19 @@ fn a_bad_row_is_named_before_any_work() {
     insta::assert_snapshot!(reports.concat(), @"
     error: reading the rows
       caused by: [SANDBOX]/rows.jsonl:2: the row has no prompt; its fields are `question`
-    hint: a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)
+    hint: a row has `prompt` (text or messages), `messages` (and perhaps `tools`), or `prompt_tokens` (a list of ids)
     error: reading the rows
       caused by: [SANDBOX]/rows.jsonl:1: token 99999 is not one of the model's 384
-    hint: a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)
+    hint: a row has `prompt` (text or messages), `messages` (and perhaps `tools`), or `prompt_tokens` (a list of ids)
     error: reading the rows
       caused by: [SANDBOX]/rows.jsonl:1: `prompt_tokens` is not a list of token ids
-    hint: a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)
+    hint: a row has `prompt` (text or messages), `messages` (and perhaps `tools`), or `prompt_tokens` (a list of ids)
     error: reading the rows
       caused by: [SANDBOX]/rows.jsonl:1: `prompt` is neither text nor messages
-    hint: a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)
+    hint: a row has `prompt` (text or messages), `messages` (and perhaps `tools`), or `prompt_tokens` (a list of ids)
     error: reading the rows
       caused by: [SANDBOX]/rows.jsonl:1: the conversation has no question
-    hint: a row has `prompt` (text or messages), `messages`, or `prompt_tokens` (a list of ids)
+    hint: a row has `prompt` (text or messages), `messages` (and perhaps `tools`), or `prompt_tokens` (a list of ids)
     ");
     let same = ["--input", input.to_str().unwrap(), "--output", input.to_str().unwrap()];
     insta::assert_snapshot!(generate(&golden("llama"), &same).failed(2), @"error: `--output` would overwrite the file of `--input`");

@@ -10,7 +10,8 @@ use hub::{Entry, is_hex};
 
 use crate::error::Error;
 use crate::files::sha256_of;
-use crate::layout::{POOLING, is_plain_name};
+use crate::layout::is_plain_name;
+use crate::model::kept_inside;
 
 /// The local cache of the hub.
 #[derive(Debug, Clone)]
@@ -35,11 +36,17 @@ impl Cache {
     pub fn files(&self, id: &str, commit: &str) -> BTreeMap<String, PathBuf> {
         let folder = self.repository(id).join("snapshots").join(commit);
         let Ok(entries) = fs_err::read_dir(&folder) else { return BTreeMap::new() };
-        let pooling = folder.join(POOLING);
-        let pooling = pooling.is_file().then(|| (POOLING.to_owned(), pooling));
-        let named =
-            entries.flatten().map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));
-        named.filter(|(name, path)| is_plain_name(name) && path.is_file()).chain(pooling).collect()
+        let mut files = BTreeMap::new();
+        for entry in entries.flatten() {
+            let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+            if path.is_dir() {
+                let inside = kept_inside(&path, &name).unwrap_or_default();
+                files.extend(inside.into_iter().map(|name| (name.clone(), folder.join(name))));
+            } else if is_plain_name(&name) && path.is_file() {
+                files.insert(name, path);
+            }
+        }
+        files
     }
 
     /// Returns whether the cache shows that a snapshot has all files of `optional` that the repository has.
