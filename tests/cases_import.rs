@@ -167,6 +167,17 @@ fn a_folder_that_is_something_else_is_named_by_every_program() -> Result<()> {
         ran.failed(65);
         ran.says(&["adapter of the base model `org/base`", "hint: ", "--adapters"]);
     }
+    // A folder of checkpoints, each with an adapter.
+    let run = fixture.folder("run")?;
+    for checkpoint in ["checkpoint-60", "checkpoint-500"] {
+        fs_err::create_dir(run.join(checkpoint))?;
+        files::copy_files(&adapter, &run.join(checkpoint));
+    }
+    let ran = fixture.evaluate(&run).run();
+    ran.failed(65);
+    let inside = run.join("checkpoint-500");
+    ran.says(&[&format!("hint: a folder in it has one: give `{}`", inside.display())]);
+    fixture.loss(&inside)?;
     // A model in the place of an adapter.
     let model = fixture.folder("model")?;
     files::copy_files(&golden("llama"), &model);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::chat::Chat;
 use crate::error::{Error, Result};
-use crate::message::{training_flag, unread_keys};
+use crate::message::{is_assistant, training_flag, unread_keys};
 use crate::record::{Record, Shape};
 use crate::tokenizer::{TextTokenizer, Tokens};
 use crate::turns::{self, Turn};
@@ -95,6 +95,8 @@ pub struct TurnNotes {
     pub excluded: usize,
     /// Keys of messages, and `tools`, that have values but that the template does not read.
     pub unread: BTreeSet<String>,
+    /// Roles of messages whose text the template does not write.
+    pub unwritten: BTreeSet<String>,
 }
 
 impl Encoded {
@@ -200,7 +202,7 @@ fn encode_chat(
     let chat = Chat::new(template, messages, tools)?;
     let encoding = tokenizer.encode_with_offsets(&chat.full.text, false)?;
     let turns = turns::turns(&chat, tokenizer);
-    let mut notes = TurnNotes { unread: unread(&chat), ..TurnNotes::default() };
+    let mut notes = TurnNotes { unread: unread(&chat), unwritten: unwritten(&chat), ..TurnNotes::default() };
     let mut trained = vec![u8::from(settings.loss_on == LossOn::All); encoding.ids.len()];
     let mut last: Option<LastTurn> = None;
     for turn in &turns {
@@ -362,6 +364,17 @@ fn unread(chat: &Chat<'_>) -> BTreeSet<String> {
         unread.insert("tools".to_owned());
     }
     unread
+}
+
+/// Returns the roles of messages, other than the assistant's, whose text is not in the rendered chat.
+fn unwritten(chat: &Chat<'_>) -> BTreeSet<String> {
+    let full = &chat.full.text;
+    let is_written = |message: &Value| match &message["content"] {
+        Value::String(text) => full.contains(text.trim()),
+        _ => true,
+    };
+    let lost = chat.messages.iter().filter(|message| !is_assistant(message) && !is_written(message));
+    lost.filter_map(|message| message["role"].as_str().map(str::to_owned)).collect()
 }
 
 /// Returns the tokens that overlap a part of the text.

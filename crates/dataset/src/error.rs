@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use failure::{Failure, Kind};
 
+use crate::foreign;
 use crate::message::MessageProblem;
 
 /// Result with this crate's [`Error`].
@@ -13,6 +14,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Hint for files that `prepare-data` wrote and that were changed since.
 pub(crate) const REMAKE: &str = "make the dataset again with `prepare-data`";
+
+/// Stands for the file in the hints of rows, whose reader does not know its name.
+pub(crate) const THE_FILE: &str = "{file}";
 
 /// A place in a data file, printed as `file:line` or `file:line:column`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +59,12 @@ impl RowProblem {
         self
     }
 
-    /// Turns the problem into an error that names `file`.
+    /// Turns the problem into an error that names `file`, also where the hint says [`THE_FILE`].
     pub fn in_file(self, file: &Path) -> Error {
         Error::Row {
             place: Place { file: file.to_owned(), line: self.line, column: self.column },
             reason: self.reason,
-            hint: self.hint,
+            hint: self.hint.replace(THE_FILE, &foreign::quoted(file)),
         }
     }
 }

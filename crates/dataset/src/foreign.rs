@@ -137,7 +137,7 @@ fn renamed(path: &Path, word: &str) -> std::path::PathBuf {
 }
 
 /// Returns the path for a shell.
-fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 

@@ -4,6 +4,8 @@
 //!   and `tools`.
 //! * **Alpaca**: `instruction`, perhaps `input`, and `output`; perhaps `system` and `history`. Dolly says `context` and
 //!   `response`.
+//! * **Functions** as `OpenAI` wrote them before tools: `functions` beside the messages, `function_call` in a message, and the
+//!   role `function`.
 
 use serde_json::{Map, Value, json};
 
@@ -18,7 +20,7 @@ const CALL: &str = "write a call as JSON text: `{\"name\": \"…\", \"arguments\
 /// Rows with `messages`, or with `prompt` and `completion`, stay as they are, except that lists given as JSON text are
 /// parsed.
 pub(crate) fn rewrite(fields: &mut Map<String, Value>) -> Result<Option<String>, FieldProblem> {
-    for name in ["messages", "conversations", "tools"] {
+    for name in ["messages", "conversations", "tools", "functions"] {
         parse_list(fields, name);
     }
     let is_pair = has(fields, "prompt") && has(fields, "completion");
@@ -33,7 +35,9 @@ pub(crate) fn rewrite(fields: &mut Map<String, Value>) -> Result<Option<String>,
     if let Some(Value::Array(turns)) = fields.get_mut("messages") {
         for (index, turn) in turns.iter_mut().enumerate() {
             rewrite_turn(turn, index)?;
+            rewrite_function(turn);
         }
+        rewrite_functions(fields);
     }
     add_system(fields);
     Ok(None)
@@ -61,13 +65,14 @@ fn parse_list(fields: &mut Map<String, Value>, name: &str) {
 /// Rewrites a row with an instruction; returns the text that it asks about.
 fn rewrite_alpaca(fields: &mut Map<String, Value>) -> Result<Option<String>, FieldProblem> {
     let answer = ["output", "response"].into_iter().find(|name| has(fields, name));
-    let (Some(instruction), Some(answer)) = (filled(fields, "instruction"), answer) else { return Ok(None) };
+    let (true, Some(answer)) = (has(fields, "instruction"), answer) else { return Ok(None) };
     let input = filled(fields, "input").or_else(|| filled(fields, "context"));
-    let prompt = match input {
-        Some(input) => format!("{instruction}\n\n{input}"),
-        None => instruction.to_owned(),
+    let (prompt, source) = match (filled(fields, "instruction"), input) {
+        (Some(instruction), Some(input)) => (format!("{instruction}\n\n{input}"), input.to_owned()),
+        // One of the two may be blank.
+        (Some(text), None) | (None, Some(text)) => (text.to_owned(), text.to_owned()),
+        (None, None) => return Ok(None),
     };
-    let source = input.unwrap_or(instruction).to_owned();
     let completion = fields[answer].clone();
     let earlier = history(fields)?;
     if earlier.is_empty() && filled(fields, "system").is_none() {
@@ -159,6 +164,34 @@ fn rewrite_turn(turn: &mut Value, index: usize) -> Result<(), FieldProblem> {
     Ok(())
 }
 
+/// Rewrites a message with a function's call as one with a tool call, and a function's result as a tool's.
+fn rewrite_function(message: &mut Value) {
+    let Value::Object(fields) = message else { return };
+    if fields.get("role").and_then(Value::as_str) == Some("function") {
+        fields.insert("role".to_owned(), "tool".into());
+    }
+    let is_call =
+        fields.get("function_call").is_some_and(|call| call.get("name").is_some_and(Value::is_string));
+    if is_call && !has(fields, "tool_calls") {
+        let function = fields.remove("function_call").unwrap_or_default();
+        fields.insert("tool_calls".to_owned(), json!([{"type": "function", "function": function}]));
+    }
+}
+
+/// Rewrites a list of functions beside the messages as a list of tools.
+fn rewrite_functions(fields: &mut Map<String, Value>) {
+    let is_list = fields.get("functions").and_then(Value::as_array).is_some_and(|functions| {
+        !functions.is_empty()
+            && functions.iter().all(|function| function.get("name").is_some_and(Value::is_string))
+    });
+    if is_list && !has(fields, "tools") {
+        let functions = fields.remove("functions").unwrap_or_default();
+        let tool = |function: &Value| json!({"type": "function", "function": function});
+        let tools = functions.as_array().into_iter().flatten().map(tool).collect();
+        fields.insert("tools".to_owned(), Value::Array(tools));
+    }
+}
+
 /// Returns the calls in the text of a `function_call`.
 fn tool_calls(value: &Value, number: usize) -> Result<Value, FieldProblem> {
     let parsed = match value {
@@ -239,12 +272,34 @@ mod tests {
     }
 
     #[test]
+    fn functions_of_before_tools_become_tools() {
+        let call = json!({"name": "f", "arguments": "{\"x\": 1}"});
+        let function = json!({"name": "f", "parameters": {}});
+        let row = json!({"messages": [
+            {"role": "assistant", "content": null, "function_call": call},
+            {"role": "function", "name": "f", "content": "2"},
+        ], "functions": [function]});
+        let tool = |function: &Value| json!([{"type": "function", "function": function}]);
+        let expected = json!({"messages": [
+            {"role": "assistant", "content": null, "tool_calls": tool(&call)},
+            {"role": "tool", "name": "f", "content": "2"},
+        ], "tools": tool(&function)});
+        assert_eq!(rewritten(row).unwrap(), expected);
+        // Settings of a request are no calls, and what is there already stays.
+        let other = json!({"messages": [{"role": "user", "content": "a", "function_call": "auto"}], "functions": [],
+            "tools": []});
+        assert_eq!(rewritten(other.clone()).unwrap(), other);
+    }
+
+    #[test]
     fn instructions_become_prompts_whatever_is_blank() {
         for input in [json!(null), json!(""), json!("  ")] {
             let row =
                 rewritten(json!({"instruction": "a", "input": input, "output": "b", "text": "c"})).unwrap();
             assert_eq!((&row["prompt"], &row["completion"]), (&json!("a"), &json!("b")));
         }
+        let row = rewritten(json!({"instruction": "", "input": "x", "output": "b"})).unwrap();
+        assert_eq!((&row["prompt"], &row["completion"]), (&json!("x"), &json!("b")));
         let row = rewritten(json!({"instruction": "a", "context": "x", "response": "b"})).unwrap();
         assert_eq!(row["prompt"], json!("a\n\nx"));
         let chat =

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead};
 
-use crate::error::RowProblem;
+use crate::error::{RowProblem, THE_FILE};
 
 /// Longest row, in bytes, that is read into memory. Tokenizing takes some hundred bytes of memory per byte of text.
 pub const MAX_ROW_BYTES: usize = 4 << 20;
@@ -34,7 +34,9 @@ impl Line {
             }
             Self::Whole(bytes) => String::from_utf8(bytes).map_err(|error| {
                 let column = error.utf8_error().valid_up_to() as u64 + 1;
-                let hint = "save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8 FILE`";
+                let hint = format!(
+                    "save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8 {THE_FILE} > NEW`"
+                );
                 RowProblem::new(number, "not valid UTF-8", hint).at_column(column)
             }),
         }

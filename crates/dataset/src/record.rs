@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::{FieldProblem, RowProblem};
+use crate::error::{FieldProblem, RowProblem, THE_FILE};
 use crate::layouts;
 use crate::message::{self, MessageProblem};
 use crate::row::RawRow;
@@ -100,6 +100,8 @@ impl From<MessageProblem> for FieldProblem {
 }
 
 fn shape(mut fields: Map<String, Value>) -> Result<Shape, FieldProblem> {
+    refuse_unwanted(&fields)?;
+    refuse_masks(&fields)?;
     if fields.get("text").is_none_or(Value::is_null) || fields.get("messages").is_some_and(Value::is_array) {
         refuse_media(&fields)?;
     }
@@ -108,6 +110,7 @@ fn shape(mut fields: Map<String, Value>) -> Result<Shape, FieldProblem> {
     let tools = take("tools");
     match (prompt, completion, take("messages"), take("text")) {
         (Some(Value::Array(prompt)), Some(Value::Array(completion)), ..) => {
+            refuse_columns(&prompt, &completion)?;
             chat(prompt.into_iter().chain(completion).collect(), tools)
         }
         (Some(prompt), Some(completion), ..) => Ok(Shape::Completion {
@@ -117,7 +120,10 @@ fn shape(mut fields: Map<String, Value>) -> Result<Shape, FieldProblem> {
         (_, _, Some(Value::Array(messages)), _) => chat(messages, tools),
         (_, _, Some(_), _) => Err(FieldProblem::new("`messages` is not a list", MESSAGE)),
         (_, _, None, Some(text)) => Ok(Shape::Text(string("text", text)?)),
-        (Some(_), None, ..) => Err(FieldProblem::new("`prompt` without `completion`", SHAPES)),
+        (Some(_), None, ..) => {
+            let hint = if fields.contains_key("chosen") { shape_hint(&fields) } else { SHAPES.to_owned() };
+            Err(FieldProblem::new("`prompt` without `completion`", hint))
+        }
         (None, Some(_), ..) => Err(FieldProblem::new("`completion` without `prompt`", SHAPES)),
         (None, None, None, None) => {
             let names: Vec<&str> = fields.keys().map(String::as_str).take(12).collect();
@@ -129,19 +135,85 @@ fn shape(mut fields: Map<String, Value>) -> Result<Shape, FieldProblem> {
 
 /// Returns the hint for a row without a known shape.
 fn shape_hint(fields: &Map<String, Value>) -> String {
-    let is_rows =
-        |value: &Value| value.as_array().is_some_and(|rows| rows.first().is_some_and(Value::is_object));
-    match fields.iter().find(|(_, value)| is_rows(value)) {
-        Some((name, _)) => format!(
-            "if the list `{name}` holds the rows, write them one per line: `jq -c '.[\"{name}\"][]' FILE > FILE.jsonl`"
-        ),
-        None => SHAPES.to_owned(),
+    let has = |name: &str| fields.get(name).is_some_and(|value| !value.is_null());
+    if has("chosen") && has("rejected") {
+        return match &fields["chosen"] {
+            Value::Array(_) => format!(
+                "this is preference data; to train on the preferred answers: `jq -c '{{messages: .chosen}}' {THE_FILE} > NEW.jsonl`"
+            ),
+            _ => {
+                "this is preference data; to train on the preferred answers, set `prompt = \"{prompt}\"` and \
+                  `completion = \"{chosen}\"`"
+                    .to_owned()
+            }
+        };
     }
+    let first = |value: &Value| value.as_array().and_then(|rows| rows.first()?.as_object().cloned());
+    let Some((name, first)) = fields.iter().find_map(|(name, value)| Some((name, first(value)?))) else {
+        return SHAPES.to_owned();
+    };
+    let holds = |key: &str| first.contains_key(key);
+    if holds("role") && holds("parts") {
+        return format!(
+            "if the list `{name}` holds the messages, rewrite it: `jq -c '{{messages: [.[\"{name}\"][] | {{role: (if .role == \
+             \"model\" then \"assistant\" else .role end), content: [.parts[].text] | join(\"\")}}]}}' {THE_FILE} > NEW.jsonl`"
+        );
+    }
+    if holds("role") && holds("content") || holds("from") && holds("value") {
+        return format!(
+            "if the list `{name}` holds the messages, rename it: `jq -c '.messages = .[\"{name}\"]' {THE_FILE} > NEW.jsonl`"
+        );
+    }
+    format!(
+        "if the list `{name}` holds the rows, write them one per line: `jq -c '.[\"{name}\"][]' {THE_FILE} > NEW.jsonl`"
+    )
 }
 
 fn chat(mut messages: Vec<Value>, tools: Option<Value>) -> Result<Shape, FieldProblem> {
     message::normalize(&mut messages)?;
     Ok(Shape::Chat { messages, tools: message::normalize_tools(tools)? })
+}
+
+/// Refuses a file that holds one list for each column instead of one object for each row.
+fn refuse_columns(prompts: &[Value], completions: &[Value]) -> Result<(), FieldProblem> {
+    let are_texts = |values: &[Value]| !values.is_empty() && values.iter().all(Value::is_string);
+    if are_texts(prompts) && are_texts(completions) {
+        return Err(FieldProblem::new(
+            "`prompt` and `completion` are lists of texts: one list for each column, not one object for each row",
+            format!(
+                "write one row per line: `jq -c '[.prompt, .completion] | transpose[] | {{prompt: .[0], completion: .[1]}}' \
+                 {THE_FILE} > NEW.jsonl`"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a row that an unpaired preference dataset (`prompt`, `completion` and a boolean `label`) marks as a bad answer.
+fn refuse_unwanted(fields: &Map<String, Value>) -> Result<(), FieldProblem> {
+    let has_completion = fields.get("completion").is_some_and(|value| !value.is_null());
+    match fields.get("label") {
+        Some(Value::Bool(false)) if has_completion => Err(FieldProblem::new(
+            "`label` is false: the row is an example of a bad answer, and training would teach it",
+            "keep only the good ones: `where = [{ field = \"label\", equals = true }]`",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a row with a list that says which tokens or messages train, since such lists are not followed.
+fn refuse_masks(fields: &Map<String, Value>) -> Result<(), FieldProblem> {
+    const MASKS: [&str; 5] =
+        ["assistant_mask", "assistant_masks", "completion_mask", "loss_mask", "train_mask"];
+    let is_list =
+        |name: &&&str| fields.get(**name).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    match MASKS.iter().find(is_list) {
+        None => Ok(()),
+        Some(name) => Err(FieldProblem::new(
+            format!("the row has `{name}`, which may say what trains, but is not followed"),
+            "remove it, and write `\"weight\": 0` into the messages that are not targets",
+        )),
+    }
 }
 
 /// Refuses a row of a chat with images, audio or videos in fields of their own.
@@ -265,6 +337,12 @@ mod tests {
         assert_eq!(record(r#"{"messages":[{"content":"x"}]}"#).unwrap_err(), "message 1 has no `role`");
         assert_eq!(record(r#"{"messages":[{"role":"user"}]}"#).unwrap_err(), "message 1 has no `content`");
         assert_eq!(record(r#"{"text":"a\u0000b"}"#).unwrap_err(), "`text` holds a NUL character");
+        let columns = record(r#"{"prompt":["a","b"],"completion":["c","d"]}"#).unwrap_err();
+        assert!(columns.starts_with("`prompt` and `completion` are lists of texts"), "{columns}");
+        let unwanted = record(r#"{"prompt":"a","completion":"b","label":false}"#).unwrap_err();
+        assert!(unwanted.starts_with("`label` is false"), "{unwanted}");
+        assert!(record(r#"{"prompt":"a","completion":"b","label":true}"#).is_ok());
+        assert!(record(r#"{"text":"a","label":false}"#).is_ok());
         assert_eq!(record(r#"{"text":"a","weight":0}"#).unwrap_err(), "`weight` is not a number above 0");
         assert_eq!(
             record(r#"{"text":"a","auth_weight":1.5}"#).unwrap_err(),

@@ -7,7 +7,7 @@ use fs_err::File;
 use serde_json::Value;
 
 use crate::delimited::{Table, TableError};
-use crate::error::{Error, Result, RowProblem};
+use crate::error::{Error, Result, RowProblem, THE_FILE};
 use crate::lines::Lines;
 use crate::row::RawRow;
 use crate::values::{Broken, Found, Values};
@@ -15,7 +15,7 @@ use crate::{delimiter, foreign, json, values};
 
 /// Reads rows from JSON lines, a JSON array or a table, one row in memory at a time.
 ///
-/// Files are UTF-8 with or without a byte-order mark; lines end in LF or CRLF; blank lines are skipped. The cells of a table
+/// Files are UTF-8 with or without byte-order marks; lines end in LF or CRLF; blank lines are skipped. The cells of a table
 /// are divided by tabs, commas, semicolons or bars.
 pub struct RowReader {
     path: PathBuf,
@@ -53,7 +53,8 @@ impl RowReader {
         let mut reader = BufReader::with_capacity(1 << 16, file);
         let start = reader.fill_buf().map_err(&unreadable)?;
         foreign::refuse(path, start)?;
-        let mark = if start.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
+        // Programs that add a byte-order mark may do so more than once.
+        let mark = start.chunks_exact(3).take_while(|bytes| *bytes == b"\xEF\xBB\xBF").count() * 3;
         let text = &start[mark..];
         let first = text.iter().copied().find(|byte| !byte.is_ascii_whitespace());
         let spans_lines = values::span_lines(text);
@@ -124,14 +125,28 @@ fn json_row(line: u64, text: &str) -> Result<RawRow, RowProblem> {
         Ok(Value::Object(fields)) => Ok(RawRow { line, fields }),
         Ok(_) => Err(RowProblem::new(line, "the row is not a JSON object", "write a row as `{\"text\": …}`")),
         Err(problem) => {
-            let hint = if text.contains('\r') {
-                "lines end in CR alone: convert the file with `tr '\\r' '\\n' < FILE`"
+            let hint = if is_python_number(text, problem.column) {
+                format!(
+                    "JSON has no NaN and no Infinity: `sed -E 's/: *-?(NaN|Infinity)/: null/g' {THE_FILE} > NEW`"
+                )
+            } else if text.contains('\r') {
+                format!("lines end in CR alone: convert the file with `tr '\\r' '\\n' < {THE_FILE} > NEW`")
             } else {
-                "correct the line, or set `on_bad_row = \"skip\"` to leave such rows out"
+                "correct the line, or set `on_bad_row = \"skip\"` to leave such rows out".to_owned()
             };
             let line = line + problem.line - 1;
             Err(RowProblem::new(line, format!("not JSON: {}", problem.reason), hint)
                 .at_column(problem.column))
         }
     }
+}
+
+/// Returns whether the mistake at `column` is a number that only Python's JSON has.
+fn is_python_number(text: &str, column: u64) -> bool {
+    let column = usize::try_from(column).unwrap_or(usize::MAX);
+    // The column is that of the first letter, or of the one after a minus.
+    [column.saturating_sub(2), column.saturating_sub(1)]
+        .iter()
+        .filter_map(|&start| text.get(start..))
+        .any(|rest| ["NaN", "Infinity", "-Infinity"].iter().any(|number| rest.starts_with(number)))
 }

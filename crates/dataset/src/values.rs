@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead};
 
-use crate::error::RowProblem;
+use crate::error::{RowProblem, THE_FILE};
 use crate::lines::{Line, MAX_ROW_BYTES};
 
 /// Reads values one at a time, in bounded memory. Their syntax is checked by whoever parses them.
@@ -88,7 +88,8 @@ impl<R: BufRead> Values<R> {
     }
 
     fn broken(&self, reason: &str) -> Broken {
-        let hint = "correct the JSON there; `python3 -m json.tool FILE` names the first mistake";
+        let hint =
+            format!("correct the JSON there; `python3 -m json.tool {THE_FILE}` names the first mistake");
         Broken::Row(RowProblem::new(self.line, reason, hint))
     }
 

@@ -74,6 +74,16 @@ pub enum Error {
         /// One line per tensor, naming all of them.
         problems: Vec<String>,
     },
+    /// A tensor has a type that is not computed with.
+    #[error("`{path}`: tensor `{tensor}` has type {dtype:?}, which is not supported")]
+    TensorType {
+        /// The file or folder.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+        /// Its type.
+        dtype: tensors::Dtype,
+    },
     /// The head returned a logit that is not a number.
     #[error("the model gives no probabilities after {tokens} tokens")]
     NoProbabilities {
@@ -120,6 +130,9 @@ impl Failure for Error {
             Self::File { .. } => "the file may be truncated; download it again",
             Self::Weights { .. } => {
                 "take config.json and weights from the same model; if tensors were renamed, convert the weights again"
+            }
+            Self::TensorType { .. } => {
+                "use the original model; wide floats can be stored as float32: `model.float().save_pretrained(folder)` in transformers"
             }
             Self::NoProbabilities { .. } => {
                 "the weights may be damaged, or exceed the range of the dtype: try dtype = \"float32\""

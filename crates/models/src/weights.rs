@@ -149,9 +149,10 @@ impl TensorFiles {
 
     fn shape_and_dtype(&self, name: &str) -> Result<(Vec<i32>, Dtype)> {
         let info = self.info(name).ok_or_else(|| self.missing(name))?;
-        let dtype = mlx_dtype(info.dtype).ok_or_else(|| Error::Weights {
+        let dtype = mlx_dtype(info.dtype).ok_or_else(|| Error::TensorType {
             path: self.folder.clone(),
-            problems: vec![format!("tensor `{name}` has type {:?}, which is not supported", info.dtype)],
+            tensor: name.to_owned(),
+            dtype: info.dtype,
         })?;
         Ok((info.shape.iter().map(|&extent| extent as i32).collect(), dtype))
     }

@@ -51,6 +51,9 @@ pub struct Stats {
     /// Rows with a value in a key that the chat template does not read, by key.
     #[serde(default)]
     pub unread_keys: BTreeMap<String, u64>,
+    /// Rows with messages whose text the chat template does not write, by the role of the messages.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unwritten_roles: BTreeMap<String, u64>,
 }
 
 /// An end of trained turns.

@@ -34,7 +34,9 @@ pub(crate) fn check(found: &Found, tokenizer: &Tokenizer, is_ready: bool) -> Res
         return Ok(());
     }
     let outline = Model::outline_of(config_path, &weight_paths(found), &LoadOptions::default())?;
-    check_vocabulary(found, &config, tokenizer, outline.vocabulary() as u32)
+    let rows = outline.vocabulary() as u32;
+    check_boundaries(found, rows)?;
+    check_vocabulary(found, &config, tokenizer, rows)
 }
 
 /// Checks the folder of a sentence encoder: settings, pooling and tensors.
@@ -62,27 +64,36 @@ pub(crate) fn check_added_tokens(
     tokenizer: &Tokenizer,
 ) -> Result<(), Error> {
     let read = |name: &str| files.get(name).map_or(Ok(Value::Null), |path| read_json(path, MAX_BYTES));
-    let mut tokens: Vec<(&str, u64, String)> = Vec::new();
+    let mut tokens: Vec<(&str, Option<u64>, String)> = Vec::new();
     if let Value::Object(table) = read("added_tokens.json")? {
         let listed =
-            table.into_iter().filter_map(|(text, id)| Some(("added_tokens.json", id.as_u64()?, text)));
+            table.into_iter().filter_map(|(text, id)| Some(("added_tokens.json", Some(id.as_u64()?), text)));
         tokens.extend(listed);
     }
-    if let Some(Value::Object(table)) = read("tokenizer_config.json")?.get("added_tokens_decoder") {
+    let config = read("tokenizer_config.json")?;
+    if let Some(Value::Object(table)) = config.get("added_tokens_decoder") {
         let listed = table.iter().filter_map(|(id, token)| {
-            Some(("tokenizer_config.json", id.parse().ok()?, token["content"].as_str()?.to_owned()))
+            Some(("tokenizer_config.json", Some(id.parse().ok()?), token["content"].as_str()?.to_owned()))
         });
         tokens.extend(listed);
     }
+    for (file, table) in
+        [("tokenizer_config.json", config), ("special_tokens_map.json", read("special_tokens_map.json")?)]
+    {
+        tokens.extend(named_tokens(&table).map(|text| (file, None, text)));
+    }
     for (file, id, text) in tokens {
-        let known = tokenizer.token_to_id(&text);
-        if known.map(u64::from) == Some(id) {
-            continue;
-        }
-        let reason = match known {
-            None => format!("`{file}` has the token `{text}` (number {id}), which `tokenizer.json` lacks"),
-            Some(known) => {
+        let known = tokenizer.token_to_id(&text).map(u64::from);
+        let reason = match (known, id) {
+            (Some(known), Some(id)) if known != id => {
                 format!("the token `{text}` has the number {id} in `{file}`, but {known} in `tokenizer.json`")
+            }
+            (Some(_), _) => continue,
+            (None, Some(id)) => {
+                format!("`{file}` has the token `{text}` (number {id}), which `tokenizer.json` lacks")
+            }
+            (None, None) => {
+                format!("`{file}` names the special token `{text}`, which `tokenizer.json` lacks")
             }
         };
         return Err(Error::Layout {
@@ -91,6 +102,56 @@ pub(crate) fn check_added_tokens(
             hint: "write the files anew: `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` in transformers"
                 .to_owned(),
         });
+    }
+    Ok(())
+}
+
+/// Returns the further special tokens that a configuration of a tokenizer names, as lists or by their roles.
+fn named_tokens(config: &Value) -> impl Iterator<Item = String> {
+    let text = |token: &Value| token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned);
+    ["additional_special_tokens", "extra_special_tokens"].into_iter().flat_map(move |name| {
+        let texts: Vec<String> = match &config[name] {
+            Value::Array(list) => list.iter().filter_map(text).collect(),
+            Value::Object(table) => table.values().filter_map(text).collect(),
+            _ => Vec::new(),
+        };
+        texts
+    })
+}
+
+/// Checks the numbers of the tokens that begin and end a text.
+///
+/// # Errors
+///
+/// Fails on anything but numbers, which would be passed over; a number that is no token of the model is only told.
+fn check_boundaries(found: &Found, rows: u32) -> Result<(), Error> {
+    for (file, path) in &found.files {
+        if !["config.json", "generation_config.json"].contains(&file.as_str()) {
+            continue;
+        }
+        let config: Value = read_json(path, MAX_BYTES)?;
+        for (table, key) in [&config, &config["text_config"]]
+            .into_iter()
+            .flat_map(|table| ["bos_token_id", "eos_token_id"].map(|key| (table, key)))
+        {
+            let value = &table[key];
+            let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            for id in ids.iter().filter(|id| !id.is_null()) {
+                let Some(id) = id.as_i64() else {
+                    return Err(Error::Json {
+                        path: path.clone(),
+                        reason: format!("`{key}` is `{value}`, expected a number or a list of numbers"),
+                        hint: "write the number that `tokenizer.json` gives the token, or remove the key",
+                    });
+                };
+                if id >= i64::from(rows) {
+                    tracing::warn!(
+                        "`{key}` in `{file}` is {id}, but the model's tokens are 0 to {}: no text has it",
+                        rows.saturating_sub(1)
+                    );
+                }
+            }
+        }
     }
     Ok(())
 }

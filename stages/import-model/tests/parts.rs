@@ -241,6 +241,21 @@ fn tokens_that_the_tokenizer_lacks_are_refused() {
         ),
         ("added_tokens.json", json!({"<|tool|>": 200}), "`<|tool|>` (number 200)"),
         ("added_tokens.json", json!({"<eos>": 77}), "the token `<eos>` has the number 77"),
+        (
+            "tokenizer_config.json",
+            json!({"additional_special_tokens": ["<|end|>", "<tool>"]}),
+            "names the special token `<tool>`",
+        ),
+        (
+            "special_tokens_map.json",
+            json!({"additional_special_tokens": [{"content": "<tool>", "lstrip": false}]}),
+            "names the special token `<tool>`",
+        ),
+        (
+            "tokenizer_config.json",
+            json!({"extra_special_tokens": {"call_token": "<call>"}}),
+            "names the special token `<call>`",
+        ),
     ];
     for (file, values, says) in cases {
         let folder = copy_of("llama");

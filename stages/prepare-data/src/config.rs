@@ -446,7 +446,7 @@ impl Condition {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "prepare-data";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn problems(&self) -> Vec<String> {
         self.problems()

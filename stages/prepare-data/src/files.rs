@@ -170,9 +170,9 @@ fn list(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
             if is_hidden(&file) || !file.is_file() {
                 continue;
             }
-            if has_data_ending(&file) {
+            if has_data_ending(&file) && !describes_data(&file) {
                 inside.push(file);
-            } else if dataset::needs_conversion(&file).is_some() {
+            } else if describes_data(&file) || dataset::needs_conversion(&file).is_some() {
                 passed_over.push(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
             }
         }
@@ -190,6 +190,19 @@ fn list(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
 fn has_data_ending(path: &Path) -> bool {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     matches!(ending.as_deref(), Some("jsonl" | "ndjson" | "json" | "csv" | "tsv"))
+}
+
+/// Returns whether other programs write such a file to describe the data beside it.
+fn describes_data(path: &Path) -> bool {
+    const NAMES: [&str; 6] = [
+        "croissant.json",
+        "dataset_dict.json",
+        "dataset_info.json",
+        "dataset_infos.json",
+        "datapackage.json",
+        "state.json",
+    ];
+    path.file_name().is_some_and(|name| NAMES.iter().any(|known| name == *known))
 }
 
 /// Returns the split that a file is named after, perhaps with a number: `train.jsonl`, `train-00000-of-00002.jsonl`.

@@ -183,6 +183,11 @@ fn refuse_empty(config: &Config, files: &[DataFile], stats: &Stats) -> dataset::
                      reasoning: use another template, or set `on_rewritten_turn = \"train\"`"
                         .to_owned()
                 }
+                _ if found.no_target.count > 0 => {
+                    "only messages with the role `assistant` are targets: give the answers that role, or raise \
+                     `max_tokens` if the rows are cut before them"
+                        .to_owned()
+                }
                 SplitName::Train => "give more rows, or loosen `where` or `max_tokens`".to_owned(),
                 _ => format!(
                     "give more rows, loosen `where` or `max_tokens`, or set `split.{}` to 0",

@@ -137,7 +137,11 @@ impl<'a> Mapping<'a> {
         }
         let system = json!({"role": "system", "content": self.config.treatment().normalized(self.system)});
         match &mut record.shape {
-            Shape::Chat { messages, .. } if messages[0]["role"] != "system" => messages.insert(0, system),
+            Shape::Chat { messages, .. }
+                if !["system", "developer"].iter().any(|role| messages[0]["role"] == *role) =>
+            {
+                messages.insert(0, system);
+            }
             Shape::Completion { prompt, completion } => {
                 let mut messages = as_messages(prompt, completion);
                 messages.insert(0, system);

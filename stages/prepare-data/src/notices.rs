@@ -50,6 +50,12 @@ pub fn notices(stats: &Stats) -> Vec<String> {
             rows.join(", ")
         ));
     }
+    for (role, rows) in &stats.unwritten_roles {
+        notices.push(format!(
+            "the chat template leaves out the text of messages with the role `{role}` in {rows} rows; give it a role that the \
+             template writes"
+        ));
+    }
     for (key, rows) in &stats.unread_keys {
         notices.push(format!("the chat template does not read `{key}`, which has a value in {rows} rows"));
     }

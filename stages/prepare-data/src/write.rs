@@ -297,6 +297,9 @@ fn note_ends(stats: &mut Stats, tokenizer: &TextTokenizer, encoded: &Encoded) {
         end.is_end_token = token.is_some_and(|token| tokenizer.eos().contains(&token));
         end.turns += 1;
     }
+    for role in &encoded.turns.unwritten {
+        *stats.unwritten_roles.entry(role.clone()).or_default() += 1;
+    }
     for key in &encoded.turns.unread {
         *stats.unread_keys.entry(key.clone()).or_default() += 1;
     }

@@ -112,6 +112,12 @@ pub(crate) fn notices(stats: &Stats) -> Option<Section> {
             number::counted(*rows, "row")
         )
     }));
+    items.extend(stats.unwritten_roles.iter().map(|(role, rows)| {
+        format!(
+            "The chat template leaves out the text of messages with the role {role} in {}.",
+            number::counted(*rows, "row")
+        )
+    }));
     for (name, split) in &stats.splits {
         let counts = [
             (split.rewritten_turns.count, "excluded, because the chat template renders them differently"),
