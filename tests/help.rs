@@ -93,11 +93,13 @@ fn help_of_train() {
       -V, --version                 Print version
 
     Learning-rate finder:
-          --find-learning-rate  Try learning rates on a short ramp and print a suggestion instead of
-                                training; the curve goes to --out (default: `build/learning-rate`)
-          --from <RATE>         First learning rate of the ramp [default: 0.000001]
-          --to <RATE>           Last learning rate of the ramp [default: 1]
-          --find-steps <STEPS>  Number of steps of the ramp [default: 100]
+          --find-learning-rate   Try learning rates on a short ramp and print a suggestion instead of
+                                 training; the curve goes to --out (default: `build/learning-rate`)
+          --from <RATE>          First learning rate of the ramp [default: 0.000001]
+          --to <RATE>            Last learning rate of the ramp [default: 1]
+          --find-steps <STEPS>   Number of steps of the ramp [default: 100]
+          --probe-steps <STEPS>  Steps of each short run that tests a rate around the estimate of the
+                                 ramp; 0 to print that estimate [default: 40]
     "#);
 }
 
