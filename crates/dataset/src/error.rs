@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use failure::{Failure, Kind};
 
-use crate::foreign;
 use crate::message::MessageProblem;
+use crate::shell::quoted;
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -64,7 +64,7 @@ impl RowProblem {
         Error::Row {
             place: Place { file: file.to_owned(), line: self.line, column: self.column },
             reason: self.reason,
-            hint: self.hint.replace(THE_FILE, &foreign::quoted(file)),
+            hint: self.hint.replace(THE_FILE, &quoted(file)),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::shell::quoted;
 
 /// A kind of file that is not read, by its first bytes.
 struct Foreign {
@@ -134,11 +135,6 @@ fn renamed(path: &Path, word: &str) -> std::path::PathBuf {
         Some(ending) => path.with_extension(format!("{word}.{}", ending.to_string_lossy())),
         None => path.with_extension(word),
     }
-}
-
-/// Returns the path for a shell.
-pub(crate) fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 
 /// Returns the path as a string of Python, inside a double-quoted argument of a shell.

@@ -43,6 +43,7 @@ mod names;
 mod record;
 mod row;
 mod rows;
+mod shell;
 mod source;
 mod special;
 mod template;
