@@ -11,7 +11,6 @@ use clap::Parser;
 /// record, `sweep.json`.
 #[derive(Debug, Parser)]
 #[command(version)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct Args {
     /// Name of a file in `pipelines/sweeps`, or its path
     #[arg(value_name = "SWEEP")]

@@ -105,7 +105,11 @@ impl Make {
             return Err(Error::Plan { run: run.name.clone(), said });
         }
         let text = fs_err::read_to_string(file.path())?;
-        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).map(stage_plan).collect())
+        Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .map(|plan: Json| stage_plan(&plan))
+            .collect())
     }
 
     /// Returns the artifact that a stage made in the last run of a member, if there is one.
@@ -150,7 +154,7 @@ fn clean(mut command: Command) -> Command {
     command
 }
 
-fn stage_plan(plan: Json) -> StagePlan {
+fn stage_plan(plan: &Json) -> StagePlan {
     let text = |name: &str| plan[name].as_str().unwrap_or_default().to_owned();
     StagePlan {
         stage: text("stage"),

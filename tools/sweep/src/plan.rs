@@ -85,7 +85,7 @@ fn chosen(sweep: &Sweep) -> String {
         0 | 1 => String::new(),
         count => format!(" with {count} seeds each"),
     };
-    let members = known(sweep).map(|members| members.len()).unwrap_or(0);
+    let members = known(sweep).map_or(0, |members| members.len());
     match &sweep.search {
         Search::Grid => format!("a grid of {members} members{seeds}"),
         Search::Random(_) => format!("{members} members drawn at random{seeds}"),
@@ -199,7 +199,7 @@ fn expected(sweep: &Sweep, stage: &str, planned: &[Planned], times: Times) -> Op
     if times.artifacts == 0 {
         return None;
     }
-    let steps: Vec<f64> = planned.iter().filter_map(|planned| steps_of(planned)).collect();
+    let steps: Vec<f64> = planned.iter().filter_map(steps_of).collect();
     match times.seconds_per_step {
         Some(each) if stage == "train" && !steps.is_empty() => {
             let mean = steps.iter().sum::<f64>() / steps.len() as f64;

@@ -165,7 +165,7 @@ mod tests {
     fn whole_numbers_of_an_interval_are_equally_likely() {
         let range = Range { low: 1.0, high: 4.0, logarithmic: false, integer: true, points: None };
         let found: Vec<String> =
-            (0..8).map(|at| value::text(&Domain::Range(range).at((at as f64 + 0.5) / 8.0))).collect();
+            (0..8).map(|at| value::text(&Domain::Range(range).at((f64::from(at) + 0.5) / 8.0))).collect();
         assert_eq!(found, ["1", "1", "2", "2", "3", "3", "4", "4"]);
     }
 
