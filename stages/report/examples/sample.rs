@@ -107,6 +107,7 @@ impl Compared {
         fixture::put_lines(&inputs.evaluate, rows);
         let path = inputs.evaluate.join("manifest.json");
         let key = Manifest::from_bytes(&path, &fs_err::read(&path)?)?.key;
+        fs_err::create_dir_all(store.join("evaluate"))?;
         testutil::files::copy(&inputs.evaluate, &store.join(format!("evaluate/{}-made-up", key.short())));
         Ok(())
     }
