@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use artifact::{Draft, KeyMaterial, Manifest};
 use clap::Parser as _;
-use outputs::{Document as _, Line as _, Prediction, SweepMember, SweepRecord, SweepRun};
+use outputs::{Document as _, SweepMember, SweepRecord, SweepRun};
 use report::{Args, Aside, Config};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -99,12 +99,7 @@ impl Compared {
         model.loss = model.perplexity.map(f64::ln);
         model.text.iter_mut().for_each(|(_, value)| *value /= shift);
         fixture::put_document(&inputs.evaluate, &scores);
-        let file = inputs.evaluate.join("data").join(Prediction::FILE);
-        let mut rows = Prediction::read(&file)?.collect::<outputs::Result<Vec<_>>>()?;
-        for loss in rows.iter_mut().filter_map(|row| row.losses.get_mut("fused")) {
-            loss.loss *= shift;
-        }
-        fixture::put_lines(&inputs.evaluate, rows);
+        fixture::add_row_losses(inputs, shift);
         let path = inputs.evaluate.join("manifest.json");
         let key = Manifest::from_bytes(&path, &fs_err::read(&path)?)?.key;
         fs_err::create_dir_all(store.join("evaluate"))?;

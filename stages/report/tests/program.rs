@@ -7,6 +7,7 @@ use std::process::Command;
 
 use artifact::{Draft, Manifest};
 use outputs::{Document as _, SweepMember, SweepRecord, SweepRun};
+use report::Inputs;
 use testutil::{Ran, Sandbox};
 
 /// Publishes a made-up artifact, with valid hashes.
@@ -30,7 +31,10 @@ fn publish(made_up: &Path, store: &Path) -> PathBuf {
 }
 
 fn published(root: &Path) -> Vec<(&'static str, PathBuf)> {
-    let inputs = fixture::write(&root.join("made-up"), &fixture::Run::default());
+    publish_all(root, fixture::write(&root.join("made-up"), &fixture::Run::default()))
+}
+
+fn publish_all(root: &Path, inputs: Inputs) -> Vec<(&'static str, PathBuf)> {
     let folders = [
         ("--evaluate", Some(inputs.evaluate)),
         ("--train", Some(inputs.train)),
@@ -137,7 +141,9 @@ fn reports_are_compared_and_what_is_no_report_is_named() {
 #[test]
 fn a_sweep_is_a_page_with_members_differences_and_the_best_settings() {
     let sandbox = Sandbox::new();
-    let inputs = published(sandbox.path());
+    let made_up = fixture::write(&sandbox.join("made-up"), &fixture::Run::default());
+    fixture::add_row_losses(&made_up, 1.0);
+    let inputs = publish_all(sandbox.path(), made_up);
     let run = |set: &str, validation_loss: f64| SweepRun {
         report: Some(report(&sandbox, &inputs, &["--set", set]).path_text()),
         validation_loss: Some(validation_loss),

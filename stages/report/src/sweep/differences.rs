@@ -145,7 +145,8 @@ impl Differences {
         }
         if self.pairs.iter().any(|pair| pair.over_rows.is_none()) {
             notes.push(
-                "Where there is no p over rows, the store does not have the answers of a run.".to_owned(),
+                "Where there is no p over rows, the store does not have the losses of the rows of a run."
+                    .to_owned(),
             );
         }
         notes
