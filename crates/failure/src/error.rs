@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
+
 use crate::chain::{causes, messages};
 use crate::kind::Kind;
 use crate::printable::printable;
@@ -70,7 +72,7 @@ impl Error {
     }
 
     fn of(kind: Kind, hint: Option<String>, error: impl StdError + Send + Sync + 'static) -> Self {
-        let kind = storage_failure(&error).unwrap_or(kind);
+        let kind = system_failure(&error).unwrap_or(kind);
         Self { kind, message: String::new(), hint, source: Some(Box::new(error)) }
     }
 
@@ -121,11 +123,18 @@ impl Error {
     }
 }
 
-/// Returns [`Kind::Storage`] if `error` or one of its causes is such an I/O error.
-fn storage_failure(error: &(dyn StdError + 'static)) -> Option<Kind> {
-    causes(error)
-        .any(|cause| cause.downcast_ref().map(Kind::of_io) == Some(Kind::Storage))
-        .then_some(Kind::Storage)
+/// Returns the kind of a failure of the system among the causes of `error`: the disk, or a lack of descriptors or memory, which say
+/// nothing about an input.
+fn system_failure(error: &(dyn StdError + 'static)) -> Option<Kind> {
+    const SHORTAGES: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+    let mut found = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    found.find_map(|error| {
+        let is_short = SHORTAGES.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+        match Kind::of_io(error) {
+            Kind::Storage => Some(Kind::Storage),
+            _ => is_short.then_some(Kind::Failed),
+        }
+    })
 }
 
 impl<E: Failure + Send + Sync + 'static> From<E> for Error {

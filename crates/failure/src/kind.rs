@@ -51,8 +51,12 @@ impl Kind {
     /// Returns the kind of an I/O error, by its number or that of an I/O error it wraps, and never by its text. Invalid data, such
     /// as bytes that are not UTF-8, is bad input.
     pub fn of_io(error: &io::Error) -> Self {
-        const STORAGE: [io::ErrorKind; 3] =
-            [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::ReadOnlyFilesystem];
+        const STORAGE: [io::ErrorKind; 4] = [
+            io::ErrorKind::StorageFull,
+            io::ErrorKind::QuotaExceeded,
+            io::ErrorKind::ReadOnlyFilesystem,
+            io::ErrorKind::FileTooLarge,
+        ];
         let is_storage = |error: &io::Error| {
             error.raw_os_error() == Some(Errno::IO.raw_os_error()) || STORAGE.contains(&error.kind())
         };

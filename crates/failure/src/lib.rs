@@ -84,7 +84,9 @@ mod tests {
     fn exit_codes_follow_the_kind_through_contexts() {
         let no_space = || io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
         let disk = || io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error());
-        let cases: [(Error, u8); 9] = [
+        let descriptors = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let cases: [(Error, u8); 10] = [
+            (Error::wrap(Kind::BadInput, Sample::Write(descriptors())), 1),
             (Error::failed("x"), 1),
             (Error::usage("x").context("reading settings"), 2),
             (Error::from(Sample::Row).context("reading rows"), 65),

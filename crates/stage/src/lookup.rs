@@ -5,6 +5,9 @@ use std::path::Path;
 use artifact::{Artifact, Key, Level, Manifest, Store};
 use failure::Result;
 
+/// Longest manifest that is read, in bytes.
+const LONGEST_MANIFEST: u64 = 256 << 20;
+
 /// Looks up a key, whose lock the caller holds; a damaged artifact is moved to quarantine and counts as missing.
 pub(crate) fn find_or_quarantine(
     store: &Store,
@@ -30,5 +33,5 @@ pub(crate) fn find_or_quarantine(
 /// Reads the manifest of an artifact without verifying anything; `None` if it cannot be read.
 pub(crate) fn read_manifest(artifact: &Path) -> Option<Manifest> {
     let path = artifact.join("manifest.json");
-    Manifest::from_bytes(&path, &fs_err::read(&path).ok()?).ok()
+    Manifest::from_bytes(&path, &files::read(&path, LONGEST_MANIFEST).ok()?).ok()
 }

@@ -3,11 +3,12 @@
 //! Work that does not look at the flag, such as a copy of a large file, is ended after a few seconds. That leaves what a kill
 //! leaves: nothing half-written is visible, and the next run removes it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use failure::{Error, Kind, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 /// Time for work to reach a safe point after a signal.
@@ -19,7 +20,7 @@ static REQUESTED: AtomicI32 = AtomicI32::new(0);
 /// Number of [`Unhurried`].
 static UNHURRIED: AtomicUsize = AtomicUsize::new(0);
 
-/// Work that must reach its safe point, however long that takes, such as a training step with its resume state.
+/// Work that must reach its safe point, however long that takes, such as a training step.
 #[derive(Debug)]
 pub struct Unhurried(());
 
@@ -76,6 +77,8 @@ impl StopFlag {
 
 /// Starts to listen for SIGINT, SIGTERM and SIGHUP.
 pub(crate) fn listen() -> std::io::Result<()> {
+    // Writing past a limit of the shell (`ulimit -f`) is then an error that names the file, instead of the end.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in &mut signals {
