@@ -72,7 +72,9 @@ impl Store {
             Err(TryLockError::Error(error)) if no_locks(&error) => {}
             Err(TryLockError::Error(error)) => return Err(os::named(error, "lock", artifact).into()),
         }
-        if !hold::is_still(&dir, artifact) || dir.metadata()?.modified()? != last_use {
+        let modified = dir.metadata().and_then(|metadata| metadata.modified());
+        let modified = modified.map_err(|error| os::named(error, "look at", artifact))?;
+        if !hold::is_still(&dir, artifact) || modified != last_use {
             return Ok(Discarded::Changed);
         }
         self.move_to_trash(artifact)?;
@@ -102,13 +104,12 @@ impl Store {
     ///
     /// Fails when something cannot be deleted.
     pub fn empty_trash(&self, _lock: &CollectionLock) -> Result<()> {
-        let entries = match fs_err::read_dir(self.root().join(TRASH)) {
+        let entries = match os::entries(&self.root().join(TRASH)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         for entry in entries {
-            let entry = entry?;
             if entry.file_type()?.is_dir() {
                 os::remove_tree(&entry.path())?;
             } else {

@@ -104,16 +104,20 @@ pub(crate) fn entries(dir: &Path) -> io::Result<Vec<fs_err::DirEntry>> {
     retry(|| fs_err::read_dir(dir)?.collect())
 }
 
-/// Reads a regular file; never follows a symlink, never hangs on a pipe.
+/// Longest file that describes an artifact: a manifest of a million files has half of it.
+const LONGEST_RECORD: u64 = 256 << 20;
+
+/// Reads a regular file that describes an artifact; never follows a symlink, never hangs on a pipe.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open_file(path)?.read_to_end(&mut bytes).map_err(|error| named(error, "read", path))?;
-    Ok(bytes)
+    read_limited(path, open_file(path)?, LONGEST_RECORD)
 }
 
 /// Reads a small regular file, through symlinks; fails if it is longer than `limit` bytes.
 pub(crate) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = open_through_links(path)?;
+    read_limited(path, open_through_links(path)?, limit)
+}
+
+fn read_limited(path: &Path, file: File, limit: u64) -> io::Result<Vec<u8>> {
     let refused =
         |text: &str| named(io::Error::new(io::ErrorKind::InvalidData, text.to_owned()), "read", path);
     if !file.metadata().map_err(|error| named(error, "look at", path))?.is_file() {

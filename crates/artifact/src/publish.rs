@@ -12,7 +12,7 @@ use crate::memo::Memo;
 use crate::reader::{Artifact, DATA, Level, TELEMETRY};
 use crate::seal::{Draft, flush, seal};
 use crate::store::{self, Store};
-use crate::verify::verify;
+use crate::verify::{Fault, verify};
 use crate::{network, os};
 
 /// Beginning of the names of staging folders; boot and process number follow.
@@ -144,7 +144,14 @@ impl Staging {
         }
         let manifest = Artifact::open_with(&self.dir, Level::Size)?.manifest().clone();
         if let Some(problem) = verify(&self.dir, Level::Hash, &Memo::default()).problems.first() {
-            return Err(damaged(&self.dir, format!("`{}` {}", problem.path, problem.reason)));
+            let reason = format!("`{}` {}", problem.path, problem.reason);
+            return Err(match problem.fault {
+                // Nothing is known of its bytes.
+                Fault::Unreadable => {
+                    std::io::Error::other(format!("cannot read `{}`: {reason}", self.dir.display())).into()
+                }
+                _ => damaged(&self.dir, reason),
+            });
         }
         let stage = self.dir.parent().and_then(Path::file_name).unwrap_or_default();
         if stage != manifest.stage.as_str() {

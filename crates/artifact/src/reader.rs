@@ -116,7 +116,7 @@ impl Artifact {
     /// Fails when it cannot be read.
     pub fn provenance(&self) -> Result<Value> {
         let path = self.path.join(PROVENANCE);
-        serde_json::from_slice(&fs_err::read(&path)?).map_err(|source| Error::Json { path, source })
+        serde_json::from_slice(&os::read(&path)?).map_err(|source| Error::Json { path, source })
     }
 
     /// Verifies the data files again, at the given level.
@@ -233,7 +233,10 @@ pub(crate) fn read_committed(dir: &Path) -> Result<(Manifest, FileHash)> {
     let read = |name: &str| -> Result<Vec<u8>> {
         let path = dir.join(name);
         match path.symlink_metadata() {
-            Ok(metadata) if metadata.is_file() => Ok(os::read(&path)?),
+            Ok(metadata) if metadata.is_file() => os::read(&path).map_err(|error| match error.kind() {
+                ErrorKind::InvalidData => damaged(dir, format!("`{name}` is too long")),
+                _ => Error::Io(error),
+            }),
             Ok(_) => Err(damaged(dir, format!("`{name}` is not a regular file"))),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(damaged(dir, format!("`{name}` is missing")))

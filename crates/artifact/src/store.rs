@@ -13,7 +13,7 @@ use crate::{atomic, clock, network, os, tree};
 
 const STORE: &str = "STORE";
 const SCHEMA: &str = "artifact-store-v1";
-/// Longest file `STORE` that is read.
+/// Longest file `STORE`, and longest ref.
 const STORE_BYTES: u64 = 64 << 10;
 /// Free space required beyond 1.1 × the planned bytes.
 const HEADROOM: u64 = 512 << 20;
@@ -96,6 +96,9 @@ impl Store {
     /// Fails when the artifact is damaged.
     pub fn lookup_with(&self, stage: &str, key: &Key, slug: &str, level: Level) -> Result<Option<Artifact>> {
         let Some(path) = self.find(stage, key, slug)? else { return Ok(None) };
+        if is_link(&path) {
+            return Err(Error::Damaged { path, reason: "it is a symlink".to_owned() });
+        }
         let artifact = match Artifact::open_with(&path, level) {
             // Another process moved a damaged artifact away while it was being opened.
             Err(_) if path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) => {
@@ -194,7 +197,7 @@ impl Store {
         if check_ref(name).is_err() || !path.is_file() {
             return Ok(None);
         }
-        let text = fs_err::read_to_string(&path)?;
+        let text = String::from_utf8(os::read_small(&path, STORE_BYTES)?).unwrap_or_default();
         let parsed = (|| {
             let mut words = text.strip_suffix('\n')?.split(' ');
             let (stage, key, tree) = (words.next()?, words.next()?, words.next()?);
@@ -244,7 +247,8 @@ impl Store {
     /// Fails when the folder cannot be moved.
     pub fn quarantine_damaged(&self, path: &Path, stage: &str, key: &Key) -> Result<Option<PathBuf>> {
         let is_sound = |path: &Path| {
-            Artifact::open_with(path, Level::Hash).is_ok_and(|found| found.manifest().key == *key)
+            !is_link(path)
+                && Artifact::open_with(path, Level::Hash).is_ok_and(|found| found.manifest().key == *key)
         };
         if is_sound(path) {
             return Ok(None);
@@ -276,6 +280,11 @@ impl Store {
         }
         unreachable!("one of the names is free")
     }
+}
+
+/// Returns whether a path is a symlink: what it points to is not in the store, and may belong to someone else.
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink())
 }
 
 /// Returns 16 hexadecimal digits that no other store is likely to have.

@@ -11,6 +11,8 @@ use crate::store::{self, Store};
 use crate::{atomic, clock, os};
 
 const OWNER: &str = "owner.json";
+/// Longest file that names an owner.
+const OWNER_BYTES: u64 = 64 << 10;
 const STATE: &str = "ckpt";
 /// Names the process that works in the folder, where locks cannot.
 const CLAIM: &str = "claim";
@@ -88,7 +90,8 @@ impl Workspace {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error.into()),
             }
-            let Ok(claim) = fs_err::read_to_string(&path) else { continue };
+            let Ok(claim) = os::read_small(&path, OWNER_BYTES) else { continue };
+            let claim = String::from_utf8_lossy(&claim);
             let (boot, pid) = claim.trim_end().split_once(' ').unwrap_or_default();
             if boot != os::boot_id() || os::process_is_alive(pid.parse().unwrap_or(0)) {
                 return Ok(false);
@@ -112,7 +115,14 @@ impl Workspace {
         let removed = self.dir.with_file_name(format!(".{}-{}", self.key.short(), std::process::id()));
         os::remove_tree(&removed)?;
         if os::rename_over(&self.dir, &removed)? {
-            os::remove_tree(&removed)?;
+            for _ in 0..ATTEMPTS {
+                match os::remove_tree(&removed) {
+                    // A process that was kept out by no lock has just written into it.
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+                    result => return Ok(result?),
+                }
+            }
+            tracing::debug!("`{}` is in use and is left for gc", removed.display());
         }
         Ok(())
     }
@@ -133,7 +143,7 @@ impl Workspace {
 }
 
 fn read_owner(dir: &Path) -> Option<Value> {
-    serde_json::from_slice(&fs_err::read(dir.join(OWNER)).ok()?).ok()
+    serde_json::from_slice(&os::read_small(&dir.join(OWNER), OWNER_BYTES).ok()?).ok()
 }
 
 fn host_name() -> String {
