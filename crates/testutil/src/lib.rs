@@ -19,6 +19,7 @@ mod http;
 pub mod hub;
 mod program;
 mod sandbox;
+pub mod strace;
 pub mod tolerance;
 
 pub use files::{golden, golden_dir, workspace_root};

@@ -301,6 +301,9 @@ Kept are: artifacts with a label (--label of a stage), those that `make` points 
 that were made or used within the grace period, and everything that these were made from. An artifact that a running stage has \
 open is never removed. Stages may run at the same time.
 
+`make` keeps one folder of pointers for each combination of settings, `build/PIPELINE/MODEL/…/`, and all of them count: delete a \
+folder to let its run go.
+
 Examples:
   artifacts gc                  show what would be removed
   artifacts gc --delete         remove it

@@ -1,6 +1,7 @@
 //! Everything in a store, by listing its folders and reading manifests: the store has no index.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// Number of hexadecimal digits of the key in a folder's name.
 const KEY_DIGITS: usize = 16;
+/// Longest manifest that is read.
+pub(crate) const MANIFEST_BYTES: u64 = 256 << 20;
 
 /// One artifact by its place in the store; nothing of it was read.
 #[derive(Debug, Clone)]
@@ -108,8 +111,7 @@ impl Catalog {
     fn list_stage(&mut self, stage: &str) -> Result<()> {
         let dir = self.store.root().join(stage);
         let mut entries = Vec::new();
-        for found in fs_err::read_dir(&dir)? {
-            let found = found?;
+        for found in list(&dir)? {
             let Ok(name) = found.file_name().into_string() else {
                 self.strays.push(found.path());
                 continue;
@@ -179,31 +181,41 @@ impl Catalog {
 /// Reads the summary of one artifact, without verifying anything.
 pub(crate) fn read_summary(artifact: &Path) -> Result<Summary> {
     let path = artifact.join("manifest.json");
-    let bytes = fs_err::read(&path)?;
+    let bytes = files::read(&path, MANIFEST_BYTES)?;
     serde_json::from_slice(&bytes).map_err(|source| artifact::Error::Json { path, source }.into())
 }
 
 /// Reads the manifest of one artifact and checks that it is consistent.
 pub(crate) fn read_manifest(artifact: &Path) -> Result<Manifest> {
     let path = artifact.join("manifest.json");
-    Ok(Manifest::from_bytes(&path, &fs_err::read(&path)?)?)
+    Ok(Manifest::from_bytes(&path, &files::read(&path, MANIFEST_BYTES)?)?)
 }
 
 /// Returns the hash of an artifact's manifest.
 pub(crate) fn manifest_hash(artifact: &Path) -> Result<FileHash> {
-    Ok(FileHash::of(&fs_err::read(artifact.join("manifest.json"))?))
+    Ok(FileHash::of(&files::read(&artifact.join("manifest.json"), MANIFEST_BYTES)?))
+}
+
+/// Lists a folder; interrupted in the middle, it is listed again.
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<fs_err::DirEntry>> {
+    loop {
+        match fs_err::read_dir(dir).and_then(Iterator::collect) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            listed => return listed,
+        }
+    }
 }
 
 /// Lists the names of visible files and folders, sorted; none if the folder is missing.
 pub(crate) fn names(dir: &Path) -> Result<Vec<String>> {
-    let entries = match fs_err::read_dir(dir) {
+    let entries = match list(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
     let mut names = Vec::new();
     for entry in entries {
-        names.extend(entry?.file_name().into_string().ok().filter(|name| !name.starts_with('.')));
+        names.extend(entry.file_name().into_string().ok().filter(|name| !name.starts_with('.')));
     }
     names.sort();
     Ok(names)

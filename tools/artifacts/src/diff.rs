@@ -64,25 +64,9 @@ pub(crate) fn run(catalog: &Catalog, options: &Diff) -> Result<()> {
 fn compare(old: Artifact, new: Artifact) -> Difference {
     let all = changes(&old.manifest().key_material, &new.manifest().key_material);
     let (inputs, settings) = all.into_iter().partition(|change| matches!(change, Change::Input { .. }));
-    let metrics = metrics(&old, &new);
+    let metrics = scores::with_headlines(scores::metrics(&old, &new), &old, &new);
     let files = files(old.manifest(), new.manifest());
     Difference { old, new, settings, inputs, metrics, files }
-}
-
-/// Lists the headline numbers of both; intervals come from the rows that both evaluated.
-fn metrics(old: &Artifact, new: &Artifact) -> Vec<Metric> {
-    let intervals = scores::intervals(old, new);
-    let (old, new) = (old.manifest(), new.manifest());
-    let names: BTreeSet<&String> = old.metrics.keys().chain(new.metrics.keys()).collect();
-    names
-        .into_iter()
-        .map(|name| Metric {
-            name: name.clone(),
-            old: old.metric(name),
-            new: new.metric(name),
-            interval: intervals.get(name).copied(),
-        })
-        .collect()
 }
 
 fn files(old: &Manifest, new: &Manifest) -> Vec<FileChange> {
@@ -121,8 +105,9 @@ fn to_json(difference: &Difference) -> Value {
         .iter()
         .map(|metric| {
             let interval = metric.interval.map(|interval| [interval.low, interval.high]);
+            let is_paired = metric.interval.map(|interval| interval.is_paired);
             json!({"name": metric.name, "old": metric.old, "new": metric.new, "delta": metric.delta(),
-                   "interval": interval})
+                   "interval": interval, "paired": is_paired})
         })
         .collect();
     let content = |content: &Option<(u64, FileHash)>| {

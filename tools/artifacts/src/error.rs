@@ -99,12 +99,36 @@ pub(crate) enum Error {
         /// When it was used.
         used: String,
     },
+    /// An artifact that gc keeps cannot be read.
+    #[error("cannot tell what `{}` was made from, which must be kept: {reason}", path.display())]
+    UnknownOrigin {
+        /// The artifact.
+        path: PathBuf,
+        /// Kind of the failure to read it.
+        kind: Kind,
+        /// The failure.
+        reason: String,
+    },
     /// A signal asked the program to stop.
     #[error("interrupted")]
     Stopped {
         /// Number of the signal.
         signal: i32,
     },
+}
+
+impl Error {
+    /// Returns whether the error says that an artifact is damaged, rather than that it cannot be read now.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Artifact(error) => error.is_damage(),
+            // A manifest that is missing, a pipe or not UTF-8.
+            Self::Io(error) => {
+                matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Failure for Error {
@@ -118,6 +142,7 @@ impl Failure for Error {
             Self::Clock { .. } | Self::Remote { .. } => Kind::Failed,
             Self::Different { .. } | Self::NotReproduced { .. } => Kind::Nondeterministic,
             Self::Usage(_) => Kind::Usage,
+            Self::UnknownOrigin { kind, .. } => *kind,
             Self::Stopped { signal } => Kind::Interrupted { signal: *signal },
         }
     }
@@ -140,6 +165,9 @@ impl Failure for Error {
             ),
             Self::NotReproduced { .. } => Some("`artifacts diff` shows which files differ".to_owned()),
             Self::NoFiles { .. } => Some("add --files with the folder or file that the input was read from".to_owned()),
+            Self::UnknownOrigin { .. } => Some(
+                "run gc again; if the artifact is damaged, `artifacts verify --quarantine` moves it away".to_owned(),
+            ),
             Self::Usage(_) | Self::Io(_) | Self::BadFile { .. } | Self::Stopped { .. } => None,
         }
     }

@@ -14,7 +14,7 @@ use artifact::{CollectionLock, Discarded, Key, Store, Wait};
 use serde_json::{Value, json};
 
 use crate::args::Gc;
-use crate::catalog::{Catalog, Item, key_of_folder};
+use crate::catalog::{Catalog, Entry, Item, key_of_folder};
 use crate::error::{Error, Result};
 use crate::leftovers::{self, Kind, Leftover};
 use crate::roots;
@@ -87,7 +87,13 @@ fn check_clock(catalog: &Catalog, now: SystemTime) -> Result<()> {
 
 fn decide(catalog: &Catalog, options: &Gc, now: SystemTime) -> Result<Decision> {
     let (items, unreadable) = catalog.items();
-    let roots = find_roots(catalog, options, &items)?;
+    let found = find_roots(catalog, options)?;
+    check_origins(&unreadable, &found, now, options.grace)?;
+    let mut roots = BTreeMap::new();
+    for item in &items {
+        let reasons = found.iter().filter(|root| root.names(&item.entry)).map(|root| root.reason);
+        roots.extend(reasons.min().map(|reason| (item.summary.key, reason)));
+    }
     let nodes: Vec<Node> = items
         .iter()
         .map(|item| Node {
@@ -106,29 +112,63 @@ fn decide(catalog: &Catalog, options: &Gc, now: SystemTime) -> Result<Decision> 
     Ok(Decision { remove, leftovers, kept, unreadable, kept_bytes })
 }
 
-/// Finds the roots among the artifacts.
-fn find_roots(catalog: &Catalog, options: &Gc, items: &[Item]) -> Result<BTreeMap<Key, Reason>> {
-    let mut roots = BTreeMap::new();
+/// An artifact that stays whatever its age, as it is named outside it.
+struct Root {
+    stage: String,
+    /// Name of its folder, or the digits with which that begins.
+    folder: String,
+    reason: Reason,
+}
+
+impl Root {
+    fn names(&self, entry: &Entry) -> bool {
+        self.stage == entry.stage && self.folder.starts_with(&entry.key)
+    }
+}
+
+/// Finds the roots.
+fn find_roots(catalog: &Catalog, options: &Gc) -> Result<Vec<Root>> {
+    let mut roots = Vec::new();
     for pointer in roots::pointers(&options.pointers.pointers)? {
         // A pointer is relative to the folder in which make ran, so only the name counts.
         let name = |path: Option<&std::path::Path>| {
             path.and_then(|path| path.file_name()).unwrap_or_default().to_string_lossy().into_owned()
         };
         let (folder, stage) = (name(Some(&pointer.target)), name(pointer.target.parent()));
-        let pointed =
-            items.iter().find(|item| item.entry.stage == stage && folder.starts_with(&item.entry.key));
-        roots.extend(pointed.map(|item| (item.summary.key, Reason::Pointer)));
+        roots.push(Root { stage, folder, reason: Reason::Pointer });
     }
     for kept in roots::kept(&catalog.store)? {
-        roots.insert(kept.key, Reason::Kept);
+        roots.push(Root { stage: kept.stage, folder: kept.key.short(), reason: Reason::Kept });
     }
     for name in crate::catalog::names(&catalog.store.root().join("refs"))? {
         // A label that cannot be read could be that of any artifact.
         if let Some(target) = catalog.store.read_ref(&name)? {
-            roots.insert(target.key, Reason::Label);
+            roots.push(Root { stage: target.stage, folder: target.key.short(), reason: Reason::Label });
         }
     }
     Ok(roots)
+}
+
+/// Refuses to collect if an artifact that stays cannot be read: what it was made from is not known, and would be removed.
+fn check_origins(
+    unreadable: &[(Entry, Error)],
+    roots: &[Root],
+    now: SystemTime,
+    grace: Duration,
+) -> Result<()> {
+    for (entry, error) in unreadable {
+        let is_young = now.duration_since(entry.last_use).map_or(true, |age| age < grace);
+        let stays = is_young || roots.iter().any(|root| root.names(entry));
+        // A damaged artifact that nobody keeps is of no use; one that cannot be read now may be sound.
+        if stays || !error.is_damage() {
+            return Err(Error::UnknownOrigin {
+                path: entry.path.clone(),
+                kind: failure::Failure::kind(error),
+                reason: failure::describe(error),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Returns whether a leftover may go.

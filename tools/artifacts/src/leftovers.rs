@@ -107,8 +107,8 @@ fn children(dir: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut paths = Vec::new();
-    for entry in fs_err::read_dir(dir)? {
-        paths.push(entry?.path());
+    for entry in crate::catalog::list(dir)? {
+        paths.push(entry.path());
     }
     paths.sort();
     Ok(paths)

@@ -46,11 +46,7 @@ pub(crate) fn locate(catalog: &Catalog, name: &str) -> Result<PathBuf> {
 fn pointer(path: &Path) -> Option<PathBuf> {
     /// Longer files hold something else.
     const LONGEST: u64 = 8192;
-    let metadata = fs_err::metadata(path).ok()?;
-    if !metadata.is_file() || metadata.len() > LONGEST {
-        return None;
-    }
-    let text = fs_err::read_to_string(path).ok()?;
+    let text = files::read_text(path, LONGEST).ok()?;
     let target = PathBuf::from(text.strip_suffix('\n').unwrap_or(&text));
     target.join("COMMIT").is_file().then_some(target)
 }

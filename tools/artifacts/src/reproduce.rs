@@ -13,7 +13,7 @@ use crate::error::{Error, Result, bad_file};
 use crate::locate::locate;
 use crate::text;
 
-use commands::Step;
+use commands::{Made, Step, Word};
 
 /// Plain files that the user has, with their tree hash.
 struct Given {
@@ -27,32 +27,34 @@ pub(crate) fn run(catalog: &Catalog, options: &Reproduce) -> Result<()> {
     let given = given(&options.files)?;
     let mut steps = Vec::new();
     plan(catalog, &path, options.only, &mut steps)?;
-    let mut made: Vec<(PathBuf, PathBuf)> = Vec::new();
+    let mut made: Vec<(PathBuf, Made)> = Vec::new();
     let programs = programs(options)?;
-    for step in &steps {
+    for (number, step) in steps.iter().enumerate() {
         let artifact = Artifact::open_with(&step.path, Level::Size)?;
+        let stage = &artifact.manifest().stage;
+        if !outputs::STAGES.iter().any(|known| known.name == *stage) {
+            return Err(bad_file(&step.path, format!("was made by `{stage}`, which is no stage")));
+        }
         let settings = commands::settings_file(artifact.manifest());
-        let place = options.into.join(format!("{}.toml", artifact.manifest().stage));
+        let place = options.into.join(format!("{stage}.toml"));
         let find =
             |tree: &TreeHash| given.iter().find(|given| given.tree == *tree).map(|given| given.path.clone());
         let inputs = commands::inputs(catalog, &artifact, &made, &find)?;
-        let mut arguments = vec!["--config".to_owned(), place.display().to_string()];
-        arguments.extend(["--store".to_owned(), options.into.display().to_string()]);
-        arguments.extend(inputs.iter().cloned());
-        let program = programs.join(&artifact.manifest().stage);
+        let mut arguments = vec![Word::text("--config"), Word::path("", &place)];
+        arguments.extend([Word::text("--store"), Word::path("", &options.into)]);
+        arguments.extend(inputs);
+        let program = programs.join(stage);
         if !options.run {
-            print_step(&program, &place, &settings, &arguments)?;
-            made.push((
-                step.path.clone(),
-                PathBuf::from(format!("${}", shell_name(&artifact.manifest().stage))),
-            ));
+            let variable = shell_name(stage, number);
+            print_step(&program, &place, &settings, &variable, &arguments)?;
+            made.push((step.path.clone(), Made::Variable(variable)));
             continue;
         }
         fs_err::create_dir_all(&options.into)?;
         fs_err::write(&place, &settings)?;
         let again = execute(&program, &arguments)?;
         compare(&artifact, &again)?;
-        made.push((step.path.clone(), again));
+        made.push((step.path.clone(), Made::Path(again)));
     }
     Ok(())
 }
@@ -106,35 +108,39 @@ fn programs(options: &Reproduce) -> Result<PathBuf> {
     }
 }
 
-/// Prints one step as shell commands.
-fn print_step(program: &Path, place: &Path, settings: &str, arguments: &[String]) -> Result<()> {
-    let stage = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let words: Vec<String> = arguments
-        .iter()
-        // The path of an artifact that an earlier command made.
-        .map(|word| {
-            if let Some((before, name)) = word.split_once('$') {
-                format!("{before}\"${name}\"")
-            } else {
-                quote(word)
-            }
-        })
-        .collect();
+/// Prints one step as shell commands, which put the path of the artifact into a variable.
+fn print_step(
+    program: &Path,
+    place: &Path,
+    settings: &str,
+    variable: &str,
+    arguments: &[Word],
+) -> Result<()> {
+    let words: Vec<String> = arguments.iter().map(shell_word).collect();
     let folder = place.parent().unwrap_or(Path::new("."));
     let text = format!(
-        "mkdir -p {} && cat >{} <<'END'\n{settings}END\n{}=$({} {})\n",
+        "mkdir -p {} && cat >{} <<'END'\n{settings}END\n{variable}=$({} {})\n",
         quote(&folder.display().to_string()),
         quote(&place.display().to_string()),
-        shell_name(&stage),
         quote(&program.display().to_string()),
         words.join(" ")
     );
     Ok(text::print(&text)?)
 }
 
-/// Returns the name of a shell variable for the path of a stage's artifact.
-fn shell_name(stage: &str) -> String {
-    stage.replace('-', "_").to_uppercase()
+/// Writes an argument for the shell; a variable holds the path of an artifact that an earlier command made.
+fn shell_word(word: &Word) -> String {
+    let text = word.text.to_string_lossy();
+    match &word.variable {
+        None => quote(&text),
+        Some(name) if text.is_empty() => format!("\"${name}\""),
+        Some(name) => format!("{}\"${name}\"", quote(&text)),
+    }
+}
+
+/// Returns the name of a shell variable for the path of a step's artifact; several steps can run one stage.
+fn shell_name(stage: &str, number: usize) -> String {
+    format!("{}_{}", stage.replace('-', "_").to_uppercase(), number + 1)
 }
 
 /// Quotes a word for the shell.
@@ -148,10 +154,13 @@ fn quote(word: &str) -> String {
 }
 
 /// Runs a stage and returns the path that it prints.
-fn execute(program: &Path, arguments: &[String]) -> Result<PathBuf> {
+fn execute(program: &Path, arguments: &[Word]) -> Result<PathBuf> {
     tracing::info!("running {}", program.display());
     let mut command = Command::new(program);
-    command.args(arguments).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::inherit());
+    command
+        .args(arguments.iter().map(|word| &word.text))
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::inherit());
     let output = command.output().map_err(|source| {
         let message = format!("cannot run `{}`: {source}", program.display());
         std::io::Error::new(source.kind(), crate::error::Named { message, source })

@@ -12,6 +12,8 @@ use crate::error::{Result, bad_file};
 const KEPT: &str = ".kept";
 /// Deepest folder below a pointer folder that is searched.
 const POINTER_DEPTH: usize = 6;
+/// Longest pointer, and longest record of a kept artifact.
+const ROOT_BYTES: u64 = 1 << 20;
 
 /// A file in which `make` notes the path of a stage's artifact.
 #[derive(Debug, Clone)]
@@ -69,7 +71,7 @@ fn collect(folder: &Path, depth: usize, found: &mut Vec<Pointer>) -> Result<()> 
             collect(&path, depth - 1, found)?;
         } else if metadata.is_file() && is_pointer(&path) {
             use std::os::unix::ffi::OsStringExt as _;
-            let mut bytes = fs_err::read(&path)?;
+            let mut bytes = files::read(&path, ROOT_BYTES)?;
             if bytes.ends_with(b"\n") {
                 bytes.pop();
             }
@@ -95,7 +97,7 @@ pub(crate) fn kept(store: &Store) -> Result<Vec<Kept>> {
     let mut kept = Vec::new();
     for name in names(&dir)? {
         let path = dir.join(name);
-        let bytes = fs_err::read(&path)?;
+        let bytes = files::read(&path, ROOT_BYTES)?;
         let parsed = serde_json::from_slice(&bytes);
         kept.push(
             parsed.map_err(|error| bad_file(&path, format!("does not name a kept artifact: {error}")))?,

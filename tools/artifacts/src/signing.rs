@@ -32,7 +32,7 @@ impl SignerKey {
     ///
     /// Fails when the file holds no such key.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = fs_err::read_to_string(path)?;
+        let text = files::read_text(path, files::MAX_JSON_BYTES)?;
         // OpenSSL puts the parameters of the curve before the key.
         let begins = text.find("-----BEGIN EC PRIVATE KEY").or_else(|| text.find("-----BEGIN PRIVATE KEY"));
         let pem = begins.map_or(text.as_str(), |at| &text[at..]);

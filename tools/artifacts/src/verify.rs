@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use artifact::{Fault, InputRecord, Key, Level, Problem, Store, atomic};
+use artifact::{Fault, InputRecord, Key, Level, Problem, Store, Wait, atomic};
 use serde_json::{Value, json};
 
 use crate::args::Verify;
@@ -17,6 +17,8 @@ use crate::text;
 const VERIFIED: &str = ".verified";
 /// Number of problems of an artifact that are listed in text.
 const LISTED: usize = 3;
+/// Longest wait for a run that makes a damaged artifact again.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Exit bit: an artifact is damaged.
 const DAMAGED: u8 = 1;
 /// Exit bit: something that should be there is missing, or something else is among the artifacts.
@@ -185,7 +187,21 @@ fn quarantined(catalog: &Catalog, path: &Path, options: &Verify, finding: Findin
     let entry = catalog.entries.iter().find(|entry| entry.path == path);
     let damaged = finding.bit & DAMAGED != 0;
     let (true, true, Some(entry)) = (options.quarantine, damaged, entry) else { return finding };
-    match catalog.store.quarantine(path, &entry.stage, &entry.folder_key(), "damaged") {
+    let (store, key) = (&catalog.store, entry.folder_key());
+    let lock = store.lock(&entry.stage, &key, Wait::AtMost(PATIENCE), &mut |_| {}, &|| false);
+    if let Err(error) = &lock {
+        let message = format!("{}; not moved: {}", finding.message, failure::describe(error));
+        return Finding { message, ..finding };
+    }
+    // Another process may have replaced it by a sound one.
+    let finding = match verify(catalog, path, options) {
+        Err(again) if again.bit & DAMAGED != 0 => again,
+        _ => {
+            let message = format!("{}; another process has just replaced it", finding.message);
+            return Finding { message, ..finding };
+        }
+    };
+    match store.quarantine(path, &entry.stage, &key, "damaged") {
         Ok(moved) => {
             Finding { message: format!("{}; moved to `{}`", finding.message, moved.display()), ..finding }
         }
@@ -242,7 +258,7 @@ fn record(store: &Store, stage: &str, key: &str) -> PathBuf {
 
 fn last_verified(store: &Store, entry: &Entry) -> Option<SystemTime> {
     let path = record(store, &entry.stage, &entry.key);
-    humantime::parse_rfc3339(fs_err::read_to_string(path).ok()?.trim_end()).ok()
+    humantime::parse_rfc3339(files::read_text(&path, 64).ok()?.trim_end()).ok()
 }
 
 /// Records the time; a store that cannot be written is verified all the same.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::args::Why;
-use crate::catalog::{Catalog, Entry, Item, manifest_hash, read_manifest};
+use crate::catalog::{Catalog, Entry, Item, MANIFEST_BYTES, manifest_hash, read_manifest};
 use crate::error::{Result, bad_file};
 use crate::locate::locate;
 use crate::text::{self, escape};
@@ -101,10 +101,10 @@ fn subject(catalog: &Catalog, name: &str) -> Result<Subject> {
     }
     let text = if name == "-" {
         let mut text = String::new();
-        std::io::stdin().lock().read_to_string(&mut text)?;
+        std::io::stdin().lock().take(MANIFEST_BYTES).read_to_string(&mut text)?;
         text
     } else {
-        fs_err::read_to_string(path)?
+        files::read_text(path, MANIFEST_BYTES)?
     };
     let place = if name == "-" { "stdin" } else { name };
     let plan: Value =
@@ -130,7 +130,7 @@ fn nearest(catalog: &Catalog, subject: &Subject) -> Option<(PathBuf, Manifest)> 
     let new = subject.material.to_value();
     let mut candidates: Vec<(usize, &Entry)> = Vec::new();
     for entry in catalog.entries.iter().filter(|entry| entry.stage == subject.material.stage) {
-        let Ok(bytes) = fs_err::read(entry.path.join("manifest.json")) else { continue };
+        let Ok(bytes) = files::read(&entry.path.join("manifest.json"), MANIFEST_BYTES) else { continue };
         let Ok(old) = serde_json::from_slice::<Material>(&bytes) else { continue };
         if old.key != key {
             candidates.push((distance(&old.key_material, &new), entry));

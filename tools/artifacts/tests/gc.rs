@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use artifact::{Artifact, Level, Store};
-use common::{Recipe, Toy, age, name, names_in};
+use common::{FAULTS, Recipe, Toy, age, name, names_in};
 use serde_json::{Value, json};
 
 /// Makes a pipeline that was used some days ago; returns the names of model, data, train and evaluate.
@@ -216,7 +216,7 @@ fn killed_at_any_operation_leaves_whole_artifacts_and_the_next_gc_finishes() {
 
 #[test]
 fn failing_operations_are_reported_with_a_path_and_leave_whole_artifacts() {
-    for fault in ["enospc", "eio"] {
+    for (fault, code) in FAULTS {
         let mut failed = 0;
         for turn in 1..40 {
             let toy = Toy::new();
@@ -228,7 +228,7 @@ fn failing_operations_are_reported_with_a_path_and_leave_whole_artifacts() {
                 continue;
             }
             failed += 1;
-            assert_eq!(ran.code, Some(74), "{fault}@{turn}: {}", ran.stderr);
+            assert_eq!(ran.code, Some(code), "{fault}@{turn}: {}", ran.stderr);
             assert!(
                 ran.stderr.contains('`') && ran.stderr.contains("artifacts"),
                 "{fault}@{turn}: {}",
@@ -236,6 +236,70 @@ fn failing_operations_are_reported_with_a_path_and_leave_whole_artifacts() {
             );
         }
         assert!(failed > 15, "only {failed} operations failed");
+    }
+}
+
+#[test]
+fn an_artifact_that_cannot_be_read_keeps_what_it_was_made_from() {
+    let toy = Toy::new();
+    let names = aged(&toy, 8, 100);
+    let [model, data, train, evaluate] = &names;
+    let manifest = toy.root().join(train).join("manifest.json");
+    let spoil = || {
+        testutil::Program::new("chmod").args(["-R", "u+w"]).arg(toy.root().join(train)).run().succeeded();
+        fs_err::write(&manifest, "{").unwrap();
+        let times = std::fs::FileTimes::new().set_modified(artifact::now() - Duration::from_hours(100 * 24));
+        fs_err::File::open(toy.root().join(train)).unwrap().file().set_times(times).unwrap();
+    };
+    // Its label says that it stays, but its manifest no longer says what it was made from.
+    toy.store.set_ref("best", &Artifact::open_with(&toy.root().join(train), Level::Size).unwrap()).unwrap();
+    spoil();
+    for command in ["gc", "gc --delete"] {
+        let error = toy.run(command).failed(65);
+        assert!(error.contains("cannot tell what") && error.contains("verify --quarantine"), "{error}");
+    }
+    for name in [model, data, evaluate] {
+        assert!(toy.root().join(name).exists(), "{name}");
+    }
+    // Nobody asks for it: it stays for `verify`, and the others go.
+    fs_err::remove_file(toy.root().join("refs/best")).unwrap();
+    assert_eq!(removed(&toy.json("gc --delete")), set([model, data, evaluate]));
+    assert!(toy.root().join(train).exists());
+}
+
+#[test]
+fn a_pipe_among_the_records_is_not_waited_for() {
+    let toy = Toy::new();
+    let names = aged(&toy, 8, 100);
+    let train = toy.root().join(&names[2]);
+    testutil::Program::new("chmod").args(["-R", "u+w"]).arg(&train).run().succeeded();
+    for (file, commands) in [
+        ("manifest.json", &["ls", "status", "gc", "why evaluate", "lineage evaluate", "verify"][..]),
+        ("provenance.json", &["show train", "verify"]),
+    ] {
+        let kept = fs_err::read(train.join(file)).unwrap();
+        fs_err::remove_file(train.join(file)).unwrap();
+        testutil::Program::new("mkfifo").arg(train.join(file)).run().succeeded();
+        for command in commands {
+            let mut program = testutil::Program::new("timeout");
+            program.current_dir(toy.path()).arg("10").arg(env!("CARGO_BIN_EXE_artifacts"));
+            let ran = program.args(command.split(' ')).run();
+            assert!(ran.code.is_some_and(|code| code != 124), "`{command}` waits for the pipe `{file}`");
+        }
+        fs_err::remove_file(train.join(file)).unwrap();
+        fs_err::write(train.join(file), kept).unwrap();
+    }
+    for folder in ["refs", ".kept"] {
+        fs_err::create_dir_all(toy.root().join(folder)).unwrap();
+        let pipe = toy.root().join(folder).join("pipe");
+        testutil::Program::new("mkfifo").arg(&pipe).run().succeeded();
+        for command in ["gc", "ls"] {
+            let mut program = testutil::Program::new("timeout");
+            program.current_dir(toy.path()).arg("10").arg(env!("CARGO_BIN_EXE_artifacts"));
+            let ran = program.arg(command).run();
+            assert!(ran.code.is_some_and(|code| code != 124), "`{command}` waits for a pipe in `{folder}`");
+        }
+        fs_err::remove_file(&pipe).unwrap();
     }
 }
 

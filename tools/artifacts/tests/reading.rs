@@ -197,11 +197,32 @@ fn diff_shows_settings_metrics_inputs_and_files() {
     }
     let ran = toy.run(&(pair(&old.evaluate, &new.evaluate) + " --format json"));
     let value: Value = serde_json::from_str(ran.succeeded()).unwrap();
-    let metric = &value["metrics"][0];
-    let (low, high) = (metric["interval"][0].as_f64().unwrap(), metric["interval"][1].as_f64().unwrap());
-    let delta = metric["delta"].as_f64().unwrap();
-    assert!(low <= delta && delta <= high && high < 0.0, "{metric}");
-    assert_eq!(value["files"][0]["path"], "predictions.jsonl");
+    let metric = |name: &str| {
+        let metrics = value["metrics"].as_array().unwrap();
+        metrics.iter().find(|metric| metric["name"] == name).unwrap().clone()
+    };
+    for (name, sign) in [("fused_loss", -1.0), ("fused_chrf", 1.0)] {
+        let metric = metric(name);
+        let ends = [0, 1].map(|end| metric["interval"][end].as_f64().unwrap());
+        // Both rows get better, so that every draw does.
+        assert!(ends.iter().all(|end| sign * end >= 0.0) && ends[0] < ends[1], "{metric}");
+        assert_eq!(metric["paired"], true);
+    }
+    assert_eq!(value["files"][0]["path"], "metrics.json");
+    // Over other rows, the intervals of both scores are combined.
+    let other = toy.pipeline(24, 64);
+    let path = other.evaluate.path().join("data/predictions.jsonl");
+    testutil::Program::new("chmod").args(["-R", "u+w"]).arg(other.evaluate.path()).run().succeeded();
+    let size = fs_err::metadata(&path).unwrap().len() as usize;
+    fs_err::write(&path, " ".repeat(size)).unwrap();
+    let ran = toy.run(&(pair(&old.evaluate, &other.evaluate) + " --format json"));
+    let value: Value = serde_json::from_str(ran.succeeded()).unwrap();
+    let chrf =
+        value["metrics"].as_array().unwrap().iter().find(|metric| metric["name"] == "fused_chrf").unwrap();
+    let ends = [0, 1].map(|end| chrf["interval"][end].as_f64().unwrap());
+    // 24 − 8, from −(3² + 4²)^½ to +(4² + 3²)^½.
+    assert!((ends[0] - 11.0).abs() < 1e-9 && (ends[1] - 21.0).abs() < 1e-9, "{chrf}");
+    assert_eq!(chrf["paired"], false);
     let same = toy.run(&pair(&old.train, &old.train));
     assert!(same.succeeded().contains("the data is identical"));
 }

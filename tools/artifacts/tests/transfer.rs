@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use artifact::Store;
-use common::{Toy, files, name, names_in};
+use common::{FAULTS, Toy, files, name, names_in};
 
 /// A second store in the same folder as the first one.
 fn pull(toy: &Toy, arguments: &str) -> testutil::Ran {
@@ -129,28 +129,34 @@ fn push_killed_at_any_operation_shows_nothing_half_copied() {
 }
 
 #[test]
-fn pull_with_a_full_or_broken_disk_says_so_or_is_complete() {
-    let (toy, expected) = prepared();
-    for fault in ["enospc", "eio"] {
-        let mut failed = 0;
-        for turn in 1..150 {
-            let root = toy.path().join("copy");
-            testutil::files::remove(&root);
-            let command = "--store copy pull away";
-            let ran = toy.program(command).env("ASHLAR_FAULT", format!("{fault}@{turn}")).run();
-            let visible = names_in(&root);
-            if ran.code == Some(0) {
-                // A hash that cannot be remembered does no harm.
-                assert_eq!(visible, expected, "{fault}@{turn}");
-                continue;
-            }
-            failed += 1;
-            assert_eq!(ran.code, Some(74), "{fault}@{turn}: {}", ran.stderr);
-            assert!(ran.stderr.contains('`'), "{fault}@{turn}: {}", ran.stderr);
-            assert!(visible.iter().all(|name| expected.contains(name)), "{fault}@{turn}");
+fn pull_and_push_with_a_full_or_broken_disk_say_so_or_are_complete() {
+    for (command, target) in [("--store copy pull away", "copy"), ("push other", "other")] {
+        for (fault, code) in FAULTS {
+            says_so_or_is_complete(command, target, fault, code);
         }
-        assert!(failed > 80, "only {failed} operations failed");
     }
+}
+
+/// Runs a command whose first, second, … operation fails.
+fn says_so_or_is_complete(command: &str, target: &str, fault: &str, code: i32) {
+    let (toy, expected) = prepared();
+    let mut failed = 0;
+    for turn in (1..150).step_by(2) {
+        let root = toy.path().join(target);
+        testutil::files::remove(&root);
+        let ran = toy.program(command).env("ASHLAR_FAULT", format!("{fault}@{turn}")).run();
+        let visible = names_in(&root);
+        if ran.code == Some(0) {
+            // A hash that cannot be remembered does no harm.
+            assert_eq!(visible, expected, "{fault}@{turn}");
+            continue;
+        }
+        failed += 1;
+        assert_eq!(ran.code, Some(code), "{fault}@{turn}: {}", ran.stderr);
+        assert!(ran.stderr.contains('`'), "{fault}@{turn}: {}", ran.stderr);
+        assert!(visible.iter().all(|name| expected.contains(name)), "{fault}@{turn}");
+    }
+    assert!(failed > 40, "only {failed} operations failed");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! HTTP for the object store, with the same library that talks to the hub.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
@@ -50,7 +51,10 @@ impl HttpService for Blocking {
             self.agent.run(Request::from_parts(parts, bytes.to_vec()))
         };
         let (parts, body) = response.map_err(failed)?.into_parts();
-        let bytes = body.into_with_config().limit(ANSWER_BYTES).read_to_vec().map_err(failed)?;
+        // The limit counts bytes after they were decompressed; a longer answer has not its announced length then.
+        let mut bytes = Vec::new();
+        let read = body.into_reader().take(ANSWER_BYTES).read_to_end(&mut bytes);
+        read.map_err(|error| failed(ureq::Error::Io(error)))?;
         Ok(HttpResponse::from_parts(parts, bytes.into()))
     }
 }

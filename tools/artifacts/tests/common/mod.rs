@@ -10,6 +10,10 @@ use artifact::{Artifact, Draft, InputContent, InputRecord, KeyMaterial, Level, S
 use serde_json::{Value, json};
 use testutil::{Program, Ran};
 
+/// Values of `ASHLAR_FAULT`, and the exit codes that follow.
+pub(crate) const FAULTS: [(&str, i32); 5] =
+    [("enospc", 74), ("eio", 74), ("edquot", 74), ("erofs", 74), ("emfile", 1)];
+
 /// A temporary folder with a store `artifacts`.
 pub(crate) struct Toy {
     folder: tempfile::TempDir,
@@ -124,15 +128,30 @@ impl Toy {
             telemetry: &[("timing.jsonl", b"{\"ms\":12}\n")],
         });
         let loss = 4.0 - rank as f64 / 100.0;
-        let row = |id: &str, loss: f64| {
-            json!({"id": id, "losses": {"fused": {"loss": loss, "tokens": 2}}}).to_string() + "\n"
+        let row = |id: &str, loss: f64, answer: &str| {
+            let losses = json!({"fused": {"loss": loss * 2.0, "tokens": 2}});
+            let predictions = json!({"fused": answer});
+            json!({"id": id, "losses": losses, "predictions": predictions, "reference": "aloha kakou"})
+                .to_string()
+                + "\n"
         };
-        let predictions = row("a", loss) + &row("b", loss * 3.0);
+        let answer = if rank > 8 { "aloha kakou" } else { "hello" };
+        let predictions = row("a", loss * 0.5, answer) + &row("b", loss * 1.5, "aloha");
+        let scores = json!({
+            "models": {"fused": {
+                "generated_rows": 2, "loss": loss, "perplexity": loss.exp(), "chrf": rank as f64,
+                "intervals": {"loss": [loss * 0.5, loss * 1.5], "chrf": [rank as f64 - 3.0, rank as f64 + 4.0]},
+            }},
+            "rows": 2, "split": "test",
+            "metrics": {"loss": {"title": "Loss", "better": "lower"}, "chrf": {"title": "chrF", "better": "higher"}},
+            "statistics": {"resamples": 500, "confidence": 0.9, "seed": 7, "unit": "row", "units": 2},
+        });
+        let scores = scores.to_string() + "\n";
         let evaluate = self.make(&Recipe {
             stage: "evaluate",
             inputs: &[("model_0_fused", &train, ""), ("rows", &data, "rows")],
             metrics: &[("fused_loss", loss)],
-            files: &[("predictions.jsonl", predictions.as_bytes())],
+            files: &[("metrics.json", scores.as_bytes()), ("predictions.jsonl", predictions.as_bytes())],
             ..Recipe::default()
         });
         Pipeline { model, data, train, evaluate }
