@@ -125,9 +125,19 @@ impl Response {
     ///
     /// Asks for another attempt when the connection breaks or the body is longer than `limit` bytes.
     pub fn read_to_end<E>(&mut self, limit: u64) -> Result<Vec<u8>, AttemptError<E>> {
-        let body = self.last.body_mut().with_config().limit(limit).read_to_vec();
+        let body = read_body(&mut self.last, limit);
         body.map_err(|error| AttemptError::retry(format!("the connection broke during the answer: {error}")))
     }
+}
+
+/// Reads a body of at most `limit` bytes, which count after it was decompressed.
+fn read_body(response: &mut ureq::http::Response<ureq::Body>, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    response.body_mut().as_reader().take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(std::io::Error::other(format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
 }
 
 fn header(response: &ureq::http::Response<ureq::Body>, name: &str) -> Option<String> {
@@ -377,7 +387,7 @@ impl<'a> Client<'a> {
 
 /// Returns the field `error` or `message` of an answer's body as one line.
 fn reason(response: &mut ureq::http::Response<ureq::Body>) -> String {
-    let body = response.body_mut().with_config().limit(MAX_REASON_BYTES).read_to_vec().unwrap_or_default();
+    let body = read_body(response, MAX_REASON_BYTES).unwrap_or_default();
     let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let text = json["error"].as_str().or_else(|| json["message"].as_str()).unwrap_or_default();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -387,6 +397,12 @@ fn connection_error<E: From<Error>>(url: &str, error: &ureq::Error) -> AttemptEr
     match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::RequireHttpsOnly(_) => {
             AttemptError::Fatal(refused(url, &format!("returned an unusable address: {error}")).into())
+        }
+        // A certificate that is not trusted, or an answer that is not TLS.
+        ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
+            let reason = format!("`{}` cannot be trusted: {io}", without_query(url));
+            let hint = "if this network has its own certificate authority, name its file in `SSL_CERT_FILE`";
+            AttemptError::Fatal(Error::Refused { reason, hint: hint.into() }.into())
         }
         _ => AttemptError::retry(format!("no connection: {error}")),
     }

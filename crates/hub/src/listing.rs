@@ -1,6 +1,6 @@
 //! The commit, files, sizes and hashes of a repository.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -63,10 +63,13 @@ pub fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeMap<Stri
         size: u64,
     }
     const MAX_PAGES: usize = 1000;
-    let mut entries = BTreeMap::new();
+    let (mut entries, mut seen) = (BTreeMap::new(), BTreeSet::new());
     let mut next = Some(client.url(&format!("api/models/{id}/tree/{commit}?recursive=true")));
     for _ in 0..MAX_PAGES {
         let Some(url) = next.take() else { return Ok(entries) };
+        if !seen.insert(url.clone()) {
+            return Err(malformed(id, "a page of the list of files leads back to an earlier one"));
+        }
         let (items, link): (Vec<Item>, _) = json(client, &url)?;
         for item in items {
             if item.r#type != "file" {

@@ -53,6 +53,16 @@ impl Response {
     }
 }
 
+/// Answers with bytes until the peer closes the connection.
+pub(crate) fn write_without_end(stream: &mut TcpStream) {
+    let head = b"HTTP/1.1 200 Whatever\r\nconnection: close\r\n\r\n";
+    let block = vec![b' '; 1 << 16];
+    let mut written = stream.write_all(head);
+    while written.is_ok() {
+        written = stream.write_all(&block);
+    }
+}
+
 /// Reads the head of one request; `None` if there is none.
 pub(crate) fn read_head(reader: &mut BufReader<&TcpStream>) -> Option<Incoming> {
     let mut line = String::new();

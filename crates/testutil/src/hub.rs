@@ -34,11 +34,13 @@ struct RepoFile {
     lfs: bool,
     /// SHA-256 in the listing.
     sha256: String,
+    /// Whether the listing leaves out size and hash.
+    unlisted: bool,
 }
 
 impl RepoFile {
     fn new(bytes: &[u8], lfs: bool) -> Self {
-        Self { bytes: bytes.into(), lfs, sha256: sha256_hex(bytes) }
+        Self { bytes: bytes.into(), lfs, sha256: sha256_hex(bytes), unlisted: false }
     }
 
     /// Returns git's hash of the file, or of the pointer to a large one.
@@ -82,6 +84,13 @@ impl Repo {
     #[must_use]
     pub fn lie_about(mut self, path: &str) -> Self {
         self.main().get_mut(path).expect("the file was added before").sha256 = sha256_hex(b"something else");
+        self
+    }
+
+    /// Leaves size and hash of `path` out of the listing.
+    #[must_use]
+    pub fn unlisted(mut self, path: &str) -> Self {
+        self.main().get_mut(path).expect("the file was added before").unlisted = true;
         self
     }
 
@@ -136,6 +145,8 @@ pub enum Fault {
     IgnoreRange,
     /// Sends wrong bytes of the right length.
     WrongBytes,
+    /// Sends bytes without end, and without a length.
+    Endless,
     /// Closes the connection without an answer.
     Hangup,
     /// Redirects to this address.
@@ -308,6 +319,7 @@ fn answer(mut stream: TcpStream, state: &State, on_storage: bool) {
     let (mut limit, mut pause) = (usize::MAX, Duration::ZERO);
     match fault {
         Some(Fault::LoseAnswer) => return,
+        Some(Fault::Endless) => return http::write_without_end(&mut stream),
         Some(Fault::DropAfter(bytes)) => limit = bytes,
         Some(Fault::StallAfter(bytes, time)) => (limit, pause) = (bytes, time),
         Some(Fault::WrongBytes) => response.body.iter_mut().for_each(|byte| *byte ^= 0x55),
@@ -399,7 +411,9 @@ fn listing(state: &State, repo: &Repo, revision: &str, query: &str) -> Response 
             }
         }
         let mut entry = json!({ "type": "file", "oid": file.oid(), "size": file.bytes.len(), "path": path });
-        if file.lfs {
+        if file.unlisted {
+            entry = json!({ "type": "file", "path": path });
+        } else if file.lfs {
             entry["lfs"] = json!({ "oid": file.sha256, "size": file.bytes.len(), "pointerSize": 134 });
         }
         entries.push(entry);

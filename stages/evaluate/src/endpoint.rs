@@ -4,6 +4,7 @@
 //! fails for good makes its row fail. Only a refused key and a wrong address end the evaluation.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -162,8 +163,10 @@ impl<'a> Endpoint<'a> {
             .map_err(|error| Problem::Temporary(format!("`{}`: {error}", self.url), None))?;
         let pause = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
         let status = response.status().as_u16();
-        let bytes = response.body_mut().with_config().limit(MAX_BYTES).read_to_vec();
-        let bytes = bytes.map_err(|error| Problem::Temporary(format!("`{}`: {error}", self.url), None))?;
+        // The limit counts bytes after they were decompressed.
+        let mut bytes = Vec::new();
+        let read = response.body_mut().as_reader().take(MAX_BYTES).read_to_end(&mut bytes);
+        read.map_err(|error| Problem::Temporary(format!("`{}`: {error}", self.url), None))?;
         match status {
             200 => answer(&bytes).map_err(Problem::Row),
             401 | 403 => Err(Problem::All(self.refused(status, &bytes, &self.key_hint()))),

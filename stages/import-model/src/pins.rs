@@ -269,6 +269,20 @@ mod tests {
     }
 
     #[test]
+    fn links_that_someone_planted_are_not_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (preset, victim) = (folder.path().join("p.toml"), folder.path().join("victim"));
+        fs_err::write(&victim, "mine").expect("it can be written");
+        for name in ["p.toml.new", "p.toml.tmp", ".p.toml", ".p.toml.new", "p.toml~"] {
+            fs_err::os::unix::fs::symlink(&victim, folder.path().join(name)).expect("a link");
+        }
+        let files = Hashes::from([("config.json".to_owned(), "0".repeat(64))]);
+        assert!(write(&preset, None, &files).expect("it is written"));
+        assert_eq!(fs_err::read_to_string(&victim).expect("it is there"), "mine");
+        assert!(fs_err::symlink_metadata(&preset).expect("it is there").is_file());
+    }
+
+    #[test]
     fn old_pins_are_replaced_whole() {
         let before = "[import-model]\nid = \"o/n\"\nrevision = \"old\"\nfiles = { \"gone.json\" = \"x\" }\n";
         let after = pin(before, "o/n").unwrap();

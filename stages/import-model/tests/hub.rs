@@ -540,6 +540,36 @@ fn the_variables_of_the_hub_are_read() {
     assert!(with(&[("HF_ENDPOINT", "mirror")]).is_err());
 }
 
+#[test]
+fn endless_answers_are_cut_off() {
+    // Small files whose size is not listed: one with the chat template, one that every model has.
+    for name in ["tokenizer_config.json", "config.json"] {
+        let hub = HubServer::start(vec![repo().unlisted(name)]);
+        let whole = Import::new();
+        whole.run(&settings(&hub)).unwrap();
+        whole.assert_complete();
+        hub.fail(&format!("/{name}"), [Fault::Endless]);
+        let (import, start) = (Import::new(), Instant::now());
+        let text = message(import.run(&settings(&hub)));
+        assert!(text.contains(name) && text.contains("lists no size"), "{text}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+        let left: u64 = fs_err::read_dir(import.resume.path().join("download"))
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
+        assert!(left < 1 << 20, "{left} bytes are left");
+    }
+    // Files whose size is listed, and the list itself.
+    for (part, says) in [("/api/resolve-cache/", "sent more than the"), ("/tree/", "/tree/")] {
+        let hub = HubServer::start(vec![repo()]);
+        hub.fail(part, std::iter::repeat_n(Fault::Endless, 100));
+        let import = Import::new();
+        let text = message(import.run(&Settings { attempts: 2, ..settings(&hub) }));
+        assert!(text.contains(says), "{text}");
+        assert!(contents(import.out.path()).is_empty());
+    }
+}
+
 /// Stops after this number of bytes.
 struct StopAfter(AtomicU64);
 
