@@ -16,6 +16,10 @@ use tokenizers::Tokenizer;
 
 /// Most bytes that a normalizer may make of one byte of text. Published ones make 3, for a space.
 const MAX_GROWTH: usize = 64;
+/// Most steps of a tokenizer before and after its model. Published ones have about ten.
+const MAX_STEPS: usize = 256;
+/// Most pieces of the template around a text, and most tokens in it.
+const MAX_PIECES: usize = 256;
 
 /// The parts of a `tokenizer.json` that are checked; its vocabulary is not among them.
 #[derive(Deserialize)]
@@ -50,10 +54,37 @@ pub fn open_tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
             "the model drops merges at random (`dropout` is {share}); set `model.dropout` to null"
         ));
     }
-    for part in [&file.normalizer, &file.pre_tokenizer, &file.post_processor] {
+    let parts = [&file.normalizer, &file.pre_tokenizer, &file.post_processor];
+    if parts.map(steps).iter().sum::<usize>() > MAX_STEPS {
+        return Err(format!("it has more than {MAX_STEPS} steps before and after the model"));
+    }
+    for part in parts {
         growth(part, 1)?;
+        check_template(part)?;
     }
     contained(|| Tokenizer::from_bytes(bytes).map_err(|error| error.to_string()))
+}
+
+/// Returns the parts of a sequence; none if `part` is none.
+fn parts_of(part: &Value) -> impl Iterator<Item = &Value> {
+    let lists = ["normalizers", "pretokenizers", "processors"].map(|name| part.get(name));
+    lists.into_iter().flatten().filter_map(Value::as_array).flatten()
+}
+
+/// Counts the steps of a part.
+fn steps(part: &Value) -> usize {
+    1 + parts_of(part).map(steps).sum::<usize>()
+}
+
+/// Checks that the template of a post-processor adds few tokens, and repeats the text a few times at most.
+fn check_template(part: &Value) -> Result<(), String> {
+    let pieces = |name: &str| part.get(name).and_then(Value::as_array).map_or(0, Vec::len);
+    let special = part.get("special_tokens").and_then(Value::as_object).into_iter().flatten();
+    let ids = special.filter_map(|(_, token)| Some(token.get("ids")?.as_array()?.len()));
+    if pieces("single").max(pieces("pair")).max(ids.sum()) > MAX_PIECES {
+        return Err(format!("its template has more than {MAX_PIECES} pieces"));
+    }
+    parts_of(part).try_for_each(check_template)
 }
 
 /// Returns how many bytes `part` makes of one byte of text that has grown `before` times already.
@@ -61,8 +92,7 @@ fn growth(part: &Value, before: usize) -> Result<usize, String> {
     let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
     // The library also accepts parts without a type, or of an unknown one, by their fields.
     let has = |name: &str| part.get(name).is_some();
-    let lists = ["normalizers", "pretokenizers", "processors"].map(|name| part.get(name));
-    let mut parts = lists.into_iter().flatten().filter_map(Value::as_array).flatten().peekable();
+    let mut parts = parts_of(part).peekable();
     if parts.peek().is_some() {
         return parts.try_fold(before, |so_far, part| growth(part, so_far));
     }
@@ -76,7 +106,7 @@ fn growth(part: &Value, before: usize) -> Result<usize, String> {
         }
         own = added.len() + 1;
     } else if kind == "Precompiled" || has("precompiled_charsmap") {
-        check_precompiled(part)?;
+        own = check_precompiled(part)?;
     }
     let growth = before.saturating_mul(own.max(1));
     if growth > MAX_GROWTH {
@@ -99,8 +129,9 @@ fn replacement(part: &Value) -> Result<usize, String> {
     Ok(content.len().div_ceil(matched) + usize::from(pattern.get("Regex").is_some()))
 }
 
-/// Checks the table of a precompiled normalizer: the length of its tree, the tree, and texts that end in NUL.
-fn check_precompiled(part: &Value) -> Result<(), String> {
+/// Checks the table of a precompiled normalizer: the length of its tree, the tree, and texts that end in NUL. Returns the growth of
+/// a text, if the longest replacement is one of a character with three bytes.
+fn check_precompiled(part: &Value) -> Result<usize, String> {
     let invalid = |what: &str| Err(format!("the table of the normalizer `Precompiled` {what}"));
     let Some(text) = part.get("precompiled_charsmap").and_then(Value::as_str) else {
         return invalid("is missing");
@@ -116,7 +147,11 @@ fn check_precompiled(part: &Value) -> Result<(), String> {
         return invalid("holds bytes that are not UTF-8");
     }
     let tree: Vec<u32> = tree.as_chunks::<4>().0.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
-    if is_sound(&tree, texts) { Ok(()) } else { invalid("points outside itself") }
+    if !is_sound(&tree, texts) {
+        return invalid("points outside itself");
+    }
+    let longest = texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0);
+    Ok(longest.div_ceil(3))
 }
 
 /// Returns whether all walks through a double array stay inside, and its values are places in `texts`.
@@ -223,8 +258,36 @@ mod tests {
             let error = opened(&normalizer, &Value::Null).map(|_| ()).unwrap_err();
             assert!(error.contains(reason), "{reason}: {error}");
         }
+        let long = charsmap(&[0; 256], &("y".repeat(1000) + "\0"));
+        let nested = |inner: Value| json!({"type": "Sequence", "normalizers": vec![inner; 20]});
+        for (normalizer, reason) in
+            [(long, "times as long"), (nested(nested(json!({"type": "NFKD"}))), "more than 256 steps")]
+        {
+            let error = opened(&normalizer, &Value::Null).map(|_| ()).unwrap_err();
+            assert!(error.contains(reason), "{reason}: {error}");
+        }
         let error = opened(&Value::Null, &json!(0.1)).map(|_| ()).unwrap_err();
         assert!(error.contains("at random"), "{error}");
+    }
+
+    #[test]
+    fn templates_that_repeat_a_text_are_refused() {
+        let piece = json!({"Sequence": {"id": "A", "type_id": 0}});
+        let many = vec![piece.clone(); 1000];
+        let pair = json!([piece, {"Sequence": {"id": "B", "type_id": 0}}]);
+        let token = json!({"X": {"id": "X", "ids": vec![0; 1000], "tokens": vec!["X"; 1000]}});
+        for template in [
+            json!({"type": "TemplateProcessing", "single": many, "pair": pair, "special_tokens": {}}),
+            json!({"type": "TemplateProcessing", "single": [], "pair": pair, "special_tokens": token}),
+            json!({"type": "Sequence", "processors": [{"single": many, "pair": pair, "special_tokens": {}}]}),
+        ] {
+            let file = json!({
+                "version": "1.0", "added_tokens": [], "post_processor": template,
+                "model": {"type": "BPE", "unk_token": null, "vocab": {"a": 0}, "merges": []},
+            });
+            let error = open_tokenizer(file.to_string().as_bytes()).map(|_| ()).unwrap_err();
+            assert!(error.contains("more than 256 pieces"), "{error}");
+        }
     }
 
     #[test]

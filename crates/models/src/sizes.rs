@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 /// Sizes with the largest value that is plausible; the smallest is 1.
-const SIZES: [(&str, u64); 11] = [
+const SIZES: [(&str, u64); 12] = [
     ("head_dim", 1 << 16),
     ("hidden_size", 1 << 20),
     ("intermediate_size", 1 << 24),
@@ -15,11 +15,23 @@ const SIZES: [(&str, u64); 11] = [
     ("num_key_value_heads", 1 << 16),
     ("original_max_position_embeddings", 1 << 40),
     ("sliding_window", 1 << 40),
+    ("sliding_window_pattern", 1 << 14),
     ("type_vocab_size", 1 << 24),
     ("vocab_size", 1 << 24),
 ];
-/// Numbers that divide or are raised to a power.
-const POSITIVE: [&str; 3] = ["rope_theta", "rope_local_base_freq", "partial_rotary_factor"];
+/// Numbers that divide, are raised to a power, or keep a root from zero.
+const POSITIVE: [&str; 8] = [
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "layer_norm_eps",
+    "partial_rotary_factor",
+    "query_pre_attn_scalar",
+    "rms_norm_eps",
+    "rope_local_base_freq",
+    "rope_theta",
+];
+/// Tokens by their number, or lists of them.
+const TOKENS: [&str; 3] = ["bos_token_id", "eos_token_id", "pad_token_id"];
 /// Numbers of a `rope_scaling` that divide.
 const SCALES: [&str; 4] =
     ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"];
@@ -44,8 +56,20 @@ pub(crate) fn problems(table: &Map<String, Value>) -> Vec<String> {
             problems.push(format!("`{name}` is {value}; it must be above 0"));
         }
     }
+    problems.extend(TOKENS.iter().filter_map(|name| tokens(name, table.get(*name)?)));
     problems.extend(heads(table));
     problems
+}
+
+/// Returns the problem of a token that is no number, or a negative one; older configurations have -1 for none.
+fn tokens(name: &str, value: &Value) -> Option<String> {
+    let is_token = |value: &Value| value.as_u64().is_some_and(|token| u32::try_from(token).is_ok());
+    let is_fine = match value {
+        Value::Null => true,
+        Value::Array(list) => list.iter().all(is_token),
+        one => is_token(one) || one.as_i64() == Some(-1),
+    };
+    (!is_fine).then(|| format!("`{name}` is {value}; it must be the number of a token, or a list of them"))
 }
 
 /// Returns the problem of query heads that cannot share the key-value heads.
@@ -79,6 +103,13 @@ mod tests {
             (json!({"vocab_size": 1e300}), "vocab_size"),
             (json!({"rope_theta": 0}), "rope_theta"),
             (json!({"rope_theta": -1.5}), "rope_theta"),
+            (json!({"rms_norm_eps": -1}), "rms_norm_eps"),
+            (json!({"query_pre_attn_scalar": 0}), "query_pre_attn_scalar"),
+            (json!({"final_logit_softcapping": 0.0}), "final_logit_softcapping"),
+            (json!({"sliding_window_pattern": 0}), "sliding_window_pattern"),
+            (json!({"eos_token_id": "x"}), "eos_token_id"),
+            (json!({"eos_token_id": [1, -1]}), "eos_token_id"),
+            (json!({"eos_token_id": 4_294_967_296_u64}), "eos_token_id"),
             (json!({"rope_scaling": {"factor": 0}}), "factor"),
             (json!({"rope_scaling": {"low_freq_factor": "x"}}), "low_freq_factor"),
             (json!({"num_attention_heads": 4, "num_key_value_heads": 3}), "multiple"),
