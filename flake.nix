@@ -30,6 +30,8 @@
         pipelines = (ashlarOn system).pipelinesFor { };
         pipelinesCA = (ashlarOn system).pipelinesFor { contentAddressed = true; };
         pipelinesFor = each presetNames (model: (ashlarOn system).pipelinesFor { inherit model; });
+        # what provenance.json names as the revision of each program: `nix eval .#revisions.train`
+        inherit (ashlarOn system) revisions;
       } // (if system == "x86_64-linux" then {
         cuda = (withCuda system).programs // { pipelinesFor = each presetNames (model: (withCuda system).pipelinesFor { inherit model; }); };
       } else { }));

@@ -18,9 +18,14 @@ let
     meta.license = lib.licenses.mit;
   } // arguments);
 
+  # What a program is built from, for the provenance of its artifacts: the hash of its slice, since a commit that does not
+  # touch the slice must not rebuild the program and all that it made.
+  revision = name: "source-" + builtins.substring 0 32 (baseNameOf (builtins.unsafeDiscardStringContext "${slice name}"));
+
   program = name: rustPackage {
     pname = name;
     src = slice name;
+    ASHLAR_REVISION = revision name;
     postPatch = builtins.readFile ./slice-members.sh;
     cargoBuildFlags = [ "--package" name ];
     # checks.test runs all tests.
@@ -42,6 +47,9 @@ let
 in
 rec {
   inherit native programs rustPackage;
+
+  # The revisions that programs of this checkout write into provenance.json.
+  revisions = builtins.mapAttrs (name: _: revision name) programs;
 
   # All programs in one folder.
   ashlar = pkgs.symlinkJoin {

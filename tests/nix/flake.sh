@@ -45,6 +45,16 @@ if says legacyPackages.aarch64-darwin.pipelines.haw-eng.report __noChroot; then
     fail 'a stage without a device leaves the sandbox'
 fi
 
+echo 'its programs know their sources'
+revision_of() { on_flake eval "#legacyPackages.$system.revisions.$1" --raw 2>"$work/log" || fail "$(cat "$work/log")"; }
+before=$(revision_of validate) other=$(revision_of train)
+echo "$before" | grep -Eq '^source-[0-9a-z]{32}$' || fail "the revision of validate is $before"
+echo '// changed' >>"$flake/stages/validate/tests.rs"
+[ "$(revision_of validate)" != "$before" ] || fail 'a change of the sources does not show in the revision'
+same "$other" "$(revision_of train)" 'the revision of another program'
+rm "$flake/stages/validate/tests.rs"
+same "$before" "$(revision_of validate)" 'the revision of the same sources'
+
 echo 'its programs run'
 on_flake run '#generate' -- --help >"$work/out" 2>"$work/log" || fail "$(cat "$work/log")"
 grep -q 'Usage: generate' "$work/out"
