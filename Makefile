@@ -30,6 +30,8 @@ DEFAULT_BACKEND := $(if $(filter Darwin,$(shell uname -s)),metal,cpu)
 ifeq ($(origin BACKEND),undefined)
 BACKEND  := $(DEFAULT_BACKEND)
 endif
+# Taken literally from here on.
+override BACKEND := $(call raw,BACKEND)
 ifeq ($(origin STORE),undefined)
 STORE    := $(if $(call raw,ASHLAR_STORE),$(call raw,ASHLAR_STORE),artifacts)
 endif
@@ -123,6 +125,7 @@ soak: native ## Kill training 200 times, run stages and pipelines at once 1,000 
 	ASHLAR_FLIPS=1000 ASHLAR_MEBIBYTES=200 ASHLAR_TREES=1000 cargo test --locked --package artifact --test verify --test format
 	ASHLAR_ROUNDS=1000 cargo test --locked --package stage --test concurrency -- --test-threads=1
 	ASHLAR_EVERY=1 cargo test --locked --package stage --test system_calls -- --test-threads=1
+	ASHLAR_EVERY=1 cargo test --locked --package artifacts --test system_calls -- --test-threads=1
 	ASHLAR_PIPELINES=50 cargo test --locked --package tests --test pipelines_at_once -- --test-threads=1 --nocapture
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
 	ASHLAR_KILLS=20 cargo test --locked --package tests --test ranks -- --test-threads=1 --nocapture

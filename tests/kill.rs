@@ -164,6 +164,46 @@ fn killed_at_any_moment_a_rerun_produces_the_same_bytes() -> Result<()> {
     Ok(())
 }
 
+/// `ASHLAR_EVERY=1` tries every operation; by default, a sample.
+#[test]
+fn disturbed_at_any_operation_of_saving_a_rerun_produces_the_same_bytes() -> Result<()> {
+    let every = testutil::strace::every(23);
+    let fixture = Fixture::new()?;
+    let disturbed = |fault: &str, turn: usize| -> Result<(PathBuf, Ran)> {
+        let store = fixture.store(&format!("{fault}-{turn}"));
+        fs_err::create_dir_all(&store)?;
+        let arguments = ["--model", &fixture.model, "--dataset", &fixture.dataset, "--save-every", "1"];
+        let mut train = fixture.sandbox.stage_in(&store, "train", &arguments);
+        let ran = train.env("ASHLAR_FAULT", format!("{fault}@{turn}")).run();
+        // Verifies every byte of what is visible.
+        trees(&store);
+        Ok((store, ran))
+    };
+    let mut operations = 0;
+    for turn in (1..).step_by(every) {
+        let (store, ran) = disturbed("kill", turn)?;
+        ensure!(ran.signal == Some(9) || ran.code == Some(0), "kill@{turn}: {:?} {}", ran.code, ran.stderr);
+        fixture.finish(&store, &["--save-every", "1"]).with_context(|| format!("kill@{turn}"))?;
+        if ran.code == Some(0) {
+            operations = turn;
+            break;
+        }
+    }
+    ensure!(operations > 100, "only {operations} operations");
+    for (offset, (fault, code)) in
+        [("enospc", 74), ("eio", 74), ("edquot", 74), ("erofs", 74), ("emfile", 1)].into_iter().enumerate()
+    {
+        for turn in (1 + offset * every / 3..operations).step_by(3 * every) {
+            let (store, ran) = disturbed(fault, turn)?;
+            let what = format!("{fault}@{turn}: {:?} {}", ran.code, ran.stderr);
+            ensure!(ran.code == Some(code) || ran.code == Some(0), "{what}");
+            ensure!(ran.code == Some(0) || ran.stderr.contains('`'), "names no file: {what}");
+            fixture.finish(&store, &["--save-every", "1"]).context(what)?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn interrupted_training_says_how_to_resume_and_resumes() -> Result<()> {
     let fixture = Fixture::new()?;

@@ -244,3 +244,44 @@ fn a_run_that_exceeds_the_memory_limit_is_refused_with_the_settings_to_change() 
     ran.failed(1);
     ran.says(&["hint: ", "--max-memory"]);
 }
+
+/// Needs `strace`; says so and passes where there is none.
+#[test]
+fn a_start_reads_manifests_of_other_runs_and_none_of_their_data() -> Result<()> {
+    let fixture = Fixture::new();
+    for seed in 0..4 {
+        fixture.train("runs", &["steps=2", &format!("seed={seed}")], &[]).path();
+    }
+    let trace = fixture.sandbox.join("trace");
+    // A run that is there, a shorter relative of which can be reused, and one that is new.
+    for (settings, may_open) in
+        [(["steps=2", "seed=1"], 1), (["steps=4", "seed=1"], 2), (["steps=2", "seed=9"], 1)]
+    {
+        let mut strace = Program::new("strace");
+        strace.args(["-f", "-qq", "-e", "trace=openat", "-o"]).arg(&trace);
+        strace.arg(testutil::built_programs().join("train")).args([
+            "--model",
+            MODEL,
+            "--dataset",
+            &fixture.dataset,
+        ]);
+        strace.arg("--store").arg(fixture.sandbox.join("runs"));
+        for setting in
+            ["rank=2", "batch_size=2", "learning_rate=5e-3", "report_every=5"].iter().chain(&settings)
+        {
+            strace.args(["--set", setting]);
+        }
+        let ran = strace.run();
+        let Ok(text) = fs_err::read_to_string(&trace) else {
+            println!("skipped: no `strace` here");
+            return Ok(());
+        };
+        ensure!(ran.code == Some(0), "{}", ran.stderr);
+        let files =
+            text.lines().filter_map(|line| line.split('"').nth(1)).filter(|path| path.contains("/train/"));
+        let data = files.filter_map(|path| Some(path.split_once("/train/")?.1.split_once("/data/")?.0));
+        let opened: std::collections::BTreeSet<&str> = data.filter(|name| !name.starts_with('.')).collect();
+        ensure!(opened.len() <= may_open, "{settings:?} opened the data of {opened:?}");
+    }
+    Ok(())
+}

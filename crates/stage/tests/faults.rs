@@ -47,13 +47,13 @@ fn killed_at_any_operation_leaves_nothing_half_written() {
 }
 
 #[test]
-fn full_disk_at_any_operation_exits_with_74() {
-    for fault in ["enospc", "eio"] {
+fn error_at_any_operation_is_reported_with_the_code_of_its_kind() {
+    for (fault, code) in [("enospc", 74), ("eio", 74), ("edquot", 74), ("erofs", 74), ("emfile", 1)] {
         at_every_operation(fault, |turn, ran| {
             if ran.code == Some(0) {
                 return;
             }
-            assert_eq!((ran.code, ran.stdout.as_str()), (Some(74), ""), "{fault}@{turn}: {}", ran.stderr);
+            assert_eq!((ran.code, ran.stdout.as_str()), (Some(code), ""), "{fault}@{turn}: {}", ran.stderr);
             assert!(ran.stderr.contains('`') && ran.stderr.contains("os error"), "{}", ran.stderr);
         });
     }

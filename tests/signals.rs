@@ -1,0 +1,75 @@
+//! A signal ends work within five seconds, while a stage hashes, copies or tokenizes.
+
+use std::path::Path;
+use std::process::Child;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use testutil::{Program, Ran, Sandbox, golden};
+
+/// Longest time from a signal to the end.
+const PROMISED: Duration = Duration::from_secs(5);
+/// Time for a busy machine to notice that.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// Sends SIGTERM and checks that the process ends with 143, in time and without a result.
+fn terminate(child: Child) -> Result<Ran> {
+    let pid = Pid::from_raw(child.id().cast_signed()).context("a child has an id")?;
+    let begun = Instant::now();
+    kill_process(pid, Signal::TERM)?;
+    let ran = Ran::from(child.wait_with_output()?);
+    let took = begun.elapsed();
+    ensure!(took < PROMISED + SLACK, "it took {took:?}: {}", ran.stderr);
+    ensure!((ran.code, ran.stdout.as_str()) == (Some(143), ""), "{:?} {}", ran.code, ran.stderr);
+    Ok(ran)
+}
+
+fn rows(count: usize) -> String {
+    let row = |row: usize| format!("{{\"prompt\":\"word {row}\",\"completion\":\"answer {row}\"}}\n");
+    (0..count).map(row).collect()
+}
+
+#[test]
+fn an_import_of_a_huge_file_is_interrupted() -> Result<()> {
+    let sandbox = Sandbox::new();
+    testutil::files::copy_files(&golden("llama"), &sandbox.join("model"));
+    // 64 GiB without a byte on the disk; reading them takes a minute.
+    fs_err::OpenOptions::new().write(true).open(sandbox.join("model/model.safetensors"))?.set_len(1 << 36)?;
+    let child = import(&sandbox, "model").spawn();
+    sleep(Duration::from_millis(1500));
+    terminate(child)?;
+    ensure!(sandbox.trees().is_empty(), "an unfinished import is published");
+    Ok(())
+}
+
+fn import(sandbox: &Sandbox, folder: &str) -> Program {
+    let mut import = sandbox.program(testutil::built_programs().join("import-model"));
+    import.args(["--model-dir", folder]);
+    import
+}
+
+#[test]
+fn a_dataset_of_many_rows_is_interrupted() -> Result<()> {
+    let sandbox = Sandbox::new();
+    sandbox.write("rows.jsonl", rows(3_000_000));
+    let mut prepare = sandbox.program(testutil::built_programs().join("prepare-data"));
+    prepare.arg("--tokenizer").arg(golden("gemma3_text")).args(["--data", "rows.jsonl"]);
+    let child = prepare.spawn();
+    sleep(Duration::from_secs(3));
+    terminate(child)?;
+    ensure!(sandbox.trees().is_empty(), "an unfinished dataset is published");
+    ensure!(leftovers(&sandbox.store()) <= 1, "more than one staging folder is left");
+    // The next run clears what was left.
+    sandbox.write("rows.jsonl", rows(20));
+    prepare.run().path();
+    ensure!(leftovers(&sandbox.store()) == 0, "a staging folder is left");
+    Ok(())
+}
+
+/// Counts the staging folders of prepare-data.
+fn leftovers(store: &Path) -> usize {
+    let Ok(entries) = fs_err::read_dir(store.join("prepare-data")) else { return 0 };
+    entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).count()
+}
