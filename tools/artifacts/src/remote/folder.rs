@@ -84,12 +84,12 @@ impl Remote for Folder {
 }
 
 /// Opens a regular file; never waits on a pipe.
-fn open_plain(path: &Path) -> Result<std::fs::File> {
+fn open_plain(path: &Path) -> Result<fs_err::File> {
     let metadata = fs_err::symlink_metadata(path)?;
     if !metadata.is_file() {
         return Err(crate::error::bad_file(path, "is not a regular file"));
     }
-    Ok(fs_err::File::open(path)?.into_file())
+    Ok(fs_err::File::open(path)?)
 }
 
 /// Copies a file, without copying its bytes where the file system can.
