@@ -12,6 +12,8 @@ use crate::layers::{Linear, gated, gelu_tanh, scalar};
 pub(crate) enum Activation {
     /// One with a kernel of its own.
     Fused(Gate),
+    /// ½x(1 + erf(x/√2)).
+    Gelu,
     /// Any other function.
     Plain(fn(&Array) -> Result<Array>),
 }
@@ -26,15 +28,15 @@ impl Activation {
     pub(crate) fn gate_into(self, gate: &Array, up: &Array, map: &Linear) -> Result<Array> {
         match self {
             Self::Fused(kind) => map.forward_gated(gate, up, kind),
-            Self::Plain(_) => map.forward(&self.gate(gate, up)?),
+            Self::Gelu | Self::Plain(_) => map.forward(&self.gate(gate, up)?),
         }
     }
 
     /// Returns activation(gate) · up, both `[..., F]`.
-    fn gate(self, gate: &Array, up: &Array) -> Result<Array> {
+    pub(crate) fn gate(self, gate: &Array, up: &Array) -> Result<Array> {
         match self {
             Self::Fused(kind) => gated(gate, up, kind),
-            Self::Plain(function) => Ok(function(gate)?.multiply(up)?),
+            Self::Gelu | Self::Plain(_) => Ok(self.apply(gate)?.multiply(up)?),
         }
     }
 
@@ -44,6 +46,7 @@ impl Activation {
             Self::Fused(Gate::Silu) => Ok(x.multiply(ops::sigmoid(x)?)?),
             Self::Fused(Gate::GeluTanh) => gelu_tanh(x),
             Self::Plain(function) => function(x),
+            Self::Gelu => gelu(x),
         }
     }
 }
@@ -62,7 +65,7 @@ impl ActivationName {
     pub(crate) fn function(&self, key: &str) -> Result<Activation, String> {
         Ok(match self.0.as_str() {
             "silu" | "swish" => SILU,
-            "gelu" | "gelu_python" => Activation::Plain(gelu),
+            "gelu" | "gelu_python" => Activation::Gelu,
             // The same formula, written in different ways.
             "gelu_accurate" | "gelu_fast" | "gelu_new" | "gelu_python_tanh" | "gelu_pytorch_tanh" => {
                 GELU_TANH

@@ -20,7 +20,7 @@ pub(crate) enum Offset {
     PerToken(Array),
 }
 
-/// Which rows are longer than a number of tokens.
+/// Rows that are longer than a number of tokens.
 pub(crate) enum Beyond {
     /// None of them.
     None,
@@ -168,7 +168,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// How scores become weights.
+/// Conversion of scores into weights.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scoring {
     /// Factor of the products of queries and keys.

@@ -27,12 +27,12 @@ pub(crate) trait Decoder: Layers {
     fn boxed_clone(&self) -> Box<dyn Decoder>;
 }
 
-/// How to run a forward pass that will be differentiated; it has no cache.
+/// Settings of a forward pass that will be differentiated; it has no cache.
 #[derive(Clone, Copy, Default)]
 pub struct Pass<'a> {
     /// Whether to keep only the states between blocks for the backward pass and to compute the rest again.
     pub recompute: bool,
-    /// Where to start; `None` starts at the tokens.
+    /// Starting point; `None` starts at the tokens.
     pub from: Option<Start<'a>>,
 }
 

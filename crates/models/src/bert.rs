@@ -9,9 +9,10 @@ use serde::Deserialize;
 
 use crate::activation::{Activation, ActivationName};
 use crate::builder::Builder;
+use crate::infer::{activate, project};
 use crate::keys::{Keys, Off};
 use crate::layer_norm::LayerNorm;
-use crate::layers::{Embedding, Linear, project_all};
+use crate::layers::{Embedding, Linear};
 use crate::network::{Network, Rows};
 
 pub(crate) const KEYS: Keys = Keys {
@@ -66,9 +67,9 @@ impl Attention {
 
     /// `x [T, D]` → `[T, D]`, the tokens of all rows one after the other.
     fn forward(&self, x: &Array, rows: &Rows) -> Result<Array> {
-        let projected = project_all(x, [&self.query, &self.key, &self.value])?;
-        let attended = rows.attend(&projected, self.heads, None)?;
-        self.norm.forward(&self.dense.forward(&attended)?.add(x)?)
+        let projected = [project(&self.query, x)?, project(&self.key, x)?, project(&self.value, x)?];
+        let attended = rows.attend(&projected, self.heads)?;
+        self.norm.after(&self.dense, &attended, x)
     }
 }
 
@@ -96,8 +97,8 @@ impl TransformerBlock {
     /// `x [T, D]` → `[T, D]`.
     fn forward(&self, x: &Array, rows: &Rows) -> Result<Array> {
         let attended = self.attention.forward(x, rows)?;
-        let inner = self.activation.apply(&self.intermediate.forward(&attended)?)?;
-        self.norm.forward(&self.output.forward(&inner)?.add(&attended)?)
+        let inner = activate(self.activation, &self.intermediate, &attended)?;
+        self.norm.after(&self.output, &inner, &attended)
     }
 }
 

@@ -26,6 +26,7 @@ mod error;
 mod gemma2;
 mod gemma3;
 mod generate;
+mod infer;
 mod keys;
 mod layer_norm;
 mod layers;

@@ -113,7 +113,7 @@ pub(crate) struct Shape {
     pub(crate) tied: Option<bool>,
 }
 
-/// Which linear maps have a bias; by default none.
+/// Linear maps that have a bias; by default none.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Biases {
     /// `q_proj`, `k_proj` and `v_proj`.

@@ -1,4 +1,4 @@
-//! Which keys a query may read.
+//! Masks: the keys that a query may read.
 
 use mlx_ext::Result;
 use mlx_rs::ops::indexing::TryIndexOp;

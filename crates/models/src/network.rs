@@ -1,6 +1,8 @@
 //! The network of a sentence encoder, and the rows it reads.
 
 use mlx_ext::Result;
+use mlx_ext::host::uses_host;
+use mlx_ext::kernels::attend_rows;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, fast, ops};
 
@@ -17,6 +19,8 @@ pub(crate) trait Network {
 pub(crate) struct Rows {
     tokens: Array,
     positions: Array,
+    /// First token of every row, then the number of tokens, `[N + 1]`, `i32`.
+    starts: Array,
     groups: Vec<Group>,
 }
 
@@ -37,6 +41,7 @@ impl Rows {
         let tokens: Vec<i32> = rows.iter().flat_map(|row| row.iter().map(|&token| token as i32)).collect();
         let positions: Vec<i32> = rows.iter().flat_map(|row| 0..row.len() as i32).collect();
         let mut groups: Vec<Group> = Vec::new();
+        let mut starts = vec![0];
         let mut start = 0;
         for row in rows {
             let length = row.len() as i32;
@@ -45,11 +50,13 @@ impl Rows {
                 None => groups.push(Group { start, rows: 1, length }),
             }
             start += length;
+            starts.push(start);
         }
         let shape = [tokens.len() as i32];
         Self {
             tokens: Array::from_slice(&tokens, &shape),
             positions: Array::from_slice(&positions, &shape),
+            starts: Array::from_slice(&starts, &[starts.len() as i32]),
             groups,
         }
     }
@@ -66,16 +73,14 @@ impl Rows {
 
     /// Lets the tokens of every row attend to each other, in both directions: queries, keys and values `[T, D]` → `[T, D]`.
     ///
-    /// `rotate`, if there is one, is applied to queries and keys `[N, H, L, d]`.
-    pub(crate) fn attend(
-        &self,
-        projected: &[Array; 3],
-        heads: i32,
-        rotate: Option<&dyn Fn(Array) -> Result<Array>>,
-    ) -> Result<Array> {
+    /// On a CPU, in `f32`, no matrix of all tokens by all tokens is made.
+    pub(crate) fn attend(&self, projected: &[Array; 3], heads: i32) -> Result<Array> {
         let width = projected[0].dim(1);
         let head = width / heads;
         let scale = (head as f32).powf(-0.5);
+        if projected.iter().all(uses_host) {
+            return attend_rows(projected, &self.starts, heads as usize, scale);
+        }
         let mut parts = Vec::new();
         for group in &self.groups {
             // Rows of the same length attend together: [T', D] → [N, H, L, d].
@@ -83,12 +88,8 @@ impl Rows {
                 let part = all.try_index(group.start..group.start + group.rows * group.length)?;
                 Ok(part.reshape(&[group.rows, group.length, heads, head])?.transpose_axes(&[0, 2, 1, 3])?)
             };
-            let turned = |all: &Array| match rotate {
-                Some(rotate) => rotate(split(all)?),
-                None => split(all),
-            };
             let [queries, keys, values] = projected;
-            let (queries, keys, values) = (turned(queries)?, turned(keys)?, split(values)?);
+            let (queries, keys, values) = (split(queries)?, split(keys)?, split(values)?);
             let attended = fast::scaled_dot_product_attention(queries, keys, values, scale, None, None)?;
             parts.push(attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[group.rows * group.length, width])?);
         }

@@ -4,17 +4,19 @@
 //! Differs from it: the keys of the first published `config.json` are read too, and rows are not padded.
 
 use mlx_ext::Result;
+use mlx_rs::Array;
 use mlx_rs::ops::split_equal;
-use mlx_rs::{Array, fast};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::activation::{Activation, ActivationName, SILU};
+use crate::attention::Offset;
 use crate::builder::Builder;
 use crate::keys::{Keys, Off};
 use crate::layer_norm::LayerNorm;
 use crate::layers::{Embedding, Linear};
 use crate::network::{Network, Rows};
+use crate::rope::Rope;
 
 pub(crate) const KEYS: Keys = Keys {
     followed: &[
@@ -115,7 +117,7 @@ struct TransformerBlock {
     norm2: LayerNorm,
     activation: Activation,
     heads: i32,
-    rope_theta: f32,
+    rope: Rope,
 }
 
 impl TransformerBlock {
@@ -135,23 +137,27 @@ impl TransformerBlock {
             norm2: norm("norm2"),
             activation: args.activation()?,
             heads: args.num_attention_heads,
-            rope_theta: args.rope_theta,
+            rope: Rope::new(width / args.num_attention_heads, args.rope_theta, None)?,
         })
     }
 
     /// `x [T, D]` → `[T, D]`.
     fn forward(&self, x: &Array, rows: &Rows) -> Result<Array> {
         let parts = split_equal(&self.qkv.forward(x)?, 3, 1)?;
-        let projected: [Array; 3] = parts.try_into().unwrap_or_else(|_| unreachable!("a third each"));
-        let rotate = |heads: Array| {
-            let width = heads.dim(3);
-            Ok(fast::rope(heads, width, false, self.rope_theta, 1.0, 0, None)?)
-        };
-        let attended = self.out_proj.forward(&rows.attend(&projected, self.heads, Some(&rotate))?)?;
-        let x = self.norm1.forward(&attended.add(x)?)?;
-        let gate = self.activation.apply(&self.fc12.forward(&x)?)?;
-        let inner = self.fc11.forward(&x)?.multiply(gate)?;
-        self.norm2.forward(&self.fc2.forward(&inner)?.add(&x)?)
+        let [queries, keys, values]: [Array; 3] =
+            parts.try_into().unwrap_or_else(|_| unreachable!("a third each"));
+        let projected = [self.rotated(&queries, rows)?, self.rotated(&keys, rows)?, values];
+        let x = &self.norm1.after(&self.out_proj, &rows.attend(&projected, self.heads)?, x)?;
+        let inner = self.activation.gate(&self.fc12.forward(x)?, &self.fc11.forward(x)?)?;
+        self.norm2.after(&self.fc2, &inner, x)
+    }
+
+    /// Rotates all heads by the positions of their tokens: `[T, D]` → `[T, D]`.
+    fn rotated(&self, x: &Array, rows: &Rows) -> Result<Array> {
+        let (tokens, width) = (x.dim(0), x.dim(1));
+        let heads = x.reshape(&[1, tokens, self.heads, width / self.heads])?.transpose_axes(&[0, 2, 1, 3])?;
+        let rotated = self.rope.forward(&heads, &Offset::PerToken(rows.positions().clone()))?;
+        Ok(rotated.transpose_axes(&[0, 2, 1, 3])?.reshape(&[tokens, width])?)
     }
 }
 

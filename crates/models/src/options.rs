@@ -3,7 +3,7 @@
 use mlx_rs::Dtype;
 use serde::{Deserialize, Serialize};
 
-/// How to load a model.
+/// Settings for loading a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LoadOptions {
     /// Type to compute in; `None` keeps the type of the weights.

@@ -6,7 +6,7 @@ use mlx_ext::{Quantization, QuantizationMode};
 use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
-/// How the weights of a folder are quantized.
+/// Quantization of the weights in a folder.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct QuantizationSettings {
     /// Settings of single layers, by path.

@@ -198,6 +198,25 @@ impl Lanes {
         Self::splat(1.0) / (Self::splat(1.0) + (Self::splat(0.0) - self).exp())
     }
 
+    /// Returns erf x within 4e-7, and ±1 beyond the numbers that `f32` tells apart from it.
+    #[inline(always)]
+    fn erf(self) -> Self {
+        // The ratio of polynomials in x² that is nearest to erf(x) / x up to the limit.
+        const LIMIT: f32 = 3.92;
+        let x = self.max(Self::splat(-LIMIT)).min(Self::splat(LIMIT));
+        let square = x * x;
+        let near = x * polynomial(square, ERF_ABOVE) / polynomial(square, ERF_BELOW);
+        let size = self.abs();
+        Self(array::from_fn(|i| if size.0[i] >= LIMIT { 1.0_f32.copysign(self.0[i]) } else { near.0[i] }))
+    }
+
+    /// Returns ½x(1 + erf(x/√2)), the exact GELU.
+    #[inline(always)]
+    pub(crate) fn gelu(self) -> Self {
+        let share = (self * Self::splat(std::f32::consts::FRAC_1_SQRT_2)).erf();
+        self * Self::splat(0.5) * (Self::splat(1.0) + share)
+    }
+
     /// Returns tanh x within 2.5 units in the last place.
     #[inline(always)]
     pub(crate) fn tanh(self) -> Self {
@@ -212,6 +231,13 @@ impl Lanes {
         Self(array::from_fn(|i| if size.0[i] < 0.625 { near.0[i] } else { far.0[i].copysign(self.0[i]) }))
     }
 }
+
+/// Numerator of erf(x) / x as a polynomial in x²; the coefficient of the highest power comes first.
+const ERF_ABOVE: [f32; 6] =
+    [2.050_229e-6, 2.848_704_2e-4, 3.764_968_6e-3, 5.274_670_6e-2, 1.903_910_3e-1, 1.128_379_1];
+/// Its denominator.
+const ERF_BELOW: [f32; 6] =
+    [3.809_255_6e-5, 1.162_383_1e-3, 1.496_790_7e-2, 1.141_027_5e-1, 5.020_624e-1, 1.0];
 
 /// Returns 2ⁿ for |n| < 127.
 #[inline(always)]

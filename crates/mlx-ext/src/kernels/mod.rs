@@ -1,4 +1,5 @@
-//! Elementwise work of models on a CPU in `f32`: vectorized, on all threads, as host operations with gradients.
+//! Elementwise work of models on a CPU in `f32`: vectorized, on all threads, as host operations; those that training uses
+//! have gradients.
 //!
 //! MLX computes these on one thread, one number at a time. Each function here has the values and gradients of the plain
 //! MLX operations that its doc comment names. Results do not depend on the number of threads or on the instruction set:
@@ -7,9 +8,11 @@
 //! Callers ask [`uses_host`](crate::host::uses_host) first; other devices and types use MLX's operations.
 
 mod attention;
+mod biased;
 mod cross_entropy;
 mod gated;
 pub(crate) mod lanes;
+mod layer_norm;
 mod norm;
 mod optimizer;
 mod product;
@@ -18,9 +21,11 @@ mod rope;
 mod testing;
 pub(crate) mod threads;
 
-pub use attention::Attention;
+pub use attention::{Attention, attend_rows};
+pub use biased::{Pointwise, biased};
 pub use cross_entropy::{LossHead, cross_entropy, cross_entropy_with_gradient};
 pub use gated::{Gate, gated, gated_gradient};
+pub use layer_norm::{Added, LayerNorm};
 pub use norm::rms_norm;
 pub use optimizer::{AdamStep, adam, sum_of_squares};
 pub use product::add_product;

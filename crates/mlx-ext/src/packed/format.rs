@@ -1,4 +1,4 @@
-//! How the bits of one packed number become a float.
+//! Conversion of the bits of one packed number into a float.
 
 use crate::quantized::{Quantization, QuantizationMode};
 

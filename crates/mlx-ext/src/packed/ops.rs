@@ -70,7 +70,7 @@ impl Parts {
     }
 }
 
-/// How to read a packed weight from the inputs of an operation.
+/// Layout of a packed weight in the inputs of an operation.
 #[derive(Clone, Copy)]
 struct Reader {
     extents: [usize; 2],

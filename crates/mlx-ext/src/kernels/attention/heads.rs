@@ -89,7 +89,7 @@ impl Sizes {
     }
 }
 
-/// Which keys a query sees: a run that ends with its own.
+/// Keys that a query sees: a run that ends with its own.
 #[derive(Clone, Copy)]
 pub(super) struct Visible<'a> {
     /// First key of the segment, or first key that is not padding, of each query: `[B or 1, L or 1]`.

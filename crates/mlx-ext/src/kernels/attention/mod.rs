@@ -10,6 +10,7 @@ mod forward;
 mod heads;
 mod lanes;
 mod product;
+mod rows;
 mod shared;
 
 use mlx_rs::{Array, Dtype};
@@ -21,7 +22,9 @@ use crate::kernels::attention::forward::{Inputs, forward};
 use crate::kernels::attention::heads::{Heads, Sizes, Visible};
 use crate::transforms::custom_vjp;
 
-/// How scores become weights.
+pub use rows::attend_rows;
+
+/// Conversion of scores into weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Rule {
     /// Factor of the products of queries and keys.
@@ -30,7 +33,7 @@ struct Rule {
     cap: Option<f32>,
 }
 
-/// Which keys a query sees, and how scores become weights.
+/// Attention: the keys that a query sees, and the conversion of scores into weights.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// Factor of the products of queries and keys.
