@@ -7,7 +7,7 @@ use crate::tokenize::Tokenization;
 /// Longest n-gram, in words.
 pub const MAX_ORDER: usize = 4;
 
-/// How a BLEU score treats an order without a match.
+/// Treatment of an order without a match in a BLEU score.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Smoothing {
     /// The score is 0.

@@ -38,7 +38,7 @@ pub enum Metric {
     Repetition,
 }
 
-/// Which direction of a score is better.
+/// Better direction of a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
     /// Higher.

@@ -13,7 +13,7 @@ use crate::random::Stream;
 /// Draws computed together, which bounds the memory for them.
 const BLOCK: usize = 64;
 
-/// What is drawn: every row for itself, or groups of rows.
+/// Units of a draw: every row for itself, or groups of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Units {
     unit_of_row: Vec<usize>,

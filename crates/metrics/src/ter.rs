@@ -129,10 +129,15 @@ struct Phrase {
 
 /// Lists the phrases that both sides have, shorter ones first at each pair of positions.
 fn phrases<'a>(words: &'a [u32], reference: &'a [u32]) -> impl Iterator<Item = Phrase> + 'a {
-    let pairs = (0..words.len()).flat_map(|start| (0..reference.len()).map(move |at| (start, at)));
-    pairs.filter(|(start, at)| start.abs_diff(*at) <= MAX_SHIFT_DISTANCE).flat_map(|(start, at)| {
-        let equal = words[start..].iter().zip(&reference[at..]).take_while(|(a, b)| a == b).count();
-        (1..=equal.min(MAX_SHIFT_WORDS)).map(move |length| Phrase { start, at, length })
+    let pairs = (0..words.len()).flat_map(|start| {
+        let near =
+            start.saturating_sub(MAX_SHIFT_DISTANCE)..(start + MAX_SHIFT_DISTANCE + 1).min(reference.len());
+        near.map(move |at| (start, at))
+    });
+    pairs.flat_map(|(start, at)| {
+        let both = words[start..].iter().zip(&reference[at..]).take(MAX_SHIFT_WORDS);
+        let equal = both.take_while(|(a, b)| a == b).count();
+        (1..=equal).map(move |length| Phrase { start, at, length })
     })
 }
 
@@ -150,7 +155,7 @@ fn shift(words: &[u32], start: usize, length: usize, target: usize) -> Vec<u32> 
     }
 }
 
-/// How a cell was reached.
+/// Step by which a cell was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Unknown,
@@ -166,17 +171,35 @@ struct Cell {
     step: Step,
 }
 
+/// A cell outside the beam.
+const UNKNOWN: Cell = Cell { cost: FAR, step: Step::Unknown };
+
+/// The cells of a row that are inside the beam.
+#[derive(Debug, Clone)]
+struct Row {
+    /// Column of the first cell.
+    from: usize,
+    cells: Vec<Cell>,
+}
+
+impl Row {
+    fn cell(&self, column: usize) -> Cell {
+        column.checked_sub(self.from).and_then(|index| self.cells.get(index)).copied().unwrap_or(UNKNOWN)
+    }
+}
+
 /// Edit distances between the beginnings of both sides, near the diagonal.
 struct Matrix<'a> {
     words: Vec<u32>,
     reference: &'a [u32],
-    rows: Vec<Vec<Cell>>,
+    rows: Vec<Row>,
 }
 
 impl<'a> Matrix<'a> {
     fn new(words: &[u32], reference: &'a [u32]) -> Self {
         let first =
             (0..=reference.len()).map(|cost| Cell { cost: cost as i64, step: Step::Insert }).collect();
+        let first = Row { from: 0, cells: first };
         let mut matrix = Self { words: words.to_vec(), reference, rows: vec![first] };
         for row in 1..=words.len() {
             let next = matrix.row(words, row, &matrix.rows[row - 1]);
@@ -186,7 +209,7 @@ impl<'a> Matrix<'a> {
     }
 
     fn distance(&self) -> i64 {
-        self.rows[self.rows.len() - 1][self.reference.len()].cost
+        self.rows[self.rows.len() - 1].cell(self.reference.len()).cost
     }
 
     /// Returns the distance of words that equal those of the matrix up to `equal`.
@@ -196,11 +219,11 @@ impl<'a> Matrix<'a> {
         for row in equal + 1..=words.len() {
             last = self.row(words, row, &last);
         }
-        last[self.reference.len()].cost
+        last.cell(self.reference.len()).cost
     }
 
     /// Computes a row from the one before it.
-    fn row(&self, words: &[u32], row: usize, above: &[Cell]) -> Vec<Cell> {
+    fn row(&self, words: &[u32], row: usize, above: &Row) -> Row {
         let columns = self.reference.len();
         let ratio = columns as f64 / words.len() as f64;
         let beam =
@@ -208,26 +231,26 @@ impl<'a> Matrix<'a> {
         let diagonal = (row as f64 * ratio).floor() as usize;
         let from = diagonal.saturating_sub(beam);
         let to = if row == words.len() { columns + 1 } else { (columns + 1).min(diagonal + beam) };
-        let mut cells = vec![Cell { cost: FAR, step: Step::Unknown }; columns + 1];
+        let mut cells = Vec::with_capacity(to.saturating_sub(from));
+        let mut before = UNKNOWN;
         for column in from..to {
             if column == 0 {
-                cells[0] = Cell { cost: above[0].cost + 1, step: Step::Delete };
+                before = Cell { cost: above.cell(0).cost + 1, step: Step::Delete };
+                cells.push(before);
                 continue;
             }
             let is_equal = words[row - 1] == self.reference[column - 1];
             let diagonal = if is_equal { Step::Equal } else { Step::Substitute };
             let steps = [
-                Cell { cost: above[column - 1].cost + i64::from(!is_equal), step: diagonal },
-                Cell { cost: above[column].cost + 1, step: Step::Delete },
-                Cell { cost: cells[column - 1].cost + 1, step: Step::Insert },
+                Cell { cost: above.cell(column - 1).cost + i64::from(!is_equal), step: diagonal },
+                Cell { cost: above.cell(column).cost + 1, step: Step::Delete },
+                Cell { cost: before.cost + 1, step: Step::Insert },
             ];
-            for step in steps {
-                if step.cost < cells[column].cost {
-                    cells[column] = step;
-                }
-            }
+            let cheaper = |best: Cell, step: Cell| if step.cost < best.cost { step } else { best };
+            before = steps.into_iter().fold(UNKNOWN, cheaper);
+            cells.push(before);
         }
-        cells
+        Row { from, cells }
     }
 
     /// Returns which words belong together on the cheapest way through the matrix.
@@ -235,7 +258,7 @@ impl<'a> Matrix<'a> {
         let mut steps = Vec::new();
         let (mut row, mut column) = (self.words.len(), self.reference.len());
         while row > 0 || column > 0 {
-            let step = self.rows[row][column].step;
+            let step = self.rows[row].cell(column).step;
             steps.push(step);
             match step {
                 Step::Equal | Step::Substitute => {
@@ -268,7 +291,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Which words belong together.
+/// Alignment: pairs of words that belong together.
 #[derive(Debug, Default)]
 struct Alignment {
     /// Position in the hypothesis of each word of the reference; -1 before its first word.
@@ -280,6 +303,16 @@ struct Alignment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn very_long_texts_take_little_memory() {
+        // A whole matrix would have 400 million cells.
+        let words =
+            |from: usize| (from..from + 20_000).map(|word| format!("w{word}")).collect::<Vec<_>>().join(" ");
+        assert_eq!(edits(&words(0), &words(0)), [0, 20_000]);
+        assert_eq!(edits(&words(0), &words(50_000)), [20_000, 20_000]);
+        assert_eq!(edits(&"the ".repeat(20_000), "the end"), [19_999, 2]);
+    }
 
     #[test]
     fn a_moved_phrase_is_one_edit() {
