@@ -288,6 +288,62 @@ fn a_raised_guard_loss_fails_a_run_that_is_better_on_its_task() -> Result<()> {
 }
 
 #[test]
+fn a_dataset_is_divided_by_any_field_that_it_keeps() -> Result<()> {
+    let sandbox = Sandbox::new();
+    let model = sandbox.model(MODEL);
+    let kept = r#"prepare-data.columns=["book", "len_ratio"]"#;
+    let more = "prepare-data.max_rows.test=30";
+    let inputs = ["--tokenizer", &model, "--data", "data/haw-eng", "--set", kept, "--set", more];
+    let dataset = sandbox.make("prepare-data", &inputs);
+    let base = format!("base={model}");
+    let inputs = ["--model", &base, "--dataset", &dataset];
+    let by = |columns: &str| format!("subgroups={columns}");
+    let all = scores(
+        &sandbox.make("evaluate", &[&inputs[..], &["--set", &by(r#"["book", "len_ratio"]"#)]].concat()),
+    )?;
+    let rows_by =
+        |by: &str| all.subgroups.iter().filter(|part| part.by == by).map(|part| part.rows).sum::<u64>();
+    // Many different numbers are divided into thirds.
+    ensure!(rows_by("len_ratio") == all.rows && rows_by("book") == all.rows, "{:?}", all.subgroups);
+    ensure!(all.subgroups.iter().filter(|part| part.by == "len_ratio").count() == 3, "{:?}", all.subgroups);
+    let unknown = sandbox
+        .refused(&mut sandbox.stage("evaluate", &[&inputs[..], &["--set", &by(r#"["story"]"#)]].concat()), 2);
+    ensure!(unknown.contains("`story`") && unknown.contains("`columns`"), "{unknown}");
+    Ok(())
+}
+
+#[test]
+fn scores_made_elsewhere_are_divided_by_a_column_and_drawn_in_groups() -> Result<()> {
+    let sandbox = Sandbox::new();
+    // Twelve groups of five equal rows: sixty rows, but twelve independent values.
+    let mut lines = vec!["id,group,kind,model,similarity".to_owned()];
+    for row in 0..60 {
+        let (group, kind) = (row / 5, if row % 2 == 0 { "prose" } else { "chant" });
+        let score = f64::from(group * 7 % 12) / 12.0;
+        lines.push(format!("{row},g{group},{kind},a,{score}"));
+        lines.push(format!("{row},g{group},{kind},b,{}", 1.0 - score));
+    }
+    let file = sandbox.write("scores.csv", lines.join("\n"));
+    let inputs = ["--scores", &file.to_string_lossy(), "--set", r#"subgroups=["kind", "group"]"#];
+    let run = |unit: &str| scores(&sandbox.make("evaluate", &[&inputs[..], &["--set", unit]].concat()));
+    let (by_group, by_row) = (run("unit=auto")?, run("unit=row")?);
+    ensure!(
+        by_group.statistics.as_ref().is_some_and(|it| (it.unit.as_str(), it.units) == ("group", 12)),
+        "{by_group:?}"
+    );
+    let width = |scores: &Scores| {
+        let [low, high] = scores.models["a"].intervals["similarity"];
+        high - low
+    };
+    let ratio = width(&by_group) / width(&by_row);
+    ensure!((ratio - 5f64.sqrt()).abs() < 0.3, "intervals of groups are {ratio} times as wide");
+    let kinds: Vec<_> = by_group.subgroups.iter().filter(|part| part.by == "kind").collect();
+    ensure!(kinds.len() == 2 && kinds.iter().all(|part| part.rows == 30), "{kinds:?}");
+    ensure!(by_group.subgroups.iter().filter(|part| part.by == "group").count() == 12, "no groups");
+    Ok(())
+}
+
+#[test]
 fn every_checkpoint_can_be_scored_beside_the_base() -> Result<()> {
     let trained = Trained::new();
     let train = trained.train(&["--set", "train.steps=4", "--set", "train.checkpoint_every=2"]);

@@ -1,4 +1,4 @@
-//! Which character separates the cells of a table.
+//! The character that separates the cells of a table.
 
 /// Delimiters that are looked for, in this order when several fit.
 const CANDIDATES: [u8; 4] = *b"\t,;|";

@@ -12,7 +12,7 @@ struct Foreign {
     remedy: Remedy,
 }
 
-/// How a file becomes readable.
+/// Remedy that makes a file readable.
 #[derive(Clone, Copy)]
 enum Remedy {
     /// A command that writes the content of a compressed file to stdout, and the ending that it adds to names.

@@ -1,5 +1,6 @@
 //! Records: rows as a chat, a prompt with its completion, or a text.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -56,8 +57,10 @@ pub struct Record {
     pub line: u64,
     /// The text that the prompt asks about, without an instruction around it, if the row tells it apart.
     pub input: Option<String>,
-    /// What the settings changed in the texts of the row.
+    /// Changes that the settings made to the texts of the row.
     pub changes: Changes,
+    /// Fields that scores can be divided by, as text.
+    pub columns: BTreeMap<String, String>,
 }
 
 impl Record {
@@ -89,6 +92,7 @@ impl Record {
             line,
             input,
             changes: Changes::default(),
+            columns: BTreeMap::new(),
         })
     }
 }

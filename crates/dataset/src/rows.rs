@@ -1,5 +1,6 @@
 //! Rows as stored in a dataset: one JSON object per line.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
@@ -17,6 +18,9 @@ pub struct StoredRow {
     /// Trust in the row's source, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_weight: Option<f64>,
+    /// Fields that scores can be divided by, as text.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
     /// Rows of one group are in one split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,

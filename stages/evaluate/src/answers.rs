@@ -5,7 +5,7 @@ use metrics::Extraction;
 
 use crate::config::{Config, Otherwise};
 
-/// What a subject made of one prompt.
+/// Answer of a subject to one prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// The answer, or why there is none.

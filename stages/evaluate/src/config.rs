@@ -43,7 +43,7 @@ pub struct Config {
     pub confidence: f64,
     /// What is drawn: `row`, `group`, or `auto` for groups if the rows have at least five.
     pub unit: Unit,
-    /// What divides the rows into subgroups: `length`, `group` or columns of a predictions file.
+    /// What divides the rows into subgroups: `length`, `group`, or columns of the dataset or of a predictions file.
     pub subgroups: Vec<String>,
     /// Seed of the draws, and of the shuffled references that set the floor.
     pub seed: u64,

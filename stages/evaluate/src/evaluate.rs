@@ -7,7 +7,7 @@ use mlx_ext::Backend;
 use outputs::{Document, ModelSource, Scores};
 use stage::StopFlag;
 
-use crate::config::Config;
+use crate::config::{Config, GROUP, LENGTH};
 use crate::endpoint;
 use crate::external::{PredictionsFile, ScoresFile};
 use crate::files::{write_predictions, write_token_losses};
@@ -18,7 +18,7 @@ use crate::outcome::{Outcome, Runner};
 use crate::rows::Rows;
 use crate::scores::{self, ScoredAnswers, Similarities};
 
-/// What is evaluated, and with what.
+/// Subjects of an evaluation, and what it needs.
 #[derive(Debug)]
 pub struct Task<'a> {
     /// The subjects; the others are compared with the first.
@@ -69,7 +69,9 @@ pub fn evaluate(task: &Task<'_>, config: &Config, out: &Path, stop: &StopFlag) -
 ///
 /// Fails when the file cannot be read, or when a score in which lower is better is missing.
 pub fn evaluate_scores(file: &Path, config: &Config, out: &Path) -> Result<Scores> {
-    let read = ScoresFile::read(file)?;
+    let labels: Vec<&str> =
+        config.subgroups.iter().map(String::as_str).filter(|by| ![LENGTH, GROUP].contains(by)).collect();
+    let read = ScoresFile::read(file, &labels)?;
     let mut scores = scores::external_scores(&read, config)?;
     for (name, model) in &scores.models {
         let metric = |(metric, info): (&String, &outputs::MetricInfo)| {

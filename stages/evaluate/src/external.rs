@@ -18,6 +18,8 @@ const ANSWERS: [&str; 4] = ["prediction", "answer", "output", "hypothesis"];
 /// Fields of a row that are not columns for subgroups.
 const OTHERS: [&str; 9] =
     ["prompt", "input", "source", "reference", "group", "losses", "predictions", "scores", "failures"];
+/// Name of the split of rows that a file describes.
+const EXTERNAL: &str = "external";
 /// Rows that an error lists.
 const LISTED: usize = 5;
 
@@ -38,6 +40,11 @@ fn text(value: Option<&Value>) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     }
+}
+
+/// Returns a text without what preparing data may change: white space at its ends, and how letters are composed.
+fn plain(text: &str) -> String {
+    dataset::text::normalize(text.trim())
 }
 
 fn first(fields: &Map<String, Value>, names: &[&str]) -> Option<String> {
@@ -61,6 +68,10 @@ impl PredictionsFile {
     pub(crate) fn read(path: &Path, name: &str) -> Result<Self> {
         let rows = read(path)?;
         let place = path.display().to_string();
+        if rows.is_empty() {
+            return Err(Error::bad_input(format!("`{place}` has no rows")).hinted("write one row per answer"));
+        }
+        refuse_without_answers(&rows, &place, name)?;
         let ids: Vec<Option<String>> = rows.iter().map(|row| first(row, &IDS)).collect();
         let mut known = BTreeSet::new();
         for (number, id) in (1..).zip(&ids) {
@@ -105,7 +116,7 @@ impl PredictionsFile {
         });
         let all = rows.collect::<Result<Vec<Row>>>()?;
         let asked = (0..all.len()).collect();
-        Ok(Rows { split: "external".to_owned(), all, asked })
+        Ok(Rows { split: EXTERNAL.to_owned(), all, asked })
     }
 
     /// Returns the answers by index of the row; a row of `asked` that the file lacks has failed.
@@ -143,6 +154,16 @@ impl PredictionsFile {
         }
         let by_id: BTreeMap<&str, &Map<String, Value>> =
             ids.iter().map(String::as_str).zip(&self.rows).collect();
+        let differs = |row: &&Row| {
+            let given = by_id.get(row.id.as_str()).and_then(|fields| text(fields.get("reference")));
+            rows.split == EXTERNAL && given.is_some_and(|given| plain(&given) != plain(&row.reference))
+        };
+        if let Some(row) = rows.all.iter().find(differs) {
+            let message =
+                format!("`{}`: row `{}` has another `reference` than the row it answers", self.place, row.id);
+            return Err(Error::bad_input(message)
+                .hinted("give answers to the same rows, or leave `reference` out of this file"));
+        }
         let answer = |&index: &usize| {
             let fields = by_id.get(rows.all[index].id.as_str());
             (index, fields.map_or_else(|| self.missing(), |fields| self.answer(fields)))
@@ -162,6 +183,35 @@ impl PredictionsFile {
     }
 }
 
+/// Refuses a file of which no row can have an answer, so that a wrong name does not score 0.
+///
+/// # Errors
+///
+/// Names the fields of the first row, or the models that a file of evaluate has.
+fn refuse_without_answers(rows: &[Map<String, Value>], place: &str, name: &str) -> Result<()> {
+    if rows.iter().any(|row| ANSWERS.iter().any(|field| row.contains_key(*field))) {
+        return Ok(());
+    }
+    let models: BTreeSet<&str> = rows
+        .iter()
+        .filter_map(|row| row.get("predictions")?.as_object())
+        .flat_map(|all| all.keys())
+        .map(String::as_str)
+        .collect();
+    if models.contains(name) {
+        return Ok(());
+    }
+    let listed = |names: Vec<&str>| names.into_iter().take(LISTED).collect::<Vec<_>>().join("`, `");
+    if models.is_empty() {
+        let fields = listed(rows[0].keys().map(String::as_str).collect());
+        return Err(Error::bad_input(format!("`{place}` has no answers; its fields are `{fields}`"))
+            .hinted(format!("name the field of the answer `{}`", ANSWERS[0])));
+    }
+    let models = listed(models.into_iter().collect());
+    Err(Error::bad_input(format!("`{place}` has no answers of `{name}`, only of `{models}`"))
+        .hinted("give the file under the name of one of its models: `--predictions MODEL=FILE`"))
+}
+
 /// Scores of many systems on the same rows.
 #[derive(Debug, Default)]
 pub(crate) struct ScoresFile {
@@ -169,26 +219,35 @@ pub(crate) struct ScoresFile {
     pub(crate) rows: Vec<String>,
     /// Groups of the rows.
     pub(crate) groups: Vec<Option<String>>,
+    /// Values of the columns that divide the rows into subgroups.
+    pub(crate) columns: BTreeMap<String, Vec<Option<String>>>,
     /// Scores by system and metric, one per row; `None` where the file has none.
     pub(crate) systems: IndexMap<String, IndexMap<String, Vec<Option<f64>>>>,
 }
 
 impl ScoresFile {
-    /// Reads a file with one row per system and row: `model` (or `system`), `id` (or `row_id`), perhaps `group`, and numbers.
+    /// Reads a file with one row per system and row: `model` (or `system`), `id` (or `row_id`), perhaps `group`, and numbers. The
+    /// columns `labels` may have any text.
     ///
     /// # Errors
     ///
-    /// Fails when a row lacks its model or id, when a score is not a number, and when one is given twice.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
+    /// Fails when a row lacks its model or id, when a score is not a number, when one is given twice, and when no row has one of
+    /// the labels.
+    pub(crate) fn read(path: &Path, labels: &[&str]) -> Result<Self> {
         let place = path.display();
         let fail = |number: usize, reason: String| {
             Error::bad_input(format!("`{place}`: row {number} {reason}"))
                 .hinted("write one row per model and row: `model`, `id` and one column per score")
         };
         let rows = read(path)?;
+        if rows.is_empty() {
+            return Err(Error::bad_input(format!("`{place}` has no rows"))
+                .hinted("write one row per model and row: `model`, `id` and one column per score"));
+        }
         let mut indices: IndexMap<String, Option<String>> = IndexMap::new();
         let mut cells: IndexMap<String, IndexMap<String, BTreeMap<usize, Option<f64>>>> = IndexMap::new();
         let mut names: Vec<String> = Vec::new();
+        let mut columns: BTreeMap<String, BTreeMap<usize, String>> = BTreeMap::new();
         for (number, fields) in (1..).zip(&rows) {
             let system =
                 first(fields, &["model", "system"]).ok_or_else(|| fail(number, "has no `model`".into()))?;
@@ -198,6 +257,12 @@ impl ScoresFile {
             let system = cells.entry(system).or_default();
             for (name, value) in fields {
                 if ["model", "system", "group"].contains(&name.as_str()) || IDS.contains(&name.as_str()) {
+                    continue;
+                }
+                if labels.contains(&name.as_str()) {
+                    if let Some(value) = text(Some(value)) {
+                        columns.entry(name.clone()).or_default().entry(index).or_insert(value);
+                    }
                     continue;
                 }
                 let score =
@@ -210,6 +275,9 @@ impl ScoresFile {
                 }
             }
         }
+        if names.is_empty() {
+            return Err(fail(1, "has no score".into()));
+        }
         let count = indices.len();
         let systems = cells.into_iter().map(|(system, mut scores)| {
             let column = |name: &String| {
@@ -219,8 +287,18 @@ impl ScoresFile {
             (system, names.iter().map(column).collect())
         });
         let systems = systems.collect();
+        if let Some(unknown) = labels.iter().find(|label| !columns.contains_key(**label)) {
+            return Err(Error::usage(format!(
+                "`subgroups` has `{unknown}`, a column that no row of `{place}` has"
+            ))
+            .hinted("use `group` or a column of the file"));
+        }
+        let columns = columns
+            .into_iter()
+            .map(|(name, mut values)| (name, (0..count).map(|row| values.remove(&row)).collect()));
+        let columns = columns.collect();
         let (rows, groups) = indices.into_iter().unzip();
-        Ok(Self { rows, groups, systems })
+        Ok(Self { rows, groups, columns, systems })
     }
 }
 
@@ -275,6 +353,17 @@ mod tests {
     }
 
     #[test]
+    fn answers_to_other_references_are_refused() {
+        let first = file("{\"id\":\"a\",\"reference\":\"ō\",\"prediction\":\"x\"}\n");
+        let rows = PredictionsFile::read(first.path(), "x").unwrap().described_rows().unwrap();
+        let answers =
+            |content: &str| PredictionsFile::read(file(content).path(), "y").unwrap().answers(&rows);
+        assert!(answers("{\"id\":\"a\",\"reference\":\" o\u{304}\",\"prediction\":\"x\"}\n").is_ok());
+        let other = answers("{\"id\":\"a\",\"reference\":\"u\",\"prediction\":\"x\"}\n").unwrap_err();
+        assert!(other.to_string().contains("row `a` has another `reference`"), "{other}");
+    }
+
+    #[test]
     fn a_file_of_evaluate_is_read_by_the_name_of_the_model() {
         let file =
             file("{\"id\":\"a\",\"reference\":\"R\",\"predictions\":{\"base\":\"B\",\"fused\":null}}\n");
@@ -286,15 +375,41 @@ mod tests {
     }
 
     #[test]
+    fn files_without_answers_are_refused_and_named() {
+        let said = |content: &str, name| {
+            PredictionsFile::read(file(content).path(), name).expect_err("a refusal").to_string()
+        };
+        assert!(
+            said("{\"id\":\"a\",\"text\":\"x\",\"reference\":\"y\"}\n", "x")
+                .contains("`id`, `text`, `reference`")
+        );
+        assert!(
+            said("{\"id\":\"a\",\"predictions\":{\"base\":\"B\"}}\n", "tuned").contains("only of `base`")
+        );
+        assert!(said("id,prediction\n", "x").contains("no rows"));
+        // A file in which every answer is missing is an honest zero.
+        assert!(PredictionsFile::read(file("{\"id\":\"a\",\"prediction\":null}\n").path(), "x").is_ok());
+    }
+
+    #[test]
     fn scores_are_a_table_of_systems_rows_and_metrics() {
         let file = file("row_id,model,similarity\n0,a,0.5\n1,a,\n0,b,0.25\n");
-        let scores = ScoresFile::read(file.path()).unwrap();
+        let scores = ScoresFile::read(file.path(), &[]).unwrap();
         assert_eq!(scores.rows, ["0", "1"]);
         assert_eq!(scores.systems["a"]["similarity"], [Some(0.5), None]);
         assert_eq!(scores.systems["b"]["similarity"], [Some(0.25), None]);
         for wrong in ["model,id,x\na,0,nan\n", "model,id,x\na,0,1\na,0,2\n", "model,x\na,1\n", "id,x\na,1\n"]
         {
-            assert!(ScoresFile::read(self::file(wrong).path()).is_err(), "{wrong}");
+            assert!(ScoresFile::read(self::file(wrong).path(), &[]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn labels_of_scores_may_be_text() {
+        let file = file("id,model,kind,similarity\n0,a,prose,0.5\n1,a,chant,0.2\n0,b,prose,0.25\n1,b,,0.1\n");
+        let scores = ScoresFile::read(file.path(), &["kind"]).unwrap();
+        assert_eq!(scores.columns["kind"], [Some("prose".to_owned()), Some("chant".to_owned())]);
+        assert_eq!(scores.systems["b"].keys().collect::<Vec<_>>(), ["similarity"]);
+        assert!(ScoresFile::read(file.path(), &["kind", "year"]).unwrap_err().to_string().contains("`year`"));
     }
 }

@@ -18,6 +18,7 @@ mod gate;
 mod guard;
 mod inputs;
 mod outcome;
+mod parts;
 mod program;
 mod rows;
 mod scores;

@@ -39,6 +39,10 @@ pub fn program(args: &Args) -> Result<()> {
         return Err(Error::usage("`--guard` needs a gate")
             .hinted("add `--set gate.metric=loss`, or a table `[evaluate.gate]`"));
     }
+    if args.gate == Some(GateAction::Fail) && run.config().gate.is_none() {
+        return Err(Error::usage("`--gate fail` needs a gate, and the settings have none")
+            .hinted("add a table `[evaluate.gate]`, or `--set gate.metric=loss`"));
+    }
     let verdict = RefCell::new(None);
     let ran = match &args.scores {
         Some(file) => {
@@ -108,8 +112,17 @@ fn run_task(inputs: &Inputs, config: &Config, backend: Option<&Backend>, job: &m
     let losses: Vec<String> =
         scores.models.iter().filter_map(|(name, model)| Some(format!("{name} {:.4}", model.loss?))).collect();
     let losses = if losses.is_empty() { String::new() } else { format!(", loss of {}", losses.join(", ")) };
-    job.summary(format!("{} rows{losses}", scores.rows));
+    let rows = if scores.rows == 1 { "row" } else { "rows" };
+    job.summary(format!("{} {rows}{losses}{}", scores.rows, failures(&scores)));
     Ok(scores)
+}
+
+/// Describes the rows that models failed on; empty if there are none.
+fn failures(scores: &Scores) -> String {
+    let failed = scores.models.iter().filter(|(_, model)| !model.failed_rows.is_empty());
+    let failed = failed
+        .map(|(name, model)| format!("; {name} failed on {}, which count as 0", model.failed_rows.len()));
+    failed.collect()
 }
 
 /// Runs `body` unless its result is in the store; puts the verdict of the gate into `verdict` either way.

@@ -10,7 +10,7 @@ use serde_json::Value;
 pub(crate) struct Row {
     pub(crate) id: String,
     pub(crate) group: Option<String>,
-    /// Other columns of a file with answers, for subgroups.
+    /// Other columns of the dataset or of a file with answers, for subgroups.
     pub(crate) columns: BTreeMap<String, String>,
     /// The last user message, without the chat template around it.
     pub(crate) prompt: String,
@@ -44,7 +44,7 @@ impl From<StoredRow> for Row {
             reference: row.reference.unwrap_or_default(),
             messages,
             tools: row.tools,
-            columns: BTreeMap::new(),
+            columns: row.columns,
         }
     }
 }

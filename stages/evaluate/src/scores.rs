@@ -11,15 +11,14 @@ use crate::answers::{Scored, Scorer};
 use crate::config::{Config, GROUP, LENGTH, SIMILARITY};
 use crate::external::ScoresFile;
 use crate::outcome::Outcome;
+use crate::parts::{Part, parts_by, parts_by_column, parts_by_length};
 use crate::rows::Rows;
-use crate::statistics::{
-    Column, Pairs, Part, Summary, columns_of, parts_by, parts_by_length, summarize, units,
-};
+use crate::statistics::{Column, Pairs, Summary, columns_of, summarize, units};
 
 /// Largest difference of a loss, in nats per target, that counts as no change.
 const NO_CHANGE: f64 = 1e-4;
 
-/// What is shown about a score besides its value.
+/// Returns what is shown about a score besides its value.
 fn info(title: &str, better: Direction, signature: &str) -> MetricInfo {
     MetricInfo { title: title.to_owned(), better, signature: signature.to_owned() }
 }
@@ -214,11 +213,13 @@ pub(crate) fn external_scores(file: &ScoresFile, config: &Config) -> Result<Scor
         model.failed_rows = failed;
         (name.clone(), model)
     });
-    let parts = if config.subgroups.iter().any(|by| by == GROUP) {
-        parts_by(GROUP, &file.groups)
-    } else {
-        Vec::new()
-    };
+    let by_setting = config.subgroups.iter().map(|by| match by.as_str() {
+        // A file of scores has no texts.
+        LENGTH => Vec::new(),
+        GROUP => parts_by(by, &file.groups),
+        column => parts_by_column(by, &file.columns[column]),
+    });
+    let parts: Vec<Part> = by_setting.flatten().collect();
     Ok(Scores {
         models: models.collect(),
         rows: file.rows.len() as u64,
@@ -328,9 +329,11 @@ fn parts(rows: &Rows, config: &Config) -> Result<Vec<Part>> {
                     return Err(failure::Error::usage(format!(
                         "`subgroups` has `{column}`, a column that no row has"
                     ))
-                    .hinted("use `length`, `group`, or a column of the first predictions file"));
+                    .hinted(
+                        "use `length`, `group`, a field that prepare-data keeps (`columns`), or a column of the first predictions file",
+                    ));
                 }
-                parts_by(by, &values)
+                parts_by_column(by, &values)
             }
         };
         parts.append(&mut found);

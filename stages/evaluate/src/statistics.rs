@@ -9,6 +9,7 @@ use metrics::resample::{Distribution, Units, distributions, tally};
 use outputs::{Comparison, Difference, Direction, MetricInfo, Verdict};
 
 use crate::config::{Config, Unit};
+use crate::parts::Part;
 
 /// Groups that a bootstrap over groups needs at least, with `unit = "auto"`.
 const MIN_GROUPS: usize = 5;
@@ -56,7 +57,7 @@ pub(crate) struct Summary {
     pub(crate) pairs: BTreeMap<[usize; 2], IndexMap<String, Difference>>,
 }
 
-/// Which pairs of systems are compared.
+/// Pairs of systems that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pairs {
     /// Every pair.
@@ -189,65 +190,6 @@ impl Summary {
     }
 }
 
-/// A subset of the rows, before it is scored.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Part {
-    pub(crate) by: String,
-    pub(crate) value: String,
-    /// Indices of its rows, sorted.
-    pub(crate) rows: Vec<usize>,
-}
-
-/// Divides rows by a value of each; rows without one are in no part. The parts are sorted by size, large ones first.
-pub(crate) fn parts_by(by: &str, values: &[Option<String>]) -> Vec<Part> {
-    /// Parts that are scored at most.
-    const MOST: usize = 100;
-    let mut found: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (row, value) in values.iter().enumerate() {
-        if let Some(value) = value {
-            found.entry(value).or_default().push(row);
-        }
-    }
-    let mut parts: Vec<Part> = found
-        .into_iter()
-        .map(|(value, rows)| Part { by: by.to_owned(), value: value.to_owned(), rows })
-        .collect();
-    parts.sort_by_key(|part| std::cmp::Reverse(part.rows.len()));
-    if parts.len() > MOST {
-        tracing::warn!(
-            "`{by}` divides the rows into {} subgroups; the {MOST} largest are scored",
-            parts.len()
-        );
-        parts.truncate(MOST);
-    }
-    parts
-}
-
-/// Divides rows into thirds by the length of their references in characters. Rows of one length are in one part.
-pub(crate) fn parts_by_length(by: &str, lengths: &[Option<usize>]) -> Vec<Part> {
-    const PARTS: usize = 3;
-    let mut sorted: Vec<usize> = lengths.iter().flatten().copied().collect();
-    sorted.sort_unstable();
-    if sorted.is_empty() {
-        return Vec::new();
-    }
-    // Longest length of each part.
-    let mut ends: Vec<usize> =
-        (1..=PARTS).map(|part| sorted[(sorted.len() * part / PARTS).saturating_sub(1)]).collect();
-    ends.dedup();
-    let mut parts = Vec::new();
-    let mut from = sorted[0];
-    for end in ends {
-        let is_in = |length: &Option<usize>| length.is_some_and(|length| (from..=end).contains(&length));
-        let rows: Vec<usize> = (0..lengths.len()).filter(|&row| is_in(&lengths[row])).collect();
-        if !rows.is_empty() {
-            parts.push(Part { by: by.to_owned(), value: format!("{from}–{end} characters"), rows });
-        }
-        from = end + 1;
-    }
-    parts
-}
-
 /// Returns the columns of a part.
 pub(crate) fn columns_of(columns: &[Column], part: &Part) -> Vec<Column> {
     columns.iter().filter_map(|column| column.select(&part.rows)).collect()
@@ -304,23 +246,9 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_divided_into_thirds() {
-        let lengths: Vec<Option<usize>> = [5, 1, 3, 2, 4, 6].into_iter().map(Some).chain([None]).collect();
-        let parts = parts_by_length("length", &lengths);
-        let rows: Vec<_> = parts.iter().map(|part| part.rows.clone()).collect();
-        assert_eq!(rows, [vec![1, 3], vec![2, 4], vec![0, 5]]);
-        assert_eq!(parts[0].value, "1–2 characters");
-        assert_eq!(parts_by_length("length", &[Some(3); 7]).len(), 1);
-        assert_eq!(parts_by_length("length", &[Some(3)]).len(), 1);
-        assert!(parts_by_length("length", &[None]).is_empty());
-    }
-
-    #[test]
     fn parts_have_the_scores_of_their_rows() {
-        let values = ["x", "y", "x", "x"].map(|value| Some(value.to_owned()));
-        let parts = parts_by("story", &values);
-        assert_eq!((parts[0].value.as_str(), &parts[0].rows[..]), ("x", &[0, 2, 3][..]));
-        let columns = columns_of(&[column(&[&[1.0, 9.0, 2.0, 3.0]])], &parts[0]);
+        let part = Part { by: "story".to_owned(), value: "x".to_owned(), rows: vec![0, 2, 3] };
+        let columns = columns_of(&[column(&[&[1.0, 9.0, 2.0, 3.0]])], &part);
         assert!((columns[0].systems[0].as_ref().unwrap().score() - 2.0).abs() < 1e-12);
     }
 }

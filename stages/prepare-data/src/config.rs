@@ -28,6 +28,9 @@ pub struct Config {
     pub split: SplitConfig,
     /// Fields that together name a row's group, instead of the field `group`.
     pub group_fields: Vec<String>,
+    /// Fields that are kept in the rows, so that evaluate can divide its scores by them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// Template of the user's message, with `{field}` for a row's fields; if empty, rows are used as they are.
     pub prompt: String,
     /// Template of the assistant's answer, with `{field}` for a row's fields.
@@ -80,6 +83,7 @@ impl Default for Config {
             mixture: BTreeMap::new(),
             split: SplitConfig::default(),
             group_fields: Vec::new(),
+            columns: Vec::new(),
             prompt: String::new(),
             completion: String::new(),
             text: String::new(),

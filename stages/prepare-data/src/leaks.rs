@@ -1,4 +1,4 @@
-//! What happens to rows of a split that give away rows of a later one.
+//! Treatment of rows of a split that give away rows of a later one.
 
 use std::path::Path;
 

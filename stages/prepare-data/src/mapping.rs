@@ -1,6 +1,6 @@
 //! Turning a row's fields into a record: conditions, templates, groups, held-out rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use dataset::{RawRow, Record, RowProblem, Shape, as_messages};
@@ -65,7 +65,7 @@ impl<'a> Mapping<'a> {
         let hold_out = Some(config.hold_out.field.as_str()).filter(|field| !field.is_empty());
         let groups =
             config.mixture.values().flat_map(|component| &component.group_fields).chain(&config.group_fields);
-        conditions.chain(hold_out).chain(groups.map(String::as_str))
+        conditions.chain(hold_out).chain(groups.chain(&config.columns).map(String::as_str))
     }
 
     /// Returns the outcome for `row`, which is from `file`.
@@ -89,6 +89,7 @@ impl<'a> Mapping<'a> {
         let treatment = self.config.treatment();
         let changes = treatment.apply(&mut row.fields);
         let group = self.group(&row)?;
+        let columns = self.columns(&row);
         let mut input = None;
         if !self.templates.is_empty() {
             let mut fields = Map::new();
@@ -108,12 +109,26 @@ impl<'a> Mapping<'a> {
         record.group = group.or(record.group);
         record.input = input.or(record.input);
         record.changes = changes;
+        record.columns = columns;
         if self.config.split.by == SplitBy::Group && record.group.is_none() {
             let hint = "name the fields of a group with `group_fields`, or set `split.by = \"ratio\"`";
             return Err(problem(line, "the row has no group".to_owned(), hint));
         }
         self.add_system(&mut record);
         Ok(record)
+    }
+
+    /// Returns the values of the columns to keep; a row may lack some.
+    fn columns(&self, row: &RawRow) -> BTreeMap<String, String> {
+        let value = |name: &String| {
+            let text = match row.fields.get(name)? {
+                Value::Null => return None,
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            Some((name.clone(), text))
+        };
+        self.config.columns.iter().filter_map(value).collect()
     }
 
     fn group(&self, row: &RawRow) -> Result<Option<String>, RowProblem> {
@@ -194,6 +209,16 @@ mod tests {
         let Shape::Chat { messages, .. } = record.shape else { panic!() };
         let contents: Vec<_> = messages.iter().map(|message| message["content"].as_str().unwrap()).collect();
         assert_eq!(contents, ["Be brief.", "{x}  aloha ", "1.5"]);
+    }
+
+    #[test]
+    fn columns_are_kept_as_text_beside_templates() {
+        let config = "text = '{haw}'\ncolumns = ['kind', 'year', 'note']";
+        let fields = json!({"haw": "aloha", "kind": "prose", "year": 1916, "note": null});
+        let Mapped::Row(record) = map(config, &fields).unwrap() else { panic!() };
+        let columns: Vec<_> = record.columns.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(columns, ["kind=prose", "year=1916"]);
+        assert!(Mapping::fields(&toml::from_str(config).unwrap()).any(|name| name == "note"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a user must know about a dataset that was made without an error.
+//! Notices for the user about a dataset that was made without an error.
 
 use outputs::{Stats, TurnEnd};
 

@@ -43,7 +43,7 @@ pub(crate) fn for_each_row<'f>(
         None => Ok(()),
         Some(name) => Err(Error::Rows {
             reason: format!("the settings name the field `{name}`, which no row has"),
-            hint: "correct the name in `where`, `hold_out` or `group_fields`".into(),
+            hint: "correct the name in `where`, `hold_out`, `group_fields` or `columns`".into(),
         }),
     }
 }

@@ -39,7 +39,7 @@ struct Waiting<'a> {
     route: Route<'a>,
 }
 
-/// Where a row comes from and goes to.
+/// Source and destination of a row.
 struct Route<'a> {
     file: &'a DataFile,
     place: Place,
@@ -336,6 +336,7 @@ fn text_bytes(record: &Record) -> usize {
 fn stored(record: Record, encoded: &Encoded) -> StoredRow {
     let mut row = StoredRow {
         auth_weight: record.auth_weight,
+        columns: record.columns,
         group: record.group,
         id: record.id,
         input: record.input,

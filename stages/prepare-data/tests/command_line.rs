@@ -156,7 +156,7 @@ fn an_empty_split_is_refused() {
     assert_snapshot!(refused(&sandbox, "pairs.jsonl", settings, 65), @"
     error: making the dataset
       caused by: the settings name the field `lang`, which no row has
-    hint: correct the name in `where`, `hold_out` or `group_fields`
+    hint: correct the name in `where`, `hold_out`, `group_fields` or `columns`
     ");
 }
 

@@ -5,7 +5,7 @@ use outputs::{Leak, LeakKind};
 /// Number of leaks that [`Findings`] lists; all are counted.
 pub const LISTED: usize = 100;
 
-/// How a checked row matches the training rows.
+/// Kind of match of a checked row with the training rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Match {
     pub(super) kind: LeakKind,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How much text must match.
+/// Amount of text that must match.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
