@@ -15,7 +15,7 @@ const MARKER_LINE: f64 = 18.0;
 /// Rates on the axis of a logarithmic chart without points.
 const EMPTY_RATES: Range = Range { low: 1e-6, high: 1.0 };
 
-/// How a series is drawn.
+/// Look of a series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
     /// A thin, pale line.
@@ -35,7 +35,7 @@ pub enum Look {
 pub struct Series {
     /// Name in the legend.
     pub name: String,
-    /// How the points are drawn.
+    /// Look of the points.
     pub look: Look,
     /// The points, by `x`.
     pub points: Vec<Point>,

@@ -10,7 +10,7 @@ pub(crate) struct Pixels {
     pub(crate) to: f64,
 }
 
-/// How an axis maps values to pixels.
+/// Map of an axis from values to pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Linear, from the lowest to the highest value.

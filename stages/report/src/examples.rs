@@ -35,7 +35,7 @@ struct Example<'a> {
     scores: Vec<Vec<Option<f64>>>,
 }
 
-/// What the tables need.
+/// Inputs of the tables.
 struct View<'a> {
     table: &'a Table,
     metrics: Vec<Metric>,

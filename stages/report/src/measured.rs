@@ -8,19 +8,22 @@ use crate::scores::{Better, Cell, Change, Kind, Score, Table};
 use crate::source::Contents;
 
 /// Metrics from 0 to 100.
-const POINTS: [&str; 13] = [
+const POINTS: [&str; 16] = [
     "bleu",
     "bleu_intl",
     "bleu_char",
     "bleu_zh",
+    "bleu_none",
     "chrf",
     "chrf_plus_plus",
     "ter",
     "exact_match",
-    "accuracy",
-    "f1",
+    "label_accuracy",
+    "label_f1",
     "token_f1",
-    "json_validity",
+    "json_valid",
+    "json_fields",
+    "tool_calls",
     "repetition",
 ];
 

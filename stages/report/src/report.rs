@@ -11,7 +11,7 @@ use crate::times::Telemetry;
 use crate::verdict::Verdict;
 use crate::{curves, data, examples, reproduce, results, stages, statistics, tokens};
 
-/// What a report shows.
+/// Contents of a report.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
     pub(crate) inputs: &'a Inputs,

@@ -108,7 +108,8 @@ fn title(contents: &Contents, metric: &str) -> String {
     titled.filter(|title| !title.is_empty()).unwrap_or_else(|| metric_name(metric))
 }
 
-fn printed(metric: &str, difference: &Difference) -> String {
+/// Prints a difference with its interval.
+pub(crate) fn printed(metric: &str, difference: &Difference) -> String {
     let digits = if ["loss", "similarity", "length_ratio"].contains(&metric) { 3 } else { 1 };
     let Difference { value, low, high, .. } = difference;
     format!(
@@ -119,12 +120,14 @@ fn printed(metric: &str, difference: &Difference) -> String {
     )
 }
 
-fn won(difference: &Difference) -> String {
+/// Prints the rows on which the first is better, equal and worse.
+pub(crate) fn won(difference: &Difference) -> String {
     let Difference { wins, ties, losses, .. } = difference;
     [wins, ties, losses].map(|count| number::count(*count)).join(" · ")
 }
 
-fn verdict(difference: &Difference, identical: bool) -> Element {
+/// Returns the label of a difference.
+pub(crate) fn verdict(difference: &Difference, identical: bool) -> Element {
     match difference.verdict {
         _ if identical => pill("level", "identical"),
         Some(Verdict::Better) => pill("better", "better"),

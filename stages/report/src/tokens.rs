@@ -21,7 +21,7 @@ const MODEST: usize = 320;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) text: String,
-    /// How many tokens it holds.
+    /// Number of tokens that it holds.
     pub(crate) tokens: usize,
     /// Whether it is a target.
     pub(crate) trained: bool,

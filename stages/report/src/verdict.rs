@@ -19,7 +19,7 @@ pub(crate) enum Outcome {
     Open,
 }
 
-/// How a score of a model compares with that of the base.
+/// Comparison of a model's score with that of the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Judged {
     Better,

@@ -130,7 +130,9 @@ fn reports_are_compared_and_what_is_no_report_is_named() {
     let ran = program.arg("compare").args(given).args(["--out", "pages/compare.html"]).run();
     assert_eq!(ran.succeeded(), "pages/compare.html\n");
     let page = sandbox.read("pages/compare.html");
-    for part in ["2 runs compared", "five", "six", "Learning curves", "Cost"] {
+    for part in
+        ["2 runs compared", "five", "six", "six against five", "within noise", "Learning curves", "Cost"]
+    {
         assert!(page.contains(part), "`{part}` is not on the page");
     }
     let mut program = sandbox.program(env!("CARGO_BIN_EXE_report"));

@@ -1,4 +1,4 @@
-//! What the runs cost: time, memory, and how much was trained.
+//! Cost of the runs: time, memory, and how much was trained.
 
 use super::run_head;
 use super::runs::{Run, Runs};

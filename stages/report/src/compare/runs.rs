@@ -7,6 +7,7 @@ use artifact::{Artifact, Level, Store};
 use outputs::{Document as _, RunRecord, RunValue, Times};
 use stage::{Error, Result};
 
+use super::rows::RunRows;
 use crate::headline::metric_name;
 use crate::number;
 use crate::parts::bare;
@@ -26,6 +27,8 @@ pub(crate) struct Run {
     pub(crate) times: Option<Times>,
     /// Settings by dotted name, such as `train.lora.rank`.
     pub(crate) settings: BTreeMap<String, String>,
+    /// Rows of its evaluation; `None` if they are not in the store.
+    pub(crate) rows: Option<RunRows>,
 }
 
 /// The runs of a comparison.
@@ -208,7 +211,8 @@ fn read(store: Option<&Store>, name: String, path: &Path, hue: usize) -> Result<
     for (stage, config) in record.settings.iter().filter(|(stage, _)| !LATER.contains(&stage.as_str())) {
         settings.extend(flat(config).into_iter().map(|(name, value)| (format!("{stage}.{name}"), value)));
     }
-    Ok(Run { name, hue, record, times, settings })
+    let rows = RunRows::read(&artifact, record.tuned.as_ref(), store)?;
+    Ok(Run { name, hue, record, times, settings, rows })
 }
 
 /// Names a run after the settings in which it differs, or after its key.
@@ -242,6 +246,7 @@ mod tests {
             record: RunRecord::default(),
             times: None,
             settings: settings.collect(),
+            rows: None,
         }
     }
 
