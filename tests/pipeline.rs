@@ -252,6 +252,41 @@ fn a_failed_stage_fails_make_and_keeps_its_pointer() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_gate_passes_a_good_run_and_fails_one_that_is_worse_elsewhere_or_changed_nothing() -> Result<()> {
+    let checkout = Checkout::finished("gate")?;
+    let gate = "evaluate.gate.metric=loss evaluate.gate.guard=guard.txt";
+    fs_err::write(
+        checkout.folder.join("guard.txt"),
+        "The weather was fine, and we walked to the harbour.\n\nShe read the letter twice before she answered.\n",
+    )?;
+    let passed = checkout.make("gate", &format!("{gate} evaluate.gate.max_loss=100"));
+    passed.succeeded();
+    ensure!(passed.stderr.contains("gate: passed"), "{}", passed.stderr);
+
+    // Symbols that no training row has: what the model learns makes them less likely.
+    fs_err::write(checkout.folder.join("guard.txt"), "~~~^^^{}{}[]###@@@\n\n%%%$$$|||<<<>>>___+++===\n")?;
+    let forgot = checkout.make("gate", &format!("{gate} evaluate.gate.max_loss=0.001"));
+    let said = forgot.failed(2);
+    ensure!(said.contains("the loss on `guard.txt` rises by") && said.contains("Error 20"), "{said}");
+
+    let same = checkout.make(
+        "gate",
+        &format!("{gate} evaluate.gate.max_loss=100 train.steps=1 train.warmup_steps=0 train.checkpoint_every=1 train.learning_rate=1e-12"),
+    );
+    let said = same.failed(2);
+    ensure!(said.contains("training changed nothing") && said.contains("Error 20"), "{said}");
+    // The report of a run that fails its gate is written.
+    let pointer = checkout.folder.join("build/small/demo/report.path");
+    let report = fs_err::read_to_string(pointer)?;
+    let page = fs_err::read_to_string(checkout.folder.join(report.trim_end()).join("data/report.html"))?;
+    ensure!(page.contains("changed nothing"), "the page does not say it");
+
+    let none = checkout.make("gate", "");
+    ensure!(none.failed(2).contains("needs a gate"), "{}", none.stderr);
+    Ok(())
+}
+
 /// The reader knows only `docs/artifact-format.md`.
 #[test]
 fn every_artifact_passes_a_reader_written_from_the_format_alone() -> Result<()> {
