@@ -22,7 +22,7 @@ const STAGES: [(&str, &[(&str, &str)]); 4] = [
     ("evaluate", &[("--model", "model"), ("--dataset", "dataset")]),
 ];
 
-/// What a stage says to inputs that were not made from each other.
+/// Message of a stage about inputs that were not made from each other.
 const BOUND: &str = "do not belong together";
 
 /// Returns whether a stage first compares what its inputs record about the model and the dataset that they were made from.

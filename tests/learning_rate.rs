@@ -12,7 +12,7 @@ fn grid() -> impl Iterator<Item = f64> {
 
 const SEEDS: std::ops::RangeInclusive<u32> = 1..=5;
 
-/// How far the suggestion may be from the best rate of the grid.
+/// Largest distance of the suggestion from the best rate of the grid.
 const FACTOR: f64 = 3.0;
 
 /// A model with its dataset and the settings that train it.
