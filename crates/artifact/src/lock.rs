@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Folder of the lock files in a store.
 const LOCKS: &str = ".locks";
 
-/// How long to wait for another process that works on the same key.
+/// Longest wait for another process that works on the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// At most this long; zero does not wait.

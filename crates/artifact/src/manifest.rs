@@ -39,7 +39,7 @@ pub struct Manifest {
     pub inputs: BTreeMap<String, InputRecord>,
     /// Headline numbers by name, as decimal strings.
     pub metrics: BTreeMap<String, String>,
-    /// How reproducible the bytes are.
+    /// Reproducibility of the bytes.
     pub determinism: Determinism,
     /// Fields of later versions, kept as they are.
     #[serde(flatten)]
@@ -86,7 +86,7 @@ pub struct InputRecord {
     pub output: Option<String>,
 }
 
-/// How reproducible the bytes of an artifact are.
+/// Reproducibility of the bytes of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Determinism {
     /// Where the same key produces the same bytes.

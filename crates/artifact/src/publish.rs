@@ -17,7 +17,7 @@ use crate::{network, os};
 
 /// Beginning of the names of staging folders; boot and process number follow.
 const STAGING: &str = ".tmp-";
-/// How many staging folders in a row may vanish before they are locked.
+/// Number of staging folders in a row that may vanish before they are locked.
 const ATTEMPTS: usize = 100;
 
 /// A folder beside the published artifacts in which a new one is prepared; removed on drop unless published.

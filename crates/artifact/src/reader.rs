@@ -21,7 +21,7 @@ pub(crate) const PROVENANCE: &str = "provenance.json";
 pub(crate) const DATA: &str = "data";
 pub(crate) const TELEMETRY: &str = "telemetry";
 
-/// How thoroughly data files are verified.
+/// Thoroughness with which data files are verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
     /// The set of files and their sizes.

@@ -16,7 +16,7 @@ const OWNER_BYTES: u64 = 64 << 10;
 const STATE: &str = "ckpt";
 /// Names the process that works in the folder, where locks cannot.
 const CLAIM: &str = "claim";
-/// How often a claim is tried while others come and go.
+/// Number of tries for a claim while others come and go.
 const ATTEMPTS: usize = 20;
 
 /// The folder `.work/<stage>/<key16>/` of a store; the same key always has the same one.

@@ -1,4 +1,4 @@
-//! How programs fail: kinds of failure with their exit codes, hints, and the form in which a person reads them.
+//! Failure of programs: kinds with their exit codes, hints, and the form in which a person reads them.
 //!
 //! A library's error enum implements [`Failure`]. [`Error`] is what stages return: `?` reads kind and hint from the library's
 //! error, [`Context`] adds what was being done, and the program prints [`Error::report`] and exits with

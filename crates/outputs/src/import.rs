@@ -10,14 +10,14 @@ use crate::stages;
 /// The record of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Import {
-    /// Where the model came from.
+    /// Source of the model.
     pub source: ImportSource,
     /// Licence of the model, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
     /// Names of the files that were kept.
     pub kept: Vec<String>,
-    /// How the weights were quantized, if they were.
+    /// Quantization of the weights, if they were quantized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantized: Option<Quantization>,
     /// Whether the weights were dequantized.
@@ -30,7 +30,7 @@ pub struct Import {
     pub dropped: BTreeMap<String, String>,
 }
 
-/// Where a model came from.
+/// Source of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ImportSource {

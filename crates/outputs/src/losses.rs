@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::Document;
 use crate::stages;
 
-/// How far a checkpoint's loss may be from the mean over its rows, relative: rounding, not contradiction.
+/// Largest relative distance of a checkpoint's loss from the mean over its rows: rounding, not contradiction.
 const TOLERANCE: f64 = 1e-4;
 
 /// Losses of checkpoints, written by validate. Readers that need less memory can choose another type for rows.

@@ -27,7 +27,7 @@ pub struct Scores {
     /// Every metric that occurs in this file, in the order in which they are shown.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub metrics: IndexMap<String, MetricInfo>,
-    /// How the intervals were made.
+    /// Settings of the intervals; absent if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<Statistics>,
     /// Every pair of models; `against` comes earlier in `models`.
@@ -116,7 +116,7 @@ pub struct FailedRow {
 pub struct MetricInfo {
     /// Name for people, such as `chrF++`.
     pub title: String,
-    /// Which direction is better.
+    /// Better direction.
     pub better: Direction,
     /// sacreBLEU's signature, if the metric has one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -145,7 +145,7 @@ pub struct Statistics {
     pub confidence: f64,
     /// Seed of the draws.
     pub seed: u64,
-    /// What was drawn: `row` or `group`.
+    /// Unit that was drawn: `row` or `group`.
     pub unit: String,
     /// Number of them among the answered rows.
     pub units: u64,
@@ -179,12 +179,12 @@ pub struct Difference {
     pub ties: u64,
     /// Rows on which the model is worse.
     pub losses: u64,
-    /// What the interval says; absent where neither direction is better.
+    /// Verdict of the interval; absent where neither direction is better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
 }
 
-/// What an interval says about a difference.
+/// Verdict of an interval on a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -199,7 +199,7 @@ pub enum Verdict {
 /// Scores of the rows that have something in common.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Subgroup {
-    /// What divides the rows: `length`, `group` or the name of a column.
+    /// Criterion that divides the rows: `length`, `group` or the name of a column.
     pub by: String,
     /// Value of these rows.
     pub value: String,

@@ -10,7 +10,7 @@ use crate::stages;
 /// A count, with the first of the things counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
-    /// How many there are.
+    /// Number of them.
     pub count: u64,
     /// The first of them, with their places.
     pub examples: Vec<String>,
@@ -45,7 +45,7 @@ pub struct Stats {
     pub splits: BTreeMap<String, SplitStats>,
     /// Result of the leak check.
     pub leaks: LeakStats,
-    /// How trained turns of chats end: number of turns by the text of the token that ends them; empty text for none.
+    /// Ends of trained turns of chats: number of turns by the text of the token that ends them; empty text for none.
     #[serde(default)]
     pub turn_ends: BTreeMap<String, TurnEnd>,
     /// Rows with a value in a key that the chat template does not read, by key.
@@ -131,11 +131,11 @@ pub struct Lengths {
 pub struct LeakStats {
     /// Rows of validation and test, and held-out rows, that were compared with training rows.
     pub checked_rows: u64,
-    /// How many of them leak.
+    /// Number of them that leak.
     pub count: u64,
     /// The first hundred, in the order of the rows.
     pub rows: Vec<Leak>,
-    /// How many still leak after `on_leak = "drop"`, because only several training rows together hold their text.
+    /// Number that still leaks after `on_leak = "drop"`, because only several training rows together hold their text.
     pub remaining: u64,
     /// Training rows that were dropped because of a leak.
     pub dropped_train_rows: Tally,
@@ -149,11 +149,11 @@ pub struct LeakStats {
 pub struct ValidationLeaks {
     /// Rows that were compared.
     pub checked_rows: u64,
-    /// How many of them occur in validation rows.
+    /// Number of them that occur in validation rows.
     pub count: u64,
     /// The first hundred; `train_row` and `train_source` are those of the validation row.
     pub rows: Vec<Leak>,
-    /// How many still do after `on_leak = "drop"`.
+    /// Number that still does after `on_leak = "drop"`.
     pub remaining: u64,
     /// Validation rows that were dropped because of it.
     pub dropped_rows: Tally,

@@ -1,4 +1,4 @@
-//! How far apart two results may be and still count as equal. Tests take their tolerances from here only.
+//! Tolerances: distances within which two results count as equal. Tests take their tolerances from here only.
 
 /// Logits of a plain model and of the reference, absolute, in `f32`.
 pub const LOGITS: f32 = 1e-4;

@@ -56,7 +56,7 @@ impl Targets {
     }
 }
 
-/// How the head is computed.
+/// Settings for computing the head.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadOptions {
     /// Number of rows in a chunk.

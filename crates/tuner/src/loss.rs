@@ -9,7 +9,7 @@ use models::{Input, Model, Pass};
 use crate::batch::Batch;
 use crate::head::{self, HeadOptions, Targets};
 
-/// How the gradient of the head is computed.
+/// Settings for the gradient of the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeadGradient {
     /// The head is frozen; the gradient of its inputs is computed in the forward pass.

@@ -1,4 +1,4 @@
-//! What remains of a model after it was measured: its loss, and what is needed to compare its logits.
+//! Remains of a model after it was measured: its loss, and what is needed to compare its logits.
 
 use dataset::Split;
 use failure::Result;

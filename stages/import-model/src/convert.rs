@@ -16,10 +16,10 @@ use crate::error::{Error, GET_AGAIN};
 use crate::files::read_json;
 use crate::quantize::Quantize;
 
-/// How the names of a multimodal model's vision tensors start.
+/// Prefixes of the names of a multimodal model's vision tensors.
 const VISION_PREFIXES: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
 
-/// How an import changes the weights.
+/// Changes that an import makes to the weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Conversion {
     /// Quantizes every linear layer and embedding.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How to quantize weights.
+/// Settings for quantizing weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Table")]
 pub struct Quantize {

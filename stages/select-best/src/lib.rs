@@ -32,7 +32,7 @@ pub use choose::choose;
 pub use config::Config;
 pub use error::Error;
 
-/// What a choice is made from.
+/// Inputs of a choice.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
     /// Folder of the checkpoints.

@@ -13,7 +13,7 @@ use tuner::{Observer, StepReport};
 
 use crate::{earlier, layout};
 
-/// Where a run stops on purpose.
+/// Step at which a run stops on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopAt {
     /// After this step.

@@ -1,4 +1,4 @@
-//! What is in a store besides artifacts: workspaces, staging folders, quarantine, trash and temporary files.
+//! Leftovers: what is in a store besides artifacts: workspaces, staging folders, quarantine, trash and temporary files.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt as _;

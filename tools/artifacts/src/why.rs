@@ -28,7 +28,7 @@ struct Subject {
     artifact: Option<(PathBuf, Manifest)>,
 }
 
-/// How a key differs from that of another artifact.
+/// Difference of a key from that of another artifact.
 struct Explanation {
     stage: String,
     old: PathBuf,

@@ -15,7 +15,7 @@ use crate::runtime::value::{Number, Value};
 /// Most digits after the point of a number.
 const MAX_PRECISION: usize = 4096;
 
-/// How a value fills its field.
+/// Alignment and padding of a value in its field.
 #[derive(Clone, Debug, Default)]
 struct Spec {
     fill: Option<char>,

@@ -27,7 +27,7 @@ const LOW_FREQUENCY_FACTOR: f64 = 1.0;
 const HIGH_FREQUENCY_FACTOR: f64 = 4.0;
 const ORIGINAL_CONTEXT: u32 = 8192;
 
-/// What the rotation depends on beside its own keys.
+/// Inputs of the rotation beside its own keys.
 pub(super) struct Rope<'a> {
     pub(super) metadata: Metadata<'a>,
     /// Name of the architecture, with which its keys start.

@@ -19,7 +19,7 @@ mod kind {
     pub(super) const BYTE: i64 = 6;
 }
 
-/// How a byte-level tokenizer splits words, by the names in llama.cpp.
+/// Rules by which byte-level tokenizers split words, by their names in llama.cpp.
 enum Split {
     /// The expression of GPT-2.
     Gpt2,

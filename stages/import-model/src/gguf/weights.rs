@@ -55,7 +55,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// What a tensor is written as.
+/// Form in which a tensor is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
     /// The bytes of the file.
@@ -74,7 +74,7 @@ struct Planned<'a> {
     target: Target,
 }
 
-/// What was written.
+/// Result of writing.
 pub(super) struct Written {
     /// Entries of `config.json` for packed weights.
     pub(super) quantization: Map<String, Value>,
