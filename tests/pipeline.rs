@@ -255,24 +255,19 @@ fn a_failed_stage_fails_make_and_keeps_its_pointer() -> Result<()> {
 #[test]
 fn the_gate_passes_a_good_run_and_fails_one_that_is_worse_elsewhere_or_changed_nothing() -> Result<()> {
     let checkout = Checkout::finished("gate")?;
-    let gate = "evaluate.gate.metric=loss evaluate.gate.guard=guard.txt";
-    fs_err::write(
-        checkout.folder.join("guard.txt"),
-        "The weather was fine, and we walked to the harbour.\n\nShe read the letter twice before she answered.\n",
-    )?;
-    let passed = checkout.make("gate", &format!("{gate} evaluate.gate.max_loss=100"));
+    let gate = "evaluate.gate.metric=loss evaluate.gate.guard=general-english";
+    let passed = checkout.make("gate", &format!("{gate} evaluate.gate.max_loss=0.5"));
     passed.succeeded();
     ensure!(passed.stderr.contains("gate: passed"), "{}", passed.stderr);
 
-    // Symbols that no training row has: what the model learns makes them less likely.
-    fs_err::write(checkout.folder.join("guard.txt"), "~~~^^^{}{}[]###@@@\n\n%%%$$$|||<<<>>>___+++===\n")?;
+    // Training on old stories costs the model some of its general English.
     let forgot = checkout.make("gate", &format!("{gate} evaluate.gate.max_loss=0.001"));
     let said = forgot.failed(2);
-    ensure!(said.contains("the loss on `guard.txt` rises by") && said.contains("Error 20"), "{said}");
+    ensure!(said.contains("the loss on `general-english` rises by") && said.contains("Error 20"), "{said}");
 
     let same = checkout.make(
         "gate",
-        &format!("{gate} evaluate.gate.max_loss=100 train.steps=1 train.warmup_steps=0 train.checkpoint_every=1 train.learning_rate=1e-12"),
+        &format!("{gate} evaluate.gate.max_loss=0.5 train.steps=1 train.warmup_steps=0 train.checkpoint_every=1 train.learning_rate=1e-12"),
     );
     let said = same.failed(2);
     ensure!(said.contains("training changed nothing") && said.contains("Error 20"), "{said}");

@@ -195,6 +195,7 @@ pub(crate) fn section(runs: &Runs, pairs: &[Pair]) -> Option<Section> {
         (confidence * 1000.0).round() / 10.0,
         number::count(resamples as u64),
     )];
+    said.push("Answers are compared on the rows that all of these runs have answered.".to_owned());
     let alone: Vec<&str> = (0..runs.list.len())
         .filter(|run| !pairs.iter().any(|pair| [pair.run, pair.against].contains(run)))
         .map(|run| runs.list[run].name.as_str())
