@@ -233,8 +233,14 @@ impl Lanes {
 }
 
 /// Numerator of erf(x) / x as a polynomial in x²; the coefficient of the highest power comes first.
-const ERF_ABOVE: [f32; 6] =
-    [2.050_229e-6, 2.848_704_2e-4, 3.764_968_6e-3, 5.274_670_6e-2, 1.903_910_3e-1, 1.128_379_1];
+const ERF_ABOVE: [f32; 6] = [
+    2.050_229e-6,
+    2.848_704_2e-4,
+    3.764_968_6e-3,
+    5.274_670_6e-2,
+    1.903_910_3e-1,
+    std::f32::consts::FRAC_2_SQRT_PI,
+];
 /// Its denominator.
 const ERF_BELOW: [f32; 6] =
     [3.809_255_6e-5, 1.162_383_1e-3, 1.496_790_7e-2, 1.141_027_5e-1, 5.020_624e-1, 1.0];
