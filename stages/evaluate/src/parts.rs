@@ -49,17 +49,26 @@ pub(crate) fn parts_by_column(by: &str, values: &[Option<String>]) -> Vec<Part> 
         return parts_by(by, values);
     }
     let numbers: Vec<Option<f64>> = values.iter().map(|value| value.as_ref().and_then(number)).collect();
-    thirds(by, &numbers, |low, high| format!("{low} to {high}"))
+    let lowest = |rows: &[usize]| rows.iter().filter_map(|&row| numbers[row]).fold(f64::INFINITY, f64::min);
+    thirds(by, &numbers, |_, rows, end| format!("{} to {end}", lowest(rows)))
 }
 
 /// Divides rows into thirds by the length of their references in characters. Rows of one length are in one part.
 pub(crate) fn parts_by_length(by: &str, lengths: &[Option<usize>]) -> Vec<Part> {
     let numbers: Vec<Option<f64>> = lengths.iter().map(|length| length.map(|length| length as f64)).collect();
-    thirds(by, &numbers, |low, high| format!("{low}–{high} characters"))
+    let shortest = lengths.iter().flatten().min().copied().unwrap_or_default() as f64;
+    thirds(by, &numbers, |before, _, end| {
+        format!("{}–{end} characters", before.map_or(shortest, |before| before + 1.0))
+    })
 }
 
-/// Divides rows into thirds by a number of each; `name` is given the ends of a part.
-fn thirds(by: &str, numbers: &[Option<f64>], name: impl Fn(f64, f64) -> String) -> Vec<Part> {
+/// Divides rows into thirds by a number of each; `name` is given the largest number of the part before, the rows, and the largest
+/// number of the part.
+fn thirds(
+    by: &str,
+    numbers: &[Option<f64>],
+    name: impl Fn(Option<f64>, &[usize], f64) -> String,
+) -> Vec<Part> {
     let mut sorted: Vec<f64> = numbers.iter().flatten().copied().collect();
     sorted.sort_unstable_by(f64::total_cmp);
     if sorted.is_empty() {
@@ -70,15 +79,15 @@ fn thirds(by: &str, numbers: &[Option<f64>], name: impl Fn(f64, f64) -> String) 
         (1..=THIRDS).map(|part| sorted[(sorted.len() * part / THIRDS).saturating_sub(1)]).collect();
     ends.dedup();
     let mut parts = Vec::new();
-    let mut below = f64::NEG_INFINITY;
+    let mut before: Option<f64> = None;
     for end in ends {
-        let is_in = |number: &Option<f64>| number.is_some_and(|number| number > below && number <= end);
+        let is_behind = |number: f64| before.is_none_or(|before| number > before);
+        let is_in = |number: &Option<f64>| number.is_some_and(|number| is_behind(number) && number <= end);
         let rows: Vec<usize> = (0..numbers.len()).filter(|&row| is_in(&numbers[row])).collect();
-        let lowest = rows.iter().filter_map(|&row| numbers[row]).fold(f64::INFINITY, f64::min);
         if !rows.is_empty() {
-            parts.push(Part { by: by.to_owned(), value: name(lowest, end), rows });
+            parts.push(Part { by: by.to_owned(), value: name(before, &rows, end), rows });
         }
-        below = end;
+        before = Some(end);
     }
     parts
 }
