@@ -84,6 +84,16 @@ pub enum Error {
         /// Its type.
         dtype: tensors::Dtype,
     },
+    /// Weights cannot be quantized or dequantized.
+    #[error("`{path}`: {reason}")]
+    Conversion {
+        /// The file, or the tensor.
+        path: PathBuf,
+        /// The problem.
+        reason: String,
+        /// A remedy.
+        hint: String,
+    },
     /// The head returned a logit that is not a number.
     #[error("the model gives no probabilities after {tokens} tokens")]
     NoProbabilities {
@@ -116,6 +126,7 @@ impl Failure for Error {
             Self::Config { .. } => {
                 "correct that setting, or take config.json from where the weights came from"
             }
+            Self::Conversion { hint, .. } => hint,
             Self::Unsupported { supported, .. } => {
                 return Some(format!("supported model types: {}", supported.join(", ")));
             }

@@ -79,6 +79,30 @@ impl Model {
         Self::complete(&config_path, config, tensors, options)
     }
 
+    /// Loads only what [`Model::logits`] uses: the head or, if they are tied, the token embedding.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::load`]; other weights are not read.
+    pub fn load_head(folder: &Path, options: &LoadOptions) -> Result<Self> {
+        let config_path = folder.join("config.json");
+        let files = TensorFiles::open(folder)?;
+        let mut tensors = text_tensors(files.placeholders()?);
+        for (name, array) in &mut tensors {
+            let layer = name.rsplit_once('.').map_or("", |(path, _)| path);
+            if layer.ends_with("lm_head") || layer.ends_with("embed_tokens") {
+                let stored = files.names().find(|stored| canonical_name(stored) == *name);
+                *array = files.array(stored.expect("the names come from these files"))?;
+            }
+        }
+        let loader = Loader::new(tensors, options.dtype);
+        let mut model = Self::build(&config_path, config::read(&config_path)?, &loader, options.unpack)?;
+        loader.finish(folder)?;
+        model.keep_only_head()?;
+        transforms::eval(model.parameters().values())?;
+        Ok(model)
+    }
+
     /// Makes a model of `config.json` with fresh weights drawn from `seed`: normal with standard deviation 0.02, norms
     /// at their neutral value, biases zero.
     ///

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use hub::{Watch, is_hex};
+use models::{Conversion, Quantize};
 use serde::{Deserialize, Serialize};
 
-use crate::convert::Conversion;
 use crate::error::Error;
 use crate::gguf::Blocks;
 use crate::hub::Hub;
 use crate::layout::{can_be_kept, is_plain_name};
 use crate::pins::{Hashes, Revision};
-use crate::quantize::Quantize;
 use crate::wheel::{self, Wheel};
 
 /// Settings of an import: the table `[import-model]` of a model preset.

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use outputs::{Document as _, Import, ImportSource};
+use models::{Conversion, Quantize};
+use outputs::{Document as _, Import, ImportSource, Quantization};
 use serde_json::Value;
 use tensors::INDEX;
 
-use crate::convert::{self, Conversion};
 use crate::error::Error;
 use crate::files::{copy, link, read_json};
 use crate::found::Found;
@@ -298,7 +298,7 @@ pub fn write(
 fn write_converted(found: &Found, conversion: &Conversion, model: &Path) -> Result<(), Error> {
     let shards = found.files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
     let shards: Vec<&Path> = shards.map(|(_, path)| path.as_path()).collect();
-    convert::write(&found.files["config.json"], &shards, conversion, model)?;
+    models::convert(&found.files["config.json"], &shards, conversion, model)?;
     models::weight_files(model)?.iter().try_for_each(|written| weights::check_values(written))
 }
 
@@ -311,7 +311,9 @@ fn record(found: &Found, source: ImportSource, conversion: Option<&Conversion>) 
         license: found.license.clone(),
         kept: found.files.keys().cloned().collect(),
         quantized: match conversion {
-            Some(Conversion::Quantize(settings)) => Some(settings.into()),
+            Some(Conversion::Quantize(Quantize { bits, group_size, mode })) => {
+                Some(Quantization { bits: *bits, group_size: *group_size, mode: mode.clone() })
+            }
             _ => None,
         },
         dequantized: conversion == Some(&Conversion::Dequantize),

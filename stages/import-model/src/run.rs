@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use hub::Watch;
+use models::Conversion;
 use outputs::ImportSource;
 
 use crate::config::{Config, Source};
-use crate::convert::Conversion;
 use crate::error::Error;
 use crate::found::Found;
 use crate::gguf::{self, Blocks};

@@ -1,5 +1,6 @@
 //! The setting `quantize` and its defaults.
 
+use mlx_ext::{Quantization, QuantizationMode};
 use serde::{Deserialize, Serialize};
 
 /// Settings for quantizing weights.
@@ -53,15 +54,9 @@ impl From<Table> for Quantize {
     }
 }
 
-impl From<&Quantize> for outputs::Quantization {
-    fn from(settings: &Quantize) -> Self {
-        Self { bits: settings.bits, group_size: settings.group_size, mode: settings.mode.clone() }
-    }
-}
-
 impl Quantize {
     /// Returns everything that is wrong with the settings.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    pub fn problems(&self) -> Vec<String> {
         let Self { bits, group_size, mode } = self;
         let mut problems = Vec::new();
         match MODES.iter().find(|known| known.name == mode) {
@@ -83,6 +78,12 @@ impl Quantize {
             Some(_) => {}
         }
         problems
+    }
+
+    /// Returns the settings as MLX takes them; `None` if the mode is unknown.
+    pub(crate) fn quantization(&self) -> Option<Quantization> {
+        let mode = QuantizationMode::from_name(&self.mode)?;
+        Some(Quantization { bits: self.bits, group_size: self.group_size, mode })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Quantizes or dequantizes weights during the import; the only module of this stage that uses MLX.
+//! Quantizes or dequantizes the weights of a model folder.
 //!
 //! As in mlx-lm's convert, every linear layer and embedding whose width is a multiple of the group size is quantized, and
 //! the vision part of a multimodal model is left out. Only one tensor is in memory at a time.
@@ -8,18 +8,21 @@ use std::path::Path;
 
 use mlx_ext::{PackedWeight, Quantization, QuantizationMode};
 use mlx_rs::{Array, Dtype as Mlx};
-use models::{TensorFiles, canonical_name};
 use serde_json::{Map, Value, json};
 use tensors::{Dtype, SHARD_BYTES, TensorInfo, TensorLayout, TensorWriter, shards, write_shards};
 
-use crate::error::{Error, GET_AGAIN};
-use crate::files::read_json;
+use crate::config;
+use crate::error::{Error, Result};
 use crate::quantize::Quantize;
+use crate::weights::{TensorFiles, canonical_name};
+
+/// Hint for files that contradict each other.
+const GET_AGAIN: &str = "take config.json and weights from the same model";
 
 /// Prefixes of the names of a multimodal model's vision tensors.
 const VISION_PREFIXES: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
 
-/// Changes that an import makes to the weights.
+/// Change of the weights of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Conversion {
     /// Quantizes every linear layer and embedding.
@@ -28,15 +31,17 @@ pub enum Conversion {
     Dequantize,
 }
 
-/// Writes the `config.json` and the weights of `shards` into `out`, converted. MLX must be initialized.
-pub(crate) fn write(
-    config_path: &Path,
-    shards: &[&Path],
-    conversion: &Conversion,
-    out: &Path,
-) -> Result<(), Error> {
-    let mut config: Map<String, Value> = read_json(config_path, 16 << 20)?;
-    let files = shards.iter().map(|path| TensorFiles::open_file(path)).collect::<Result<Vec<_>, _>>()?;
+/// Writes the `config.json` and the weights of `shards` into `out`, converted; one tensor is in memory at a time.
+///
+/// # Errors
+///
+/// Fails when the weights are already as the conversion would make them, when none can be quantized, and when files
+/// contradict each other.
+pub fn convert(config_path: &Path, shards: &[&Path], conversion: &Conversion, out: &Path) -> Result<()> {
+    let Value::Object(mut config) = config::read(config_path)? else {
+        return Err(unusable(config_path, "this is not a table".to_owned(), GET_AGAIN.to_owned()));
+    };
+    let files = shards.iter().map(|path| TensorFiles::open_file(path)).collect::<Result<Vec<_>>>()?;
     let plan = Plan::new(config_path, &config, &files, conversion)?;
     plan.write(out)?;
     config.remove("vision_config");
@@ -81,7 +86,7 @@ impl<'a> Plan<'a> {
         config: &Map<String, Value>,
         files: &'a [TensorFiles],
         conversion: &Conversion,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self> {
         let names = |file: &'a TensorFiles| file.names().map(move |name| (name.to_owned(), file));
         let home: BTreeMap<String, &TensorFiles> = files.iter().flat_map(names).collect();
         let quantized: BTreeSet<String> =
@@ -99,10 +104,8 @@ impl<'a> Plan<'a> {
                 (_, Some((path, "scales" | "biases"))) if quantized.contains(path) => continue,
                 (Conversion::Quantize(settings), Some((_, "weight"))) => quantize_step(info, settings),
                 (Conversion::Dequantize, Some((path, "weight"))) if quantized.contains(path) => {
-                    plan.dequantize_step(config, path, info).map_err(|reason| Error::Layout {
-                        place: config_path.display().to_string(),
-                        reason: format!("tensor `{stored}` {reason}"),
-                        hint: GET_AGAIN.to_owned(),
+                    plan.dequantize_step(config, path, info).map_err(|reason| {
+                        unusable(config_path, format!("tensor `{stored}` {reason}"), GET_AGAIN.to_owned())
                     })?
                 }
                 _ => Step::Copy,
@@ -145,7 +148,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Fails when a quantization would change no tensor, and reports the matrices that stay as they are.
-    fn check_quantized(&self, config_path: &Path, conversion: &Conversion) -> Result<(), Error> {
+    fn check_quantized(&self, config_path: &Path, conversion: &Conversion) -> Result<()> {
         let Conversion::Quantize(Quantize { group_size, .. }) = conversion else { return Ok(()) };
         let is_packed = |planned: &&Planned<'_>| matches!(planned.step, Step::Quantize(_));
         let packed = self.tensors.iter().filter(is_packed).count();
@@ -170,35 +173,34 @@ impl<'a> Plan<'a> {
         let fitting =
             [128, 64, 32].into_iter().filter(|size| matrices.iter().any(|width| width.is_multiple_of(*size)));
         let hint = match fitting.map(|size| size.to_string()).collect::<Vec<_>>() {
-            sizes if sizes.is_empty() => "import this model without `quantize`".to_owned(),
+            sizes if sizes.is_empty() => "use the model without `quantize`".to_owned(),
             sizes => {
-                format!("set `quantize.group_size` to {}, or import without `quantize`", sizes.join(" or "))
+                format!(
+                    "set `quantize.group_size` to {}, or use the model without `quantize`",
+                    sizes.join(" or ")
+                )
             }
         };
-        Err(Error::Layout {
-            place: config_path.display().to_string(),
-            reason: format!(
-                "nothing can be quantized: no width of a matrix is a multiple of the group size {group_size}"
-            ),
-            hint,
-        })
+        let reason = format!(
+            "nothing can be quantized: no width of a matrix is a multiple of the group size {group_size}"
+        );
+        Err(unusable(config_path, reason, hint))
     }
 
     /// Fails when two stored tensors have the same canonical name.
-    fn check_names(&self, config_path: &Path) -> Result<(), Error> {
+    fn check_names(&self, config_path: &Path) -> Result<()> {
         let mut names = BTreeSet::new();
         let repeated = self.outputs.iter().flatten().find(|output| !names.insert(&output.name));
         match repeated {
-            Some(output) => Err(Error::Layout {
-                place: config_path.display().to_string(),
-                reason: format!("two tensors of the weights are called `{}`", output.name),
-                hint: GET_AGAIN.to_owned(),
-            }),
+            Some(output) => {
+                let reason = format!("two tensors of the weights are called `{}`", output.name);
+                Err(unusable(config_path, reason, GET_AGAIN.to_owned()))
+            }
             None => Ok(()),
         }
     }
 
-    fn write(&self, out: &Path) -> Result<(), Error> {
+    fn write(&self, out: &Path) -> Result<()> {
         let bytes = |outputs: &Vec<TensorLayout>| outputs.iter().map(TensorLayout::bytes).sum();
         let sizes: Vec<usize> = self.outputs.iter().map(bytes).collect();
         write_shards(out, &self.outputs, &shards(&sizes, SHARD_BYTES), |index, file| {
@@ -207,13 +209,13 @@ impl<'a> Plan<'a> {
     }
 
     /// Writes the tensors that are made from one stored tensor.
-    fn write_tensor(&self, planned: &Planned<'_>, file: &mut TensorWriter) -> Result<(), Error> {
+    fn write_tensor(&self, planned: &Planned<'_>, file: &mut TensorWriter) -> Result<()> {
         let Planned { file: source, stored, step } = planned;
         let arrays = match step {
             Step::Copy => return Ok(file.write(&source.bytes(stored)?)?),
             Step::Quantize(settings) => {
                 let weight = source.array(stored)?;
-                mlx_ext::quantize(&weight, *settings).map_err(models::Error::from)?
+                mlx_ext::quantize(&weight, *settings)?
             }
             Step::Dequantize(settings, dtype) => {
                 let path = stored.strip_suffix(".weight").expect("only weights are dequantized");
@@ -222,28 +224,25 @@ impl<'a> Plan<'a> {
                 let weight = source.array(stored)?;
                 let biases = biases.transpose()?;
                 let packed = PackedWeight { weight: &weight, scales: &scales, biases: biases.as_ref() };
-                let dense = mlx_ext::dequantize(packed, *settings, *dtype);
-                vec![dense.map_err(models::Error::from)?]
+                vec![mlx_ext::dequantize(packed, *settings, *dtype)?]
             }
         };
         for array in &arrays {
-            file.write(&mlx_ext::bytes_of(array).map_err(models::Error::from)?)?;
+            file.write(&mlx_ext::bytes_of(array)?)?;
         }
         Ok(())
     }
 
-    fn array(&self, name: &str) -> Result<Array, Error> {
-        let file = self.home.get(name).ok_or_else(|| Error::Layout {
-            place: name.to_owned(),
-            reason: "the tensor is missing".to_owned(),
-            hint: GET_AGAIN.to_owned(),
+    fn array(&self, name: &str) -> Result<Array> {
+        let file = self.home.get(name).ok_or_else(|| {
+            unusable(Path::new(name), "the tensor is missing".to_owned(), GET_AGAIN.to_owned())
         })?;
-        Ok(file.array(name)?)
+        file.array(name)
     }
 }
 
 /// Fails when the weights are already as the conversion would make them.
-fn check_applicable(config_path: &Path, conversion: &Conversion, is_quantized: bool) -> Result<(), Error> {
+fn check_applicable(config_path: &Path, conversion: &Conversion, is_quantized: bool) -> Result<()> {
     let (reason, hint) = match conversion {
         Conversion::Quantize(_) if is_quantized => (
             "the weights are quantized already",
@@ -254,11 +253,11 @@ fn check_applicable(config_path: &Path, conversion: &Conversion, is_quantized: b
         }
         _ => return Ok(()),
     };
-    Err(Error::Layout {
-        place: config_path.display().to_string(),
-        reason: reason.to_owned(),
-        hint: hint.to_owned(),
-    })
+    Err(unusable(config_path, reason.to_owned(), hint.to_owned()))
+}
+
+fn unusable(path: &Path, reason: String, hint: String) -> Error {
+    Error::Conversion { path: path.to_owned(), reason, hint }
 }
 
 fn ties_embeddings(config: &Map<String, Value>) -> bool {
@@ -284,8 +283,7 @@ fn quantize_step(info: &TensorInfo, settings: &Quantize) -> Step {
     if !is_float || !fits {
         return Step::Copy;
     }
-    let mode = QuantizationMode::from_name(&settings.mode).expect("the settings were checked");
-    Step::Quantize(Quantization { bits: settings.bits, group_size: settings.group_size, mode })
+    Step::Quantize(settings.quantization().expect("the settings were checked"))
 }
 
 /// Returns the settings of a quantized layer: mode and group size from `config.json`, bits from the shapes of its tensors.
