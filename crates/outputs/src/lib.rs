@@ -37,7 +37,7 @@ pub use changes::{Changes, CheckpointChanges, RowChange};
 pub use chat::ChatSettings;
 pub use choice::{Candidate, Choice};
 pub use files::{Document, Error, Line, Result};
-pub use fusion::FusionCost;
+pub use fusion::{ExportCost, FusionCost};
 pub use import::{GgufImport, Import, ImportSource, Quantization};
 pub use losses::{CheckpointLosses, Losses, NamedRowLoss, RowLoss};
 pub use run::{RunRecord, RunScore, RunValue};

@@ -32,6 +32,12 @@ pub const ADAPTERS: &str = "adapters";
 pub const CHOICE: &str = "choice.json";
 /// `fuse.json`: see [`FusionCost`](crate::FusionCost).
 pub const FUSION_COST: &str = "fuse.json";
+/// `quantized`: a folder in Hugging Face layout, packed for MLX; only with `fuse.quantize`.
+pub const QUANTIZED: &str = "quantized";
+/// `gguf`: a GGUF file and what runs it; only with `fuse.gguf`.
+pub const GGUF: &str = "gguf";
+/// `peft`: adapters in PEFT's format; only with `fuse.peft`.
+pub const PEFT: &str = "peft";
 /// `predictions.jsonl`: see [`Prediction`](crate::Prediction).
 pub const PREDICTIONS: &str = "predictions.jsonl";
 /// `metrics.json`: see [`Scores`](crate::Scores).

@@ -41,6 +41,7 @@ fn documents_keep_their_bytes() {
     check_document::<Choice>("choice.json");
     check_document::<Choice>("choice-alone.json");
     check_document::<FusionCost>("fuse.json");
+    check_document::<FusionCost>("fuse-alone.json");
     check_document::<Scores>("metrics.json");
     check_document::<Scores>("metrics-nothing-generated.json");
 }

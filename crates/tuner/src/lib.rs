@@ -56,7 +56,7 @@ pub use resume_state::{ResumeState, RunCounters, step_name};
 pub use schedule::{ScheduleName, ScheduleSettings};
 #[cfg(feature = "test-hooks")]
 pub use score::score_batch;
-pub use score::{Score, mean_loss, row_loss, score, token_losses};
+pub use score::{Score, mean_loss, row_loss, score, score_states, token_losses};
 pub use similarity::{TextEncoder, TextVectors};
 pub use trainer::{Step, StepReport, Trainer};
 pub use training_loop::{Observer, Splits, TrainingSettings, train};

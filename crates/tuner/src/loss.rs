@@ -52,12 +52,16 @@ pub(crate) fn entering(model: &Model, batch: &Batch, block: usize) -> Result<Arr
     model.entering(input_of(batch), block)
 }
 
-/// Returns the unweighted loss of every target of `batch` in nats, `[N]`, `f32`.
-pub(crate) fn losses_of_targets(model: &Model, batch: &Batch) -> Result<Array> {
-    let hidden = hidden_at_targets(model, batch, Pass::default())?;
+/// Returns what enters the head at every target of `batch`, `[N, D]`.
+pub(crate) fn states_of_targets(model: &Model, batch: &Batch) -> Result<Array> {
+    hidden_at_targets(model, batch, Pass::default())
+}
+
+/// Returns the unweighted loss of every target of `batch` in nats, `[N]`, `f32`; `hidden` is what enters the head there.
+pub(crate) fn losses_of_targets(model: &Model, hidden: &Array, batch: &Batch) -> Result<Array> {
     let mut losses = Vec::new();
     for (start, end) in head::chunks(hidden.dim(0) as usize, head::chunk_rows(model.vocabulary())) {
-        let (rows, targets) = (head::slice(&hidden, start, end)?, head::slice(&batch.targets, start, end)?);
+        let (rows, targets) = (head::slice(hidden, start, end)?, head::slice(&batch.targets, start, end)?);
         let logits = model.logits(&rows)?;
         let chunk = if uses_host(&logits) {
             kernels::cross_entropy(&logits, &targets, LossHead { scale: 1.0, cap: None })?

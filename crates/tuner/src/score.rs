@@ -1,6 +1,7 @@
 //! Losses of a model on a whole split, per row or per target.
 
 use dataset::Split;
+use mlx_rs::Array;
 use models::Model;
 use outputs::RowLoss;
 
@@ -48,6 +49,25 @@ pub fn score(model: &Model, split: &Split, name: &str, batch_size: usize) -> Res
     score_by_ranks(model, split, name, batch_size, None)
 }
 
+/// Scores as [`score`] does, and calls `visit` with what enters the head at the targets, `[N, D]`, some rows at a time. The
+/// order of the targets depends only on the split, the number of rows and the device.
+///
+/// # Errors
+///
+/// As [`score`], and returns the error of `visit`.
+pub fn score_states(
+    model: &Model,
+    split: &Split,
+    name: &str,
+    batch_size: usize,
+    visit: &mut dyn FnMut(&Array) -> Result<()>,
+) -> Result<Score> {
+    let mut rows = vec![row_loss(&[]); split.len()];
+    let row = &mut |row: usize, losses: &[f32]| rows[row] = row_loss(losses);
+    each_row(model, split, name, batch_size, &mut Visitor { wanted: &|_| true, row, states: visit })?;
+    Ok(Score { rows })
+}
+
 /// As [`score`], with the batches shared by ranks, all of which get the whole result.
 ///
 /// # Errors
@@ -61,8 +81,9 @@ pub(crate) fn score_by_ranks(
     ranks: Option<&Ranks>,
 ) -> Result<Score> {
     let mut rows = vec![row_loss(&[]); split.len()];
-    let is_own = |index: usize| ranks.is_none_or(|ranks| ranks.has(index));
-    each_row(model, split, name, batch_size, &is_own, &mut |row, losses| rows[row] = row_loss(losses))?;
+    let wanted = &|index: usize| ranks.is_none_or(|ranks| ranks.has(index));
+    let row = &mut |row: usize, losses: &[f32]| rows[row] = row_loss(losses);
+    each_row(model, split, name, batch_size, &mut Visitor { wanted, row, states: &mut |_| Ok(()) })?;
     let rows = match ranks {
         Some(ranks) => sharing::row_losses(ranks, &rows)?,
         None => rows,
@@ -77,19 +98,29 @@ pub(crate) fn score_by_ranks(
 /// As [`score`].
 pub fn token_losses(model: &Model, split: &Split, name: &str, batch_size: usize) -> Result<Vec<Vec<f32>>> {
     let mut rows = vec![Vec::new(); split.len()];
-    each_row(model, split, name, batch_size, &|_| true, &mut |row, losses| rows[row] = losses.to_vec())?;
+    let row = &mut |row: usize, losses: &[f32]| rows[row] = losses.to_vec();
+    let visitor = &mut Visitor { wanted: &|_| true, row, states: &mut |_| Ok(()) };
+    each_row(model, split, name, batch_size, visitor)?;
     Ok(rows)
 }
 
-/// Calls `visit` with every row of `split` and the losses of its targets, short rows first; leaves out batches whose index is not
-/// `wanted`.
+/// Functions that decide what is computed of a split, and receive it.
+struct Visitor<'a> {
+    /// Returns whether the batch of an index is computed.
+    wanted: &'a dyn Fn(usize) -> bool,
+    /// Called with every row and the losses of its targets.
+    row: &'a mut dyn FnMut(usize, &[f32]),
+    /// Called with what enters the head at the targets of each batch, `[N, D]`.
+    states: &'a mut dyn FnMut(&Array) -> Result<()>,
+}
+
+/// Computes every row of `split`, short rows first.
 fn each_row(
     model: &Model,
     split: &Split,
     name: &str,
     batch_size: usize,
-    wanted: &dyn Fn(usize) -> bool,
-    visit: &mut dyn FnMut(usize, &[f32]),
+    visitor: &mut Visitor<'_>,
 ) -> Result<()> {
     if split.is_empty() {
         return Err(Error::EmptySplit { split: name.to_owned() });
@@ -101,10 +132,10 @@ fn each_row(
     for (index, batch_rows) in batches(split, &order, batch_size).into_iter().enumerate() {
         let batch = Batch::of_rows(split, batch_rows, 1);
         targets += batch.target_count();
-        if !wanted(index) {
+        if !(visitor.wanted)(index) {
             continue;
         }
-        let losses = losses_of_batch(model, &batch)?;
+        let losses = losses_of_batch(model, &batch, visitor.states)?;
         let mut rest = &losses[..];
         for (&row, &targets) in batch_rows.iter().zip(&batch.targets_of_row) {
             let (losses, others) = rest.split_at(targets);
@@ -112,7 +143,7 @@ fn each_row(
             if let Some(&value) = losses.iter().find(|loss| !loss.is_finite()) {
                 return Err(Error::NotFinite { split: name.to_owned(), row, value: f64::from(value) });
             }
-            visit(row as usize, losses);
+            (visitor.row)(row as usize, losses);
         }
     }
     if targets == 0 {
@@ -140,7 +171,7 @@ fn batches<'a>(split: &Split, order: &'a [u32], batch_size: usize) -> Vec<&'a [u
 pub fn mean_loss(model: &Model, batches: &[Batch]) -> Result<f64> {
     let (mut sum, mut total) = (0.0, 0.0);
     for batch in batches {
-        let losses = losses_of_batch(model, batch)?;
+        let losses = losses_of_batch(model, batch, &mut |_| Ok(()))?;
         batch.weights.eval()?;
         let weights = batch.weights.as_slice::<f32>();
         sum += losses
@@ -153,20 +184,26 @@ pub fn mean_loss(model: &Model, batches: &[Batch]) -> Result<f64> {
     Ok(if total > 0.0 { sum / total } else { 0.0 })
 }
 
-/// Returns the losses of all targets of a batch, row by row.
-fn losses_of_batch(model: &Model, batch: &Batch) -> Result<Vec<f32>> {
+/// Returns the losses of all targets of a batch, row by row; calls `visit` with what enters the head there.
+fn losses_of_batch(
+    model: &Model,
+    batch: &Batch,
+    visit: &mut dyn FnMut(&Array) -> Result<()>,
+) -> Result<Vec<f32>> {
     if batch.target_count() == 0 {
         return Ok(Vec::new());
     }
-    let losses = loss::losses_of_targets(model, batch)?;
+    let states = loss::states_of_targets(model, batch)?;
+    let losses = loss::losses_of_targets(model, &states, batch)?;
     losses.eval()?;
+    visit(&states)?;
     Ok(losses.as_slice::<f32>()[..batch.target_count()].to_vec())
 }
 
 /// Scores the rows of a batch, in its order; the loss of a row without targets is 0.
 #[cfg(feature = "test-hooks")]
 pub fn score_batch(model: &Model, batch: &Batch) -> Result<Vec<RowLoss>> {
-    let losses = losses_of_batch(model, batch)?;
+    let losses = losses_of_batch(model, batch, &mut |_| Ok(()))?;
     let mut rest = &losses[..];
     let mut rows = Vec::new();
     for &targets in &batch.targets_of_row {
