@@ -1,4 +1,4 @@
-//! GGUF files: a header checked against the file, and the values of every common block format.
+//! GGUF files: a header checked against the file, the values of every common block format, and blocks of values.
 //!
 //! Every reader starts with [`Header::read`], which checks the header against the file before anything trusts it. Values are
 //! computed as in the `gguf` package of llama.cpp, to the bit.
@@ -7,9 +7,11 @@
 
 mod blocks;
 mod error;
+mod groups;
 mod header;
 mod names;
 mod pack;
+mod quantize;
 mod reader;
 mod storage;
 mod value;
