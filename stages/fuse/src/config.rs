@@ -1,9 +1,14 @@
 //! Settings of the stage.
 
-use models::ComputeDtype;
+use models::{ComputeDtype, Quantize};
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::Gguf;
+
+/// Largest increase of the loss by fusing, in nats per target, unless the settings say otherwise.
+const FUSING_LIMIT: f64 = 0.01;
+/// Largest increase of the loss by quantizing, in nats per target, unless the settings say otherwise.
+const QUANTIZING_LIMIT: f64 = 0.1;
 
 /// Treatment of a quantized base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,11 +28,15 @@ pub struct Config {
     pub dtype: ComputeDtype,
     /// `dequantize` or `requantize`.
     pub quantized: Quantized,
-    /// Largest increase of the loss from the adapter to the fused model, in nats per target.
-    pub max_loss_increase: f64,
+    /// Also write the fused model quantized for MLX; missing values are the defaults of the mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<Quantize>,
+    /// Largest increase of the loss by fusing and by quantizing, in nats per target; 0.01 and 0.1 if it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_loss_increase: Option<f64>,
     /// Number of rows scored together.
     pub batch_size: usize,
-    /// `f16`, `q8_0`, `q4_0` or `q4_1`: also write the fused model as one GGUF file; empty for none.
+    /// `f16`, `q8_0`, `q6_k`, `q4_k_m`, `q4_0` or `q4_1`: also write the fused model as one GGUF file; empty for none.
     pub gguf: Gguf,
     /// Also write the adapters in PEFT's format.
     pub peft: bool,
@@ -38,11 +47,24 @@ impl Default for Config {
         Self {
             dtype: ComputeDtype::Auto,
             quantized: Quantized::Dequantize,
-            max_loss_increase: 0.01,
+            quantize: None,
+            max_loss_increase: None,
             batch_size: 16,
             gguf: Gguf::None,
             peft: false,
         }
+    }
+}
+
+impl Config {
+    /// Returns the largest increase of the loss from the adapter to the fused model, in nats per target.
+    pub(crate) fn fusing_limit(&self) -> f64 {
+        self.max_loss_increase.unwrap_or(FUSING_LIMIT)
+    }
+
+    /// Returns the largest increase of the loss from the fused model to a quantized one, in nats per target.
+    pub(crate) fn quantizing_limit(&self) -> f64 {
+        self.max_loss_increase.unwrap_or(QUANTIZING_LIMIT)
     }
 }
 
@@ -55,12 +77,18 @@ impl stage::Config for Config {
         if self.batch_size == 0 {
             problems.push("`batch_size` must be at least 1".to_owned());
         }
-        if self.max_loss_increase < 0.0 {
+        if self.max_loss_increase.is_some_and(|limit| limit < 0.0) {
             problems.push("`max_loss_increase` must not be negative".to_owned());
         }
-        if self.gguf != Gguf::None && self.quantized == Quantized::Requantize {
-            problems
-                .push("`gguf` needs `quantized = \"dequantize\"`, because it has its own formats".to_owned());
+        problems.extend(self.quantize.iter().flat_map(Quantize::problems));
+        let needs_floats = [("gguf", self.gguf != Gguf::None), ("quantize", self.quantize.is_some())];
+        if self.quantized == Quantized::Requantize {
+            let named = needs_floats.iter().filter(|(_, is_set)| *is_set);
+            problems.extend(named.map(|(name, _)| {
+                format!(
+                    "`{name}` needs `quantized = \"dequantize\"`, because it quantizes the whole fused model itself"
+                )
+            }));
         }
         problems
     }

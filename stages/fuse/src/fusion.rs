@@ -1,20 +1,23 @@
 //! The work of the stage: merge, measure, write.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use dataset::Split;
 use failure::{Context as _, Error, Result};
 use mlx_ext::Backend;
 use models::{LoadOptions, Model};
-use outputs::{Document as _, FusionCost, Import, ImportSource};
+use outputs::{Document as _, ExportCost, FusionCost, Import, ImportSource};
 use stage::Job;
 
 use crate::config::Config;
+use crate::exports::Reference;
 use crate::gguf::Gguf;
 use crate::inputs::Inputs;
 use crate::json::read_json;
 use crate::measured::Measured;
-use crate::{card, gguf, modelfile, write};
+use crate::states::States;
+use crate::{card, exports, gguf, write};
 
 /// Runs the stage and reports its cost.
 ///
@@ -24,19 +27,28 @@ use crate::{card, gguf, modelfile, write};
 pub fn run_job(inputs: &Inputs<'_>, config: &Config, backend: &Backend, job: &mut Job) -> Result<()> {
     let cost = run(inputs, config, backend, job.out())?;
     let FusionCost { adapter_loss, fused_loss, max_logit_difference, .. } = cost;
-    job.summary(format!(
+    let mut summary = format!(
         "validation loss {adapter_loss:.4} with the adapter, {fused_loss:.4} fused; logits differ by at most \
          {max_logit_difference:.1e}"
-    ));
+    );
     job.metric("adapter_loss", adapter_loss);
     job.metric("fused_loss", fused_loss);
+    for export in &cost.exports {
+        let ExportCost { path, loss, kl_divergence, bytes, .. } = export;
+        let share = 100.0 * *bytes as f64 / cost.model_bytes.max(1) as f64;
+        let _ =
+            write!(summary, "; `{path}`: loss {loss:.4}, KL {kl_divergence:.4}, {share:.0} % of the size");
+        let name = path.rsplit('/').next().unwrap_or(path).replace(['-', '.'], "_");
+        job.metric(&format!("{name}_loss"), *loss);
+        job.metric(&format!("{name}_kl_divergence"), *kl_divergence);
+    }
+    job.summary(summary);
     Ok(())
 }
 
-/// Writes `model/`, `fuse.json` and, if the settings ask for them, `gguf/` and `peft/` into `out`.
+/// Writes `model/`, `fuse.json` and, if the settings ask for them, `quantized/`, `gguf/` and `peft/` into `out`.
 ///
-/// Only one of the two models is in memory at a time: the adapted one is measured and dropped before the fused one is
-/// loaded.
+/// Only one model is in memory at a time: each is measured and dropped before the next one is loaded.
 ///
 /// # Errors
 ///
@@ -53,22 +65,25 @@ pub fn run(inputs: &Inputs<'_>, config: &Config, backend: &Backend, out: &Path) 
     let changes_head = changed.iter().any(|name| name.starts_with(&adapted.head_path()));
     write::chat_settings(inputs, &folder)?;
     if config.peft {
-        tuner::save_peft(&adapted, &out.join("peft")).context("writing adapters for PEFT")?;
-        name_base(inputs, &out.join("peft"))?;
+        tuner::save_peft(&adapted, &out.join(outputs::PEFT)).context("writing adapters for PEFT")?;
+        name_base(inputs, &out.join(outputs::PEFT))?;
     }
     let split = Split::open(&inputs.tokens.join("validation.safetensors"))?;
-    let adapted = Measured::new(adapted, &split, config.batch_size, changes_head)?;
+    let adapted = Measured::new(adapted, &split, config.batch_size, changes_head, None)?;
     let fused = Model::load(&folder, &options).context("loading the fused model")?;
-    let cost = adapted.compare(&Measured::new(fused, &split, config.batch_size, true)?)?;
-    check_cost(&cost, config.max_loss_increase)?;
-    cost.write(out)?;
-    card::write(inputs, config, &cost, &folder)?;
-    if config.gguf != Gguf::None {
-        let name = format!("model-{}.gguf", config.gguf.name());
-        fs_err::create_dir_all(out.join("gguf"))?;
-        gguf::export(&folder, config.gguf, &out.join("gguf").join(&name)).context("writing GGUF")?;
-        modelfile::write(&folder, &name, &out.join("gguf"))?;
+    let has_exports = config.gguf != Gguf::None || config.quantize.is_some();
+    let mut states = if has_exports { Some(States::new(out)?) } else { None };
+    let fused = Measured::new(fused, &split, config.batch_size, true, states.as_mut())?;
+    let mut cost = adapted.compare(&fused)?;
+    drop((adapted, fused));
+    check_cost(&cost, config.fusing_limit())?;
+    cost.model_bytes = exports::bytes_of(&models::weight_files(&folder)?)?;
+    if let Some(states) = states {
+        let mut reference = Reference { folder: &folder, loss: cost.fused_loss, states, split: &split };
+        cost.exports = exports::write(&mut reference, config, &options, out)?;
     }
+    cost.write(out)?;
+    card::write(inputs, config, &cost, out)?;
     Ok(cost)
 }
 

@@ -1,22 +1,29 @@
 //! Writes a model folder as one GGUF file (version 3) for llama.cpp.
 //!
-//! Matrices become half floats, or blocks of 32 bytes with a half float as scale; norms and biases stay `f32`. Only one
-//! tensor is in memory at a time.
+//! Matrices become half floats or blocks of small integers with shared scales; norms and biases stay `f32`. Some rows of a
+//! tensor are in memory at a time. [`load`] reads a file back, so that what was written can be measured.
 
 mod architecture;
+mod header;
+mod load;
 mod tokenizer;
 
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 use failure::{Error, Result};
-use half::f16;
-use mlx_rs::Dtype;
+use gguf::Storage;
+use mlx_rs::ops::indexing::TryIndexOp as _;
+use mlx_rs::{Array, Dtype};
 use models::{TensorFiles, canonical_name};
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::architecture::Architecture;
+use crate::gguf::header::{Metadata, header, nbytes, padding};
 use crate::json::read_json;
+
+pub(crate) use crate::gguf::load::{load, load_head};
 
 /// Storage of matrices in GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -31,6 +38,12 @@ pub enum Gguf {
     /// Blocks of 32 bytes with a scale each: half the size at almost the same quality.
     #[serde(rename = "q8_0")]
     Q8_0,
+    /// Blocks of 256 values of 6 bits.
+    #[serde(rename = "q6_k")]
+    Q6K,
+    /// Blocks of 256 values of 4 bits; embedding, head and the matrices that suffer most in 6 bits.
+    #[serde(rename = "q4_k_m")]
+    Q4KM,
     /// Blocks of 32 values of 4 bits with a scale each; embedding and head in `q8_0`.
     #[serde(rename = "q4_0")]
     Q4_0,
@@ -46,6 +59,8 @@ impl Gguf {
             Self::None => "",
             Self::F16 => "f16",
             Self::Q8_0 => "q8_0",
+            Self::Q6K => "q6_k",
+            Self::Q4KM => "q4_k_m",
             Self::Q4_0 => "q4_0",
             Self::Q4_1 => "q4_1",
         }
@@ -58,119 +73,44 @@ impl Gguf {
             Self::Q4_0 => 2,
             Self::Q4_1 => 3,
             Self::Q8_0 => 7,
+            Self::Q4KM => 15,
+            Self::Q6K => 18,
         }
     }
 
-    /// Returns the storage of a matrix; `is_outer` for the embedding and the head.
-    fn storage(self, is_outer: bool) -> Storage {
-        match self {
+    /// Returns the storage of the matrix `name`, whose rows have `width` values, in a model of `blocks` blocks.
+    ///
+    /// A width that is no multiple of a block is stored in smaller blocks of at least as many bits, or as `F16`.
+    fn storage(self, name: &str, width: usize, blocks: usize) -> Storage {
+        let is_outer = name == "token_embd.weight" || name == "output.weight";
+        let wanted = match self {
             Self::None | Self::F16 => Storage::F16,
             Self::Q4_0 if !is_outer => Storage::Q4_0,
             Self::Q4_1 if !is_outer => Storage::Q4_1,
             Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => Storage::Q8_0,
-        }
+            Self::Q4KM if !is_outer && !is_sensitive(name, blocks) => Storage::Q4_K,
+            Self::Q4KM | Self::Q6K => Storage::Q6_K,
+        };
+        let smaller = match wanted {
+            Storage::Q4_K => Storage::Q5_0,
+            Storage::Q6_K => Storage::Q8_0,
+            other => other,
+        };
+        let fits = |storage: &Storage| width.is_multiple_of(storage.block_values());
+        [wanted, smaller].into_iter().find(fits).unwrap_or(Storage::F16)
     }
 }
 
-/// Value of a metadata entry.
-enum Datum {
-    U32(u32),
-    F32(f32),
-    Bool(bool),
-    Text(String),
-    Texts(Vec<String>),
-    Ints(Vec<i32>),
-    Floats(Vec<f32>),
-}
-
-impl From<u64> for Datum {
-    fn from(value: u64) -> Self {
-        Self::U32(value as u32)
-    }
-}
-
-impl From<&str> for Datum {
-    fn from(value: &str) -> Self {
-        Self::Text(value.to_owned())
-    }
-}
-
-type Metadata = Vec<(String, Datum)>;
-
-/// Storage of a tensor, with its number in GGUF.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Storage {
-    F32 = 0,
-    F16 = 1,
-    Q4_0 = 2,
-    Q4_1 = 3,
-    Q8_0 = 8,
-}
-
-/// Number of values that share a scale.
-const BLOCK: usize = 32;
-/// Tensors start at multiples of this many bytes.
-const ALIGNMENT: usize = 32;
-
-impl Storage {
-    fn nbytes(self, count: usize) -> usize {
-        match self {
-            Self::F32 => count * 4,
-            Self::F16 => count * 2,
-            Self::Q4_0 => count / BLOCK * (BLOCK / 2 + 2),
-            Self::Q4_1 => count / BLOCK * (BLOCK / 2 + 4),
-            Self::Q8_0 => count / BLOCK * (BLOCK + 2),
-        }
-    }
-
-    fn encode(self, values: &[f32]) -> Vec<u8> {
-        match self {
-            Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Self::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
-            Self::Q4_0 => values.chunks_exact(BLOCK).flat_map(block_of_nibbles).collect(),
-            Self::Q4_1 => values.chunks_exact(BLOCK).flat_map(block_with_minimum).collect(),
-            Self::Q8_0 => values.chunks_exact(BLOCK).flat_map(block).collect(),
-        }
-    }
-}
-
-/// Returns a block of 32 values: the scale, which is the largest magnitude divided by 127, and 32 signed bytes.
-fn block(values: &[f32]) -> Vec<u8> {
-    let scale = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs())) / 127.0;
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let mut bytes = f16::from_f32(scale).to_le_bytes().to_vec();
-    bytes.extend(values.iter().map(|value| (value * inverse).round() as i8 as u8));
-    bytes
-}
-
-/// Returns a block of 32 values of 4 bits around 8: the scale, which puts the value of largest magnitude at −8, and nibbles.
-fn block_of_nibbles(values: &[f32]) -> Vec<u8> {
-    let largest =
-        values.iter().fold(0.0_f32, |best, &value| if value.abs() > best.abs() { value } else { best });
-    let scale = largest / -8.0;
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let mut bytes = f16::from_f32(scale).to_le_bytes().to_vec();
-    bytes.extend(nibbles(values, |value| value * inverse + 8.5));
-    bytes
-}
-
-/// Returns a block of 32 values of 4 bits above their minimum: the scale, the minimum, and nibbles.
-fn block_with_minimum(values: &[f32]) -> Vec<u8> {
-    let minimum = values.iter().copied().fold(f32::INFINITY, f32::min);
-    let maximum = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let scale = (maximum - minimum) / 15.0;
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let halves = [f16::from_f32(scale), f16::from_f32(minimum)];
-    let mut bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
-    bytes.extend(nibbles(values, |value| (value - minimum) * inverse + 0.5));
-    bytes
-}
-
-/// Returns values of 4 bits, the first half of the block in the low bits; `place` returns a value's number, which is truncated.
-fn nibbles(values: &[f32], place: impl Fn(f32) -> f32) -> Vec<u8> {
-    let (low, high) = values.split_at(BLOCK / 2);
-    let number = |value: f32| place(value).clamp(0.0, 15.0) as u8;
-    low.iter().zip(high).map(|(&low, &high)| number(low) | number(high) << 4).collect()
+/// Returns whether `q4_k_m` stores a matrix in 6 bits: values and `ffn_down` of the first and last eighth of the blocks, and
+/// of every third block between them, as in llama.cpp.
+fn is_sensitive(name: &str, blocks: usize) -> bool {
+    let place = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    let Some((Ok(block), layer)) = place.map(|(block, layer)| (block.parse::<usize>(), layer)) else {
+        return false;
+    };
+    let eighth = blocks / 8;
+    let is_chosen = block < eighth || block >= 7 * blocks / 8 || (block - eighth) % 3 == 2;
+    is_chosen && matches!(layer, "attn_v.weight" | "ffn_down.weight")
 }
 
 /// Change of a tensor's values.
@@ -179,8 +119,11 @@ enum Change {
     Nothing,
     /// Adds 1: Gemma's norms multiply by 1 + weight, llama.cpp's by the weight.
     AddOne,
-    /// Interleaves the two halves of each head, given the number of heads: llama.cpp rotates neighbours, not halves.
-    Interleave(usize),
+    /// Interleaves the two halves of each head: llama.cpp rotates neighbours, not halves.
+    Interleave {
+        /// Number of rows of a head.
+        head_rows: usize,
+    },
 }
 
 /// A tensor to write.
@@ -193,6 +136,16 @@ struct Tensor {
     change: Change,
     computed: Vec<f32>,
 }
+
+impl Tensor {
+    /// Returns the number of values in a row.
+    fn width(&self) -> usize {
+        self.shape.get(1).copied().unwrap_or(1)
+    }
+}
+
+/// Number of values of a tensor in memory at a time, approximately.
+const PART_VALUES: usize = 1 << 22;
 
 /// Hint for a model that llama.cpp cannot represent.
 const WITHOUT_GGUF: &str = "remove `fuse.gguf` from the settings";
@@ -249,117 +202,82 @@ pub fn export(folder: &Path, kind: Gguf, out: &Path) -> Result<()> {
     let header = header(&metadata, &tensors);
     file.write_all(&header)?;
     for tensor in &tensors {
-        let values = match &tensor.stored {
-            Some(name) => values(&files, name)?,
-            None => tensor.computed.clone(),
-        };
-        let bytes = tensor.storage.encode(&changed(values, tensor.change, &tensor.shape));
-        file.write_all(&bytes)?;
-        file.write_all(&vec![0; padding(bytes.len())])?;
+        write_tensor(&mut file, &files, tensor)?;
+        let bytes = nbytes(tensor.storage, tensor.shape.iter().product());
+        file.write_all(&vec![0; padding(bytes)])?;
     }
     Ok(file.flush()?)
 }
 
-fn values(files: &TensorFiles, name: &str) -> models::Result<Vec<f32>> {
-    let array = files.array(name)?.as_dtype(Dtype::Float32)?;
-    let bytes = mlx_ext::bytes_of(&array)?;
-    Ok(bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect())
+/// Writes the values of a tensor, some rows at a time.
+fn write_tensor(file: &mut impl Write, files: &TensorFiles, tensor: &Tensor) -> Result<()> {
+    let Some(name) = &tensor.stored else {
+        return Ok(file.write_all(&tensor.storage.quantize(&tensor.computed))?);
+    };
+    let array = files.array(name)?;
+    for rows in parts(&tensor.shape, tensor.change) {
+        let part = if tensor.shape.len() == 2 {
+            array.try_index((rows.start as i32..rows.end as i32, ..)).map_err(models::Error::from)?
+        } else {
+            array.clone()
+        };
+        let values = changed(floats(&part)?, tensor.change, tensor.width());
+        file.write_all(&tensor.storage.quantize(&values))?;
+    }
+    Ok(())
 }
 
-fn changed(mut values: Vec<f32>, change: Change, shape: &[usize]) -> Vec<f32> {
+/// Divides the rows of a tensor into ranges of about [`PART_VALUES`] values, without cutting a head that is interleaved.
+fn parts(shape: &[usize], change: Change) -> impl Iterator<Item = Range<usize>> {
+    let (rows, width) = match shape {
+        [rows, width] => (*rows, *width),
+        _ => (1, 1),
+    };
+    let unit = match change {
+        Change::Interleave { head_rows } => head_rows,
+        Change::Nothing | Change::AddOne => 1,
+    };
+    let step = (PART_VALUES / (unit * width).max(1)).max(1) * unit;
+    (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
+}
+
+/// Returns the elements of an array.
+fn floats(array: &Array) -> models::Result<Vec<f32>> {
+    let array = array.as_dtype(Dtype::Float32)?;
+    let four = |four: &[u8]| f32::from_le_bytes(four.try_into().expect("four bytes"));
+    Ok(mlx_ext::with_bytes(&array, |bytes| bytes.chunks_exact(4).map(four).collect())?)
+}
+
+/// Changes values of whole heads, or of any rows, of `width` values each.
+fn changed(values: Vec<f32>, change: Change, width: usize) -> Vec<f32> {
     match change {
         Change::Nothing => values,
-        Change::AddOne => {
-            for value in &mut values {
-                *value += 1.0;
-            }
-            values
-        }
-        Change::Interleave(heads) => {
-            let (rows, width) = (shape[0], shape[1..].iter().product::<usize>());
-            let (head, half) = (rows / heads, rows / heads / 2);
-            let row = |row: usize| {
-                let (which, inside) = (row / head, row % head);
-                let from = which * head + (inside % 2) * half + inside / 2;
-                &values[from * width..(from + 1) * width]
-            };
-            (0..rows).flat_map(row).copied().collect()
+        Change::AddOne => values.into_iter().map(|value| value + 1.0).collect(),
+        Change::Interleave { head_rows } => {
+            turned(&values, width, head_rows, |inside| (inside % 2) * (head_rows / 2) + inside / 2)
         }
     }
 }
 
-fn padding(bytes: usize) -> usize {
-    bytes.next_multiple_of(ALIGNMENT) - bytes
-}
-
-fn header(metadata: &Metadata, tensors: &[Tensor]) -> Vec<u8> {
-    let mut out = b"GGUF".to_vec();
-    out.extend(3_u32.to_le_bytes());
-    out.extend((tensors.len() as u64).to_le_bytes());
-    out.extend((metadata.len() as u64).to_le_bytes());
-    for (name, datum) in metadata {
-        push_text(&mut out, name);
-        push_datum(&mut out, datum);
+/// Undoes [`changed`].
+fn restored(values: Vec<f32>, change: Change, width: usize) -> Vec<f32> {
+    match change {
+        Change::Nothing => values,
+        Change::AddOne => values.into_iter().map(|value| value - 1.0).collect(),
+        Change::Interleave { head_rows } => {
+            let half = head_rows / 2;
+            turned(&values, width, head_rows, |inside| (inside % half) * 2 + inside / half)
+        }
     }
-    let mut offset = 0;
-    for tensor in tensors {
-        push_text(&mut out, &tensor.name);
-        out.extend((tensor.shape.len() as u32).to_le_bytes());
-        // GGUF lists the innermost dimension first.
-        tensor.shape.iter().rev().for_each(|&extent| out.extend((extent as u64).to_le_bytes()));
-        out.extend((tensor.storage as u32).to_le_bytes());
-        out.extend((offset as u64).to_le_bytes());
-        let bytes = tensor.storage.nbytes(tensor.shape.iter().product());
-        offset += bytes + padding(bytes);
-    }
-    out.resize(out.len() + padding(out.len()), 0);
-    out
 }
 
-fn push_text(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
-}
-
-fn push_datum(out: &mut Vec<u8>, datum: &Datum) {
-    let tag = |out: &mut Vec<u8>, tag: u32| out.extend(tag.to_le_bytes());
-    let list = |out: &mut Vec<u8>, kind: u32, count: usize| {
-        tag(out, 9);
-        tag(out, kind);
-        out.extend((count as u64).to_le_bytes());
+/// Returns the rows of each head in another order; `place` returns the row of a head that comes to a place in it.
+fn turned(values: &[f32], width: usize, head_rows: usize, place: impl Fn(usize) -> usize) -> Vec<f32> {
+    let row = |row: usize| {
+        let from = row / head_rows * head_rows + place(row % head_rows);
+        &values[from * width..(from + 1) * width]
     };
-    match datum {
-        Datum::U32(value) => {
-            tag(out, 4);
-            out.extend(value.to_le_bytes());
-        }
-        Datum::F32(value) => {
-            tag(out, 6);
-            out.extend(value.to_le_bytes());
-        }
-        Datum::Bool(value) => {
-            tag(out, 7);
-            out.push(u8::from(*value));
-        }
-        Datum::Text(text) => {
-            tag(out, 8);
-            push_text(out, text);
-        }
-        Datum::Texts(texts) => {
-            list(out, 8, texts.len());
-            for text in texts {
-                push_text(out, text);
-            }
-        }
-        Datum::Ints(values) => {
-            list(out, 5, values.len());
-            out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        }
-        Datum::Floats(values) => {
-            list(out, 6, values.len());
-            out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        }
-    }
+    (0..values.len() / width.max(1)).flat_map(row).copied().collect()
 }
 
 #[cfg(test)]
@@ -367,53 +285,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_is_its_scale_and_32_bytes() {
-        let mut values = [0.0; BLOCK];
-        (values[0], values[1], values[2]) = (12.7, -12.7, 0.05);
-        let bytes = block(&values);
-        assert_eq!(bytes.len(), Storage::Q8_0.nbytes(BLOCK));
-        assert_eq!(f16::from_le_bytes([bytes[0], bytes[1]]), f16::from_f32(0.1));
-        assert_eq!((bytes[2] as i8, bytes[3] as i8, bytes[4] as i8, bytes[5]), (127, -127, 1, 0));
-        assert_eq!(block(&[0.0; BLOCK]), vec![0; BLOCK + 2]);
-    }
-
-    #[test]
-    fn blocks_of_4_bits_have_the_bytes_of_the_gguf_package() {
-        // `gguf.quants.quantize` of these values.
-        let values: Vec<f32> = (0..32_i16).map(|index| f32::from(index * 37 % 64 - 31) / 8.0).collect();
-        let with_scale = [0, 184, 207, 55, 157, 4, 123, 226, 72, 191, 38, 157, 243, 106, 209, 72, 174, 21];
-        let with_minimum =
-            [51, 56, 192, 195, 64, 217, 98, 251, 149, 46, 183, 81, 218, 115, 12, 149, 62, 200, 81, 234];
-        assert_eq!(block_of_nibbles(&values), with_scale);
-        assert_eq!(block_with_minimum(&values), with_minimum);
-        assert_eq!(block_of_nibbles(&[0.0; BLOCK])[2..], [0x88; 16]);
-        assert_eq!(block_with_minimum(&[1.0; BLOCK])[4..], [0; 16]);
-    }
-
-    #[test]
     fn halves_of_heads_are_interleaved() {
         // Two heads of four rows, one column.
         let values: Vec<f32> = (0..8_u8).map(f32::from).collect();
-        let turned = changed(values, Change::Interleave(2), &[8, 1]);
+        let change = Change::Interleave { head_rows: 4 };
+        let turned = changed(values.clone(), change, 1);
         assert_eq!(turned, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        assert_eq!(restored(turned, change, 1), values);
     }
 
     #[test]
-    fn tensors_begin_at_multiples_of_32() {
-        assert_eq!([0, 1, 32, 33].map(padding), [0, 31, 0, 31]);
-        let tensor = |name: &str| Tensor {
-            name: name.to_owned(),
-            stored: None,
-            shape: vec![3],
-            storage: Storage::F32,
-            change: Change::Nothing,
-            computed: vec![0.0; 3],
-        };
-        let bytes = header(&vec![("a".into(), Datum::Bool(true))], &[tensor("x"), tensor("y")]);
-        assert_eq!(bytes.len() % ALIGNMENT, 0);
-        assert_eq!(bytes[..8], *b"GGUF\x03\0\0\0");
-        // The second tensor's offset is the last thing before the padding.
-        let end = bytes.iter().rposition(|&byte| byte != 0).unwrap();
-        assert_eq!(bytes[end], 32);
+    fn parts_cover_all_rows_without_cutting_a_head() {
+        let change = Change::Interleave { head_rows: 96 };
+        let ranges: Vec<Range<usize>> = parts(&[960, 1 << 15], change).collect();
+        assert!(ranges.len() == 10 && ranges[3] == (288..384), "{ranges:?}");
+        let ranges: Vec<Range<usize>> = parts(&[100_000, 64], Change::Nothing).collect();
+        assert_eq!(ranges, [0..65_536, 65_536..100_000]);
+        assert_eq!(parts(&[64], Change::AddOne).count(), 1);
+    }
+
+    #[test]
+    fn narrow_matrices_are_stored_in_smaller_blocks_of_at_least_as_many_bits() {
+        let storage = |kind: Gguf, name: &str, width| kind.storage(name, width, 24);
+        assert_eq!(storage(Gguf::Q4KM, "blk.5.attn_q.weight", 1536), Storage::Q4_K);
+        assert_eq!(storage(Gguf::Q4KM, "blk.5.attn_q.weight", 576), Storage::Q5_0);
+        assert_eq!(storage(Gguf::Q4KM, "blk.5.attn_v.weight", 1536), Storage::Q6_K);
+        assert_eq!(storage(Gguf::Q4KM, "blk.6.attn_v.weight", 1536), Storage::Q4_K);
+        assert_eq!(storage(Gguf::Q4KM, "token_embd.weight", 576), Storage::Q8_0);
+        assert_eq!(storage(Gguf::Q6K, "blk.6.ffn_up.weight", 512), Storage::Q6_K);
+        for kind in [Gguf::Q8_0, Gguf::Q6K, Gguf::Q4KM, Gguf::Q4_0, Gguf::Q4_1] {
+            assert_eq!(storage(kind, "blk.5.attn_q.weight", 48), Storage::F16, "{kind:?}");
+        }
     }
 }

@@ -55,9 +55,6 @@ pub fn expected_bytes(model: &Input, config: &Config) -> u64 {
         Quantized::Dequantize if is_quantized => DEQUANTIZED_GROWTH,
         _ => 1,
     };
-    let fused = model_bytes * growth;
-    match config.gguf {
-        Gguf::None => fused,
-        Gguf::F16 | Gguf::Q8_0 | Gguf::Q4_0 | Gguf::Q4_1 => fused * 2,
-    }
+    let exports = u64::from(config.gguf != Gguf::None) + u64::from(config.quantize.is_some());
+    model_bytes * growth * (1 + exports)
 }

@@ -8,6 +8,8 @@ use models::{Input, Model};
 use outputs::FusionCost;
 use tuner::{Batch, Score};
 
+use crate::states::States;
+
 /// Number of rows whose logits are compared.
 const COMPARED_ROWS: usize = 4;
 
@@ -24,9 +26,18 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// Scores `model` on the validation split, then drops it, or all but its head if `own_head` is set.
-    pub(crate) fn new(mut model: Model, split: &Split, batch_size: usize, own_head: bool) -> Result<Self> {
-        let score = tuner::score(&model, split, "validation", batch_size)?;
+    /// Scores `model` on the validation split, then drops it, or all but its head if `own_head` is set. Hands what enters its
+    /// head at the targets to `states`, if there are any.
+    pub(crate) fn new(
+        mut model: Model,
+        split: &Split,
+        batch_size: usize,
+        own_head: bool,
+        mut states: Option<&mut States>,
+    ) -> Result<Self> {
+        let score = tuner::score_states(&model, split, "validation", batch_size, &mut |rows| {
+            states.as_mut().map_or(Ok(()), |states| states.push(rows))
+        })?;
         let hidden = hidden(&model, split)?;
         let head = if own_head {
             model.keep_only_head().map_err(models::Error::from)?;
@@ -48,6 +59,7 @@ impl Measured {
             fused_loss: fused.score.mean_loss(),
             max_logit_difference: self.max_logit_difference(fused)?.into(),
             tokens: self.score.tokens(),
+            ..FusionCost::default()
         })
     }
 

@@ -183,7 +183,7 @@ impl Changes {
 }
 
 /// Copies all files of the base except its weights and `config.json`.
-fn copy_other_files(base: &Path, out: &Path) -> Result<()> {
+pub(crate) fn copy_other_files(base: &Path, out: &Path) -> Result<()> {
     for entry in fs_err::read_dir(base)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -1,49 +1,14 @@
 //! Fusing the golden models: changes in the folder, and the cost.
 
-use std::path::{Path, PathBuf};
+mod common;
 
 use anyhow::Result;
 use fuse::{Config, Inputs, Quantized};
-use mlx_ext::Backend;
 use mlx_rs::Dtype;
-use models::{LoadOptions, Model, TensorFiles};
+use models::TensorFiles;
 use testutil::{golden, tolerance};
-use tuner::{AdapterSettings, Batch, OptimizerName, OptimizerSettings, Step, Trainer};
 
-fn backend() -> Result<Backend> {
-    Ok(mlx_ext::init(&mlx_ext::Options::default())?)
-}
-
-/// Writes the `tokens` of a dataset with six irregular rows.
-fn tokens(folder: &Path) -> Result<PathBuf> {
-    let folder = folder.join("tokens");
-    fs_err::create_dir_all(&folder)?;
-    let mut writer = dataset::SplitWriter::create(&folder.join("validation.safetensors"))?;
-    for row in 0..6_u32 {
-        let tokens: Vec<u32> = (0..20).map(|t| (row * 131 + t * 37 + t * t * row) % 300 + 6).collect();
-        let trained: Vec<u8> = (0..20).map(|t| u8::from(t >= 8)).collect();
-        writer.push(&tokens, &trained, 1.0, 8)?;
-    }
-    writer.finish()?;
-    Ok(folder)
-}
-
-/// Trains adapters that overfit those rows, so that any change of the weights increases the loss.
-fn adapters(model: &Path, tokens: &Path, folder: &Path) -> Result<PathBuf> {
-    let folder = folder.join("adapters");
-    let mut base = Model::load(model, &LoadOptions { dtype: Some(Dtype::Float32), unpack: true })?;
-    let settings = AdapterSettings { num_layers: Some(2), ..AdapterSettings::default() };
-    let trainable = tuner::attach(&mut base, &settings, 3)?;
-    let layers = base.layer_count();
-    let optimizer = OptimizerSettings { name: OptimizerName::Adam, ..OptimizerSettings::default() };
-    let mut trainer = Trainer::new(base, trainable.clone(), optimizer, 3)?;
-    let split = dataset::Split::open(&tokens.join("validation.safetensors"))?;
-    for step in 1..=60 {
-        trainer.step(&[Batch::of_rows(&split, &[0, 1, 2, 3, 4, 5], 1)], Step::new(step, 1e-2))?;
-    }
-    tuner::save_adapters(&folder, &settings, layers, &trainable.names, trainer.parameters())?;
-    Ok(folder)
-}
+use crate::common::{adapters, backend, tokens};
 
 #[test]
 fn tensors_without_an_adapter_keep_their_bytes_and_the_loss_stays() -> Result<()> {
@@ -84,7 +49,12 @@ fn weights_keep_the_type_of_the_base() -> Result<()> {
     let adapters = adapters(&base, &tokens, temporary.path())?;
     let inputs =
         Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None, rows: None };
-    fuse::run(&inputs, &Config { max_loss_increase: 10.0, ..Config::default() }, &backend, temporary.path())?;
+    fuse::run(
+        &inputs,
+        &Config { max_loss_increase: Some(10.0), ..Config::default() },
+        &backend,
+        temporary.path(),
+    )?;
     let fused = TensorFiles::open(&temporary.path().join("model"))?;
     assert!(fused.names().all(|name| fused.dtype(name) == Some(Dtype::Bfloat16)));
     Ok(())
@@ -125,7 +95,7 @@ fn requantizing_is_measured_and_refused_when_the_loss_increases_too_much() -> Re
         Inputs { model: &base, adapters: &adapters, tokens: &tokens, origin: None, stats: None, rows: None };
     let config = |max_loss_increase| Config {
         quantized: Quantized::Requantize,
-        max_loss_increase,
+        max_loss_increase: Some(max_loss_increase),
         ..Config::default()
     };
     let cost = fuse::run(&inputs, &config(10.0), &backend, &temporary.path().join("fine"))?;

@@ -1,11 +1,12 @@
 //! Tensor names and settings of the architectures that can be written as GGUF.
 
 use failure::Result;
-use gguf::{GEMMA_LAYERS, LAYERS};
+use gguf::{GEMMA_LAYERS, LAYERS, Storage};
 use models::{TensorFiles, canonical_name};
 use serde_json::Value;
 
-use super::{BLOCK, Change, Datum, Gguf, Metadata, Storage, Tensor, WITHOUT_GGUF, missing, unsupported};
+use super::header::{Datum, Metadata};
+use super::{Change, Gguf, Tensor, WITHOUT_GGUF, missing, unsupported};
 
 /// Supported values of `model_type`, each with the architecture's name in llama.cpp.
 const ARCHITECTURES: [(&str, &str); 6] = [
@@ -16,6 +17,11 @@ const ARCHITECTURES: [(&str, &str); 6] = [
     ("qwen2", "qwen2"),
     ("qwen3", "qwen3"),
 ];
+
+/// Returns the name of a tensor within the text model, given its canonical name.
+pub(super) fn text_name(canonical: &str) -> &str {
+    canonical.strip_prefix("language_model.").unwrap_or(canonical)
+}
 
 /// An architecture with the settings of one model.
 pub(super) struct Architecture<'a> {
@@ -182,9 +188,10 @@ impl<'a> Architecture<'a> {
     pub(super) fn tensors(&self, files: &TensorFiles, kind: Gguf) -> Result<Vec<Tensor>> {
         let mut all = Vec::new();
         let tied = self.config["tie_word_embeddings"] == true;
+        let blocks = self.number("num_hidden_layers").unwrap_or(0) as usize;
         for stored in files.names() {
             let name = canonical_name(stored);
-            let name = name.strip_prefix("language_model.").unwrap_or(&name);
+            let name = text_name(&name);
             let is_vision = ["vision_tower.", "multi_modal_projector."]
                 .iter()
                 .any(|part| name.strip_prefix("model.").unwrap_or(name).starts_with(part));
@@ -196,11 +203,9 @@ impl<'a> Architecture<'a> {
             let (translated, change) = self
                 .translate(name)
                 .ok_or_else(|| unsupported(&format!("the tensor `{stored}`"), WITHOUT_GGUF))?;
-            let storage = match (kind, &shape[..]) {
-                (_, [_]) => Storage::F32,
-                (_, [_, width]) if width.is_multiple_of(BLOCK) => {
-                    kind.storage(translated == "token_embd.weight" || translated == "output.weight")
-                }
+            let storage = match &shape[..] {
+                [_] => Storage::F32,
+                [_, width] => kind.storage(&translated, *width, blocks),
                 _ => Storage::F16,
             };
             let stored = Some(stored.to_owned());
@@ -221,7 +226,7 @@ impl<'a> Architecture<'a> {
     }
 
     /// Returns the name in GGUF of a canonical tensor name, and the change of its values.
-    fn translate(&self, name: &str) -> Option<(String, Change)> {
+    pub(super) fn translate(&self, name: &str) -> Option<(String, Change)> {
         let (path, part) = name.rsplit_once('.')?;
         let norm = if self.is_gemma() { Change::AddOne } else { Change::Nothing };
         let (path, change) = match path {
@@ -234,8 +239,9 @@ impl<'a> Architecture<'a> {
                 let (_, translated) = gemma.iter().chain(&LAYERS).find(|(known, _)| *known == layer)?;
                 let is_norm = layer.ends_with("norm");
                 let change = match (layer, self.name) {
-                    ("self_attn.q_proj", "llama") => Change::Interleave(self.heads as usize),
-                    ("self_attn.k_proj", "llama") => Change::Interleave(self.key_heads as usize),
+                    ("self_attn.q_proj" | "self_attn.k_proj", "llama") => {
+                        Change::Interleave { head_rows: self.head_dim as usize }
+                    }
                     _ if is_norm => norm,
                     _ => Change::Nothing,
                 };

@@ -6,7 +6,8 @@ use std::path::Path;
 use failure::{Error, Result};
 use serde_json::Value;
 
-use super::{Datum, Metadata, missing, unsupported};
+use super::header::{Datum, Metadata};
+use super::{missing, unsupported};
 use crate::json::read_json;
 
 /// Character that represents a space in the tokens of `SentencePiece`.
