@@ -214,6 +214,7 @@ fn open_models(run: &mut Run<Config>, args: &Args) -> Result<Vec<Subject>> {
         let input = run.input_or_folder(&role, &named.path, outputs::MODEL, models::FOLDER_FILES)?;
         let (name, folder) = (named.name.clone(), input.path().to_owned());
         models.push(NamedModel { name, folder, adapters: None, source: ModelSource::Model });
+        models.extend(quantized_form(run, named, &role, &input)?);
     }
     let Some(base) = models.first().map(|model| model.folder.clone()) else { return Ok(Vec::new()) };
     for (index, named) in args.adapters.iter().enumerate() {
@@ -227,6 +228,22 @@ fn open_models(run: &mut Run<Config>, args: &Args) -> Result<Vec<Subject>> {
         models.extend(checkpoints(input.path(), &base)?);
     }
     Ok(models.into_iter().map(Subject::Model).collect())
+}
+
+/// Opens the quantized form that `fuse` wrote beside a model; `None` if there is none.
+fn quantized_form(
+    run: &mut Run<Config>,
+    named: &NamedPath,
+    role: &str,
+    model: &Input,
+) -> Result<Option<NamedModel>> {
+    let is_there = model.artifact().is_some() && model.manifest().outputs.contains_key(outputs::QUANTIZED);
+    if !is_there {
+        return Ok(None);
+    }
+    let input = run.input(&format!("{role}_quantized"), &named.path, outputs::QUANTIZED)?;
+    let (name, folder) = (format!("{}_quantized", named.name), input.path().to_owned());
+    Ok(Some(NamedModel { name, folder, adapters: None, source: ModelSource::Model }))
 }
 
 /// Lists the checkpoints of a training run by step, as models on top of `base`.

@@ -90,11 +90,13 @@ fn share(score: &Score, value: f64, led: f64, change: f64) -> Option<f64> {
     (score.kind == Kind::Perplexity && value > led).then(|| change / (value - led))
 }
 
-/// Returns the name of a model for readers: `Base model` for `base`, `Fused model` for `fused`.
+/// Returns the name of a model for readers: `Base model` for `base`, `Fused model` for `fused` and so on.
 pub(crate) fn model_name(model: &str) -> String {
     match model {
         "base" => "Base model".to_owned(),
         "fused" => "Fused model".to_owned(),
+        "fused_quantized" => "Fused model, quantized".to_owned(),
+        "fused_gguf" => "Fused model, GGUF".to_owned(),
         other => other.to_owned(),
     }
 }

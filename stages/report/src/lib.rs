@@ -33,6 +33,7 @@ mod data_page;
 mod diff;
 mod error;
 mod examples;
+mod exports;
 mod headline;
 mod lineage;
 mod markdown;

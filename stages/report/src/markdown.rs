@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::data;
+use crate::exports;
 use crate::headline::{self, model_name, print};
 use crate::number;
 use crate::parts::bare;
@@ -39,6 +40,7 @@ pub(crate) fn write(report: &Report<'_>) -> String {
             escaped(reason.trim_end_matches('.'))
         );
     }
+    text.push_str(&exports::markdown(contents, escaped));
     if let Some(stats) = &contents.dataset {
         let _ = writeln!(text, "## Data\n\n{}\n", escaped(&data::leaks_found(stats)));
         text.push_str("| split | rows | tokens | trained | longest | dropped |\n|---|--:|--:|--:|--:|--:|\n");

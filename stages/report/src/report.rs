@@ -9,7 +9,7 @@ use crate::scores::Table;
 use crate::source::{Contents, Inputs};
 use crate::times::Telemetry;
 use crate::verdict::Verdict;
-use crate::{curves, data, examples, reproduce, results, stages, statistics, tokens};
+use crate::{curves, data, examples, exports, reproduce, results, stages, statistics, tokens};
 
 /// Contents of a report.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ impl Report<'_> {
         let Self { inputs, contents, table, config, .. } = self;
         let mut sections = vec![results::scores(contents, table)];
         sections.extend(statistics::section(contents));
+        sections.extend(exports::section(contents));
         sections.extend(curves::section(contents, self.charts, config)?);
         sections.extend(examples::sections(
             contents,

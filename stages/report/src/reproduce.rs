@@ -50,7 +50,7 @@ const FLAGS: [(&str, &str); 6] = [
     ("prepare-data", "--tokenizer \"$import_model\" --data PATH"),
     ("train", "--model \"$import_model\" --dataset \"$prepare_data\""),
     ("validate", "--model \"$import_model\" --dataset \"$prepare_data\" --train \"$train\""),
-    ("select-best", "--train \"$train\" --validate \"$validate\""),
+    ("select-best", "--model \"$import_model\" --train \"$train\" --validate \"$validate\""),
     ("fuse", "--model \"$import_model\" --adapters \"$select_best\" --dataset \"$prepare_data\""),
     ("evaluate", "--model base=\"$import_model\" --model fused=\"$fuse\" --dataset \"$prepare_data\""),
 ];

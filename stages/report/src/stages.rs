@@ -98,7 +98,8 @@ fn outcome(contents: &Contents, stage: &str) -> Option<String> {
     if stage != "fuse" {
         return None;
     }
-    let FusionCost { adapter_loss, fused_loss, max_logit_difference, tokens } = contents.fusion?;
+    let FusionCost { adapter_loss, fused_loss, max_logit_difference, tokens, .. } =
+        *contents.fusion.as_ref()?;
     Some(format!(
         "adapter loss {}, fused loss {}, max logit difference {}, tokens {}",
         number::fixed(adapter_loss, 4),

@@ -96,6 +96,10 @@ pub(super) fn inputs(
     let manifest = artifact.manifest();
     let mut flags: Vec<(String, Word)> = Vec::new();
     for (role, record) in &manifest.inputs {
+        // It comes with the model beside which `fuse` wrote it.
+        if manifest.stage == "evaluate" && record.output.as_deref() == Some(outputs::QUANTIZED) {
+            continue;
+        }
         let Some((flag, prefix)) = flag(&manifest.stage, role, record) else {
             return Err(bad_file(
                 artifact.path(),
