@@ -24,7 +24,7 @@
     mlx = true;
   };
   select-best = {
-    takes = { train = "checkpoints"; validate = "losses.json"; };
+    takes = { model = "import.json"; train = "checkpoints"; validate = "losses.json"; };
     makes = [ "adapters" "choice.json" ];
   };
   fuse = {

@@ -27,7 +27,7 @@ import-model-inputs = $(from_folder)
 prepare-data-inputs = --tokenizer $(call of,import-model) --data $(call quoted,DATA)
 train-inputs        = --model $(call of,import-model) --dataset $(call of,prepare-data)
 validate-inputs     = --model $(call of,import-model) --dataset $(call of,prepare-data) --train $(call of,train)
-select-best-inputs  = --train $(call of,train) --validate $(call of,validate)
+select-best-inputs  = --model $(call of,import-model) --train $(call of,train) --validate $(call of,validate)
 fuse-inputs         = --model $(call of,import-model) --adapters $(call of,select-best) --dataset $(call of,prepare-data)
 # A failed gate does not keep the report from being written; `make gate` tells.
 scored-models       = --model base=$(call of,import-model) --model fused=$(call of,fuse) --dataset $(call of,prepare-data) \

@@ -5,7 +5,7 @@ let
   prepare-data = stage "prepare-data" { tokenizer = import-model; inherit data; };
   train = stage "train" { model = import-model; dataset = prepare-data; };
   validate = stage "validate" { model = import-model; dataset = prepare-data; inherit train; };
-  select-best = stage "select-best" { inherit train validate; };
+  select-best = stage "select-best" { model = import-model; inherit train validate; };
   fuse = stage "fuse" { model = import-model; adapters = select-best; dataset = prepare-data; };
   evaluate = stage "evaluate" { model = [{ base = import-model; } { fused = fuse; }]; dataset = prepare-data; };
   report = stage "report" { inherit import-model prepare-data train validate select-best fuse evaluate; };

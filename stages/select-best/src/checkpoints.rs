@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use outputs::Losses;
+use outputs::{Import, ImportSource, Losses};
+use serde_json::{Map, Value};
 
 use crate::error::Error;
 
@@ -73,4 +74,20 @@ pub(crate) fn copy_adapters(from: &Path, to: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Names the base model, if it is on the hub, in the settings of the adapters in `folder`, as PEFT does.
+pub(crate) fn name_base(origin: &Import, folder: &Path) -> Result<(), Error> {
+    let ImportSource::Hub { id, commit } = &origin.source else { return Ok(()) };
+    let path = folder.join("adapter_config.json");
+    let text = files::read_text(&path, files::MAX_JSON_BYTES)?;
+    let mut settings: Map<String, Value> = serde_json::from_str(&text).map_err(|error| {
+        Error::Checkpoint { path: path.clone(), reason: format!("is not a table: {error}") }
+    })?;
+    settings.insert("base_model_name_or_path".to_owned(), id.as_str().into());
+    settings.insert("revision".to_owned(), commit.as_str().into());
+    let text = serde_json::to_string_pretty(&settings).expect("JSON that was read can be written");
+    // The copy may be a link to the file of the checkpoint.
+    fs_err::remove_file(&path)?;
+    Ok(fs_err::write(path, text + "\n")?)
 }

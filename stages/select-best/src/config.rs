@@ -32,7 +32,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "select-best";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -12,7 +12,7 @@
 //! use std::path::Path;
 //!
 //! let config = select_best::Config::default();
-//! let inputs = select_best::Inputs { checkpoints: "checkpoints".as_ref(), losses: "losses.json".as_ref(), answers: None };
+//! let inputs = select_best::Inputs { checkpoints: "checkpoints".as_ref(), losses: "losses.json".as_ref(), answers: None, origin: None };
 //! let choice = select_best::run(inputs, &config, Path::new("out"))?;
 //! println!("step {}: {}", choice.step, choice.reason);
 //! # Ok::<(), select_best::Error>(())
@@ -26,7 +26,7 @@ mod error;
 
 use std::path::Path;
 
-use outputs::{Choice, Document, Losses};
+use outputs::{Choice, Document, Import, Losses};
 
 pub use choose::choose;
 pub use config::Config;
@@ -41,6 +41,8 @@ pub struct Inputs<'a> {
     pub losses: &'a Path,
     /// `answers.jsonl`, unless the loss decides.
     pub answers: Option<&'a Path>,
+    /// `import.json` of the base model, if it is known.
+    pub origin: Option<&'a Path>,
 }
 
 /// Chooses a checkpoint, and writes `adapters/` and `choice.json` to `out`.
@@ -57,7 +59,11 @@ pub fn run(inputs: Inputs<'_>, config: &Config, out: &Path) -> Result<Choice, Er
         choice = by_answers::choose(&choice, answers, config)?;
     }
     let chosen = checkpoints::adapters(inputs.checkpoints, choice.step);
-    checkpoints::copy_adapters(&chosen, &out.join(outputs::ADAPTERS))?;
+    let adapters = out.join(outputs::ADAPTERS);
+    checkpoints::copy_adapters(&chosen, &adapters)?;
+    if let Some(origin) = inputs.origin {
+        checkpoints::name_base(&Import::read(origin)?, &adapters)?;
+    }
     choice.write(out)?;
     Ok(choice)
 }

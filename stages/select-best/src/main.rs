@@ -1,6 +1,6 @@
 //! Command line of the stage `select-best`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use select_best::{Config, Inputs};
@@ -16,6 +16,9 @@ struct Args {
     /// Artifact of `validate` with their losses, and perhaps answers
     #[arg(long, value_name = "ARTIFACT")]
     validate: PathBuf,
+    /// Artifact of `import-model` with the base model, to name it in the settings of the adapters
+    #[arg(long, value_name = "ARTIFACT")]
+    model: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -38,11 +41,16 @@ fn program(args: Args) -> stage::Result<()> {
                 "run `validate` with `--set answered_rows=N`, so that there are answers to choose by",
             )?)
         };
+    let origin = match &args.model {
+        Some(model) if !model.join("config.json").is_file() => open_origin(&mut run, model)?,
+        _ => None,
+    };
     run.execute(|job, config| {
         let inputs = Inputs {
             checkpoints: train.path(),
             losses: validate.path(),
             answers: answers.as_ref().map(stage::Input::path),
+            origin: origin.as_ref().map(stage::Input::path),
         };
         let choice = select_best::run(inputs, config, job.out()).context("choosing a checkpoint")?;
         job.metric("step", choice.step as f64);
@@ -52,4 +60,11 @@ fn program(args: Args) -> stage::Result<()> {
         job.summary(format!("step {}, validation loss {:.4}", choice.step, choice.loss));
         Ok(())
     })
+}
+
+/// Opens the record of an import; `None` if the model was not imported, such as one made by `fuse`.
+fn open_origin(run: &mut Run<Config>, model: &Path) -> stage::Result<Option<stage::Input>> {
+    let artifact = stage::locate(run.store(), model)?;
+    let is_import = artifact.manifest().outputs.contains_key(outputs::IMPORT);
+    is_import.then(|| run.input("origin", model, outputs::IMPORT)).transpose()
 }

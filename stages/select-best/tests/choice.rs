@@ -50,7 +50,8 @@ impl Case {
     fn choose(&self) -> Result<Choice, select_best::Error> {
         let losses = self.sandbox.join(outputs::LOSSES);
         let checkpoints = self.checkpoints();
-        let inputs = select_best::Inputs { checkpoints: &checkpoints, losses: &losses, answers: None };
+        let inputs =
+            select_best::Inputs { checkpoints: &checkpoints, losses: &losses, answers: None, origin: None };
         select_best::run(inputs, &Config::default(), &self.out())
     }
 
@@ -257,4 +258,30 @@ fn help_and_version() {
       -h, --help                 Print help
       -V, --version              Print version
     ");
+}
+
+#[test]
+fn adapters_name_a_base_from_the_hub_and_the_checkpoint_keeps_its_file() {
+    let case = Case::new(&[10], &losses(&[BASE, (10, [10.0; 4])]));
+    let origin = |source: Value| {
+        let record = json!({"source": source, "kept": [], "dropped": {}});
+        case.sandbox.write("import.json", record.to_string())
+    };
+    let settings = |origin: PathBuf| -> Value {
+        let (losses, checkpoints) = (case.sandbox.join(outputs::LOSSES), case.checkpoints());
+        let inputs = select_best::Inputs {
+            checkpoints: &checkpoints,
+            losses: &losses,
+            answers: None,
+            origin: Some(&origin),
+        };
+        select_best::run(inputs, &Config::default(), &case.out()).unwrap();
+        serde_json::from_str(&case.sandbox.read("out/adapters/adapter_config.json")).unwrap()
+    };
+    let hub = origin(json!({"type": "hub", "id": "org/base", "commit": "c0ffee"}));
+    assert_eq!(settings(hub), json!({"base_model_name_or_path": "org/base", "revision": "c0ffee"}));
+    assert_eq!(case.sandbox.read("checkpoints/0000010/adapters/adapter_config.json"), "{}\n");
+    fs_err::remove_dir_all(case.out()).unwrap();
+    fs_err::create_dir(case.out()).unwrap();
+    assert_eq!(settings(origin(json!({"type": "folder"}))), json!({}));
 }
