@@ -7,6 +7,8 @@ SET      ?=
 LAUNCH   ?=
 BUILD    ?= build
 MODEL_DIR ?=
+# What `make upload` pushes: model, quantized, gguf, peft or adapters.
+OUTPUT   ?= model
 # Memory of the machine in GB, 16, 32 or 64: settings of `pipelines/memory/` that fit it; empty for those of the preset.
 MEMORY   ?=
 
@@ -39,7 +41,7 @@ ifeq ($(origin DATA),undefined)
 DATA     := data/$(call raw,PIPELINE)
 endif
 # Make would expand them once more on the way into the environment of a recipe.
-unexport MODEL PIPELINE ENCODER MEMORY LAUNCH SET STORE BUILD DATA MODEL_DIR ID REVISION PRIVATE RUNS OUT
+unexport MODEL PIPELINE ENCODER MEMORY LAUNCH SET STORE BUILD DATA MODEL_DIR OUTPUT ID REVISION PRIVATE RUNS OUT
 
 NATIVE  := .native
 comma   := ,
@@ -180,10 +182,14 @@ bench: build ## Measure speed and memory beside mlx-lm and PyTorch (QUICK=1, PEE
 bench-length: ## Measure training steps of 128 to 4,096 tokens against their counted FLOPs (table, and target/bench/lengths.svg)
 	cargo run --release -p tuner --example lengths target/bench
 
+# The outputs that the pipeline evaluates; their cards list the scores.
+scored-output = $(filter model quantized peft,$(call raw,OUTPUT))
+
 ##@ Other
-upload: $(if $(call raw,ID),fuse) ## Push the fused model to the hub: ID=owner/name [REVISION=branch] [PRIVATE=1]
+upload: $(if $(call raw,ID),$(if $(filter adapters,$(call raw,OUTPUT)),select-best,$(if $(scored-output),evaluate,fuse))) ## Push the fused model to the hub: ID=owner/name [OUTPUT=quantized|gguf|peft|adapters] [REVISION=branch] [PRIVATE=1]
 	@$(if $(call raw,ID),,echo 'error: set ID to a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
-	  $(pointers); $(call quote,$(call raw,BIN)/upload) --model $(call of,fuse) --id $(call quoted,ID) \
+	  $(pointers); $(call quote,$(call raw,BIN)/upload) --output $(call quoted,OUTPUT) --id $(call quoted,ID) \
+	  --model $(call of,$(if $(filter adapters,$(call raw,OUTPUT)),select-best,fuse)) $(if $(scored-output),--scores $(call of,evaluate)) \
 	  $(if $(call raw,REVISION),--revision $(call quoted,REVISION)) $(if $(call raw,PRIVATE),--private)
 
 compare: build ## Compare runs on one page: RUNS="RUN RUN…" [OUT=build/compare.html]

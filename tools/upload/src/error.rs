@@ -35,6 +35,10 @@ pub enum Error {
     #[error(transparent)]
     Hub(#[from] hub::Error),
 
+    /// The scores could not be read.
+    #[error(transparent)]
+    Outputs(#[from] outputs::Error),
+
     /// A file could not be read.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -47,6 +51,7 @@ impl Failure for Error {
             Self::Artifact(error) => error.kind(),
             Self::Settings { .. } => Kind::Usage,
             Self::Hub(error) => error.kind(),
+            Self::Outputs(error) => error.kind(),
             Self::Io(error) => Failure::kind(error),
         }
     }
@@ -59,6 +64,7 @@ impl Failure for Error {
             }
             Self::Artifact(error) => error.hint(),
             Self::Hub(error) => error.hint(),
+            Self::Outputs(error) => error.hint(),
             Self::Io(_) => None,
         }
     }

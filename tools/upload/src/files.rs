@@ -3,18 +3,15 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use artifact::{Artifact, Level};
+use artifact::Artifact;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::part::Part;
 
 /// Longest file that is sent in one request, in bytes.
 const MAX_SMALL_BYTES: u64 = 1 << 30;
-/// The output that is uploaded.
-const OUTPUT: &str = "model";
-/// The model card, which the hub shows.
-const CARD: &str = "README.md";
 
 /// File to upload.
 #[derive(Debug, Clone)]
@@ -30,6 +27,14 @@ pub struct LocalFile {
 }
 
 impl LocalFile {
+    /// Writes `text` to the file `name` in `folder`.
+    pub(crate) fn write(folder: &Path, name: &str, text: &str) -> Result<Self, Error> {
+        let path = folder.join(name);
+        fs_err::write(&path, text)?;
+        let sha256 = hex(&Sha256::digest(text));
+        Ok(Self { name: name.to_owned(), path, bytes: text.len() as u64, sha256 })
+    }
+
     /// Reads a small file and checks it against the hash in its artifact.
     pub(crate) fn read(&self) -> Result<Vec<u8>, Error> {
         let bytes = ::files::read(&self.path, MAX_SMALL_BYTES)?;
@@ -65,14 +70,13 @@ impl LocalFile {
     }
 }
 
-/// Verifies every byte of an artifact and lists the files of its model.
+/// Lists the files of an output of a verified artifact.
 ///
 /// # Errors
 ///
-/// Fails if `path` is not an artifact, if it is damaged, or if it holds no model with a card.
-pub fn local_files(path: &Path) -> Result<Vec<LocalFile>, Error> {
-    let artifact = Artifact::open_with(path, Level::Hash).map_err(Error::Artifact)?;
-    let prefix = format!("{OUTPUT}/");
+/// Fails if the artifact has no such output.
+pub(crate) fn local_files(artifact: &Artifact, part: Part) -> Result<Vec<LocalFile>, Error> {
+    let prefix = format!("{}/", part.output());
     let files: Vec<LocalFile> = artifact
         .manifest()
         .files
@@ -84,17 +88,16 @@ pub fn local_files(path: &Path) -> Result<Vec<LocalFile>, Error> {
         })
         .collect();
     if files.is_empty() {
-        let reason = format!("an artifact of `{}` without a model", artifact.manifest().stage);
-        return unusable(path, reason, "give the artifact of `fuse`");
-    }
-    if !files.iter().any(|file| file.name == CARD) {
-        let reason = format!("the model has no card `{CARD}`");
-        return unusable(path, reason, "give the artifact of `fuse`, which writes the card");
+        let (stage, output) = (&artifact.manifest().stage, part.output());
+        let what = if part == Part::Model { "a model".to_owned() } else { format!("`{output}`") };
+        let reason = format!("an artifact of `{stage}` without {what}");
+        return unusable(artifact.path(), reason, part.remedy());
     }
     Ok(files)
 }
 
-fn unusable<T>(path: &Path, reason: String, hint: &str) -> Result<T, Error> {
+/// Returns the error for something that cannot be uploaded.
+pub(crate) fn unusable<T>(path: &Path, reason: String, hint: &str) -> Result<T, Error> {
     Err(Error::Input { place: path.display().to_string(), reason, hint: hint.to_owned() })
 }
 

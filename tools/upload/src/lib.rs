@@ -1,23 +1,28 @@
-//! Pushes a fused model and its card to a repository of the Hugging Face hub.
+//! Pushes a fused model, an export of it, or adapters with a card to a repository of the Hugging Face hub.
 //!
-//! Uploads the output `model/` of an artifact, after verifying every byte, and nothing else. Files that the hub has with the
+//! Uploads one output of an artifact, after verifying every byte, and nothing else. Files that the hub has with the
 //! same hash are not sent again, so an interrupted upload resumes and a finished one does nothing. All files appear in one
 //! commit; large ones are sent before it. Talking HTTP, retrying and reading settings is the job of `hub`.
 
 mod args;
+mod card;
+mod contents;
 mod destination;
 mod error;
 mod files;
 mod objects;
+mod part;
 mod post;
 mod push;
 mod refusal;
 mod terminal;
 
 pub use args::Args;
+pub use contents::{Contents, contents};
 pub use destination::Destination;
 pub use error::Error;
-pub use files::{LocalFile, local_files};
+pub use files::LocalFile;
+pub use part::Part;
 pub use push::{Outcome, push};
 
 use std::io::Write as _;
@@ -29,16 +34,20 @@ use stage::{Context as _, Result};
 
 use crate::terminal::Terminal;
 
-/// Uploads the model that the command line names and prints the address of the commit.
+/// Uploads what the command line names and prints the address of the commit.
 ///
 /// # Errors
 ///
 /// Fails if the model cannot be used, or if the hub refuses or cannot be reached.
 pub fn run(args: &Args) -> Result<()> {
     let settings = Settings::from_env()?;
-    let artifact = stage::locate(Store::open(&args.store).ok().as_ref(), &args.model)?;
-    let files = local_files(artifact.path())?;
-    let outcome = push(&files, &args.destination(), &settings, &Terminal::new())?;
+    let store = Store::open(&args.store).ok();
+    let artifact = stage::locate(store.as_ref(), &args.model)?;
+    let scores = args.scores.as_ref().map(|scores| stage::locate(store.as_ref(), scores)).transpose()?;
+    let name = args.id.rsplit('/').next().unwrap_or(&args.id);
+    let scores = scores.as_ref().map(artifact::Artifact::path);
+    let Contents { files, .. } = &contents(artifact.path(), args.output, scores, name)?;
+    let outcome = push(files, &args.destination(), &settings, &Terminal::new())?;
     match (outcome.changed.len(), outcome.removed.len()) {
         (0, 0) => tracing::info!("upload: up to date"),
         (changed, removed) => tracing::info!(

@@ -134,7 +134,10 @@ fn compare<'a>(
         }
     }
     let names: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    let removed = entries.keys().filter(|name| is_weights(name) && !names.contains(name.as_str())).cloned();
+    // A GGUF file or adapters are not loaded together with other weights.
+    let has_weights = names.iter().any(|name| is_weights(name));
+    let is_older = |name: &&String| has_weights && is_weights(name) && !names.contains(name.as_str());
+    let removed = entries.keys().filter(is_older).cloned();
     Ok((head, Difference { changed, removed: removed.collect() }))
 }
 

@@ -11,7 +11,7 @@ use hub::{Settings, Unwatched};
 use serde_json::{Value, json};
 use testutil::hub::{Fault, HubServer, READ_TOKEN, Repo, Seen, TOKEN};
 use testutil::{Program, Ran, Sandbox, filtered, golden_dir};
-use upload::{Destination, Error, LocalFile, Outcome, local_files, push};
+use upload::{Destination, Error, LocalFile, Outcome, Part, contents, push};
 
 const ID: &str = "jane/tuned";
 
@@ -32,6 +32,11 @@ fn fused(folder: &Path, more: &[(&str, &[u8])]) -> PathBuf {
     })
     .unwrap();
     out
+}
+
+/// Returns the files of the model in an artifact.
+fn local_files(path: &Path) -> Result<Vec<LocalFile>, Error> {
+    contents(path, Part::Model, None, "tuned").map(|contents| contents.files)
 }
 
 struct Bench {
@@ -298,7 +303,7 @@ fn only_a_whole_artifact_with_a_card_is_uploaded() {
     insta::assert_snapshot!(reports.join("\n"), @"
     error: `[REPOSITORY]/tests/golden/llama` is not an artifact: it has no file `COMMIT`
     hint: give the artifact of `fuse`
-    error: `[SANDBOX]/fused`: the model has no card `README.md`
+    error: `[SANDBOX]/fused`: `model` has no card `README.md`
     hint: give the artifact of `fuse`, which writes the card
     error: artifact `[SANDBOX]/fused` is damaged: the bytes of `data/model/config.json` have changed
     hint: delete that folder and run the stage that made it again
@@ -368,18 +373,23 @@ fn the_program_prints_the_address_and_ends_with_the_right_code() {
 #[test]
 fn help_lists_the_options() {
     insta::assert_snapshot!(Program::new(env!("CARGO_BIN_EXE_upload")).arg("-h").run().succeeded(), @r#"
-    Push a fused model and its card to the Hugging Face hub
+    Push a fused model, an export of it, or adapters to the Hugging Face hub, with a card
 
     Usage: upload [OPTIONS] --model <ARTIFACT> --id <OWNER/NAME>
 
     Options:
-          --model <ARTIFACT>   Artifact with the model, or its label in the store
+          --model <ARTIFACT>   Artifact of `fuse`, or of `select-best` for its adapters, or its label in
+                               the store
+          --output <NAME>      Output to push: `model`, `quantized`, `gguf`, `peft` or `adapters`
+                               [default: model]
+          --scores <ARTIFACT>  Artifact of `evaluate` that scored it; the card then lists scores and
+                               intervals (`model-index`)
           --id <OWNER/NAME>    Repository on the hub; created if missing
           --revision <BRANCH>  Branch on the hub; created if missing [default: main]
           --private            Make a new repository private; an existing one is not changed
           --replace-weights    Remove weights of other models, which would be loaded together with the
                                new ones, from the branch
-          --message <TEXT>     First line of the commit message [default: "Upload a fused model"]
+          --message <TEXT>     First line of the commit message [default: names the output]
           --store <DIR>        Look up labels of artifacts in DIR [env: ASHLAR_STORE=] [default:
                                artifacts]
       -v, --verbose...         Print debug messages (`-vv`: also traces)
