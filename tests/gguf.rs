@@ -229,7 +229,15 @@ fn hostile() -> Result<Vec<(&'static str, Vec<u8>)>> {
         bytes[at..at + to.len()].copy_from_slice(to);
         Ok(bytes)
     };
-    let sparse = File::new(0, 1).text("a").u32(9).u32(8).u64(10_000_000).data(80_000_000).0;
+    // Another value of a 32-bit entry.
+    let put = |key: &str, value: u32| -> Result<Vec<u8>> {
+        let entry = File(Vec::new()).text(key).u32(4).0;
+        let at = whole.windows(entry.len()).position(|part| part == entry).with_context(|| key.to_owned())?;
+        let mut bytes = whole.clone();
+        bytes[at + entry.len()..at + entry.len() + 4].copy_from_slice(&value.to_le_bytes());
+        Ok(bytes)
+    };
+    let many = File::new(0, 1).text("a").u32(9).u32(8).u64(10_000_000).data(80_000_000).0;
     Ok(vec![
         ("GGUF", b"GGML and more".to_vec()),
         ("truncated", b"GGUF".to_vec()),
@@ -253,7 +261,20 @@ fn hostile() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("multiple of 32", one(&[4], 0, 3)),
         ("overlap", File::new(2, 0).tensor("t", &[9], 0, 0).tensor("u", &[4], 0, 32).data(64).0),
         ("a power of two", File::new(0, 1).put_u32("general.alignment", 0).0),
-        ("MiB allowed", sparse),
+        ("MiB allowed", many),
+        ("claims 4294967296 bytes", list_of_texts(2).u64(1 << 32).data(64).0),
+        ("not valid UTF-8", File::new(0, 1).u64(2).bytes(&[0xc0, 0xaf]).u32(4).u32(1).0),
+        ("expected 1 to 256", File::new(0, 1).text(&"k".repeat(257)).u32(4).u32(1).0),
+        ("expected 0 or 1", File::new(0, 1).text("a").u32(7).bytes(&[7]).0),
+        ("`t` occurs twice", File::new(2, 0).tensor("t", &[4], 0, 0).tensor("t", &[4], 0, 32).data(64).0),
+        ("0 dimensions", one(&[], 0, 0)),
+        ("blocks of 1", one(&[0], 0, 0)),
+        ("too large", one(&[1 << 32, 1 << 32, 1 << 32], 0, 0)),
+        ("multiple of 32", one(&[4], 0, u64::MAX)),
+        ("overlap", File::new(2, 0).tensor("t", &[4], 0, 0).tensor("u", &[4], 0, 0).data(64).0),
+        ("a power of two", File::new(0, 1).put_u32("general.alignment", 1 << 31).0),
+        ("a power of two", File::new(0, 1).put_text("general.alignment", "32").0),
+        ("`general.architecture`", File::new(0, 1).put_u32("general.architecture", 5).0),
         ("ends after the file", whole[..whole.len() - 1000].to_vec()),
         ("`general.architecture` is missing", File::new(0, 1).put_u32("a", 1).0),
         ("`mamba`", File::new(0, 1).put_text("general.architecture", "mamba").0),
@@ -263,11 +284,35 @@ fn hostile() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("blk.0.attn_x.weight", swap(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight")?),
         ("blk.7.attn_q.weight", swap(b"blk.0.attn_q.weight", b"blk.7.attn_q.weight")?),
         ("qwen2.block_count", swap(b"qwen2.block_count\x04\0\0\0", b"qwen2.block_count\x08\0\0\0")?),
+        ("`qwen2.embedding_length` is missing", put("qwen2.embedding_length", 0)?),
+        ("`qwen2.attention.head_count` is missing", put("qwen2.attention.head_count", 0)?),
+        ("not plausible", put("qwen2.attention.head_count_kv", 0)?),
+        ("not plausible", put("qwen2.block_count", 1_000_000_000)?),
+        ("not plausible", put("qwen2.attention.head_count", u32::MAX)?),
+        ("layers.3", put("qwen2.block_count", 4)?),
+        ("embed_tokens", put("qwen2.embedding_length", u32::MAX)?),
+        ("gate_proj", put("qwen2.feed_forward_length", u32::MAX)?),
         (
             "not the id of a token",
             swap(b"bos_token_id\x04\0\0\0\x02\0\0\0", b"bos_token_id\x04\0\0\0\xff\xff\xff\x7f")?,
         ),
     ])
+}
+
+/// Starts a file with one list of `count` texts.
+fn list_of_texts(count: u64) -> File {
+    File::new(0, 1).text("tokenizer.ggml.tokens").u32(9).u32(8).u64(count)
+}
+
+/// Returns the starts of files that are as long as they claim, with a word that the message must contain and their lengths.
+fn sparse() -> Vec<(&'static str, Vec<u8>, u64)> {
+    let text = File::new(0, 1).text("tokenizer.chat_template").u32(8).u64(1 << 32).0;
+    vec![
+        ("MiB allowed", list_of_texts(1_000_000_000).0, 9_000_000_000),
+        ("MiB allowed", text, 5_000_000_000),
+        ("MiB allowed", list_of_texts(2).u64(1 << 32).0, 5_000_000_000),
+        ("MiB allowed", File::new(0, 1).text("a").u32(9).u32(0).u64(1 << 32).0, 5_000_000_000),
+    ]
 }
 
 /// Runs a program to its end; returns its outcome, its peak resident memory in bytes, and its duration.
@@ -288,8 +333,15 @@ fn watched(program: &mut testutil::Program) -> Result<(Ran, u64, Duration)> {
 #[test]
 fn hostile_files_are_refused_quickly_and_in_little_memory() -> Result<()> {
     let sandbox = Sandbox::new();
-    for (word, bytes) in hostile()? {
+    let whole = |(word, bytes): (&'static str, Vec<u8>)| {
+        let length = bytes.len() as u64;
+        (word, bytes, length)
+    };
+    let files: Vec<_> = hostile()?.into_iter().map(whole).chain(sparse()).collect();
+    assert!(files.len() >= 40);
+    for (word, bytes, length) in files {
         let path = sandbox.write("hostile.gguf", bytes);
+        fs_err::OpenOptions::new().write(true).open(&path)?.set_len(length)?;
         let mut program = sandbox.program(built_programs().join("import-model"));
         let (ran, peak, elapsed) = watched(program.arg("--model-dir").arg(&path))?;
         let said = ran.failed(65);

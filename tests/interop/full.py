@@ -92,8 +92,6 @@ class Case:
             self.fused(kind, fused)
             self.peft(kind, fused)
             self.gguf(kind, fused)
-            if kind == "lora":
-                self.read_back(last_checkpoint(trained))
         self.foreign_peft()
 
     def base_logits(self) -> None:
@@ -176,27 +174,6 @@ class Case:
         text = AutoTokenizer.from_pretrained(fused / "data/model").decode(prompt)
         ids = gguf_check.tokenize(file, text)
         self.table.line(self.name, f"{file.name}: prompt tokenized the same by llama.cpp", len(ids), ids == prompt)
-
-
-    def read_back(self, adapters: Path) -> None:
-        """Every quantized GGUF type: our import of the file against the file, and llama.cpp's tokens against the import's."""
-        for kind in ["q8_0", "q4_0", "q4_1"]:
-            (file,) = (self.fuse(adapters, gguf=kind) / "data/gguf").glob("*.gguf")
-            imported = self.programs.run("import-model", {"dequantize": True}, model_dir=file) / "data/model"
-            count = gguf_check.compare_values(imported, file)
-            self.table.line(self.name, f"{file.name}: imported tensors with the values of gguf", count, count > 0)
-            if not gguf_check.has_llama_cpp():
-                continue
-            tensors = load_file(self.dataset / "data/tokens/test.safetensors")
-            prompt = tensors["tokens"][: int(tensors["prompt_lengths"][0])].astype(int).tolist()
-            written = load(imported).generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                max_new_tokens=ANSWER_TOKENS, do_sample=False, eos_token_id=-1, pad_token_id=0,
-            )
-            expected = written[0, len(prompt) :].tolist()
-            got = gguf_check.greedy(file, prompt, ANSWER_TOKENS)
-            differing = sum(a != b for a, b in zip(expected, got, strict=True))
-            self.table.line(self.name, f"{file.name}: greedy tokens of the import that differ in llama.cpp", differing, not differing)
 
 
 def check_tokenizer(kind: str, work: Path, programs: Programs, table: Table) -> None:

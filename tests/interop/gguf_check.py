@@ -42,32 +42,6 @@ def compare(folder: Path, file: Path) -> int:
     return count
 
 
-def compare_values(folder: Path, file: Path) -> int:
-    """Compares every tensor of an imported folder with the dequantized one of its file, to the bit, and returns their number."""
-    config = json.loads((folder / "config.json").read_text())
-    reader = gguf.GGUFReader(file)
-    architecture = reader.get_field("general.architecture").contents()
-    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-    names = gguf.get_tensor_name_map(kinds[architecture], config["num_hidden_layers"])
-    imported = {}
-    for path in sorted(folder.glob("model*.safetensors")):
-        imported |= load_file(path)
-    found = {tensor.name: tensor for tensor in reader.tensors}
-    for name, stored in imported.items():
-        short, part = name.rsplit(".", 1)
-        tensor = found[f"{names.get_name(short)}.{part}"]
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        if architecture == "gemma3" and short.endswith("norm"):
-            values = values - np.float32(1)
-        if architecture == "llama" and short.endswith(("q_proj", "k_proj")):
-            heads = config["num_attention_heads" if short.endswith("q_proj") else "num_key_value_heads"]
-            pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
-            values = pairs.swapaxes(1, 2).reshape(values.shape)
-        if not np.array_equal(values, stored.to(torch.float32).numpy()):
-            raise RuntimeError(f"`{name}` differs from `{file.name}`")
-    return len(imported)
-
-
 def has_llama_cpp() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
 

@@ -27,6 +27,15 @@ class Programs:
             raise RuntimeError(f"{stage} failed with {done.returncode}: {done.stderr.strip()}")
         return Path(done.stdout.strip())
 
+    def generate(self, model: Path, rows: Path, count: int) -> list[list[int]]:
+        """Returns the greedy tokens that `generate` writes for each row, computed in float32."""
+        command = [self.folder / "generate", "--model", model, "--input", rows, "--max-tokens", str(count)]
+        command += ["--token-ids", "--dtype", "float32", "--raw"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"generate failed with {done.returncode}: {done.stderr.strip()}")
+        return [json.loads(line)["generated_ids"] for line in done.stdout.splitlines()]
+
 
 def last_checkpoint(train: Path) -> Path:
     """Returns the adapters of the last checkpoint of a run."""

