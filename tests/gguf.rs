@@ -290,8 +290,8 @@ fn hostile() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("not plausible", put("qwen2.block_count", 1_000_000_000)?),
         ("not plausible", put("qwen2.attention.head_count", u32::MAX)?),
         ("layers.3", put("qwen2.block_count", 4)?),
-        ("embed_tokens", put("qwen2.embedding_length", u32::MAX)?),
-        ("gate_proj", put("qwen2.feed_forward_length", u32::MAX)?),
+        ("`hidden_size` is 4294967295", put("qwen2.embedding_length", u32::MAX)?),
+        ("`intermediate_size` is 4294967295", put("qwen2.feed_forward_length", u32::MAX)?),
         (
             "not the id of a token",
             swap(b"bos_token_id\x04\0\0\0\x02\0\0\0", b"bos_token_id\x04\0\0\0\xff\xff\xff\x7f")?,

@@ -127,7 +127,7 @@ fn help_of_validate() {
 
 #[test]
 fn help_of_select_best() {
-    insta::assert_snapshot!(own_help("select-best"), @r"
+    insta::assert_snapshot!(own_help("select-best"), @"
     Choose the checkpoint with the lowest loss, or the best answers, on the validation split
 
     Usage: select-best [OPTIONS] --train <ARTIFACT> --validate <ARTIFACT>
@@ -135,6 +135,8 @@ fn help_of_select_best() {
     Options:
           --train <ARTIFACT>     Artifact of `train` with the checkpoints
           --validate <ARTIFACT>  Artifact of `validate` with their losses, and perhaps answers
+          --model <ARTIFACT>     Artifact of `import-model` with the base model, to name it in the
+                                 settings of the adapters
       -h, --help                 Print help
       -V, --version              Print version
     ");
@@ -423,8 +425,8 @@ fn help_of_sweep() {
 
 #[test]
 fn help_of_upload() {
-    insta::assert_snapshot!(help("upload"), @r#"
-    Push a fused model and its card to the Hugging Face hub
+    insta::assert_snapshot!(help("upload"), @"
+    Push a fused model, an export of it, or adapters to the Hugging Face hub, with a card
 
     Takes the token from `HF_TOKEN`, or from the file that `hf auth login` writes; `HF_ENDPOINT` selects
     another hub. Files that the hub has with the same hash are not sent again. Prints the address of the
@@ -434,7 +436,16 @@ fn help_of_upload() {
 
     Options:
           --model <ARTIFACT>
-              Artifact with the model, or its label in the store
+              Artifact of `fuse`, or of `select-best` for its adapters, or its label in the store
+
+          --output <NAME>
+              Output to push: `model`, `quantized`, `gguf`, `peft` or `adapters`
+
+              [default: model]
+
+          --scores <ARTIFACT>
+              Artifact of `evaluate` that scored it; the card then lists scores and intervals
+              (`model-index`)
 
           --id <OWNER/NAME>
               Repository on the hub; created if missing
@@ -452,9 +463,7 @@ fn help_of_upload() {
               branch
 
           --message <TEXT>
-              First line of the commit message
-
-              [default: "Upload a fused model"]
+              First line of the commit message [default: names the output]
 
           --store <DIR>
               Look up labels of artifacts in DIR
@@ -473,7 +482,7 @@ fn help_of_upload() {
 
       -V, --version
               Print version
-    "#);
+    ");
 }
 
 #[test]

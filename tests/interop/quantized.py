@@ -61,7 +61,7 @@ def random_model(name: str, out: Path) -> Path:
         if len(shape) == 1:
             tensors[tensor] = np.full(shape, neutral, np.float32)
         else:
-            tensors[tensor] = (random.standard_normal(shape) * 2 / np.sqrt(shape[1])).astype(np.float32)
+            tensors[tensor] = (random.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     return out
 

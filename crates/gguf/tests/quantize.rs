@@ -54,7 +54,7 @@ fn large_blocks_lose_less_than_small_ones_of_as_many_bits() {
     let (q4_0, q4_1, q4_k) = (error(Storage::Q4_0), error(Storage::Q4_1), error(Storage::Q4_K));
     let (q5_0, q6_k, q8_0) = (error(Storage::Q5_0), error(Storage::Q6_K), error(Storage::Q8_0));
     assert!(q4_k < q4_1 && q4_1 < q4_0 && q4_0 < 0.12, "{q4_k} {q4_1} {q4_0}");
-    assert!(q8_0 < q6_k && q6_k < q5_0 && q5_0 < q4_k && q6_k < 0.02, "{q8_0} {q6_k} {q5_0} {q4_k}");
+    assert!(q8_0 < q6_k && q6_k < q5_0 && q5_0 < q4_k && q6_k < 0.025, "{q8_0} {q6_k} {q5_0} {q4_k}");
 }
 
 #[test]

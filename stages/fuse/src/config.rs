@@ -70,7 +70,7 @@ impl Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "fuse";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -79,8 +79,8 @@ fn wide_model(folder: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn quantize(bits: i32, group_size: i32) -> Option<Quantize> {
-    Some(Quantize { bits, group_size, mode: "affine".to_owned() })
+fn quantize(bits: i32, group_size: i32) -> Quantize {
+    Quantize { bits, group_size, mode: "affine".to_owned() }
 }
 
 fn export<'a>(cost: &'a FusionCost, path: &str) -> Result<&'a ExportCost> {
@@ -92,8 +92,11 @@ fn fewer_bits_are_smaller_and_farther_from_the_fused_model() -> Result<()> {
     let trained = Trained::demo()?;
     let mut measured = Vec::new();
     for bits in [8, 4, 2] {
-        let config =
-            Config { quantize: quantize(bits, 32), max_loss_increase: Some(100.0), ..Config::default() };
+        let config = Config {
+            quantize: Some(quantize(bits, 32)),
+            max_loss_increase: Some(100.0),
+            ..Config::default()
+        };
         let cost = trained.fused(&config, &bits.to_string())??;
         let out = trained.path(&bits.to_string());
         assert_eq!(FusionCost::read(&out.join(FusionCost::FILE))?, cost);
@@ -161,7 +164,7 @@ fn an_export_that_loses_too_much_is_refused_with_a_remedy() -> Result<()> {
         Ok(error.report())
     };
     // The default limit.
-    let report = refusal(Config { quantize: quantize(2, 32), ..Config::default() })?;
+    let report = refusal(Config { quantize: Some(quantize(2, 32)), ..Config::default() })?;
     assert!(report.contains("validation loss of `quantized` (affine, 2 bits in groups of 32)"), "{report}");
     assert!(report.contains("the limit is 0.1"), "{report}");
     assert!(report.contains("hint: use more bits or smaller groups in `fuse.quantize`"), "{report}");

@@ -27,6 +27,15 @@ pub enum Error {
         hint: String,
     },
 
+    /// The model in a GGUF file contradicts itself.
+    #[error("`{place}` holds no usable model")]
+    Converted {
+        /// The file.
+        place: String,
+        /// What is wrong with the model.
+        source: Box<Error>,
+    },
+
     /// The architecture of the model is not supported.
     #[error("`{}`: `model_type` is `{model_type}`, which is not supported", path.display())]
     ModelType {
@@ -209,6 +218,7 @@ impl Failure for Error {
             Self::Offline { .. } | Self::NoRecord { .. } | Self::Wheel { .. } => Kind::Failed,
             Self::NoSpace { .. } => Kind::Storage,
             Self::Hub(error) => error.kind(),
+            Self::Converted { source, .. } => source.kind(),
             Self::Gguf { reason, .. } => reason.kind(),
             Self::Model(error) => error.kind(),
             Self::Output(error) => error.kind(),
@@ -218,6 +228,7 @@ impl Failure for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Converted { source, .. } => source.hint(),
             Self::Settings { hint, .. }
             | Self::Layout { hint, .. }
             | Self::Hash { hint, .. }

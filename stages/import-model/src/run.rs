@@ -55,7 +55,12 @@ pub fn run(
     // Blocks of a GGUF file are floats by now.
     let is_done = |conversion: &Conversion| found.gguf.is_some() && *conversion == Conversion::Dequantize;
     let conversion = config.conversion().filter(|conversion| !is_done(conversion));
-    model::write(&found, source, conversion.as_ref(), out)?;
+    let written = model::write(&found, source, conversion.as_ref(), out);
+    // The converted folder is of no use to a reader of the message.
+    written.map_err(|error| match &found.gguf {
+        Some(_) => Error::Converted { place: found.place.clone(), source: Box::new(error) },
+        None => error,
+    })?;
     Ok(found)
 }
 

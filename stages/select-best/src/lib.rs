@@ -23,6 +23,7 @@ mod checkpoints;
 mod choose;
 mod config;
 mod error;
+mod inputs;
 
 use std::path::Path;
 
@@ -31,6 +32,7 @@ use outputs::{Choice, Document, Import, Losses};
 pub use choose::choose;
 pub use config::Config;
 pub use error::Error;
+pub use inputs::{open_answers, open_origin};
 
 /// Inputs of a choice.
 #[derive(Debug, Clone, Copy)]

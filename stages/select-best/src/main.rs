@@ -1,6 +1,6 @@
 //! Command line of the stage `select-best`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use select_best::{Config, Inputs};
@@ -32,19 +32,8 @@ fn program(args: Args) -> stage::Result<()> {
     let mut run = Run::<Config>::new(&args.common)?;
     let train = run.input("train", &args.train, outputs::CHECKPOINTS)?;
     let validate = run.input("validate", &args.validate, outputs::LOSSES)?;
-    let answers =
-        if run.config().decides_by_loss() {
-            None
-        } else {
-            let opened = run.input("answers", &args.validate, outputs::ANSWERS);
-            Some(opened.hint(
-                "run `validate` with `--set answered_rows=N`, so that there are answers to choose by",
-            )?)
-        };
-    let origin = match &args.model {
-        Some(model) if !model.join("config.json").is_file() => open_origin(&mut run, model)?,
-        _ => None,
-    };
+    let answers = select_best::open_answers(&mut run, &args.validate)?;
+    let origin = select_best::open_origin(&mut run, args.model.as_deref())?;
     run.execute(|job, config| {
         let inputs = Inputs {
             checkpoints: train.path(),
@@ -60,11 +49,4 @@ fn program(args: Args) -> stage::Result<()> {
         job.summary(format!("step {}, validation loss {:.4}", choice.step, choice.loss));
         Ok(())
     })
-}
-
-/// Opens the record of an import; `None` if the model was not imported, such as one made by `fuse`.
-fn open_origin(run: &mut Run<Config>, model: &Path) -> stage::Result<Option<stage::Input>> {
-    let artifact = stage::locate(run.store(), model)?;
-    let is_import = artifact.manifest().outputs.contains_key(outputs::IMPORT);
-    is_import.then(|| run.input("origin", model, outputs::IMPORT)).transpose()
 }

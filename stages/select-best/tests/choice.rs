@@ -247,7 +247,7 @@ fn help_and_version() {
     assert_eq!(version.succeeded(), concat!("select-best ", env!("CARGO_PKG_VERSION"), "\n"));
     let help = sandbox.program(env!("CARGO_BIN_EXE_select-best")).arg("-h").run();
     let own = help.succeeded().split("\nCommon options:").next().unwrap();
-    insta::assert_snapshot!(own, @r"
+    insta::assert_snapshot!(own, @"
     Choose the checkpoint with the lowest loss, or the best answers, on the validation split
 
     Usage: select-best [OPTIONS] --train <ARTIFACT> --validate <ARTIFACT>
@@ -255,6 +255,8 @@ fn help_and_version() {
     Options:
           --train <ARTIFACT>     Artifact of `train` with the checkpoints
           --validate <ARTIFACT>  Artifact of `validate` with their losses, and perhaps answers
+          --model <ARTIFACT>     Artifact of `import-model` with the base model, to name it in the
+                                 settings of the adapters
       -h, --help                 Print help
       -V, --version              Print version
     ");
