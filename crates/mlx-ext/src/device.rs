@@ -8,6 +8,7 @@ use crate::error::{Error, Result, install_handler};
 use crate::gpu;
 use crate::memory::{available_memory, set_limits};
 use crate::probe;
+use crate::products::Products;
 use crate::unpacking::{Unpack, Unpacking};
 
 /// Version of MLX that this build links.
@@ -20,6 +21,8 @@ pub struct Options {
     pub max_memory_bytes: Option<usize>,
     /// What to do with packed weights.
     pub unpack: Unpack,
+    /// Precision of the factors of products on a CPU.
+    pub products: Products,
 }
 
 impl Options {
@@ -37,6 +40,12 @@ impl Options {
     #[must_use]
     pub fn unpacking(self, unpack: Unpack) -> Self {
         Self { unpack, ..self }
+    }
+
+    /// Sets the precision of the factors of products on a CPU.
+    #[must_use]
+    pub fn multiplying(self, products: Products) -> Self {
+        Self { products, ..self }
     }
 }
 
@@ -103,7 +112,7 @@ impl Backend {
 ///
 /// # Errors
 ///
-/// Fails when the machine lacks the device of this build's backend.
+/// Fails when the machine lacks the device of this build's backend, or the instructions for the products that are asked for.
 pub fn init(options: &Options) -> Result<Backend> {
     #[cfg(target_os = "linux")]
     std::hint::black_box(mlx_sys::blas::keep());
@@ -138,6 +147,10 @@ pub fn init(options: &Options) -> Result<Backend> {
         arithmetic.extend(probe::c_library().map(|library| ("c_library".to_owned(), library)));
         arithmetic.insert("probe".to_owned(), probe::fingerprint()?);
     }
+    options.products.start(name)?;
+    if !options.products.is_float32() {
+        arithmetic.insert("probe_of_products".to_owned(), probe::fingerprint()?);
+    }
     Ok(Backend { name, device, arithmetic, memory_limit, unpack: options.unpack })
 }
 
@@ -165,6 +178,33 @@ mod tests {
         if backend.name == "cpu" {
             assert_eq!(numerics["probe"].len(), 16);
         }
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    fn rounded_factors_are_asked_for_and_have_a_key_of_their_own() -> Result<()> {
+        let plain = init(&Options::default())?;
+        let asked = Options::default().multiplying(Products::Bfloat16);
+        if !mlx_sys::gemm::Factors::Bfloat16.is_available() || plain.is_gpu() {
+            assert!(matches!(init(&asked), Err(Error::NoBfloat16Products { .. })));
+            return Ok(());
+        }
+        let x = mlx_rs::random::normal::<f32>(&[40, 300], None, None, None)?;
+        let exact = x.matmul(x.t())?;
+        exact.eval()?;
+        let rounded = init(&asked)?;
+        let near = x.matmul(x.t())?;
+        near.eval()?;
+        init(&Options::default())?;
+        let again = x.matmul(x.t())?;
+        again.eval()?;
+        let apart =
+            |other: &mlx_rs::Array| -> Result<f32> { Ok(exact.subtract(other)?.abs()?.max(None)?.item()) };
+        assert!(apart(&near)? > 0.0 && apart(&near)? < 1.0, "{}", apart(&near)?);
+        assert!(apart(&again)?.abs() < f32::MIN_POSITIVE, "the default is back");
+        assert!(rounded.numerics("float32") != plain.numerics("float32"));
+        assert_eq!(rounded.arithmetic["probe"], plain.arithmetic["probe"]);
         Ok(())
     }
 

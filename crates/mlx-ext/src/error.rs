@@ -31,6 +31,14 @@ pub enum Error {
         /// Element type of the tensor.
         dtype: mlx_rs::Dtype,
     },
+    /// Products cannot round their factors to `bfloat16` here.
+    #[error(
+        "products of `bfloat16` factors need a CPU with AVX-512 and its `bfloat16` instructions, and this is another ({backend})"
+    )]
+    NoBfloat16Products {
+        /// The backend that this build links.
+        backend: &'static str,
+    },
     /// This build is for a kind of device that the machine lacks.
     #[error("this build runs on `{backend}`, but no such device is available")]
     NoDevice {
@@ -41,7 +49,11 @@ pub enum Error {
 
 impl Failure for Error {
     fn hint(&self) -> Option<String> {
-        matches!(self, Self::NoDevice { .. }).then(|| "build again with BACKEND=cpu".to_owned())
+        match self {
+            Self::NoDevice { .. } => Some("build again with BACKEND=cpu".to_owned()),
+            Self::NoBfloat16Products { .. } => Some("leave out the setting `products`".to_owned()),
+            _ => None,
+        }
     }
 }
 

@@ -82,7 +82,9 @@ fn run_stage(args: &Args, ranks: Option<&Rc<Ranks>>) -> Result<()> {
     let mut run = Run::<Config>::new(&args.common)?;
     let opened = Opened::open(&mut run, args)?;
     let backend = mlx_ext::init(
-        &mlx_ext::Options::with_max_gigabytes(args.memory.max_memory).unpacking(run.config().unpack),
+        &mlx_ext::Options::with_max_gigabytes(args.memory.max_memory)
+            .unpacking(run.config().unpack)
+            .multiplying(run.config().products),
     )?;
     run.numerics(backend.numerics(run.config().dtype.name(&backend)));
     if let Some(stop_at) = args.stop_at {

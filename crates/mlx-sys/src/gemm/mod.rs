@@ -8,6 +8,8 @@
 //! The right factor comes from a [`Source`], which fills one panel of a few columns at a time. A weight that is stored
 //! packed is thus unpacked straight into the panel, and a product with few rows reads its weight once.
 
+#[cfg(target_arch = "x86_64")]
+mod brain;
 mod dense;
 mod level;
 mod plain;
@@ -17,7 +19,8 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -128,6 +131,7 @@ struct Piece {
 /// Arguments shared by all pieces.
 struct Job<'a, S> {
     level: Level,
+    factors: Factors,
     shape: Shape,
     /// Rows of the left factor: for each block of the summed dimension, all rows at a distance of [`ROW_STRIDE`].
     left: &'a [f32],
@@ -137,6 +141,47 @@ struct Job<'a, S> {
     target: Target,
     /// Whether the result is added to what the target holds.
     add: bool,
+}
+
+/// Type to which the factors of a product are rounded. Sums are `f32` either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Factors {
+    /// As they are.
+    #[default]
+    Float32,
+    /// Half as wide, about twice as fast. Only on a processor with AVX-512 and its `bfloat16` instructions.
+    Bfloat16,
+}
+
+/// Whether [`product`] rounds factors to `bfloat16`.
+static BFLOAT16: AtomicBool = AtomicBool::new(false);
+
+impl Factors {
+    /// Returns whether this processor can multiply such factors.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Float32 => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bfloat16 => Level::detect() == Level::Avx512 && brain::is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Bfloat16 => false,
+        }
+    }
+
+    /// Makes every [`product`] of this process round its factors to this type from now on.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the processor cannot; see [`Self::is_available`].
+    pub fn use_for_products(self) {
+        assert!(self.is_available(), "the processor multiplies {self:?}");
+        BFLOAT16.store(self == Self::Bfloat16, Ordering::Relaxed);
+    }
+
+    /// Returns the type that products round their factors to.
+    fn in_use() -> Self {
+        if BFLOAT16.load(Ordering::Relaxed) { Self::Bfloat16 } else { Self::Float32 }
+    }
 }
 
 /// Multiplications and additions of all products so far.
@@ -154,12 +199,24 @@ pub fn operations() -> u64 {
 ///
 /// Panics if `left` is not `[m, k]` or `out` is too small for `[m, n]`.
 pub fn product<S: Source>(shape: Shape, left: &Strided<'_>, right: &S, out: Output<'_>, add: bool) {
-    product_at(Level::detect(), shape, left, right, out, add);
+    product_with(Level::detect(), Factors::in_use(), shape, left, right, out, add);
 }
 
-/// As [`product`], with the vectors of `level`.
+/// As [`product`], with the vectors of `level` and factors as they are.
 pub fn product_at<S: Source>(
     level: Level,
+    shape: Shape,
+    left: &Strided<'_>,
+    right: &S,
+    out: Output<'_>,
+    add: bool,
+) {
+    product_with(level, Factors::Float32, shape, left, right, out, add);
+}
+
+fn product_with<S: Source>(
+    level: Level,
+    factors: Factors,
     shape: Shape,
     left: &Strided<'_>,
     right: &S,
@@ -185,32 +242,44 @@ pub fn product_at<S: Source>(
     for round in 0..rounds {
         let rows = m / rounds + usize::from(round < m % rounds);
         let mut copy = Buffer::take(k.div_ceil(SUM_BLOCK) * rows * ROW_STRIDE);
-        copy_rows(level, left, first, rows, copy.numbers(), parallel);
+        copy_rows(level, factors, left, first..first + rows, copy.numbers(), parallel);
         let target = Target { start: out.data[first * out.stride..].as_mut_ptr(), stride: out.stride };
-        let job = Job { level, shape, left: copy.numbers(), left_rows: rows, right, target, add };
+        let job = Job { level, factors, shape, left: copy.numbers(), left_rows: rows, right, target, add };
         job.run(parallel);
         first += rows;
     }
 }
 
-/// Copies the rows `first..first + rows` of `left` block by block.
-fn copy_rows(level: Level, left: &Strided<'_>, first: usize, rows: usize, copy: &mut [f32], parallel: bool) {
-    let depth = left.extents()[1];
+/// Copies some rows of `left` block by block, as `factors`.
+fn copy_rows(
+    level: Level,
+    factors: Factors,
+    left: &Strided<'_>,
+    rows: Range<usize>,
+    copy: &mut [f32],
+    parallel: bool,
+) {
+    let (count, depth) = (rows.len(), left.extents()[1]);
     let copy_block = |(index, block): (usize, &mut [f32])| {
-        let start = index * SUM_BLOCK;
-        left.copy_rows(level, first..first + rows, start..(start + SUM_BLOCK).min(depth), block, ROW_STRIDE);
+        let terms = index * SUM_BLOCK..((index + 1) * SUM_BLOCK).min(depth);
+        left.copy_rows(level, rows.clone(), terms.clone(), block, ROW_STRIDE);
+        if factors == Factors::Bfloat16 {
+            #[cfg(target_arch = "x86_64")]
+            brain::pack_rows(block, terms.len());
+        }
     };
-    if parallel && rows * depth > 1 << 16 {
-        copy.par_chunks_mut(rows * ROW_STRIDE).enumerate().for_each(copy_block);
+    if parallel && count * depth > 1 << 16 {
+        copy.par_chunks_mut(count * ROW_STRIDE).enumerate().for_each(copy_block);
     } else {
-        copy.chunks_mut(rows * ROW_STRIDE).enumerate().for_each(copy_block);
+        copy.chunks_mut(count * ROW_STRIDE).enumerate().for_each(copy_block);
     }
 }
 
 impl<S: Source> Job<'_, S> {
     fn run(&self, parallel: bool) {
         let panels = self.shape.n.div_ceil(self.level.columns());
-        if self.left_rows <= rows::MOST_ROWS && self.right.row(0).is_some() {
+        let whole = self.factors == Factors::Float32;
+        if whole && self.left_rows <= rows::MOST_ROWS && self.right.row(0).is_some() {
             self.add_scaled_rows(parallel);
             return;
         }
@@ -258,6 +327,10 @@ impl<S: Source> Job<'_, S> {
         let columns = width.min(self.shape.n - column);
         let panel = &mut panel.0[..depth * width];
         self.right.fill(self.level, Block { row, depth, column, columns }, panel);
+        if self.factors == Factors::Bfloat16 {
+            #[cfg(target_arch = "x86_64")]
+            brain::pack_panel(panel, depth);
+        }
         let add = self.add || block > 0;
         let tiles = piece.rows.div_ceil(self.level.rows());
         let mut first = piece.first_row;
@@ -268,23 +341,11 @@ impl<S: Source> Job<'_, S> {
             let out = unsafe { self.target.start.add(first * self.target.stride + column) };
             if columns == width {
                 // SAFETY: the left rows and the panel hold `depth` numbers; the tile lies inside the result.
-                unsafe {
-                    self.level.tile(rows, depth, left.as_ptr(), panel.as_ptr(), out, self.target.stride, add)
-                };
+                unsafe { self.tile(rows, depth, left, panel, out, self.target.stride, add) };
             } else {
                 let mut edge = Panel([0.0; SUM_BLOCK * MAX_COLUMNS]);
                 // SAFETY: as above, with a tile of its own.
-                unsafe {
-                    self.level.tile(
-                        rows,
-                        depth,
-                        left.as_ptr(),
-                        panel.as_ptr(),
-                        edge.0.as_mut_ptr(),
-                        width,
-                        false,
-                    )
-                };
+                unsafe { self.tile(rows, depth, left, panel, edge.0.as_mut_ptr(), width, false) };
                 for (row, sums) in edge.0.chunks(width).take(rows).enumerate() {
                     self.store(first + row, column, &sums[..columns], add);
                 }
@@ -295,6 +356,38 @@ impl<S: Source> Job<'_, S> {
 }
 
 impl<S> Job<'_, S> {
+    /// Multiplies `rows` rows of `left` by `panel`, `depth` terms each, and writes or adds the sums to `out`.
+    ///
+    /// # Safety
+    ///
+    /// As [`Level::tile`], with numbers or with pairs.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a tile has a left factor, a right one and a result, and their extents"
+    )]
+    unsafe fn tile(
+        &self,
+        rows: usize,
+        depth: usize,
+        left: &[f32],
+        panel: &[f32],
+        out: *mut f32,
+        stride: usize,
+        add: bool,
+    ) {
+        let (left, panel) = (left.as_ptr(), panel.as_ptr());
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.factors {
+                Factors::Float32 => self.level.tile(rows, depth, left, panel, out, stride, add),
+                #[cfg(target_arch = "x86_64")]
+                Factors::Bfloat16 => brain::TILES[rows - 1](depth.div_ceil(2), left, panel, out, stride, add),
+                #[cfg(not(target_arch = "x86_64"))]
+                Factors::Bfloat16 => unreachable!("no processor of this architecture has it"),
+            }
+        }
+    }
+
     /// Returns the numbers of the left factor from one block of a row on.
     fn left_block(&self, block: usize, row: usize) -> &[f32] {
         &self.left[(block * self.left_rows + row) * ROW_STRIDE..]

@@ -147,3 +147,76 @@ fn words_are_transposed_at_every_level() {
         }
     }
 }
+
+/// Rounds to `bfloat16`, to the nearest and to even.
+#[cfg(target_arch = "x86_64")]
+fn rounded(number: f32) -> f32 {
+    let bits = number.to_bits();
+    f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn rounded_factors_give_the_sums_of_their_rounded_numbers() {
+    if !Factors::Bfloat16.is_available() {
+        return;
+    }
+    let (level, factors) = (Level::detect(), Factors::Bfloat16);
+    for [m, n, k] in [[1, 5, 3], [3, 33, 300], [8, 530, 70], [17, 100, 513], [600, 48, 21], [29, 301, 601]] {
+        let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+        let b_turned = turned(&b, [k, n]);
+        let left = Strided::new(&a, [m, k], k, false);
+        let mut outs = vec![vec![1.0; m * n]; 2];
+        for (out, transposed) in outs.iter_mut().zip([false, true]) {
+            let data = if transposed { &b_turned } else { &b };
+            let right = Strided::new(data, [k, n], if transposed { k } else { n }, transposed);
+            product_with(level, factors, Shape { m, n, k }, &left, &right, Output::new(out, n), false);
+        }
+        assert!(bits(&outs[0]) == bits(&outs[1]), "layouts differ");
+        for (index, found) in outs[0].iter().enumerate() {
+            let (row, column) = (index / n, index % n);
+            let term = |term: usize| {
+                f64::from(rounded(a[row * k + term])) * f64::from(rounded(b[term * n + column]))
+            };
+            let expected: f64 = (0..k).map(term).sum();
+            assert!((f64::from(*found) - expected).abs() < 1e-4, "{m} {n} {k}: {found} {expected}");
+        }
+        // A row alone gives the same bits.
+        let row = m / 2;
+        let alone = Strided::new(&a[row * k..][..k], [1, k], k, false);
+        let right = Strided::new(&b, [k, n], n, false);
+        let mut out = vec![0.0; n];
+        product_with(level, factors, Shape { m: 1, n, k }, &alone, &right, Output::new(&mut out, n), false);
+        assert!(bits(&out) == bits(&outs[0][row * n..][..n]), "{m} {n} {k}: another row");
+    }
+}
+
+/// Speed of both kinds of factors: `cargo test --release -p mlx-sys speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints speed"]
+fn speed_of_rounded_factors() {
+    let [m, n, k] = [512, 2048, 2048];
+    let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+    let left = Strided::new(&a, [m, k], k, false);
+    let right = Strided::new(&b, [k, n], n, false);
+    let mut out = vec![0.0; m * n];
+    for factors in [Factors::Float32, Factors::Bfloat16].into_iter().filter(|factors| factors.is_available())
+    {
+        let start = std::time::Instant::now();
+        for _ in 0..20 {
+            product_with(
+                Level::detect(),
+                factors,
+                Shape { m, n, k },
+                &left,
+                &right,
+                Output::new(&mut out, n),
+                false,
+            );
+        }
+        println!(
+            "{factors:?}: {:.0} GFLOP/s",
+            40.0 * (m * n * k) as f64 / start.elapsed().as_secs_f64() / 1e9
+        );
+    }
+}
