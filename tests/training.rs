@@ -245,6 +245,7 @@ fn a_run_that_exceeds_the_memory_limit_is_refused_with_the_settings_to_change() 
     ran.says(&["hint: ", "--max-memory"]);
 }
 
+<<<<<<< HEAD
 /// Needs `strace`; says so and passes where there is none.
 #[test]
 fn a_start_reads_manifests_of_other_runs_and_none_of_their_data() -> Result<()> {
@@ -283,5 +284,27 @@ fn a_start_reads_manifests_of_other_runs_and_none_of_their_data() -> Result<()> 
         let opened: std::collections::BTreeSet<&str> = data.filter(|name| !name.starts_with('.')).collect();
         ensure!(opened.len() <= may_open, "{settings:?} opened the data of {opened:?}");
     }
+=======
+#[test]
+fn rounded_factors_of_products_change_the_key_and_the_loss_a_little() -> Result<()> {
+    let fixture = Fixture::new();
+    let exact = fixture.train("exact", &["steps=10"], &[]);
+    let rounded = fixture.train("rounded", &["steps=10", "products=bfloat16"], &[]);
+    if rounded.code == Some(1) {
+        // A processor without the instructions.
+        ensure!(rounded.stderr.contains("hint: leave out the setting `products`"), "{}", rounded.stderr);
+        return Ok(());
+    }
+    let (exact, rounded) = (exact.path(), rounded.path());
+    ensure!(exact.file_name() != rounded.file_name(), "the same key");
+    let (one, other) = (metrics(&exact)?, metrics(&rounded)?);
+    for (one, other) in one.iter().zip(&other) {
+        let apart = (one.train_loss - other.train_loss).abs();
+        ensure!(apart > 0.0 && apart < 0.02, "step {}: {} and {}", one.step, one.train_loss, other.train_loss);
+    }
+    // The same bytes again.
+    let again = fixture.train("again", &["steps=10", "products=bfloat16"], &[]).path();
+    ensure!(fixture.tree("rounded", &rounded)? == fixture.tree("again", &again)?, "other bytes");
+>>>>>>> 5116b14 (tests, train: the setting products)
     Ok(())
 }
