@@ -245,7 +245,6 @@ fn a_run_that_exceeds_the_memory_limit_is_refused_with_the_settings_to_change() 
     ran.says(&["hint: ", "--max-memory"]);
 }
 
-<<<<<<< HEAD
 /// Needs `strace`; says so and passes where there is none.
 #[test]
 fn a_start_reads_manifests_of_other_runs_and_none_of_their_data() -> Result<()> {
@@ -284,7 +283,9 @@ fn a_start_reads_manifests_of_other_runs_and_none_of_their_data() -> Result<()> 
         let opened: std::collections::BTreeSet<&str> = data.filter(|name| !name.starts_with('.')).collect();
         ensure!(opened.len() <= may_open, "{settings:?} opened the data of {opened:?}");
     }
-=======
+    Ok(())
+}
+
 #[test]
 fn rounded_factors_of_products_change_the_key_and_the_loss_a_little() -> Result<()> {
     let fixture = Fixture::new();
@@ -300,11 +301,16 @@ fn rounded_factors_of_products_change_the_key_and_the_loss_a_little() -> Result<
     let (one, other) = (metrics(&exact)?, metrics(&rounded)?);
     for (one, other) in one.iter().zip(&other) {
         let apart = (one.train_loss - other.train_loss).abs();
-        ensure!(apart > 0.0 && apart < 0.02, "step {}: {} and {}", one.step, one.train_loss, other.train_loss);
+        ensure!(
+            apart > 0.0 && apart < 0.02,
+            "step {}: {} and {}",
+            one.step,
+            one.train_loss,
+            other.train_loss
+        );
     }
     // The same bytes again.
     let again = fixture.train("again", &["steps=10", "products=bfloat16"], &[]).path();
     ensure!(fixture.tree("rounded", &rounded)? == fixture.tree("again", &again)?, "other bytes");
->>>>>>> 5116b14 (tests, train: the setting products)
     Ok(())
 }

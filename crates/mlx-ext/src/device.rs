@@ -199,8 +199,9 @@ mod tests {
         init(&Options::default())?;
         let again = x.matmul(x.t())?;
         again.eval()?;
-        let apart =
-            |other: &mlx_rs::Array| -> Result<f32> { Ok(exact.subtract(other)?.abs()?.max(None)?.item_exact::<f32>()) };
+        let apart = |other: &mlx_rs::Array| -> Result<f32> {
+            Ok(exact.subtract(other)?.abs()?.max(None)?.item_exact::<f32>())
+        };
         assert!(apart(&near)? > 0.0 && apart(&near)? < 1.0, "{}", apart(&near)?);
         assert!(apart(&again)?.abs() < f32::MIN_POSITIVE, "the default is back");
         assert!(rounded.numerics("float32") != plain.numerics("float32"));
