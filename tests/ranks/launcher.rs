@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -153,7 +154,9 @@ pub struct Namespaces {
 impl Namespaces {
     /// Makes `count` namespaces, with connections as slow as `tc` can make them here; fails with the reason on a machine that cannot.
     pub fn new(count: usize) -> Result<Self, String> {
-        let id = std::process::id() % 100_000;
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        // The devices of a deleted namespace stay for a moment, so no name is used twice. Names have at most 15 characters.
+        let id = format!("{}{}", std::process::id() % 100_000, MADE.fetch_add(1, Ordering::Relaxed));
         let bridge = format!("ash{id}");
         let made = Self { names: (0..count).map(|rank| format!("ash{id}-{rank}")).collect(), bridge };
         let bridge = made.bridge.as_str();
