@@ -3,6 +3,8 @@
 //! `ASHLAR_KILLS` is the number of ranks killed at random moments (default 3); `ASHLAR_SEED` repeats the moments of an earlier
 //! test run. Parts that need `mpirun` or network namespaces are skipped with a message where there are none.
 
+#![expect(clippy::print_stdout, reason = "parts that are skipped say so")]
+
 #[path = "ranks/launcher.rs"]
 mod launcher;
 
@@ -302,14 +304,13 @@ fn a_rank_that_is_killed_ends_all_and_the_run_resumes_to_the_same_bytes() -> Res
             }
         }
         let size = 1 + below(3) as usize;
-        let ran = match size {
-            1 => fixture.alone(&store, &[&settings[..], &["slices=2"]].concat()),
-            _ => {
-                let mut ended =
-                    fixture.ring(size, &store, &[&settings[..], &["slices=2"]].concat())?.wait()?;
-                ended.path()?;
-                ended.ran.swap_remove(0)
-            }
+        let all = [&settings[..], &["slices=2"]].concat();
+        let ran = if size == 1 {
+            fixture.alone(&store, &all)
+        } else {
+            let mut ended = fixture.ring(size, &store, &all)?.wait()?;
+            ended.path()?;
+            ended.ran.swap_remove(0)
         };
         ran.path();
         ensure!(

@@ -15,28 +15,32 @@ use testutil::{Program, Ran};
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Processes that share a run, with their streams in files.
-pub struct Ranks {
+pub(crate) struct Ranks {
     children: Vec<Child>,
     folder: PathBuf,
 }
 
 /// What the ranks have printed, and how they ended.
-pub struct Ended {
+pub(crate) struct Ended {
     /// Of each rank.
-    pub ran: Vec<Ran>,
+    pub(crate) ran: Vec<Ran>,
     /// From the call until the last one had ended.
-    pub took: Duration,
+    pub(crate) took: Duration,
 }
 
 impl Ranks {
     /// Starts a ring of processes, each made by `program` for its number.
-    pub fn ring(folder: &Path, size: usize, program: impl Fn(usize) -> Program) -> Result<Self> {
+    pub(crate) fn ring(folder: &Path, size: usize, program: impl Fn(usize) -> Program) -> Result<Self> {
         let addresses = (0..size).map(|_| Ok(format!("127.0.0.1:{}", free_port()?)));
         Self::ring_at(folder, &addresses.collect::<Result<Vec<_>>>()?, program)
     }
 
     /// Starts a ring of processes at the given addresses.
-    pub fn ring_at(folder: &Path, addresses: &[String], program: impl Fn(usize) -> Program) -> Result<Self> {
+    pub(crate) fn ring_at(
+        folder: &Path,
+        addresses: &[String],
+        program: impl Fn(usize) -> Program,
+    ) -> Result<Self> {
         fs_err::create_dir_all(folder)?;
         let hosts = folder.join("hosts.json");
         let lists: Vec<[&String; 1]> = addresses.iter().map(|address| [address]).collect();
@@ -51,18 +55,18 @@ impl Ranks {
     }
 
     /// Sends a signal to a rank; an error if it has ended.
-    pub fn signal(&self, rank: usize, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, rank: usize, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.children[rank].id().cast_signed()).context("a child has an id")?;
         Ok(kill_process(pid, signal)?)
     }
 
     /// Returns what a rank has printed to stderr so far.
-    pub fn said(&self, rank: usize) -> String {
+    pub(crate) fn said(&self, rank: usize) -> String {
         fs_err::read_to_string(self.folder.join(format!("{rank}.stderr"))).unwrap_or_default()
     }
 
     /// Waits until a rank has printed a text, or has ended.
-    pub fn wait_for(&mut self, rank: usize, text: &str) -> Result<()> {
+    pub(crate) fn wait_for(&mut self, rank: usize, text: &str) -> Result<()> {
         let begun = Instant::now();
         while !self.said(rank).contains(text) && self.children[rank].try_wait()?.is_none() {
             ensure!(begun.elapsed() < PATIENCE, "rank {rank} never said `{text}`:\n{}", self.said(rank));
@@ -72,12 +76,12 @@ impl Ranks {
     }
 
     /// Returns whether rank 0 has ended.
-    pub fn has_ended(&mut self) -> Result<bool> {
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
         Ok(self.children[0].try_wait()?.is_some())
     }
 
     /// Waits until all ranks have ended, except `without`.
-    pub fn wait_without(&mut self, without: &[usize]) -> Result<Ended> {
+    pub(crate) fn wait_without(&mut self, without: &[usize]) -> Result<Ended> {
         let begun = Instant::now();
         for rank in (0..self.children.len()).filter(|rank| !without.contains(rank)) {
             while self.children[rank].try_wait()?.is_none() {
@@ -100,7 +104,7 @@ impl Ranks {
     }
 
     /// Waits until all ranks have ended.
-    pub fn wait(&mut self) -> Result<Ended> {
+    pub(crate) fn wait(&mut self) -> Result<Ended> {
         self.wait_without(&[])
     }
 
@@ -120,7 +124,7 @@ impl Drop for Ranks {
 
 impl Ended {
     /// Returns the path that rank 0 printed; the others must have printed nothing.
-    pub fn path(&self) -> Result<PathBuf> {
+    pub(crate) fn path(&self) -> Result<PathBuf> {
         for (rank, ran) in self.ran.iter().enumerate().skip(1) {
             ensure!(ran.code == Some(0), "rank {rank}: {ran:?}");
             ensure!(ran.stdout.is_empty(), "rank {rank} printed {}", ran.stdout);
@@ -130,7 +134,7 @@ impl Ended {
 }
 
 /// Runs a program on `size` ranks with `mpirun`; the streams of all ranks are joined.
-pub fn mpirun(folder: &Path, size: usize, program: &Path, arguments: &[String]) -> Result<Ran> {
+pub(crate) fn mpirun(folder: &Path, size: usize, program: &Path, arguments: &[String]) -> Result<Ran> {
     fs_err::create_dir_all(folder)?;
     let mut run = Program::new("mpirun");
     run.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
@@ -139,21 +143,21 @@ pub fn mpirun(folder: &Path, size: usize, program: &Path, arguments: &[String]) 
 }
 
 /// Returns whether `mpirun` can be started.
-pub fn has_mpirun() -> bool {
+pub(crate) fn has_mpirun() -> bool {
     let mut found = std::process::Command::new("mpirun");
     found.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
     found.status().is_ok_and(|status| status.success())
 }
 
 /// Network namespaces with an address each, joined by a bridge; removed when dropped.
-pub struct Namespaces {
+pub(crate) struct Namespaces {
     names: Vec<String>,
     bridge: String,
 }
 
 impl Namespaces {
     /// Makes `count` namespaces, with connections as slow as `tc` can make them here; fails with the reason on a machine that cannot.
-    pub fn new(count: usize) -> Result<Self, String> {
+    pub(crate) fn new(count: usize) -> Result<Self, String> {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         // The devices of a deleted namespace stay for a moment, so no name is used twice. Names have at most 15 characters.
         let id = format!("{}{}", std::process::id() % 100_000, MADE.fetch_add(1, Ordering::Relaxed));
@@ -179,19 +183,19 @@ impl Namespaces {
     }
 
     /// Returns the address of a rank, with a port.
-    pub fn addresses(&self) -> Vec<String> {
+    pub(crate) fn addresses(&self) -> Vec<String> {
         (0..self.names.len()).map(|rank| format!("{}:5000", address(rank))).collect()
     }
 
     /// Returns a program that runs in the namespace of a rank.
-    pub fn program(&self, rank: usize, path: &Path) -> Program {
+    pub(crate) fn program(&self, rank: usize, path: &Path) -> Program {
         let mut program = Program::new("ip");
         program.args(["netns", "exec", &self.names[rank]]).arg(path);
         program
     }
 
     /// Cuts the connection of a rank.
-    pub fn cut(&self, rank: usize) -> Result<(), String> {
+    pub(crate) fn cut(&self, rank: usize) -> Result<(), String> {
         ip(&["link", "set", &format!("{}o{rank}", self.bridge), "down"])
     }
 }

@@ -44,9 +44,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     if ranks.is_first() {
-        ranks.end(0)
+        ranks.end(0);
     } else {
-        drop(ranks.wait_for_end()?)
+        ranks.wait_for_end()?;
     }
     Ok(())
 }

@@ -156,6 +156,7 @@ impl Bench {
                 steps: STEPS,
             },
             accumulation: 2,
+            slices: 1,
             pad_to: 8,
             max_gradient_norm: Some(0.5),
             report_every: 2,

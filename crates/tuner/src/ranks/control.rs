@@ -446,10 +446,10 @@ mod tests {
                 assert!(ready.into_iter().all(|ready| ready.join().expect("no panic").is_ok()));
             }
         });
-        let (slow, _) = &ranks[2];
+        let [first, early, slow] = [&ranks[0].0, &ranks[1].0, &ranks[2].0];
         thread::scope(|scope| {
-            let early = scope.spawn(|| ranks[1].0.ready(20, "sum"));
-            let first = scope.spawn(|| ranks[0].0.ready(20, "sum"));
+            let early = scope.spawn(|| early.ready(20, "sum"));
+            let first = scope.spawn(|| first.ready(20, "sum"));
             thread::sleep(Duration::from_millis(50));
             assert!(!early.is_finished() && !first.is_finished());
             slow.ready(20, "sum").expect("all are ready");
@@ -528,10 +528,11 @@ mod tests {
         assert!(none.try_recv().is_err() && nothing.try_recv().is_err());
 
         let ranks = connected(2);
+        let [first, other] = [&ranks[0].0, &ranks[1].0];
         thread::scope(|scope| {
-            let waits = scope.spawn(|| ranks[1].0.wait_for_begin());
+            let waits = scope.spawn(|| other.wait_for_begin());
             thread::sleep(Duration::from_millis(20));
-            ranks[0].0.fail(75, "locked");
+            first.fail(75, "locked");
             assert_eq!(waits.join().expect("no panic").expect("it ends"), Some(75));
         });
     }
