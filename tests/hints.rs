@@ -191,7 +191,7 @@ fn hints_about_answers_and_scores_made_elsewhere() {
         "evaluate",
         &columns,
         2,
-        "use `length`, `group`, or a column of the first predictions file",
+        "use `length`, `group`, a field that prepare-data keeps (`columns`), or a column of the first predictions file",
     );
     sandbox.make("evaluate", &["--predictions", &answers, "--set", "subgroups=[\"length\"]"]);
     let gate = ["--predictions", &answers, "--set", "gate.metric=exact_match"];

@@ -110,13 +110,13 @@ fn files_without_usable_rows_say_what_they_are() {
     error: `named.txt`: begins with a NUL byte
     hint: rows are UTF-8 text; check that the file is complete
     error: named.txt:1: the array is not closed: the file may be truncated
-    hint: correct the JSON there; `python3 -m json.tool FILE` names the first mistake
+    hint: correct the JSON there; `python3 -m json.tool 'named.txt'` names the first mistake
     error: named.txt:1: column 2 of the header has no name
     hint: line 1 names the columns: give each a different name
     error: named.txt:1: column 3 of the header has the same name as another: `a`
     hint: line 1 names the columns: give each a different name
     error: named.txt:1:1: not valid UTF-8
-    hint: save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8 FILE`
+    hint: save the file as UTF-8, for example with `iconv -f LATIN1 -t UTF-8 'named.txt' > NEW`
     error: named.txt:2: a quote that opens in line 2 is not closed
     hint: close the quote, or double it if it is text
     "#);

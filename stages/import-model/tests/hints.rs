@@ -169,8 +169,8 @@ fn hints_about_settings_and_tokenizers() {
     );
     check(
         "write the number that `tokenizer.json` gives the token, or remove the key",
-        |folder| set(folder, "config.json", "eos_token_id", json!(["<eos>"])),
-        |folder| set(folder, "config.json", "eos_token_id", json!([1])),
+        |folder| write(folder, "generation_config.json", "{\"eos_token_id\": [\"<eos>\"]}"),
+        |folder| write(folder, "generation_config.json", "{\"eos_token_id\": [1]}"),
     );
     check("supported types are `", |folder| set(folder, "config.json", "model_type", json!("mamba")), config);
     check(
