@@ -69,7 +69,11 @@ fn tokens(name: &str, value: &Value) -> Option<String> {
         Value::Array(list) => list.iter().all(is_token),
         one => is_token(one) || one.as_i64() == Some(-1),
     };
-    (!is_fine).then(|| format!("`{name}` is {value}; it must be the number of a token in `tokenizer.json`, or a list of them"))
+    (!is_fine).then(|| {
+        format!(
+            "`{name}` is {value}; it must be the number of a token in `tokenizer.json`, or a list of them"
+        )
+    })
 }
 
 /// Returns the problem of query heads that cannot share the key-value heads.
