@@ -44,6 +44,23 @@ impl Fixture {
         Self { sandbox, model, dataset }
     }
 
+    /// Returns a fixture whose validations take some seconds with `batch_size=2`.
+    fn with_long_validations() -> Self {
+        let fixture = Self::new();
+        for (name, count) in [("train", 32), ("validation", 1500), ("test", 2)] {
+            let row = |row: usize| format!("{{\"prompt\":\"word {row}\",\"completion\":\"answer {row}\"}}\n");
+            fixture.sandbox.write(&format!("data/{name}.jsonl"), (0..count).map(row).collect::<String>());
+        }
+        let dataset = fixture
+            .sandbox
+            .program(built_programs().join("prepare-data"))
+            .args(["--tokenizer", &fixture.model, "--data", "data", "--set", "on_leak=allow"])
+            .run()
+            .path();
+        let dataset = fixture.sandbox.path().join(dataset).to_string_lossy().into_owned();
+        Self { dataset, ..fixture }
+    }
+
     /// Returns the arguments of `train` with a store of that name.
     fn arguments(&self, store: &str, settings: &[&str]) -> Vec<String> {
         let store = self.store(store).to_string_lossy().into_owned();
@@ -245,6 +262,29 @@ fn a_signal_to_one_rank_saves_a_state_and_another_number_of_ranks_resumes() -> R
     last.says(&["slices = 2", RESUMED]);
     last.path();
     ensure!(fixture.tree("signal")? == fixture.tree("unbroken")?, "other bytes than an unbroken run");
+    Ok(())
+}
+
+#[test]
+fn a_signal_to_one_rank_interrupts_a_validation_on_all_and_it_comes_first_in_the_resumed_run() -> Result<()> {
+    let fixture = Fixture::with_long_validations();
+    let settings = ["steps=12", "batch_size=2"];
+    fixture.alone("unbroken", &[&settings[..], &["slices=2"]].concat()).path();
+    for (said, rank) in [("6/12", 1), (RESUMED, 0)] {
+        let mut ranks = fixture.ring(2, "cut", &settings)?;
+        ranks.wait_for(0, said)?;
+        sleep(Duration::from_millis(300));
+        ranks.signal(rank, Signal::TERM)?;
+        let ended = ranks.wait()?;
+        ensure!(ended.ran.iter().all(|ran| ran.code == Some(143)), "{:?}", ended.ran);
+        ensure!(ended.took < CLEAN_STOP, "the ranks went on for {:?}", ended.took);
+        ended.ran[0].says(&["saved a resume state after step 6"]);
+        ensure!(!ended.ran[0].stderr.contains("validation loss"), "{}", ended.ran[0].stderr);
+    }
+    let last = fixture.alone("cut", &settings);
+    last.says(&["slices = 2", RESUMED]);
+    last.path();
+    ensure!(fixture.tree("cut")? == fixture.tree("unbroken")?, "other bytes than an unbroken run");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
-//! A signal ends work within five seconds, while a stage hashes, copies or tokenizes.
+//! A signal ends work within five seconds, while a stage hashes, copies, tokenizes or validates.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::Child;
 use std::thread::sleep;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use testutil::{Program, Ran, Sandbox, golden};
+use testutil::{Program, Ran, Sandbox, golden, trees};
 
 /// Longest time from a signal to the end.
 const PROMISED: Duration = Duration::from_secs(5);
@@ -29,6 +30,55 @@ fn terminate(child: Child) -> Result<Ran> {
 fn rows(count: usize) -> String {
     let row = |row: usize| format!("{{\"prompt\":\"word {row}\",\"completion\":\"answer {row}\"}}\n");
     (0..count).map(row).collect()
+}
+
+/// Sends SIGTERM shortly after the process has said `text`, as [`terminate`] does; the result has all of its stderr.
+fn terminate_after(text: &str, mut child: Child) -> Result<Ran> {
+    let mut stderr = BufReader::new(child.stderr.take().context("stderr is piped")?);
+    let mut said = String::new();
+    while !said.contains(text) {
+        ensure!(stderr.read_line(&mut said)? > 0, "`{text}` is missing in:\n{said}");
+    }
+    let rest = std::thread::spawn(move || stderr.read_to_string(&mut said).map(|_| said));
+    sleep(Duration::from_millis(300));
+    let mut ran = terminate(child)?;
+    ran.stderr = rest.join().ok().context("the reader does not panic")??;
+    Ok(ran)
+}
+
+#[test]
+fn a_validation_is_interrupted_and_the_resumed_run_has_the_same_bytes() -> Result<()> {
+    let sandbox = Sandbox::new();
+    let model = sandbox.model("tests/golden/gemma3_text");
+    // Each validation takes some seconds.
+    for (name, count) in [("train", 16), ("validation", 2000), ("test", 2)] {
+        sandbox.write(&format!("data/{name}.jsonl"), rows(count));
+    }
+    let program = |name: &str| sandbox.program(testutil::built_programs().join(name));
+    let dataset = program("prepare-data")
+        .args(["--tokenizer", &model, "--data", "data", "--set", "on_leak=allow"])
+        .run()
+        .path_text();
+    let train = |store: &str| {
+        let mut train = program("train");
+        train.args(["--model", &model, "--dataset", &dataset, "--store", store, "--save-every", "100"]);
+        for setting in ["steps=2", "report_every=1", "validation_every=1", "batch_size=1"] {
+            train.args(["--set", setting]);
+        }
+        train
+    };
+    for said in ["50% 1/2", "resuming after step 1"] {
+        let ran = terminate_after(said, train("cut").spawn())?;
+        ran.says(&["saved a resume state after step 1", "run the same command again"]);
+        ensure!(!ran.stderr.contains("validation loss"), "it went on: {}", ran.stderr);
+    }
+    ensure!(trees(&sandbox.join("cut")).is_empty(), "an unfinished run is published");
+    let (cut, unbroken) = (train("cut").run(), train("unbroken").run());
+    cut.says(&["resuming after step 1"]);
+    cut.path();
+    unbroken.path();
+    ensure!(trees(&sandbox.join("cut")) == trees(&sandbox.join("unbroken")), "{}", cut.stderr);
+    Ok(())
 }
 
 #[test]

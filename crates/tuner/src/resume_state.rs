@@ -41,6 +41,9 @@ pub struct RunCounters {
     /// Why the run stopped early, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
+    /// Whether the validation after the last step was interrupted and comes next.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub validation_due: bool,
     /// Length of `metrics.jsonl` in bytes.
     pub metrics_bytes: u64,
     /// SHA-256 of those bytes.

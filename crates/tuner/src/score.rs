@@ -46,7 +46,7 @@ pub fn row_loss(losses: &[f32]) -> RowLoss {
 ///
 /// Fails when the split has no targets or a token that the model does not know, or when a loss is not finite.
 pub fn score(model: &Model, split: &Split, name: &str, batch_size: usize) -> Result<Score> {
-    score_by_ranks(model, split, name, batch_size, None)
+    score_states(model, split, name, batch_size, &mut |_| Ok(()))
 }
 
 /// Scores as [`score`] does, and calls `visit` with what enters the head at the targets, `[N, D]`, some rows at a time. The
@@ -64,31 +64,39 @@ pub fn score_states(
 ) -> Result<Score> {
     let mut rows = vec![row_loss(&[]); split.len()];
     let row = &mut |row: usize, losses: &[f32]| rows[row] = row_loss(losses);
-    each_row(model, split, name, batch_size, &mut Visitor { wanted: &|_| true, row, states: visit })?;
+    let visitor = &mut Visitor { stop: &mut |_| Ok(false), wanted: &|_| true, row, states: visit };
+    each_row(model, split, name, batch_size, visitor)?;
     Ok(Score { rows })
 }
 
 /// As [`score`], with the batches shared by ranks, all of which get the whole result.
 ///
+/// Calls `stop` with the index of every batch before it is scored; returns `None` once `stop` returns true, which it must do on
+/// all ranks for the same batch.
+///
 /// # Errors
 ///
 /// As [`score`], and when a rank is lost.
 pub(crate) fn score_by_ranks(
+    stop: &mut dyn FnMut(usize) -> Result<bool>,
     model: &Model,
     split: &Split,
     name: &str,
     batch_size: usize,
     ranks: Option<&Ranks>,
-) -> Result<Score> {
+) -> Result<Option<Score>> {
     let mut rows = vec![row_loss(&[]); split.len()];
     let wanted = &|index: usize| ranks.is_none_or(|ranks| ranks.has(index));
     let row = &mut |row: usize, losses: &[f32]| rows[row] = row_loss(losses);
-    each_row(model, split, name, batch_size, &mut Visitor { wanted, row, states: &mut |_| Ok(()) })?;
+    let visitor = &mut Visitor { stop, wanted, row, states: &mut |_| Ok(()) };
+    if !each_row(model, split, name, batch_size, visitor)? {
+        return Ok(None);
+    }
     let rows = match ranks {
         Some(ranks) => sharing::row_losses(ranks, &rows)?,
         None => rows,
     };
-    Ok(Score { rows })
+    Ok(Some(Score { rows }))
 }
 
 /// Returns the unweighted losses of all targets of `split` in nats: one list per row, in the order of the split.
@@ -99,13 +107,16 @@ pub(crate) fn score_by_ranks(
 pub fn token_losses(model: &Model, split: &Split, name: &str, batch_size: usize) -> Result<Vec<Vec<f32>>> {
     let mut rows = vec![Vec::new(); split.len()];
     let row = &mut |row: usize, losses: &[f32]| rows[row] = losses.to_vec();
-    let visitor = &mut Visitor { wanted: &|_| true, row, states: &mut |_| Ok(()) };
+    let stop = &mut |_| Ok(false);
+    let visitor = &mut Visitor { stop, wanted: &|_| true, row, states: &mut |_| Ok(()) };
     each_row(model, split, name, batch_size, visitor)?;
     Ok(rows)
 }
 
 /// Functions that decide what is computed of a split, and receive it.
 struct Visitor<'a> {
+    /// Called with the index of every batch before anything of it is computed; true ends the work.
+    stop: &'a mut dyn FnMut(usize) -> Result<bool>,
     /// Returns whether the batch of an index is computed.
     wanted: &'a dyn Fn(usize) -> bool,
     /// Called with every row and the losses of its targets.
@@ -114,14 +125,14 @@ struct Visitor<'a> {
     states: &'a mut dyn FnMut(&Array) -> Result<()>,
 }
 
-/// Computes every row of `split`, short rows first.
+/// Computes every row of `split`, short rows first; returns whether it came to the end.
 fn each_row(
     model: &Model,
     split: &Split,
     name: &str,
     batch_size: usize,
     visitor: &mut Visitor<'_>,
-) -> Result<()> {
+) -> Result<bool> {
     if split.is_empty() {
         return Err(Error::EmptySplit { split: name.to_owned() });
     }
@@ -130,6 +141,9 @@ fn each_row(
     order.sort_by_key(|&row| (split.row_length(row as usize), row));
     let mut targets = 0;
     for (index, batch_rows) in batches(split, &order, batch_size).into_iter().enumerate() {
+        if (visitor.stop)(index)? {
+            return Ok(false);
+        }
         let batch = Batch::of_rows(split, batch_rows, 1);
         targets += batch.target_count();
         if !(visitor.wanted)(index) {
@@ -149,7 +163,7 @@ fn each_row(
     if targets == 0 {
         return Err(Error::NoTargets { split: name.to_owned() });
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Splits rows, short ones first, into batches of at most `batch_size` rows and about [`TOKENS_AT_A_TIME`] tokens.

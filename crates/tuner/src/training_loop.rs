@@ -87,10 +87,14 @@ impl Default for TrainingSettings {
 pub trait Observer {
     /// The run starts, or resumes after `step` of `steps` steps.
     fn started(&mut self, step: usize, steps: usize) {}
+    /// A step is started, or its end is waited for; [`Observer::stepped`] follows.
+    fn stepping(&mut self) {}
     /// A step was taken.
     fn stepped(&mut self, step: usize, report: &StepReport, learning_rate: f64) {}
     /// A line of metrics was written.
     fn reported(&mut self, step: usize, train_loss: f64) {}
+    /// A validation starts; [`Observer::validated`] follows, unless it is interrupted.
+    fn validating(&mut self) {}
     /// The validation split was scored.
     fn validated(&mut self, step: usize, loss: f64) {}
     /// The last `waited` validations made no gain; the run stops after `patience` of them.
@@ -101,11 +105,16 @@ pub trait Observer {
     fn interrupted(&self) -> bool {
         false
     }
-    /// Asked before every step of a run over several ranks: the signal that asked this process to stop, 0 for none.
+    /// Asked before every batch of a validation; true ends the validation, saves a resume state and ends the run. The resumed
+    /// run validates first. With several ranks, all must answer the same.
+    fn interrupts_validation(&mut self) -> bool {
+        false
+    }
+    /// Asked before every step and batch of a validation in a run over several ranks: the signal that asked this process to stop, 0 for none.
     fn signal(&self) -> i32 {
         0
     }
-    /// One of the ranks got a signal, and all stop after the step that ends now.
+    /// One of the ranks got a signal, and all stop after the step that ends now, or in this validation.
     fn told_to_stop(&mut self, signal: i32) {}
     /// Asked before steps with a report; true adds the gradient norm of every group of parameters to the step's report.
     fn wants_group_norms(&self) -> bool {
@@ -163,23 +172,17 @@ pub fn train(
         factors: settings.distrust.as_ref().and_then(Distrust::factors),
         steps: training.counters.step..settings.steps,
     };
+    if training.counters.validation_due {
+        training.complete(splits.validation, observer)?;
+    }
     let stop = with_data(source, settings.prefetch, |next| {
         loop {
-            if let Some(reason) = &training.counters.stopped {
-                return Ok::<Stop, Error>(Stop::Early(reason.clone()));
-            }
-            if training.counters.step >= settings.steps {
-                return Ok(Stop::Finished);
+            if training.started.is_none()
+                && let Some(stop) = training.ending(observer)?
+            {
+                return Ok::<Stop, Error>(stop);
             }
             training.step(next(), splits.validation, observer)?;
-            if training.started.is_some() {
-                continue;
-            }
-            let ended = training.counters.step >= settings.steps || training.counters.stopped.is_some();
-            if !ended && observer.interrupted() {
-                training.save()?;
-                return Ok(Stop::Interrupted);
-            }
         }
     })?;
     if stop != Stop::Interrupted {
@@ -279,6 +282,26 @@ impl TrainingLoop<'_> {
         Ok(())
     }
 
+    /// Returns how the run ended, if it ended with the last step; saves a resume state of an interrupted run.
+    fn ending(&mut self, observer: &dyn Observer) -> Result<Option<Stop>> {
+        if self.counters.validation_due {
+            self.save()?;
+            return Ok(Some(Stop::Interrupted));
+        }
+        if let Some(reason) = &self.counters.stopped {
+            return Ok(Some(Stop::Early(reason.clone())));
+        }
+        if self.counters.step >= self.settings.steps {
+            return Ok(Some(Stop::Finished));
+        }
+        // A process that was killed may have saved the state at which the run was to end.
+        if self.counters.step > 0 && observer.interrupted() {
+            self.save()?;
+            return Ok(Some(Stop::Interrupted));
+        }
+        Ok(None)
+    }
+
     /// Takes one step, then writes all reports, checkpoints and resume states that are due.
     ///
     /// Where steps run on while the next one is prepared, a step after which nothing is due is finished only when the next
@@ -325,7 +348,8 @@ impl TrainingLoop<'_> {
     }
 
     /// Starts the step after `index` steps.
-    fn start(&mut self, index: usize, data: StepData, observer: &dyn Observer) -> Result<Started> {
+    fn start(&mut self, index: usize, data: StepData, observer: &mut dyn Observer) -> Result<Started> {
+        observer.stepping();
         let learning_rate = self.settings.schedule.rate(index);
         let StepData { batches, rows, epochs } = data;
         let batches: Vec<Batch> = batches.into_iter().map(Batch::from).collect();
@@ -344,6 +368,7 @@ impl TrainingLoop<'_> {
     fn finish(&mut self, started: Started, validation: &Split, observer: &mut dyn Observer) -> Result<()> {
         let settings = self.settings;
         let Started { step, rows, epoch, learning_rate } = started;
+        observer.stepping();
         let report = step.map_or_else(|| Ok(StepReport::default()), |step| self.trainer.finish(step));
         let report = report.map_err(|error| self.with_what_is_kept(error))?;
 
@@ -366,18 +391,31 @@ impl TrainingLoop<'_> {
             observer.reported(step, loss);
             stop = stop.or(rules.on_report(&mut self.counters.early_stopping, loss));
         }
-        let validates = settings.validation_every > 0 && step.is_multiple_of(settings.validation_every);
+        // Set before anything is saved: a run killed after its last step must not take another one.
+        self.counters.stopped = stop;
+        self.counters.validation_due =
+            settings.validation_every > 0 && step.is_multiple_of(settings.validation_every);
+        self.complete(validation, observer)
+    }
+
+    /// Validates if that is due, then writes the checkpoint and the resume state that are due after the last step.
+    ///
+    /// Writes nothing if the validation is interrupted; it stays due.
+    fn complete(&mut self, validation: &Split, observer: &mut dyn Observer) -> Result<()> {
+        let (settings, step) = (self.settings, self.counters.step);
+        let validates = self.counters.validation_due;
         if validates {
-            let loss = self.validate(validation)?;
+            let Some(loss) = self.validate(validation, observer)? else { return Ok(()) };
+            self.counters.validation_due = false;
             observer.validated(step, loss);
-            stop = stop.or(rules.on_validation(&mut self.counters.early_stopping, loss));
+            let rules = settings.early_stopping;
+            let stop = rules.on_validation(&mut self.counters.early_stopping, loss);
+            self.counters.stopped = self.counters.stopped.take().or(stop);
             if rules.patience > 0 {
                 let waited = EarlyStopping::validations_without_gain(&self.counters.early_stopping);
                 observer.waited(waited, rules.patience);
             }
         }
-        // Set before anything is saved: a run killed after its last step must not take another one.
-        self.counters.stopped = stop;
         // A validated step can be the best one, so `select-best` must find it.
         if validates || step.is_multiple_of(settings.checkpoint_every) {
             self.checkpoint(observer)?;
@@ -425,17 +463,35 @@ impl TrainingLoop<'_> {
         Ok(train_loss)
     }
 
-    fn validate(&self, validation: &Split) -> Result<f64> {
+    /// Returns the mean loss of the validation split; `None` if the observer interrupts.
+    fn validate(&self, validation: &Split, observer: &mut dyn Observer) -> Result<Option<f64>> {
         let model = self.trainer.model()?;
-        let (batch_size, ranks) = (self.settings.validation_batch_size, self.trainer.ranks());
-        let score = score_by_ranks(&model, validation, "validation", batch_size, ranks.map(Rc::as_ref))?;
+        let batch_size = self.settings.validation_batch_size;
+        let ranks = self.trainer.ranks().map(Rc::as_ref);
+        observer.validating();
+        let stop = &mut |batch: usize| -> Result<bool> {
+            if let Some(ranks) = ranks {
+                // Every rank has one of the batches until they exchange signals again.
+                if !batch.is_multiple_of(ranks.size()) {
+                    return Ok(false);
+                }
+                ranks.set_signal(observer.signal());
+                ranks.exchange_signals()?;
+                if let Some(signal) = ranks.agreed_signal() {
+                    observer.told_to_stop(signal);
+                }
+            }
+            Ok(observer.interrupts_validation())
+        };
+        let score = score_by_ranks(stop, &model, validation, "validation", batch_size, ranks)?;
+        let Some(score) = score else { return Ok(None) };
         let loss = score.mean_loss();
         self.append(&MetricsLine::Validation(ValidationLine {
             step: self.counters.step as u64,
             validation_loss: loss,
             validation_tokens: score.tokens(),
         }))?;
-        Ok(loss)
+        Ok(Some(loss))
     }
 
     fn append(&self, line: &MetricsLine) -> Result<()> {

@@ -23,7 +23,17 @@ const STEPS: usize = 12;
 struct Watch {
     step: usize,
     stop_after: Option<usize>,
+    cut: Option<Cut>,
+    /// Batches of validations at which the run asked for an interruption.
+    asked: usize,
     copies: Option<Copies>,
+}
+
+/// Interrupts the validation after `step`, before its batch of this number.
+#[derive(Clone, Copy)]
+struct Cut {
+    step: usize,
+    batch: usize,
 }
 
 /// Folder to copy, and folder for the copies.
@@ -57,6 +67,12 @@ impl Observer for Watch {
 
     fn checkpointed(&mut self, _step: usize) {
         self.copy("after the checkpoint");
+    }
+
+    fn interrupts_validation(&mut self) -> bool {
+        let Some(cut) = self.cut.filter(|cut| cut.step == self.step) else { return false };
+        self.asked += 1;
+        self.asked > cut.batch
     }
 
     fn interrupted(&self) -> bool {
@@ -206,6 +222,28 @@ impl Bench {
         Ok(wanted)
     }
 
+    /// Interrupts every validation twice, before its first batch or between two, and resumes.
+    fn cut_in_every_validation(&self) -> Result<()> {
+        let unbroken = self.folder("unbroken");
+        let wanted = self.run(&unbroken, 100, &mut Watch::default())?;
+        for step in (3..=wanted.steps as usize).step_by(3) {
+            for batch in 0..2 {
+                let folder = self.folder(&format!("cut-{step}-{batch}"));
+                for turn in ["first", "resumed"] {
+                    let what = format!("{}: {turn}, step {step}, batch {batch}", self.variant.name);
+                    let cut = Some(Cut { step, batch });
+                    let summary = self.run(&folder, 100, &mut Watch { cut, ..Watch::default() })?;
+                    ensure!((summary.steps, &summary.stop) == (step as u64, &Stop::Interrupted), "{what}");
+                    let metrics = fs_err::read_to_string(folder.join("metrics.jsonl"))?;
+                    let validations = metrics.lines().filter(|line| line.contains("validation_loss"));
+                    ensure!(validations.count() == step / 3 - 1, "{what}: a line of the validation");
+                }
+                self.resumes_to(&unbroken, &folder, &wanted, &format!("cut in the validation of {step}"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Resumes from copies taken at every moment of a possible kill.
     fn killed_at_every_moment(&self, save_every: usize) -> Result<()> {
         let (unbroken, copies) = (self.folder("watched"), self.folder("copies"));
@@ -313,6 +351,27 @@ fn early_stopping_does_not_depend_on_interruptions() -> Result<()> {
         ensure!(matches!(&summary.stop, Stop::Early(_)), "{name}: {summary:?}");
         ensure!(summary.steps < STEPS as u64, "{name}: {summary:?}");
         bench.killed_at_every_moment(1)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_validation_that_was_interrupted_comes_first_in_the_resumed_run() -> Result<()> {
+    let none = EarlyStopping::default();
+    let variants = [
+        plain("every rule counts"),
+        Variant {
+            early_stopping: EarlyStopping { patience: 2, min_delta: 10.0, ..none },
+            ..plain("patience")
+        },
+        // A rule of the steps ends the run where a validation is due.
+        Variant {
+            early_stopping: EarlyStopping { spike_threshold: 1e-6, spike_patience: 3, ..none },
+            ..plain("spikes")
+        },
+    ];
+    for variant in variants {
+        Bench::new(variant)?.cut_in_every_validation()?;
     }
     Ok(())
 }

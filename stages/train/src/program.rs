@@ -210,7 +210,8 @@ fn train(
         work: job.resume_dir(),
         out: job.out(),
     };
-    let unhurried = job.stop().unhurried();
+    // Ranks stop together, however long the slowest of them takes.
+    let unhurried = ranks.map(|_| job.stop().unhurried());
     let summary = run::run_on(ranks, inputs, config, backend, saving, &mut progress)?;
     drop(unhurried);
     progress.finish();

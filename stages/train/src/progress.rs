@@ -37,6 +37,8 @@ pub struct Progress {
     is_shared: bool,
     /// Signal that all ranks know of.
     agreed: Option<i32>,
+    /// Held during a step or a validation, which a signal does not end before they look at it.
+    unhurried: Option<stage::Unhurried>,
 }
 
 impl Progress {
@@ -59,6 +61,7 @@ impl Progress {
             stop,
             is_shared: false,
             agreed: None,
+            unhurried: None,
         }
     }
 
@@ -185,7 +188,12 @@ impl Observer for Progress {
         self.bar.set_position(step as u64);
     }
 
+    fn stepping(&mut self) {
+        self.unhurried = Some(self.stop.unhurried());
+    }
+
     fn stepped(&mut self, step: usize, report: &StepReport, learning_rate: f64) {
+        self.unhurried = None;
         self.tokens += report.targets;
         self.rate = learning_rate;
         if !report.group_norms.is_empty() {
@@ -229,7 +237,12 @@ impl Observer for Progress {
         self.write_events();
     }
 
+    fn validating(&mut self) {
+        self.unhurried = Some(self.stop.unhurried());
+    }
+
     fn validated(&mut self, step: usize, loss: f64) {
+        self.unhurried = None;
         tracing::info!("step {step}: validation loss {loss:.4}");
         self.write_events();
     }
@@ -266,6 +279,14 @@ impl Observer for Progress {
 
     fn interrupted(&self) -> bool {
         if self.is_shared { self.agreed.is_some() } else { self.stop.requested().is_some() }
+    }
+
+    fn interrupts_validation(&mut self) -> bool {
+        let interrupts = self.interrupted();
+        if interrupts {
+            self.unhurried = None;
+        }
+        interrupts
     }
 }
 

@@ -85,16 +85,18 @@ pub(crate) struct StopAtObserver<'a> {
     stop_at: Option<StopAt>,
     last: Option<usize>,
     step: usize,
+    /// Whether the validation after the last step was interrupted.
+    lacks_validation: bool,
 }
 
 impl<'a> StopAtObserver<'a> {
     pub(crate) fn new(inner: &'a mut dyn Observer, stop_at: Option<StopAt>) -> Self {
-        Self { inner, stop_at, last: None, step: 0 }
+        Self { inner, stop_at, last: None, step: 0, lacks_validation: false }
     }
 
-    /// Returns whether the run has reached its [`StopAt`].
+    /// Returns whether the run has reached its [`StopAt`] and done everything that is due there.
     pub(crate) fn is_reached(&self) -> bool {
-        self.last.is_some_and(|last| self.step >= last)
+        self.last.is_some_and(|last| self.step >= last) && !self.lacks_validation
     }
 }
 
@@ -103,6 +105,10 @@ impl Observer for StopAtObserver<'_> {
         self.step = step;
         self.last = self.stop_at.map(|stop_at| stop_at.step(steps));
         self.inner.started(step, steps);
+    }
+
+    fn stepping(&mut self) {
+        self.inner.stepping();
     }
 
     fn stepped(&mut self, step: usize, report: &StepReport, learning_rate: f64) {
@@ -114,8 +120,16 @@ impl Observer for StopAtObserver<'_> {
         self.inner.reported(step, train_loss);
     }
 
+    fn validating(&mut self) {
+        self.inner.validating();
+    }
+
     fn validated(&mut self, step: usize, loss: f64) {
         self.inner.validated(step, loss);
+    }
+
+    fn waited(&mut self, waited: usize, patience: usize) {
+        self.inner.waited(waited, patience);
     }
 
     fn checkpointed(&mut self, step: usize) {
@@ -136,6 +150,11 @@ impl Observer for StopAtObserver<'_> {
 
     fn interrupted(&self) -> bool {
         self.is_reached() || self.inner.interrupted()
+    }
+
+    fn interrupts_validation(&mut self) -> bool {
+        self.lacks_validation = self.inner.interrupts_validation();
+        self.lacks_validation
     }
 }
 

@@ -241,6 +241,19 @@ impl Ranks {
         self.signal.set(signal);
     }
 
+    /// Tells all ranks the signals that [`Ranks::set_signal`] has set, outside of steps; all call it at the same time.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a rank is lost.
+    pub(crate) fn exchange_signals(&self) -> Result<()> {
+        let mut signals = vec![0; self.size];
+        signals[self.rank] = self.signal.get() as u32;
+        let signals = self.sum_words(&signals)?;
+        self.agreed.set(signals.into_iter().max().unwrap_or(0) as i32);
+        Ok(())
+    }
+
     /// Returns the signal that asked one of the ranks to stop, once all know of it.
     pub(crate) fn agreed_signal(&self) -> Option<i32> {
         Some(self.agreed.get()).filter(|&signal| signal != 0)
