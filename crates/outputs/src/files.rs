@@ -7,6 +7,8 @@ use failure::{Failure, Kind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::finite::first_not_finite;
+
 /// Longest document that is read into memory, in bytes.
 const MAX_BYTES: u64 = 4 << 30;
 
@@ -28,6 +30,14 @@ pub enum Error {
         /// Message of the parser, with line and column.
         source: serde_json::Error,
     },
+    /// A number that was computed is NaN or infinite; nothing is written.
+    #[error("`{place}` in `{}` would be NaN or infinite", path.display())]
+    NotFinite {
+        /// The file that would hold it.
+        path: PathBuf,
+        /// Its place, such as `models.base.loss`.
+        place: String,
+    },
     /// Values in the file contradict each other.
     #[error("`{}`: {reason}", path.display())]
     Contradiction {
@@ -44,7 +54,7 @@ impl Failure for Error {
             // A file that is missing in an artifact is the artifact's fault.
             Self::Io(error) if error.kind() == io::ErrorKind::NotFound => Kind::BadInput,
             Self::Io(error) => Kind::of_io(error),
-            Self::Json { .. } | Self::Contradiction { .. } => Kind::BadInput,
+            Self::Json { .. } | Self::NotFinite { .. } | Self::Contradiction { .. } => Kind::BadInput,
         }
     }
 }
@@ -54,6 +64,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 fn at_line(line: Option<usize>) -> String {
     line.map(|line| format!(" line {line}")).unwrap_or_default()
+}
+
+fn check_finite<T: Serialize>(value: &T, path: &Path) -> Result<()> {
+    match first_not_finite(value) {
+        Some(place) => Err(Error::NotFinite { path: path.to_owned(), place }),
+        None => Ok(()),
+    }
 }
 
 /// One JSON value in a file: what one stage writes and others read.
@@ -76,8 +93,9 @@ pub trait Document: Serialize + DeserializeOwned {
     ///
     /// # Errors
     ///
-    /// Fails when the file cannot be written.
+    /// Fails when the file cannot be written, and when a number is not finite.
     fn write(&self, folder: &Path) -> Result<()> {
+        check_finite(self, &folder.join(Self::FILE))?;
         let text = serde_json::to_string_pretty(self).map_err(io::Error::from)?;
         Ok(fs_err::write(folder.join(Self::FILE), text + "\n")?)
     }
@@ -128,15 +146,18 @@ pub trait Line: Serialize + DeserializeOwned {
     ///
     /// # Errors
     ///
-    /// Returns the error of an item, or fails when the file cannot be written.
+    /// Returns the error of an item, or fails when the file cannot be written or a number is not finite.
     fn write_all<E: From<Error>>(
         folder: &Path,
         lines: impl IntoIterator<Item = Result<Self, E>>,
     ) -> Result<(), E> {
         let io = |error: io::Error| E::from(error.into());
-        let mut file = BufWriter::new(fs_err::File::create(folder.join(Self::FILE)).map_err(io)?);
+        let path = folder.join(Self::FILE);
+        let mut file = BufWriter::new(fs_err::File::create(&path).map_err(io)?);
         for line in lines {
-            file.write_all(line?.to_line().as_bytes()).map_err(io)?;
+            let line = line?;
+            check_finite(&line, &path)?;
+            file.write_all(line.to_line().as_bytes()).map_err(io)?;
         }
         file.flush().map_err(io)
     }

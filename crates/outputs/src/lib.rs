@@ -21,6 +21,7 @@ mod changes;
 mod chat;
 mod choice;
 mod files;
+mod finite;
 mod fusion;
 mod import;
 mod losses;

@@ -139,3 +139,23 @@ fn a_missing_file_is_named() {
     ");
     assert!(Choice::read_if_present(Path::new("/nowhere")).unwrap().is_none());
 }
+
+#[test]
+fn what_is_not_finite_is_never_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = fs_err::read(sample("metrics.json")).unwrap();
+    let mut scores: Scores = serde_json::from_slice(&text).unwrap();
+    let name = scores.models.keys().next().unwrap().clone();
+    scores.models[&name].loss = Some(f64::NAN);
+    let error = failure::Error::from(scores.write(folder.path()).unwrap_err());
+    let place = format!("`models.{name}.loss` in `{}`", folder.path().join(Scores::FILE).display());
+    assert!(error.report().contains(&place), "{}", error.report());
+    assert!(!folder.path().join(Scores::FILE).exists());
+    // A text score, and a number in a file of lines.
+    scores.models[&name].loss = Some(1.0);
+    scores.models[&name].text.insert("chrf".to_owned(), f64::INFINITY);
+    assert!(scores.write(folder.path()).is_err());
+    let line = outputs::ValidationLine { validation_loss: f64::NAN, ..outputs::ValidationLine::default() };
+    let lines = [Ok::<_, Error>(MetricsLine::Validation(line))];
+    assert!(MetricsLine::write_all(folder.path(), lines).is_err());
+}
