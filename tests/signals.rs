@@ -82,6 +82,27 @@ fn a_validation_is_interrupted_and_the_resumed_run_has_the_same_bytes() -> Resul
 }
 
 #[test]
+fn a_run_that_keeps_no_state_says_so_when_it_is_interrupted() -> Result<()> {
+    let sandbox = Sandbox::new();
+    let model = sandbox.model("tests/golden/gemma3_text");
+    let dataset = sandbox.dataset(&model);
+    let train = |more: &[&str]| {
+        let mut train = sandbox.program(testutil::built_programs().join("train"));
+        train.args(["--model", &model, "--dataset", &dataset, "--out", "out", "--set", "steps=1000000"]);
+        train.args(["--set", "report_every=1"]).args(more);
+        train
+    };
+    let ran = terminate_after("1/1000000", train(&[]).spawn())?;
+    ran.says(&["nothing is kept of this run", "--resume-dir"]);
+    ensure!(!ran.stderr.contains("to resume"), "{}", ran.stderr);
+    // With a folder for the state, the message is true.
+    terminate_after("1/1000000", train(&["--resume-dir", "kept"]).spawn())?.says(&["again to resume"]);
+    let ran = terminate_after("resuming after step", train(&["--resume-dir", "kept"]).spawn())?;
+    ran.says(&["again to resume"]);
+    Ok(())
+}
+
+#[test]
 fn an_import_of_a_huge_file_is_interrupted() -> Result<()> {
     let sandbox = Sandbox::new();
     testutil::files::copy_files(&golden("llama"), &sandbox.join("model"));

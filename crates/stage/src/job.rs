@@ -28,6 +28,8 @@ pub struct Job {
     resumed_from: Option<Value>,
     temporary: Vec<tempfile::TempDir>,
     pub(crate) lock_wait: Wait,
+    /// Whether the folder for the resume state outlives this process.
+    pub(crate) is_resumable: bool,
 }
 
 impl Job {
@@ -49,6 +51,7 @@ impl Job {
             resumed_from: None,
             temporary: Vec::new(),
             lock_wait: Wait::Forever,
+            is_resumable: true,
         }
     }
 
@@ -62,6 +65,11 @@ impl Job {
     /// A later process that runs the same key gets the same folder. It is removed when the artifact is published.
     pub fn resume_dir(&self) -> &Path {
         &self.resume
+    }
+
+    /// Returns whether the folder for the resume state outlives this process; not if a run with `--out` has no scratch folder.
+    pub fn is_resumable(&self) -> bool {
+        self.is_resumable
     }
 
     /// Returns the folder for files that differ between runs, such as timings. No hash covers them.

@@ -356,6 +356,7 @@ impl<C: Config> KeyedRun<C> {
         let units = workspace.is_some().then(|| store.clone());
         let mut job = Job::new(staging.data(), staging.telemetry(), &resume_dir, units, &run.numerics);
         job.lock_wait = run.common.lock_wait;
+        job.is_resumable = workspace.is_some();
         body(&mut job, &run.config)?;
 
         run.recorder.note_resumed_from(job.take_resumed_from());
@@ -429,6 +430,7 @@ impl<C: Config> KeyedRun<C> {
         let folder = begun.hint("choose another folder for `--out`, or delete this one first")?;
         let scratch = ScratchFolder::new(&run.common, id)?;
         let mut job = Job::new(folder.data(), folder.telemetry(), scratch.path(), None, &run.numerics);
+        job.is_resumable = scratch.is_kept();
         run.recorder.note_resumed(scratch.has_state());
         body(&mut job, &run.config)?;
         run.recorder.note_resumed_from(job.take_resumed_from());

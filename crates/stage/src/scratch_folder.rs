@@ -58,6 +58,11 @@ impl ScratchFolder {
         Ok(Self { path: temporary.path().to_owned(), temporary: Some(temporary), _lock: None })
     }
 
+    /// Returns whether the folder outlives this process.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.temporary.is_none()
+    }
+
     /// Returns whether an earlier process of this run left something to resume from.
     pub(crate) fn is_left(common: &CommonArgs, id: &Identity) -> bool {
         let name = format!("{}-{}", id.stage, id.key.short());

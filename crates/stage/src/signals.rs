@@ -70,8 +70,18 @@ impl StopFlag {
 
     /// Returns the error for work that was interrupted.
     pub fn interrupted(self) -> Error {
-        let signal = self.requested().unwrap_or(SIGINT);
-        Error::new(Kind::Interrupted { signal }, "interrupted; run the same command again to resume")
+        self.error("interrupted; run the same command again to resume")
+    }
+
+    /// Returns the error for work that was interrupted and of which nothing is kept.
+    pub fn interrupted_without_state(self) -> Error {
+        self.error("interrupted; nothing is kept of this run").hinted(
+            "let a run with `--out` keep its state in a folder: `--resume-dir DIR`, or `ASHLAR_SCRATCH`",
+        )
+    }
+
+    fn error(self, text: &str) -> Error {
+        Error::new(Kind::Interrupted { signal: self.requested().unwrap_or(SIGINT) }, text)
     }
 }
 

@@ -222,6 +222,7 @@ fn train(
         Stop::Interrupted if job.out().join(stage::SEGMENT_OUTPUT).exists() => {
             tracing::info!("this segment ends after step {}", summary.steps);
         }
+        Stop::Interrupted if !job.is_resumable() => return Err(job.stop().interrupted_without_state()),
         Stop::Interrupted => {
             tracing::info!("saved a resume state after step {}", summary.steps);
             return Err(job.stop().interrupted());
