@@ -184,9 +184,11 @@ bench-length: ## Measure training steps of 128 to 4,096 tokens against their cou
 
 # The outputs that the pipeline evaluates; their cards list the scores.
 scored-output = $(filter model quantized peft,$(call raw,OUTPUT))
+# What makes an output; `upload` itself refuses an unknown one, without the pipeline.
+upload-needs = $(if $(filter adapters,$(call raw,OUTPUT)),select-best,$(if $(scored-output),evaluate,$(if $(filter gguf,$(call raw,OUTPUT)),fuse,build)))
 
 ##@ Other
-upload: $(if $(call raw,ID),$(if $(filter adapters,$(call raw,OUTPUT)),select-best,$(if $(scored-output),evaluate,fuse))) ## Push the fused model to the hub: ID=owner/name [OUTPUT=quantized|gguf|peft|adapters] [REVISION=branch] [PRIVATE=1]
+upload: $(if $(call raw,ID),$(upload-needs)) ## Push the fused model to the hub: ID=owner/name [OUTPUT=quantized|gguf|peft|adapters] [REVISION=branch] [PRIVATE=1]
 	@$(if $(call raw,ID),,echo 'error: set ID to a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
 	  $(pointers); $(call quote,$(call raw,BIN)/upload) --output $(call quoted,OUTPUT) --id $(call quoted,ID) \
 	  --model $(call of,$(if $(filter adapters,$(call raw,OUTPUT)),select-best,fuse)) $(if $(scored-output),--scores $(call of,evaluate)) \

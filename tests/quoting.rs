@@ -44,7 +44,7 @@ const TARGETS: [(&str, &[&str]); 17] = [
     ("pull", &["REMOTE", "ARTIFACT"]),
     ("export", &["ARTIFACT", "TO", "KEY"]),
     ("reproduce", &["ARTIFACT", "DATA", "MODEL_DIR"]),
-    ("upload", &["ID", "REVISION"]),
+    ("upload", &["ID", "REVISION", "OUTPUT"]),
 ];
 /// Variables that name a file of the checkout, so that most values end in an error.
 const NAMES: [&str; 5] = ["MODEL", "PIPELINE", "ENCODER", "MEMORY", "BACKEND"];
