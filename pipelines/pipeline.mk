@@ -35,7 +35,7 @@ scored-models       = --model base=$(call of,import-model) --model fused=$(call 
 evaluate-inputs     = $(scored-models) --gate note
 report-inputs       = $(foreach stage,$(filter-out report,$(STAGES)),--$(stage) $(call of,$(stage)))
 
-.PHONY: pipeline preset pin plan gate encoder $(STAGES)
+.PHONY: pipeline preset check-settings pin plan gate encoder $(STAGES)
 
 # The demo shows the way; its translations are no use.
 real-model = $(if $(filter demo,$(call raw,MODEL)),$(if $(call raw,MODEL_DIR),,echo 'next, a pretrained language model (93 MB to download, about 15 minutes): make pipeline MODEL=smollm2-135m' &&))
@@ -46,7 +46,7 @@ pipeline: report ## Run all stages that are not up to date and print the scores
 	  { [ -e "$$page" ] || page="$$report/data/report.html"; } && \
 	  $(real-model) printf 'report: %s\n' "$$page"
 
-import-model: preset build ## Import the base model
+import-model: check-settings ## Import the base model
 prepare-data: import-model ## Build the dataset
 train: prepare-data ## Fine-tune
 validate: train ## Score every checkpoint on the validation split
@@ -76,8 +76,14 @@ preset:
 pin: preset build ## Pin the model of MODEL: write its commit and the hash of every file into the preset
 	@$(call quote,$(call raw,BIN)/import-model) $(settings) --write-lock $(call quote,pipelines/models/$(call raw,MODEL).toml)
 
+# The settings of all stages, before any of them runs: a mistake in those of `evaluate` would otherwise show after a night of
+# training. Those of import-model show at once.
+check-settings: of = absent/$(1)
+check-settings: preset build
+	@$(foreach stage,$(filter-out import-model,$(STAGES)),sh pipelines/settings.sh $(call quote,$(call raw,BIN)/$(stage)) $(settings) $($(stage)-inputs) &&) :
+
 # After a stage that would run, later keys are not known yet.
-plan: preset build ## Show which stages would run, and why
+plan: check-settings ## Show which stages would run, and why
 	@pointers=$$(mktemp -d) || exit; trap 'rm -rf "$$pointers"' EXIT; \
 	$(if $(call raw,ENCODER),sh pipelines/plan.sh "$$pointers" encoder $(encoder-import) &&) \
 	$(foreach stage,$(STAGES),sh pipelines/plan.sh "$$pointers" $(stage) $(call quote,$(call raw,BIN)/$(stage)) $(settings) $($(stage)-inputs) &&) :

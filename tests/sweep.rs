@@ -258,6 +258,28 @@ fn a_failed_member_is_retried_and_does_not_stop_the_others() -> Result<()> {
 }
 
 #[test]
+fn a_misspelled_setting_of_any_stage_is_found_before_anything_runs() -> Result<()> {
+    let train = "pipeline = \"small\"\n[vary]\ntrain.lerning_rate = [\"1e-3\", \"2e-3\"]";
+    let evaluate =
+        "pipeline = \"small\"\n[settings]\nevaluate.generated_rows = \"many\"\n[vary]\ntrain.rank = [1, 2]";
+    let checkout = Checkout::new("misspelled", &[("train", train), ("evaluate", evaluate)])?;
+    let name = ["unknown setting `lerning_rate` (stage `train`)", "learning_rate"];
+    checkout.sweep("train", &["PLAN=1"]).says(&name);
+    let kind = ["generated_rows", "many"];
+    for (sweep, said) in [("train", name), ("evaluate", kind)] {
+        let ran = checkout.sweep(sweep, &[]);
+        ensure!(ran.code == Some(2), "make ended with {:?}", ran.code);
+        ran.says(&said);
+    }
+    let asked = ["pipeline", "PIPELINE=small"];
+    let ran = checkout.make(&asked).arg("SET=evaluate.generated_rowz=5").run();
+    ensure!(ran.code == Some(2), "make ended with {:?}", ran.code);
+    ran.says(&["unknown setting `generated_rowz` (stage `evaluate`)", "generated_rows"]);
+    ensure!(!checkout.store().exists(), "something ran");
+    Ok(())
+}
+
+#[test]
 fn a_slurm_script_makes_what_the_sweep_makes() -> Result<()> {
     let sweep = "pipeline = \"small\"\n[settings]\ntrain.steps = 2\nevaluate.generated_rows = 0\n[vary]\ntrain.rank = [1, 2]\nprepare-data.prompt = [\"Say it's {haw} for $5:\"]";
     let checkout = Checkout::new("slurm", &[("two", sweep)])?;

@@ -66,6 +66,7 @@ pub fn run(args: &Args) -> failure::Result<()> {
         let resources = Resources { jobs: args.jobs.max(1), memory: needed_memory(&pool, &runs)? };
         return write(file, &export::slurm_script(&sweep, &pool.make, &runs, resources)?);
     }
+    plan::check_settings(&sweep, &pool.make)?;
     let record = search::drive(&sweep, &pool)?;
     finish(&sweep, &pool.make, &record)
 }

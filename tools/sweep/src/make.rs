@@ -94,16 +94,30 @@ impl Make {
         Ok(command)
     }
 
+    /// Makes a target that only looks, with the file to which plans are written.
+    fn look(&self, run: &Run, target: &str, plan: Option<&Path>) -> Result<()> {
+        let mut command = clean(Command::new("make"));
+        command.args(self.arguments(run, target)?).stdin(Stdio::null());
+        if let Some(plan) = plan {
+            command.env(PLAN_VARIABLE, plan);
+        }
+        let output = command.output().map_err(|source| Error::Start { program: "make", source })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+        Err(Error::Plan { run: run.name.clone(), said })
+    }
+
+    /// Checks the settings of all stages of a run.
+    pub(crate) fn check_settings(&self, run: &Run) -> Result<()> {
+        self.look(run, "check-settings", None)
+    }
+
     /// Plans a run: what each of its stages would do, up to the first that would run.
     pub(crate) fn plan(&self, run: &Run) -> Result<Vec<StagePlan>> {
         let file = tempfile::NamedTempFile::new()?;
-        let mut command = clean(Command::new("make"));
-        command.args(self.arguments(run, "plan")?).env(PLAN_VARIABLE, file.path()).stdin(Stdio::null());
-        let output = command.output().map_err(|source| Error::Start { program: "make", source })?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
-            return Err(Error::Plan { run: run.name.clone(), said });
-        }
+        self.look(run, "plan", Some(file.path()))?;
         let text = fs_err::read_to_string(file.path())?;
         Ok(text
             .lines()

@@ -8,8 +8,8 @@ use outputs::STAGES;
 
 use crate::error::Result;
 use crate::history::{Times, times};
-use crate::make::StagePlan;
-use crate::member::{Run, known};
+use crate::make::{Make, StagePlan};
+use crate::member::{Member, Run, known};
 use crate::pool::{Pool, parallel};
 use crate::search::{kept, total_steps};
 use crate::space::{Domain, words};
@@ -45,6 +45,29 @@ impl Planned {
     }
 }
 
+/// Returns the runs of members that come first.
+fn first_runs(sweep: &Sweep, members: &[Member]) -> Vec<Run> {
+    let steps = match &sweep.search {
+        Search::Halving { rungs, .. } => rungs.first().copied(),
+        _ => None,
+    };
+    members.iter().flat_map(|member| member.runs(sweep, steps)).collect()
+}
+
+/// Fails when the settings of every run are refused, as they are if a name is misspelled. A run whose values are refused fails by
+/// itself.
+pub(crate) fn check_settings(sweep: &Sweep, make: &Make) -> Result<()> {
+    let Ok(members) = known(sweep) else { return Ok(()) };
+    let mut refused = Ok(());
+    for run in first_runs(sweep, &members) {
+        match make.check_settings(&run) {
+            Ok(()) => return Ok(()),
+            Err(error) => refused = refused.and(Err(error)),
+        }
+    }
+    refused
+}
+
 /// Returns the plan as text.
 pub(crate) fn describe(sweep: &Sweep, pool: &Pool) -> Result<String> {
     let mut text =
@@ -56,11 +79,7 @@ pub(crate) fn describe(sweep: &Sweep, pool: &Pool) -> Result<String> {
         text += "The members after the first are proposed from results, so they cannot be listed.\n";
         return Ok(text);
     };
-    let first_steps = match &sweep.search {
-        Search::Halving { rungs, .. } => rungs.first().copied(),
-        _ => None,
-    };
-    let runs: Vec<Run> = members.iter().flat_map(|member| member.runs(sweep, first_steps)).collect();
+    let runs = first_runs(sweep, &members);
     let plans = parallel(pool.jobs(), &runs, |run| pool.make.plan(run));
     let planned: Vec<Planned> = runs
         .into_iter()
