@@ -8,7 +8,7 @@ use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use artifact::TreeHash;
 use rustix::process::{Pid, Signal, kill_process};
 use testutil::{Ran, Sandbox, trees};
@@ -54,6 +54,24 @@ impl Fixture {
         let mut train = self.sandbox.stage_in(store, "train", &[&inputs, more].concat());
         train.command().stderr(fs_err::File::create(&messages)?.into_parts().0);
         Ok((train.spawn(), messages))
+    }
+
+    /// Interrupts a run between its steps. A run that was faster than the signal is repeated with an earlier one.
+    fn interrupted(&self, number: Signal) -> Result<(PathBuf, Ran)> {
+        for share in [4, 8, 16, 32, 64] {
+            let store = self.store(&format!("{number:?}-{share}"));
+            // Only the signal saves a state: no step is a multiple of 100.
+            let (child, messages) = self.start(&store, &["--save-every", "100"])?;
+            wait_until(|| Ok(fs_err::read_to_string(&messages)?.contains(STARTED)))?;
+            sleep(self.duration / share);
+            signal(&child, number)?;
+            let mut ran = Ran::from(child.wait_with_output()?);
+            if ran.code != Some(0) {
+                ran.stderr = fs_err::read_to_string(&messages)?;
+                return Ok((store, ran));
+            }
+        }
+        bail!("every run was faster than its signal")
     }
 
     /// Trains to the end while reading the store, and compares the result.
@@ -208,14 +226,7 @@ fn disturbed_at_any_operation_of_saving_a_rerun_produces_the_same_bytes() -> Res
 fn interrupted_training_says_how_to_resume_and_resumes() -> Result<()> {
     let fixture = Fixture::new()?;
     for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let store = fixture.store(&format!("signal-{code}"));
-        // Only the signal saves a state: no step is a multiple of 100.
-        let (child, messages) = fixture.start(&store, &["--save-every", "100"])?;
-        wait_until(|| Ok(fs_err::read_to_string(&messages)?.contains(STARTED)))?;
-        sleep(fixture.duration / 4);
-        signal(&child, number)?;
-        let mut ran = Ran::from(child.wait_with_output()?);
-        ran.stderr = fs_err::read_to_string(&messages)?;
+        let (store, ran) = fixture.interrupted(number)?;
         ran.failed(code);
         ran.says(&[
             "stopping at the next safe point",
