@@ -13,7 +13,7 @@ use std::arch::x86_64::{
 
 use crate::gemm::ROW_STRIDE;
 use crate::gemm::level::Tile;
-use crate::gemm::x86::AVX512_COLUMNS;
+use crate::gemm::x86::{AVX512_COLUMNS, lanes};
 
 /// Tiles of 1 to 14 rows, as those of AVX-512. Depths are numbers of pairs.
 pub(super) const TILES: [Tile; 14] = [
@@ -134,9 +134,4 @@ fn rounded(numbers: __m512) -> __m512i {
     // SAFETY: both are 256 bits of any value.
     let halves: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(numbers)) };
     _mm512_cvtepu16_epi32(halves)
-}
-
-/// Returns a mask of the first `count` lanes of 16.
-fn lanes(count: usize) -> u16 {
-    if count >= 16 { u16::MAX } else { (1 << count) - 1 }
 }

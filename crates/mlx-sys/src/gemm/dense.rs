@@ -38,6 +38,18 @@ impl<'a> Strided<'a> {
         [self.rows, self.columns]
     }
 
+    /// Returns the distance between rows, or between columns if they are contiguous.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Returns the numbers from the start of a row on, or of a column if columns are contiguous.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn lines_from(&self, line: usize) -> &[f32] {
+        &self.data[line * self.stride..]
+    }
+
     /// Copies a part to rows at a distance of `stride` in `to`.
     pub(super) fn copy_rows(
         &self,
@@ -75,6 +87,10 @@ impl Strided<'_> {
 impl Source for Strided<'_> {
     fn row(&self, row: usize) -> Option<&[f32]> {
         (!self.transposed).then(|| &self.data[row * self.stride..][..self.columns])
+    }
+
+    fn columns(&self) -> Option<&Strided<'_>> {
+        self.transposed.then_some(self)
     }
 
     fn fill(&self, level: Level, block: Block, panel: &mut [f32]) {

@@ -10,6 +10,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod brain;
+#[cfg(target_arch = "x86_64")]
+mod columns;
 mod dense;
 mod level;
 mod plain;
@@ -74,6 +76,11 @@ pub trait Source: Sync {
     /// Returns a row if rows are contiguous plain numbers.
     fn row(&self, row: usize) -> Option<&[f32]> {
         let _ = row;
+        None
+    }
+
+    /// Returns the matrix if columns are contiguous plain numbers.
+    fn columns(&self) -> Option<&Strided<'_>> {
         None
     }
 }
@@ -310,13 +317,29 @@ impl<S: Source> Job<'_, S> {
         let blocks = 0..self.shape.k.div_ceil(SUM_BLOCK);
         if piece.rows <= FEW_ROWS {
             for index in panels {
-                blocks.clone().for_each(|block| self.multiply(piece, index, block, &mut panel));
+                if !self.is_done_by_columns(piece, index) {
+                    blocks.clone().for_each(|block| self.multiply(piece, index, block, &mut panel));
+                }
             }
         } else {
             for block in blocks {
                 panels.clone().for_each(|index| self.multiply(piece, index, block, &mut panel));
             }
         }
+    }
+
+    /// Computes some rows of one panel's columns without filling it, if that is possible, and returns whether it was.
+    #[cfg(target_arch = "x86_64")]
+    fn is_done_by_columns(&self, piece: Piece, index: usize) -> bool {
+        let rows = piece.first_row..piece.first_row + piece.rows;
+        let plain = self.level == Level::Avx512 && self.factors == Factors::Float32;
+        plain && piece.rows <= columns::MOST_ROWS && self.multiply_columns(rows, index)
+    }
+
+    /// Returns false: only AVX-512 has kernels for it.
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_done_by_columns(&self, _piece: Piece, _index: usize) -> bool {
+        false
     }
 
     /// Fills one panel with one block and multiplies the rows of the piece by it.

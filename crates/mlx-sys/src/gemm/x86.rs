@@ -140,7 +140,7 @@ pub(super) unsafe fn transpose_avx512(
 /// Transposes 16 vectors: pairs of numbers, of pairs, and of quarters are exchanged in turn.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn transposed_avx512(rows: [__m512; 16]) -> [__m512; 16] {
+pub(super) fn transposed_avx512(rows: [__m512; 16]) -> [__m512; 16] {
     let mut out = [_mm512_setzero_ps(); 16];
     let mut fours = [_mm512_setzero_ps(); 16];
     for group in 0..4 {
@@ -261,4 +261,9 @@ fn add_rows(factors: &[f32], [a, b, c, d]: [&[f32]; 4], sums: &mut [f32]) {
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn add_row(factor: f32, row: &[f32], sums: &mut [f32]) {
     sums.iter_mut().zip(row).for_each(|(sum, term)| *sum = factor.mul_add(*term, *sum));
+}
+
+/// Returns a mask of the first `count` lanes of 16.
+pub(super) fn lanes(count: usize) -> u16 {
+    if count >= 16 { u16::MAX } else { (1 << count) - 1 }
 }
