@@ -6,7 +6,7 @@ mod fixture;
 
 use std::path::{Path, PathBuf};
 
-use artifact::{Draft, KeyMaterial, Manifest};
+use artifact::{Draft, InputRecord, KeyMaterial, Manifest};
 use clap::Parser as _;
 use outputs::{Document as _, SweepMember, SweepRecord, SweepRun};
 use report::{Args, Aside, Config};
@@ -49,6 +49,7 @@ fn compare_page(root: &Path, page: &Path) -> Outcome {
         let made_up = Compared { folder: root.join(format!("compared-{number}")), steps, rate, seed, number };
         runs.push(made_up.write(&root.join("store"))?);
     }
+    runs.extend(["--store".to_owned(), root.join("store").to_string_lossy().into_owned()]);
     page_of("compare", &runs, page)
 }
 
@@ -74,9 +75,10 @@ impl Compared {
         fixture::change_settings(&inputs.evaluate, |settings| settings["run"] = self.number.into());
         fixture::add_statistics(&inputs, true);
         fixture::add_telemetry(&inputs);
-        self.score(&inputs, store)?;
+        let scores = self.score(&inputs, store)?;
         let material = KeyMaterial::new("report", 2, serde_json::json!({"run": self.number}));
-        let draft = Draft::new("report", material);
+        let draft =
+            Draft { inputs: [("evaluate".to_owned(), scores)].into(), ..Draft::new("report", material) };
         let out = self.folder.join("artifact");
         let aside = self.folder.join("aside");
         artifact::write_folder(&out, &draft, |data| {
@@ -90,8 +92,12 @@ impl Compared {
         Ok(out.to_string_lossy().into_owned())
     }
 
-    /// Makes its scores and the losses of its rows worse, and copies them to a store.
-    fn score(&self, inputs: &report::Inputs, store: &Path) -> Outcome {
+    /// Makes its scores and the losses of its rows worse, writes them to a store, and returns what is recorded of them.
+    fn score(
+        &self,
+        inputs: &report::Inputs,
+        store: &Path,
+    ) -> Result<InputRecord, Box<dyn std::error::Error>> {
         let shift = 1.0 + 0.02 * self.number as f64;
         let mut scores: outputs::Scores = fixture::read_document(&inputs.evaluate);
         let model = scores.models.get_mut("fused").expect("the model");
@@ -101,10 +107,16 @@ impl Compared {
         fixture::put_document(&inputs.evaluate, &scores);
         fixture::add_row_losses(inputs, shift);
         let path = inputs.evaluate.join("manifest.json");
-        let key = Manifest::from_bytes(&path, &fs_err::read(&path)?)?.key;
-        fs_err::create_dir_all(store.join("evaluate"))?;
-        testutil::files::copy(&inputs.evaluate, &store.join(format!("evaluate/{}-made-up", key.short())));
-        Ok(())
+        let manifest = Manifest::from_bytes(&path, &fs_err::read(&path)?)?;
+        let key = manifest.key;
+        let draft = Draft { inputs: manifest.inputs, ..Draft::new("made-up", manifest.key_material) };
+        let out = store.join(format!("evaluate/{}-made-up", key.short()));
+        let made = artifact::write_folder(&out, &draft, |data| {
+            testutil::files::copy(&inputs.evaluate.join("data/."), data);
+            Ok(())
+        })?;
+        let tree = made.manifest().tree;
+        Ok(InputRecord { stage: Some(manifest.stage), key: Some(key), tree, output: None })
     }
 }
 
@@ -125,7 +137,7 @@ fn sweep_page(root: &Path, page: &Path) -> Outcome {
             let number = at * 8 + seed as usize;
             let made_up =
                 Compared { folder: folder.join(number.to_string()), steps: 300, rate, seed, number };
-            let report = Some(made_up.write(&root.join("store"))?);
+            let report = Some(made_up.write(&folder.join("store"))?);
             let validation_loss = Some(2.0 + 0.05 * number as f64);
             runs.push(SweepRun {
                 seed: Some(seed),
@@ -143,7 +155,7 @@ fn sweep_page(root: &Path, page: &Path) -> Outcome {
     record.members.push(member(1.0, vec![failed.clone(), failed]));
     record.write(&folder)?;
     fs_err::write(folder.join("best.toml"), "# The best of 5 members.\n[train]\nlearning_rate = \"2e-4\"\n")?;
-    let store = root.join("store").to_string_lossy().into_owned();
+    let store = folder.join("store").to_string_lossy().into_owned();
     page_of(
         "sweep",
         &[folder.join("sweep.json").to_string_lossy().into_owned(), "--store".to_owned(), store],
