@@ -225,3 +225,36 @@ fn speed_of_rounded_factors() {
         );
     }
 }
+
+/// Shapes of a step with 95 targets among 170 tokens of Gemma 3 270M: the head and a feed-forward matrix, each forward and
+/// to its inputs.
+#[test]
+#[ignore = "prints speed"]
+fn speed_of_a_step() {
+    for ([m, n, k], transposed) in [
+        ([2048, 2048, 2048], false),
+        ([95, 262_144, 640], true),
+        ([95, 640, 262_144], false),
+        ([95, 640, 8192], false),
+        ([170, 2048, 640], true),
+        ([170, 640, 2048], false),
+        ([170, 640, 2048], true),
+        ([170, 2048, 640], false),
+    ] {
+        let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+        let left = Strided::new(&a, [m, k], k, false);
+        let right = Strided::new(&b, [k, n], if transposed { k } else { n }, transposed);
+        let mut out = vec![0.0; m * n];
+        let times = 1 + 3_000_000_000 / (m * n * k);
+        let mut best = f64::INFINITY;
+        for _ in 0..4 {
+            let start = std::time::Instant::now();
+            (0..times).for_each(|_| {
+                product(Shape { m, n, k }, &left, &right, Output::new(&mut out, n), false);
+            });
+            best = best.min(start.elapsed().as_secs_f64() / times as f64);
+        }
+        let work = 2.0 * (m * n * k) as f64;
+        println!("{m} {n} {k} transposed={transposed}: {:.1} ms, {:.0} GFLOP/s", best * 1e3, work / best / 1e9);
+    }
+}
