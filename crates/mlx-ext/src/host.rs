@@ -203,6 +203,7 @@ unsafe extern "C" fn call<F>(
 where
     F: Fn(&[Input<'_>], &mut [Output<'_>]) + Send + Sync + 'static,
 {
+    mlx_sys::join_workers();
     // SAFETY: the payload that `build` made, alive for the length of the call.
     let payload = unsafe { &*payload.cast::<Payload<F>>() };
     let run = || {

@@ -10,6 +10,7 @@ use std::os::raw::{c_int, c_void};
 use gemm::{Parallelism, c32};
 
 use crate::gemm::{Output, Shape as Extents, Strided, product as product_of_floats};
+use crate::join_workers;
 
 const ROW_MAJOR: c_int = 101;
 const NO_TRANSPOSE: c_int = 111;
@@ -168,6 +169,7 @@ pub unsafe extern "C" fn cblas_sgemm(
     c: *mut f32,
     c_leading: c_int,
 ) {
+    join_workers();
     let (m, n, k) = (m as usize, n as usize, k as usize);
     let shape = Shape { row_major: order == ROW_MAJOR, transpose_a, transpose_b, m, n, k };
     // SAFETY: the caller's promise.

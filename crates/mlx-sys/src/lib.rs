@@ -22,9 +22,11 @@ mod half;
 mod host;
 #[cfg(not(target_os = "macos"))]
 mod mach;
+mod workers;
 
 pub use half::*;
 pub use host::*;
+pub use workers::join_workers;
 
 /// Variant of libmlx that this build links: `cpu`, `metal` or `cuda`.
 pub const BACKEND: &str = env!("ASHLAR_BACKEND");

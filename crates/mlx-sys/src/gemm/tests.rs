@@ -255,6 +255,10 @@ fn speed_of_a_step() {
             best = best.min(start.elapsed().as_secs_f64() / times as f64);
         }
         let work = 2.0 * (m * n * k) as f64;
-        println!("{m} {n} {k} transposed={transposed}: {:.1} ms, {:.0} GFLOP/s", best * 1e3, work / best / 1e9);
+        println!(
+            "{m} {n} {k} transposed={transposed}: {:.1} ms, {:.0} GFLOP/s",
+            best * 1e3,
+            work / best / 1e9
+        );
     }
 }
