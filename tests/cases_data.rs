@@ -280,6 +280,7 @@ fn a_folder_of_splits_is_split_by_its_files() {
         ["train.jsonl", "valid.jsonl", "test.jsonl"],
         ["train-00000-of-00001.jsonl", "validation-00000-of-00001.jsonl", "test-00000-of-00001.jsonl"],
         ["training.json", "dev.json", "test.json"],
+        ["train_sft-00000-of-00001.jsonl", "my-eval2.jsonl", "held_test-set.jsonl"],
     ];
     for (number, names) in layouts.iter().enumerate() {
         for (name, count) in names.iter().zip([30, 6, 5]) {
@@ -301,6 +302,16 @@ fn a_folder_of_splits_is_split_by_its_files() {
     }
     sandbox.write("0/more.jsonl", "{\"text\":\"more\"}\n");
     prepare(&sandbox, &golden("llama"), "0", &[]).says(&["`more.jsonl` is not"]);
+    for (folder, names, said) in [
+        ("train", ["train.jsonl", "questions.jsonl"], "`questions.jsonl` is not"),
+        ("held", ["dev.jsonl", "test.jsonl"], "none like training"),
+        ("inside", ["rows.jsonl", "more/rows.jsonl"], "not read in `inside`: more/"),
+    ] {
+        for name in names {
+            sandbox.write(&format!("{folder}/{name}"), "{\"text\":\"a\"}\n{\"text\":\"b\"}\n");
+        }
+        prepare(&sandbox, &golden("llama"), folder, &[]).says(&[said]);
+    }
 }
 
 #[test]

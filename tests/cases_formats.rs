@@ -110,16 +110,31 @@ fn messages_that_the_template_leaves_out_are_told_and_counted() {
 #[test]
 fn examples_of_bad_answers_are_not_learned_and_the_hint_works() {
     let sandbox = Sandbox::new();
-    let row =
-        |completion: &str, label: bool| json!({"prompt": "Hi", "completion": completion, "label": label});
-    let data = sandbox.write("rows.jsonl", lines(&[row("Aloha", true), row("Go away", false)]));
     let tokenizer = golden("llama");
-    let ran = prepare(&sandbox, &tokenizer, &data, &[]);
-    ran.failed(65);
-    ran.says(&["rows.jsonl:2", "`label` is false", "hint: "]);
-    let setting = command_of(&ran.stderr, "where");
-    let found = texts(&prepare(&sandbox, &tokenizer, &data, &[setting]).path());
-    assert_eq!((found.len(), found[0].1.contains("Aloha")), (1, true), "{found:?}");
+    let pair =
+        |completion: &str, label: Value| json!({"prompt": "Hi", "completion": completion, "label": label});
+    let chat = |answer: &str, label: Value| {
+        let messages =
+            [json!({"role": "user", "content": "Hi"}), json!({"role": "assistant", "content": answer})];
+        json!({"messages": messages, "label": label})
+    };
+    let cases = [
+        ("rows.jsonl", lines(&[pair("Aloha", json!(true)), pair("Go away", json!(false))])),
+        ("rows.jsonl", lines(&[chat("Aloha", json!(true)), chat("Go away", json!(false))])),
+        ("rows.csv", "prompt,completion,label\nHi,Aloha,True\nHi,Go away,False\n".to_owned()),
+    ];
+    for (name, text) in cases {
+        let data = sandbox.write(name, text);
+        let ran = prepare(&sandbox, &tokenizer, &data, &[]);
+        ran.failed(65);
+        ran.says(&["`label` is false", "hint: "]);
+        let setting = command_of(&ran.stderr, "where");
+        let found = texts(&prepare(&sandbox, &tokenizer, &data, &[setting]).path());
+        assert_eq!((found.len(), found[0].1.contains("Aloha")), (1, true), "{found:?}");
+    }
+    // A number may be a class.
+    let data = sandbox.write("rows.jsonl", lines(&[pair("Aloha", json!(0))]));
+    assert_eq!(texts(&prepare(&sandbox, &tokenizer, &data, &[]).path()).len(), 1);
 }
 
 #[test]
@@ -158,12 +173,18 @@ fn other_layouts_are_named_and_the_commands_in_their_hints_work() {
         (
             "{\"prompt\": \"Hi\", \"completion\": \"Aloha\", \"score\": NaN}\n".to_owned(),
             "JSON has no NaN",
-            "sed",
+            "python3",
+        ),
+        (
+            "{\"prompt\": \"Hi: NaN\", \"completion\": \"Aloha: Infinity\", \"score\": [1, NaN]}\n\n"
+                .to_owned(),
+            "JSON has no NaN",
+            "python3",
         ),
         (
             "{\"prompt\": \"Hi\", \"completion\": \"Aloha\", \"score\": -Infinity}\n".to_owned(),
             "no Infinity",
-            "sed",
+            "python3",
         ),
     ];
     for (text, reason, program) in cases {

@@ -21,6 +21,8 @@ enum Remedy {
     Pandas(&'static str),
     /// The name of its encoding.
     Recode(&'static str),
+    /// A command that unpacks an archive.
+    Archive(&'static str),
     /// Something else, in words.
     Words(&'static str),
 }
@@ -95,11 +97,13 @@ pub fn needs_conversion(path: &Path) -> Option<String> {
     let remedy = match ending.as_str() {
         "parquet" => Remedy::Pandas("read_parquet"),
         "arrow" | "feather" => Remedy::Pandas("read_feather"),
+        _ if is_compressed_tar(path) => Remedy::Archive("tar -xf"),
         "gz" => Remedy::Unpack { command: "gzip -dc", ending: "gz" },
         "zst" => Remedy::Unpack { command: "zstd -dc", ending: "zst" },
         "bz2" => Remedy::Unpack { command: "bzip2 -dc", ending: "bz2" },
         "xz" => Remedy::Unpack { command: "xz -dc", ending: "xz" },
-        "zip" => Remedy::Words("unpack the archive with `unzip`"),
+        "zip" => Remedy::Archive("unzip"),
+        "tar" | "tgz" => Remedy::Archive("tar -xf"),
         "xlsx" | "xls" | "ods" => Remedy::Words("save the workbook as CSV (UTF-8)"),
         _ => return None,
     };
@@ -115,12 +119,15 @@ impl Remedy {
                 let copy = inner.map_or_else(|| renamed(path, "unpacked"), |_| path.with_extension(""));
                 format!("decompress it first: `{command} {file} > {}`", quoted(&copy))
             }
+            Self::Archive(command) => format!("unpack the archive with `{command} {file}`"),
             Self::Pandas(function) => {
-                let copy = quoted_python(&path.with_extension("jsonl"));
+                let copy = path.with_extension("jsonl");
+                let copy = if copy == path { renamed(path, "unpacked") } else { copy };
                 format!(
-                    "export it as JSON lines, for example with pandas: `python3 -c \"import pandas; \
-                     pandas.{function}({}).to_json({copy}, orient='records', lines=True, force_ascii=False)\"`",
-                    quoted_python(path)
+                    "export it as JSON lines, for example with pandas: `python3 -c \"import pandas, sys; \
+                     pandas.{function}(sys.argv[1]).to_json(sys.argv[2], orient='records', lines=True, force_ascii=False)\" \
+                     {file} {}`",
+                    quoted(&copy)
                 )
             }
             Self::Recode(encoding) => recode_hint(path, encoding),
@@ -137,10 +144,11 @@ fn renamed(path: &Path, word: &str) -> std::path::PathBuf {
     }
 }
 
-/// Returns the path as a string of Python, inside a double-quoted argument of a shell.
-fn quoted_python(path: &Path) -> String {
-    let text = path.display().to_string().replace('\\', "\\\\").replace('\'', "\\'");
-    format!("'{}'", text.replace('"', "\\\""))
+/// Returns whether the name is that of a compressed archive of files, such as `rows.tar.gz`.
+fn is_compressed_tar(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| {
+        Path::new(stem).extension().is_some_and(|inner| inner.eq_ignore_ascii_case("tar"))
+    })
 }
 
 #[cfg(test)]
@@ -155,7 +163,13 @@ mod tests {
             "decompress it first: `gzip -dc 'd/rows.jsonl.gz' > 'd/rows.jsonl'`"
         );
         assert_eq!(hint("it's.zst"), "decompress it first: `zstd -dc 'it'\\''s.zst' > 'it'\\''s'`");
-        assert!(hint("a.PARQUET").contains("pandas.read_parquet('a.PARQUET').to_json('a.jsonl'"));
+        let parquet = hint("a $HOME.PARQUET");
+        assert!(parquet.contains("pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2]"), "{parquet}");
+        assert!(parquet.ends_with("\" 'a $HOME.PARQUET' 'a $HOME.jsonl'`"), "{parquet}");
+        assert_eq!(hint("a.tar.gz"), "unpack the archive with `tar -xf 'a.tar.gz'`");
+        assert_eq!(hint("a.zip"), "unpack the archive with `unzip 'a.zip'`");
+        let error = refuse(Path::new("rows.jsonl"), b"PAR1").unwrap_err();
+        assert!(failure::Error::from(error).report().ends_with("'rows.jsonl' 'rows.unpacked.jsonl'`"));
         assert_eq!(needs_conversion(Path::new("rows.jsonl")), None);
         let error = refuse(Path::new("rows"), b"\x1F\x8B\x08").unwrap_err();
         assert!(failure::Error::from(error).report().contains("`gzip -dc 'rows' > 'rows.unpacked'`"));

@@ -70,6 +70,7 @@ pub use names::Names;
 pub use record::{Record, Shape};
 pub use row::RawRow;
 pub use rows::{RowWriter, StoredRow, read_rows};
+pub use shell::quoted;
 pub use source::RowReader;
 pub use special::{ControlTokens, OnSpecial};
 pub use template::{ChatTemplate, Conversation, Rendered};

@@ -193,16 +193,24 @@ fn refuse_columns(prompts: &[Value], completions: &[Value]) -> Result<(), FieldP
     Ok(())
 }
 
-/// Refuses a row that an unpaired preference dataset (`prompt`, `completion` and a boolean `label`) marks as a bad answer.
+/// Refuses a row that an unpaired preference dataset marks as a bad answer: a chat or a completion whose `label` is false, in a table
+/// perhaps as text. Numbers are left alone, because they may be classes.
 fn refuse_unwanted(fields: &Map<String, Value>) -> Result<(), FieldProblem> {
-    let has_completion = fields.get("completion").is_some_and(|value| !value.is_null());
-    match fields.get("label") {
-        Some(Value::Bool(false)) if has_completion => Err(FieldProblem::new(
-            "`label` is false: the row is an example of a bad answer, and training would teach it",
-            "keep only the good ones: `where = [{ field = \"label\", equals = true }]`",
-        )),
-        _ => Ok(()),
+    let has = |name: &str| fields.get(name).is_some_and(|value| !value.is_null());
+    let good = match fields.get("label") {
+        Some(Value::Bool(false)) => "equals = true",
+        Some(Value::String(text)) if text.trim().eq_ignore_ascii_case("false") => {
+            "one_of = [\"true\", \"True\", \"TRUE\"]"
+        }
+        _ => return Ok(()),
+    };
+    if !has("completion") && !has("messages") {
+        return Ok(());
     }
+    Err(FieldProblem::new(
+        "`label` is false: the row is an example of a bad answer, and training would teach it",
+        format!("keep only the good ones: `where = [{{ field = \"label\", {good} }}]`"),
+    ))
 }
 
 /// Refuses a row with a list that says which tokens or messages train, since such lists are not followed.

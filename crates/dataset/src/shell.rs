@@ -3,6 +3,6 @@
 use std::path::Path;
 
 /// Returns the path as one word of a shell.
-pub(crate) fn quoted(path: &Path) -> String {
+pub fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }

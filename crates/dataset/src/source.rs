@@ -127,7 +127,8 @@ fn json_row(line: u64, text: &str) -> Result<RawRow, RowProblem> {
         Err(problem) => {
             let hint = if is_python_number(text, problem.column) {
                 format!(
-                    "JSON has no NaN and no Infinity: `sed -E 's/: *-?(NaN|Infinity)/: null/g' {THE_FILE} > NEW`"
+                    "JSON has no NaN and no Infinity: `python3 -c \"import json, sys; [print(json.dumps(json.loads(line, \
+                     parse_constant=lambda _: None), ensure_ascii=False)) for line in sys.stdin if line.strip()]\" < {THE_FILE} > NEW`"
                 )
             } else if text.contains('\r') {
                 format!("lines end in CR alone: convert the file with `tr '\\r' '\\n' < {THE_FILE} > NEW`")

@@ -66,7 +66,7 @@ pub fn find(path: &Path) -> Result<Option<PathBuf>, Error> {
             Err(Error::Layout {
                 place: path.display().to_string(),
                 reason: format!("there are several GGUF files: {}", layout::shorten(&names)),
-                hint: format!("name one of them: `--model-dir {}`", several[0].display()),
+                hint: format!("name one of them: `--model-dir {}`", dataset::quoted(&several[0])),
             })
         }
     }

@@ -78,15 +78,19 @@ fn listed(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
 fn decides(paths: &[PathBuf], splits: &[Option<SplitName>], config: &Config) -> bool {
     let count = |wanted: SplitName| splits.iter().filter(|split| **split == Some(wanted)).count();
     let [train, validation, test] = SplitName::ALL.map(count);
-    if train == 0 || validation + test == 0 {
-        return false;
-    }
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if let Some(other) = splits.iter().position(Option::is_none) {
+    let other = splits.iter().position(Option::is_none);
+    let problem = match other {
+        _ if train + validation + test == 0 => return false,
+        Some(other) => format!("some files are named like splits, but `{}` is not", name(&paths[other])),
+        None if train == 0 => "the files are named like splits, but none like training".to_owned(),
+        None if validation + test == 0 => return false,
+        None => String::new(),
+    };
+    if !problem.is_empty() {
         tracing::warn!(
-            "some files are named like splits, but `{}` is not, so the rows of all files are divided at random; set \
-             split.by = \"files\" and list the files in `train`, `validation` and `test` to keep them apart",
-            name(&paths[other])
+            "{problem}, so the rows of all files are divided at random; list the files in the settings `train`, \
+             `validation` and `test` to keep them apart"
         );
         return false;
     }
@@ -115,7 +119,7 @@ fn nothing_found(data: &[PathBuf]) -> Error {
         path.is_dir() && list(std::slice::from_ref(*path)).is_ok_and(|files| !files.is_empty())
     };
     let hint = match inside.iter().find(is_filled) {
-        Some(folder) => format!("folders inside are not searched: give `--data '{}'`", folder.display()),
+        Some(folder) => format!("folders inside are not searched: give `--data {}`", dataset::quoted(folder)),
         None => "give data files with `--data`, or name files of other endings with the setting `source`"
             .to_owned(),
     };
@@ -167,13 +171,18 @@ fn list(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let mut passed_over = Vec::new();
         for entry in fs_err::read_dir(path).map_err(unreadable)? {
             let file = entry.map_err(unreadable)?.path();
-            if is_hidden(&file) || !file.is_file() {
+            let name = || file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if is_hidden(&file) {
                 continue;
             }
-            if has_data_ending(&file) && !describes_data(&file) {
+            if file.is_dir() {
+                if entries(&file).iter().any(|file| is_data(file)) {
+                    passed_over.push(format!("{}/", name()));
+                }
+            } else if is_data(&file) {
                 inside.push(file);
             } else if describes_data(&file) || dataset::needs_conversion(&file).is_some() {
-                passed_over.push(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
+                passed_over.push(name());
             }
         }
         passed_over.sort();
@@ -184,6 +193,11 @@ fn list(data: &[PathBuf]) -> Result<Vec<PathBuf>> {
         files.append(&mut inside);
     }
     Ok(files)
+}
+
+/// Returns whether the path is a file with the name of a data file.
+fn is_data(path: &Path) -> bool {
+    path.is_file() && has_data_ending(path) && !describes_data(path)
 }
 
 /// Returns whether the file's name ends like that of a data file.
@@ -205,20 +219,19 @@ fn describes_data(path: &Path) -> bool {
     path.file_name().is_some_and(|name| NAMES.iter().any(|known| name == *known))
 }
 
-/// Returns the split that a file is named after, perhaps with a number: `train.jsonl`, `train-00000-of-00002.jsonl`.
+/// Returns the split that one of the words of a file's name says: `train.jsonl`, `test_sft-00000-of-00002.jsonl`, `my-val.csv`. A
+/// name with words of two splits says none.
 fn split_from_name(path: &Path) -> Option<SplitName> {
     let stem = path.file_stem()?.to_str()?.to_ascii_lowercase();
-    let end = stem.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(stem.len());
-    let (name, number) = stem.split_at(end);
-    let is_number =
-        number.replace("of", "").chars().all(|letter| letter.is_ascii_digit() || "-_.".contains(letter));
-    match name {
-        _ if !is_number => None,
+    let words = stem.split(|letter: char| !letter.is_alphabetic());
+    let mut named = words.filter_map(|word| match word {
         "train" | "training" => Some(SplitName::Train),
-        "valid" | "validation" | "val" | "dev" => Some(SplitName::Validation),
-        "test" => Some(SplitName::Test),
+        "valid" | "validation" | "val" | "dev" | "eval" | "evaluation" => Some(SplitName::Validation),
+        "test" | "holdout" | "heldout" => Some(SplitName::Test),
         _ => None,
-    }
+    });
+    let first = named.next()?;
+    named.all(|other| other == first).then_some(first)
 }
 
 fn unnamed(path: &Path) -> Error {
@@ -238,16 +251,37 @@ mod tests {
     #[test]
     fn names_of_splits_may_have_a_number() {
         let split = |name: &str| split_from_name(Path::new(name));
-        for name in
-            ["train.jsonl", "Train.CSV", "train_01.json", "train-00000-of-00002.jsonl", "training.tsv"]
-        {
+        for name in [
+            "train.jsonl",
+            "Train.CSV",
+            "train_01.json",
+            "train-00000-of-00002.jsonl",
+            "training.tsv",
+            "my-train.csv",
+            "train_sft.jsonl",
+        ] {
             assert_eq!(split(name), Some(SplitName::Train), "{name}");
         }
-        for name in ["valid.jsonl", "validation.jsonl", "val.csv", "dev.json"] {
+        for name in ["valid.jsonl", "validation.jsonl", "val.csv", "dev.json", "eval.jsonl", "my_eval2.csv"] {
             assert_eq!(split(name), Some(SplitName::Validation), "{name}");
         }
-        assert_eq!(split("test.1.jsonl"), Some(SplitName::Test));
-        for name in ["train_sft.jsonl", "latest.jsonl", "testing.jsonl", "rows.jsonl", "trainer.csv"] {
+        for name in [
+            "test.1.jsonl",
+            "test_sft-00000-of-00001.jsonl",
+            "my-test.csv",
+            "test_set.jsonl",
+            "holdout.jsonl",
+        ] {
+            assert_eq!(split(name), Some(SplitName::Test), "{name}");
+        }
+        for name in [
+            "train_test.jsonl",
+            "train-val.jsonl",
+            "latest.jsonl",
+            "testing.jsonl",
+            "rows.jsonl",
+            "trainer.csv",
+        ] {
             assert_eq!(split(name), None, "{name}");
         }
     }

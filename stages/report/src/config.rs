@@ -41,7 +41,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "report";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
