@@ -1,8 +1,8 @@
 #!/bin/sh
 # Checks the settings of a stage. usage: settings.sh PROGRAM ARGUMENT…
 #
-# Its inputs are paths at which nothing is. A stage reads its settings first: it ends with 2 if they are wrong, and otherwise for
-# want of an input.
+# The inputs are paths that do not exist. A stage reads its settings first: it exits with 2 if they are wrong, and otherwise with
+# another code because an input is missing.
 set -u
 said=$("$@" --plan 2>&1 >/dev/null)
 if [ $? -eq 2 ]; then

@@ -193,8 +193,8 @@ fn refuse_columns(prompts: &[Value], completions: &[Value]) -> Result<(), FieldP
     Ok(())
 }
 
-/// Refuses a row that an unpaired preference dataset marks as a bad answer: a chat or a completion whose `label` is false, in a table
-/// perhaps as text. Numbers are left alone, because they may be classes.
+/// Refuses a row that an unpaired preference dataset marks as a bad answer: a chat or a completion whose `label` is false, or the text
+/// `False`, as in CSV. A number is accepted, because it may be a class.
 fn refuse_unwanted(fields: &Map<String, Value>) -> Result<(), FieldProblem> {
     let has = |name: &str| fields.get(name).is_some_and(|value| !value.is_null());
     let good = match fields.get("label") {

@@ -1,4 +1,4 @@
-//! The thread that computes is one of the workers. In a process of its own, because only the first thread becomes one.
+//! The first thread that computes becomes a worker. These tests need a process of their own, because only the first caller does.
 
 use mlx_sys::join_workers;
 

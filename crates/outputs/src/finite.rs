@@ -156,57 +156,47 @@ impl Serializer for Search {
     }
 }
 
-impl ser::SerializeSeq for Items {
-    type Ok = ();
-    type Error = Found;
+/// Implements traits whose items are known by their numbers.
+macro_rules! numbered {
+    ($($kind:ident: $item:ident),*) => {
+        $(impl ser::$kind for Items {
+            type Ok = ();
+            type Error = Found;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Found> {
-        self.item(value)
-    }
+            fn $item<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Found> {
+                self.item(value)
+            }
 
-    fn end(self) -> Result<(), Found> {
-        Ok(())
-    }
+            fn end(self) -> Result<(), Found> {
+                Ok(())
+            }
+        })*
+    };
 }
 
-impl ser::SerializeTuple for Items {
-    type Ok = ();
-    type Error = Found;
+/// Implements traits whose items are known by their names.
+macro_rules! named {
+    ($($kind:ident),*) => {
+        $(impl ser::$kind for Items {
+            type Ok = ();
+            type Error = Found;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Found> {
-        self.item(value)
-    }
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Found> {
+                Self::field(name, value)
+            }
 
-    fn end(self) -> Result<(), Found> {
-        Ok(())
-    }
+            fn end(self) -> Result<(), Found> {
+                Ok(())
+            }
+        })*
+    };
 }
 
-impl ser::SerializeTupleStruct for Items {
-    type Ok = ();
-    type Error = Found;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Found> {
-        self.item(value)
-    }
-
-    fn end(self) -> Result<(), Found> {
-        Ok(())
-    }
-}
-
-impl ser::SerializeTupleVariant for Items {
-    type Ok = ();
-    type Error = Found;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Found> {
-        self.item(value)
-    }
-
-    fn end(self) -> Result<(), Found> {
-        Ok(())
-    }
-}
+numbered!(
+    SerializeSeq: serialize_element, SerializeTuple: serialize_element, SerializeTupleStruct: serialize_field,
+    SerializeTupleVariant: serialize_field
+);
+named!(SerializeStruct, SerializeStructVariant);
 
 impl ser::SerializeMap for Items {
     type Ok = ();
@@ -220,32 +210,6 @@ impl ser::SerializeMap for Items {
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Found> {
         Self::field(&self.key, value)
-    }
-
-    fn end(self) -> Result<(), Found> {
-        Ok(())
-    }
-}
-
-impl ser::SerializeStruct for Items {
-    type Ok = ();
-    type Error = Found;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Found> {
-        Self::field(name, value)
-    }
-
-    fn end(self) -> Result<(), Found> {
-        Ok(())
-    }
-}
-
-impl ser::SerializeStructVariant for Items {
-    type Ok = ();
-    type Error = Found;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Found> {
-        Self::field(name, value)
     }
 
     fn end(self) -> Result<(), Found> {

@@ -113,12 +113,10 @@ fn measure(
         })?;
     let loss = score.mean_loss();
     check(export, loss, reference.loss, config.quantizing_limit())?;
-    // The export's head first: that of a GGUF file is in memory twice while it is read.
-    let head = head()?;
     let options = LoadOptions { dtype: Some(states.dtype()), unpack: false };
     let fused =
         Outputs { head: Model::load_head(reference.folder, &options)?, states: &mut reference.states };
-    let found = divergence(fused, Outputs { head, states: &mut states })?;
+    let found = divergence(fused, Outputs { head: head()?, states: &mut states })?;
     Ok(ExportCost {
         path: export.path.clone(),
         format: export.format.clone(),

@@ -219,8 +219,8 @@ fn describes_data(path: &Path) -> bool {
     path.file_name().is_some_and(|name| NAMES.iter().any(|known| name == *known))
 }
 
-/// Returns the split that one of the words of a file's name says: `train.jsonl`, `test_sft-00000-of-00002.jsonl`, `my-val.csv`. A
-/// name with words of two splits says none.
+/// Returns the split named by a word of the file name: `train.jsonl`, `test_sft-00000-of-00002.jsonl`, `my-val.csv`; `None` if no
+/// word or words of different splits occur.
 fn split_from_name(path: &Path) -> Option<SplitName> {
     let stem = path.file_stem()?.to_str()?.to_ascii_lowercase();
     let words = stem.split(|letter: char| !letter.is_alphabetic());

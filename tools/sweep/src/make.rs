@@ -94,7 +94,7 @@ impl Make {
         Ok(command)
     }
 
-    /// Makes a target that only looks, with the file to which plans are written.
+    /// Runs make for a target that changes nothing; the stages append their plans to the file `plan`.
     fn look(&self, run: &Run, target: &str, plan: Option<&Path>) -> Result<()> {
         let mut command = clean(Command::new("make"));
         command.args(self.arguments(run, target)?).stdin(Stdio::null());

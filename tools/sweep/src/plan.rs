@@ -54,8 +54,8 @@ fn first_runs(sweep: &Sweep, members: &[Member]) -> Vec<Run> {
     members.iter().flat_map(|member| member.runs(sweep, steps)).collect()
 }
 
-/// Fails when the settings of every run are refused, as they are if a name is misspelled. A run whose values are refused fails by
-/// itself.
+/// Fails if the settings of every run are refused, for example because a name is misspelled. If only some runs have wrong values, those
+/// runs fail later and the others go on.
 pub(crate) fn check_settings(sweep: &Sweep, make: &Make) -> Result<()> {
     let Ok(members) = known(sweep) else { return Ok(()) };
     let mut refused = Ok(());

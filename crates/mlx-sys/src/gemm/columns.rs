@@ -1,4 +1,4 @@
-//! Products with few rows whose right factor has contiguous columns, as a weight has when one token is decoded: each column is
+//! Products of a few rows with a right factor whose columns are contiguous, such as a weight during decoding. Each column is
 //! read once, in squares that are transposed in registers and never written to a panel.
 
 use std::arch::x86_64::{
@@ -15,7 +15,7 @@ pub(super) const MOST_ROWS: usize = 8;
 /// Columns that are summed at one time, and terms of a square.
 const SIDE: usize = 16;
 
-/// Numbers up to which a group of columns still lies in the second cache when its turn comes.
+/// Largest group of columns, in numbers, that is prefetched whole: more would leave the L2 cache before it is read.
 const FAR: usize = 1 << 16;
 
 /// Multiplies a fixed number of rows by [`SIDE`] columns.
@@ -139,7 +139,7 @@ unsafe fn add_term<const R: usize>(left: *const f32, square: __m512, sums: &mut 
     }
 }
 
-/// Returns the transposed of [`SIDE`] numbers of [`SIDE`] columns, and asks memory for numbers that are read later.
+/// Returns the transpose of [`SIDE`] numbers of [`SIDE`] columns, and prefetches numbers that are read later.
 ///
 /// # Safety
 ///
@@ -147,7 +147,7 @@ unsafe fn add_term<const R: usize>(left: *const f32, square: __m512, sums: &mut 
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn whole_square(from: *const f32, stride: usize) -> [__m512; SIDE] {
-    // The next group of columns, or if that is too much for the caches the same columns further down.
+    // Prefetch the next group of columns or, if that does not fit into the cache, further terms of these columns.
     let ahead = if SIDE * stride <= FAR { SIDE * stride } else { 8 * SIDE };
     let mut lines = [_mm512_setzero_ps(); SIDE];
     for (index, line) in lines.iter_mut().enumerate() {
@@ -161,7 +161,7 @@ unsafe fn whole_square(from: *const f32, stride: usize) -> [__m512; SIDE] {
     transposed_avx512(lines)
 }
 
-/// Returns the transposed of `terms` numbers of [`SIDE`] columns, and zeros.
+/// Returns the transpose of `terms` numbers of [`SIDE`] columns, padded with zeros.
 ///
 /// # Safety
 ///

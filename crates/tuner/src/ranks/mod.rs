@@ -241,7 +241,7 @@ impl Ranks {
         self.signal.set(signal);
     }
 
-    /// Tells all ranks the signals that [`Ranks::set_signal`] has set, outside of steps; all call it at the same time.
+    /// Exchanges the signals set by [`Ranks::set_signal`] between steps. A collective operation: every rank must call it.
     ///
     /// # Errors
     ///
