@@ -106,7 +106,7 @@ fn files_without_usable_rows_say_what_they_are() {
     error: `named.txt`: is UTF-16 text
     hint: convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 'named.txt' > 'named.utf8.txt'`
     error: `named.txt`: is a Parquet file, which is not read
-    hint: export it as JSON lines, for example with pandas: `python3 -c "import pandas; pandas.read_parquet('named.txt').to_json('named.jsonl', orient='records', lines=True, force_ascii=False)"`
+    hint: export it as JSON lines, for example with pandas: `python3 -c "import pandas, sys; pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2], orient='records', lines=True, force_ascii=False)" 'named.txt' 'named.jsonl'`
     error: `named.txt`: begins with a NUL byte
     hint: rows are UTF-8 text; check that the file is complete
     error: named.txt:1: the array is not closed: the file may be truncated
