@@ -31,6 +31,14 @@ pub enum Error {
         /// Element type of the tensor.
         dtype: mlx_rs::Dtype,
     },
+    /// The system has no memory for an array.
+    #[error("cannot allocate {bytes} bytes for a tensor")]
+    NoMemory {
+        /// Number of bytes requested.
+        bytes: usize,
+        /// Error of the system.
+        source: std::io::Error,
+    },
     /// Products cannot round their factors to `bfloat16` here.
     #[error(
         "products of `bfloat16` factors need a CPU with AVX-512 and its `bfloat16` instructions, and this is another ({backend})"

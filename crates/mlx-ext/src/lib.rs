@@ -46,7 +46,7 @@ pub use bytes::{array_from_bytes, bytes_of, with_bytes};
 pub use device::{Backend, MLX_VERSION, Options, init, runs_on_gpu};
 pub use distributed::{Group, Transport};
 pub use error::{Error, Result};
-pub use mapped::MappedFile;
+pub use mapped::{MappedFile, written_array};
 pub use memory::{available_memory, peak_resident_memory, resident_memory, set_limits};
 pub use packed::{has_packed_products, packed_product, unpack};
 pub use products::Products;

@@ -1,4 +1,4 @@
-//! Files mapped into memory, and arrays over them without a copy.
+//! Files mapped into memory, and arrays over them without a copy; arrays whose memory is written in place.
 //!
 //! A mapping is private and writable: MLX may reuse the memory of an array that nothing else holds, and what it writes
 //! stays in this process. A page that was not written shows the file.
@@ -18,7 +18,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::bus_error::{Watched, watch};
 use crate::bytes::{array_from_bytes, check_size};
-use crate::error::{Result, check, install_handler};
+use crate::error::{Error, Result, check, install_handler};
 
 /// Alignment of the data of an array without a copy, and the readable bytes in front of it.
 const ALIGNMENT: usize = 8;
@@ -95,6 +95,36 @@ impl MappedFile {
     }
 }
 
+/// Returns an array of `shape` and `dtype` whose elements `write` fills in as little-endian bytes in row-major order; before that
+/// they are zero. The outer result is that of the allocation, the inner one that of `write`.
+///
+/// On a CPU there is only one copy of the elements, and its memory goes back to the system with the array. Arrays that are joined
+/// from parts need twice as much, and the parts stay with the process.
+///
+/// # Errors
+///
+/// Fails when the memory cannot be allocated, and returns the error of `write`.
+pub fn written_array<E>(
+    shape: &[i32],
+    dtype: Dtype,
+    write: impl FnOnce(&mut [u8]) -> std::result::Result<(), E>,
+) -> Result<std::result::Result<Array, E>> {
+    install_handler();
+    let bytes = check_size(isize::MAX as usize - COPY_OFFSET, shape, dtype)?;
+    let part = Part::without_file(bytes).map_err(|source| Error::NoMemory { bytes, source })?;
+    // SAFETY: the range is inside the new mapping, to which nothing else refers.
+    let memory = unsafe { std::slice::from_raw_parts_mut(part.mapping.start.add(part.start), bytes) };
+    if let Err(error) = write(memory) {
+        return Ok(Err(error));
+    }
+    if mlx_sys::BACKEND == "cpu"
+        && let Some(array) = part.share(shape, dtype)?
+    {
+        return Ok(Ok(array));
+    }
+    array_from_bytes(memory, shape, dtype).map(Ok)
+}
+
 impl Mapping {
     /// Maps `length` private bytes: of a file, or of no file if `file` is -1.
     fn new(length: usize, flags: i32, file: i32) -> io::Result<Self> {
@@ -127,24 +157,31 @@ struct Part {
 }
 
 impl Part {
-    /// Returns an aligned copy of the bytes in memory without a file. The pages of the file are given back on the way.
-    fn copied(&self) -> io::Result<Self> {
-        let copy = Mapping::new(COPY_OFFSET + self.bytes, libc::MAP_ANONYMOUS, -1)?;
+    /// Returns `bytes` zero bytes in memory without a file, aligned to vectors.
+    fn without_file(bytes: usize) -> io::Result<Self> {
+        let mapping = Mapping::new(COPY_OFFSET + bytes, libc::MAP_ANONYMOUS, -1)?;
         #[cfg(target_os = "linux")]
         // SAFETY: the new mapping; a refused wish changes nothing.
         unsafe {
-            libc::madvise(copy.start.cast(), copy.length, libc::MADV_HUGEPAGE)
+            libc::madvise(mapping.start.cast(), mapping.length, libc::MADV_HUGEPAGE)
         };
+        Ok(Self { mapping: Arc::new(mapping), start: COPY_OFFSET, bytes })
+    }
+
+    /// Returns an aligned copy of the bytes in memory without a file. The pages of the file are given back on the way.
+    fn copied(&self) -> io::Result<Self> {
+        let copy = Self::without_file(self.bytes)?;
         for first in (0..self.bytes).step_by(COPIED_AT_A_TIME) {
             let bytes = COPIED_AT_A_TIME.min(self.bytes - first);
             let piece = Self { mapping: Arc::clone(&self.mapping), start: self.start + first, bytes };
             // SAFETY: both ranges are inside their mappings, which do not overlap.
             unsafe {
                 let from = self.mapping.start.add(piece.start);
-                std::ptr::copy_nonoverlapping(from, copy.start.add(COPY_OFFSET + first), bytes);
+                let to = copy.mapping.start.add(copy.start + first);
+                std::ptr::copy_nonoverlapping(from, to, bytes);
             }
         }
-        Ok(Self { mapping: Arc::new(copy), start: COPY_OFFSET, bytes: self.bytes })
+        Ok(copy)
     }
 
     /// Returns an array over the bytes; `None` if this build of MLX cannot make one.
@@ -243,6 +280,30 @@ mod tests {
         fs_err::remove_dir_all(folder).expect("made above");
         let numbers = unaligned.as_slice::<f32>();
         assert!(numbers.iter().enumerate().all(|(index, &number)| number == (index + 1) as f32));
+        Ok(())
+    }
+
+    #[test]
+    fn a_written_array_has_what_was_written_and_zeros_elsewhere() -> Result<()> {
+        let array = written_array(&[2, 2], Dtype::Float32, |bytes| {
+            bytes[4..8].copy_from_slice(&1.5_f32.to_le_bytes());
+            bytes[12..].copy_from_slice(&(-2.0_f32).to_le_bytes());
+            Ok::<_, Error>(())
+        })??;
+        let sum = array.add(Array::from_f32(1.0))?;
+        assert_eq!(array.as_slice::<f32>(), &[0.0, 1.5, 0.0, -2.0]);
+        assert_eq!(sum.as_slice::<f32>(), &[1.0, 2.5, 1.0, -1.0]);
+        let empty = written_array(&[0, 4], Dtype::Bfloat16, |_| Ok::<_, Error>(()))??;
+        assert_eq!(empty.shape(), &[0, 4]);
+        Ok(())
+    }
+
+    #[test]
+    fn an_array_that_cannot_be_written_is_an_error() -> Result<()> {
+        let found = written_array(&[4], Dtype::Float32, |_| Err::<(), _>("no file"))?;
+        assert_eq!(found.expect_err("nothing was written"), "no file");
+        let too_large = written_array(&[i32::MAX; 4], Dtype::Float32, |_| Ok::<_, ()>(()));
+        assert!(too_large.is_err());
         Ok(())
     }
 

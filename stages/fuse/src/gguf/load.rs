@@ -1,12 +1,11 @@
 //! Reads a GGUF file back into the model that it was written from.
 
-use std::cmp::Reverse;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use failure::{Context as _, Error, Result};
 use gguf::{Header, Tensor};
-use mlx_rs::{Array, Dtype, ops};
+use mlx_rs::{Array, Dtype};
 use models::{LoadOptions, Model};
 
 use super::architecture::{Architecture, text_name};
@@ -42,8 +41,6 @@ fn fill(model: &mut Model, folder: &Path, file: &Path) -> Result<()> {
     let mut source = files::open(file)?;
     let mut parameters = model.parameters_mut();
     parameters.retain(|(_, array)| array.size() > 0);
-    // The largest first, since each is in memory twice while its parts are put together.
-    parameters.sort_by_key(|(_, array)| Reverse(array.size()));
     for (name, array) in parameters {
         let translated = architecture.translate(text_name(&name));
         let found = translated.and_then(|(name, change)| Some((header.tensor(&name)?, change)));
@@ -65,22 +62,21 @@ fn fill(model: &mut Model, folder: &Path, file: &Path) -> Result<()> {
 fn read(source: &mut fs_err::File, tensor: &Tensor, change: Change, dtype: Dtype) -> Result<Array> {
     source.seek(SeekFrom::Start(tensor.start))?;
     let width = tensor.shape.get(1).copied().unwrap_or(1);
-    let mut arrays = Vec::new();
-    for rows in parts(&tensor.shape, change) {
-        let shape = if tensor.shape.len() == 2 { vec![rows.len(), width] } else { tensor.shape.clone() };
-        let count = shape.iter().product();
-        let mut bytes = vec![0; nbytes(tensor.storage, count)];
-        source.read_exact(&mut bytes)?;
-        let values = restored(tensor.storage.dequantize(&bytes), change, width);
-        let shape: Vec<i32> = shape.iter().map(|&extent| extent as i32).collect();
-        let array = Array::from_slice(&values, &shape).as_dtype(dtype).map_err(models::Error::from)?;
-        array.eval().map_err(models::Error::from)?;
-        arrays.push(array);
-    }
-    if arrays.len() == 1 {
-        return Ok(arrays.remove(0));
-    }
-    let whole = ops::concatenate(&arrays, 0).map_err(models::Error::from)?;
-    whole.eval().map_err(models::Error::from)?;
-    Ok(whole)
+    let shape: Vec<i32> = tensor.shape.iter().map(|&extent| extent as i32).collect();
+    let array = mlx_ext::written_array(&shape, dtype, |mut rest| {
+        for rows in parts(&tensor.shape, change) {
+            let count =
+                if tensor.shape.len() == 2 { rows.len() * width } else { tensor.shape.iter().product() };
+            let mut bytes = vec![0; nbytes(tensor.storage, count)];
+            source.read_exact(&mut bytes)?;
+            let values = restored(tensor.storage.dequantize(&bytes), change, width);
+            let part = Array::from_slice(&values, &[count as i32]).as_dtype(dtype);
+            let part = part.map_err(models::Error::from)?;
+            let (start, others) = rest.split_at_mut(part.nbytes());
+            mlx_ext::with_bytes(&part, |bytes| start.copy_from_slice(bytes))?;
+            rest = others;
+        }
+        Ok::<_, Error>(())
+    });
+    array?
 }
