@@ -83,7 +83,37 @@ fn models_that_another_program_wrote_have_the_logits_and_tokens_of_the_originals
         assert_eq!(template(&folder)?, template(&golden(&name))?, "{name}");
         count += 1;
     }
-    assert!(count >= 7, "{count} files");
+    assert!(count >= 8, "{count} files");
+    Ok(())
+}
+
+#[test]
+fn a_mistral_keeps_its_window_and_one_without_a_window_has_none() -> Result<()> {
+    mlx_ext::init(&mlx_ext::Options::default())?;
+    let sandbox = Sandbox::new();
+    let file = golden_dir().join("gguf/mistral.gguf");
+    let config = json(&imported(&sandbox, &file).join("data/model/config.json"))?;
+    assert_eq!((&config["model_type"], &config["sliding_window"]), (&"mistral".into(), &4096.into()));
+    let mut bytes = fs_err::read(&file)?;
+    let key = File(Vec::new()).text("mistral.attention.sliding_window").u32(4).0;
+    let at = bytes.windows(key.len()).position(|part| part == key).context("no window")? + key.len();
+    bytes[at..at + 4].fill(0);
+    let file = sandbox.write("without.gguf", bytes);
+    let config = json(&imported(&sandbox, &file).join("data/model/config.json"))?;
+    assert_eq!((&config["model_type"], &config["sliding_window"]), (&"mistral".into(), &Value::Null));
+    Ok(())
+}
+
+#[test]
+fn named_chat_templates_are_kept() -> Result<()> {
+    let sandbox = Sandbox::new();
+    let entry = File(Vec::new()).put_text("tokenizer.chat_template.tool_use", "{{ tools }}").0;
+    let whole = fs_err::read(golden_dir().join("gguf/qwen2.gguf"))?;
+    let file = sandbox.write("named.gguf", with_entry(&whole, &entry));
+    let templates =
+        &json(&imported(&sandbox, &file).join("data/tokenizer/tokenizer_config.json"))?["chat_template"];
+    assert_eq!(templates[0]["name"], "default");
+    assert_eq!(templates[1], serde_json::json!({ "name": "tool_use", "template": "{{ tools }}" }));
     Ok(())
 }
 
@@ -237,6 +267,26 @@ fn hostile() -> Result<Vec<(&'static str, Vec<u8>)>> {
         bytes[at + entry.len()..at + entry.len() + 4].copy_from_slice(&value.to_le_bytes());
         Ok(bytes)
     };
+    // One more entry.
+    let with = |key: &str, kind: u32, value: &[u8]| {
+        with_entry(&whole, &File(Vec::new()).text(key).u32(kind).bytes(value).0)
+    };
+    let epsilon = |kind: u32, value: f32| {
+        let entry = |kind: u32| File(Vec::new()).text("qwen2.attention.layer_norm_rms_epsilon").u32(kind).0;
+        swap(
+            &[entry(6), 1e-6_f32.to_le_bytes().to_vec()].concat(),
+            &[entry(kind), value.to_le_bytes().to_vec()].concat(),
+        )
+    };
+    // Another type of one token.
+    let token_kind = |id: usize, kind: i32| -> Result<Vec<u8>> {
+        let list = File(Vec::new()).text("tokenizer.ggml.token_type").u32(9).u32(5).0;
+        let at = whole.windows(list.len()).position(|part| part == list).context("no types")?;
+        let mut bytes = whole.clone();
+        let place = at + list.len() + 8 + 4 * id;
+        bytes[place..place + 4].copy_from_slice(&kind.to_le_bytes());
+        Ok(bytes)
+    };
     let many = File::new(0, 1).text("a").u32(9).u32(8).u64(10_000_000).data(80_000_000).0;
     Ok(vec![
         ("GGUF", b"GGML and more".to_vec()),
@@ -284,19 +334,61 @@ fn hostile() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("blk.0.attn_x.weight", swap(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight")?),
         ("blk.7.attn_q.weight", swap(b"blk.0.attn_q.weight", b"blk.7.attn_q.weight")?),
         ("qwen2.block_count", swap(b"qwen2.block_count\x04\0\0\0", b"qwen2.block_count\x08\0\0\0")?),
-        ("`qwen2.embedding_length` is missing", put("qwen2.embedding_length", 0)?),
-        ("`qwen2.attention.head_count` is missing", put("qwen2.attention.head_count", 0)?),
-        ("not plausible", put("qwen2.attention.head_count_kv", 0)?),
-        ("not plausible", put("qwen2.block_count", 1_000_000_000)?),
-        ("not plausible", put("qwen2.attention.head_count", u32::MAX)?),
+        ("`qwen2.embedding_length` is 0, expected 1 to", put("qwen2.embedding_length", 0)?),
+        ("`qwen2.attention.head_count` is 0, expected 1 to", put("qwen2.attention.head_count", 0)?),
+        ("`qwen2.attention.head_count_kv` is 0, expected 1 to", put("qwen2.attention.head_count_kv", 0)?),
+        ("`qwen2.feed_forward_length` is 0, expected 1 to", put("qwen2.feed_forward_length", 0)?),
+        ("`qwen2.context_length` is 0, expected 1 to", put("qwen2.context_length", 0)?),
+        ("`qwen2.block_count` is 0, expected 1 to", put("qwen2.block_count", 0)?),
+        ("`qwen2.block_count` is 1000000000, expected", put("qwen2.block_count", 1_000_000_000)?),
+        ("`qwen2.attention.head_count` is 4294967295", put("qwen2.attention.head_count", u32::MAX)?),
+        ("`qwen2.attention.head_count` is 3, not a multiple", put("qwen2.attention.head_count", 3)?),
+        ("`qwen2.embedding_length` is 50, not a multiple", put("qwen2.embedding_length", 50)?),
         ("layers.3", put("qwen2.block_count", 4)?),
-        ("`hidden_size` is 4294967295", put("qwen2.embedding_length", u32::MAX)?),
-        ("`intermediate_size` is 4294967295", put("qwen2.feed_forward_length", u32::MAX)?),
+        ("`qwen2.embedding_length` is 4294967295", put("qwen2.embedding_length", u32::MAX)?),
+        ("`qwen2.feed_forward_length` is 4294967295", put("qwen2.feed_forward_length", u32::MAX)?),
+        ("`qwen2.context_length` is 4294967295", put("qwen2.context_length", u32::MAX)?),
+        ("`qwen2.attention.key_length` is 0, expected 1 to", with("qwen2.attention.key_length", 4, &[0; 4])),
+        ("`qwen2.rope.dimension_count` is 0", with("qwen2.rope.dimension_count", 4, &[0; 4])),
+        ("`qwen2.vocab_size` is 0", with("qwen2.vocab_size", 4, &[0; 4])),
+        ("`qwen2.vocab_size` is a float", with("qwen2.vocab_size", 6, &[0; 4])),
+        (
+            "`qwen2.attention.key_length` is -12",
+            with("qwen2.attention.key_length", 5, &(-12_i32).to_le_bytes()),
+        ),
+        ("epsilon` is 0, expected a number above 0", epsilon(6, 0.0)?),
+        ("epsilon` is -1, expected a number above 0", epsilon(6, -1.0)?),
+        ("epsilon` is NaN", epsilon(6, f32::NAN)?),
+        ("epsilon` is an integer, expected a float", epsilon(4, 0.0)?),
+        (
+            "`qwen2.rope.freq_base_swa` is inf",
+            with("qwen2.rope.freq_base_swa", 6, &f32::INFINITY.to_le_bytes()),
+        ),
+        ("`qwen2.rope.scaling.factor` is -2", with("qwen2.rope.scaling.factor", 6, &(-2_f32).to_le_bytes())),
+        ("of the token 5 is 99, expected 0 to 6", token_kind(5, 99)?),
+        (
+            "`tokenizer.chat_template.tool_use` is not a usable chat template: line 2",
+            with("tokenizer.chat_template.tool_use", 8, &File(Vec::new()).text("a\n{% if %}").0),
+        ),
+        (
+            "`tokenizer.chat_template` is not a usable chat template: line 1",
+            swap(b"{%- for m in", b"{%- fur m in")?,
+        ),
         (
             "not the id of a token",
             swap(b"bos_token_id\x04\0\0\0\x02\0\0\0", b"bos_token_id\x04\0\0\0\xff\xff\xff\x7f")?,
         ),
     ])
+}
+
+/// Returns the file `whole` with one more metadata entry, and with another one that fills up a multiple of the alignment.
+fn with_entry(whole: &[u8], entry: &[u8]) -> Vec<u8> {
+    let note = |length: usize| File(Vec::new()).put_text("general.description", &"x".repeat(length)).0;
+    let missing = (entry.len() + note(0).len()).next_multiple_of(32) - entry.len() - note(0).len();
+    let mut bytes = [&whole[..24], entry, &note(missing), &whole[24..]].concat();
+    let entries = u64::from_le_bytes(whole[16..24].try_into().expect("eight bytes")) + 2;
+    bytes[16..24].copy_from_slice(&entries.to_le_bytes());
+    bytes
 }
 
 /// Starts a file with one list of `count` texts.
@@ -353,5 +445,64 @@ fn hostile_files_are_refused_quickly_and_in_little_memory() -> Result<()> {
         assert!(elapsed < Duration::from_secs(1), "{word}: {elapsed:?}");
         assert!(sandbox.trees().is_empty(), "{word}");
     }
+    Ok(())
+}
+
+/// Writes the demo model with an embedding of `rows` rows, of which those that it lacks are zero, to the folder `out`.
+fn with_rows(rows: usize, out: &Path) -> Result<()> {
+    testutil::files::copy(&demo(), out);
+    let mut config = json(&out.join("config.json"))?;
+    config["vocab_size"] = rows.into();
+    fs_err::write(out.join("config.json"), config.to_string())?;
+    let file = fs_err::read(out.join("model.safetensors"))?;
+    let (length, rest) = file.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into()?) as usize);
+    let mut header: serde_json::Map<String, Value> = serde_json::from_slice(header)?;
+    header.remove("__metadata__");
+    let mut written: Vec<u8> = Vec::new();
+    for (name, tensor) in &mut header {
+        let offset = |index: usize| tensor["data_offsets"][index].as_u64().context("no offset");
+        let values = &data[offset(0)? as usize..offset(1)? as usize];
+        let start = written.len();
+        written.extend(values);
+        if name.ends_with("embed_tokens.weight") {
+            let width = tensor["shape"][1].as_u64().context("no width")? as usize;
+            tensor["shape"][0] = rows.into();
+            written.resize(start + rows * width * 4, 0);
+        }
+        tensor["data_offsets"] = serde_json::json!([start, written.len()]);
+    }
+    let mut header = serde_json::to_string(&header)?;
+    header += &" ".repeat(header.len().next_multiple_of(8) - header.len());
+    let length = (header.len() as u64).to_le_bytes();
+    Ok(fs_err::write(out.join("model.safetensors"), [&length, header.as_bytes(), &written].concat())?)
+}
+
+/// An embedding that is read back is in memory once, beside that of the fused model: its parts are not kept.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_export_needs_little_more_memory_than_the_model() -> Result<()> {
+    const ROWS: usize = 200_000;
+    let sandbox = Sandbox::new();
+    let folder = sandbox.join("wide");
+    with_rows(ROWS, &folder)?;
+    let embedding = ROWS as u64 * 160 * 4;
+    let model = sandbox.model(&folder.to_string_lossy());
+    let dataset = sandbox.dataset(&model);
+    let given = ["--model", &model, "--dataset", &dataset];
+    let train = sandbox.make("train", &[&given[..], &["--set", "train.steps=1"]].concat());
+    let adapters = sandbox.join("").join(&train).join("data/checkpoints/0000001/adapters");
+    let adapters = adapters.to_string_lossy();
+    let peak = |format: &str| -> Result<u64> {
+        let format = format!("fuse.gguf={format}");
+        let given = [&given[..], &["--adapters", &adapters, "--set", &format]].concat();
+        let (ran, peak, _) = watched(&mut sandbox.stage("fuse", &given))?;
+        ran.succeeded();
+        Ok(peak)
+    };
+    let (without, with) = (peak("\"\"")?, peak("q8_0")?);
+    println!("{} MB without, {} MB with GGUF", without / 1_000_000, with / 1_000_000);
+    // Two heads are compared: one embedding more than without GGUF, and some logits. Joined parts would add another embedding.
+    ensure!(with < without + embedding * 3 / 2, "{with} bytes with GGUF, {without} without");
     Ok(())
 }

@@ -398,6 +398,19 @@ fn boundary_tokens(
     Ok(with_end_tokens(bos, eos))
 }
 
+/// Checks that the chat templates of the tokenizer folder `path` parse, without opening the tokenizer.
+///
+/// # Errors
+///
+/// Fails when one does not; the error names it and its line.
+pub fn check_templates(path: &Path) -> Result<()> {
+    let config = read_json(&path.join("tokenizer_config.json"))?.unwrap_or_default();
+    for TemplateSource { label, text, .. } in template_sources(path, &config)? {
+        ChatTemplate::new(&text, &label, BTreeMap::new(), None)?;
+    }
+    Ok(())
+}
+
 /// A chat template in the tokenizer folder.
 struct TemplateSource {
     /// `default`, `tool_use` or another name.

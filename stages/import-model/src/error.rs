@@ -94,6 +94,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A chat template does not parse, or its list is malformed.
+    #[error("`{place}` has a chat template that no later stage can use")]
+    Template {
+        /// The folder, file or repository.
+        place: String,
+        /// The problem, with the name of the template and its line.
+        source: dataset::Error,
+    },
+
     /// A tensor contains NaN or infinity.
     #[error("`{}`: NaN or infinity in tensor `{tensor}`", path.display())]
     NotFinite {
@@ -213,6 +222,7 @@ impl Failure for Error {
             | Self::NotFinite { .. }
             | Self::WheelContent { .. }
             | Self::Index { .. }
+            | Self::Template { .. }
             | Self::Hash { .. }
             | Self::GitHash { .. } => Kind::BadInput,
             Self::Offline { .. } | Self::NoRecord { .. } | Self::Wheel { .. } => Kind::Failed,
@@ -247,6 +257,9 @@ impl Failure for Error {
                  type such as bfloat16"
                     .to_owned(),
             ),
+            Self::Template { .. } => {
+                Some("correct the template, or delete it if you need none".to_owned())
+            }
             Self::Wheel { name, version, .. } => Some(format!(
                 "check the network and pip's index, or put the wheel into a folder and set `PIP_FIND_LINKS` to it \
                  (`python3 -m pip download --no-deps {name}=={version}`)"

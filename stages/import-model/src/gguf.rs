@@ -4,7 +4,9 @@
 
 mod architecture;
 mod metadata;
+mod numbers;
 mod rope;
+mod templates;
 mod tokenizer;
 mod weights;
 

@@ -238,6 +238,9 @@ pub fn check(found: &Found) -> Result<tokenizers::Tokenizer, Error> {
     }
     let tokenizer = tokenizer::open(&found.files["tokenizer.json"])?;
     parts::check_added_tokens(&found.files, &tokenizer)?;
+    let folder = found.files["tokenizer.json"].parent().unwrap_or(Path::new(""));
+    dataset::check_templates(folder)
+        .map_err(|source| Error::Template { place: found.place.clone(), source })?;
     Ok(tokenizer)
 }
 

@@ -176,6 +176,14 @@ fn a_template_kept_for_processors_reaches_the_tokenizer() {
 }
 
 #[test]
+fn a_template_that_does_not_parse_is_refused_by_name_and_line() {
+    let folder = llama();
+    fs_err::write(folder.path().join("chat_template.jinja"), "{{ messages }}\n{% if %}").unwrap();
+    let said = refusal(folder.path());
+    assert!(said.contains("chat template `chat_template.jinja` line 2: syntax error"), "{said}");
+}
+
+#[test]
 fn hostile_weights_are_refused_by_name_and_place() {
     for case in hostile::all() {
         let folder = llama();

@@ -14,8 +14,11 @@ from safetensors.numpy import load_file
 CASES = {  # case: architecture of llama.cpp
     "llama3-rope": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
     "gemma2": "gemma2", "gemma3_text": "gemma3", "phi3": "phi3", "phi3-longrope": "phi3",
+    "mistral": "mistral",
 }
-ARCHITECTURES = {arch.name.lower(): arch for arch in MODEL_ARCH}
+# llama.cpp writes mistral as `llama`; some writers use the name of the model for the same layout.
+LLAMAS = ("llama", "mistral")
+ARCHITECTURES = {arch.name.lower(): arch for arch in MODEL_ARCH} | {"mistral": MODEL_ARCH.LLAMA}
 
 
 def permute(rows, heads):
@@ -37,7 +40,7 @@ def settings(writer, config, arch, head_dim):
     if arch in ("qwen3", "gemma2", "gemma3") or head_dim * heads != config["hidden_size"]:
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
-    if arch in ("llama", "phi3"):
+    if arch in (*LLAMAS, "phi3"):
         writer.add_rope_dimension_count(int(head_dim * config.get("partial_rotary_factor", 1)))
         writer.add_vocab_size(config["vocab_size"])
     if arch != "gemma2":
@@ -45,7 +48,7 @@ def settings(writer, config, arch, head_dim):
     if arch == "gemma2":
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
-    if arch in ("gemma2", "gemma3"):
+    if arch in ("gemma2", "gemma3", "mistral"):
         writer.add_sliding_window(config.get("sliding_window", 4096))
     if config.get("sliding_window_pattern"):
         writer.add_sliding_window_pattern(config["sliding_window_pattern"])
@@ -133,7 +136,7 @@ def write(folder, arch, out):
     names = get_tensor_name_map(ARCHITECTURES[arch], config["num_hidden_layers"])
     for name, values in sorted(load_file(folder / "model.safetensors").items()):
         values = values.astype(np.float32)
-        if arch == "llama" and name.split(".")[-2] in ("q_proj", "k_proj"):
+        if arch in LLAMAS and name.split(".")[-2] in ("q_proj", "k_proj"):
             values = permute(values, heads if "q_proj" in name else keys)
         if arch in ("gemma2", "gemma3") and name.endswith("norm.weight"):
             values = values + np.float32(1)

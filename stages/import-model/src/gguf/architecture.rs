@@ -4,13 +4,16 @@ use gguf::{Error, GEMMA_LAYERS, Header, LAYERS, OUTER_LAYERS, PHI_LAYERS, Result
 use serde_json::{Map, Value};
 
 use super::metadata::{Metadata, missing, shortest};
+use super::numbers;
 use super::rope::{self, Factors, Rope};
 
 /// Architectures of GGUF that can be read, each with its `model_type`.
-const FAMILIES: [(&str, Family, &str); 6] = [
+const FAMILIES: [(&str, Family, &str); 7] = [
     ("gemma2", Family::Gemma2, "gemma2"),
     ("gemma3", Family::Gemma3, "gemma3_text"),
     ("llama", Family::Llama, "llama"),
+    // llama.cpp names this architecture `llama`; other writers use the name of the model.
+    ("mistral", Family::Llama, "mistral"),
     ("phi3", Family::Phi3, "phi3"),
     ("qwen2", Family::Qwen2, "qwen2"),
     ("qwen3", Family::Qwen3, "qwen3"),
@@ -37,9 +40,6 @@ const KNOWN_KEYS: [&str; 18] = [
     "tensor_data_layout",
     "vocab_size",
 ];
-
-/// Most blocks of a model, several times those of the largest published ones.
-const MAX_BLOCKS: u64 = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
@@ -93,9 +93,10 @@ impl<'a> Architecture<'a> {
                 "the file is one of several parts; merge them with `llama-gguf-split --merge`".to_owned(),
             ));
         }
+        numbers::check(metadata, name)?;
         let required = |key: &str| {
             let key = format!("{name}.{key}");
-            metadata.integer(&key)?.filter(|&number| number > 0).ok_or_else(|| missing(&key))
+            metadata.integer(&key)?.ok_or_else(|| missing(&key))
         };
         let (width, heads) = (required("embedding_length")?, required("attention.head_count")?);
         let embedding = header.tensor("token_embd.weight");
@@ -135,9 +136,6 @@ impl<'a> Architecture<'a> {
                 "the layout of tensors is `{}`",
                 layout.unwrap_or_default()
             )));
-        }
-        if self.blocks > MAX_BLOCKS || self.head_dim == 0 || self.key_heads == 0 {
-            return Err(Error::Content("the model's sizes are not plausible".to_owned()));
         }
         if self.integer("attention.value_length")?.is_some_and(|length| length != self.head_dim) {
             return Err(Error::Unsupported(
@@ -205,6 +203,16 @@ impl<'a> Architecture<'a> {
     /// Returns the settings that only some families have.
     fn family_config(&self) -> Result<Map<String, Value>> {
         let window = self.integer("attention.sliding_window")?.filter(|&window| window > 0);
+        let required_window = || {
+            let key = self.key("attention.sliding_window");
+            window.ok_or_else(|| {
+                if self.header.metadata().contains_key(&key) {
+                    Error::Content(format!("`{key}` is 0, but this architecture has a window"))
+                } else {
+                    missing(&key)
+                }
+            })
+        };
         let mut config = Map::new();
         let mut put = |name: &str, value: Value| config.insert(name.to_owned(), value);
         match self.family {
@@ -212,9 +220,9 @@ impl<'a> Architecture<'a> {
                 let has_bias = |layer: &str| self.header.tensor(&format!("blk.0.{layer}.bias")).is_some();
                 put("attention_bias", has_bias("attn_q").into());
                 put("mlp_bias", has_bias("ffn_gate").into());
-                if let Some(window) = window {
+                if window.is_some() || self.model_type == "mistral" {
                     put("model_type", "mistral".into());
-                    put("sliding_window", window.into());
+                    put("sliding_window", window.map_or(Value::Null, Value::from));
                 }
             }
             Family::Qwen2 | Family::Qwen3 => {
@@ -227,18 +235,12 @@ impl<'a> Architecture<'a> {
                 let required = |key: &str| self.float(key)?.ok_or_else(|| missing(&self.key(key)));
                 put("attn_logit_softcapping", shortest(required("attn_logit_softcapping")?));
                 put("final_logit_softcapping", shortest(required("final_logit_softcapping")?));
-                put(
-                    "sliding_window",
-                    window.ok_or_else(|| missing(&self.key("attention.sliding_window")))?.into(),
-                );
+                put("sliding_window", required_window()?.into());
                 put("query_pre_attn_scalar", self.query_scalar(46).into());
             }
             Family::Gemma3 => {
                 let pattern = self.integer("attention.sliding_window_pattern")?.unwrap_or(6);
-                put(
-                    "sliding_window",
-                    window.ok_or_else(|| missing(&self.key("attention.sliding_window")))?.into(),
-                );
+                put("sliding_window", required_window()?.into());
                 put("sliding_window_pattern", pattern.into());
                 put("query_pre_attn_scalar", self.query_scalar(62).into());
                 let local = self.float("rope.freq_base_swa")?.unwrap_or(10_000.0);

@@ -71,6 +71,11 @@ impl Rope<'_> {
             let share = dimensions as f64 / self.head_dim as f64;
             config.insert("partial_rotary_factor".to_owned(), share.into());
         }
+        if !dimensions.is_multiple_of(2) {
+            let reason =
+                format!("{dimensions} numbers of a head are rotated in pairs, expected an even number");
+            return Err(Error::Content(reason));
+        }
         config.extend(self.scaling(base, dimensions)?);
         Ok(config)
     }
@@ -89,7 +94,8 @@ impl Rope<'_> {
 
     fn scaling(&self, base: f64, dimensions: u64) -> Result<Map<String, Value>> {
         let kind = self.metadata.text(&self.key("rope.scaling.type"))?.unwrap_or("none");
-        let factor = self.float("rope.scaling.factor")?.or(self.float("rope.scale_linear")?);
+        let factors = [self.float("rope.scaling.factor")?, self.float("rope.scale_linear")?];
+        let factor = factors.into_iter().flatten().find(|&factor| factor != 0.0);
         let original = self.integer("rope.scaling.original_context_length")?;
         self.check_attention_factor(original)?;
         let required = |name: &str| missing(&self.key(name));
@@ -97,6 +103,8 @@ impl Rope<'_> {
         let scaling = match (kind, &self.factors) {
             (_, Factors { long: Some(long), short: Some(short), .. }) => {
                 let original = original.ok_or_else(|| required("rope.scaling.original_context_length"))?;
+                check_divisors(LONG_FACTORS, long, dimensions)?;
+                check_divisors(SHORT_FACTORS, short, dimensions)?;
                 config.insert("original_max_position_embeddings".to_owned(), original.into());
                 json!({ "type": "longrope", "long_factor": numbers(long), "short_factor": numbers(short) })
             }
@@ -116,12 +124,10 @@ impl Rope<'_> {
                     "original_max_position_embeddings": original,
                 })
             }
-            ("none", _) => {
-                match factor.filter(|&factor| factor != 0.0 && (factor - 1.0).abs() > f64::EPSILON) {
-                    None => return Ok(config),
-                    Some(factor) => json!({ "rope_type": "linear", "factor": shortest(factor) }),
-                }
-            }
+            ("none", _) => match factor.filter(|&factor| (factor - 1.0).abs() > f64::EPSILON) {
+                None => return Ok(config),
+                Some(factor) => json!({ "rope_type": "linear", "factor": shortest(factor) }),
+            },
             (other, _) => return Err(Error::Unsupported(format!("the rope scaling is `{other}`"))),
         };
         config.insert("rope_scaling".to_owned(), scaling);
@@ -143,6 +149,20 @@ impl Rope<'_> {
             return Err(Error::Unsupported(format!("`{key}` is {found}, which is not supported here")));
         }
         Ok(())
+    }
+}
+
+/// Checks the divisors of the frequencies of `dimensions` rotated numbers.
+fn check_divisors(name: &str, values: &[f32], dimensions: u64) -> Result<()> {
+    if values.len() as u64 * 2 != dimensions {
+        let reason = format!("the tensor `{name}` has {} values, expected {}", values.len(), dimensions / 2);
+        return Err(Error::Content(reason));
+    }
+    match values.iter().find(|value| !(value.is_finite() && **value > 0.0)) {
+        Some(value) => {
+            Err(Error::Content(format!("the tensor `{name}` contains {value}, expected numbers above 0")))
+        }
+        None => Ok(()),
     }
 }
 

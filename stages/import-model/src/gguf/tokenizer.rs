@@ -6,12 +6,14 @@ use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use super::metadata::{Metadata, missing};
+use super::templates;
 
 /// Character that represents a space in the tokens of `SentencePiece`.
 const MARK: &str = "▁";
 
 /// Kinds of tokens, with their numbers in llama.cpp.
 mod kind {
+    pub(super) const ALL: std::ops::RangeInclusive<i64> = 0..=6;
     pub(super) const UNKNOWN: i64 = 2;
     pub(super) const CONTROL: i64 = 3;
     pub(super) const USER_DEFINED: i64 = 4;
@@ -126,6 +128,12 @@ pub(super) fn convert(metadata: &Metadata<'_>, rows: usize) -> Result<Converted>
             kinds.len()
         )));
     }
+    if let Some(id) = kinds.iter().position(|kind| !kind::ALL.contains(kind)) {
+        let (first, last, found) = (kind::ALL.start(), kind::ALL.end(), kinds[id]);
+        return Err(Error::Content(format!(
+            "`tokenizer.ggml.token_type` of the token {id} is {found}, expected {first} to {last}"
+        )));
+    }
     let tokens = Tokens { texts, kinds };
     let special = Special::new(metadata, &tokens)?;
     let model = metadata.text("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?;
@@ -150,8 +158,8 @@ pub(super) fn convert(metadata: &Metadata<'_>, rows: usize) -> Result<Converted>
     }
     let mut settings = special.settings();
     settings["add_bos_token"] = adds_bos.into();
-    if let Some(template) = metadata.text("tokenizer.chat_template")? {
-        settings["chat_template"] = template.into();
+    if let Some(templates) = templates::read(*metadata)? {
+        settings["chat_template"] = templates;
     }
     Ok(Converted { tokenizer, settings, special_ids: special.ids() })
 }
@@ -239,6 +247,10 @@ fn pieces(metadata: &Metadata<'_>, tokens: &Tokens<'_>) -> Result<(Value, bool)>
             tokens.texts.len(),
             scores.len()
         )));
+    }
+    if let Some(id) = scores.iter().position(|score| !score.is_finite()) {
+        let reason = format!("`tokenizer.ggml.scores` of the token {id} is {}", scores[id]);
+        return Err(Error::Content(reason));
     }
     let has_prefix = metadata.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let mark_spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": MARK });
