@@ -246,46 +246,61 @@ impl File {
     }
 }
 
+/// A file that another program wrote, to be changed in places.
+struct Whole(Vec<u8>);
+
+impl Whole {
+    fn read() -> Result<Self> {
+        Ok(Self(fs_err::read(golden_dir().join("gguf/qwen2.gguf"))?))
+    }
+
+    /// Returns the place after `part`.
+    fn after(&self, part: &[u8]) -> Result<usize> {
+        let at = self.0.windows(part.len()).position(|found| found == part).context("not in the file")?;
+        Ok(at + part.len())
+    }
+
+    /// Returns the file with `bytes` at `place`.
+    fn replaced(&self, place: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut file = self.0.clone();
+        file[place..place + bytes.len()].copy_from_slice(bytes);
+        file
+    }
+
+    fn swap(&self, from: &[u8], to: &[u8]) -> Result<Vec<u8>> {
+        Ok(self.replaced(self.after(from)? - from.len(), to))
+    }
+
+    /// Returns the file with another value of a 32-bit entry.
+    fn put(&self, key: &str, value: u32) -> Result<Vec<u8>> {
+        let place = self.after(&File(Vec::new()).text(key).u32(4).0).with_context(|| key.to_owned())?;
+        Ok(self.replaced(place, &value.to_le_bytes()))
+    }
+
+    /// Returns the file with one more entry.
+    fn with(&self, key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+        with_entry(&self.0, &File(Vec::new()).text(key).u32(kind).bytes(value).0)
+    }
+
+    /// Returns the file with another type and value of the norms' epsilon.
+    fn epsilon(&self, kind: u32, value: f32) -> Result<Vec<u8>> {
+        let place = self.after(&File(Vec::new()).text("qwen2.attention.layer_norm_rms_epsilon").0)?;
+        Ok(self.replaced(place, &[kind.to_le_bytes(), value.to_le_bytes()].concat()))
+    }
+
+    /// Returns the file with another type of one token.
+    fn token_kind(&self, id: usize, kind: i32) -> Result<Vec<u8>> {
+        let list = self.after(&File(Vec::new()).text("tokenizer.ggml.token_type").u32(9).u32(5).0)?;
+        Ok(self.replaced(list + 8 + 4 * id, &kind.to_le_bytes()))
+    }
+}
+
 /// Returns hostile files with a word that the message must contain.
 fn hostile() -> Result<Vec<(&'static str, Vec<u8>)>> {
-    let whole = fs_err::read(golden_dir().join("gguf/qwen2.gguf"))?;
+    let whole = Whole::read()?;
     let one = |shape: &[u64], storage, offset| File::new(1, 0).tensor("t", shape, storage, offset).data(64).0;
     let list = |kind: u32, count: u64| {
         File::new(0, 1).text("tokenizer.ggml.tokens").u32(9).u32(kind).u64(count).data(64).0
-    };
-    let swap = |from: &[u8], to: &[u8]| -> Result<Vec<u8>> {
-        let at = whole.windows(from.len()).position(|part| part == from).context("not in the file")?;
-        let mut bytes = whole.clone();
-        bytes[at..at + to.len()].copy_from_slice(to);
-        Ok(bytes)
-    };
-    // Another value of a 32-bit entry.
-    let put = |key: &str, value: u32| -> Result<Vec<u8>> {
-        let entry = File(Vec::new()).text(key).u32(4).0;
-        let at = whole.windows(entry.len()).position(|part| part == entry).with_context(|| key.to_owned())?;
-        let mut bytes = whole.clone();
-        bytes[at + entry.len()..at + entry.len() + 4].copy_from_slice(&value.to_le_bytes());
-        Ok(bytes)
-    };
-    // One more entry.
-    let with = |key: &str, kind: u32, value: &[u8]| {
-        with_entry(&whole, &File(Vec::new()).text(key).u32(kind).bytes(value).0)
-    };
-    let epsilon = |kind: u32, value: f32| {
-        let entry = |kind: u32| File(Vec::new()).text("qwen2.attention.layer_norm_rms_epsilon").u32(kind).0;
-        swap(
-            &[entry(6), 1e-6_f32.to_le_bytes().to_vec()].concat(),
-            &[entry(kind), value.to_le_bytes().to_vec()].concat(),
-        )
-    };
-    // Another type of one token.
-    let token_kind = |id: usize, kind: i32| -> Result<Vec<u8>> {
-        let list = File(Vec::new()).text("tokenizer.ggml.token_type").u32(9).u32(5).0;
-        let at = whole.windows(list.len()).position(|part| part == list).context("no types")?;
-        let mut bytes = whole.clone();
-        let place = at + list.len() + 8 + 4 * id;
-        bytes[place..place + 4].copy_from_slice(&kind.to_le_bytes());
-        Ok(bytes)
     };
     let many = File::new(0, 1).text("a").u32(9).u32(8).u64(10_000_000).data(80_000_000).0;
     Ok(vec![
@@ -325,58 +340,74 @@ fn hostile() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("a power of two", File::new(0, 1).put_u32("general.alignment", 1 << 31).0),
         ("a power of two", File::new(0, 1).put_text("general.alignment", "32").0),
         ("`general.architecture`", File::new(0, 1).put_u32("general.architecture", 5).0),
-        ("ends after the file", whole[..whole.len() - 1000].to_vec()),
+        ("ends after the file", whole.0[..whole.0.len() - 1000].to_vec()),
         ("`general.architecture` is missing", File::new(0, 1).put_u32("a", 1).0),
         ("`mamba`", File::new(0, 1).put_text("general.architecture", "mamba").0),
-        ("`qwen9`", swap(b"\x05\0\0\0\0\0\0\0qwen2", b"\x05\0\0\0\0\0\0\0qwen9")?),
-        ("`bert`", swap(b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0bert")?),
-        ("`gpt-9`", swap(b"\x05\0\0\0\0\0\0\0gpt-2", b"\x05\0\0\0\0\0\0\0gpt-9")?),
-        ("blk.0.attn_x.weight", swap(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight")?),
-        ("blk.7.attn_q.weight", swap(b"blk.0.attn_q.weight", b"blk.7.attn_q.weight")?),
-        ("qwen2.block_count", swap(b"qwen2.block_count\x04\0\0\0", b"qwen2.block_count\x08\0\0\0")?),
-        ("`qwen2.embedding_length` is 0, expected 1 to", put("qwen2.embedding_length", 0)?),
-        ("`qwen2.attention.head_count` is 0, expected 1 to", put("qwen2.attention.head_count", 0)?),
-        ("`qwen2.attention.head_count_kv` is 0, expected 1 to", put("qwen2.attention.head_count_kv", 0)?),
-        ("`qwen2.feed_forward_length` is 0, expected 1 to", put("qwen2.feed_forward_length", 0)?),
-        ("`qwen2.context_length` is 0, expected 1 to", put("qwen2.context_length", 0)?),
-        ("`qwen2.block_count` is 0, expected 1 to", put("qwen2.block_count", 0)?),
-        ("`qwen2.block_count` is 1000000000, expected", put("qwen2.block_count", 1_000_000_000)?),
-        ("`qwen2.attention.head_count` is 4294967295", put("qwen2.attention.head_count", u32::MAX)?),
-        ("`qwen2.attention.head_count` is 3, not a multiple", put("qwen2.attention.head_count", 3)?),
-        ("`qwen2.embedding_length` is 50, not a multiple", put("qwen2.embedding_length", 50)?),
-        ("layers.3", put("qwen2.block_count", 4)?),
-        ("`qwen2.embedding_length` is 4294967295", put("qwen2.embedding_length", u32::MAX)?),
-        ("`qwen2.feed_forward_length` is 4294967295", put("qwen2.feed_forward_length", u32::MAX)?),
-        ("`qwen2.context_length` is 4294967295", put("qwen2.context_length", u32::MAX)?),
-        ("`qwen2.attention.key_length` is 0, expected 1 to", with("qwen2.attention.key_length", 4, &[0; 4])),
-        ("`qwen2.rope.dimension_count` is 0", with("qwen2.rope.dimension_count", 4, &[0; 4])),
-        ("`qwen2.vocab_size` is 0", with("qwen2.vocab_size", 4, &[0; 4])),
-        ("`qwen2.vocab_size` is a float", with("qwen2.vocab_size", 6, &[0; 4])),
+        ("`qwen9`", whole.swap(b"\x05\0\0\0\0\0\0\0qwen2", b"\x05\0\0\0\0\0\0\0qwen9")?),
+        ("`bert`", whole.swap(b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0bert")?),
+        ("`gpt-9`", whole.swap(b"\x05\0\0\0\0\0\0\0gpt-2", b"\x05\0\0\0\0\0\0\0gpt-9")?),
+        ("blk.0.attn_x.weight", whole.swap(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight")?),
+        ("blk.7.attn_q.weight", whole.swap(b"blk.0.attn_q.weight", b"blk.7.attn_q.weight")?),
+        ("qwen2.block_count", whole.swap(b"qwen2.block_count\x04\0\0\0", b"qwen2.block_count\x08\0\0\0")?),
+        (
+            "not the id of a token",
+            whole.swap(b"bos_token_id\x04\0\0\0\x02\0\0\0", b"bos_token_id\x04\0\0\0\xff\xff\xff\x7f")?,
+        ),
+    ])
+}
+
+/// Returns files with numbers, types and templates that no model has.
+fn hostile_metadata() -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let whole = Whole::read()?;
+    Ok(vec![
+        ("`qwen2.embedding_length` is 0, expected 1 to", whole.put("qwen2.embedding_length", 0)?),
+        ("`qwen2.attention.head_count` is 0, expected 1 to", whole.put("qwen2.attention.head_count", 0)?),
+        (
+            "`qwen2.attention.head_count_kv` is 0, expected 1 to",
+            whole.put("qwen2.attention.head_count_kv", 0)?,
+        ),
+        ("`qwen2.feed_forward_length` is 0, expected 1 to", whole.put("qwen2.feed_forward_length", 0)?),
+        ("`qwen2.context_length` is 0, expected 1 to", whole.put("qwen2.context_length", 0)?),
+        ("`qwen2.block_count` is 0, expected 1 to", whole.put("qwen2.block_count", 0)?),
+        ("`qwen2.block_count` is 1000000000, expected", whole.put("qwen2.block_count", 1_000_000_000)?),
+        ("`qwen2.attention.head_count` is 4294967295", whole.put("qwen2.attention.head_count", u32::MAX)?),
+        ("`qwen2.attention.head_count` is 3, not a multiple", whole.put("qwen2.attention.head_count", 3)?),
+        ("`qwen2.embedding_length` is 50, not a multiple", whole.put("qwen2.embedding_length", 50)?),
+        ("layers.3", whole.put("qwen2.block_count", 4)?),
+        ("`qwen2.embedding_length` is 4294967295", whole.put("qwen2.embedding_length", u32::MAX)?),
+        ("`qwen2.feed_forward_length` is 4294967295", whole.put("qwen2.feed_forward_length", u32::MAX)?),
+        ("`qwen2.context_length` is 4294967295", whole.put("qwen2.context_length", u32::MAX)?),
+        (
+            "`qwen2.attention.key_length` is 0, expected 1 to",
+            whole.with("qwen2.attention.key_length", 4, &[0; 4]),
+        ),
+        ("`qwen2.rope.dimension_count` is 0", whole.with("qwen2.rope.dimension_count", 4, &[0; 4])),
+        ("`qwen2.vocab_size` is 0", whole.with("qwen2.vocab_size", 4, &[0; 4])),
+        ("`qwen2.vocab_size` is a float", whole.with("qwen2.vocab_size", 6, &[0; 4])),
         (
             "`qwen2.attention.key_length` is -12",
-            with("qwen2.attention.key_length", 5, &(-12_i32).to_le_bytes()),
+            whole.with("qwen2.attention.key_length", 5, &(-12_i32).to_le_bytes()),
         ),
-        ("epsilon` is 0, expected a number above 0", epsilon(6, 0.0)?),
-        ("epsilon` is -1, expected a number above 0", epsilon(6, -1.0)?),
-        ("epsilon` is NaN", epsilon(6, f32::NAN)?),
-        ("epsilon` is an integer, expected a float", epsilon(4, 0.0)?),
+        ("epsilon` is 0, expected a number above 0", whole.epsilon(6, 0.0)?),
+        ("epsilon` is -1, expected a number above 0", whole.epsilon(6, -1.0)?),
+        ("epsilon` is NaN", whole.epsilon(6, f32::NAN)?),
+        ("epsilon` is an integer, expected a float", whole.epsilon(4, 0.0)?),
         (
             "`qwen2.rope.freq_base_swa` is inf",
-            with("qwen2.rope.freq_base_swa", 6, &f32::INFINITY.to_le_bytes()),
+            whole.with("qwen2.rope.freq_base_swa", 6, &f32::INFINITY.to_le_bytes()),
         ),
-        ("`qwen2.rope.scaling.factor` is -2", with("qwen2.rope.scaling.factor", 6, &(-2_f32).to_le_bytes())),
-        ("of the token 5 is 99, expected 0 to 6", token_kind(5, 99)?),
+        (
+            "`qwen2.rope.scaling.factor` is -2",
+            whole.with("qwen2.rope.scaling.factor", 6, &(-2_f32).to_le_bytes()),
+        ),
+        ("of the token 5 is 99, expected 0 to 6", whole.token_kind(5, 99)?),
         (
             "`tokenizer.chat_template.tool_use` is not a usable chat template: line 2",
-            with("tokenizer.chat_template.tool_use", 8, &File(Vec::new()).text("a\n{% if %}").0),
+            whole.with("tokenizer.chat_template.tool_use", 8, &File(Vec::new()).text("a\n{% if %}").0),
         ),
         (
             "`tokenizer.chat_template` is not a usable chat template: line 1",
-            swap(b"{%- for m in", b"{%- fur m in")?,
-        ),
-        (
-            "not the id of a token",
-            swap(b"bos_token_id\x04\0\0\0\x02\0\0\0", b"bos_token_id\x04\0\0\0\xff\xff\xff\x7f")?,
+            whole.swap(b"{%- for m in", b"{%- fur m in")?,
         ),
     ])
 }
@@ -429,7 +460,8 @@ fn hostile_files_are_refused_quickly_and_in_little_memory() -> Result<()> {
         let length = bytes.len() as u64;
         (word, bytes, length)
     };
-    let files: Vec<_> = hostile()?.into_iter().map(whole).chain(sparse()).collect();
+    let files: Vec<_> =
+        hostile()?.into_iter().chain(hostile_metadata()?).map(whole).chain(sparse()).collect();
     assert!(files.len() >= 40);
     for (word, bytes, length) in files {
         let path = sandbox.write("hostile.gguf", bytes);
