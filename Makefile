@@ -5,6 +5,8 @@ PIPELINE ?= haw-eng
 SET      ?=
 # Command that starts `train` on several ranks, such as `mpirun -n 2`; empty for one process.
 LAUNCH   ?=
+# 1 to divide the blocks of the model among those ranks, instead of the rows of a step; empty otherwise.
+SHARD_LAYERS ?=
 BUILD    ?= build
 MODEL_DIR ?=
 # What `make upload` pushes: model, quantized, gguf, peft or adapters.
@@ -41,7 +43,7 @@ ifeq ($(origin DATA),undefined)
 DATA     := data/$(call raw,PIPELINE)
 endif
 # Make would expand them once more on the way into the environment of a recipe.
-unexport MODEL PIPELINE ENCODER MEMORY LAUNCH SET STORE BUILD DATA MODEL_DIR OUTPUT ID REVISION PRIVATE RUNS OUT
+unexport MODEL PIPELINE ENCODER MEMORY LAUNCH SHARD_LAYERS SET STORE BUILD DATA MODEL_DIR OUTPUT ID REVISION PRIVATE RUNS OUT
 
 NATIVE  := .native
 comma   := ,
@@ -68,7 +70,7 @@ help:
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' pipelines/pipeline.mk pipelines/store.mk pipelines/sweep.mk Makefile
-	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… MEMORY=16|32|64 ENCODER=… LAUNCH=… SET="train.learning_rate=2e-4 …"\n' \
+	@printf '\nSettings: MODEL=%s PIPELINE=%s BACKEND=%s STORE=%s BUILD=%s MODEL_DIR=… MEMORY=16|32|64 ENCODER=… LAUNCH=… SHARD_LAYERS=1 SET="train.learning_rate=2e-4 …"\n' \
 	  $(foreach name,MODEL PIPELINE BACKEND STORE BUILD,$(call quoted,$(name)))
 
 include pipelines/pipeline.mk

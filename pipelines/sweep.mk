@@ -11,7 +11,7 @@ pass  = $(foreach name,$(1),$(if $(call given,$(name)),--make $(call quote,$(nam
 sweep-program = $(call quote,$(call raw,BIN)/sweep) $(call quoted,SWEEP) --store $(call quoted,STORE) --build $(call quoted,BUILD) \
                 $(if $(call given,PIPELINE),--pipeline $(call quoted,PIPELINE)) $(if $(call given,MODEL),--model $(call quoted,MODEL)) \
                 $(if $(jobs),--jobs $(jobs)) $(call flagged,--max-memory,MAX_MEMORY) $(call flagged,--retries,RETRIES) $(set-flags) \
-                --make $(call quote,BIN=$(call raw,BIN)) $(call pass,BACKEND DATA MODEL_DIR MEMORY ENCODER LAUNCH)
+                --make $(call quote,BIN=$(call raw,BIN)) $(call pass,BACKEND DATA MODEL_DIR MEMORY ENCODER LAUNCH SHARD_LAYERS)
 sweep-only    = $(if $(call raw,PLAN),--plan) $(call flagged,--nix,NIX) $(call flagged,--slurm,SLURM)
 sweep-folder  = $(call raw,BUILD)/sweeps/$(basename $(notdir $(call raw,SWEEP)))
 

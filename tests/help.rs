@@ -85,6 +85,9 @@ fn help_of_train() {
           --resume-from <ARTIFACT>  Resume from a segment, the artifact of a run with --stop-at
           --prefetch <N>            Prepare the rows of N steps in advance on another thread (does not
                                     change the result) [default: 2]
+          --shard-layers            Divide the blocks of the model among the ranks, instead of the rows
+                                    of a step: less memory per rank, but no less time (does not change
+                                    the result)
           --gradient-norms          Record the gradient norm of each block, the head, the embedding and
                                     the final norm in `telemetry/` at every report (does not change the
                                     result)

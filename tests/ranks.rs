@@ -5,6 +5,8 @@
 
 #![expect(clippy::print_stdout, reason = "parts that are skipped say so")]
 
+#[path = "ranks/blocks.rs"]
+mod blocks;
 #[path = "ranks/launcher.rs"]
 mod launcher;
 
@@ -134,6 +136,21 @@ fn ensure_same_losses(one: &Path, other: &Path) -> Result<()> {
         ensure!((one - other).abs() < tolerance::SUMMED_LOSS, "{one} and {other}");
     }
     Ok(())
+}
+
+/// Returns how many ranks to kill, and a function that returns a random number below its argument.
+fn kills_at_random() -> Result<(usize, impl FnMut(u64) -> u64)> {
+    let kills = std::env::var("ASHLAR_KILLS").map_or(Ok(3), |count| count.parse())?;
+    let mut random = match std::env::var("ASHLAR_SEED") {
+        Ok(seed) => seed.parse()?,
+        Err(_) => RandomState::new().build_hasher().finish(),
+    };
+    println!("ASHLAR_SEED={random}");
+    let below = move |limit: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % limit
+    };
+    Ok((kills, below))
 }
 
 /// Fails unless ranks ended in time, all with an error that names `lost`.
@@ -290,17 +307,7 @@ fn a_signal_to_one_rank_interrupts_a_validation_on_all_and_it_comes_first_in_the
 
 #[test]
 fn a_rank_that_is_killed_ends_all_and_the_run_resumes_to_the_same_bytes() -> Result<()> {
-    let kills: usize = std::env::var("ASHLAR_KILLS").map_or(Ok(3), |count| count.parse())?;
-    let seed = match std::env::var("ASHLAR_SEED") {
-        Ok(seed) => seed.parse()?,
-        Err(_) => RandomState::new().build_hasher().finish(),
-    };
-    println!("ASHLAR_SEED={seed}");
-    let mut random = seed;
-    let mut below = |limit: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % limit
-    };
+    let (kills, mut below) = kills_at_random()?;
     let fixture = Fixture::new();
     let settings = ["steps=40", "checkpoint_every=20"];
     let begun = Instant::now();

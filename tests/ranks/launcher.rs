@@ -65,6 +65,14 @@ impl Ranks {
         fs_err::read_to_string(self.folder.join(format!("{rank}.stderr"))).unwrap_or_default()
     }
 
+    /// Returns the peak of a running rank's resident memory, in bytes.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn peak_memory(&self, rank: usize) -> Result<u64> {
+        let status = fs_err::read_to_string(format!("/proc/{}/status", self.children[rank].id()))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no peak")?;
+        Ok(peak.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
     /// Waits until a rank has printed a text, or has ended.
     pub(crate) fn wait_for(&mut self, rank: usize, text: &str) -> Result<()> {
         let begun = Instant::now();

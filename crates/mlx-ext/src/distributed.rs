@@ -40,6 +40,11 @@ impl Transport {
         }
     }
 
+    /// Returns whether two ranks can pass an array to each other; MLX has no such operation on CUDA.
+    pub fn passes_arrays(self) -> bool {
+        self != Self::Nccl
+    }
+
     /// Returns whether MLX of this build has it and its library can be loaded.
     pub fn is_available(self) -> bool {
         if self == Self::Mpi {
@@ -77,6 +82,11 @@ impl Group {
         Ok(Self { handle, transport })
     }
 
+    /// Returns how the processes are connected.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// Returns the number of this process, counted from 0.
     pub fn rank(&self) -> usize {
         // SAFETY: a live group.
@@ -105,6 +115,50 @@ impl Group {
     /// As [`Group::all_gather`].
     pub fn all_sum(&self, array: &Array) -> Result<Array> {
         self.call(array, mlx_sys::mlx_distributed_all_sum)
+    }
+
+    /// Sends an array to a neighbour when the result, which is the array, is evaluated.
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::all_gather`].
+    pub fn send(&self, array: &Array, to: usize) -> Result<Array> {
+        let stream = self.stream();
+        // SAFETY: live handles; the result becomes ours.
+        unsafe {
+            let mut out = mlx_sys::mlx_array_new();
+            let status = mlx_sys::mlx_distributed_send(
+                &raw mut out,
+                array.as_ptr(),
+                to as i32,
+                self.handle,
+                stream.as_ptr(),
+            );
+            let out = Array::from_ptr(out);
+            check(status).map(|()| out)
+        }
+    }
+
+    /// Receives an array of the shape and type of `like` from a neighbour when the result is evaluated.
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::all_gather`].
+    pub fn receive(&self, like: &Array, from: usize) -> Result<Array> {
+        let stream = self.stream();
+        // SAFETY: live handles; the result becomes ours.
+        unsafe {
+            let mut out = mlx_sys::mlx_array_new();
+            let status = mlx_sys::mlx_distributed_recv_like(
+                &raw mut out,
+                like.as_ptr(),
+                from as i32,
+                self.handle,
+                stream.as_ptr(),
+            );
+            let out = Array::from_ptr(out);
+            check(status).map(|()| out)
+        }
     }
 
     fn call(

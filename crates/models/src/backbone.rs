@@ -15,6 +15,8 @@ use crate::module::{Layers, module, trainable_arrays};
 pub(crate) trait Decoder: Layers {
     /// Token ids → states that enter a block: `[B, L, D]`.
     fn entering(&self, input: Input<'_>, block: usize) -> Result<Array>;
+    /// States at the start of a pass → states that enter block `end`: `[B, L, D]`.
+    fn through(&self, input: Input<'_>, pass: Pass<'_>, end: usize) -> Result<Array>;
     /// Token ids → input of the head, after the last norm: `[B, L, D]`.
     fn hidden(&self, input: Input<'_>, pass: Pass<'_>) -> Result<Array>;
     /// Returns the token embedding, which a tied head reads.
@@ -111,13 +113,16 @@ impl<B: Block> Decoder for Backbone<B> {
         run(&self.layers, 0..block, h, Context::new(input, self.window)?, false)
     }
 
-    fn hidden(&self, input: Input<'_>, pass: Pass<'_>) -> Result<Array> {
+    fn through(&self, input: Input<'_>, pass: Pass<'_>, end: usize) -> Result<Array> {
         let (first, h) = match pass.from {
             Some(start) => (start.block, start.states.clone()),
             None => (0, self.embed(input.tokens)?),
         };
-        let context = Context::new(input, self.window)?;
-        self.norm.forward(&run(&self.layers, first..self.layers.len(), h, context, pass.recompute)?)
+        run(&self.layers, first..end, h, Context::new(input, self.window)?, pass.recompute)
+    }
+
+    fn hidden(&self, input: Input<'_>, pass: Pass<'_>) -> Result<Array> {
+        self.norm.forward(&self.through(input, pass, self.layers.len())?)
     }
 
     fn embedding(&self) -> &Embedding {

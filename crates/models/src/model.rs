@@ -20,6 +20,7 @@ use crate::module::trainable_arrays;
 use crate::options::LoadOptions;
 use crate::quantization::QuantizationSettings;
 use crate::rope::switching_context;
+use crate::section::Section;
 use crate::weight::Weight;
 use crate::weights::{TensorFiles, canonical_name, weight_files};
 
@@ -73,10 +74,26 @@ impl Model {
     ///
     /// Fails when the architecture is not supported; names every missing, unknown and misshapen tensor.
     pub fn load(folder: &Path, options: &LoadOptions) -> Result<Self> {
+        Self::load_section(folder, options, Section::WHOLE)
+    }
+
+    /// As [`Model::load`], for a process that runs one section: other weights are placeholders, which are not read and take no
+    /// memory unless they are used.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::load`].
+    pub fn load_section(folder: &Path, options: &LoadOptions, section: Section) -> Result<Self> {
         let config_path = folder.join("config.json");
         let config = config::read(&config_path)?;
-        let tensors = text_tensors(TensorFiles::open(folder)?.arrays()?);
-        Self::complete(&config_path, config, tensors, options)
+        let files = TensorFiles::open(folder)?;
+        let tensors = if section == Section::WHOLE {
+            files.arrays()?
+        } else {
+            let outline = Self::outline(folder, options)?;
+            files.some_arrays(&|stored| outline.has_in(section, &canonical_name(stored)))?
+        };
+        Self::complete(&config_path, config, text_tensors(tensors), options, section)
     }
 
     /// Loads only what [`Model::logits`] uses: the head or, if they are tied, the token embedding.
@@ -110,13 +127,24 @@ impl Model {
     ///
     /// Fails when the architecture is not supported or a setting is missing.
     pub fn random(config_path: &Path, seed: u64) -> Result<Self> {
+        Self::random_section(config_path, seed, Section::WHOLE)
+    }
+
+    /// As [`Model::random`], for a process that runs one section: other weights are placeholders.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::random`].
+    pub fn random_section(config_path: &Path, seed: u64, section: Section) -> Result<Self> {
         let config = config::read(config_path)?;
         let loader = Loader::new(BTreeMap::new(), None);
         let outline = Self::build(config_path, config.clone(), &loader, false)?;
         let constants = outline.initial_constants();
         let mut tensors = BTreeMap::new();
         for (index, (name, array)) in outline.parameters().into_iter().enumerate() {
-            let fresh = if let Some(&constant) = constants.get(&name) {
+            let fresh = if !outline.has_in(section, &name) {
+                array
+            } else if let Some(&constant) = constants.get(&name) {
                 ops::full::<f32>(array.shape(), Array::from_f32(constant))?
             } else {
                 let key = random::key(seed.wrapping_mul(1_000_003).wrapping_add(index as u64))?;
@@ -124,7 +152,7 @@ impl Model {
             };
             tensors.insert(name, fresh);
         }
-        Self::complete(config_path, config, tensors, &LoadOptions::default())
+        Self::complete(config_path, config, tensors, &LoadOptions::default(), section)
     }
 
     /// Makes a model with placeholders instead of weights, to count parameters and bytes without memory or time: shapes
@@ -159,17 +187,20 @@ impl Model {
         Ok(outline)
     }
 
-    /// Builds a model and checks that it used all tensors.
+    /// Builds a model, checks that it used all tensors, and evaluates those of a section.
     fn complete(
         config_path: &Path,
         config: Value,
         tensors: BTreeMap<String, Array>,
         options: &LoadOptions,
+        section: Section,
     ) -> Result<Self> {
         let loader = Loader::new(tensors, options.dtype);
         let model = Self::build(config_path, config, &loader, options.unpack)?;
         loader.finish(config_path.parent().unwrap_or(Path::new(".")))?;
-        transforms::eval(model.parameters().values())?;
+        let parameters = model.parameters();
+        let used = parameters.iter().filter(|(name, _)| model.has_in(section, name));
+        transforms::eval(used.map(|(_, array)| array))?;
         Ok(model)
     }
 
@@ -236,6 +267,11 @@ impl Model {
         self.decoder.layer_count()
     }
 
+    /// Returns whether the layer or parameter of a name is in a section.
+    pub fn has_in(&self, section: Section, name: &str) -> bool {
+        section.has(name, self.layer_count(), self.has_tied_head())
+    }
+
     /// Token ids → input of the head, `[B, L, D]`.
     pub fn hidden(&self, input: Input<'_>) -> mlx_ext::Result<Array> {
         let Some(trained) = self.switching_context else {
@@ -262,6 +298,12 @@ impl Model {
             "a pass through some of the blocks would fill only their caches"
         );
         self.decoder.entering(input, block)
+    }
+
+    /// Runs a pass up to the states that enter block `end`, `[B, L, D]`.
+    pub fn through(&self, input: Input<'_>, pass: Pass<'_>, end: usize) -> mlx_ext::Result<Array> {
+        debug_assert!(input.cache.is_none(), "a cache has no gradient");
+        self.decoder.through(input, pass, end)
     }
 
     /// Applies the head to hidden states: `[..., D]` → `[..., V]`.

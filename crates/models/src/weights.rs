@@ -167,16 +167,24 @@ impl TensorFiles {
     ///
     /// Fails when MLX does not support the type of a tensor.
     pub(crate) fn placeholders(&self) -> Result<BTreeMap<String, Array>> {
-        let placeholder = |name: &str| -> Result<_> {
-            let (shape, dtype) = self.shape_and_dtype(name)?;
-            Ok((name.to_owned(), ops::zeros_dtype(&shape, dtype)?))
-        };
-        self.names().map(placeholder).collect()
+        self.some_arrays(&|_| false)
     }
 
     /// Reads every tensor.
     pub fn arrays(&self) -> Result<BTreeMap<String, Array>> {
-        self.names().map(|name| Ok((name.to_owned(), self.array(name)?))).collect()
+        self.some_arrays(&|_| true)
+    }
+
+    /// Reads the tensors whose names are wanted; the others are placeholders.
+    pub(crate) fn some_arrays(&self, is_wanted: &dyn Fn(&str) -> bool) -> Result<BTreeMap<String, Array>> {
+        let array = |name: &str| -> Result<_> {
+            if is_wanted(name) {
+                return Ok((name.to_owned(), self.array(name)?));
+            }
+            let (shape, dtype) = self.shape_and_dtype(name)?;
+            Ok((name.to_owned(), ops::zeros_dtype(&shape, dtype)?))
+        };
+        self.names().map(array).collect()
     }
 }
 

@@ -7,8 +7,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use failure::{Failure, Kind};
+use mlx_ext::bytes_of;
 use mlx_rs::{Array, Dtype};
-use models::{Input, LoadOptions, Model, TensorFiles, supported_model_types, write_safetensors};
+use models::{
+    Input, LoadOptions, Model, Pass, Section, Start, TensorFiles, supported_model_types, write_safetensors,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testutil::{golden, hostile};
@@ -299,6 +302,43 @@ fn an_outline_has_the_shapes_types_and_bytes_of_the_loaded_model() -> Result {
                 assert_eq!(names_and_shapes(&mut outline), names_and_shapes(&mut loaded), "{family}");
                 assert_eq!(outline.bytes(), loaded.bytes(), "{family}, {options:?}");
             }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn sections_read_only_their_own_weights_and_compute_the_whole_model_together() -> Result {
+    let tokens = row(&some_tokens(15));
+    for family in FAMILIES.into_iter().chain(["gemma3", "llama-q4"]) {
+        for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16] {
+            let (folder, options) = (golden(family), LoadOptions { dtype: Some(dtype), unpack: true });
+            let whole = Model::load(&folder, &options)?;
+            let mut states = whole.entering(Input::tokens(&tokens), 0)?;
+            let expected = bytes_of(&whole.hidden(Input::tokens(&tokens))?)?;
+            let mut found = Vec::new();
+            for section in [0, 1].map(|index| Section { index, count: 2 }) {
+                let part = Model::load_section(&folder, &options, section)?;
+                for (name, array) in part.parameters() {
+                    let stored = if part.has_in(section, &name) {
+                        bytes_of(&whole.parameters()[&name])?
+                    } else {
+                        vec![0; array.nbytes()]
+                    };
+                    assert_eq!(bytes_of(&array)?, stored, "{family}: {name}");
+                }
+                let (input, blocks) = (Input::tokens(&tokens), section.blocks(part.layer_count()));
+                // Ranks expect one type everywhere.
+                assert_eq!(states.dtype(), dtype, "{family}");
+                let pass =
+                    Pass { recompute: false, from: Some(Start { block: blocks.start, states: &states }) };
+                if section.is_last() {
+                    found = bytes_of(&part.hidden_with(input, pass)?)?;
+                } else {
+                    states = part.through(input, pass, blocks.end)?;
+                }
+            }
+            assert_eq!(found, expected, "{family}, {dtype:?}");
         }
     }
     Ok(())

@@ -30,6 +30,7 @@ mod resume_state;
 mod schedule;
 mod score;
 mod seed;
+mod sharding;
 mod sharing;
 mod similarity;
 mod trainer;
@@ -57,6 +58,7 @@ pub use schedule::{ScheduleName, ScheduleSettings};
 #[cfg(feature = "test-hooks")]
 pub use score::score_batch;
 pub use score::{Score, mean_loss, row_loss, score, score_states, token_losses};
+pub use sharding::check_sharing;
 pub use similarity::{TextEncoder, TextVectors};
 pub use trainer::{Step, StepReport, Trainer};
 pub use training_loop::{Observer, Splits, TrainingSettings, train};

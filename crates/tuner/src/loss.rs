@@ -52,9 +52,14 @@ pub(crate) fn entering(model: &Model, batch: &Batch, block: usize) -> Result<Arr
     model.entering(input_of(batch), block)
 }
 
+/// Returns the states that enter block `end`, `[B, L, D]`.
+pub(crate) fn through(model: &Model, batch: &Batch, pass: Pass<'_>, end: usize) -> Result<Array> {
+    model.through(input_of(batch), pass, end)
+}
+
 /// Returns what enters the head at every target of `batch`, `[N, D]`.
-pub(crate) fn states_of_targets(model: &Model, batch: &Batch) -> Result<Array> {
-    hidden_at_targets(model, batch, Pass::default())
+pub(crate) fn states_of_targets(model: &Model, batch: &Batch, pass: Pass<'_>) -> Result<Array> {
+    hidden_at_targets(model, batch, pass)
 }
 
 /// Returns the unweighted loss of every target of `batch` in nats, `[N]`, `f32`; `hidden` is what enters the head there.

@@ -2,13 +2,14 @@
 
 use dataset::Split;
 use mlx_rs::Array;
-use models::Model;
+use models::{Model, Pass};
 use outputs::RowLoss;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::loss;
 use crate::ranks::Ranks;
+use crate::sharding::Shard;
 use crate::sharing;
 use crate::vocabulary::check_vocabulary;
 
@@ -64,12 +65,42 @@ pub fn score_states(
 ) -> Result<Score> {
     let mut rows = vec![row_loss(&[]); split.len()];
     let row = &mut |row: usize, losses: &[f32]| rows[row] = row_loss(losses);
-    let visitor = &mut Visitor { stop: &mut |_| Ok(false), wanted: &|_| true, row, states: visit };
+    let losses = &mut |_: usize, batch: &Batch| losses_of_batch(model, batch, visit).map(Some);
+    let visitor = &mut Visitor { stop: &mut |_| Ok(false), losses, row };
     each_row(model, split, name, batch_size, visitor)?;
     Ok(Score { rows })
 }
 
-/// As [`score`], with the batches shared by ranks, all of which get the whole result.
+/// The processes that score a split.
+pub(crate) enum Scorer<'a> {
+    /// This one.
+    Alone,
+    /// Ranks that share the batches.
+    OfRows(&'a Ranks),
+    /// Ranks that share the blocks of the model.
+    OfBlocks(Shard<'a>),
+}
+
+impl Scorer<'_> {
+    fn ranks(&self) -> Option<&Ranks> {
+        match self {
+            Self::Alone => None,
+            Self::OfRows(ranks) | Self::OfBlocks(Shard { ranks, .. }) => Some(ranks),
+        }
+    }
+
+    /// Returns the losses of batch `index`; `None` if another rank has them.
+    fn losses(&self, model: &Model, index: usize, batch: &Batch) -> Result<Option<Vec<f32>>> {
+        match self {
+            Self::OfRows(ranks) if !ranks.has(index) => Ok(None),
+            Self::OfBlocks(_) if batch.target_count() == 0 => Ok(None),
+            Self::OfBlocks(shard) => Ok(shard.losses(model, batch)?.map(|losses| numbers_of(&losses, batch))),
+            Self::Alone | Self::OfRows(_) => losses_of_batch(model, batch, &mut |_| Ok(())).map(Some),
+        }
+    }
+}
+
+/// As [`score`], by several ranks, all of which get the whole result.
 ///
 /// Calls `stop` with the index of every batch before it is scored; returns `None` once `stop` returns true, which it must do on
 /// all ranks for the same batch.
@@ -83,16 +114,16 @@ pub(crate) fn score_by_ranks(
     split: &Split,
     name: &str,
     batch_size: usize,
-    ranks: Option<&Ranks>,
+    by: &Scorer<'_>,
 ) -> Result<Option<Score>> {
     let mut rows = vec![row_loss(&[]); split.len()];
-    let wanted = &|index: usize| ranks.is_none_or(|ranks| ranks.has(index));
     let row = &mut |row: usize, losses: &[f32]| rows[row] = row_loss(losses);
-    let visitor = &mut Visitor { stop, wanted, row, states: &mut |_| Ok(()) };
+    let losses = &mut |index: usize, batch: &Batch| by.losses(model, index, batch);
+    let visitor = &mut Visitor { stop, losses, row };
     if !each_row(model, split, name, batch_size, visitor)? {
         return Ok(None);
     }
-    let rows = match ranks {
+    let rows = match by.ranks() {
         Some(ranks) => sharing::row_losses(ranks, &rows)?,
         None => rows,
     };
@@ -107,22 +138,23 @@ pub(crate) fn score_by_ranks(
 pub fn token_losses(model: &Model, split: &Split, name: &str, batch_size: usize) -> Result<Vec<Vec<f32>>> {
     let mut rows = vec![Vec::new(); split.len()];
     let row = &mut |row: usize, losses: &[f32]| rows[row] = losses.to_vec();
-    let stop = &mut |_| Ok(false);
-    let visitor = &mut Visitor { stop, wanted: &|_| true, row, states: &mut |_| Ok(()) };
+    let losses = &mut |_: usize, batch: &Batch| losses_of_batch(model, batch, &mut |_| Ok(())).map(Some);
+    let visitor = &mut Visitor { stop: &mut |_| Ok(false), losses, row };
     each_row(model, split, name, batch_size, visitor)?;
     Ok(rows)
 }
+
+/// Returns the losses of the targets of a batch, given its index; `None` if its rows are skipped.
+type LossesOf<'a> = dyn FnMut(usize, &Batch) -> Result<Option<Vec<f32>>> + 'a;
 
 /// Functions that decide what is computed of a split, and receive it.
 struct Visitor<'a> {
     /// Called with the index of every batch before anything of it is computed; true ends the work.
     stop: &'a mut dyn FnMut(usize) -> Result<bool>,
-    /// Returns whether the batch of an index is computed.
-    wanted: &'a dyn Fn(usize) -> bool,
+    /// Called with every batch.
+    losses: &'a mut LossesOf<'a>,
     /// Called with every row and the losses of its targets.
     row: &'a mut dyn FnMut(usize, &[f32]),
-    /// Called with what enters the head at the targets of each batch, `[N, D]`.
-    states: &'a mut dyn FnMut(&Array) -> Result<()>,
 }
 
 /// Computes every row of `split`, short rows first; returns whether it came to the end.
@@ -146,10 +178,7 @@ fn each_row(
         }
         let batch = Batch::of_rows(split, batch_rows, 1);
         targets += batch.target_count();
-        if !(visitor.wanted)(index) {
-            continue;
-        }
-        let losses = losses_of_batch(model, &batch, visitor.states)?;
+        let Some(losses) = (visitor.losses)(index, &batch)? else { continue };
         let mut rest = &losses[..];
         for (&row, &targets) in batch_rows.iter().zip(&batch.targets_of_row) {
             let (losses, others) = rest.split_at(targets);
@@ -207,11 +236,16 @@ fn losses_of_batch(
     if batch.target_count() == 0 {
         return Ok(Vec::new());
     }
-    let states = loss::states_of_targets(model, batch)?;
+    let states = loss::states_of_targets(model, batch, Pass::default())?;
     let losses = loss::losses_of_targets(model, &states, batch)?;
     losses.eval()?;
     visit(&states)?;
-    Ok(losses.as_slice::<f32>()[..batch.target_count()].to_vec())
+    Ok(numbers_of(&losses, batch))
+}
+
+/// Returns the losses of the targets of a batch without those that only fill it up.
+fn numbers_of(losses: &Array, batch: &Batch) -> Vec<f32> {
+    losses.as_slice::<f32>()[..batch.target_count()].to_vec()
 }
 
 /// Scores the rows of a batch, in its order; the loss of a row without targets is 0.

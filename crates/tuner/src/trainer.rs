@@ -14,6 +14,7 @@ use crate::loss::{self, HeadGradient};
 use crate::optimizer::{Optimizer, OptimizerSettings, UPDATE_BYTES};
 use crate::ranks::{Contribution, Expected, Ranks};
 use crate::seed;
+use crate::sharding::{self, Differentiated, Place, Shard, check_sharing};
 
 /// A model with its trainable parameters and the optimizer.
 pub struct Trainer {
@@ -36,6 +37,17 @@ pub struct Trainer {
     seed: u64,
     /// The processes that share the batches of a step.
     ranks: Option<Rc<Ranks>>,
+    /// What the ranks share.
+    shared: Shared,
+}
+
+/// What the ranks of a run share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shared {
+    /// The batches of every step.
+    Batches,
+    /// The blocks of the model.
+    Blocks,
 }
 
 /// Arguments of one step besides its batches.
@@ -175,6 +187,7 @@ impl Trainer {
             dora_squares,
             seed,
             ranks: None,
+            shared: Shared::Batches,
         })
     }
 
@@ -198,6 +211,30 @@ impl Trainer {
         // The ranks wait for each other in every step, so nothing is gained by starting one before the last is finished.
         self.is_read_late = false;
         self.ranks = Some(ranks);
+    }
+
+    /// Shares the blocks of the model with other processes, each of which needs only its [`Ranks::section`] of the model.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the ranks cannot pass arrays to each other, and as [`check_sharing`].
+    pub fn shard(&mut self, ranks: Rc<Ranks>) -> Result<()> {
+        if !ranks.can_pass() {
+            return Err(Error::settings(
+                "MLX cannot pass arrays between ranks over NCCL",
+                "start the run without `--shard-layers`, or over `ring` or `mpi`",
+            ));
+        }
+        check_sharing(ranks.section(), self.layer_count(), &self.trainable)?;
+        self.set_ranks(ranks);
+        self.shared = Shared::Blocks;
+        Ok(())
+    }
+
+    /// Returns this rank's section of the model, if ranks share its blocks.
+    pub(crate) fn shard_of<'a>(&self, ranks: &'a Ranks) -> Option<Shard<'a>> {
+        let (layers, first_trained) = (self.layer_count(), self.first_block.unwrap_or(0));
+        (self.shared == Shared::Blocks).then_some(Shard { ranks, layers, first_trained })
     }
 
     /// Returns the processes that share the batches of a step.
@@ -404,6 +441,9 @@ impl Trainer {
         }
         let model = self.model_of_step()?;
         if let Some(ranks) = &self.ranks {
+            if let Some(shard) = self.shard_of(ranks) {
+                return Ok(Some(self.gradients_of_shards(&shard, &model, &batches, step)?));
+            }
             return Ok(Some(self.gradients_of_ranks(ranks, &model, &batches, step)?));
         }
         let mut total: Option<Gradients> = None;
@@ -447,6 +487,50 @@ impl Trainer {
             weight: expected.iter().map(|expected| expected.weight).sum(),
             targets: expected.iter().map(|expected| expected.targets).sum(),
         })
+    }
+
+    /// Computes this rank's section for all batches, and returns loss and gradients of the whole model.
+    fn gradients_of_shards(
+        &self,
+        shard: &Shard<'_>,
+        model_of_step: &Model,
+        batches: &[(usize, &Batch)],
+        step: usize,
+    ) -> Result<Gradients> {
+        let section = shard.ranks.section();
+        let all = self.trainable.names.iter().zip(&self.parameters);
+        let (names, parameters): (Vec<String>, Vec<Array>) = all
+            .filter(|(name, _)| self.model.has_in(section, name))
+            .map(|(name, array)| (name.clone(), array.clone()))
+            .unzip();
+        let mut total: Option<Gradients> = None;
+        for &(index, batch) in batches {
+            let model = self.with_dropout_of(model_of_step, batch, step, index)?;
+            let of = Differentiated {
+                parameters: &parameters,
+                with: &|values| with_parameters(&model, &names, values),
+                head: self.head,
+                head_chunk_rows: self.head_chunk_rows,
+                recompute: self.recompute,
+            };
+            let Contribution { loss_sum, gradients: sums } = shard.gradients(&model, batch, &of)?;
+            let new = Gradients { sums, loss_sum, weight: batch.total_weight, targets: batch.target_count() };
+            let sum = match total {
+                None => new,
+                Some(total) => total.plus(new)?,
+            };
+            mlx_rs::transforms::eval(sum.sums.iter().chain([&sum.loss_sum]))?;
+            total = Some(sum);
+        }
+        let Gradients { sums, loss_sum, weight, targets } = total.expect("there is a batch");
+        shard.ranks.exchange_signals()?;
+        let mut own = sums.into_iter();
+        let places = self.trainable.names.iter().zip(&self.parameters).map(|(name, parameter)| Place {
+            shape: parameter.shape(),
+            own: if self.model.has_in(section, name) { own.next() } else { None },
+        });
+        let Contribution { loss_sum, gradients: sums } = sharding::join(shard.ranks, places, &loss_sum)?;
+        Ok(Gradients { sums, loss_sum, weight, targets })
     }
 
     /// Returns loss and gradients of one batch; `index` is its place in the step.

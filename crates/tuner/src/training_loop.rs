@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::prefetch::{Source, StepData, with_data};
 use crate::resume_state::{ResumeState, RunCounters, sha256_of, sha256_of_first, step_name, sync};
 use crate::schedule::ScheduleSettings;
-use crate::score::score_by_ranks;
+use crate::score::{Scorer, score_by_ranks};
 use crate::sharing;
 use crate::trainer::{StartedStep, Step, StepReport, Trainer};
 
@@ -483,7 +483,11 @@ impl TrainingLoop<'_> {
             }
             Ok(observer.interrupts_validation())
         };
-        let score = score_by_ranks(stop, &model, validation, "validation", batch_size, ranks)?;
+        let by = match ranks {
+            Some(ranks) => self.trainer.shard_of(ranks).map_or(Scorer::OfRows(ranks), Scorer::OfBlocks),
+            None => Scorer::Alone,
+        };
+        let score = score_by_ranks(stop, &model, validation, "validation", batch_size, &by)?;
         let Some(score) = score else { return Ok(None) };
         let loss = score.mean_loss();
         self.append(&MetricsLine::Validation(ValidationLine {

@@ -38,6 +38,10 @@ pub struct Args {
     /// Prepare the rows of N steps in advance on another thread (does not change the result)
     #[arg(long, value_name = "N", default_value_t = TrainingSettings::default().prefetch)]
     pub prefetch: usize,
+    /// Divide the blocks of the model among the ranks, instead of the rows of a step: less memory per rank, but no less time
+    /// (does not change the result)
+    #[arg(long)]
+    pub shard_layers: bool,
     /// Record the gradient norm of each block, the head, the embedding and the final norm in `telemetry/` at every report
     /// (does not change the result)
     #[arg(long)]

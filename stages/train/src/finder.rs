@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use failure::{Error, Result};
 use mlx_ext::Backend;
+use models::Section;
 use serde_json::json;
 use stage::StopFlag;
 use tuner::{Batch, Step};
@@ -150,7 +151,7 @@ fn ramp(
     points: &mut Vec<Point>,
 ) -> Result<Option<Ended>> {
     let train = inputs.open_split("train")?;
-    let mut trainer = inputs.trainer(config, backend, &[("train", &train)])?;
+    let mut trainer = inputs.trainer(config, backend, Section::WHOLE, &[("train", &train)])?;
     let mut order = batch_order::of_split(inputs, config, &train)?;
     let max_gradient_norm = config.max_gradient_norm();
     let bar = stage::progress_bar(args.find_steps as u64);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use dataset::Split;
 use failure::{Context, Result};
 use mlx_ext::Backend;
-use models::{LoadOptions, Model};
+use models::{LoadOptions, Model, Section};
 use tuner::Trainer;
 
 use crate::config::Config;
@@ -34,16 +34,17 @@ impl Inputs<'_> {
         Split::open(&path).with_context(|| format!("opening the {name} split"))
     }
 
-    /// Loads the model, adds adapters or selects the weights to train, and makes a trainer.
+    /// Loads a section of the model, adds adapters or selects the weights to train, and makes a trainer.
     ///
     /// Checks that the model knows the tokens of `splits`, given with their names.
     pub(crate) fn trainer(
         &self,
         config: &Config,
         backend: &Backend,
+        section: Section,
         splits: &[(&str, &Split)],
     ) -> Result<Trainer> {
-        let mut model = self.load_model(config, backend)?;
+        let mut model = self.load_model(config, backend, section)?;
         for (name, split) in splits {
             tuner::check_vocabulary(&model, split, name)
                 .with_context(|| format!("checking `{}`", self.tokens.display()))?;
@@ -56,12 +57,13 @@ impl Inputs<'_> {
         Ok(trainer)
     }
 
-    fn load_model(&self, config: &Config, backend: &Backend) -> Result<Model> {
+    fn load_model(&self, config: &Config, backend: &Backend, section: Section) -> Result<Model> {
         let folder = self.model;
         if models::weight_files(folder)?.is_empty() {
             tracing::info!("`{}` has no weights; drawing them from seed {}", folder.display(), config.seed);
-            return Ok(Model::random(&folder.join("config.json"), config.seed)?);
+            return Ok(Model::random_section(&folder.join("config.json"), config.seed, section)?);
         }
-        Model::load(folder, &LoadOptions::on(backend, config.dtype)).context("loading the model")
+        let options = LoadOptions::on(backend, config.dtype);
+        Model::load_section(folder, &options, section).context("loading the model")
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use failure::{Error, Result};
 use mlx_ext::Backend;
-use models::{Layer, LoadOptions, Model};
+use models::{Layer, LoadOptions, Model, Section};
 use serde_json::Value;
 use tuner::FineTuneType;
 
@@ -46,7 +46,21 @@ impl Estimate {
     ///
     /// Fails when the model or the training split cannot be read, or does not fit the settings.
     pub fn new(inputs: &Inputs<'_>, config: &Config, backend: &Backend) -> Result<Self> {
-        let sizes = Sizes::read(inputs.model, config, backend)?;
+        Self::of_section(inputs, config, backend, Section::WHOLE)
+    }
+
+    /// As [`Estimate::new`], for one of several processes that share the blocks of the model.
+    ///
+    /// # Errors
+    ///
+    /// As [`Estimate::new`], and when the model cannot be shared in this way.
+    pub fn of_section(
+        inputs: &Inputs<'_>,
+        config: &Config,
+        backend: &Backend,
+        section: Section,
+    ) -> Result<Self> {
+        let sizes = Sizes::read(inputs.model, config, backend, section)?;
         let split = inputs.open_split("train")?;
         let longest = (0..split.len()).map(|row| split.row_length(row)).max().unwrap_or(1);
         Ok(Self::of(&sizes, longest, config, backend))
@@ -68,7 +82,7 @@ impl Estimate {
             trained: 4 * trainable + moments,
             gradients: 4 * (trainable + EMBEDDING_GRADIENTS * embeddings),
             activations: sizes.activations(length, config, backend),
-            head: 2 * 4 * rows * sizes.vocabulary,
+            head: if sizes.has_head { 2 * 4 * rows * sizes.vocabulary } else { 0 },
             process: if backend.is_gpu() { 0 } else { PROCESS_BYTES },
         }
     }
@@ -124,7 +138,8 @@ impl Estimate {
             "lower `num_layers` or `rank`, set fine_tune_type = \"lora\" or optimizer = \"adafactor\", or raise \
              `--max-memory`"
         } else {
-            "use a smaller or quantized model, set unpack = \"transient\" if it is quantized, or raise `--max-memory`"
+            "use a smaller or quantized model, set unpack = \"transient\" if it is quantized, divide the model among ranks \
+             (`--shard-layers`), or raise `--max-memory`"
         }
     }
 }
@@ -150,7 +165,9 @@ fn gigabytes(bytes: usize) -> String {
 
 /// Sizes of a model and of its trainable parameters.
 struct Sizes {
+    /// Number of blocks whose activations are kept.
     layers: usize,
+    has_head: bool,
     width: usize,
     /// Width inside the MLP.
     inner: usize,
@@ -173,13 +190,20 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Reads the sizes of the model in `folder` from its outline, without loading weights.
-    fn read(folder: &Path, config: &Config, backend: &Backend) -> Result<Self> {
+    /// Reads the sizes of a section of the model in `folder` from its outline, without loading weights.
+    fn read(folder: &Path, config: &Config, backend: &Backend, section: Section) -> Result<Self> {
         let options = LoadOptions::on(backend, config.dtype);
         let mut model = Model::outline(folder, &options)?;
-        let mut frozen_bytes = model.bytes();
+        let own = model.layers().into_iter().filter(|(path, _)| model.has_in(section, path));
+        let mut frozen_bytes: usize = own.map(|(_, layer)| layer.bytes()).sum();
         let weights = model.parameters();
         let trainable = tuner::attach(&mut model, &config.adapter(), config.seed)?;
+        let blocks = section.blocks(model.layer_count());
+        let frozen =
+            if config.num_layers > 0 { model.layer_count().saturating_sub(config.num_layers) } else { 0 };
+        if section != Section::WHOLE {
+            tuner::check_sharing(section, model.layer_count(), &trainable)?;
+        }
         let parameters = model.parameters();
         // Trainable weights are only in memory as parameters.
         for weight in trainable.names.iter().filter_map(|name| weights.get(name)) {
@@ -208,7 +232,8 @@ impl Sizes {
         let text = model.config().get("text_config").unwrap_or(model.config());
         let heads = text.get("num_attention_heads").and_then(Value::as_u64).unwrap_or(1);
         Ok(Self {
-            layers: model.layer_count(),
+            layers: blocks.end - frozen.clamp(blocks.start, blocks.end),
+            has_head: section.is_last(),
             width: model.hidden_size() as usize,
             inner: inputs_of("mlp.down_proj"),
             heads: heads as usize,
@@ -229,7 +254,7 @@ impl Sizes {
     fn activations(&self, length: usize, config: &Config, backend: &Backend) -> usize {
         let float = if config.dtype.name(backend) == "float32" { 4 } else { 2 };
         let tokens = config.lines_together() * length;
-        let layers = if config.num_layers > 0 { config.num_layers.min(self.layers) } else { self.layers };
+        let layers = self.layers;
         let between = tokens * self.width * layers;
         if float == 4 && !backend.is_gpu() {
             let block = tokens * self.kept_on_host(config);
@@ -275,7 +300,7 @@ mod tests {
             "tie_word_embeddings": true,
         });
         fs_err::write(folder.path().join("config.json"), text.to_string()).expect("a file can be written");
-        Sizes::read(folder.path(), config, &cpu()).expect("the model is supported")
+        Sizes::read(folder.path(), config, &cpu(), Section::WHOLE).expect("the model is supported")
     }
 
     fn cpu() -> Backend {
@@ -355,7 +380,7 @@ mod tests {
                 .expect("a file can be written");
             for gigabytes in MACHINES {
                 let config = preset(&root, model, gigabytes);
-                let mut sizes = Sizes::read(folder.path(), &config, &backend)
+                let mut sizes = Sizes::read(folder.path(), &config, &backend, Section::WHOLE)
                     .unwrap_or_else(|error| panic!("{model}: {error}"));
                 let weights =
                     sizes.frozen_bytes / if config.dtype.name(&backend) == "float32" { 4 } else { 2 };

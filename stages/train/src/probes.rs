@@ -7,6 +7,7 @@
 use dataset::Split;
 use failure::Result;
 use mlx_ext::Backend;
+use models::Section;
 use serde::Serialize;
 use stage::StopFlag;
 use tuner::{Batch, BatchOrder, ScheduleSettings, Step, TrainingSettings};
@@ -237,7 +238,8 @@ impl<'a> Prober<'a> {
 
     /// Trains for the steps of a probe at `rate` and returns the loss on the held-out rows; `None` if it diverges.
     fn loss(&mut self, rate: f64) -> Result<Option<f64>> {
-        let mut trainer = self.inputs.trainer(self.config, self.backend, &[("train", &self.train)])?;
+        let mut trainer =
+            self.inputs.trainer(self.config, self.backend, Section::WHOLE, &[("train", &self.train)])?;
         let schedule = self.schedule(rate);
         for index in 0..self.steps {
             self.stop.check()?;

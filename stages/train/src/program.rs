@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use mlx_ext::Backend;
+use models::Section;
 use outputs::Stop;
 use stage::{Error, Input, Job, KeyedRun, Result, Run, StopFlag};
 use tuner::{DistrustMode, Ranks};
@@ -18,7 +19,7 @@ use crate::memory::Estimate;
 use crate::progress::Progress;
 use crate::ranks;
 use crate::reuse::{LENGTH_SETTINGS, describe_reuse};
-use crate::run::{self, Saving};
+use crate::run::{self, Saving, Sharing};
 
 /// The inputs as they were opened.
 struct Opened {
@@ -75,6 +76,12 @@ pub fn program(args: &Args) -> Result<()> {
 
 /// Runs the stage, as rank 0 or on its own, or assists rank 0.
 fn run_stage(args: &Args, ranks: Option<&Rc<Ranks>>) -> Result<()> {
+    if ranks.is_none() && args.shard_layers {
+        return Err(Error::usage(
+            "`--shard-layers` shares a model between several ranks, but there is only this process",
+        )
+        .hinted("start it with `mpirun -n 2`, or with `MLX_HOSTFILE` and `MLX_RANK`"));
+    }
     if ranks.is_some() && args.finder.find_learning_rate {
         return Err(Error::usage("`--find-learning-rate` runs in one process")
             .hinted("start it without `mpirun` and without `MLX_HOSTFILE`"));
@@ -90,11 +97,14 @@ fn run_stage(args: &Args, ranks: Option<&Rc<Ranks>>) -> Result<()> {
     if let Some(stop_at) = args.stop_at {
         run.stop_at(&stop_at.to_string());
     }
-    ranks::choose_slices(&mut run, ranks.map(Rc::as_ref))?;
+    ranks::choose_slices(&mut run, ranks.map(Rc::as_ref), args.shard_layers)?;
     let run = run.with_key()?;
     if let Some(ranks) = ranks {
         ranks.agree("key (settings, inputs or kind of machine)", &run.key().to_string())?;
-        ranks::warn_about_idle(ranks, run.config());
+        ranks.agree("`--shard-layers`", if args.shard_layers { "yes" } else { "no" })?;
+        if !args.shard_layers {
+            ranks::warn_about_idle(ranks, run.config());
+        }
         if !ranks.is_first() {
             return assist(args, run, &opened, &backend, ranks);
         }
@@ -124,12 +134,13 @@ fn assist(
     }
     let inputs = opened.inputs(&[], None);
     run.assist(|config| {
-        Estimate::new(&inputs, config, backend)?.check(backend.memory_limit)?;
+        estimate(args, &inputs, config, backend, Some(ranks))?.check(backend.memory_limit)?;
         let stop = StopFlag::default();
         let mut progress = Progress::new(stop, None);
         progress.share();
         let unhurried = stop.unhurried();
-        let summary = run::assist(ranks, &inputs, config, backend, args.stop_at, &mut progress)?;
+        let sharing = Sharing { ranks, blocks: args.shard_layers };
+        let summary = run::assist(sharing, &inputs, config, backend, args.stop_at, &mut progress)?;
         drop(unhurried);
         let is_interrupted = summary.stop == Stop::Interrupted && stop.requested().is_some();
         if is_interrupted { Err(stop.interrupted()) } else { Ok(()) }
@@ -144,10 +155,11 @@ fn execute(
     backend: &Backend,
     ranks: Option<&Rc<Ranks>>,
 ) -> Result<()> {
-    let estimate = Estimate::new(inputs, run.config(), backend)?;
+    let estimate = estimate(args, inputs, run.config(), backend, ranks)?;
     run.expect_bytes(planned_bytes(&estimate, inputs, run.config(), args.keep_last)?);
     run.expect_memory(estimate.total() as u64, backend.memory_limit as u64);
-    run.note(format!("needs about {estimate}"));
+    let of = if args.shard_layers { " on rank 0" } else { "" };
+    run.note(format!("needs about {estimate}{of}"));
     if models::is_packed(inputs.model)? {
         let unpacking = backend.unpacking(run.config().dtype.on(backend));
         let what = if unpacking.resident { "are unpacked once" } else { "stay packed" };
@@ -166,6 +178,19 @@ fn execute(
         mlx_ext::warn_if_slow()?;
         train(args, job, inputs, config, backend, ranks)
     })
+}
+
+/// Estimates the memory of this process.
+fn estimate(
+    args: &Args,
+    inputs: &Inputs<'_>,
+    config: &Config,
+    backend: &Backend,
+    ranks: Option<&Rc<Ranks>>,
+) -> Result<Estimate> {
+    let ranks = ranks.filter(|_| args.shard_layers);
+    let section = ranks.map_or(Section::WHOLE, |ranks| ranks.section());
+    Estimate::of_section(inputs, config, backend, section)
 }
 
 /// Estimates how many bytes a run writes: its checkpoints, and the resume states that it keeps.
@@ -212,7 +237,8 @@ fn train(
     };
     // Ranks stop together, however long the slowest of them takes.
     let unhurried = ranks.map(|_| job.stop().unhurried());
-    let summary = run::run_on(ranks, inputs, config, backend, saving, &mut progress)?;
+    let sharing = ranks.map(|ranks| Sharing { ranks, blocks: args.shard_layers });
+    let summary = run::run_on(sharing, inputs, config, backend, saving, &mut progress)?;
     drop(unhurried);
     progress.finish();
     if let Some(artifact) = earlier::read(job.resume_dir())? {

@@ -33,11 +33,11 @@ pub(crate) fn join() -> Result<Option<Rc<Ranks>>> {
 /// # Errors
 ///
 /// Fails when a rank is lost.
-pub(crate) fn choose_slices(run: &mut Run<Config>, ranks: Option<&Ranks>) -> Result<()> {
+pub(crate) fn choose_slices(run: &mut Run<Config>, ranks: Option<&Ranks>, shares_layers: bool) -> Result<()> {
     if run.config().slices > 0 {
         return Ok(());
     }
-    let size = ranks.map_or(1, Ranks::size);
+    let size = ranks.filter(|_| !shares_layers).map_or(1, Ranks::size);
     let mut slices = 1;
     if ranks.is_none_or(Ranks::is_first) {
         slices = slices_of(run, size)?;

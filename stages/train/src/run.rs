@@ -6,6 +6,7 @@ use std::rc::Rc;
 use dataset::Split;
 use failure::{Context, Required, Result};
 use mlx_ext::Backend;
+use models::Section;
 use outputs::{Stop, Summary};
 use tuner::{
     BatchOrder, Distrust, DistrustMode, Observer, Ranks, Splits, Trainable, Trainer, TrainingSettings,
@@ -51,16 +52,31 @@ pub fn run(
     run_on(None, inputs, config, backend, saving, observer)
 }
 
+/// What the ranks of a run share.
+#[derive(Clone, Copy)]
+pub(crate) struct Sharing<'a> {
+    pub(crate) ranks: &'a Rc<Ranks>,
+    /// Whether they share the blocks of the model instead of the rows of a step.
+    pub(crate) blocks: bool,
+}
+
+impl Sharing<'_> {
+    /// Returns what this process runs of the model.
+    pub(crate) fn section(self) -> Section {
+        if self.blocks { self.ranks.section() } else { Section::WHOLE }
+    }
+}
+
 /// As [`run`], on rank 0 of several.
 pub(crate) fn run_on(
-    ranks: Option<&Rc<Ranks>>,
+    sharing: Option<Sharing<'_>>,
     inputs: &Inputs<'_>,
     config: &Config,
     backend: &Backend,
     saving: Saving<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
-    let mut prepared = Prepared::new(ranks, inputs, config, backend)?;
+    let mut prepared = Prepared::new(sharing, inputs, config, backend)?;
     log_trainable(prepared.trainer.trainable());
     prepared.settings.save_every = saving.save_every;
     prepared.settings.keep_last = saving.keep_last;
@@ -83,7 +99,7 @@ pub(crate) fn run_on(
         let is_complete = summary.stop != Stop::Interrupted || observer.is_reached();
         (summary, is_complete)
     };
-    if let Some(ranks) = ranks {
+    if let Some(Sharing { ranks, .. }) = sharing {
         ranks.release();
     }
     match saving.stop_at {
@@ -103,14 +119,14 @@ pub(crate) fn run_on(
 
 /// Computes this rank's part of every step of a run whose files rank 0 writes.
 pub(crate) fn assist(
-    ranks: &Rc<Ranks>,
+    sharing: Sharing<'_>,
     inputs: &Inputs<'_>,
     config: &Config,
     backend: &Backend,
     stop_at: Option<StopAt>,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
-    let mut prepared = Prepared::new(Some(ranks), inputs, config, backend)?;
+    let mut prepared = Prepared::new(Some(sharing), inputs, config, backend)?;
     let mut observer = StopAtObserver::new(observer, stop_at);
     // No folder: nothing is written here.
     prepared.train(Path::new(""), &mut observer)
@@ -127,7 +143,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(
-        ranks: Option<&Rc<Ranks>>,
+        sharing: Option<Sharing<'_>>,
         inputs: &Inputs<'_>,
         config: &Config,
         backend: &Backend,
@@ -135,12 +151,15 @@ impl Prepared {
         let train = inputs.open_split("train")?;
         let validation = inputs.open_split("validation")?;
         let splits = [("train", &train), ("validation", &validation)];
-        if ranks.is_none_or(|ranks| ranks.is_first()) {
+        if sharing.is_none_or(|sharing| sharing.ranks.is_first()) {
             context::warn_about_long_rows(inputs.model, &splits)?;
         }
-        let mut trainer = inputs.trainer(config, backend, &splits)?;
-        if let Some(ranks) = ranks {
-            trainer.set_ranks(Rc::clone(ranks));
+        let section = sharing.map_or(Section::WHOLE, Sharing::section);
+        let mut trainer = inputs.trainer(config, backend, section, &splits)?;
+        match sharing {
+            Some(Sharing { ranks, blocks: true }) => trainer.shard(Rc::clone(ranks))?,
+            Some(Sharing { ranks, blocks: false }) => trainer.set_ranks(Rc::clone(ranks)),
+            None => {}
         }
         let mut order = batch_order::of_split(inputs, config, &train)?;
         let settings = config.training_settings(&mut order, distrust(inputs, config)?);

@@ -1,8 +1,8 @@
 //! One run over several processes (ranks), each with its own device: MLX moves the arrays.
 //!
 //! Every rank computes the gradients of some of a step's batches. All ranks then get all of these gradients and add them in the
-//! order of the batches, as one process would, so that the number of ranks changes no bit of the sum. A connection beside
-//! MLX's notices a rank that is lost or has stalled, and ends all others.
+//! order of the batches, as one process would, so that the number of ranks changes no bit of the sum. Or every rank runs some of
+//! the blocks of the model, and passes states and their gradients to its neighbours. A connection beside MLX's notices a rank that is lost or has stalled, and ends all others.
 
 mod control;
 mod ending;
@@ -19,6 +19,7 @@ use std::time::Duration;
 use mlx_ext::{Group, Transport};
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype, ops};
+use models::Section;
 
 use crate::error::{Error, Result};
 use crate::ranks::control::{Control, Invitation, JOIN, OnEnd, listen};
@@ -70,6 +71,15 @@ pub(crate) struct Contribution {
 pub(crate) struct Expected {
     pub(crate) weight: f64,
     pub(crate) targets: usize,
+}
+
+/// An array on its way between neighbours.
+#[derive(Clone, Copy)]
+pub(crate) struct Passage<'a> {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    /// Describes the array; the same on all ranks.
+    pub(crate) what: &'a str,
 }
 
 impl Ranks {
@@ -311,6 +321,56 @@ impl Ranks {
         Ok(Contribution { loss_sum: sum.try_index(1)?, gradients })
     }
 
+    /// Returns whether ranks can pass arrays to their neighbours.
+    pub fn can_pass(&self) -> bool {
+        self.group.transport().passes_arrays()
+    }
+
+    /// Returns the section of a model that this rank runs if the ranks share its blocks.
+    pub fn section(&self) -> Section {
+        Section { index: self.rank, count: self.size }
+    }
+
+    /// Returns the array that rank `from` will pass to this one, of the shape and type of `like`. Only [`Ranks::pass`] may evaluate
+    /// it.
+    pub(crate) fn receiving(&self, like: &Array, from: usize) -> Result<Array> {
+        Ok(self.group.receive(like, from)?)
+    }
+
+    /// Passes an array to a neighbour. A collective operation: every rank must call it, with the same `passage`.
+    ///
+    /// The rank that sends gives the array, the one that receives gives that of [`Ranks::receiving`], and the others none.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a rank is lost, or does something else than this one.
+    pub(crate) fn pass(&self, passage: Passage<'_>, array: Option<&Array>) -> Result<()> {
+        let Passage { from, to, what } = passage;
+        if let (Some(array), true) = (array, self.rank == from) {
+            array.eval()?;
+        }
+        self.await_all(&format!("Pass {from} {to} {what}"))?;
+        match array {
+            Some(array) if self.rank == from => self.evaluated(self.group.send(array, to)).map(|_| ()),
+            Some(array) if self.rank == to => self.evaluated(Ok(array.clone())).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns numbers of which each is given by one rank, bit by bit; the other ranks give 0 in its place.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a rank is lost.
+    pub(crate) fn joined(&self, numbers: &[f32]) -> Result<Vec<f32>> {
+        let mut joined = Vec::with_capacity(numbers.len());
+        for chunk in numbers.chunks(NUMBERS_AT_A_TIME) {
+            let words: Vec<u32> = chunk.iter().map(|number| number.to_bits()).collect();
+            joined.extend(self.sum_words(&words)?.into_iter().map(f32::from_bits));
+        }
+        Ok(joined)
+    }
+
     /// Returns the sum of one gradient per rank, exchanged as in a step with one batch per rank.
     ///
     /// # Errors
@@ -383,13 +443,22 @@ impl Ranks {
     /// MLX waits for a connection by asking it again and again, so the ranks wait for each other before.
     fn exchange(&self, array: &Array, exchange: Exchange) -> Result<Array> {
         array.eval()?;
-        let number = self.exchanges.get() + 1;
-        self.exchanges.set(number);
-        self.control.ready(number, &format!("{exchange:?} {:?}", array.shape()))?;
-        let result = match exchange {
+        self.await_all(&format!("{exchange:?} {:?}", array.shape()))?;
+        self.evaluated(match exchange {
             Exchange::Gather => self.group.all_gather(array),
             Exchange::Sum => self.group.all_sum(array),
-        };
+        })
+    }
+
+    /// Waits until all ranks are ready for the next exchange, which is `what` on all of them.
+    fn await_all(&self, what: &str) -> Result<()> {
+        let number = self.exchanges.get() + 1;
+        self.exchanges.set(number);
+        self.control.ready(number, what)
+    }
+
+    /// Waits for the result of an exchange.
+    fn evaluated(&self, result: mlx_ext::Result<Array>) -> Result<Array> {
         let result = result.and_then(|result| Ok(result.eval().map(|()| result)?));
         if result.is_err() {
             // Rank 0 will say which rank is lost.
