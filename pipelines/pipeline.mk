@@ -35,7 +35,7 @@ scored-models       = --model base=$(call of,import-model) --model fused=$(call 
 evaluate-inputs     = $(scored-models) --gate note
 report-inputs       = $(foreach stage,$(filter-out report,$(STAGES)),--$(stage) $(call of,$(stage)))
 
-.PHONY: pipeline preset check-settings pin plan gate encoder $(STAGES)
+.PHONY: pipeline preset check-settings pin plan gate evaluate-gguf encoder $(STAGES)
 
 # The demo shows the way; its translations are no use.
 real-model = $(if $(filter demo,$(call raw,MODEL)),$(if $(call raw,MODEL_DIR),,echo 'next, a pretrained language model (93 MB to download, about 15 minutes): make pipeline MODEL=smollm2-135m' &&))
@@ -68,6 +68,23 @@ encoder: build
 
 gate: report ## Run all stages; fail if the fused model does not pass [evaluate.gate] of the settings
 	@$(pointers); $(call quote,$(call raw,BIN)/evaluate) $(settings) $(scored-models) --gate fail >/dev/null
+
+# A GGUF file is scored as an import of it: its folder, because a report accepts artifacts of one pipeline only. The pointers have other names than those of the stages, whose results stay as they are.
+run-extra = sh pipelines/stage.sh "$$pointers" $(call quote,$(LATEST))
+reported  = $(filter-out report evaluate,$(STAGES))
+
+evaluate-gguf: fuse $(if $(call raw,ENCODER),encoder) ## Score the GGUF file of fuse too, and print the scores (SET="fuse.gguf=q8_0")
+	@$(pointers); gguf=$(call of,fuse)/data/gguf; \
+	if [ ! -d "$$gguf" ]; then \
+	  printf '%s\n' 'error: fuse wrote no GGUF file' 'hint: choose a format, such as `make evaluate-gguf SET="fuse.gguf=q8_0"`' >&2; exit 2; \
+	fi; \
+	$(run-extra) gguf $(call quote,$(call raw,BIN)/import-model) --model-dir "$$gguf" --store $(call quoted,STORE) && \
+	$(run-extra) evaluate-gguf $(call quote,$(call raw,BIN)/evaluate) $(settings) $(scored-models) --model fused_gguf=$(call of,gguf)/data/model --gate note && \
+	$(run-extra) report-gguf $(call quote,$(call raw,BIN)/report) $(settings) \
+	  $(foreach stage,$(reported),--$(stage) $(call of,$(stage))) --evaluate $(call of,evaluate-gguf) && \
+	report=$(call of,report-gguf) && cat "$$report/data/summary.txt" && echo && \
+	sed -n -e '/^## Exports/,/^## [^E]/{' -e 's/\\_/_/g' -e '/^|/p' -e '}' "$$report/data/report.md" && \
+	printf 'report: %s\n' "$$report/data/report.html"
 
 # Names all presets if MODEL is not one of them.
 preset:

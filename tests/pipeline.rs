@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use outputs::{Document, FusionCost, STAGES, Scores};
 use testutil::files::{copy, remove};
+use testutil::hub::{HubServer, TOKEN};
 use testutil::{Program, Ran, SMALL_SETTINGS, built_programs, tolerance, trees, workspace_root};
 
 /// A folder with the files of the repository that `make pipeline` reads; the programs are those of the test build.
@@ -52,9 +53,14 @@ impl Checkout {
 
     /// Runs make with `SET=set` and `small.toml` as the settings of the pipeline.
     fn make(&self, target: &str, set: &str) -> Ran {
+        self.program(target, set).run()
+    }
+
+    fn program(&self, target: &str, set: &str) -> Program {
         let mut make = Program::new("make");
         make.current_dir(&self.folder).arg(target).arg(format!("BIN={}", built_programs().display()));
-        make.args(["PIPELINE=small", "DATA=data/haw-eng"]).arg(format!("SET={set}")).run()
+        make.args(["PIPELINE=small", "DATA=data/haw-eng"]).arg(format!("SET={set}"));
+        make
     }
 
     fn store(&self) -> PathBuf {
@@ -352,5 +358,89 @@ fn an_artifact_is_reproduced_from_its_plain_inputs() -> Result<()> {
     let again = trees(&checkout.folder.join("build/reproduce"));
     let before = trees(&checkout.store());
     ensure!(again.len() == 3 && again.iter().all(|(name, tree)| before.get(name) == Some(tree)), "{again:?}");
+    Ok(())
+}
+
+#[test]
+fn a_gguf_file_is_scored_beside_the_fused_model() -> Result<()> {
+    let checkout = Checkout::finished("gguf")?;
+    let said = checkout.make("evaluate-gguf", "").failed(2);
+    ensure!(said.contains("fuse wrote no GGUF file") && said.contains("hint: "), "{said}");
+
+    let set = "fuse.gguf=q8_0 evaluate.generated_rows=8";
+    let ran = checkout.make("evaluate-gguf", set);
+    let shown = ran.succeeded();
+    ensure!(shown.lines().any(|line| line.contains("base  fused  fused_gguf")), "{shown}");
+    let row = |name: &str| -> Result<Vec<String>> {
+        let line = shown.lines().find(|line| line.starts_with(&format!("| {name} |")));
+        let line = line.with_context(|| format!("no row `{name}` in:\n{shown}"))?;
+        Ok(line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+    };
+    // File, format, size, validation loss, change, KL divergence, same top token, test chrF.
+    let (fused, gguf) = (row("model")?, row("gguf/model-q8_0.gguf")?);
+    let chrf = |cells: &[String]| Ok::<f64, anyhow::Error>(cells.last().context("no cell")?.parse()?);
+    let pointer = fs_err::read_to_string(checkout.folder.join("build/small/demo/evaluate-gguf.path"))?;
+    let scores = Scores::read(&checkout.folder.join(pointer.trim_end()).join("data").join(Scores::FILE))?;
+    for (cells, name) in [(&fused, "fused"), (&gguf, "fused_gguf")] {
+        let expected = scores.models[name].text["chrf"];
+        ensure!((chrf(cells)? - expected).abs() <= 0.051, "{name}: {cells:?}, not {expected}");
+    }
+    let losses = ["fused", "fused_gguf"].map(|name| scores.models[name].loss.unwrap_or(f64::NAN));
+    let change = (losses[0] - losses[1]).abs();
+    ensure!(change > 0.0 && change < 0.05, "{losses:?}");
+    // The results of the pipeline are still those of the models alone.
+    let alone: Scores = checkout.read()?;
+    ensure!(!alone.models.contains_key("fused_gguf"));
+    let before = checkout.times()?;
+    checkout.make("evaluate-gguf", set).succeeded();
+    ensure!(checkout.times()? == before, "a second run wrote files");
+    Ok(())
+}
+
+#[test]
+fn make_uploads_adapters_and_gguf_and_makes_only_what_they_need() -> Result<()> {
+    let checkout = Checkout::finished("upload")?;
+    let hub = HubServer::start(vec![]);
+    let upload = |more: &[&str], set: &str| {
+        let mut make = checkout.program("upload", set);
+        make.env("HF_ENDPOINT", hub.endpoint())
+            .env("HF_TOKEN", TOKEN)
+            .env("HF_HOME", checkout.folder.join("home"));
+        make.args(more).run()
+    };
+    let said = upload(&[], "").failed(2);
+    ensure!(said.contains("set ID to a repository"), "{said}");
+    let evaluated = |checkout: &Checkout| {
+        trees(&checkout.store()).keys().filter(|name| name.starts_with("evaluate/")).count()
+    };
+    let before = evaluated(&checkout);
+    for (output, set, file) in [
+        ("adapters", "", "adapters.safetensors"),
+        ("gguf", "fuse.gguf=q4_0 fuse.max_loss_increase=1", "model-q4_0.gguf"),
+        ("peft", "fuse.peft=true", "adapter_model.safetensors"),
+        ("model", "", "model.safetensors"),
+    ] {
+        let id = format!("jane/{output}");
+        let arguments = [format!("ID={id}"), format!("OUTPUT={output}"), "PRIVATE=1".to_owned()];
+        let ran = upload(&arguments.each_ref().map(String::as_str), set);
+        let address = ran.succeeded().lines().last().context("no address")?.to_owned();
+        let repo = hub.repo(&id).with_context(|| format!("no repository `{id}`"))?;
+        ensure!(address == format!("{}/{id}/tree/{}", hub.endpoint(), repo.commit()), "{address}");
+        let files = repo.contents("main");
+        let (card, _) = files.get("README.md").context("no card")?;
+        let card = std::str::from_utf8(card)?;
+        ensure!(files.contains_key(file) && card.starts_with("---\n"), "{output}: {:?}", files.keys());
+        let is_scored = output == "model" || output == "peft";
+        ensure!(card.contains("\nmodel-index:\n") == is_scored, "{output}:\n{card}");
+        if output == "gguf" {
+            ensure!(files.contains_key("Modelfile"), "{:?}", files.keys());
+            ensure!(evaluated(&checkout) == before, "an upload of GGUF evaluated something");
+        }
+    }
+    // Nothing to upload: fuse wrote no GGUF file.
+    let said = upload(&["ID=jane/none", "OUTPUT=gguf"], "").failed(2);
+    ensure!(said.contains("gguf") && said.contains("hint: ") && hub.repo("jane/none").is_none(), "{said}");
+    let said = upload(&["ID=jane/none", "OUTPUT=gguff"], "").failed(2);
+    ensure!(said.contains("gguff") && hub.repo("jane/none").is_none(), "{said}");
     Ok(())
 }
