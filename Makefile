@@ -156,6 +156,7 @@ interop: build ## Compare with mlx-lm and chat templates with transformers (inst
 	tests/interop/run.sh '$(BIN)'
 	.venv/bin/python tests/interop/conversions.py '$(BIN)'
 	.venv/bin/python tests/interop/server.py '$(BIN)'
+	.venv/bin/python tests/interop/cards.py '$(BIN)'
 	@$(CARGO) build --release --locked --package dataset --example render
 	.venv/bin/python tests/interop/templates.py target/release/examples/render
 

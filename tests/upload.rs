@@ -70,7 +70,12 @@ impl Exported {
         let losses = sandbox.make("validate", &[&given[..], &["--train", &train]].concat());
         let best =
             sandbox.make("select-best", &["--model", &model, "--train", &train, "--validate", &losses]);
-        let exports = ["fuse.peft=true", "fuse.gguf=\"q8_0\"", "fuse.quantize={ bits = 8, group_size = 32 }"];
+        let exports = [
+            "fuse.datasets=[\"jane/stories\"]",
+            "fuse.peft=true",
+            "fuse.gguf=\"q8_0\"",
+            "fuse.quantize={ bits = 8, group_size = 32 }",
+        ];
         let exports = exports.map(|setting| ["--set", setting]).concat();
         let fused = sandbox.make("fuse", &[&given[..], &["--adapters", &best], &exports].concat());
         let (base, tuned) = (format!("base={model}"), format!("fused={fused}"));
@@ -114,10 +119,11 @@ fn exports_and_adapters_arrive_with_cards_that_name_base_data_and_scores() -> Re
         ensure!(files.contains_key(file), "{output}: {:?}", files.keys());
         let head = format!("base_model: {BASE}\nbase_model_relation: {relation}\n");
         ensure!(card.contains(&head) && card.contains(&commit), "{output}:\n{card}");
-        let has_data = card.contains("\ndatasets:\n- fornander_aligned\n");
+        let has_data = card.contains("\ndatasets:\n- jane/stories\n");
         ensure!(has_data != (output == "adapters"), "{output}:\n{card}");
         let has_scores = card.contains("\nmodel-index:\n- name: \"") && card.contains("interval");
         ensure!(has_scores != more.is_empty(), "{output}:\n{card}");
+        ensure!(has_scores == card.contains("\n      type: \"jane/stories\"\n"), "{output}:\n{card}");
         if let Some((settings, _)) = files.get("adapter_config.json") {
             let settings: Value = serde_json::from_slice(settings)?;
             ensure!(

@@ -17,6 +17,7 @@
 //! ```
 
 mod answers;
+mod card;
 mod changes;
 mod chat;
 mod choice;
@@ -34,6 +35,7 @@ mod timing;
 mod training;
 
 pub use answers::CheckpointAnswers;
+pub use card::{is_hub_id, text_of_yaml, yaml_text};
 pub use changes::{Changes, CheckpointChanges, RowChange};
 pub use chat::ChatSettings;
 pub use choice::{Candidate, Choice};

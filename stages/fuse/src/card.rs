@@ -76,9 +76,9 @@ struct Facts {
 impl Facts {
     fn card(&self, subject: Subject, config: &Config, cost: &FusionCost) -> String {
         let mut card = String::from("---\n");
-        self.write_introduction(&mut card, subject);
+        self.write_introduction(&mut card, subject, &config.datasets);
         if let Some(stats) = &self.stats {
-            write_data(&mut card, stats, &self.sources);
+            write_data(&mut card, stats, &self.sources, &config.datasets);
         }
         card += "\n## Adapter\n\n| setting | value |\n| --- | --- |\n";
         write_rows(&mut card, "", &self.adapters);
@@ -88,23 +88,29 @@ impl Facts {
     }
 
     /// Writes the metadata, the title, and what the model and its licence are.
-    fn write_introduction(&self, card: &mut String, subject: Subject) {
+    fn write_introduction(&self, card: &mut String, subject: Subject, datasets: &[String]) {
         let base = self.origin.as_ref().and_then(|origin| match &origin.source {
             ImportSource::Hub { id, commit } => Some((id, commit)),
             ImportSource::Folder | ImportSource::Wheel { .. } => None,
         });
         if let Some((id, _)) = base {
+            let id = outputs::yaml_text(id);
             let _ = writeln!(card, "base_model: {id}\nbase_model_relation: {}", subject.relation());
         }
         let stated = self.origin.as_ref().and_then(|origin| origin.license.as_deref());
         let license = stated.or(self.license.as_deref()).filter(|name| models::is_license(name));
         if let Some(license) = license {
-            let _ = writeln!(card, "license: {license}");
+            let _ = writeln!(card, "license: {}", outputs::yaml_text(license));
         }
-        if !self.sources.is_empty() {
+        let named: Vec<String> = if datasets.is_empty() {
+            self.sources.iter().take(MAX_FILES).map(|name| dataset_name(name)).collect()
+        } else {
+            datasets.to_vec()
+        };
+        if !named.is_empty() {
             *card += "datasets:\n";
-            for name in self.sources.iter().take(MAX_FILES) {
-                let _ = writeln!(card, "- {}", dataset_name(name));
+            for name in named {
+                let _ = writeln!(card, "- {}", outputs::yaml_text(&name));
             }
         }
         let _ = writeln!(card, "library_name: {}\npipeline_tag: text-generation\ntags:", subject.library());
@@ -135,8 +141,13 @@ impl Facts {
     }
 }
 
-fn write_data(card: &mut String, stats: &Stats, sources: &BTreeSet<String>) {
-    *card += "\n## Data\n\nThe terms of the data are those of its source files";
+fn write_data(card: &mut String, stats: &Stats, sources: &BTreeSet<String>, datasets: &[String]) {
+    *card += "\n## Data\n\n";
+    if !datasets.is_empty() {
+        let links = datasets.iter().map(|id| format!("[{id}](https://huggingface.co/datasets/{id})"));
+        let _ = writeln!(card, "From {}.\n", links.collect::<Vec<_>>().join(", "));
+    }
+    *card += "The terms of the data are those of its source files";
     let listed: Vec<String> =
         sources.iter().take(MAX_FILES).map(|name| format!("`{}`", plain(name))).collect();
     if !listed.is_empty() {
@@ -154,7 +165,7 @@ fn write_data(card: &mut String, stats: &Stats, sources: &BTreeSet<String>) {
     }
 }
 
-/// Returns the name of a data file without its extensions, as a word of YAML.
+/// Returns the name of a data file without its extensions, in letters that the hub allows.
 fn dataset_name(file: &str) -> String {
     let stem = file.split('.').find(|part| !part.is_empty()).unwrap_or(file);
     stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
@@ -173,7 +184,8 @@ fn write_changed_settings(card: &mut String, config: &Config) {
     };
     let defaults = table(&Config::default());
     let mut changed = table(config);
-    changed.retain(|name, value| defaults.get(name) != Some(value));
+    // The datasets are named above.
+    changed.retain(|name, value| name != "datasets" && defaults.get(name) != Some(value));
     if !changed.is_empty() {
         *card += "\n## Settings of `fuse` that are not the default\n\n| setting | value |\n| --- | --- |\n";
         write_rows(card, "", &Value::Object(changed));
@@ -341,6 +353,18 @@ mod tests {
         | `model` | | 5.0 MB | 1.0010 | | | |
         | `gguf/model-q4_0.gguf` | q4_0 | 1.5 MB | 1.0500 | +0.0490 | 0.0213 | 95.0 % |
         "#);
+    }
+
+    #[test]
+    fn datasets_of_the_settings_replace_the_names_of_files() {
+        let config = Config { datasets: vec!["jane/haw-eng".into(), "2024".into()], ..Config::default() };
+        let text = card(Subject::Fused, ImportSource::Folder, None, &config);
+        assert!(text.contains("\ndatasets:\n- jane/haw-eng\n- \"2024\"\nlibrary_name:"), "{text}");
+        assert!(
+            text.contains("From [jane/haw-eng](https://huggingface.co/datasets/jane/haw-eng), [2024]("),
+            "{text}"
+        );
+        assert!(text.contains("`a.jsonl`") && !text.contains("`datasets`"), "{text}");
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct Config {
     pub gguf: Gguf,
     /// Also write the adapters in PEFT's format.
     pub peft: bool,
+    /// Ids on the hub of the datasets that the data come from, `OWNER/NAME`, for the cards; empty for the names of the files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<String>,
 }
 
 impl Default for Config {
@@ -52,6 +55,7 @@ impl Default for Config {
             batch_size: 16,
             gguf: Gguf::None,
             peft: false,
+            datasets: Vec::new(),
         }
     }
 }
@@ -70,7 +74,7 @@ impl Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "fuse";
-    const VERSION: u32 = 8;
+    const VERSION: u32 = 9;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -79,6 +83,11 @@ impl stage::Config for Config {
         }
         if self.max_loss_increase.is_some_and(|limit| limit < 0.0) {
             problems.push("`max_loss_increase` must not be negative".to_owned());
+        }
+        for id in self.datasets.iter().filter(|id| !outputs::is_hub_id(id)) {
+            problems.push(format!(
+                "`datasets` contains `{id}`, expected the id of a dataset on the hub, `OWNER/NAME`"
+            ));
         }
         problems.extend(self.quantize.iter().flat_map(Quantize::problems));
         let needs_floats = [("gguf", self.gguf != Gguf::None), ("quantize", self.quantize.is_some())];
@@ -95,5 +104,28 @@ impl stage::Config for Config {
 
     fn slug(&self) -> String {
         "fused".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stage::Config as _;
+
+    use super::*;
+
+    #[test]
+    fn datasets_that_are_no_ids_are_named() {
+        let config = |id: &str| Config {
+            datasets: vec!["jane/stories".to_owned(), id.to_owned()],
+            ..Config::default()
+        };
+        assert!(config("squad").problems().is_empty());
+        for id in ["", "a b", "https://huggingface.co/datasets/jane/stories", "jane/"] {
+            let problems = config(id).problems();
+            assert!(
+                problems.len() == 1 && problems[0].contains(&format!("`datasets` contains `{id}`")),
+                "{problems:?}"
+            );
+        }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn of_adapters(files: &[LocalFile]) -> Result<String, Error> {
     let base = settings["base_model_name_or_path"].as_str().filter(|base| is_id(base));
     let mut card = FENCE.to_owned();
     if let Some(base) = base {
-        let _ = writeln!(card, "base_model: {base}\nbase_model_relation: adapter");
+        let _ = writeln!(card, "base_model: {}\nbase_model_relation: adapter", outputs::yaml_text(base));
     }
     card += "library_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n- lora\n- ashlar\n---\n\n# Adapter\n\n";
     match (base, settings["revision"].as_str()) {
@@ -86,7 +86,7 @@ fn rows(scores: &ModelScores) -> Vec<Row<'_>> {
 /// Returns the first dataset that the metadata of a card names.
 fn dataset(metadata: &str) -> Option<String> {
     let mut lines = metadata.lines().skip_while(|line| *line != "datasets:").skip(1);
-    lines.next()?.strip_prefix("- ").map(str::to_owned)
+    lines.next()?.strip_prefix("- ").map(outputs::text_of_yaml)
 }
 
 fn confidence(scores: &Scores) -> f64 {
