@@ -514,7 +514,7 @@ fn with_rows(rows: usize, out: &Path) -> Result<()> {
 #[test]
 #[cfg(target_os = "linux")]
 fn an_export_needs_little_more_memory_than_the_model() -> Result<()> {
-    const ROWS: usize = 200_000;
+    const ROWS: usize = 320_000;
     let sandbox = Sandbox::new();
     let folder = sandbox.join("wide");
     with_rows(ROWS, &folder)?;
@@ -535,6 +535,6 @@ fn an_export_needs_little_more_memory_than_the_model() -> Result<()> {
     let (without, with) = (peak("\"\"")?, peak("q8_0")?);
     println!("{} MB without, {} MB with GGUF", without / 1_000_000, with / 1_000_000);
     // Two heads are compared: one embedding more than without GGUF, and some logits. Joined parts would add another embedding.
-    ensure!(with < without + embedding * 3 / 2, "{with} bytes with GGUF, {without} without");
+    ensure!(with < without + embedding * 5 / 4, "{with} bytes with GGUF, {without} without");
     Ok(())
 }
