@@ -130,6 +130,7 @@ soak: native ## Kill training 200 times, run stages and pipelines at once 1,000 
 	ASHLAR_ROUNDS=1000 cargo test --locked --package stage --test concurrency -- --test-threads=1
 	ASHLAR_EVERY=1 cargo test --locked --package stage --test system_calls -- --test-threads=1
 	ASHLAR_EVERY=1 cargo test --locked --package artifacts --test system_calls -- --test-threads=1
+	ASHLAR_EVERY=1 cargo test --locked --package tests --test damaged_inputs -- --test-threads=1
 	ASHLAR_PIPELINES=50 cargo test --locked --package tests --test pipelines_at_once -- --test-threads=1 --nocapture
 	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
 	ASHLAR_KILLS=20 cargo test --locked --package tests --test ranks -- --test-threads=1 --nocapture

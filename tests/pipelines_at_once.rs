@@ -3,6 +3,7 @@
 //! `ASHLAR_PIPELINES` sets how many times; `make soak` runs 50.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use artifact::{Artifact, Level, Manifest, Store};
@@ -25,6 +26,10 @@ fn make(folder: &Path, target: &str, set: &str) -> Program {
     make.current_dir(folder).arg(target).arg(format!("BIN={}", built_programs().display()));
     make.args(["PIPELINE=small", "DATA=data/haw-eng"]).arg(format!("SET={set}"));
     make
+}
+
+fn rounds() -> Result<usize> {
+    Ok(std::env::var("ASHLAR_PIPELINES").ok().map(|text| text.parse()).transpose()?.unwrap_or(2))
 }
 
 fn settings(rate: &str) -> String {
@@ -72,18 +77,55 @@ fn check_report(folder: &Path, ran: &Ran, expected: f64) -> Result<()> {
 
 #[test]
 fn two_pipelines_with_different_settings_do_not_mix() -> Result<()> {
-    let rounds: usize =
-        std::env::var("ASHLAR_PIPELINES").ok().map(|text| text.parse()).transpose()?.unwrap_or(2);
     let folder = checkout("different")?;
-    for round in 0..rounds {
-        let rates =
-            [format!("{:e}", 2.1e-3 + round as f64 * 1e-5), format!("{:e}", 2.7e-3 + round as f64 * 1e-5)];
-        let children: Vec<_> =
-            rates.iter().map(|rate| make(&folder, "pipeline", &settings(rate)).spawn()).collect();
-        for (child, rate) in children.into_iter().zip(&rates) {
-            let ran = Ran::from(child.wait_with_output()?);
-            check_report(&folder, &ran, rate.parse()?).with_context(|| format!("round {round}"))?;
-        }
+    for round in 0..rounds()? {
+        let rates = [2.1, 2.7].map(|rate| format!("{:e}", rate * 1e-3 + round as f64 * 1e-5));
+        run_side_by_side(&folder, &rates).with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+/// Without a grace period, gc takes everything that no pipeline points at, which is everything that a stage has just made.
+#[test]
+fn gc_beside_pipelines_takes_nothing_from_them() -> Result<()> {
+    let folder = checkout("gc")?;
+    let (rounds, is_over) = (rounds()?, AtomicBool::new(false));
+    let (collections, checked) = std::thread::scope(|scope| {
+        let collector = scope.spawn(|| collect_until(&folder, &is_over));
+        let checked = (0..rounds).try_for_each(|round| {
+            let rates = [3.1, 3.7].map(|rate| format!("{:e}", rate * 1e-3 + round as f64 * 1e-5));
+            run_side_by_side(&folder, &rates).with_context(|| format!("round {round}"))
+        });
+        is_over.store(true, Ordering::Relaxed);
+        let collections = collector.join().map_err(|_panic| anyhow::anyhow!("gc failed"))?;
+        Ok::<_, anyhow::Error>((collections, checked))
+    })?;
+    checked?;
+    ensure!(collections > 10, "gc ran {collections} times only");
+    Ok(())
+}
+
+/// Collects without a pause; returns how often.
+fn collect_until(folder: &Path, is_over: &AtomicBool) -> usize {
+    let mut collections = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        Program::built("artifacts")
+            .current_dir(folder)
+            .args(["gc", "--delete", "--grace", "0s"])
+            .run()
+            .succeeded();
+        collections += 1;
+    }
+    collections
+}
+
+/// Runs one pipeline for each learning rate at the same time.
+fn run_side_by_side(folder: &Path, rates: &[String]) -> Result<()> {
+    let children: Vec<_> =
+        rates.iter().map(|rate| make(folder, "pipeline", &settings(rate)).spawn()).collect();
+    for (child, rate) in children.into_iter().zip(rates) {
+        let ran = Ran::from(child.wait_with_output()?);
+        check_report(folder, &ran, rate.parse()?)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
@@ -23,6 +23,22 @@ pub enum Discarded {
     InUse,
     /// It was used since it was listed, or is gone.
     Changed,
+}
+
+/// An artifact that no process has open, and that none can open until this is dropped.
+#[derive(Debug)]
+pub struct Condemned {
+    path: PathBuf,
+    lock: File,
+}
+
+/// Outcome of [`Store::condemn`].
+#[derive(Debug)]
+pub enum Condemnation {
+    /// Nobody has it open.
+    Ready(Condemned),
+    /// It stays; never [`Discarded::Moved`].
+    Spared(Discarded),
 }
 
 /// Keeps other collections away; released on drop.
@@ -49,45 +65,78 @@ impl Store {
         }
     }
 
-    /// Moves an artifact to `.trash/`, unless a process has it open or it was used since `last_use`, its modification time when
-    /// the decision to remove it was made.
+    /// Locks an artifact that is to be removed, unless a process has it open or it was used since `last_use`, its modification
+    /// time when it was listed. What is decided while it is locked still holds when it is removed. Readers wait at most two
+    /// seconds for it.
     ///
     /// # Errors
     ///
-    /// Fails when the folder cannot be locked or moved.
-    pub fn discard(
+    /// Fails when the folder cannot be locked.
+    pub fn condemn(
         &self,
         _lock: &CollectionLock,
         artifact: &Path,
         last_use: SystemTime,
-    ) -> Result<Discarded> {
+    ) -> Result<Condemnation> {
         let dir = match os::open_dir(artifact) {
             Ok(dir) => dir,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Discarded::Changed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Condemnation::Spared(Discarded::Changed));
+            }
             Err(error) => return Err(error.into()),
         };
         match dir.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Discarded::InUse),
+            Err(TryLockError::WouldBlock) => return Ok(Condemnation::Spared(Discarded::InUse)),
             Err(TryLockError::Error(error)) if no_locks(&error) => {}
             Err(TryLockError::Error(error)) => return Err(os::named(error, "lock", artifact).into()),
         }
         let modified = dir.metadata().and_then(|metadata| metadata.modified());
         let modified = modified.map_err(|error| os::named(error, "look at", artifact))?;
         if !hold::is_still(&dir, artifact) || modified != last_use {
-            return Ok(Discarded::Changed);
+            return Ok(Condemnation::Spared(Discarded::Changed));
         }
-        self.move_to_trash(artifact)?;
-        Ok(Discarded::Moved)
+        Ok(Condemnation::Ready(Condemned { path: artifact.to_owned(), lock: dir }))
     }
 
-    /// Moves any file or folder of the store to `.trash/`, such as an old workspace.
+    /// Moves a condemned artifact to `.trash/`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the folder cannot be moved.
+    pub fn remove(&self, _lock: &CollectionLock, condemned: Condemned) -> Result<()> {
+        let Condemned { path, lock } = condemned;
+        let moved = self.move_to_trash(&path);
+        drop(lock);
+        moved
+    }
+
+    /// Condemns and removes at once, for what nothing refers to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::condemn`] and [`Store::remove`].
+    pub fn discard(&self, lock: &CollectionLock, folder: &Path, last_use: SystemTime) -> Result<Discarded> {
+        match self.condemn(lock, folder, last_use)? {
+            Condemnation::Ready(condemned) => {
+                self.remove(lock, condemned)?;
+                Ok(Discarded::Moved)
+            }
+            Condemnation::Spared(reason) => Ok(reason),
+        }
+    }
+
+    /// Moves any file or folder of the store to `.trash/`, such as an old workspace; its owner may have removed it meanwhile.
     ///
     /// # Errors
     ///
     /// Fails when it cannot be moved.
-    pub fn discard_leftover(&self, _lock: &CollectionLock, path: &Path) -> Result<()> {
-        self.move_to_trash(path)
+    pub fn discard_leftover(&self, _lock: &CollectionLock, path: &Path) -> Result<Discarded> {
+        match self.move_to_trash(path) {
+            Ok(()) => Ok(Discarded::Moved),
+            Err(_) if is_gone(path) => Ok(Discarded::Changed),
+            Err(error) => Err(error),
+        }
     }
 
     /// Renames and flushes, before anything in it is deleted, so that a power cut cannot bring back a folder without its files.
@@ -118,6 +167,10 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn is_gone(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Returns whether an error of a lock says that the file system has none. Then the age of an artifact alone protects it.

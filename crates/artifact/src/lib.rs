@@ -58,7 +58,7 @@ mod workspace;
 pub use bare::Bare;
 pub use canonical::canonical;
 pub use clock::{format_utc, now};
-pub use collect::{CollectionLock, Discarded};
+pub use collect::{CollectionLock, Condemnation, Condemned, Discarded};
 pub use diff::{Change, changes};
 pub use digest::{FileHash, Key, ParseHashError, TreeHash};
 pub use error::{Error, Refused, Result};

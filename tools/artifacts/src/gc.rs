@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use artifact::{CollectionLock, Discarded, Key, Store, Wait};
+use artifact::{CollectionLock, Condemnation, Condemned, Discarded, Key, Store, Wait};
 use serde_json::{Value, json};
 
 use crate::args::Gc;
@@ -26,7 +26,10 @@ use plan::{Node, Reason};
 const SKEW: Duration = Duration::from_mins(5);
 /// A store that nobody has used for longer may mean that the clock is ahead.
 const LONG_UNUSED: Duration = Duration::from_hours(400 * 24);
-/// Files beside their target are younger than this while they are written.
+/// Artifacts that are removed together.
+const BATCH: usize = 50;
+/// Files beside their target are younger than this while they are written, and artifacts are used again within it by a pipeline
+/// that runs.
 const TEMPORARY: Duration = Duration::from_hours(1);
 
 /// Everything that gc decided.
@@ -65,7 +68,7 @@ pub(crate) fn run(catalog: &Catalog, options: &Gc) -> Result<()> {
     }
     let decision = decide(catalog, options, now)?;
     let outcome = match &lock {
-        Some(lock) => collect(&catalog.store, lock, &decision)?,
+        Some(lock) => collect(catalog, options, lock, &decision)?,
         None => Outcome::default(),
     };
     report(catalog, options, &decision, &outcome, now)
@@ -193,23 +196,15 @@ fn workspace_key(workspace: &Leftover) -> Option<(String, Key)> {
     Some((workspace.path.parent()?.file_name()?.to_str()?.to_owned(), key))
 }
 
-fn collect(store: &Store, lock: &CollectionLock, decision: &Decision) -> Result<Outcome> {
+fn collect(catalog: &Catalog, options: &Gc, lock: &CollectionLock, decision: &Decision) -> Result<Outcome> {
+    let store = &catalog.store;
     let mut outcome = Outcome::default();
-    for item in &decision.remove {
+    for batch in decision.remove.chunks(BATCH) {
         if let Some(signal) = crate::signal::stopped() {
             return Err(Error::Stopped { signal });
         }
-        match store.discard(lock, &item.entry.path, item.entry.last_use)? {
-            Discarded::Moved => {
-                outcome.removed += 1;
-                outcome.bytes += item.summary.bytes();
-                store.empty_trash(lock)?;
-            }
-            Discarded::InUse => outcome.spared.push((item.entry.path.clone(), "in use")),
-            Discarded::Changed => {
-                outcome.spared.push((item.entry.path.clone(), "used a moment ago, or gone"));
-            }
-        }
+        collect_batch(store, options, lock, batch, &mut outcome)?;
+        store.empty_trash(lock)?;
     }
     for leftover in &decision.leftovers {
         if let Some(reason) = discard_leftover(store, lock, leftover)? {
@@ -223,31 +218,78 @@ fn collect(store: &Store, lock: &CollectionLock, decision: &Decision) -> Result<
     Ok(outcome)
 }
 
+/// Removes artifacts, except those that something needs by now.
+///
+/// A stage that ends lets go of its artifact after it is labelled or pointed at. So whatever refers to an artifact that nobody
+/// has open is there to be seen, and nothing new appears while it is locked.
+fn collect_batch(
+    store: &Store,
+    options: &Gc,
+    lock: &CollectionLock,
+    batch: &[Item],
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let mut condemned = Vec::new();
+    for item in batch {
+        match store.condemn(lock, &item.entry.path, item.entry.last_use)? {
+            Condemnation::Ready(ready) => condemned.push((item, ready)),
+            Condemnation::Spared(reason) => {
+                outcome.spared.push((item.entry.path.clone(), why_spared(reason)));
+            }
+        }
+    }
+    let now = artifact::now();
+    let is_young = |(item, _): &(&Item, Condemned)| {
+        now.duration_since(item.entry.last_use).map_or(true, |age| age < TEMPORARY)
+    };
+    let needed = if condemned.iter().any(is_young) {
+        decide(&Catalog::open(store.root())?, options, now)?.kept
+    } else {
+        BTreeMap::new()
+    };
+    for (item, ready) in condemned {
+        if needed.contains_key(&item.summary.key) {
+            outcome.spared.push((item.entry.path.clone(), why_spared(Discarded::Changed)));
+            continue;
+        }
+        store.remove(lock, ready)?;
+        outcome.removed += 1;
+        outcome.bytes += item.summary.bytes();
+    }
+    Ok(())
+}
+
+fn why_spared(reason: Discarded) -> &'static str {
+    match reason {
+        Discarded::InUse => "in use",
+        Discarded::Changed | Discarded::Moved => "used a moment ago, or gone",
+    }
+}
+
 /// Removes a leftover; returns the reason if it stays.
 fn discard_leftover(
     store: &Store,
     lock: &CollectionLock,
     leftover: &Leftover,
 ) -> Result<Option<&'static str>> {
-    match leftover.kind {
-        Kind::Trash => {}
+    let discarded = match leftover.kind {
+        Kind::Trash => Discarded::Moved,
         Kind::Temporary | Kind::Quarantined => store.discard_leftover(lock, &leftover.path)?,
-        Kind::Staging => {
-            let modified = fs_err::metadata(&leftover.path)?.modified()?;
-            if store.discard(lock, &leftover.path, modified)? != Discarded::Moved {
-                return Ok(Some("in use"));
-            }
-        }
+        Kind::Staging => match fs_err::metadata(&leftover.path) {
+            Ok(metadata) => store.discard(lock, &leftover.path, metadata.modified()?)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Discarded::Changed,
+            Err(error) => return Err(error.into()),
+        },
         Kind::Workspace => {
             let Some((stage, key)) = workspace_key(leftover) else { return Ok(Some("not a workspace")) };
             let wait = Wait::AtMost(Duration::ZERO);
             let Ok(_key_lock) = store.lock(&stage, &key, wait, &mut |_| {}, &|| false) else {
                 return Ok(Some("in use"));
             };
-            store.discard_leftover(lock, &leftover.path)?;
+            store.discard_leftover(lock, &leftover.path)?
         }
-    }
-    Ok(None)
+    };
+    Ok((discarded != Discarded::Moved).then(|| why_spared(discarded)))
 }
 
 fn report(

@@ -1,17 +1,20 @@
 //! Roots of gc: labels, pointers of pipelines, and kept runs.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use artifact::{Artifact, Key, Store, atomic};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::names;
+use crate::catalog::{list, names};
 use crate::error::{Result, bad_file};
 
 /// Folder of the store with one file per kept artifact.
 const KEPT: &str = ".kept";
 /// Deepest folder below a pointer folder that is searched.
 const POINTER_DEPTH: usize = 6;
+/// How often a folder is listed again because pointers in it were replaced meanwhile.
+const RELISTINGS: usize = 100;
 /// Longest pointer, and longest record of a kept artifact.
 const ROOT_BYTES: u64 = 1 << 20;
 
@@ -25,6 +28,11 @@ pub(crate) struct Pointer {
 }
 
 impl Pointer {
+    /// Returns whether the file has its final name.
+    pub(crate) fn is_written(&self) -> bool {
+        self.file.extension().is_some_and(|extension| extension == "path")
+    }
+
     /// Returns whether the artifact is there.
     pub(crate) fn exists(&self) -> bool {
         self.target.join("COMMIT").is_file()
@@ -64,24 +72,64 @@ pub(crate) fn pointers(folders: &[PathBuf]) -> Result<Vec<Pointer>> {
 }
 
 fn collect(folder: &Path, depth: usize, found: &mut Vec<Pointer>) -> Result<()> {
-    for name in names(folder)? {
-        let path = folder.join(name);
-        let Ok(metadata) = path.symlink_metadata() else { continue };
-        if metadata.is_dir() && depth > 0 {
-            collect(&path, depth - 1, found)?;
-        } else if metadata.is_file() && is_pointer(&path) {
-            use std::os::unix::ffi::OsStringExt as _;
-            let mut bytes = files::read(&path, ROOT_BYTES)?;
-            if bytes.ends_with(b"\n") {
-                bytes.pop();
-            }
-            found.push(Pointer { file: path, target: std::ffi::OsString::from_vec(bytes).into() });
+    let mut here = read_folder(folder)?;
+    // A pointer that is being replaced has two names, one after the other; list again until none of them vanishes.
+    for _ in 0..RELISTINGS {
+        if here.is_complete {
+            break;
         }
+        here = read_folder(folder)?;
+    }
+    found.extend(here.pointers);
+    for below in here.folders.iter().filter(|_| depth > 0) {
+        collect(below, depth - 1, found)?;
     }
     Ok(())
 }
 
-/// Returns whether a file is a pointer, `STAGE.path`, or one that is just being replaced, `STAGE.path.…`.
+/// What a folder of pointers holds.
+struct Listing {
+    pointers: Vec<Pointer>,
+    folders: Vec<PathBuf>,
+    /// Whether everything that was listed was still there to be read.
+    is_complete: bool,
+}
+
+fn read_folder(folder: &Path) -> Result<Listing> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let mut listing = Listing { pointers: Vec::new(), folders: Vec::new(), is_complete: true };
+    let entries = match list(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(listing),
+        Err(error) => return Err(error.into()),
+    };
+    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let Ok(metadata) = path.symlink_metadata() else {
+            listing.is_complete = false;
+            continue;
+        };
+        if metadata.is_dir() {
+            listing.folders.push(path);
+        } else if metadata.is_file() && is_pointer(&path) {
+            match files::read(&path, ROOT_BYTES) {
+                Ok(mut bytes) => {
+                    if bytes.ends_with(b"\n") {
+                        bytes.pop();
+                    }
+                    let target = std::ffi::OsString::from_vec(bytes).into();
+                    listing.pointers.push(Pointer { file: path, target });
+                }
+                Err(_) if !path.exists() => listing.is_complete = false,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(listing)
+}
+
+/// Returns whether a file is a pointer, `STAGE.path`, or one that is just being written, `STAGE.path.…` or `.STAGE.path.…`.
 fn is_pointer(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.ends_with(".path") || name.contains(".path.")
@@ -130,7 +178,7 @@ pub(crate) fn release(store: &Store, artifact: &Artifact) -> Result<bool> {
     let kept = Kept { stage: manifest.stage.clone(), key: manifest.key, note: String::new() };
     match fs_err::remove_file(file(store, &kept)) {
         Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -37,7 +37,8 @@ pub(crate) fn run(catalog: &Catalog, pointers: &[PathBuf], as_json: bool) -> Res
     let leftovers = leftovers::find(root)?;
     let labels = names(&root.join("refs"))?;
     let kept = roots::kept(&catalog.store)?;
-    let pointers = roots::pointers(pointers)?;
+    let mut pointers = roots::pointers(pointers)?;
+    pointers.retain(roots::Pointer::is_written);
     let free = free_bytes(root);
     if as_json {
         let stages: Vec<Value> = stages

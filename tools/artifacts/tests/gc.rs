@@ -52,7 +52,7 @@ fn the_dry_run_shows_what_the_real_run_removes() {
 
 #[test]
 fn labels_pointers_and_kept_runs_are_roots_with_all_they_were_made_from() {
-    for root in ["label", "pointer", "keep"] {
+    for root in ["label", "train.path", "train.path.17", ".train.path.17", "keep"] {
         let toy = Toy::new();
         let names = aged(&toy, 8, 100);
         let other = aged(&toy, 16, 100);
@@ -62,15 +62,16 @@ fn labels_pointers_and_kept_runs_are_roots_with_all_they_were_made_from() {
                 let artifact = Artifact::open_with(&toy.root().join(train), Level::Size).unwrap();
                 toy.store.set_ref("best", &artifact).unwrap();
             }
-            "pointer" => {
-                fs_err::create_dir_all(toy.path().join("build/haw-eng/demo")).unwrap();
-                // Relative to the folder in which make ran.
-                let pointer = toy.path().join("build/haw-eng/demo/train.path");
-                fs_err::write(pointer, format!("elsewhere/artifacts/{train}\n")).unwrap();
-            }
-            _ => {
+            "keep" => {
                 toy.run(&format!("keep {train} --note paper")).succeeded();
                 assert!(toy.run("keep").succeeded().contains("paper"));
+            }
+            // A pointer, or the file in which it is just being written.
+            pointer => {
+                let folder = toy.path().join("build/haw-eng/demo");
+                fs_err::create_dir_all(&folder).unwrap();
+                // Relative to the folder in which make ran.
+                fs_err::write(folder.join(pointer), format!("elsewhere/artifacts/{train}\n")).unwrap();
             }
         }
         let expected = set([&names[3], &other[2], &other[3]]);
