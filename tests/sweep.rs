@@ -235,6 +235,30 @@ fn halving_trains_less_than_half_of_the_grid_and_is_near_its_best() -> Result<()
 }
 
 #[test]
+fn members_are_compared_by_the_metric_that_chose_their_checkpoints() -> Result<()> {
+    let sweep = "pipeline = \"small\"\n[settings]\ntrain.steps = 4\ntrain.checkpoint_every = 2\nevaluate.generated_rows = 1\n\
+                 validate.answered_rows = 3\nvalidate.max_tokens = 8\nselect-best.metric = \"chrf\"\n\
+                 [vary]\ntrain.learning_rate = [\"1e-5\", \"5e-3\", \"2e-2\"]";
+    let checkout = Checkout::new("metric", &[("metric", sweep)])?;
+    let ran = checkout.sweep("metric", &[]);
+    ran.succeeded();
+    ran.says(&["validation chrf", "with a validation chrf of"]);
+    let record = checkout.record("metric")?;
+    ensure!(record.metric() == Some(("chrf", true)), "{record:?}");
+    let scores: Vec<f64> = record.members.iter().filter_map(|member| record.result(member)).collect();
+    let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    ensure!(scores.len() == 3 && scores.iter().any(|score| *score < highest), "all have {scores:?}");
+    let best = record.best().context("no best member")?;
+    ensure!(record.result(best) == Some(highest), "{best:?} of {scores:?}");
+    let folder = checkout.folder.join("build/sweeps/metric");
+    let page = fs_err::read_to_string(folder.join("sweep.html"))?;
+    ensure!(page.contains("Validation chrF") && page.contains("with a chrF of"), "the page compares losses");
+    let preset = fs_err::read_to_string(folder.join("best.toml"))?;
+    ensure!(preset.contains("with a validation chrf of"), "{preset}");
+    Ok(())
+}
+
+#[test]
 fn a_failed_member_is_retried_and_does_not_stop_the_others() -> Result<()> {
     let sweep = "pipeline = \"small\"\nseeds = [1, 2]\n[settings.train]\nsteps = 2\n[settings.evaluate]\ngenerated_rows = 0\n[vary]\ntrain.rank = [0, 2]";
     let checkout = Checkout::new("failing", &[("failing", sweep)])?;

@@ -50,6 +50,6 @@ pub use scores::{
 };
 pub use stages::*;
 pub use stats::{Leak, LeakKind, LeakStats, Lengths, SplitStats, Stats, Tally, TurnEnd, ValidationLeaks};
-pub use sweep::{SweepMember, SweepRecord, SweepRun};
+pub use sweep::{SweepMember, SweepRecord, SweepRun, SweepScore};
 pub use timing::{StageTimes, Times, TimingLine};
 pub use training::{MetricsLine, Stop, Summary, TrainLine, ValidationLine};

@@ -48,6 +48,9 @@ pub struct SweepRun {
     /// Validation loss of the chosen checkpoint, in nats per target; absent if the run failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
+    /// What decided the choice of the checkpoint, if that was a metric of its answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_score: Option<SweepScore>,
     /// Artifact of report; absent if the run failed or was not trained to the full length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
@@ -55,23 +58,71 @@ pub struct SweepRun {
     pub failed: bool,
 }
 
+/// A score of answers on the validation split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SweepScore {
+    /// Name of the metric.
+    pub metric: String,
+    /// The score of the chosen checkpoint.
+    pub value: f64,
+    /// Whether a higher score is better.
+    pub higher_is_better: bool,
+}
+
 impl SweepRecord {
-    /// Returns the member with the lowest mean validation loss among those trained for the most steps.
+    /// Returns the metric by which members are compared: that by which `select-best` chose in every run, with its better direction;
+    /// `None` if that was the validation loss, or not the same everywhere.
+    pub fn metric(&self) -> Option<(&str, bool)> {
+        let runs = self.members.iter().flat_map(|member| &member.runs);
+        let mut scores = runs.filter(|run| run.validation_loss.is_some()).map(|run| {
+            run.validation_score.as_ref().map(|score| (score.metric.as_str(), score.higher_is_better))
+        });
+        let first = scores.next()??;
+        scores.all(|score| score == Some(first)).then_some(first)
+    }
+
+    /// Returns the mean over a member's runs of what members are compared by, the metric or the validation loss; `None` if one
+    /// has none.
+    pub fn result(&self, member: &SweepMember) -> Option<f64> {
+        if self.metric().is_none() {
+            return member.loss();
+        }
+        mean(member.runs.iter().map(|run| run.validation_score.as_ref().map(|score| score.value)))
+    }
+
+    /// Returns [`SweepRecord::result`] with its sign such that a lower number is better.
+    pub fn cost(&self, member: &SweepMember) -> Option<f64> {
+        let higher_is_better = self.metric().is_some_and(|(_, higher)| higher);
+        self.result(member).map(|result| if higher_is_better { -result } else { result })
+    }
+
+    /// Returns the best member among those trained for the most steps.
     pub fn best(&self) -> Option<&SweepMember> {
         let longest =
             self.members.iter().filter(|member| member.loss().is_some()).filter_map(SweepMember::steps).max();
         let members = self.members.iter().filter(|member| member.steps() == longest);
-        let scored = members.filter_map(|member| Some((member, member.loss()?)));
+        let scored = members.filter_map(|member| Some((member, self.cost(member)?)));
         scored.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(member, _)| member)
     }
+
+    /// Describes the best member's result: `a validation loss of 1.2345`, or `a validation chrf of 31.2000`.
+    pub fn describe_best(&self) -> Option<String> {
+        let result = self.result(self.best()?)?;
+        let metric = self.metric().map_or("loss", |(metric, _)| metric);
+        Some(format!("a validation {metric} of {result:.4}"))
+    }
+}
+
+/// Returns the mean; `None` for nothing, or if a number is missing.
+fn mean(numbers: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let numbers: Vec<f64> = numbers.collect::<Option<_>>()?;
+    (!numbers.is_empty()).then(|| numbers.iter().sum::<f64>() / numbers.len() as f64)
 }
 
 impl SweepMember {
     /// Returns the mean validation loss of its runs; `None` if one has none.
     pub fn loss(&self) -> Option<f64> {
-        let losses: Option<Vec<f64>> = self.runs.iter().map(|run| run.validation_loss).collect();
-        let losses = losses.filter(|losses| !losses.is_empty())?;
-        Some(losses.iter().sum::<f64>() / losses.len() as f64)
+        mean(self.runs.iter().map(|run| run.validation_loss))
     }
 
     /// Returns the steps of its longest run.
@@ -114,5 +165,35 @@ mod tests {
         let record = SweepRecord { members, ..SweepRecord::default() };
         assert_eq!(record.best().map(|member| member.name.as_str()), Some("even"));
         assert_eq!(SweepRecord::default().best(), None);
+    }
+
+    fn scored(name: &str, metric: &str, values: &[f64]) -> SweepMember {
+        let mut member = member(name, 20, &vec![Some(values[0]); values.len()]);
+        for (run, value) in member.runs.iter_mut().zip(values) {
+            let higher_is_better = metric != "ter";
+            run.validation_score =
+                Some(SweepScore { metric: metric.to_owned(), value: *value, higher_is_better });
+        }
+        member
+    }
+
+    #[test]
+    fn the_metric_of_the_choice_compares_the_members() {
+        let best = |members: Vec<SweepMember>| {
+            let record = SweepRecord { members, ..SweepRecord::default() };
+            (record.best().map(|member| member.name.clone()), record.describe_best())
+        };
+        let members =
+            |metric: &str| vec![scored("low", metric, &[20.0, 30.0]), scored("high", metric, &[26.0])];
+        assert_eq!(best(members("chrf")), (Some("high".into()), Some("a validation chrf of 26.0000".into())));
+        assert_eq!(best(members("ter")), (Some("low".into()), Some("a validation ter of 25.0000".into())));
+        // Members that were not chosen by the same metric are compared by their losses.
+        let mixed = vec![scored("chrf", "chrf", &[40.0]), scored("ter", "ter", &[50.0])];
+        assert_eq!(best(mixed), (Some("chrf".into()), Some("a validation loss of 40.0000".into())));
+        let partly = vec![scored("chrf", "chrf", &[40.0]), member("loss", 20, &[Some(1.5)])];
+        assert_eq!(best(partly), (Some("loss".into()), Some("a validation loss of 1.5000".into())));
+        // A failed run does not count.
+        let failed = vec![member("failed", 20, &[None]), scored("low", "chrf", &[1.0])];
+        assert_eq!(best(failed), (Some("low".into()), Some("a validation chrf of 1.0000".into())));
     }
 }

@@ -144,7 +144,7 @@ fn sweep_page(root: &Path, page: &Path) -> Outcome {
                 steps: Some(300),
                 validation_loss,
                 report,
-                failed: false,
+                ..SweepRun::default()
             });
         }
         record.members.push(member(rate, runs));

@@ -109,11 +109,13 @@ fn header(sweep: &Sweep, differences: Option<&Differences>, title: &str) -> Elem
         .child(classed("p", "overline").text("Ashlar sweep"))
         .child(element("h1").text(title));
     if let Some(best) = sweep.record.best() {
-        let loss = best.loss().map_or("–".to_owned(), |loss| number::fixed(loss, 3));
-        let mut lead = format!(
-            "Best on the validation split: {}, with a loss of {loss} nats per token.",
-            self::title(best)
-        );
+        let record = &sweep.record;
+        let result = record.result(best).map_or("–".to_owned(), |result| number::fixed(result, 3));
+        let result = match record.metric() {
+            Some((metric, _)) => format!("{} of {result}", members::title_of(metric)),
+            None => format!("loss of {result} nats per token"),
+        };
+        let mut lead = format!("Best on the validation split: {}, with a {result}.", self::title(best));
         lead.extend(differences.map(|differences| format!(" {}", differences.sentence())));
         header = header.child(classed("p", "lead").text(lead));
     }

@@ -132,9 +132,9 @@ pub(crate) fn best_preset(sweep: &Sweep, record: &SweepRecord, preset: &str) -> 
     for (setting, value) in sweep.fixed.iter().cloned().chain(values).chain(steps) {
         insert(&mut document, &setting, &value);
     }
-    let loss = best.loss().unwrap_or(f64::NAN);
+    let result = record.describe_best().unwrap_or_default();
     let head = format!(
-        "# The best of {} members of the sweep `{}`, with a validation loss of {loss:.4}. To use it, copy it to\n\
+        "# The best of {} members of the sweep `{}`, with {result}. To use it, copy it to\n\
          # pipelines/models/NAME.toml and run `make pipeline PIPELINE={} MODEL=NAME`.\n\n",
         record.members.len(),
         record.name,

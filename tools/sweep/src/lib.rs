@@ -82,8 +82,8 @@ fn finish(sweep: &Sweep, make: &Make, record: &SweepRecord) -> failure::Result<(
         atomic::write_file(&make.folder.join(BEST), best.as_bytes())?;
     }
     if let Some(best) = record.best() {
-        let loss = best.loss().unwrap_or(f64::NAN);
-        tracing::info!("{}: best is {} with a validation loss of {loss:.4}", sweep.name, best.name);
+        let result = record.describe_best().unwrap_or_default();
+        tracing::info!("{}: best is {} with {result}", sweep.name, best.name);
     }
     if let Some(all) = record.full_steps {
         tracing::info!("{}: trained {} steps; a grid would train {all}", sweep.name, record.trained_steps);

@@ -133,10 +133,10 @@ impl Make {
         Some(text.trim_end().into())
     }
 
-    /// Returns the validation loss of the checkpoint that select-best chose.
-    pub(crate) fn validation_loss(&self, run: &Run) -> Result<Option<f64>> {
+    /// Returns what select-best chose.
+    pub(crate) fn choice(&self, run: &Run) -> Result<Option<Choice>> {
         let Some(artifact) = self.artifact(run, Choice::STAGE) else { return Ok(None) };
-        Ok(Choice::read_if_present(&artifact.join("data"))?.map(|choice| choice.loss))
+        Ok(Choice::read_if_present(&artifact.join("data"))?)
     }
 
     /// Returns how many steps a run trained itself: without those of a shorter run from which it resumed.

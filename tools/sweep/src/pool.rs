@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use outputs::Choice;
 use stage::StopFlag;
 
 use crate::args::Args;
@@ -79,10 +80,9 @@ impl Pool {
             let ending = self.attempt(run, target, &budget)?;
             let (done, of) = (done.fetch_add(1, Ordering::SeqCst) + 1, runs.len());
             if ending == Ending::Finished {
-                let loss = self.make.validation_loss(run)?;
-                let loss = loss.map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
+                let result = self.make.choice(run)?.map_or(String::new(), |choice| describe(&choice));
                 let seconds = begun.elapsed().as_secs_f64();
-                tracing::info!("{done} of {of}: {} in {seconds:.1} s{loss}", run.name);
+                tracing::info!("{done} of {of}: {} in {seconds:.1} s{result}", run.name);
             }
             Ok(ending)
         });
@@ -199,6 +199,14 @@ fn last_error(log: &Path) -> Option<String> {
     let last = lines.iter().rposition(|line| line.starts_with("error: "))?;
     let said = lines[last..].iter().take_while(|line| !line.starts_with("make")).take(4);
     Some(said.map(|line| line.trim()).collect::<Vec<_>>().join("; "))
+}
+
+/// Describes what select-best chose by.
+fn describe(choice: &Choice) -> String {
+    match (&choice.metric, choice.score) {
+        (Some(metric), Some(score)) => format!(", validation {metric} {score:.4}"),
+        _ => format!(", validation loss {:.4}", choice.loss),
+    }
 }
 
 #[cfg(test)]

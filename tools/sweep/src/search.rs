@@ -3,7 +3,8 @@
 mod halving;
 mod parzen;
 
-use outputs::{Document as _, RunRecord, SweepMember, SweepRecord, SweepRun};
+use metrics::{Better, Metric};
+use outputs::{Choice, Document as _, RunRecord, SweepMember, SweepRecord, SweepRun, SweepScore};
 
 use crate::error::Result;
 use crate::make::Make;
@@ -86,12 +87,22 @@ fn outcome(make: &Make, run: &Run, ending: Ending, target: &str) -> Result<Sweep
     if ending != Ending::Finished {
         return Ok(SweepRun { seed: run.seed, failed: true, ..SweepRun::default() });
     }
+    let choice = make.choice(run)?;
     let report = if target == WHOLE { make.artifact(run, RunRecord::STAGE) } else { None };
     Ok(SweepRun {
         seed: run.seed,
         steps: make.trained_steps(run)?.map(|trained| trained.all),
-        validation_loss: make.validation_loss(run)?,
+        validation_loss: choice.as_ref().map(|choice| choice.loss),
+        validation_score: choice.and_then(score),
         report: report.map(|path| path.to_string_lossy().into_owned()),
         failed: false,
     })
+}
+
+/// Returns the score that decided, if it was not the loss.
+fn score(choice: Choice) -> Option<SweepScore> {
+    let metric = choice.metric?;
+    // Every other metric that can decide is better when higher.
+    let higher_is_better = Metric::by_name(&metric).is_none_or(|metric| metric.better() == Better::Higher);
+    Some(SweepScore { metric, value: choice.score?, higher_is_better })
 }

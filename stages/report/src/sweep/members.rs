@@ -13,18 +13,16 @@ pub(super) fn section(sweep: &Sweep) -> Section {
     let record = &sweep.record;
     let mut columns = vec![words_column("Member")];
     columns.extend(record.varied.iter().map(words_column));
-    columns.extend([
-        number_column("Runs"),
-        number_column("Steps"),
-        number_column("Validation loss"),
-        words_column("State"),
-    ]);
+    columns.extend([number_column("Runs"), number_column("Steps"), number_column("Validation loss")]);
+    columns
+        .extend(record.metric().map(|(metric, _)| number_column(format!("Validation {}", title_of(metric)))));
+    columns.push(words_column("State"));
     let longest = record.members.iter().filter_map(SweepMember::steps).max();
     let mut members: Vec<&SweepMember> = record.members.iter().collect();
     let key = |member: &SweepMember| {
         (
             std::cmp::Reverse(member.steps().filter(|_| member.loss().is_some())),
-            member.loss().unwrap_or(f64::INFINITY),
+            record.cost(member).unwrap_or(f64::INFINITY),
         )
     };
     members.sort_by(|a, b| {
@@ -38,7 +36,10 @@ pub(super) fn section(sweep: &Sweep) -> Section {
         cells.extend(record.varied.iter().map(|name| cell(value(name))));
         cells.push(number_cell(number::count(member.runs.len() as u64)));
         cells.push(number_cell(member.steps().map_or("–".to_owned(), number::count)));
-        cells.push(loss_cell(member));
+        cells.push(mean_cell(member.runs.iter().map(|run| run.validation_loss)));
+        cells.extend(record.metric().map(|_| {
+            mean_cell(member.runs.iter().map(|run| run.validation_score.as_ref().map(|score| score.value)))
+        }));
         cells.push(element("td").child(state(member, best, longest)));
         cells
     });
@@ -71,14 +72,19 @@ fn about(sweep: &Sweep) -> String {
     }
 }
 
+/// Returns the name of a metric for readers.
+pub(super) fn title_of(metric: &str) -> &str {
+    metrics::Metric::by_name(metric).map_or(metric, |known| known.title())
+}
+
 /// Returns the mean over the runs, with the spread over seeds.
-fn loss_cell(member: &SweepMember) -> Element {
-    let losses: Vec<f64> = member.runs.iter().filter_map(|run| run.validation_loss).collect();
-    match (spread(&losses), losses.first()) {
+fn mean_cell(of_runs: impl Iterator<Item = Option<f64>>) -> Element {
+    let numbers: Vec<f64> = of_runs.flatten().collect();
+    match (spread(&numbers), numbers.first()) {
         (Some((mean, deviation)), _) => {
             number_cell(format!("{} ± {}", number::fixed(mean, 3), number::three_digits(deviation)))
         }
-        (None, Some(loss)) => number_cell(number::fixed(*loss, 3)),
+        (None, Some(only)) => number_cell(number::fixed(*only, 3)),
         (None, None) => number_cell("–"),
     }
 }

@@ -51,9 +51,9 @@ pub(super) fn drive(
 
 /// Returns the members that have a score, the best first.
 fn best(record: &SweepRecord, members: Vec<Member>) -> Vec<Member> {
-    let loss = |member: &Member| record.members.iter().find(|known| known.name == member.name)?.loss();
+    let cost = |member: &Member| record.cost(record.members.iter().find(|known| known.name == member.name)?);
     let mut scored: Vec<(f64, Member)> =
-        members.into_iter().filter_map(|member| Some((loss(&member)?, member))).collect();
+        members.into_iter().filter_map(|member| Some((cost(&member)?, member))).collect();
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
     scored.into_iter().map(|(_, member)| member).collect()
 }

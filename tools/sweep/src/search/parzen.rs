@@ -71,7 +71,7 @@ impl<'a> Proposer<'a> {
         Ok(None)
     }
 
-    /// Learns the loss of a member; infinite if it failed.
+    /// Learns the loss of a member, or another number of which lower ones are better; infinite if it failed.
     fn learn(&mut self, proposal: &Proposal, loss: f64) -> Result<()> {
         for (optimizer, place) in self.optimizers.iter_mut().zip(&proposal.places) {
             optimizer.tell(*place, loss).map_err(refused)?;
@@ -114,7 +114,7 @@ pub(super) fn drive(
         let members: Vec<Member> = proposals.iter().map(|proposal| proposal.member.clone()).collect();
         add_round(&mut record, sweep, pool, &Round { members: &members, steps: None, target: WHOLE })?;
         for (proposal, member) in proposals.iter().zip(&record.members[known..]) {
-            proposer.learn(proposal, member.loss().unwrap_or(f64::INFINITY))?;
+            proposer.learn(proposal, record.cost(member).unwrap_or(f64::INFINITY))?;
         }
     }
     Ok(record)
