@@ -57,7 +57,7 @@ report: evaluate ## Write the report
 
 # LAUNCH starts `train` on several ranks, such as `mpirun -n 2`; SHARD_LAYERS divides the blocks of the model among them.
 $(STAGES):
-	@$(pointers); sh pipelines/stage.sh "$$pointers" $(call quote,$(LATEST)) $@ $(and $(filter train,$@),$(call raw,LAUNCH)) $(call quote,$(call raw,BIN)/$@) $(and $(filter train,$@),$(call raw,SHARD_LAYERS),--shard-layers) $(settings) $($@-inputs)
+	@$(pointers); sh pipelines/stage.sh "$$pointers" $(call quote,$(LATEST)) $@ $(and $(filter train,$@),$(call raw,LAUNCH)) $(call quote,$(call raw,BIN)/$@) $(and $(filter train,$@),$(filter-out 0,$(call raw,SHARD_LAYERS)),--shard-layers) $(settings) $($@-inputs)
 
 # The encoder is a model of its own, with its own preset.
 encoder-import = $(call quote,$(call raw,BIN)/import-model) --config $(call quote,pipelines/models/$(call raw,ENCODER).toml) \

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use artifact::TreeHash;
 use outputs::{Line as _, MetricsLine};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use testutil::{Program, Ran, Sandbox, built_programs, tolerance, trees};
 
 use launcher::{Ended, Namespaces, Ranks, has_mpirun, mpirun};
@@ -151,6 +151,13 @@ fn kills_at_random() -> Result<(usize, impl FnMut(u64) -> u64)> {
         (random >> 33) % limit
     };
     Ok((kills, below))
+}
+
+/// Returns whether a process runs; one that has ended and that nobody has waited for does not.
+fn runs_still(process: Pid) -> bool {
+    let id = process.as_raw_nonzero().to_string();
+    let state = Program::new("ps").args(["-o", "stat=", "-p", &id]).run().stdout;
+    !state.trim().is_empty() && !state.starts_with('Z')
 }
 
 /// Fails unless ranks ended in time, all with an error that names `lost`.
@@ -408,6 +415,59 @@ fn mpi_has_the_bytes_of_one_process() -> Result<()> {
         let again = mpirun(&folder, size, &train, &fixture.arguments(&store, &[]))?;
         ensure!(again.path() == ran.path(), "it trained again");
     }
+    Ok(())
+}
+
+#[test]
+fn a_rank_of_mpi_that_is_killed_ends_all_and_any_number_of_ranks_resumes() -> Result<()> {
+    if !has_mpirun() {
+        println!("skipped: there is no mpirun");
+        return Ok(());
+    }
+    let (kills, mut below) = kills_at_random()?;
+    let fixture = Fixture::new();
+    let train = built_programs().join("train");
+    let settings = ["steps=40", "checkpoint_every=20", "slices=4"];
+    fixture.alone("unbroken", &settings).path();
+    let (mut done, mut runs, mut resumed) = (0, 0, 0);
+    while done < kills {
+        runs += 1;
+        let store = format!("mpi-killed-{runs}");
+        let folder = fixture.sandbox.join("ranks").join(&store);
+        let size = [2, 4][below(2) as usize];
+        let mut ranks = Ranks::mpi(&folder, size, &train, &fixture.arguments(&store, &settings))?;
+        // After a step between 2 and 36, and up to 50 ms later.
+        ranks.wait_for(0, &format!("{}/40", 2 + 2 * below(18)))?;
+        sleep(Duration::from_micros(below(50_000)));
+        let processes = ranks.started_by_mpi()?;
+        let victim = processes.get(below(size as u64) as usize);
+        let was_killed = victim.is_some_and(|victim| kill_process(*victim, Signal::KILL).is_ok());
+        let ended = ranks.wait()?;
+        if was_killed && ended.ran[0].code != Some(0) {
+            done += 1;
+            ensure!(ended.took < CLEAN_STOP, "the ranks went on for {:?}", ended.took);
+            ensure!(ended.ran[0].stderr.contains("rank"), "{}", ended.ran[0].stderr);
+            // `mpirun` may end a moment before the ranks that it stops.
+            let begun = Instant::now();
+            while processes.iter().any(|process| runs_still(*process)) {
+                ensure!(begun.elapsed() < CLEAN_STOP, "a rank still runs");
+                sleep(Duration::from_millis(20));
+            }
+        }
+        trees(&fixture.store(&store));
+        let ran = match runs % 2 {
+            0 => fixture.alone(&store, &settings),
+            _ => mpirun(&folder, 6 - size, &train, &fixture.arguments(&store, &settings))?,
+        };
+        ran.path();
+        ensure!(
+            fixture.tree(&store)? == fixture.tree("unbroken")?,
+            "run {runs}: other bytes\n{}",
+            ran.stderr
+        );
+        resumed += usize::from(ran.stderr.contains(RESUMED));
+    }
+    println!("{done} kills in {runs} runs, {resumed} of which resumed from a saved state");
     Ok(())
 }
 

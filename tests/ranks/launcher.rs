@@ -54,6 +54,21 @@ impl Ranks {
         Ok(Self { children: children.collect::<Result<_>>()?, folder: folder.to_owned() })
     }
 
+    /// Starts `mpirun` with `size` ranks of a program; it is the only child, with the streams of all ranks.
+    pub(crate) fn mpi(folder: &Path, size: usize, program: &Path, arguments: &[String]) -> Result<Self> {
+        fs_err::create_dir_all(folder)?;
+        let mut run = mpirun_of(size, program, arguments);
+        into_files(&mut run, folder, 0)?;
+        Ok(Self { children: vec![run.spawn()], folder: folder.to_owned() })
+    }
+
+    /// Returns the processes that `mpirun` has started.
+    pub(crate) fn started_by_mpi(&self) -> Result<Vec<Pid>> {
+        let found = Program::new("pgrep").args(["-P", &self.children[0].id().to_string()]).run();
+        let ids = found.stdout.lines().map(|id| Pid::from_raw(id.parse()?).context("a process has an id"));
+        ids.collect()
+    }
+
     /// Sends a signal to a rank; an error if it has ended.
     pub(crate) fn signal(&self, rank: usize, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.children[rank].id().cast_signed()).context("a child has an id")?;
@@ -144,10 +159,14 @@ impl Ended {
 /// Runs a program on `size` ranks with `mpirun`; the streams of all ranks are joined.
 pub(crate) fn mpirun(folder: &Path, size: usize, program: &Path, arguments: &[String]) -> Result<Ran> {
     fs_err::create_dir_all(folder)?;
+    Ok(mpirun_of(size, program, arguments).run())
+}
+
+fn mpirun_of(size: usize, program: &Path, arguments: &[String]) -> Program {
     let mut run = Program::new("mpirun");
     run.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
     run.args(["--oversubscribe", "-n", &size.to_string()]).arg(program).args(arguments);
-    Ok(run.run())
+    run
 }
 
 /// Returns whether `mpirun` can be started.
