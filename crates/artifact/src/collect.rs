@@ -25,7 +25,7 @@ pub enum Discarded {
     Changed,
 }
 
-/// An artifact that no process has open, and that none can open until this is dropped.
+/// Exclusive lock on an artifact that is to be removed: no process has it open, and none can open it until this is dropped.
 #[derive(Debug)]
 pub struct Condemned {
     path: PathBuf,
@@ -37,7 +37,7 @@ pub struct Condemned {
 pub enum Condemnation {
     /// Nobody has it open.
     Ready(Condemned),
-    /// It stays; never [`Discarded::Moved`].
+    /// It is kept, for this reason; never [`Discarded::Moved`].
     Spared(Discarded),
 }
 
@@ -66,8 +66,8 @@ impl Store {
     }
 
     /// Locks an artifact that is to be removed, unless a process has it open or it was used since `last_use`, its modification
-    /// time when it was listed. What is decided while it is locked still holds when it is removed. Readers wait at most two
-    /// seconds for it.
+    /// time when it was listed. The lock lets the caller check once more that nothing needs the artifact. Keep it short: readers
+    /// give up after two seconds.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl Store {
         moved
     }
 
-    /// Condemns and removes at once, for what nothing refers to.
+    /// Locks and removes in one call, for folders that nothing refers to.
     ///
     /// # Errors
     ///

@@ -117,7 +117,7 @@ impl Group {
         self.call(array, mlx_sys::mlx_distributed_all_sum)
     }
 
-    /// Sends an array to a neighbour when the result, which is the array, is evaluated.
+    /// Returns `array`; evaluating the result sends it to rank `to`.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl Group {
         }
     }
 
-    /// Receives an array of the shape and type of `like` from a neighbour when the result is evaluated.
+    /// Returns an array with the shape and type of `like`; evaluating it receives it from rank `from`.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! The thread pool that shares the work of an operation.
 //!
-//! MLX computes on a thread of its own. If that thread only waited for the pool, every product would cost two context switches, and
-//! two cores would run three threads. So it joins the pool as a worker: it starts the work itself, and the other workers join in as
-//! soon as they wake up.
+//! MLX runs its operations on a dedicated thread. If that thread handed each product to the pool and waited, every product would cost
+//! two context switches, and three threads would compete for two cores. Instead it joins the pool as a worker: it starts the work
+//! itself, and the other workers join in as soon as they wake up.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,14 +14,14 @@ thread_local! {
     static ASKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes the calling thread, on which MLX runs operations, a worker of a thread pool of its own. Only the first caller becomes a worker;
-/// the operations of other threads run on the pool of the whole process.
+/// Creates a thread pool for MLX's operations with the calling thread as one of its workers. Only the first caller joins the pool;
+/// operations of other threads run on rayon's global pool.
 pub fn join_workers() {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if ASKED.replace(true) || rayon::current_thread_index().is_some() || TAKEN.swap(true, Ordering::Relaxed) {
         return;
     }
-    // If this fails, operations run on the pool of the whole process.
+    // If this fails, operations run on rayon's global pool.
     if let Ok(pool) = ThreadPoolBuilder::new().use_current_thread().build() {
         // The pool lives as long as the process.
         std::mem::forget(pool);

@@ -77,8 +77,8 @@ impl Model {
         Self::load_section(folder, options, Section::WHOLE)
     }
 
-    /// As [`Model::load`], for a process that runs one section: other weights are placeholders, which are not read and take no
-    /// memory unless they are used.
+    /// As [`Model::load`], but reads only the weights of one section. The others are placeholders, which take no memory unless they
+    /// are used.
     ///
     /// # Errors
     ///

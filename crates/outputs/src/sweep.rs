@@ -48,7 +48,7 @@ pub struct SweepRun {
     /// Validation loss of the chosen checkpoint, in nats per target; absent if the run failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
-    /// What decided the choice of the checkpoint, if that was a metric of its answers.
+    /// Score of the chosen checkpoint, if `select-best` used a metric of generated answers instead of the loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_score: Option<SweepScore>,
     /// Artifact of report; absent if the run failed or was not trained to the full length.
@@ -70,8 +70,8 @@ pub struct SweepScore {
 }
 
 impl SweepRecord {
-    /// Returns the metric by which members are compared: that by which `select-best` chose in every run, with its better direction;
-    /// `None` if that was the validation loss, or not the same everywhere.
+    /// Returns the metric that ranks the members, and whether higher is better: the one that `select-best` used in every run.
+    /// `None` means the validation loss, which also ranks the members if the runs used different metrics.
     pub fn metric(&self) -> Option<(&str, bool)> {
         let runs = self.members.iter().flat_map(|member| &member.runs);
         let mut scores = runs.filter(|run| run.validation_loss.is_some()).map(|run| {
@@ -81,8 +81,8 @@ impl SweepRecord {
         scores.all(|score| score == Some(first)).then_some(first)
     }
 
-    /// Returns the mean over a member's runs of what members are compared by, the metric or the validation loss; `None` if one
-    /// has none.
+    /// Returns the mean over a member's runs of the metric that ranks the members, or of the validation loss in nats per target;
+    /// `None` if a run has no value.
     pub fn result(&self, member: &SweepMember) -> Option<f64> {
         if self.metric().is_none() {
             return member.loss();
@@ -90,7 +90,7 @@ impl SweepRecord {
         mean(member.runs.iter().map(|run| run.validation_score.as_ref().map(|score| score.value)))
     }
 
-    /// Returns [`SweepRecord::result`] with its sign such that a lower number is better.
+    /// Returns [`SweepRecord::result`], negated if higher is better, so that the lowest cost is the best.
     pub fn cost(&self, member: &SweepMember) -> Option<f64> {
         let higher_is_better = self.metric().is_some_and(|(_, higher)| higher);
         self.result(member).map(|result| if higher_is_better { -result } else { result })
@@ -113,7 +113,7 @@ impl SweepRecord {
     }
 }
 
-/// Returns the mean; `None` for nothing, or if a number is missing.
+/// Returns the mean; `None` if there are no numbers or one is missing.
 fn mean(numbers: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let numbers: Vec<f64> = numbers.collect::<Option<_>>()?;
     (!numbers.is_empty()).then(|| numbers.iter().sum::<f64>() / numbers.len() as f64)

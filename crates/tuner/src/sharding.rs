@@ -47,7 +47,7 @@ pub(crate) struct Shard<'a> {
     pub(crate) first_trained: usize,
 }
 
-/// What is differentiated.
+/// The parameters to differentiate, and how to compute the loss from them.
 pub(crate) struct Differentiated<'a> {
     /// Parameters of this rank's section.
     pub(crate) parameters: &'a [Array],
@@ -58,10 +58,10 @@ pub(crate) struct Differentiated<'a> {
     pub(crate) recompute: bool,
 }
 
-/// The states of a batch where they enter a section.
+/// The input of a section for one batch.
 struct Entering {
     states: Array,
-    /// Has the shape and type of the states between blocks. Evaluated only on rank 0.
+    /// An array with the shape and type of the states between blocks. Evaluated only on rank 0.
     like: Array,
     /// Describes states and batch, to be compared with the other ranks.
     what: String,
@@ -140,7 +140,7 @@ impl Shard<'_> {
         Ok(None)
     }
 
-    /// Returns the states that enter this rank's section, once the ranks before have computed them.
+    /// Waits for the previous ranks and returns the input of this rank's section.
     fn enter(&self, model: &Model, batch: &Batch) -> Result<Entering> {
         let rank = self.ranks.rank();
         let like = loss::entering(model, batch, 0)?;
@@ -154,7 +154,7 @@ impl Shard<'_> {
         Ok(Entering { states, like, what })
     }
 
-    /// Passes on the states that leave this rank's section, and waits until the last rank has got those of its own.
+    /// Sends the output of this rank's section to the next rank, then takes part in the transfers between the ranks after it.
     fn leave(&self, states: &Array, like: &Array, what: &str) -> Result<()> {
         let rank = self.ranks.rank();
         if states.dtype() != like.dtype() && !self.ranks.section().is_last() {
@@ -217,7 +217,7 @@ pub(crate) struct Place<'a> {
     pub(crate) own: Option<Array>,
 }
 
-/// Gives every rank the loss and the gradients of the whole model, bit by bit. A collective operation.
+/// Collects the loss and the gradients of all sections on every rank, without rounding. A collective operation.
 ///
 /// # Errors
 ///

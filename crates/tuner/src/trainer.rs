@@ -37,16 +37,16 @@ pub struct Trainer {
     seed: u64,
     /// The processes that share the batches of a step.
     ranks: Option<Rc<Ranks>>,
-    /// What the ranks share.
-    shared: Shared,
+    /// How the ranks divide the work.
+    division: Division,
 }
 
-/// What the ranks of a run share.
+/// How ranks divide the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shared {
-    /// The batches of every step.
+enum Division {
+    /// Each rank computes some of the batches of a step.
     Batches,
-    /// The blocks of the model.
+    /// Each rank runs some of the blocks of the model.
     Blocks,
 }
 
@@ -187,7 +187,7 @@ impl Trainer {
             dora_squares,
             seed,
             ranks: None,
-            shared: Shared::Batches,
+            division: Division::Batches,
         })
     }
 
@@ -213,7 +213,7 @@ impl Trainer {
         self.ranks = Some(ranks);
     }
 
-    /// Shares the blocks of the model with other processes, each of which needs only its [`Ranks::section`] of the model.
+    /// Divides the blocks of the model among ranks; this process then needs only its [`Ranks::section`] of the weights.
     ///
     /// # Errors
     ///
@@ -227,14 +227,14 @@ impl Trainer {
         }
         check_sharing(ranks.section(), self.layer_count(), &self.trainable)?;
         self.set_ranks(ranks);
-        self.shared = Shared::Blocks;
+        self.division = Division::Blocks;
         Ok(())
     }
 
     /// Returns this rank's section of the model, if ranks share its blocks.
     pub(crate) fn shard_of<'a>(&self, ranks: &'a Ranks) -> Option<Shard<'a>> {
         let (layers, first_trained) = (self.layer_count(), self.first_block.unwrap_or(0));
-        (self.shared == Shared::Blocks).then_some(Shard { ranks, layers, first_trained })
+        (self.division == Division::Blocks).then_some(Shard { ranks, layers, first_trained })
     }
 
     /// Returns the processes that share the batches of a step.

@@ -28,8 +28,7 @@ const SKEW: Duration = Duration::from_mins(5);
 const LONG_UNUSED: Duration = Duration::from_hours(400 * 24);
 /// Artifacts that are removed together.
 const BATCH: usize = 50;
-/// Files beside their target are younger than this while they are written, and artifacts are used again within it by a pipeline
-/// that runs.
+/// A temporary file that is still being written is younger than this, and so is an artifact that a running pipeline has just made.
 const TEMPORARY: Duration = Duration::from_hours(1);
 
 /// Everything that gc decided.
@@ -220,8 +219,8 @@ fn collect(catalog: &Catalog, options: &Gc, lock: &CollectionLock, decision: &De
 
 /// Removes artifacts, except those that something needs by now.
 ///
-/// A stage that ends lets go of its artifact after it is labelled or pointed at. So whatever refers to an artifact that nobody
-/// has open is there to be seen, and nothing new appears while it is locked.
+/// A stage keeps its artifact open until its label or pointer is written. So once an artifact is locked here, every reference to it
+/// can be seen, and no new one appears.
 fn collect_batch(
     store: &Store,
     options: &Gc,

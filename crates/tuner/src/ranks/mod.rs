@@ -1,8 +1,9 @@
 //! One run over several processes (ranks), each with its own device: MLX moves the arrays.
 //!
 //! Every rank computes the gradients of some of a step's batches. All ranks then get all of these gradients and add them in the
-//! order of the batches, as one process would, so that the number of ranks changes no bit of the sum. Or every rank runs some of
-//! the blocks of the model, and passes states and their gradients to its neighbours. A connection beside MLX's notices a rank that is lost or has stalled, and ends all others.
+//! order of the batches, as one process would, so that the number of ranks changes no bit of the sum. With
+//! `--shard-layers`, each rank instead runs some of the blocks of the model and exchanges states and their gradients with its
+//! neighbours. A separate control connection detects a rank that is lost or has stalled, and stops all others.
 
 mod control;
 mod ending;
@@ -73,7 +74,7 @@ pub(crate) struct Expected {
     pub(crate) targets: usize,
 }
 
-/// An array on its way between neighbours.
+/// Transfer of an array between neighbours.
 #[derive(Clone, Copy)]
 pub(crate) struct Passage<'a> {
     pub(crate) from: usize,
@@ -331,19 +332,19 @@ impl Ranks {
         Section { index: self.rank, count: self.size }
     }
 
-    /// Returns the array that rank `from` will pass to this one, of the shape and type of `like`. Only [`Ranks::pass`] may evaluate
-    /// it.
+    /// Returns the array that rank `from` will send to this one, with the shape and type of `like`. It is received by
+    /// [`Ranks::pass`]; evaluating it before that would block.
     pub(crate) fn receiving(&self, like: &Array, from: usize) -> Result<Array> {
         Ok(self.group.receive(like, from)?)
     }
 
     /// Passes an array to a neighbour. A collective operation: every rank must call it, with the same `passage`.
     ///
-    /// The rank that sends gives the array, the one that receives gives that of [`Ranks::receiving`], and the others none.
+    /// The sender gives the array, the receiver the one from [`Ranks::receiving`], and all others `None`.
     ///
     /// # Errors
     ///
-    /// Fails when a rank is lost, or does something else than this one.
+    /// Fails when a rank is lost or makes a different call.
     pub(crate) fn pass(&self, passage: Passage<'_>, array: Option<&Array>) -> Result<()> {
         let Passage { from, to, what } = passage;
         if let (Some(array), true) = (array, self.rank == from) {
@@ -357,7 +358,7 @@ impl Ranks {
         }
     }
 
-    /// Returns numbers of which each is given by one rank, bit by bit; the other ranks give 0 in its place.
+    /// Merges numbers without rounding: each is set by one rank, and is 0.0 on the others.
     ///
     /// # Errors
     ///
