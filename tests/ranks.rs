@@ -89,6 +89,13 @@ impl Fixture {
         })
     }
 
+    /// Fails unless the last run in a store has the bytes of `unbroken`; returns whether it resumed from a saved state.
+    fn ensure_unbroken(&self, store: &str, last: &Ran) -> Result<bool> {
+        last.path();
+        ensure!(self.tree(store)? == self.tree("unbroken")?, "other bytes\n{}", last.stderr);
+        Ok(last.stderr.contains(RESUMED))
+    }
+
     /// Returns the tree hash of the only run in a store.
     fn tree(&self, store: &str) -> Result<TreeHash> {
         let all = trees(&self.store(store));
@@ -366,13 +373,8 @@ fn a_rank_that_is_killed_ends_all_and_the_run_resumes_to_the_same_bytes() -> Res
             ended.path()?;
             ended.ran.swap_remove(0)
         };
-        ran.path();
-        ensure!(
-            fixture.tree(&store)? == fixture.tree("unbroken")?,
-            "run {runs}: other bytes\n{}",
-            ran.stderr
-        );
-        resumed += usize::from(ran.stderr.contains(RESUMED));
+        let has_resumed = fixture.ensure_unbroken(&store, &ran).with_context(|| format!("run {runs}"))?;
+        resumed += usize::from(has_resumed);
     }
     println!("{done} kills in {runs} runs, {resumed} of which resumed from a saved state");
     Ok(())
@@ -459,13 +461,8 @@ fn a_rank_of_mpi_that_is_killed_ends_all_and_any_number_of_ranks_resumes() -> Re
             0 => fixture.alone(&store, &settings),
             _ => mpirun(&folder, 6 - size, &train, &fixture.arguments(&store, &settings))?,
         };
-        ran.path();
-        ensure!(
-            fixture.tree(&store)? == fixture.tree("unbroken")?,
-            "run {runs}: other bytes\n{}",
-            ran.stderr
-        );
-        resumed += usize::from(ran.stderr.contains(RESUMED));
+        let has_resumed = fixture.ensure_unbroken(&store, &ran).with_context(|| format!("run {runs}"))?;
+        resumed += usize::from(has_resumed);
     }
     println!("{done} kills in {runs} runs, {resumed} of which resumed from a saved state");
     Ok(())

@@ -193,13 +193,8 @@ fn a_killed_rank_that_shares_blocks_ends_all_and_any_number_of_ranks_resumes() -
             }
             _ => fixture.alone(&store, &settings),
         };
-        ran.path();
-        ensure!(
-            fixture.tree(&store)? == fixture.tree("unbroken")?,
-            "run {runs}: other bytes\n{}",
-            ran.stderr
-        );
-        resumed += usize::from(ran.stderr.contains(RESUMED));
+        let has_resumed = fixture.ensure_unbroken(&store, &ran).with_context(|| format!("run {runs}"))?;
+        resumed += usize::from(has_resumed);
     }
     println!("{done} kills in {runs} runs, {resumed} of which resumed from a saved state");
     Ok(())

@@ -105,7 +105,10 @@ impl Group {
     ///
     /// Fails when MLX refuses the operation; a lost connection is noticed when the result is evaluated.
     pub fn all_gather(&self, array: &Array) -> Result<Array> {
-        self.call(array, mlx_sys::mlx_distributed_all_gather)
+        // SAFETY: live handles.
+        self.call(|out, stream| unsafe {
+            mlx_sys::mlx_distributed_all_gather(out, array.as_ptr(), self.handle, stream)
+        })
     }
 
     /// Returns the sum of the arrays of all ranks, added in an order that depends on the transport.
@@ -114,7 +117,10 @@ impl Group {
     ///
     /// As [`Group::all_gather`].
     pub fn all_sum(&self, array: &Array) -> Result<Array> {
-        self.call(array, mlx_sys::mlx_distributed_all_sum)
+        // SAFETY: live handles.
+        self.call(|out, stream| unsafe {
+            mlx_sys::mlx_distributed_all_sum(out, array.as_ptr(), self.handle, stream)
+        })
     }
 
     /// Returns `array`; evaluating the result sends it to rank `to`.
@@ -123,20 +129,10 @@ impl Group {
     ///
     /// As [`Group::all_gather`].
     pub fn send(&self, array: &Array, to: usize) -> Result<Array> {
-        let stream = self.stream();
-        // SAFETY: live handles; the result becomes ours.
-        unsafe {
-            let mut out = mlx_sys::mlx_array_new();
-            let status = mlx_sys::mlx_distributed_send(
-                &raw mut out,
-                array.as_ptr(),
-                to as i32,
-                self.handle,
-                stream.as_ptr(),
-            );
-            let out = Array::from_ptr(out);
-            check(status).map(|()| out)
-        }
+        // SAFETY: live handles.
+        self.call(|out, stream| unsafe {
+            mlx_sys::mlx_distributed_send(out, array.as_ptr(), to as i32, self.handle, stream)
+        })
     }
 
     /// Returns an array with the shape and type of `like`; evaluating it receives it from rank `from`.
@@ -145,37 +141,22 @@ impl Group {
     ///
     /// As [`Group::all_gather`].
     pub fn receive(&self, like: &Array, from: usize) -> Result<Array> {
-        let stream = self.stream();
-        // SAFETY: live handles; the result becomes ours.
-        unsafe {
-            let mut out = mlx_sys::mlx_array_new();
-            let status = mlx_sys::mlx_distributed_recv_like(
-                &raw mut out,
-                like.as_ptr(),
-                from as i32,
-                self.handle,
-                stream.as_ptr(),
-            );
-            let out = Array::from_ptr(out);
-            check(status).map(|()| out)
-        }
+        // SAFETY: live handles.
+        self.call(|out, stream| unsafe {
+            mlx_sys::mlx_distributed_recv_like(out, like.as_ptr(), from as i32, self.handle, stream)
+        })
     }
 
+    /// Returns the array that `operation` writes to its first argument, computed on the stream that it gets.
     fn call(
         &self,
-        array: &Array,
-        operation: unsafe extern "C" fn(
-            *mut mlx_sys::mlx_array,
-            mlx_sys::mlx_array,
-            mlx_distributed_group,
-            mlx_sys::mlx_stream,
-        ) -> i32,
+        operation: impl FnOnce(*mut mlx_sys::mlx_array, mlx_sys::mlx_stream) -> i32,
     ) -> Result<Array> {
         let stream = self.stream();
-        // SAFETY: live handles; the result becomes ours.
+        // SAFETY: the new array is written by the operation and then becomes ours.
         unsafe {
             let mut out = mlx_sys::mlx_array_new();
-            let status = operation(&raw mut out, array.as_ptr(), self.handle, stream.as_ptr());
+            let status = operation(&raw mut out, stream.as_ptr());
             let out = Array::from_ptr(out);
             check(status).map(|()| out)
         }
