@@ -67,7 +67,7 @@ slices >"$work/after"
 same validate "$(diff "$work/before" "$work/after" | sed -n 's/^> \([^ ]*\).*/\1/p')" 'programs that change with validate'
 echo '// changed' >>"$copy/crates/metrics/src/lib.rs"
 slices >"$work/last"
-same 'artifacts evaluate report select-best' "$(diff "$work/after" "$work/last" | sed -n 's/^> \([^ ]*\).*/\1/p' | tr '\n' ' ' | sed 's/ $//')" \
+same 'artifacts evaluate report select-best sweep' "$(diff "$work/after" "$work/last" | sed -n 's/^> \([^ ]*\).*/\1/p' | tr '\n' ' ' | sed 's/ $//')" \
     'programs that change with metrics'
 
 # Cargo finds every package and uses the pinned versions.
