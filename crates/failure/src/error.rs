@@ -4,11 +4,10 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-use rustix::io::Errno;
-
 use crate::chain::{causes, messages};
 use crate::kind::Kind;
 use crate::printable::printable;
+use crate::system;
 
 /// An error that knows its kind and what to do about it.
 ///
@@ -72,7 +71,7 @@ impl Error {
     }
 
     fn of(kind: Kind, hint: Option<String>, error: impl StdError + Send + Sync + 'static) -> Self {
-        let kind = system_failure(&error).unwrap_or(kind);
+        let kind = system::kind(&error).unwrap_or(kind);
         Self { kind, message: String::new(), hint, source: Some(Box::new(error)) }
     }
 
@@ -99,13 +98,14 @@ impl Error {
         messages(self)
     }
 
-    /// Returns the hints, outermost first; the default of the kind if there is none.
+    /// Returns the hints, outermost first; if there is none, what helps against the failure of the system, or the default of the
+    /// kind.
     pub fn hints(&self) -> Vec<String> {
         let own = causes(self).filter_map(|cause| cause.downcast_ref::<Self>()?.hint.clone());
         let mut hints: Vec<String> = own.collect();
         hints.dedup();
         if hints.is_empty() {
-            hints.extend(self.kind.default_hint().map(str::to_owned));
+            hints.extend(system::remedy(self).or(self.kind.default_hint()).map(str::to_owned));
         }
         hints
     }
@@ -121,20 +121,6 @@ impl Error {
         lines.extend(self.hints().iter().map(|hint| format!("hint: {}", printable(hint))));
         lines.join("\n")
     }
-}
-
-/// Returns the kind of a failure of the system among the causes of `error`: the disk, or a lack of descriptors or memory, which say
-/// nothing about an input.
-fn system_failure(error: &(dyn StdError + 'static)) -> Option<Kind> {
-    const SHORTAGES: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
-    let mut found = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    found.find_map(|error| {
-        let is_short = SHORTAGES.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
-        match Kind::of_io(error) {
-            Kind::Storage => Some(Kind::Storage),
-            _ => is_short.then_some(Kind::Failed),
-        }
-    })
 }
 
 impl<E: Failure + Send + Sync + 'static> From<E> for Error {

@@ -74,9 +74,7 @@ impl Kind {
     /// Returns the hint for failures of this kind that bring none.
     pub(crate) fn default_hint(self) -> Option<&'static str> {
         match self {
-            Self::Storage => Some(
-                "free some space, or check the disk (quota, permissions, health), then run the same command again",
-            ),
+            Self::Storage => Some("free some space, then run the same command again"),
             Self::Locked => Some("wait until it has finished, or raise `--lock-wait`"),
             _ => None,
         }

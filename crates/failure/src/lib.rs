@@ -33,6 +33,7 @@ mod chain;
 mod error;
 mod kind;
 mod printable;
+mod system;
 
 pub use chain::describe;
 pub use error::{Context, Error, Failure, Required, Result};
@@ -129,6 +130,33 @@ mod tests {
         );
         let several = Error::failed("several:\nfirst\nsecond").hinted("do this");
         assert_eq!(several.report(), "error: several:\n  first\n  second\nhint: do this");
+    }
+
+    #[test]
+    fn a_failure_of_the_system_has_a_hint_of_its_own() {
+        use rustix::io::Errno;
+        let hints = |errno: Errno| {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            Error::from(Sample::Write(error)).context("saving").hints()
+        };
+        for (errno, says) in [
+            (Errno::NOSPC, "free some space"),
+            (Errno::DQUOT, "quota"),
+            (Errno::ROFS, "mount that file system for writing"),
+            (Errno::FBIG, "`ulimit -f`"),
+            (Errno::IO, "check the disk"),
+            (Errno::ACCESS, "the right"),
+            (Errno::PERM, "the right"),
+            (Errno::MFILE, "`ulimit -n`"),
+            (Errno::NFILE, "`ulimit -n`"),
+            (Errno::NOMEM, "memory"),
+        ] {
+            let hints = hints(errno);
+            assert!(hints.len() == 1 && hints[0].contains(says), "{errno}: {hints:?}");
+        }
+        assert!(hints(Errno::NOENT).is_empty());
+        let own = Error::from(io::Error::from(io::ErrorKind::PermissionDenied)).hinted("do this");
+        assert_eq!(own.hints(), ["do this"]);
     }
 
     #[test]

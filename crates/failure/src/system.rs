@@ -1,0 +1,50 @@
+//! Failures of the system: the disk, rights, and a lack of descriptors or memory.
+
+use std::error::Error as StdError;
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::Kind;
+use crate::chain::causes;
+
+/// Returns the kind of a failure of the system among the causes of `error`: the disk, or a lack of descriptors or memory, which
+/// say nothing about an input.
+pub(crate) fn kind(error: &(dyn StdError + 'static)) -> Option<Kind> {
+    const SHORTAGES: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+    of_system(error).find_map(|error| match Kind::of_io(error) {
+        Kind::Storage => Some(Kind::Storage),
+        _ => errno(error).is_some_and(|errno| SHORTAGES.contains(&errno)).then_some(Kind::Failed),
+    })
+}
+
+/// Returns what helps against the first failure of the system among the causes of `error`.
+pub(crate) fn remedy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+    of_system(error).find_map(|error| match (error.kind(), errno(error)) {
+        (io::ErrorKind::StorageFull, _) => Some("free some space on that disk, then run the same command again"),
+        (io::ErrorKind::QuotaExceeded, _) => {
+            Some("free some space of this user or raise its quota, then run the same command again")
+        }
+        (io::ErrorKind::ReadOnlyFilesystem, _) => {
+            Some("mount that file system for writing, or name a folder on another one")
+        }
+        (io::ErrorKind::FileTooLarge, _) => {
+            Some("raise the limit for the size of a file (`ulimit -f`), or name a folder on another file system")
+        }
+        (io::ErrorKind::PermissionDenied, _) => Some("give this user the right to use that file or folder"),
+        (_, Some(Errno::IO)) => Some("check the disk and its cables, then run the same command again"),
+        (_, Some(Errno::MFILE | Errno::NFILE)) => Some("raise the limit for open files (`ulimit -n`)"),
+        (_, Some(Errno::NOMEM)) => Some("end other programs that need memory, or raise the limit for this one"),
+        _ => None,
+    })
+}
+
+/// Returns the I/O errors among the causes of `error`, outermost first.
+fn of_system<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a io::Error> {
+    causes(error).filter_map(|cause| cause.downcast_ref())
+}
+
+/// Returns the number that the system gave.
+fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw_os_error)
+}
