@@ -454,6 +454,13 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> 
         }
         _ => {}
     }
+    // Some repositories keep the template in a file that only image processors read.
+    if sources.is_empty()
+        && let Some(processor) = read_json(&path.join("chat_template.json"))?
+        && let Some(text) = processor["chat_template"].as_str()
+    {
+        sources.push(TemplateSource::new("default", "chat_template.json", text));
+    }
     sources.retain(is_filled);
     Ok(sources)
 }

@@ -181,6 +181,13 @@ fn a_template_that_does_not_parse_is_refused_by_name_and_line() {
     fs_err::write(folder.path().join("chat_template.jinja"), "{{ messages }}\n{% if %}").unwrap();
     let said = refusal(folder.path());
     assert!(said.contains("chat template `chat_template.jinja` line 2: syntax error"), "{said}");
+
+    let folder = llama();
+    fs_err::write(folder.path().join("tokenizer_config.json"), "{}").unwrap();
+    let broken = r#"{"chat_template":"{{ messages }}\n{% if %}"}"#;
+    fs_err::write(folder.path().join("chat_template.json"), broken).unwrap();
+    let said = refusal(folder.path());
+    assert!(said.contains("chat template `chat_template.json` line 2: syntax error"), "{said}");
 }
 
 #[test]
