@@ -70,7 +70,8 @@ slices >"$work/last"
 same 'artifacts evaluate report select-best sweep' "$(diff "$work/after" "$work/last" | sed -n 's/^> \([^ ]*\).*/\1/p' | tr '\n' ' ' | sed 's/ $//')" \
     'programs that change with metrics'
 
-# Cargo finds every package and uses the pinned versions.
+# Cargo finds every package and uses the pinned versions. Offline, it must have seen those of the tests too.
+cargo fetch --locked --quiet
 while read -r name path; do
     slice=$work/slice
     cp -r "$(in_store "$path")" "$slice"
