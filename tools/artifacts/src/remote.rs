@@ -19,6 +19,9 @@ pub(crate) use s3::S3;
 /// Most bytes that are read of a file which describes an artifact.
 pub(crate) const DESCRIPTION_BYTES: u64 = 64 << 20;
 
+/// The file with the hash of every file of an artifact.
+pub(crate) const SUMS: &str = "SHA256SUMS";
+
 /// The name of an artifact: `STAGE/KEY16-SLUG`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name {
@@ -98,17 +101,20 @@ pub(crate) fn open(address: &str) -> Result<Box<dyn Remote>> {
     Ok(Box::new(Folder::open(Path::new(address))?))
 }
 
-/// Lists all files of an artifact below its folder, with their sizes in bytes; `COMMIT` comes last.
+/// Lists all files of an artifact below its folder, with their sizes in bytes; [`SUMS`] comes first, `COMMIT` last.
 pub(crate) fn files(artifact: &Artifact) -> Result<Vec<(String, u64)>> {
-    let mut files: Vec<(String, u64)> =
-        artifact.manifest().files.iter().map(|file| (format!("data/{}", file.path), file.size)).collect();
-    let size = |name: &str| Ok::<_, Error>(fs_err::metadata(artifact.path().join(name))?.len());
-    for name in crate::catalog::names(&artifact.path().join("telemetry"))? {
-        let name = format!("telemetry/{name}");
-        files.push((name.clone(), size(&name)?));
+    let with_size = |name: String| {
+        let size = fs_err::metadata(artifact.path().join(&name))?.len();
+        Ok::<_, Error>((name, size))
+    };
+    let telemetry = crate::catalog::names(&artifact.path().join("telemetry"))?;
+    let mut files = vec![with_size(SUMS.to_owned())?];
+    files.extend(artifact.manifest().files.iter().map(|file| (format!("data/{}", file.path), file.size)));
+    for name in telemetry {
+        files.push(with_size(format!("telemetry/{name}"))?);
     }
-    for name in ["SHA256SUMS", "manifest.json", "provenance.json", "COMMIT"] {
-        files.push((name.to_owned(), size(name)?));
+    for name in ["manifest.json", "provenance.json", "COMMIT"] {
+        files.push(with_size(name.to_owned())?);
     }
     Ok(files)
 }

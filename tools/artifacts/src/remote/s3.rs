@@ -17,7 +17,7 @@ use object_store::{
 };
 
 use super::http::Connector;
-use super::{DESCRIPTION_BYTES, Name, Remote, Sent, files, too_long};
+use super::{DESCRIPTION_BYTES, Name, Remote, SUMS, Sent, files, too_long};
 use crate::error::{Error, Result};
 
 /// Length of the parts in which files are sent and read; S3 allows 10,000 parts of a file.
@@ -101,14 +101,13 @@ impl S3 {
         if self.prefix.is_empty() { Some(key) } else { key.strip_prefix(&self.prefix)?.strip_prefix('/') }
     }
 
-    /// Sends one file, in parts if it is large.
-    fn put_file(&self, path: &Path, bytes: u64, key: &Key) -> Result<()> {
+    /// Sends one file, in parts if it is large; returns the tag of its object, if the storage gives one.
+    fn put_file(&self, path: &Path, bytes: u64, key: &Key) -> Result<Option<String>> {
         let mut file = fs_err::File::open(path)?;
         if bytes <= PART_BYTES as u64 {
             let mut content = Vec::new();
             file.read_to_end(&mut content)?;
-            self.wait(self.store.put(key, PutPayload::from(content)))?;
-            return Ok(());
+            return Ok(self.wait(self.store.put(key, PutPayload::from(content)))?.e_tag);
         }
         let mut upload = self.wait(self.store.put_multipart(key))?;
         let sent = (|| loop {
@@ -119,8 +118,8 @@ impl S3 {
             }
             self.wait(upload.put_part(PutPayload::from(part)))?;
         })();
-        match sent.and_then(|()| self.wait(upload.complete()).map(|_| ())) {
-            Ok(()) => Ok(()),
+        match sent.and_then(|()| self.wait(upload.complete())) {
+            Ok(put) => Ok(put.e_tag),
             Err(error) => {
                 // Parts of an upload that is given up cost money until they are removed.
                 let _ = self.runtime.block_on(upload.abort());
@@ -129,8 +128,66 @@ impl S3 {
         }
     }
 
-    /// Writes `COMMIT`, which makes the artifact visible; fails if another one was faster.
-    fn commit(&self, name: &Name, content: Vec<u8>) -> Result<Sent> {
+    /// Returns the objects of an artifact, by their names below its folder.
+    fn objects_of(&self, name: &Name) -> Result<BTreeMap<String, ObjectMeta>> {
+        let folder = name.to_string();
+        let objects = self.objects(&folder)?.into_iter();
+        let named = objects.filter_map(|object| {
+            let file = self.below(&object)?.strip_prefix(&folder)?.strip_prefix('/')?.to_owned();
+            Some((file, object))
+        });
+        Ok(named.collect())
+    }
+
+    /// Compares the artifact that is there with `artifact`; `None` if there is no manifest.
+    fn compare(&self, artifact: &Artifact, name: &Name) -> Result<Option<Sent>> {
+        let Some(there) = self.read(name, "manifest.json", DESCRIPTION_BYTES)? else { return Ok(None) };
+        if FileHash::of(&there) == artifact.manifest_hash() {
+            return Ok(Some(Sent::Same));
+        }
+        let manifest = artifact::Manifest::from_bytes(Path::new("manifest.json"), &there)?;
+        Err(Error::Different {
+            there: format!("{}/{name}", self.address),
+            here: artifact.path().to_owned(),
+            trees: (manifest.tree, artifact.tree()),
+        })
+    }
+
+    /// Returns the large files that an earlier attempt, which was cut off, has sent whole. Equal lengths do not make equal bytes,
+    /// so they count only if that attempt sent the same `SHA256SUMS`, which goes first.
+    fn sent_before(&self, artifact: &Artifact, name: &Name) -> Result<BTreeMap<String, ObjectMeta>> {
+        let ours = fs_err::read(artifact.path().join(SUMS))?;
+        if self.read(name, SUMS, DESCRIPTION_BYTES)? != Some(ours) {
+            return Ok(BTreeMap::new());
+        }
+        let mut objects = self.objects_of(name)?;
+        objects.retain(|file, object| file.starts_with("data/") && object.size > PART_BYTES as u64);
+        Ok(objects)
+    }
+
+    /// Checks that the objects with the bytes of the artifact still are those with the tags `sent`: another program that sends
+    /// other bytes under the same name at the same time would otherwise leave a mixture.
+    fn check_untouched(&self, name: &Name, sent: &BTreeMap<String, Option<String>>) -> Result<()> {
+        let there = self.objects_of(name)?;
+        let is_ours = |(file, tag): (&String, &Option<String>)| match (tag, there.get(file)) {
+            (Some(tag), Some(object)) => object.e_tag.as_ref().is_none_or(|found| found == tag),
+            (_, found) => found.is_some(),
+        };
+        match sent.iter().find(|&sent| !is_ours(sent)) {
+            None => Ok(()),
+            Some((file, _)) => Err(Error::Remote {
+                place: format!("{}/{name}/{file}", self.address),
+                problem: "was replaced by another program while this one sent the artifact".to_owned(),
+                hint: Some(
+                    "wait until the other one has finished, then run the same command again".to_owned(),
+                ),
+            }),
+        }
+    }
+
+    /// Writes `COMMIT`, which makes the artifact visible; if another program was faster, compares with what it sent.
+    fn commit(&self, artifact: &Artifact, name: &Name) -> Result<Sent> {
+        let content = fs_err::read(artifact.path().join("COMMIT"))?;
         let key = self.key(name, "COMMIT");
         let options = PutOptions::from(PutMode::Create);
         let created =
@@ -138,7 +195,7 @@ impl S3 {
         match created {
             Ok(_) => Ok(Sent::New),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(Sent::Same)
+                Ok(self.compare(artifact, name)?.unwrap_or(Sent::Same))
             }
             // Storage without conditional writes.
             Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
@@ -201,31 +258,27 @@ impl Remote for S3 {
     }
 
     fn send(&self, artifact: &Artifact, name: &Name) -> Result<Sent> {
-        if let Some(there) = self.read(name, "manifest.json", DESCRIPTION_BYTES)?
-            && self.read(name, "COMMIT", DESCRIPTION_BYTES)?.is_some()
+        if self.read(name, "COMMIT", DESCRIPTION_BYTES)?.is_some()
+            && let Some(sent) = self.compare(artifact, name)?
         {
-            if FileHash::of(&there) == artifact.manifest_hash() {
-                return Ok(Sent::Same);
-            }
-            let manifest = artifact::Manifest::from_bytes(Path::new("manifest.json"), &there)?;
-            return Err(Error::Different {
-                there: format!("{}/{name}", self.address),
-                here: artifact.path().to_owned(),
-                trees: (manifest.tree, artifact.tree()),
-            });
+            return Ok(sent);
         }
-        // Whole files of an earlier attempt that was cut off need not be sent again.
-        let sent: BTreeMap<String, u64> = self
-            .objects(&name.to_string())?
-            .iter()
-            .filter_map(|object| Some((self.below(object)?.to_owned(), object.size)))
-            .collect();
+        let mut before = self.sent_before(artifact, name)?;
+        let mut sent = BTreeMap::new();
         for (file, bytes) in files(artifact)? {
-            let is_data = file.starts_with("data/") && bytes > PART_BYTES as u64;
-            if file != "COMMIT" && !(is_data && sent.get(&format!("{name}/{file}")) == Some(&bytes)) {
-                self.put_file(&artifact.path().join(&file), bytes, &self.key(name, &file))?;
+            if file == "COMMIT" {
+                continue;
+            }
+            let tag = match before.remove(&file) {
+                Some(object) if object.size == bytes => object.e_tag,
+                _ => self.put_file(&artifact.path().join(&file), bytes, &self.key(name, &file))?,
+            };
+            // The others tell where and when the artifact was made, which may differ.
+            if file.starts_with("data/") || [SUMS, "manifest.json"].contains(&file.as_str()) {
+                sent.insert(file, tag);
             }
         }
-        self.commit(name, fs_err::read(artifact.path().join("COMMIT"))?)
+        self.check_untouched(name, &sent)?;
+        self.commit(artifact, name)
     }
 }
