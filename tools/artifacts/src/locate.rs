@@ -57,13 +57,16 @@ fn matching<'a>(catalog: &'a Catalog, name: &str) -> Vec<&'a Entry> {
         Some((stage, rest)) => (Some(stage.rsplit('/').next().unwrap_or(stage)), rest),
         None => (None, name),
     };
-    let digits = rest.split('-').next().unwrap_or(rest);
-    if digits.len() < MIN_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Vec::new();
-    }
-    let short = &digits[..digits.len().min(16)];
+    let Some(short) = digits(rest) else { return Vec::new() };
     let of_stage = |entry: &&Entry| stage.is_none_or(|stage| entry.stage == stage);
     catalog.entries.iter().filter(of_stage).filter(|entry| entry.key.starts_with(short)).collect()
+}
+
+/// Returns the first digits of a key, at most 16, in `KEY` or `KEY-SLUG`; `None` if they are too few, or no digits.
+pub(crate) fn digits(word: &str) -> Option<&str> {
+    let digits = word.split('-').next().unwrap_or(word);
+    let are_digits = digits.len() >= MIN_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    are_digits.then(|| &digits[..digits.len().min(16)])
 }
 
 fn newest<'a>(catalog: &'a Catalog, stage: &str) -> Option<&'a Entry> {

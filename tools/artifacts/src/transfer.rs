@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::args::{Pull, Push};
 use crate::catalog::{Catalog, read_manifest};
 use crate::error::{Error, Result, bad_file};
-use crate::locate::locate;
+use crate::locate::{digits, locate};
 use crate::remote::{self, DESCRIPTION_BYTES, Name, Remote, Sent};
 use crate::text;
 
@@ -104,10 +104,9 @@ pub(crate) fn pull(catalog: &Catalog, options: &Pull) -> Result<()> {
 /// Finds the artifact that a word names: `STAGE/KEY` or the first digits of a key.
 fn select(available: &[Name], word: &str, place: &str) -> Result<Name> {
     let (stage, rest) = word.rsplit_once('/').map_or((None, word), |(stage, rest)| (Some(stage), rest));
-    let digits = rest.split('-').next().unwrap_or(rest);
-    let digits = &digits[..digits.len().min(16)];
+    let digits = digits(rest).unwrap_or_default();
     let fits = |name: &&Name| {
-        stage.is_none_or(|stage| name.stage == stage) && digits.len() >= 4 && name.key.starts_with(digits)
+        stage.is_none_or(|stage| name.stage == stage) && !digits.is_empty() && name.key.starts_with(digits)
     };
     let found: Vec<&Name> = available.iter().filter(fits).collect();
     match found.as_slice() {
