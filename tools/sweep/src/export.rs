@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::make::Make;
 use crate::member::{Run, known};
 use crate::spec::{Search, Sweep};
-use crate::value::{nix, nix_text};
+use crate::value::{self, nix, nix_text};
 
 /// Returns all runs of a sweep that chooses none of its members by results.
 ///
@@ -28,8 +28,9 @@ pub(crate) fn lines(make: &Make, runs: &[Run]) -> Result<String> {
     runs.iter().map(|run| Ok(format!("{}\t{}\n", run.name, make.set(run)?))).collect()
 }
 
-/// Returns a Nix file: the names of pipeline and preset, and the settings of each run, as `nix/sweep.nix` reads them.
-pub(crate) fn attribute_set(sweep: &Sweep, runs: &[Run]) -> String {
+/// Returns a Nix file: the names of pipeline and preset, and the settings of each run after those `common` to all, as
+/// `nix/sweep.nix` reads them.
+pub(crate) fn attribute_set(sweep: &Sweep, common: &[(String, Value)], runs: &[Run]) -> String {
     let mut text = format!(
         "# The runs of the sweep `{}`, written by `sweep --nix`; nix/sweep.nix builds them.\n",
         sweep.name
@@ -41,7 +42,8 @@ pub(crate) fn attribute_set(sweep: &Sweep, runs: &[Run]) -> String {
     text += "  runs = {\n";
     for run in runs {
         let _ = writeln!(text, "    {} = {{", nix_text(&run.name));
-        for (setting, value) in last_of_each(&run.settings) {
+        let settings: Vec<(String, Value)> = common.iter().chain(&run.settings).cloned().collect();
+        for (setting, value) in last_of_each(&settings) {
             let path: Vec<String> = setting.split('.').map(nix_text).collect();
             let _ = writeln!(text, "      {} = {};", path.join("."), nix(value));
         }
@@ -110,12 +112,18 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// Returns the preset of the model with the settings of the best member, as a settings file.
+/// Returns the text `preset` of the model's preset with the settings `common` to all members and those of the best one, as a
+/// settings file.
 ///
 /// # Errors
 ///
 /// Fails if the preset cannot be read.
-pub(crate) fn best_preset(sweep: &Sweep, record: &SweepRecord, preset: &str) -> Result<Option<String>> {
+pub(crate) fn best_preset(
+    sweep: &Sweep,
+    common: &[(String, Value)],
+    record: &SweepRecord,
+    preset: &str,
+) -> Result<Option<String>> {
     let Some(best) = record.best() else { return Ok(None) };
     let mut document: toml_edit::DocumentMut =
         preset.parse().map_err(|error: toml_edit::TomlError| Error::Sweep {
@@ -123,13 +131,13 @@ pub(crate) fn best_preset(sweep: &Sweep, record: &SweepRecord, preset: &str) -> 
             reason: error.message().to_owned(),
             hint: None,
         })?;
-    let values = best.values.iter().map(|(name, text)| (name.clone(), read_back(text)));
+    let values = best.values.iter().map(|(name, text)| (name.clone(), value::parse(text)));
     let steps = match &sweep.search {
         Search::Halving { rungs, .. } => rungs.last().map(|steps| Value::Integer(*steps as i64)),
         _ => None,
     };
     let steps = steps.map(|steps| ("train.steps".to_owned(), steps));
-    for (setting, value) in sweep.fixed.iter().cloned().chain(values).chain(steps) {
+    for (setting, value) in common.iter().chain(&sweep.fixed).cloned().chain(values).chain(steps) {
         insert(&mut document, &setting, &value);
     }
     let result = record.describe_best().unwrap_or_default();
@@ -141,13 +149,6 @@ pub(crate) fn best_preset(sweep: &Sweep, record: &SweepRecord, preset: &str) -> 
         sweep.pipeline,
     );
     Ok(Some(head + &document.to_string()))
-}
-
-/// Reads a value that was written as a word of `SET`. A fraction stays in quotes, because Nix would round it.
-fn read_back(text: &str) -> Value {
-    let parsed = format!("value = {text}").parse::<toml::Table>().ok().filter(|table| table.len() == 1);
-    let parsed = parsed.and_then(|mut table| table.remove("value")).filter(|value| !value.is_float());
-    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 /// Sets a value in a settings file, in the table of its stage.
@@ -194,7 +195,9 @@ mod tests {
         let mut sweep = sweep();
         sweep.fixed.push(("train.seed".to_owned(), Value::Integer(1)));
         let runs = all_runs(&sweep).expect("a grid");
-        insta::assert_snapshot!(attribute_set(&sweep, &runs), @r#"
+        let common =
+            [("train.seed".to_owned(), Value::Integer(3)), ("train.epochs".to_owned(), value::parse("0.5"))];
+        insta::assert_snapshot!(attribute_set(&sweep, &common, &runs), @r#"
         # The runs of the sweep `rates`, written by `sweep --nix`; nix/sweep.nix builds them.
         {
           name = "rates";
@@ -202,11 +205,13 @@ mod tests {
           model = "demo";
           runs = {
             "learning-rate-1e-3_seed-7" = {
+              "train"."epochs" = "0.5";
               "train"."schedule" = "constant";
               "train"."learning_rate" = "1e-3";
               "train"."seed" = 7;
             };
             "learning-rate-0.002_seed-7" = {
+              "train"."epochs" = "0.5";
               "train"."schedule" = "constant";
               "train"."learning_rate" = "0.002";
               "train"."seed" = 7;
@@ -230,7 +235,8 @@ mod tests {
             ..SweepRecord::default()
         };
         let preset = "# A model.\n[import-model]\nid = \"a/b\"\n\n[train]\nlearning_rate = \"5e-4\" # slow\n";
-        let made = best_preset(&sweep, &record, preset).expect("a preset").expect("a best member");
+        let common = [("prepare-data.max_tokens".to_owned(), value::parse("256"))];
+        let made = best_preset(&sweep, &common, &record, preset).expect("a preset").expect("a best member");
         insta::assert_snapshot!(made, @r#"
         # The best of 2 members of the sweep `rates`, with a validation loss of 1.5000. To use it, copy it to
         # pipelines/models/NAME.toml and run `make pipeline PIPELINE=haw-eng MODEL=NAME`.
@@ -242,8 +248,11 @@ mod tests {
         [train]
         learning_rate = "0.002"
         schedule = "constant"
+
+        [prepare-data]
+        max_tokens = 256
         "#);
-        assert_eq!(best_preset(&sweep, &SweepRecord::default(), preset).expect("a preset"), None);
+        assert_eq!(best_preset(&sweep, &[], &SweepRecord::default(), preset).expect("a preset"), None);
     }
 
     #[test]

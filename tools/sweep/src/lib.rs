@@ -54,7 +54,10 @@ pub fn run(args: &Args) -> failure::Result<()> {
         return print(&export::lines(&make, &export::all_runs(&sweep)?)?);
     }
     if let Some(file) = &args.nix {
-        return write(file, &export::attribute_set(&sweep, &export::all_runs(&sweep)?));
+        return write(
+            file,
+            &export::attribute_set(&sweep, &make.common_settings()?, &export::all_runs(&sweep)?),
+        );
     }
     let pool = Pool::new(args, make);
     if args.plan {
@@ -67,18 +70,21 @@ pub fn run(args: &Args) -> failure::Result<()> {
         return write(file, &export::slurm_script(&sweep, &pool.make, &runs, resources)?);
     }
     plan::check_settings(&sweep, &pool.make)?;
+    // Read before the first run: hours later it would be too late to learn that something is missing.
+    let common = pool.make.common_settings()?;
+    let preset = fs_err::read_to_string(format!("pipelines/models/{}.toml", sweep.model))?;
     let record = search::drive(&sweep, &pool)?;
-    finish(&sweep, &pool.make, &record)
+    let best = export::best_preset(&sweep, &common, &record, &preset)?;
+    finish(&sweep, &pool.make, &record, best.as_deref())
 }
 
-/// Writes the results and prints the path of the record.
-fn finish(sweep: &Sweep, make: &Make, record: &SweepRecord) -> failure::Result<()> {
+/// Writes the results, with the preset `best`, and prints the path of the record.
+fn finish(sweep: &Sweep, make: &Make, record: &SweepRecord, best: Option<&str>) -> failure::Result<()> {
     let json = serde_json::to_string_pretty(record).map_err(std::io::Error::from)?;
     fs_err::create_dir_all(&make.folder)?;
     let file = make.folder.join(outputs::SWEEP);
     atomic::write_file(&file, (json + "\n").as_bytes())?;
-    let preset = fs_err::read_to_string(format!("pipelines/models/{}.toml", sweep.model))?;
-    if let Some(best) = export::best_preset(sweep, record, &preset)? {
+    if let Some(best) = best {
         atomic::write_file(&make.folder.join(BEST), best.as_bytes())?;
     }
     if let Some(best) = record.best() {

@@ -5,11 +5,13 @@ use std::process::{Command, Stdio};
 
 use outputs::{Choice, Document as _};
 use serde_json::Value as Json;
+use toml::Value;
 
 use crate::args::Args;
 use crate::error::{Error, Result};
 use crate::member::Run;
-use crate::spec::Sweep;
+use crate::spec::{self, Sweep};
+use crate::value;
 
 /// Files that are in the root of every checkout.
 const CHECKOUT: [&str; 2] = ["Makefile", "pipelines/pipeline.mk"];
@@ -65,6 +67,20 @@ impl Make {
     /// Returns the folder of a run, with its log and its pointers.
     pub(crate) fn folder_of(&self, run: &Run) -> PathBuf {
         self.folder.join(&run.name)
+    }
+
+    /// Returns the settings of the command line with their values.
+    ///
+    /// # Errors
+    ///
+    /// Fails for one that names no stage.
+    pub(crate) fn common_settings(&self) -> Result<Vec<(String, Value)>> {
+        let parsed = |word: &String| {
+            let (setting, value) = word.split_once('=').unwrap_or((word, ""));
+            spec::check_stage(setting.trim()).map_err(|problem| problem.at(format!("--set {word}")))?;
+            Ok((setting.trim().to_owned(), value::parse(value.trim())))
+        };
+        self.common.iter().map(parsed).collect()
     }
 
     /// Returns the value of `SET` for a run.

@@ -49,7 +49,7 @@ pub(crate) enum Search {
         draws: Option<Draws>,
         /// Length of the runs of each round, in steps.
         rungs: Vec<u64>,
-        /// The best of `1 / keep_one_in` go on to the next round.
+        /// The best of `1 / keep_one_in` advance to the next round.
         keep_one_in: usize,
     },
     /// Members proposed by a model of the results so far: tree-structured Parzen estimators.
@@ -158,19 +158,15 @@ pub(crate) fn locate(given: &str) -> Result<PathBuf> {
 pub(crate) fn read(path: &Path) -> Result<Sweep> {
     let text = files::read_text(path, files::MAX_JSON_BYTES)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    parse(&name, &text).map_err(|problem| Error::Sweep {
-        place: match problem.line {
-            Some(line) => format!("{}:{line}", path.display()),
-            None => path.display().to_string(),
-        },
-        reason: problem.reason,
-        hint: problem.hint,
+    parse(&name, &text).map_err(|problem| {
+        let line = problem.line.map_or(String::new(), |line| format!(":{line}"));
+        problem.at(format!("{}{line}", path.display()))
     })
 }
 
-/// Problem of a file.
+/// Problem of a file, or of a setting.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Problem {
+pub(crate) struct Problem {
     line: Option<usize>,
     reason: String,
     hint: Option<String>,
@@ -183,6 +179,11 @@ impl Problem {
 
     fn hinted(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Returns the error of a problem at `place`.
+    pub(crate) fn at(self, place: impl Into<String>) -> Error {
+        Error::Sweep { place: place.into(), reason: self.reason, hint: self.hint }
     }
 }
 
@@ -216,12 +217,13 @@ fn parse(name: &str, text: &str) -> Result<Sweep, Problem> {
     if file.seeds.is_empty() {
         taken.remove(0);
     }
-    for dimension in &space {
-        let twice = fixed.iter().any(|(setting, _)| *setting == dimension.setting);
-        if twice || taken.contains(&dimension.setting.as_str()) {
-            return Err(Problem::new(format!("`{}` is set twice", dimension.setting))
-                .hinted("leave it out of `[vary]` or of what else sets it: `[settings]`, `seeds`, `rungs`"));
-        }
+    taken.extend(space.iter().map(|dimension| dimension.setting.as_str()));
+    taken.extend(fixed.iter().map(|(setting, _)| setting.as_str()));
+    if let Some(twice) =
+        taken.iter().enumerate().find_map(|(at, name)| taken[..at].contains(name).then_some(name))
+    {
+        return Err(Problem::new(format!("`{twice}` is set twice"))
+            .hinted("keep one of `[vary]`, `[settings]`, `seeds` and `rungs` that sets it"));
     }
     let sweep = Sweep {
         name: name.to_owned(),
@@ -237,7 +239,8 @@ fn parse(name: &str, text: &str) -> Result<Sweep, Problem> {
     Ok(sweep)
 }
 
-fn check_stage(setting: &str) -> Result<(), Problem> {
+/// Checks that a setting begins with the name of a stage.
+pub(crate) fn check_stage(setting: &str) -> Result<(), Problem> {
     let stage = setting.split('.').next().unwrap_or_default();
     if setting.contains('.') && STAGES.iter().any(|known| known.name == stage) {
         return Ok(());
@@ -436,7 +439,9 @@ mod tests {
         insta::assert_snapshot!(problem("[vary]\ntrain.rank = { low = 1, high = 2 }"), @r#"`train.rank` is an interval without `points` (add `points = N`, or draw values with `search = "random"` and `members = N`)"#);
         insta::assert_snapshot!(problem("search = \"random\"\n[vary]\ntrain.rank = [1]"), @"`members`, the number of members, is missing ()");
         insta::assert_snapshot!(problem("rungs = [1, 2]\n[vary]\ntrain.rank = [1]"), @"`rungs` does not belong to this `search` ()");
-        insta::assert_snapshot!(problem("seeds = [1]\n[vary]\ntrain.seed = [1]"), @"`train.seed` is set twice (leave it out of `[vary]` or of what else sets it: `[settings]`, `seeds`, `rungs`)");
+        insta::assert_snapshot!(problem("seeds = [1]\n[vary]\ntrain.seed = [1]"), @"`train.seed` is set twice (keep one of `[vary]`, `[settings]`, `seeds` and `rungs` that sets it)");
+        insta::assert_snapshot!(problem("seeds = [1]\n[settings]\ntrain.seed = 5\n[vary]\ntrain.rank = [1]"), @"`train.seed` is set twice (keep one of `[vary]`, `[settings]`, `seeds` and `rungs` that sets it)");
+        insta::assert_snapshot!(problem("search = \"halving\"\nrungs = [1, 2]\n[settings]\ntrain.steps = 5\n[vary]\ntrain.rank = [1, 2]"), @"`train.steps` is set twice (keep one of `[vary]`, `[settings]`, `seeds` and `rungs` that sets it)");
         insta::assert_snapshot!(problem("pipeline = \"haw-eng\""), @r#"nothing varies (add a table `[vary]`, such as `"train.rank" = [4, 8]`)"#);
     }
 

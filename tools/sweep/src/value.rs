@@ -10,6 +10,13 @@ pub(crate) fn text(value: &Value) -> String {
     }
 }
 
+/// Reads a value that was written as a word of `SET`. A fraction stays in quotes, because Nix would round it.
+pub(crate) fn parse(text: &str) -> Value {
+    let parsed = format!("value = {text}").parse::<toml::Table>().ok().filter(|table| table.len() == 1);
+    let parsed = parsed.and_then(|mut table| table.remove("value")).filter(|value| !value.is_float());
+    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
 fn inline(value: &Value) -> String {
     match value {
         // The escapes of JSON are those of TOML.

@@ -9,7 +9,7 @@ use crate::member::{Member, known};
 use crate::pool::Pool;
 use crate::spec::Sweep;
 
-/// Returns how many of `members` go on to the next rung, at least one.
+/// Returns how many of `members` advance to the next rung, at least one.
 pub(crate) fn kept(members: usize, keep_one_in: usize) -> usize {
     members.div_ceil(keep_one_in).max(1)
 }
