@@ -21,20 +21,24 @@ pub(crate) fn kind(error: &(dyn StdError + 'static)) -> Option<Kind> {
 /// Returns what helps against the first failure of the system among the causes of `error`.
 pub(crate) fn remedy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     of_system(error).find_map(|error| match (error.kind(), errno(error)) {
-        (io::ErrorKind::StorageFull, _) => Some("free some space on that disk, then run the same command again"),
+        (io::ErrorKind::StorageFull, _) => {
+            Some("free some space on that disk, then run the same command again")
+        }
         (io::ErrorKind::QuotaExceeded, _) => {
             Some("free some space of this user or raise its quota, then run the same command again")
         }
         (io::ErrorKind::ReadOnlyFilesystem, _) => {
             Some("mount that file system for writing, or name a folder on another one")
         }
-        (io::ErrorKind::FileTooLarge, _) => {
-            Some("raise the limit for the size of a file (`ulimit -f`), or name a folder on another file system")
-        }
+        (io::ErrorKind::FileTooLarge, _) => Some(
+            "raise the limit for the size of a file (`ulimit -f`), or name a folder on another file system",
+        ),
         (io::ErrorKind::PermissionDenied, _) => Some("give this user the right to use that file or folder"),
         (_, Some(Errno::IO)) => Some("check the disk and its cables, then run the same command again"),
         (_, Some(Errno::MFILE | Errno::NFILE)) => Some("raise the limit for open files (`ulimit -n`)"),
-        (_, Some(Errno::NOMEM)) => Some("end other programs that need memory, or raise the limit for this one"),
+        (_, Some(Errno::NOMEM)) => {
+            Some("end other programs that need memory, or raise the limit for this one")
+        }
         _ => None,
     })
 }

@@ -22,7 +22,7 @@ mod watch;
 
 pub use client::{AttemptError, Client, Progress, Refusal, Request, Response, quoted, without_query};
 pub use error::Error;
-pub use hex::is_hex;
+pub use hex::{hex, is_hex};
 pub use listing::{Entry, resolve, tree};
 pub use network::Proxies;
 pub use oid::git_oid;

@@ -1,9 +1,10 @@
 //! Git's hash of a file, which the hub lists for files that are not large.
 
-use std::fmt::Write as _;
 use std::io::Read;
 
 use sha1::{Digest as _, Sha1};
+
+use crate::hex::hex;
 
 /// Hashes `bytes` bytes from `reader` as git hashes a file of that length; 40 lower-case hex digits.
 ///
@@ -22,11 +23,7 @@ pub fn git_oid(reader: &mut impl Read, bytes: u64) -> std::io::Result<String> {
             Err(error) => return Err(error),
         }
     }
-    let mut text = String::new();
-    for byte in hasher.finalize() {
-        write!(text, "{byte:02x}").expect("writing to a string succeeds");
-    }
-    Ok(text)
+    Ok(hex(&hasher.finalize()))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use artifact::Artifact;
+use hub::hex;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -99,13 +100,4 @@ pub(crate) fn local_files(artifact: &Artifact, part: Part) -> Result<Vec<LocalFi
 /// Returns the error for something that cannot be uploaded.
 pub(crate) fn unusable<T>(path: &Path, reason: String, hint: &str) -> Result<T, Error> {
     Err(Error::Input { place: path.display().to_string(), reason, hint: hint.to_owned() })
-}
-
-/// Returns bytes as lower-case hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes anything");
-        text
-    })
 }

@@ -3,11 +3,10 @@
 //! Bytes are written to `NAME.part`, which outlives the process. It is renamed to `NAME` after its length and hash have been
 //! checked, so `NAME` is always complete, and the next process resumes at the length of `NAME.part`.
 
-use std::fmt::Write as _;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use hub::{Client, Entry, Progress, Response, without_query};
+use hub::{Client, Entry, Progress, Response, hex, without_query};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
@@ -260,11 +259,4 @@ impl PartialFile {
         artifact::atomic::move_file(&self.path, target)?;
         Ok(target.into())
     }
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
