@@ -166,6 +166,38 @@ fn all_lists_of_stages_agree() -> Result<()> {
 
 /// The names of output files and folders are constants of `outputs`.
 #[test]
+fn the_readme_lists_every_folder() -> Result<()> {
+    let readme = fs_err::read_to_string(root().join("README.md"))?;
+    let (_, after) = readme.split_once("## Where things are").context("README.md has no such section")?;
+    let tree = after.split("```").nth(1).context("no list")?;
+    let listed: BTreeSet<String> =
+        tree.lines().filter_map(|line| Some(line.split_once("/ ")?.0.trim().to_owned())).collect();
+    let mut wanted = folders("crates")?;
+    let Some(files) = tracked() else { return Ok(()) };
+    wanted.extend(files.iter().filter_map(|file| Some(file.split_once('/')?.0.to_owned())));
+    wanted.retain(|name| !name.starts_with('.'));
+    ensure!(listed == wanted, "listed: {listed:?}\nthere:  {wanted:?}");
+    Ok(())
+}
+
+#[test]
+fn the_changelog_names_the_version_of_every_stage() -> Result<()> {
+    let changelog = fs_err::read_to_string(root().join("CHANGELOG.md"))?;
+    let constant = Regex::new(r"(?m)^ *const VERSION: u32 = (\d+);")?;
+    for stage in STAGES {
+        let mut versions = BTreeSet::new();
+        for path in sources(&root().join("stages").join(stage.name).join("src"))? {
+            let text = fs_err::read_to_string(&path)?;
+            versions.extend(constant.captures_iter(&text).map(|found| found[1].to_owned()));
+        }
+        let version = versions.first().with_context(|| format!("{} has no version", stage.name))?;
+        let line = format!("- `{}` has version {version}: ", stage.name);
+        ensure!(versions.len() == 1 && changelog.contains(&line), "CHANGELOG.md lacks `{line}`");
+    }
+    Ok(())
+}
+
+#[test]
 fn output_names_are_written_once() -> Result<()> {
     let outputs = STAGES.iter().flat_map(|stage| stage.outputs).chain([&outputs::TOKEN_LOSSES]);
     let outputs: BTreeSet<&str> = outputs.copied().collect();

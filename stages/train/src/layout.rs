@@ -50,7 +50,7 @@ pub(crate) fn adopt_outputs(data: &Path, steps: usize, work: &Path) -> Result<()
     })
 }
 
-/// Copies a file of another run. Never a link: the run goes on in the copy.
+/// Copies a file of another run. Never a link: the run appends to the copy.
 fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
     reflink_copy::reflink_or_copy(from, to).map(drop)
 }

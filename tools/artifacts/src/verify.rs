@@ -43,7 +43,7 @@ pub(crate) fn run(catalog: &Catalog, options: &Verify, as_json: bool) -> Result<
     for (index, path) in targets.iter().enumerate() {
         if options.time_limit.is_some_and(|limit| began.elapsed() >= limit) {
             let left = text::count(targets.len() - index, "artifact");
-            tracing::info!("time limit reached; {left} not verified (go on with --incremental)");
+            tracing::info!("time limit reached; {left} not verified (continue with `--incremental`)");
             break;
         }
         match verify(catalog, path, options) {
