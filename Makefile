@@ -87,12 +87,13 @@ $(NATIVE)/mlx-%/mlx: crates/mlx-sys/native/requirements-%.txt
 
 $(NATIVE)/mlx-c: | $(NATIVE)/mlx-$(BACKEND)/mlx ;
 
-SOURCES := $(shell find crates stages tools -name '*.rs' -o -name '*.css' -o -name '*.js' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
+# Cargo decides what a changed file means; it is asked unless only documents have changed.
+SOURCES := $(shell find crates stages tools -type f ! -name '*.md') Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
 
 # `make pipeline BIN=…` uses the programs in that folder without building.
 build: $(if $(filter command,$(origin BIN)),,$(BIN)/.built) ## Build all programs
 
-$(BIN)/.built: $(SOURCES) | native
+$(BIN)/.built: $(SOURCES) $(NATIVE)/mlx-$(BACKEND)/mlx | native
 	@$(CARGO) build --release --locked $(foreach program,$(notdir $(wildcard stages/* tools/*)),--package $(program))
 	@touch $@
 
@@ -159,7 +160,7 @@ interop: build ## Compare with mlx-lm and chat templates with transformers (inst
 	.venv/bin/python tests/interop/server.py '$(BIN)'
 	.venv/bin/python tests/interop/cards.py '$(BIN)'
 	@$(CARGO) build --release --locked --package dataset --example render
-	.venv/bin/python tests/interop/templates.py target/release/examples/render
+	.venv/bin/python tests/interop/templates.py $(TARGET_DIR)/release/examples/render
 
 interop-full: build ## Compare with transformers, PEFT and llama.cpp (installs gigabytes into .venv-full)
 	tests/interop/run-full.sh '$(BIN)'

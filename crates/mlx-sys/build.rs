@@ -24,6 +24,9 @@ fn main() {
             needed.display()
         );
     }
+    // `native/fetch.sh` replaces both folders when a pin changes.
+    println!("cargo:rerun-if-changed={}", mlx.join("include/mlx/version.h").display());
+    println!("cargo:rerun-if-changed={}", mlx_c.display());
     compile_mlx_c(&manifest, &mlx, &mlx_c);
     link_mlx(&mlx, &backend);
 }
