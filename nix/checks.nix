@@ -1,10 +1,12 @@
 # The checks of `nix flake check`.
 { pkgs, ashlar }:
 let
+  # What runs leave behind at the root is no source.
+  leftovers = map (name: "${toString ../.}/${name}") [ ".git" ".native" "artifacts" "build" "target" ];
   source = builtins.path {
     path = ../.;
     name = "ashlar-source";
-    filter = path: _: !(builtins.elem (baseNameOf path) [ ".git" ".native" "artifacts" "build" "target" ]);
+    filter = path: _: !(builtins.elem path leftovers);
   };
   cargo = name: command: ashlar.rustPackage {
     pname = "check-${name}";
