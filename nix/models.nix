@@ -14,7 +14,8 @@ let
   # Fetched only if the store has no file with this hash; never read at evaluation. The token for gated models belongs in
   # Nix's netrc file.
   fetchFile = folder: name: sha256: derivation {
-    inherit name;
+    # The name of a derivation has no `/`, which files of folders such as `1_Pooling` have.
+    name = replaceStrings [ "/" ] [ "-" ] name;
     system = "builtin";
     builder = "builtin:fetchurl";
     url = "${folder}/${name}";

@@ -9,7 +9,8 @@
 }:
 let
   inherit (builtins)
-    attrNames attrValues concatMap concatStringsSep elem filter foldl' head isAttrs isList isPath toString;
+    attrNames attrValues concatMap concatStringsSep elem filter foldl' functionArgs head isAttrs isList isPath isString
+    toString;
   kinds = import ./stages.nix;
   settingsOf = import ./settings.nix { stages = kinds; };
   models = import ./models.nix { inherit system linkFarm hub pypi; };
@@ -70,8 +71,10 @@ let
   mkStage = { tables, segments }: stage: inputs:
     let
       kind = kinds.${stage} or (throw "there is no stage `${stage}`; there are ${list (attrNames kinds)}");
-      missing = filter (flag: !(inputs ? ${flag})) (attrNames kind.takes);
-      args = settingsOf.flags stage (tables.${stage} or { }) ++ concatMap (flag: inputFlags stage flag inputs.${flag}) (attrNames inputs);
+      missing = filter (flag: !(inputs ? ${flag} || elem flag (kind.optional or [ ]))) (attrNames kind.takes);
+      # A base model or an encoder brings the settings of its import.
+      table = (inputs.model-dir or { }).table or tables.${stage} or { };
+      args = settingsOf.flags stage table ++ concatMap (flag: inputFlags stage flag inputs.${flag}) (attrNames inputs);
       env = foldl' (all: input: all // input.env or { }) { } (attrValues inputs);
       # Segment i of n resumes from the one before; the last one is the whole run.
       segment = i: n: run {
@@ -103,28 +106,31 @@ in
 {
   # Returns all stages of a pipeline, and `run`, which keeps all their results. `settings` are TOML files, later ones
   # taking precedence; `model` is a preset (a name or a TOML file), a folder, or `{ name, sha256 }` of a folder that was
-  # added to the store once; `data` is a folder.
+  # added to the store once; `encoder` is the same of a sentence encoder, or null, and as with Make every preset but the demo
+  # has one; `data` is a folder.
   mkPipeline =
     { name
     , settings
     , data
     , model ? "demo"
+    , encoder ? if isString model && model != "demo" then "minilm" else null
     , overrides ? { }
     , segments ? null
     , wiring ? import ../pipelines/pipeline.nix
     }:
     let
       read = settingsOf.read { files = settings ++ models.presetFiles model; inherit overrides; };
-      base = models.base model (read.import-model or { });
-      tables = read // { import-model = base.table; };
-      stages = wiring {
+      imported = preset: tables: models.base preset (tables.import-model or { });
+      stages = wiring ({
         stage = mkStage {
-          inherit tables;
-          segments = if segments == null then tables.pipeline.segments or 1 else segments;
+          tables = read;
+          segments = if segments == null then read.pipeline.segments or 1 else segments;
         };
-        model = base;
-        data = dataFolder data (tables.prepare-data or { });
-      };
+        model = imported model read;
+        data = dataFolder data (read.prepare-data or { });
+      } // (if !(functionArgs wiring ? encoder) then { } else {
+        encoder = if encoder == null then null else imported encoder (settingsOf.read { files = models.presetFiles encoder; });
+      }));
     in
     stages // { run = linkFarm "run-${name}" stages; };
 }

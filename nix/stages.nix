@@ -1,5 +1,5 @@
-# Inputs and outputs of every stage: `takes` maps a flag to the output that the input must have; `makes` equals the list in
-# `outputs::STAGES`, as tests/layout.rs checks.
+# Inputs and outputs of every stage: `takes` maps a flag to the output that the input must have, `optional` lists the flags that may
+# be left out; `makes` equals the list in `outputs::STAGES`, as tests/layout.rs checks.
 #
 # `mlx` marks stages that compute on the device, `segmented` those that can be cut into segments.
 {
@@ -33,7 +33,8 @@
     mlx = true;
   };
   evaluate = {
-    takes = { model = "model"; dataset = "tokens"; };
+    takes = { model = "model"; dataset = "tokens"; encoder = "model"; };
+    optional = [ "encoder" ];
     makes = [ "predictions.jsonl" "metrics.json" ];
     mlx = true;
   };

@@ -2,12 +2,14 @@
 
 commit=0123456789abcdef0123456789abcdef01234567
 hub=$work/hub/org/tiny/resolve/$commit
-mkdir -p "$hub"
+mkdir -p "$hub/additional_chat_templates"
 cp tests/golden/gemma3_text/{config.json,model.safetensors,tokenizer.json,tokenizer_config.json} "$hub/"
+# A file in a folder: its name has a slash.
+printf '{{ messages }}' >"$hub/additional_chat_templates/tool_use.jinja"
 preset=$work/tiny.toml
 {
     printf '[import-model]\nid = "org/tiny"\nrevision = "%s"\n[import-model.files]\n' $commit
-    (cd "$hub" && sha256sum ./* | sed 's|\([0-9a-f]*\)  ./\(.*\)|"\2" = "\1"|')
+    (cd "$hub" && find . -type f -exec sha256sum {} + | sed 's|\([0-9a-f]*\)  ./\(.*\)|"\2" = "\1"|')
 } >"$preset"
 
 python3 -u - "$work" >"$work/requests" 2>&1 <<'PYTHON' &
@@ -26,10 +28,10 @@ hubbed() { small --arg model "$preset" --argstr hub "$address" "$@"; }
 echo 'a pinned preset is fetched and equals what the program imports'
 quietly hubbed -A import-model
 imported=$(in_store "$(cat "$work/out")")
-same 4 "$(grep -c '"GET ' "$work/requests")" 'files that are fetched'
+same 5 "$(grep -c '"GET ' "$work/requests")" 'files that are fetched'
 snapshot=$work/hub-cache/models--org--tiny/snapshots/$commit
 mkdir -p "$snapshot"
-cp "$hub"/* "$snapshot/"
+cp -r "$hub"/* "$snapshot/"
 HF_HUB_CACHE=$work/hub-cache HF_HUB_OFFLINE=1 SOURCE_DATE_EPOCH=1 \
     "$programs/import-model" --config "$preset" --out "$work/imported" >/dev/null 2>"$work/log" || fail "$(cat "$work/log")"
 # The program itself is another: Nix copied it.
@@ -41,8 +43,8 @@ mkdir -p "$package"
 python3 - "$hub" "$package/tiny_model-1.0-py3-none-any.whl" <<'PYTHON'
 import pathlib, sys, zipfile
 with zipfile.ZipFile(sys.argv[2], "w", zipfile.ZIP_DEFLATED) as wheel:
-    for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
-        wheel.write(path, f"tiny_model/model/{path.name}")
+    for path in sorted(pathlib.Path(sys.argv[1]).rglob("*")):
+        wheel.write(path, f"tiny_model/model/{path.relative_to(sys.argv[1])}")
 PYTHON
 wheel=$work/wheel.toml
 printf '[import-model]\nwheel = "tiny-model==1.0"\nsha256 = "%s"\nmember = "tiny_model/model"\n' \
@@ -74,3 +76,13 @@ quietly small "${named[@]}"
 added=$(in_store "$(cat "$work/out")")
 quietly small --arg model "$work/tiny" -A import-model
 diff -r "$added/data" "$(in_store "$(cat "$work/out")")/data"
+
+echo 'an encoder is imported with its own settings, and evaluate scores with it'
+quietly small --arg encoder ./crates/models/tests/encoders/bert -A evaluate
+grep -q '"similarity"' "$(in_store "$(cat "$work/out")")/data/metrics.json" || fail 'there is no score of similarity'
+preset_runs() {
+    nix-instantiate --eval --strict --arg tools "$tools" --expr "
+        { tools }: builtins.attrNames ((import ./nix/host.nix { inherit tools; model = \"$1\"; }).haw-eng)" 2>"$work/log" || fail "$(cat "$work/log")"
+}
+case $(preset_runs smollm2-135m) in *'"encoder"'*) ;; *) fail 'a preset has no encoder' ;; esac
+case $(preset_runs demo) in *'"encoder"'*) fail 'the demo has an encoder' ;; esac

@@ -6,10 +6,11 @@
 , hub ? "https://huggingface.co"
 , pypi ? "https://files.pythonhosted.org"
 , model ? ../golden/gemma3_text
+, encoder ? null
 }:
 (import ../../nix/host.nix { inherit tools contentAddressed hub pypi; }).mkPipeline {
   name = "small";
   settings = [ ../fixtures/small.toml ];
   data = ../../data/haw-eng;
-  inherit model overrides segments;
+  inherit model encoder overrides segments;
 }
