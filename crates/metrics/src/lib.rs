@@ -7,7 +7,8 @@
 //!
 //! Four rules keep scores from flattering a model:
 //!
-//! - a row without an answer counts as 0 ([`text_or_empty`]); it is never left out of a mean;
+//! - a row without an answer counts as 0 ([`text_or_empty`]), or as a bad answer where lower is better; it is never left out of
+//!   a mean;
 //! - a difference comes with its paired bootstrap interval ([`bootstrap`]);
 //! - many differences are corrected for their number ([`significance`]);
 //! - a score comes with its floors ([`floor`]): the score of the copied source, and of the references of other rows.

@@ -111,7 +111,7 @@ impl Metric {
         }
     }
 
-    /// Counts (answer, reference) pairs; a row without an answer counts as 0.
+    /// Counts (answer, reference) pairs. A row without an answer counts as 0, or as a bad answer where lower is better.
     pub fn counts(self, pairs: &[(Option<&str>, &str)]) -> Counts {
         match self {
             Self::Bleu(tokenization) => {
@@ -126,16 +126,17 @@ impl Metric {
             Self::ChrfPlusPlus => chrf(Chrf::CHRF_PLUS_PLUS, pairs),
             Self::Ter => {
                 let formula = Formula::Ratio { factor: 100.0, empty: 100.0 };
-                ratios(formula, pairs, |answer, truth| ter::edits(answer, truth).map(|count| count as f64))
+                ratios(formula, pairs, edits)
             }
             Self::LabelF1 => {
                 let right = |answer: &str, truth: &str| percent(tasks::label(answer) == tasks::label(truth));
                 Counts::new(Formula::MacroF1, &tasks::label_counts(pairs), row_scores(pairs, right))
             }
             Self::LengthRatio => {
-                ratios(Formula::MEAN, pairs, |answer, truth| [length(answer), length(truth)])
+                let lengths = |answer: Option<&str>, truth: &str| [answer.map_or(0.0, length), length(truth)];
+                ratios(Formula::MEAN, pairs, lengths)
             }
-            Self::Repetition => ratios(Formula::PERCENT, pairs, |answer, _| repeated(answer)),
+            Self::Repetition => ratios(Formula::PERCENT, pairs, repetition),
             _ => Counts::of_scores(&row_scores(pairs, |answer, truth| self.row(answer, truth))),
         }
     }
@@ -169,10 +170,24 @@ fn chrf(metric: Chrf, pairs: &[Pair<'_>]) -> Counts {
     Counts::new(Formula::Chrf(metric), &rows, scores)
 }
 
-fn ratios(formula: Formula, pairs: &[Pair<'_>], row: impl Fn(&str, &str) -> [f64; 2]) -> Counts {
-    let rows: Vec<[f64; 2]> =
-        pairs.iter().map(|(answer, truth)| row(text_or_empty(*answer), truth)).collect();
+fn ratios(formula: Formula, pairs: &[Pair<'_>], row: impl Fn(Option<&str>, &str) -> [f64; 2]) -> Counts {
+    let rows: Vec<[f64; 2]> = pairs.iter().map(|(answer, truth)| row(*answer, truth)).collect();
     Counts::of_ratios(formula, &rows)
+}
+
+/// Returns the edits of an answer and the words of its reference. Without an answer, every word is missing, and at least one.
+fn edits(answer: Option<&str>, truth: &str) -> [f64; 2] {
+    let [edits, words] = ter::edits(text_or_empty(answer), truth).map(|count| count as f64);
+    [if answer.is_none() { edits.max(1.0) } else { edits }, words]
+}
+
+/// Returns how many word 4-grams repeat an earlier one, and how many there are. A missing answer counts as one as long as its
+/// reference that only repeats itself, so that a model does not gain by failing.
+fn repetition(answer: Option<&str>, truth: &str) -> [f64; 2] {
+    match answer {
+        Some(answer) => repeated(answer),
+        None => [repeated(truth)[1].max(1.0); 2],
+    }
 }
 
 /// Returns the score of every row; 0 without an answer.
@@ -226,6 +241,20 @@ mod tests {
         for metric in [Metric::ExactMatch, Metric::LabelAccuracy, Metric::TokenF1, Metric::ToolCalls] {
             assert!(metric.counts(&[(None, "")]).score().abs() < f64::EPSILON, "{}", metric.name());
             assert!((metric.counts(&[(Some(""), "")]).score() - 100.0).abs() < 1e-9, "{}", metric.name());
+        }
+    }
+
+    #[test]
+    fn a_failed_row_never_helps_where_lower_is_better() {
+        let (truth, other) = ("he went to the sea again", "he slept there");
+        for metric in Metric::all().filter(|metric| metric.better() == Better::Lower) {
+            for truth in [truth, ""] {
+                let score = |answer| metric.counts(&[(answer, truth), (Some(other), other)]);
+                let (failed, good) = (score(None), score(Some(truth)));
+                let name = metric.name();
+                assert!(failed.score() > good.score(), "{name}: {} and {}", failed.score(), good.score());
+                assert!(failed.row_scores()[0] > good.row_scores()[0], "{name}");
+            }
         }
     }
 
