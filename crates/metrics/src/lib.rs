@@ -17,7 +17,7 @@
 //! arguments, so the same call gives the same number on every machine.
 //!
 //! ```
-//! use metrics::{Bleu, Chrf, LossSum, bootstrap::{Bootstrap, paired_losses}};
+//! use metrics::{Bleu, Chrf, LossSum, bootstrap::{Bootstrap, paired_losses}, resample::Units};
 //!
 //! let base = [LossSum::new(6.0, 3), LossSum::new(2.0, 1)];
 //! let total: LossSum = base.into_iter().sum();
@@ -28,7 +28,7 @@
 //! assert!(Bleu::default().corpus(pairs) < 100.0);
 //!
 //! let tuned = [LossSum::new(3.0, 3), LossSum::new(1.0, 1)];
-//! let change = paired_losses(&base, &tuned, &Bootstrap::default())?;
+//! let change = paired_losses(&base, &tuned, &Units::rows(2), &Bootstrap::default())?;
 //! assert!(change.value == -1.0 && change.high < 0.0);
 //! # Ok::<(), metrics::Error>(())
 //! ```

@@ -12,6 +12,8 @@ use crate::random::Stream;
 
 /// Draws computed together, which bounds the memory for them.
 const BLOCK: usize = 64;
+/// Fewest groups that [`Units::auto`] draws.
+const MIN_GROUPS: usize = 5;
 
 /// Units of a draw: every row for itself, or groups of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,18 @@ impl Units {
             unit_of_row.push(unit);
         }
         Self { unit_of_row, count }
+    }
+
+    /// Draws groups if there are at least five of them and one has two rows; otherwise rows.
+    ///
+    /// An interval over fewer groups would say more about the draws than about the rows.
+    pub fn auto<'a>(names: impl IntoIterator<Item = Option<&'a str>>) -> Self {
+        let groups = Self::groups(names);
+        if groups.has_groups() && groups.len() >= MIN_GROUPS {
+            groups
+        } else {
+            Self::rows(groups.unit_of_row.len())
+        }
     }
 
     /// Returns the number of units.

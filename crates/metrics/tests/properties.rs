@@ -2,6 +2,7 @@
 
 use metrics::bootstrap::{Bootstrap, interval, paired_losses};
 use metrics::random::derangement;
+use metrics::resample::Units;
 use metrics::{Bleu, Chrf, LossSum, Smoothing, Tokenization, exact_match};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -124,10 +125,11 @@ proptest! {
         let (base, other): (Vec<f64>, Vec<f64>) = rows.into_iter().unzip();
         let (base, other) = (losses(base), losses(other));
         let settings = Bootstrap { resamples: 200, confidence, seed };
-        let there = paired_losses(&base, &other, &settings).unwrap();
-        let back = paired_losses(&other, &base, &settings).unwrap();
+        let units = Units::rows(base.len());
+        let there = paired_losses(&base, &other, &units, &settings).unwrap();
+        let back = paired_losses(&other, &base, &units, &settings).unwrap();
         prop_assert!(there.low <= there.high);
-        prop_assert_eq!(there, paired_losses(&base, &other, &settings).unwrap());
+        prop_assert_eq!(there, paired_losses(&base, &other, &units, &settings).unwrap());
         prop_assert!((there.low + back.high).abs() < 1e-12);
         let least = base.iter().zip(&other).map(|(a, b)| b.nats - a.nats).fold(f64::MAX, f64::min);
         prop_assert!(there.low >= least - 1e-12);

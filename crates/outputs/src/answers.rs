@@ -10,6 +10,9 @@ use crate::stages;
 /// Answers to one prompt, by step; step 0 is the base model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointAnswers {
+    /// Group of the row, whose rows are drawn together; absent for a row on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Id of the row.
     pub id: String,
     /// Expected answer.

@@ -107,6 +107,7 @@ mod tests {
                 id: format!("r{index}"),
                 loss,
                 tokens: if index == 4 { 0 } else { 2 },
+                ..NamedRowLoss::default()
             };
             CheckpointLosses::new(step, losses.into_iter().enumerate().map(row).collect())
         };

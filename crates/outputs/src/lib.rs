@@ -7,7 +7,7 @@
 //! ```
 //! use outputs::{CheckpointLosses, Document, Losses, NamedRowLoss};
 //!
-//! let row = NamedRowLoss { id: "story-1".into(), loss: 6.0, tokens: 4 };
+//! let row = NamedRowLoss { id: "story-1".into(), loss: 6.0, tokens: 4, ..NamedRowLoss::default() };
 //! let base = CheckpointLosses::new(0, vec![row]);
 //! let losses = Losses { split: "validation".into(), rows: 1, tokens: 4, checkpoints: vec![base] };
 //! let folder = tempfile::tempdir()?;

@@ -51,8 +51,11 @@ pub struct RowLoss {
 }
 
 /// Loss of the row with an id.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct NamedRowLoss {
+    /// Group of the row, whose rows are drawn together; absent for a row on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Id of the row.
     pub id: String,
     /// Sum over the row's targets, in nats.

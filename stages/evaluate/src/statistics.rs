@@ -11,9 +11,6 @@ use outputs::{Comparison, Difference, Direction, MetricInfo, Verdict};
 use crate::config::{Config, Unit};
 use crate::parts::Part;
 
-/// Groups that a bootstrap over groups needs at least, with `unit = "auto"`.
-const MIN_GROUPS: usize = 5;
-
 /// One score: counts of every system on the same rows.
 #[derive(Debug, Clone)]
 pub(crate) struct Column {
@@ -68,18 +65,11 @@ pub(crate) enum Pairs {
 
 /// Returns the units of rows: groups, if the settings and the rows allow it.
 pub(crate) fn units(rows: &[usize], groups: &[Option<String>], unit: Unit) -> Units {
-    let by_group = || Units::groups(rows.iter().map(|&row| groups[row].as_deref()));
+    let names = rows.iter().map(|&row| groups[row].as_deref());
     match unit {
         Unit::Row => Units::rows(rows.len()),
-        Unit::Group => by_group(),
-        Unit::Auto => {
-            let grouped = by_group();
-            if grouped.has_groups() && grouped.len() >= MIN_GROUPS {
-                grouped
-            } else {
-                Units::rows(rows.len())
-            }
-        }
+        Unit::Group => Units::groups(names),
+        Unit::Auto => Units::auto(names),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The score table of an artifact without statistics: scores and intervals are computed from its rows.
 
 use metrics::bootstrap::{Bootstrap, Interval, interval, paired_losses};
+use metrics::resample::Units;
 use metrics::{Bleu, BleuStatistics, Chrf, ChrfStatistics, LossSum, floor, is_exact_match};
 use outputs::{ModelScores, Prediction};
 
@@ -65,7 +66,7 @@ impl Maker<'_> {
         for (base, model) in self.pairs() {
             let [left, right] = [base, model].map(|model| self.table.models[model].as_str());
             let Some((left, right)) = row_losses(self.contents, left, right) else { continue };
-            let change = paired_losses(&left, &right, &self.settings)?;
+            let change = paired_losses(&left, &right, &Units::rows(left.len()), &self.settings)?;
             set_range(&mut loss.cells[model], change);
             // A difference of mean losses is a ratio of perplexities, which gives the interval.
             if let Some(base) = perplexities[base] {

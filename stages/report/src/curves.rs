@@ -6,6 +6,7 @@ use chart::{
 };
 use metrics::LossSum;
 use metrics::bootstrap::{Interval, paired_losses};
+use metrics::resample::Units;
 use outputs::{CheckpointLosses, MetricsLine, Stop, TrainLine};
 
 use crate::config::Config;
@@ -313,7 +314,8 @@ fn against_base(contents: &Contents, config: &Config) -> Result<Option<Interval>
     let losses = |checkpoint: &CheckpointLosses| -> Vec<LossSum> {
         checkpoint.rows.iter().map(|row| LossSum::new(row.loss, row.tokens)).collect()
     };
-    Ok(Some(paired_losses(&losses(base), &losses(chosen), &config.bootstrap())?))
+    let units = Units::auto(chosen.rows.iter().map(|row| row.group.as_deref()));
+    Ok(Some(paired_losses(&losses(base), &losses(chosen), &units, &config.bootstrap())?))
 }
 
 fn checkpoints(contents: &Contents) -> Element {

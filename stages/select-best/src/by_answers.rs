@@ -52,14 +52,15 @@ pub(crate) fn choose(by_loss: &Choice, path: &Path, config: &Config) -> Result<C
     };
     if let Some(second) = scored.get(1) {
         let settings = config.bootstrap();
-        let drawn = distributions(&Units::rows(rows.len()), &[&best.counts, &second.counts], &settings)
-            .map_err(Error::Bootstrap)?;
+        let units = Units::auto(rows.iter().map(|row| row.group.as_deref()));
+        let drawn =
+            distributions(&units, &[&best.counts, &second.counts], &settings).map_err(Error::Bootstrap)?;
         let gap = drawn[0].minus(&drawn[1]).interval(config.confidence);
         let ends = [sign * gap.low, sign * gap.high];
         choice.runner_up = Some(second.candidate);
         choice.gap = Some(sign * gap.value);
         choice.gap_interval = Some([ends[0].min(ends[1]), ends[0].max(ends[1])]);
-        choice.within_noise = ends[0].min(ends[1]) <= 0.0 || rows.len() < 2;
+        choice.within_noise = ends[0].min(ends[1]) <= 0.0 || units.len() < 2;
     }
     choice.reason = reason(&choice, &config.metric, rows.len());
     Ok(choice)

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use metrics::LossSum;
 use metrics::bootstrap::paired_losses;
+use metrics::resample::Units;
 use outputs::{Candidate, CheckpointLosses, Choice, Losses};
 
 use crate::config::Config;
@@ -34,13 +35,14 @@ pub fn choose(losses: &Losses, path: &Path, config: &Config) -> Result<Choice, E
     let mut choice =
         Choice { step: best.step, loss: best.loss, base_loss: base.loss, candidates, ..Choice::default() };
     if let Some(second) = ranked.get(1) {
-        let interval = paired_losses(&row_losses(best), &row_losses(second), &config.bootstrap())
+        let units = Units::auto(best.rows.iter().map(|row| row.group.as_deref()));
+        let interval = paired_losses(&row_losses(best), &row_losses(second), &units, &config.bootstrap())
             .map_err(Error::Bootstrap)?;
         choice.runner_up = Some(candidate(second));
         choice.gap = Some(second.loss - best.loss);
         choice.gap_interval = Some([interval.low, interval.high]);
         // The interval over a single row has no width, so it rules out nothing.
-        choice.within_noise = interval.low <= 0.0 || best.rows.len() < 2;
+        choice.within_noise = interval.low <= 0.0 || units.len() < 2;
     }
     choice.reason = reason(&choice, config);
     Ok(choice)

@@ -16,7 +16,7 @@ pub struct Config {
     /// What decides: `loss`, `similarity`, or a score of the answers that `validate` collected, such as `chrf`.
     #[serde(skip_serializing_if = "is_loss")]
     pub metric: String,
-    /// Number of times that the rows are drawn for the interval.
+    /// Number of times that the rows, or their groups, are drawn for the interval.
     pub resamples: usize,
     /// Share of the drawn values inside the interval.
     pub confidence: f64,
@@ -32,7 +32,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "select-best";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -5,8 +5,8 @@
 //!
 //! With another `metric`, the answers that `validate` collected decide instead.
 //!
-//! A paired bootstrap over the rows of the split gives an interval for the gap to the runner-up. If the interval
-//! includes 0, the choice is within noise.
+//! A paired bootstrap over the rows of the split, or over their groups if there are at least five, gives an interval for the gap
+//! to the runner-up. If the interval includes 0, the choice is within noise.
 //!
 //! ```no_run
 //! use std::path::Path;

@@ -13,8 +13,12 @@ use testutil::{Program, Sandbox};
 /// Makes losses from the losses of four rows of ten targets for each step.
 fn losses(steps: &[(u64, [f64; 4])]) -> Losses {
     let checkpoint = |(step, rows): &(u64, [f64; 4])| {
-        let rows =
-            (0..).zip(rows).map(|(row, &loss)| NamedRowLoss { id: format!("r{row}"), loss, tokens: 10 });
+        let rows = (0..).zip(rows).map(|(row, &loss)| NamedRowLoss {
+            id: format!("r{row}"),
+            loss,
+            tokens: 10,
+            ..NamedRowLoss::default()
+        });
         CheckpointLosses::new(*step, rows.collect())
     };
     let checkpoints = steps.iter().map(checkpoint).collect();
@@ -181,9 +185,40 @@ fn checkpoints_in_another_form_are_refused() {
 }
 
 #[test]
+fn rows_of_a_group_are_drawn_together() {
+    // Six groups of ten equal rows: step 20 is better in four of them and worse in two.
+    let checkpoint = |step, grouped: bool, of_group: [f64; 6]| {
+        let row = |index: usize| NamedRowLoss {
+            group: grouped.then(|| format!("story {}", index / 10)),
+            id: format!("r{index}"),
+            loss: of_group[index / 10],
+            tokens: 10,
+        };
+        CheckpointLosses::new(step, (0..60).map(row).collect())
+    };
+    let choose = |grouped: bool| {
+        let checkpoint = |step, of_group| checkpoint(step, grouped, of_group);
+        let checkpoints = vec![
+            checkpoint(0, [40.0; 6]),
+            checkpoint(10, [30.0; 6]),
+            checkpoint(20, [28.0, 28.0, 31.0, 28.0, 31.0, 28.0]),
+        ];
+        let losses = Losses { split: "validation".to_owned(), rows: 60, tokens: 600, checkpoints };
+        select_best::choose(&losses, Path::new("x"), &Config::default()).unwrap()
+    };
+    let (rows, groups) = (choose(false), choose(true));
+    assert_eq!((rows.step, rows.within_noise), (20, false), "{}", rows.reason);
+    assert_eq!((groups.step, groups.within_noise), (20, true), "{}", groups.reason);
+}
+
+#[test]
 fn one_row_cannot_rule_out_noise() {
-    let checkpoint =
-        |step, loss| CheckpointLosses::new(step, vec![NamedRowLoss { id: "r".to_owned(), loss, tokens: 1 }]);
+    let checkpoint = |step, loss| {
+        CheckpointLosses::new(
+            step,
+            vec![NamedRowLoss { id: "r".to_owned(), loss, tokens: 1, ..NamedRowLoss::default() }],
+        )
+    };
     let losses = Losses {
         split: "validation".to_owned(),
         rows: 1,

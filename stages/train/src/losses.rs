@@ -189,7 +189,8 @@ mod tests {
     fn json_lines_and_losses_of_validate_are_read() -> Result<()> {
         let lines = "{\"id\":\"b\",\"loss\":6,\"tokens\":4,\"more\":[]}\n\n{\"loss\":0.5,\"id\":7}\n{\"id\":\"x\",\"loss\":1}\n";
         assert_eq!(losses(lines, &["7", "b", "7"])?, [0.5, 1.5, 0.5]);
-        let row = |id: &str, loss, tokens| NamedRowLoss { id: id.into(), loss, tokens };
+        let row =
+            |id: &str, loss, tokens| NamedRowLoss { id: id.into(), loss, tokens, ..NamedRowLoss::default() };
         let base = CheckpointLosses::new(0, vec![row("a", 3.0, 2), row("b", 1.0, 1)]);
         let later = CheckpointLosses::new(9, vec![row("a", 0.0, 2), row("b", 0.0, 1)]);
         let document = Losses { split: "train".into(), rows: 2, tokens: 3, checkpoints: vec![base, later] };

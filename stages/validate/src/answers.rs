@@ -118,6 +118,7 @@ pub fn write_answers(
     };
     let lines = questions.rows.iter().enumerate().map(|(index, row)| {
         Ok::<_, Error>(CheckpointAnswers {
+            group: row.group.clone(),
             id: row.id.clone(),
             reference: questions.reference(index).to_owned(),
             answers: answers.iter().map(|(step, rows)| (*step, rows[index].text.clone())).collect(),

@@ -36,7 +36,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "validate";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
 
     fn problems(&self) -> Vec<String> {
         let sizes = [

@@ -91,7 +91,7 @@ pub struct CheckpointScore {
     pub score: Score,
 }
 
-/// Writes `losses.json` and `changes.json` to `out`, with the ids of the rows in the folder `rows`.
+/// Writes `losses.json` and `changes.json` to `out`, with ids and groups of the rows in the folder `rows`.
 ///
 /// # Errors
 ///
@@ -99,24 +99,28 @@ pub struct CheckpointScore {
 /// written.
 pub fn write_losses(rows: &Path, scores: &[CheckpointScore], out: &Path) -> Result<()> {
     let path = rows.join(format!("{SPLIT}.jsonl"));
-    let ids = dataset::read_rows(&path)?.map(|row| Ok(row?.id)).collect::<dataset::Result<Vec<String>>>()?;
+    let names = dataset::read_rows(&path)?.map(|row| row.map(|row| (row.id, row.group)));
+    let names = names.collect::<dataset::Result<Vec<(String, Option<String>)>>>()?;
     let mut checkpoints = Vec::new();
     for CheckpointScore { step, score } in scores {
-        if score.rows.len() != ids.len() {
-            let (rows, tokens) = (ids.len(), score.rows.len());
+        if score.rows.len() != names.len() {
+            let (rows, tokens) = (names.len(), score.rows.len());
             return Err(Error::bad_input(format!(
                 "`{}` has {rows} rows, but the tokens of the split have {tokens}",
                 path.display()
             ))
             .hinted("prepare the dataset again"));
         }
-        let named = ids.iter().zip(&score.rows);
-        let named =
-            named.map(|(id, row)| NamedRowLoss { id: id.clone(), loss: row.loss, tokens: row.tokens });
+        let named = names.iter().zip(&score.rows).map(|((id, group), row)| NamedRowLoss {
+            group: group.clone(),
+            id: id.clone(),
+            loss: row.loss,
+            tokens: row.tokens,
+        });
         checkpoints.push(CheckpointLosses::new(*step, named.collect()));
     }
     let tokens = checkpoints.first().map_or(0, |base| base.tokens);
-    let losses = Losses { split: SPLIT.to_owned(), rows: ids.len() as u64, tokens, checkpoints };
+    let losses = Losses { split: SPLIT.to_owned(), rows: names.len() as u64, tokens, checkpoints };
     Changes::new(&losses).write(out)?;
     Ok(losses.write(out)?)
 }
