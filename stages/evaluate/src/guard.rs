@@ -45,10 +45,9 @@ impl GuardSet {
             }
             GuardSource::File(path) => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let rows = if holds_rows(path)? {
-                    records(path, tokenizer)?
-                } else {
-                    paragraphs(&fs_err::read_to_string(path)?, tokenizer)?
+                let rows = match prose(path)? {
+                    Some(text) => paragraphs(&text, tokenizer)?,
+                    None => records(path, tokenizer)?,
                 };
                 Self::write(name, &rows)
                     .with_context(|| format!("reading the guard set `{}`", path.display()))
@@ -88,11 +87,24 @@ struct Tokens {
     trained: Vec<u8>,
 }
 
-/// Returns whether a file holds rows: JSON, or a table by its name.
-fn holds_rows(path: &Path) -> Result<bool> {
-    let is_table = path.extension().is_some_and(|ending| ending == "csv" || ending == "tsv");
-    let first = fs_err::read(path)?.into_iter().find(|byte| !byte.is_ascii_whitespace());
-    Ok(is_table || matches!(first, Some(b'{' | b'[')))
+/// Returns the text of a file without its byte-order mark; `None` if it holds rows: JSON, or a table by its name.
+fn prose(path: &Path) -> Result<Option<String>> {
+    if path.extension().is_some_and(|ending| ending == "csv" || ending == "tsv") {
+        return Ok(None);
+    }
+    let bytes = fs_err::read(path)?;
+    let mut text = bytes.as_slice();
+    // Programs that add a byte-order mark may do so more than once.
+    while let Some(rest) = text.strip_prefix(b"\xEF\xBB\xBF") {
+        text = rest;
+    }
+    if matches!(text.trim_ascii_start().first(), Some(b'{' | b'[')) {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(text).map_err(|_| {
+        Error::bad_input(format!("`{}` is not UTF-8 text", path.display())).hinted("save it as UTF-8")
+    })?;
+    Ok(Some(text.to_owned()))
 }
 
 /// Tokenizes paragraphs, which empty lines divide. All tokens but the first of each are targets.
@@ -124,4 +136,23 @@ fn records(path: &Path, tokenizer: &TextTokenizer) -> Result<Vec<Tokens>> {
         rows.push(Tokens { ids: encoded.tokens, trained: encoded.trained });
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_changes_neither_rows_nor_text() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read = |content: &str| {
+            fs_err::write(file.path(), content).unwrap();
+            prose(file.path()).unwrap()
+        };
+        for mark in ["", "\u{FEFF}", "\u{FEFF}\u{FEFF}"] {
+            assert_eq!(read(&format!("{mark}{{\"text\": \"a\"}}\n")), None, "{mark:?}");
+            assert_eq!(read(&format!("{mark}\n[{{\"text\": \"a\"}}]\n")), None, "{mark:?}");
+            assert_eq!(read(&format!("{mark}Aloha.\n")).as_deref(), Some("Aloha.\n"), "{mark:?}");
+        }
+    }
 }
