@@ -69,7 +69,7 @@ pub use mixture::{MixtureComponent, MixtureComponents};
 pub use names::Names;
 pub use record::{Record, Shape};
 pub use row::RawRow;
-pub use rows::{RowWriter, StoredRow, read_rows};
+pub use rows::{RowWriter, StoredRow, check_rows, read_rows};
 pub use shell::quoted;
 pub use source::RowReader;
 pub use special::{ControlTokens, OnSpecial};

@@ -122,9 +122,29 @@ pub fn read_rows(path: &Path) -> Result<impl Iterator<Item = Result<StoredRow>> 
     }))
 }
 
+/// Checks that the file `path` has as many rows as the tokens of its split.
+///
+/// # Errors
+///
+/// Fails when the numbers differ.
+pub fn check_rows(path: &Path, rows: usize, tokens: usize) -> Result<()> {
+    if rows == tokens {
+        return Ok(());
+    }
+    let reason = format!("it has {rows} rows, but the tokens of the split have {tokens}");
+    Err(Error::File { path: path.to_owned(), reason, hint: REMAKE.into() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_without_tokens_are_refused() {
+        assert!(check_rows(Path::new("test.jsonl"), 2, 2).is_ok());
+        let error = check_rows(Path::new("test.jsonl"), 3, 2).unwrap_err().to_string();
+        assert_eq!(error, "`test.jsonl`: it has 3 rows, but the tokens of the split have 2");
+    }
 
     #[test]
     fn rows_come_back_and_keys_are_sorted() -> Result<()> {

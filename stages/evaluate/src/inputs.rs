@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dataset::{Split, TextTokenizer};
-use failure::{Context, Error, Result};
+use failure::{Context, Result};
 use outputs::ModelSource;
 
 use crate::config::{Config, EndpointSettings};
@@ -81,14 +81,7 @@ impl TestSplit {
         let path = folders.rows.join(format!("{SPLIT}.jsonl"));
         let rows = dataset::read_rows(&path)?.map(|row| Ok(Row::from(row?)));
         let rows = rows.collect::<dataset::Result<Vec<_>>>()?;
-        if rows.len() != tokens.len() {
-            let (rows, tokens) = (rows.len(), tokens.len());
-            return Err(Error::bad_input(format!(
-                "`{}` has {rows} rows, but the tokens of the split have {tokens}",
-                path.display()
-            ))
-            .hinted("prepare the dataset again"));
-        }
+        dataset::check_rows(&path, rows.len(), tokens.len())?;
         let tokenizer = TextTokenizer::open(folders.tokenizer).context("opening the tokenizer")?;
         let can_ask = |&row: &usize| rows[row].has_reference && tokens.row(row).prompt_length > 0;
         let asked = (0..rows.len()).filter(can_ask).take(limit(config)).collect();

@@ -103,14 +103,7 @@ pub fn write_losses(rows: &Path, scores: &[CheckpointScore], out: &Path) -> Resu
     let names = names.collect::<dataset::Result<Vec<(String, Option<String>)>>>()?;
     let mut checkpoints = Vec::new();
     for CheckpointScore { step, score } in scores {
-        if score.rows.len() != names.len() {
-            let (rows, tokens) = (names.len(), score.rows.len());
-            return Err(Error::bad_input(format!(
-                "`{}` has {rows} rows, but the tokens of the split have {tokens}",
-                path.display()
-            ))
-            .hinted("prepare the dataset again"));
-        }
+        dataset::check_rows(&path, names.len(), score.rows.len())?;
         let named = names.iter().zip(&score.rows).map(|((id, group), row)| NamedRowLoss {
             group: group.clone(),
             id: id.clone(),
