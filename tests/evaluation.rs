@@ -255,6 +255,11 @@ fn the_gate_passes_a_good_run_and_fails_one_that_changed_nothing() -> Result<()>
     let guard = gate.guard.clone().context("no guard")?;
     ensure!(gate.passed && gate.changed && guard.rows > 10 && guard.tokens > 1000, "{gate:?}");
 
+    let by_dataset = run(&good, &["--guard", &trained.dataset, "--set", "gate.max_loss=100"]);
+    let guard =
+        scores(by_dataset.succeeded().trim())?.gate.context("no verdict")?.guard.context("no guard")?;
+    ensure!((guard.name.as_str(), guard.rows) == ("test split", 8), "{guard:?}");
+
     let same = run(&idle, &["--set", "gate.max_loss=100"]);
     ensure!(
         same.code == Some(GATE_FAILED) && same.stderr.contains("training changed nothing"),

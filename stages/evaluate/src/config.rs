@@ -186,7 +186,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "evaluate";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
 
     fn problems(&self) -> Vec<String> {
         let sizes = [

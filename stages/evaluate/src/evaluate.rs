@@ -7,7 +7,7 @@ use mlx_ext::Backend;
 use outputs::{Document, ModelSource, Scores};
 use stage::StopFlag;
 
-use crate::config::{Config, GROUP, LENGTH};
+use crate::config::{Config, GROUP, GateSettings, LENGTH};
 use crate::endpoint;
 use crate::external::{PredictionsFile, ScoresFile};
 use crate::files::{write_predictions, write_token_losses};
@@ -54,7 +54,7 @@ pub fn evaluate(task: &Task<'_>, config: &Config, out: &Path, stop: &StopFlag) -
     let mut scores = scores::scores(&rows, &outcomes, &scored, &columns, config)?;
     if let (Some(settings), Some(contest)) = (&config.gate, &contest) {
         let guarded = match &guard {
-            Some(set) => Some(guard_result(set, &outcomes, contest, config)?),
+            Some(set) => Some(guard_result(set, &outcomes, contest, settings, config)?),
             None => None,
         };
         scores.gate = Some(gate::decide(settings, contest, &scores, guarded)?);
@@ -183,6 +183,7 @@ fn guard_result(
     set: &GuardSet,
     outcomes: &[Outcome],
     contest: &Contest,
+    settings: &GateSettings,
     config: &Config,
 ) -> Result<outputs::Guard> {
     let losses = |name: &str| {
@@ -193,6 +194,5 @@ fn guard_result(
         })
     };
     let losses = GuardLosses { model: losses(&contest.model)?, against: losses(&contest.against)? };
-    let max_loss = config.gate.as_ref().map_or(f64::INFINITY, |gate| gate.max_loss);
-    gate::guard(set, &losses, max_loss, &config.bootstrap())
+    gate::guard(set, &losses, settings, config)
 }

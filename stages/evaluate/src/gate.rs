@@ -2,12 +2,12 @@
 
 use failure::{Error, Result};
 use metrics::LossSum;
-use metrics::bootstrap::{Bootstrap, paired_losses};
+use metrics::bootstrap::paired_losses;
 use outputs::{Difference, Direction, Gate, Guard, RowLoss, Scores, Verdict};
 
-use crate::config::GateSettings;
+use crate::config::{Config, GateSettings};
 use crate::guard::GuardSet;
-use crate::statistics::difference;
+use crate::statistics::{difference, units};
 
 /// Names of the two models that a gate compares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,13 +56,15 @@ pub(crate) struct GuardLosses<'a> {
 pub(crate) fn guard(
     set: &GuardSet,
     losses: &GuardLosses<'_>,
-    max_loss: f64,
-    bootstrap: &Bootstrap,
+    settings: &GateSettings,
+    config: &Config,
 ) -> Result<Guard> {
     let sums =
         |rows: &[RowLoss]| rows.iter().map(|row| LossSum::new(row.loss, row.tokens)).collect::<Vec<_>>();
     let (model, against) = (sums(losses.model), sums(losses.against));
-    let interval = paired_losses(&against, &model, bootstrap)?;
+    let rows: Vec<usize> = (0..model.len()).collect();
+    let drawn = units(&rows, &set.groups, config.unit);
+    let interval = paired_losses(&against, &model, &drawn, &config.bootstrap())?;
     let mean = |rows: &[LossSum]| rows.iter().copied().sum::<LossSum>().mean().unwrap_or_default();
     let of_rows =
         |rows: &[LossSum]| rows.iter().map(|row| row.mean().unwrap_or_default()).collect::<Vec<_>>();
@@ -71,7 +73,7 @@ pub(crate) fn guard(
         name: set.name.clone(),
         rows: model.len() as u64,
         tokens: model.iter().map(|row| row.tokens).sum(),
-        max_loss,
+        max_loss: settings.max_loss,
         against_loss: mean(&against),
         loss: mean(&model),
         rise,

@@ -19,14 +19,21 @@ pub enum GuardSource {
     GeneralEnglish,
     /// A file with paragraphs of text, or with rows.
     File(std::path::PathBuf),
-    /// The folder `tokens` of an artifact of `prepare-data`.
-    Tokens(std::path::PathBuf),
+    /// An artifact of `prepare-data`.
+    Dataset {
+        /// Its folder `rows`.
+        rows: std::path::PathBuf,
+        /// Its folder `tokens`.
+        tokens: std::path::PathBuf,
+    },
 }
 
 /// A guard set as tokens.
 pub(crate) struct GuardSet {
     pub(crate) name: String,
     pub(crate) split: Split,
+    /// Group of every row, if it has one.
+    pub(crate) groups: Vec<Option<String>>,
     /// Holds the file of the split.
     _folder: Option<tempfile::TempDir>,
 }
@@ -41,7 +48,7 @@ impl GuardSet {
         match source {
             GuardSource::GeneralEnglish => {
                 let rows = paragraphs(GENERAL_ENGLISH_TEXT, tokenizer)?;
-                Self::write(GENERAL_ENGLISH.to_owned(), &rows)
+                Self::write(GENERAL_ENGLISH.to_owned(), rows)
             }
             GuardSource::File(path) => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -49,23 +56,30 @@ impl GuardSet {
                     Some(text) => paragraphs(&text, tokenizer)?,
                     None => records(path, tokenizer)?,
                 };
-                Self::write(name, &rows)
-                    .with_context(|| format!("reading the guard set `{}`", path.display()))
+                Self::write(name, rows).with_context(|| format!("reading the guard set `{}`", path.display()))
             }
-            GuardSource::Tokens(folder) => {
-                for name in ["test", "validation"] {
-                    let split = Split::open(&folder.join(format!("{name}.safetensors")))?;
-                    if !split.is_empty() {
-                        return Ok(Self { name: format!("{name} split"), split, _folder: None });
-                    }
-                }
-                Err(Error::bad_input("the guard dataset has neither test nor validation rows")
-                    .hinted("prepare it with a share of test rows"))
-            }
+            GuardSource::Dataset { rows, tokens } => Self::open_dataset(rows, tokens),
         }
     }
 
-    fn write(name: String, rows: &[Tokens]) -> Result<Self> {
+    /// Opens the test split of a dataset, or else its validation split.
+    fn open_dataset(rows: &Path, tokens: &Path) -> Result<Self> {
+        for name in ["test", "validation"] {
+            let split = Split::open(&tokens.join(format!("{name}.safetensors")))?;
+            if split.is_empty() {
+                continue;
+            }
+            let path = rows.join(format!("{name}.jsonl"));
+            let groups = dataset::read_rows(&path)?.map(|row| Ok(row?.group));
+            let groups = groups.collect::<dataset::Result<Vec<_>>>()?;
+            dataset::check_rows(&path, groups.len(), split.len())?;
+            return Ok(Self { name: format!("{name} split"), split, groups, _folder: None });
+        }
+        Err(Error::bad_input("the guard dataset has neither test nor validation rows")
+            .hinted("prepare it with a share of test rows"))
+    }
+
+    fn write(name: String, rows: Vec<Tokens>) -> Result<Self> {
         if rows.is_empty() {
             return Err(Error::bad_input(format!("the guard set `{name}` holds no text"))
                 .hinted("write paragraphs with an empty line between them, or rows"));
@@ -73,16 +87,18 @@ impl GuardSet {
         let folder = tempfile::tempdir().context("creating a folder for the guard set")?;
         let path = folder.path().join("guard.safetensors");
         let mut writer = SplitWriter::create(&path)?;
-        for row in rows {
+        for row in &rows {
             writer.push(&row.ids, &row.trained, 1.0, 0)?;
         }
         writer.finish()?;
-        Ok(Self { name, split: Split::open(&path)?, _folder: Some(folder) })
+        let groups = rows.into_iter().map(|row| row.group).collect();
+        Ok(Self { name, split: Split::open(&path)?, groups, _folder: Some(folder) })
     }
 }
 
 /// A row of a guard set.
 struct Tokens {
+    group: Option<String>,
     ids: Vec<u32>,
     trained: Vec<u8>,
 }
@@ -121,7 +137,7 @@ fn paragraphs(text: &str, tokenizer: &TextTokenizer) -> Result<Vec<Tokens>> {
         let mut trained = vec![1; ids.len()];
         // Nothing predicts the first token.
         trained.iter_mut().take(1).for_each(|flag| *flag = 0);
-        rows.push(Tokens { ids, trained });
+        rows.push(Tokens { group: None, ids, trained });
     }
     Ok(rows)
 }
@@ -133,7 +149,7 @@ fn records(path: &Path, tokenizer: &TextTokenizer) -> Result<Vec<Tokens>> {
         let row = row.and_then(|row| Record::from_row(row, path)).map_err(|problem| problem.in_file(path))?;
         let mut encoded = dataset::encode(tokenizer, &row, dataset::LossOn::Completions)?;
         encoded.truncate(MAX_TOKENS);
-        rows.push(Tokens { ids: encoded.tokens, trained: encoded.trained });
+        rows.push(Tokens { group: row.group, ids: encoded.tokens, trained: encoded.trained });
     }
     Ok(rows)
 }

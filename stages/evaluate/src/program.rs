@@ -284,10 +284,11 @@ fn open_guard(run: &mut Run<Config>, dataset: Option<&[Input; 3]>) -> Result<Opt
     let tokens = run.input("guard", path, outputs::TOKENS).map_err(|error| {
         error.hinted(format!("give a file, an artifact of `prepare-data`, or `{GENERAL_ENGLISH}`"))
     })?;
+    let rows = run.input("guard_rows", path, outputs::ROWS)?;
     let tokenizer = run.input("guard_tokenizer", path, outputs::TOKENIZER)?;
     if dataset.is_none_or(|[_, _, own]| own.tree() != tokenizer.tree()) {
         return Err(Error::bad_input(format!("the guard set `{guard}` was prepared with another tokenizer"))
             .hinted("prepare it with the tokenizer of the models, or give it as a text file"));
     }
-    Ok(Some(GuardSource::Tokens(tokens.path().to_owned())))
+    Ok(Some(GuardSource::Dataset { rows: rows.path().to_owned(), tokens: tokens.path().to_owned() }))
 }
