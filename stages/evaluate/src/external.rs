@@ -225,6 +225,11 @@ pub(crate) struct ScoresFile {
     pub(crate) systems: IndexMap<String, IndexMap<String, Vec<Option<f64>>>>,
 }
 
+/// Fields of a file of scores that name the system.
+const SYSTEMS: [&str; 2] = ["model", "system"];
+/// Remedy for a file of scores of another form.
+const SCORES_HINT: &str = "write one row per model and row: `model`, `id` and one column per score";
+
 impl ScoresFile {
     /// Reads a file with one row per system and row: `model` (or `system`), `id` (or `row_id`), perhaps `group`, and numbers. The
     /// columns `labels` may have any text.
@@ -235,70 +240,86 @@ impl ScoresFile {
     /// the labels.
     pub(crate) fn read(path: &Path, labels: &[&str]) -> Result<Self> {
         let place = path.display();
-        let fail = |number: usize, reason: String| {
-            Error::bad_input(format!("`{place}`: row {number} {reason}"))
-                .hinted("write one row per model and row: `model`, `id` and one column per score")
-        };
-        let rows = read(path)?;
-        if rows.is_empty() {
-            return Err(Error::bad_input(format!("`{place}` has no rows"))
-                .hinted("write one row per model and row: `model`, `id` and one column per score"));
+        let mut cells = Cells::default();
+        for (number, fields) in (1..).zip(&read(path)?) {
+            cells.add(fields, labels).map_err(|reason| {
+                Error::bad_input(format!("`{place}`: row {number} {reason}")).hinted(SCORES_HINT)
+            })?;
         }
-        let mut indices: IndexMap<String, Option<String>> = IndexMap::new();
-        let mut cells: IndexMap<String, IndexMap<String, BTreeMap<usize, Option<f64>>>> = IndexMap::new();
-        let mut names: Vec<String> = Vec::new();
-        let mut columns: BTreeMap<String, BTreeMap<usize, String>> = BTreeMap::new();
-        for (number, fields) in (1..).zip(&rows) {
-            let system =
-                first(fields, &["model", "system"]).ok_or_else(|| fail(number, "has no `model`".into()))?;
-            let id = first(fields, &IDS).ok_or_else(|| fail(number, "has no `id`".into()))?;
-            let group = text(fields.get("group"));
-            let index = indices.insert_full(id, group).0;
-            let system = cells.entry(system).or_default();
-            for (name, value) in fields {
-                if ["model", "system", "group"].contains(&name.as_str()) || IDS.contains(&name.as_str()) {
-                    continue;
+        if cells.metrics.is_empty() {
+            let missing = if cells.rows.is_empty() { "rows" } else { "scores" };
+            return Err(Error::bad_input(format!("`{place}` has no {missing}")).hinted(SCORES_HINT));
+        }
+        if let Some(unknown) = labels.iter().find(|label| !cells.labels.contains_key(**label)) {
+            let message = format!("`subgroups` has `{unknown}`, a column that no row of `{place}` has");
+            return Err(Error::usage(message).hinted("use `group` or a column of the file"));
+        }
+        Ok(cells.into_file())
+    }
+}
+
+/// A file of scores while it is read: what every row gives, by index of the row that was scored.
+#[derive(Default)]
+struct Cells {
+    /// Groups by id of the row.
+    rows: IndexMap<String, Option<String>>,
+    /// Names of the scores, in the order in which they occur.
+    metrics: Vec<String>,
+    /// Scores by system and name.
+    systems: IndexMap<String, IndexMap<String, BTreeMap<usize, Option<f64>>>>,
+    /// Texts by name of the column.
+    labels: BTreeMap<String, BTreeMap<usize, String>>,
+}
+
+impl Cells {
+    /// Adds a row of the file.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong with it.
+    fn add(&mut self, fields: &Map<String, Value>, labels: &[&str]) -> Result<(), String> {
+        let system = first(fields, &SYSTEMS).ok_or("has no `model`")?;
+        let id = first(fields, &IDS).ok_or("has no `id`")?;
+        let row = self.rows.insert_full(id, text(fields.get("group"))).0;
+        let scores = self.systems.entry(system).or_default();
+        for (name, value) in fields {
+            if name == "group" || SYSTEMS.contains(&name.as_str()) || IDS.contains(&name.as_str()) {
+                continue;
+            }
+            if labels.contains(&name.as_str()) {
+                if let Some(value) = text(Some(value)) {
+                    self.labels.entry(name.clone()).or_default().entry(row).or_insert(value);
                 }
-                if labels.contains(&name.as_str()) {
-                    if let Some(value) = text(Some(value)) {
-                        columns.entry(name.clone()).or_default().entry(index).or_insert(value);
-                    }
-                    continue;
-                }
-                let score =
-                    number_of(value).map_err(|text| fail(number, format!("has `{text}` as `{name}`")))?;
-                if !names.contains(name) {
-                    names.push(name.clone());
-                }
-                if system.entry(name.clone()).or_default().insert(index, score).is_some() {
-                    return Err(fail(number, format!("gives `{name}` of the same model and row again")));
-                }
+                continue;
+            }
+            let score = number_of(value).map_err(|text| format!("has `{text}` as `{name}`"))?;
+            if !self.metrics.contains(name) {
+                self.metrics.push(name.clone());
+            }
+            if scores.entry(name.clone()).or_default().insert(row, score).is_some() {
+                return Err(format!("gives `{name}` of the same model and row again"));
             }
         }
-        if names.is_empty() {
-            return Err(fail(1, "has no score".into()));
-        }
-        let count = indices.len();
-        let systems = cells.into_iter().map(|(system, mut scores)| {
+        Ok(())
+    }
+
+    /// Fills in what no row gives.
+    fn into_file(self) -> ScoresFile {
+        let count = self.rows.len();
+        let systems = self.systems.into_iter().map(|(system, mut scores)| {
             let column = |name: &String| {
                 let found = scores.swap_remove(name).unwrap_or_default();
                 (name.clone(), (0..count).map(|row| found.get(&row).copied().flatten()).collect())
             };
-            (system, names.iter().map(column).collect())
+            (system, self.metrics.iter().map(column).collect())
         });
-        let systems = systems.collect();
-        if let Some(unknown) = labels.iter().find(|label| !columns.contains_key(**label)) {
-            return Err(Error::usage(format!(
-                "`subgroups` has `{unknown}`, a column that no row of `{place}` has"
-            ))
-            .hinted("use `group` or a column of the file"));
-        }
-        let columns = columns
-            .into_iter()
-            .map(|(name, mut values)| (name, (0..count).map(|row| values.remove(&row)).collect()));
-        let columns = columns.collect();
-        let (rows, groups) = indices.into_iter().unzip();
-        Ok(Self { rows, groups, columns, systems })
+        let columns = self.labels.into_iter().map(|(name, mut values)| {
+            let values = (0..count).map(|row| values.remove(&row));
+            (name, values.collect())
+        });
+        let (systems, columns) = (systems.collect(), columns.collect());
+        let (rows, groups) = self.rows.into_iter().unzip();
+        ScoresFile { rows, groups, columns, systems }
     }
 }
 

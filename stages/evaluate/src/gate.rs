@@ -3,7 +3,7 @@
 use failure::{Error, Result};
 use metrics::LossSum;
 use metrics::bootstrap::paired_losses;
-use outputs::{Difference, Direction, Gate, Guard, RowLoss, Scores, Verdict};
+use outputs::{Comparison, Difference, Direction, Gate, Guard, RowLoss, Scores, Verdict};
 
 use crate::config::{Config, GateSettings};
 use crate::guard::GuardSet;
@@ -91,63 +91,72 @@ pub(crate) fn decide(
     scores: &Scores,
     guard: Option<Guard>,
 ) -> Result<Gate> {
-    let metric = &settings.metric;
-    let pair =
-        scores.comparisons.iter().find(|pair| pair.model == contest.model && pair.against == contest.against);
-    let found = pair.and_then(|pair| Some((pair, pair.metrics.get(metric)?)));
-    let Some((pair, change)) = found else {
-        let known: Vec<_> = scores.metrics.keys().map(String::as_str).collect();
-        let message = format!("`gate.metric` is `{metric}`, which both models do not have");
-        return Err(Error::usage(message).hinted(format!("choose one of {}", known.join(", "))));
-    };
-    let info = &scores.metrics[metric];
-    let gain = match info.better {
-        Direction::Higher => *change,
-        Direction::Lower => {
-            Difference { value: -change.value, low: -change.high, high: -change.low, ..*change }
-        }
-        Direction::Neither => {
-            return Err(Error::usage(format!(
-                "`gate.metric` is `{metric}`, of which neither direction is better"
-            )));
-        }
-    };
-    let mut reasons = Vec::new();
-    if pair.identical {
-        reasons.push(format!(
-            "training changed nothing: `{}` gives the answers and losses of `{}`",
-            contest.model, contest.against
-        ));
-    }
-    let title = &info.title;
-    if gain.verdict != Some(Verdict::Better) {
-        let verdict = if gain.verdict == Some(Verdict::Worse) { "worse" } else { "not better beyond noise" };
-        reasons.push(format!("{title} is {verdict}: a gain of {}", printed(&gain)));
-    } else if gain.value < settings.min_gain {
-        reasons.push(format!(
-            "{title} gains {}, less than `min_gain` ({})",
-            printed(&gain),
-            settings.min_gain
-        ));
-    }
-    if let Some(guard) = guard.as_ref().filter(|guard| guard.rise.value > guard.max_loss) {
-        reasons.push(format!(
-            "the loss on `{}` rises by {} nats per token, more than `max_loss` ({})",
-            guard.name,
-            printed(&guard.rise),
-            guard.max_loss
-        ));
-    }
+    let (pair, gain) = gain(&settings.metric, contest, scores)?;
+    let title = &scores.metrics[&settings.metric].title;
+    let reasons: Vec<String> = [
+        pair.identical.then(|| nothing_changed(contest)),
+        too_small(title, &gain, settings.min_gain),
+        guard.as_ref().and_then(forgotten),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     Ok(Gate {
         passed: reasons.is_empty(),
         model: contest.model.clone(),
         against: contest.against.clone(),
-        metric: metric.clone(),
+        metric: settings.metric.clone(),
         min_gain: settings.min_gain,
         gain,
         changed: !pair.identical,
         guard,
         reasons,
+    })
+}
+
+/// Returns the comparison of the two models, and the gain in `metric`: positive is better.
+fn gain<'a>(metric: &str, contest: &Contest, scores: &'a Scores) -> Result<(&'a Comparison, Difference)> {
+    let is_pair = |pair: &&Comparison| pair.model == contest.model && pair.against == contest.against;
+    let pair = scores.comparisons.iter().find(is_pair);
+    let Some((pair, change)) = pair.and_then(|pair| Some((pair, *pair.metrics.get(metric)?))) else {
+        let known: Vec<_> = scores.metrics.keys().map(String::as_str).collect();
+        let message = format!("`gate.metric` is `{metric}`, which both models do not have");
+        return Err(Error::usage(message).hinted(format!("choose one of {}", known.join(", "))));
+    };
+    match scores.metrics[metric].better {
+        Direction::Higher => Ok((pair, change)),
+        Direction::Lower => {
+            let [value, low, high] = [-change.value, -change.high, -change.low];
+            Ok((pair, Difference { value, low, high, ..change }))
+        }
+        Direction::Neither => {
+            Err(Error::usage(format!("`gate.metric` is `{metric}`, of which neither direction is better")))
+        }
+    }
+}
+
+/// Describes that the model is the one it is compared with.
+fn nothing_changed(contest: &Contest) -> String {
+    let Contest { model, against } = contest;
+    format!("training changed nothing: `{model}` gives the answers and losses of `{against}`")
+}
+
+/// Describes a gain that is within noise or below `min_gain`; `None` if it is enough.
+fn too_small(title: &str, gain: &Difference, min_gain: f64) -> Option<String> {
+    let printed = printed(gain);
+    match gain.verdict {
+        Some(Verdict::Better) if gain.value >= min_gain => None,
+        Some(Verdict::Better) => Some(format!("{title} gains {printed}, less than `min_gain` ({min_gain})")),
+        Some(Verdict::Worse) => Some(format!("{title} is worse: a gain of {printed}")),
+        _ => Some(format!("{title} is not better beyond noise: a gain of {printed}")),
+    }
+}
+
+/// Describes a loss on the guard set that rises too much; `None` if it does not.
+fn forgotten(guard: &Guard) -> Option<String> {
+    let (name, rise, max_loss) = (&guard.name, printed(&guard.rise), guard.max_loss);
+    (guard.rise.value > max_loss).then(|| {
+        format!("the loss on `{name}` rises by {rise} nats per token, more than `max_loss` ({max_loss})")
     })
 }
 
@@ -157,7 +166,7 @@ fn printed(difference: &Difference) -> String {
 
 #[cfg(test)]
 mod tests {
-    use outputs::{Comparison, MetricInfo};
+    use outputs::MetricInfo;
 
     use super::*;
 
