@@ -156,7 +156,7 @@ fn too_small(title: &str, gain: &Difference, min_gain: f64) -> Option<String> {
 fn forgotten(guard: &Guard) -> Option<String> {
     let (name, rise, max_loss) = (&guard.name, printed(&guard.rise), guard.max_loss);
     (guard.rise.value > max_loss).then(|| {
-        format!("the loss on `{name}` rises by {rise} nats per token, more than `max_loss` ({max_loss})")
+        format!("the loss on `{name}` rises by {rise} nats per target, more than `max_loss` ({max_loss})")
     })
 }
 
@@ -207,7 +207,7 @@ mod tests {
         let good = verdict(GOOD, &settings, Some(0.05));
         assert!(good.passed && good.changed && (good.gain.low - 0.3).abs() < 1e-12, "{good:?}");
         let forgot = verdict(GOOD, &settings, Some(0.2));
-        assert!(!forgot.passed && forgot.reasons[0].contains("rises by"), "{forgot:?}");
+        assert!(!forgot.passed && forgot.reasons[0].contains("nats per target, more than"), "{forgot:?}");
         let small = verdict(GOOD, &GateSettings { min_gain: 0.6, ..settings.clone() }, None);
         assert!(small.reasons[0].contains("less than `min_gain`"), "{small:?}");
         let noise = Difference { verdict: Some(Verdict::WithinNoise), ..GOOD };
