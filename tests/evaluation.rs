@@ -73,6 +73,32 @@ fn a_missing_score_counts_as_zero_and_is_listed() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn unknown_scores_have_no_verdict_until_the_settings_name_the_better_direction() -> Result<()> {
+    let sandbox = Sandbox::new();
+    let lines = (0..12).flat_map(|row| [format!("{row},base,0.5{row}"), format!("{row},tuned,0.2{row}")]);
+    let lines: Vec<String> = std::iter::once("id,model,wer".to_owned()).chain(lines).collect();
+    let file = sandbox.write("scores.csv", lines.join("\n")).to_string_lossy().into_owned();
+    let run = |more: &[&str]| sandbox.stage("evaluate", &[&["--scores", &file], more].concat()).run();
+    let verdict = |more: &[&str]| -> Result<Option<Verdict>> {
+        Ok(scores(run(more).succeeded().trim())?.comparisons[0].metrics["wer"].verdict)
+    };
+    ensure!(verdict(&[])?.is_none(), "a verdict without a direction");
+    let (lower, higher) = (r#"lower_is_better=["wer"]"#, r#"higher_is_better=["wer"]"#);
+    ensure!(verdict(&["--set", lower])? == Some(Verdict::Better), "lower is not better");
+    ensure!(verdict(&["--set", higher])? == Some(Verdict::Worse), "higher is not better");
+    let gate = ["--set", "gate.metric=wer"];
+    let said = run(&gate).failed(2);
+    ensure!(said.contains(r#"hint: say which one is: `--set 'evaluate.lower_is_better=["wer"]'`"#), "{said}");
+    run(&[&gate[..], &["--set", lower]].concat()).succeeded();
+    run(&[&gate[..], &["--set", higher]].concat()).failed(GATE_FAILED);
+    let missing =
+        sandbox.write("missing.csv", "id,model,wer\n0,a,0.5\n1,a,\n").to_string_lossy().into_owned();
+    let said = sandbox.stage("evaluate", &["--scores", &missing]).run().failed(65);
+    ensure!(said.contains("lacks `wer` on row `1`"), "{said}");
+    Ok(())
+}
+
 /// Scores all rows; the settings of the sandbox ask for two.
 const ALL_ROWS: [&str; 2] = ["--set", "generated_rows=0"];
 

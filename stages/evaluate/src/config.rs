@@ -47,6 +47,12 @@ pub struct Config {
     pub subgroups: Vec<String>,
     /// Seed of the draws, and of the shuffled references that set the floor.
     pub seed: u64,
+    /// Names of scores in a `--scores` file in which higher is better.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub higher_is_better: Vec<String>,
+    /// Names of scores in a `--scores` file in which lower is better, such as `wer`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lower_is_better: Vec<String>,
     /// What a model must achieve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateSettings>,
@@ -177,6 +183,8 @@ impl Default for Config {
             unit: Unit::Auto,
             subgroups: vec![LENGTH.to_owned()],
             seed: 1,
+            higher_is_better: Vec::new(),
+            lower_is_better: Vec::new(),
             gate: None,
             endpoints: BTreeMap::new(),
             token_losses: false,
@@ -211,6 +219,7 @@ impl stage::Config for Config {
         if !(self.confidence > 0.5 && self.confidence < 1.0) {
             problems.push(format!("`confidence` is {}; it must be above 0.5 and below 1", self.confidence));
         }
+        problems.extend(self.direction_problems());
         problems.extend(self.extract.iter().filter_map(|extract| extract.rule().err()));
         problems.extend(self.gate.iter().flat_map(GateSettings::problems));
         for (name, endpoint) in &self.endpoints {
@@ -228,6 +237,22 @@ impl Config {
     /// Returns the settings of the bootstrap.
     pub(crate) fn bootstrap(&self) -> Bootstrap {
         Bootstrap { resamples: self.resamples, confidence: self.confidence, seed: self.seed }
+    }
+
+    /// Describes names whose better direction is given although it is known, or given twice.
+    fn direction_problems(&self) -> impl Iterator<Item = String> {
+        let lists =
+            [("higher_is_better", &self.higher_is_better), ("lower_is_better", &self.lower_is_better)];
+        let names = lists.into_iter().flat_map(|(list, names)| names.iter().map(move |name| (list, name)));
+        names.filter_map(|(list, name)| {
+            if crate::scores::known_info(name).is_some() {
+                Some(format!("`{list}` has `{name}`, whose better direction is known"))
+            } else if list == "lower_is_better" && self.higher_is_better.contains(name) {
+                Some(format!("`{name}` is in `higher_is_better` and in `lower_is_better`"))
+            } else {
+                None
+            }
+        })
     }
 
     /// Returns the scores of answers.
@@ -317,8 +342,10 @@ mod tests {
             gate: Some(GateSettings { max_loss: -1.0, ..GateSettings::default() }),
             endpoints: [("gpt".to_owned(), endpoint)].into(),
             resamples: 5,
+            higher_is_better: vec!["wer".to_owned(), "loss".to_owned()],
+            lower_is_better: vec!["wer".to_owned()],
             ..Config::default()
         };
-        assert_eq!(config.problems().len(), 6, "{:?}", config.problems());
+        assert_eq!(config.problems().len(), 8, "{:?}", config.problems());
     }
 }

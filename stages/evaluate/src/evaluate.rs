@@ -4,7 +4,7 @@ use std::path::Path;
 
 use failure::{Context, Error, Result};
 use mlx_ext::Backend;
-use outputs::{Document, ModelSource, Scores};
+use outputs::{Direction, Document, ModelSource, Scores};
 use stage::StopFlag;
 
 use crate::config::{Config, GROUP, GateSettings, LENGTH};
@@ -67,27 +67,13 @@ pub fn evaluate(task: &Task<'_>, config: &Config, out: &Path, stop: &StopFlag) -
 ///
 /// # Errors
 ///
-/// Fails when the file cannot be read, or when a score in which lower is better is missing.
+/// Fails when the file cannot be read, or when a score is missing in which 0 would not be bad.
 pub fn evaluate_scores(file: &Path, config: &Config, out: &Path) -> Result<Scores> {
     let labels: Vec<&str> =
         config.subgroups.iter().map(String::as_str).filter(|by| ![LENGTH, GROUP].contains(by)).collect();
     let read = ScoresFile::read(file, &labels)?;
     let mut scores = scores::external_scores(&read, config)?;
-    for (name, model) in &scores.models {
-        let metric = |(metric, info): (&String, &outputs::MetricInfo)| {
-            let is_missing = model.failed_rows.iter().any(|row| row.reason.ends_with(&format!("`{metric}`")));
-            (info.better == outputs::Direction::Lower && is_missing).then(|| metric.clone())
-        };
-        if let Some(metric) = scores.metrics.iter().find_map(metric) {
-            let message = format!(
-                "`{}`: `{name}` lacks `{metric}` on a row, and lower is better there",
-                file.display()
-            );
-            return Err(
-                Error::bad_input(message).hinted("give every row a score; a missing one cannot count as 0")
-            );
-        }
-    }
+    refuse_missing(file, &read, &scores)?;
     if let Some(settings) = &config.gate {
         let names: Vec<&str> = scores.models.keys().map(String::as_str).collect();
         let contest = Contest::new(settings, &names)?;
@@ -96,6 +82,26 @@ pub fn evaluate_scores(file: &Path, config: &Config, out: &Path) -> Result<Score
     fs_err::write(out.join(outputs::PREDICTIONS), "")?;
     scores.write(out)?;
     Ok(scores)
+}
+
+/// Refuses a missing score, which counts as 0, unless higher is better. A system without any has no such score, and is left alone.
+fn refuse_missing(file: &Path, read: &ScoresFile, scores: &Scores) -> Result<()> {
+    for (system, columns) in &read.systems {
+        for (metric, column) in columns.iter().filter(|(_, column)| column.iter().any(Option::is_some)) {
+            let why = match scores.metrics[metric].better {
+                Direction::Higher => continue,
+                Direction::Lower => "lower is better there",
+                Direction::Neither => "it is not known that 0 is bad there",
+            };
+            if let Some(row) = column.iter().position(Option::is_none) {
+                let (file, row) = (file.display(), &read.rows[row]);
+                let message = format!("`{file}`: `{system}` lacks `{metric}` on row `{row}`, and {why}");
+                return Err(Error::bad_input(message)
+                    .hinted("give every row a score; a missing one cannot count as 0"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Opens the dataset, or the rows that the first file with answers describes.

@@ -130,7 +130,11 @@ fn gain<'a>(metric: &str, contest: &Contest, scores: &'a Scores) -> Result<(&'a 
             Ok((pair, Difference { value, low, high, ..change }))
         }
         Direction::Neither => {
-            Err(Error::usage(format!("`gate.metric` is `{metric}`, of which neither direction is better")))
+            let message = format!("`gate.metric` is `{metric}`, of which neither direction is better");
+            Err(Error::usage(message).hinted(match crate::scores::known_info(metric) {
+                Some(_) => "choose another metric".to_owned(),
+                None => format!("say which one is: `--set 'evaluate.lower_is_better=[\"{metric}\"]'`, or `higher_is_better`"),
+            }))
         }
     }
 }

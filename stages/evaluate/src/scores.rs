@@ -31,17 +31,30 @@ fn direction(better: Better) -> Direction {
     }
 }
 
-/// Returns the description of a score by its name, also of one that was made elsewhere.
-fn info_of(name: &str) -> MetricInfo {
+/// Returns the description of a score by its name; `None` if only another program knows it.
+pub(crate) fn known_info(name: &str) -> Option<MetricInfo> {
     if let Some(metric) = Metric::by_name(name) {
-        return info(metric.title(), direction(metric.better()), &metric.signature());
+        return Some(info(metric.title(), direction(metric.better()), &metric.signature()));
     }
     match name {
-        "loss" => info("Loss", Direction::Lower, ""),
-        "perplexity" => info("Perplexity", Direction::Lower, ""),
-        SIMILARITY => info("Similarity", Direction::Higher, ""),
-        other => info(other, Direction::Higher, ""),
+        "loss" => Some(info("Loss", Direction::Lower, "")),
+        "perplexity" => Some(info("Perplexity", Direction::Lower, "")),
+        SIMILARITY => Some(info("Similarity", Direction::Higher, "")),
+        _ => None,
     }
+}
+
+/// Returns the description of a score by its name. One that was made elsewhere has the better direction of the settings, or none.
+fn info_of(name: &str, config: &Config) -> MetricInfo {
+    let is_in = |names: &[String]| names.iter().any(|known| known == name);
+    known_info(name).unwrap_or_else(|| {
+        let better = match (is_in(&config.higher_is_better), is_in(&config.lower_is_better)) {
+            (true, _) => Direction::Higher,
+            (_, true) => Direction::Lower,
+            _ => Direction::Neither,
+        };
+        info(name, better, "")
+    })
 }
 
 /// The answers of all subjects as they are scored, by subject and in the order of the prompts.
@@ -85,7 +98,7 @@ pub(crate) fn columns(
     similarities: Option<&Similarities>,
     config: &Config,
 ) -> Vec<Column> {
-    let mut columns = loss_columns(rows, outcomes);
+    let mut columns = loss_columns(rows, outcomes, config);
     if rows.asked.is_empty() {
         return columns;
     }
@@ -103,7 +116,7 @@ pub(crate) fn columns(
             .map(|(name, answers)| (name.clone(), counts(&mut answers.iter().map(|answer| Some(*answer)))));
         columns.push(Column {
             name: metric.name().to_owned(),
-            info: info_of(metric.name()),
+            info: info_of(metric.name(), config),
             rows: rows.asked.clone(),
             systems: systems.collect(),
             floors: floors.collect(),
@@ -114,7 +127,7 @@ pub(crate) fn columns(
             similarities.floors.iter().map(|(name, scores)| (name.clone(), Counts::of_scores(scores)));
         columns.push(Column {
             name: SIMILARITY.to_owned(),
-            info: info_of(SIMILARITY),
+            info: info_of(SIMILARITY, config),
             rows: rows.asked.clone(),
             systems: similarities.systems.iter().map(|scores| Some(Counts::of_scores(scores))).collect(),
             floors: floors.collect(),
@@ -124,7 +137,7 @@ pub(crate) fn columns(
 }
 
 /// Makes the columns of loss and perplexity, if any subject has losses.
-fn loss_columns(rows: &Rows, outcomes: &[Outcome]) -> Vec<Column> {
+fn loss_columns(rows: &Rows, outcomes: &[Outcome], config: &Config) -> Vec<Column> {
     if outcomes.iter().all(|outcome| outcome.losses.is_none()) {
         return Vec::new();
     }
@@ -139,7 +152,7 @@ fn loss_columns(rows: &Rows, outcomes: &[Outcome]) -> Vec<Column> {
     [("perplexity", Formula::Perplexity), ("loss", Formula::MEAN)]
         .map(|(name, formula)| Column {
             name: name.to_owned(),
-            info: info_of(name),
+            info: info_of(name, config),
             rows: (0..rows.all.len()).collect(),
             systems: counts(formula),
             floors: BTreeMap::new(),
@@ -191,7 +204,7 @@ pub(crate) fn external_scores(file: &ScoresFile, config: &Config) -> Result<Scor
             };
             Column {
                 name: name.clone(),
-                info: info_of(name),
+                info: info_of(name, config),
                 rows: (0..file.rows.len()).collect(),
                 systems: file.systems.values().map(of).collect(),
                 floors: BTreeMap::new(),
