@@ -99,6 +99,24 @@ fn unknown_scores_have_no_verdict_until_the_settings_name_the_better_direction()
     Ok(())
 }
 
+#[test]
+fn scores_refuse_what_needs_models_or_prompts() -> Result<()> {
+    let sandbox = Sandbox::new();
+    let file =
+        sandbox.write("scores.csv", "id,model,similarity\na,x,0.5\na,y,0.6\n").to_string_lossy().into_owned();
+    let gate = ["--scores", &file, "--set", "gate.metric=similarity"];
+    let url = "endpoints.remote.base_url=http://127.0.0.1:9/v1";
+    for (unused, more) in [
+        ("--guard", &["--guard", "general-english"][..]),
+        ("gate.guard", &["--set", "gate.guard=general-english"]),
+        ("endpoints.remote", &["--set", url, "--set", "endpoints.remote.model=m"]),
+    ] {
+        let said = sandbox.refused(&mut sandbox.stage("evaluate", &[&gate[..], more].concat()), 2);
+        ensure!(said.contains(unused), "{said}");
+    }
+    Ok(())
+}
+
 /// Scores all rows; the settings of the sandbox ask for two.
 const ALL_ROWS: [&str; 2] = ["--set", "generated_rows=0"];
 

@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME=FILE")]
     pub predictions: Vec<NamedPath>,
     /// Scores made elsewhere: a file of rows with `model`, the row's id and numbers; excludes all other inputs
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["models", "predictions", "dataset", "encoder"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["models", "predictions", "dataset", "encoder", "guard"])]
     pub scores: Option<PathBuf>,
     /// Artifact with the dataset; needed unless all answers come from files that have the references
     #[arg(long, value_name = "ARTIFACT", required_unless_present_any = ["predictions", "scores"])]

@@ -46,6 +46,7 @@ pub fn program(args: &Args) -> Result<()> {
     let verdict = RefCell::new(None);
     let ran = match &args.scores {
         Some(file) => {
+            refuse_what_scores_cannot_use(run.config())?;
             let input = run.input_folder("scores", file)?;
             execute(run, &verdict, |job, config| {
                 let scores = evaluate_scores(input.path(), config, job.out())?;
@@ -67,6 +68,20 @@ pub fn program(args: &Args) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// Refuses settings that need answers or models, for an evaluation of a file of scores.
+fn refuse_what_scores_cannot_use(config: &Config) -> Result<()> {
+    let has_guard = config.gate.as_ref().is_some_and(|gate| !gate.guard.is_empty());
+    let unused = match (has_guard, config.endpoints.keys().next()) {
+        (true, _) => "gate.guard".to_owned(),
+        (false, Some(name)) => format!("endpoints.{name}"),
+        (false, None) => return Ok(()),
+    };
+    Err(Error::usage(format!(
+        "`--scores` excludes the setting `{unused}`: a file of scores has no models and no prompts"
+    ))
+    .hinted("leave the setting out, or give models or answers instead of scores"))
 }
 
 fn evaluate_models(mut run: Run<Config>, args: &Args, verdict: &RefCell<Option<Gate>>) -> Result<()> {
