@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, ensure};
+use artifact::{Artifact, Draft, Store, Wait, write_folder};
 use outputs::{
     Changes, CheckpointAnswers, Choice, Document as _, Line as _, ModelSource, Prediction, Scores, Verdict,
 };
@@ -91,7 +92,8 @@ fn unknown_scores_have_no_verdict_until_the_settings_name_the_better_direction()
     let said = run(&gate).failed(2);
     ensure!(said.contains(r#"hint: say which one is: `--set 'evaluate.lower_is_better=["wer"]'`"#), "{said}");
     run(&[&gate[..], &["--set", lower]].concat()).succeeded();
-    run(&[&gate[..], &["--set", higher]].concat()).failed(GATE_FAILED);
+    let worse = run(&[&gate[..], &["--set", higher]].concat());
+    ensure!(worse.code == Some(GATE_FAILED) && worse.stderr.contains("wer is worse"), "{}", worse.stderr);
     let missing =
         sandbox.write("missing.csv", "id,model,wer\n0,a,0.5\n1,a,\n").to_string_lossy().into_owned();
     let said = sandbox.stage("evaluate", &["--scores", &missing]).run().failed(65);
@@ -243,6 +245,61 @@ fn the_gate_decides_the_exit_code() -> Result<()> {
     // A gate that cannot be applied is a wrong setting.
     run(15, &["--set", "gate.metric=loss"]).failed(2);
     run(15, &["--set", "gate.guard=general-english"]).failed(2);
+    Ok(())
+}
+
+#[test]
+fn a_verdict_that_another_process_published_meanwhile_decides_too() -> Result<()> {
+    let sandbox = Sandbox::new();
+    let [base, fused] = answers(&sandbox, 2);
+    let inputs = ["--predictions", &base, "--predictions", &fused, "--set", "gate.metric=chrf"];
+    let inputs = [&inputs[..], &ALL_ROWS].concat();
+    let elsewhere = sandbox.stage_in(&sandbox.join("elsewhere"), "evaluate", &inputs).run();
+    let artifact = Artifact::open(Path::new(elsewhere.stdout.trim()))?;
+
+    let store = Store::open(&sandbox.store())?;
+    let published = sandbox.store().join("evaluate").join(artifact.path().file_name().context("a name")?);
+    fs_err::create_dir_all(sandbox.store().join("evaluate"))?;
+    let key = artifact.manifest().key;
+    let lock = store.lock("evaluate", &key, Wait::Forever, &mut |_| {}, &|| false)?;
+    let mut child = sandbox.stage("evaluate", &inputs).spawn();
+    let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+    let mut lines = stderr.lines().map(|line| line.expect("messages are text"));
+    let waits = lines.any(|line| line.contains("waiting for another process"));
+    testutil::files::copy(artifact.path(), &published);
+    drop(lock);
+    let said = lines.collect::<Vec<_>>().join("\n");
+    let code = child.wait()?.code();
+    ensure!(waits, "{said}");
+    ensure!(code == Some(GATE_FAILED) && said.contains("does not pass the gate"), "{code:?}: {said}");
+    Ok(())
+}
+
+#[test]
+fn an_artifact_without_a_verdict_does_not_pass_the_gate() -> Result<()> {
+    let sandbox = Sandbox::new();
+    let [base, fused] = answers(&sandbox, 15);
+    let inputs = ["--predictions", &base, "--predictions", &fused, "--set", "gate.metric=chrf"];
+    let out = sandbox.join("out").to_string_lossy().into_owned();
+    let run = || {
+        let gate = ["--out", &out, "--gate", "fail"];
+        sandbox.stage("evaluate", &[&inputs[..], &ALL_ROWS, &gate].concat()).run()
+    };
+    run().succeeded();
+    // The same key, but metrics.json of an evaluation without a gate.
+    let artifact = Artifact::open(Path::new(&out))?;
+    let manifest = artifact.manifest().clone();
+    let mut without = scores(&out)?;
+    without.gate = None;
+    testutil::files::remove(Path::new(&out));
+    let draft = Draft::new("test", manifest.key_material);
+    write_folder(Path::new(&out), &draft, |data| {
+        fs_err::write(data.join(outputs::PREDICTIONS), "").expect("the folder can be written");
+        without.write(data).expect("the folder can be written");
+        Ok(())
+    })?;
+    let ran = run();
+    ensure!(ran.code == Some(65) && ran.stderr.contains("has no verdict"), "{:?}: {}", ran.code, ran.stderr);
     Ok(())
 }
 

@@ -276,7 +276,7 @@ impl<C: Config> KeyedRun<C> {
     /// # Errors
     ///
     /// Returns the error of `body` or of publishing; then nothing is published.
-    pub fn execute(self, body: impl FnOnce(&mut Job, &C) -> Result<()>) -> Result<()> {
+    pub fn execute(&self, body: impl FnOnce(&mut Job, &C) -> Result<()>) -> Result<()> {
         let common = &self.run.common;
         match (&common.out, &self.run.store) {
             (Some(out), _) if common.plan => {

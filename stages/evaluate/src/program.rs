@@ -1,13 +1,12 @@
 //! From the command line to an artifact, and to the exit code of the gate.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use failure::{Error, Kind, Result};
 use mlx_ext::Backend;
 use outputs::{Document, Gate, ModelSource, Scores};
-use stage::{Input, Job, Run};
+use stage::{Input, Job, KeyedRun, Run};
 
 use crate::args::{Args, GateAction, NamedPath};
 use crate::config::Config;
@@ -35,39 +34,42 @@ pub fn program(args: &Args) -> Result<()> {
             gate.guard = guard.display().to_string();
         }
     })?;
-    if args.guard.is_some() && run.config().gate.is_none() {
-        return Err(Error::usage("`--guard` needs a gate")
-            .hinted("add `--set gate.metric=loss`, or a table `[evaluate.gate]`"));
+    if run.config().gate.is_none() {
+        refuse_flags_of_the_gate(args)?;
     }
-    if args.gate == Some(GateAction::Fail) && run.config().gate.is_none() {
-        return Err(Error::usage("`--gate fail` needs a gate, and the settings have none")
-            .hinted("add a table `[evaluate.gate]`, or `--set gate.metric=loss`"));
-    }
-    let verdict = RefCell::new(None);
-    let ran = match &args.scores {
+    let run = match &args.scores {
         Some(file) => {
             refuse_what_scores_cannot_use(run.config())?;
             let input = run.input_folder("scores", file)?;
-            execute(run, &verdict, |job, config| {
+            let run = run.with_key()?;
+            run.execute(|job, config| {
                 let scores = evaluate_scores(input.path(), config, job.out())?;
                 job.summary(format!("{} rows, {} systems", scores.rows, scores.models.len()));
-                Ok(scores)
-            })
+                Ok(())
+            })?;
+            run
         }
-        None => evaluate_models(run, args, &verdict),
+        None => evaluate_models(run, args)?,
     };
-    ran?;
-    if args.common.plan {
+    if args.common.plan || run.config().gate.is_none() {
         return Ok(());
     }
-    match verdict.into_inner() {
-        Some(gate) => {
-            // Whoever asks for a folder, such as Nix, would throw it away with a failure.
-            let usual = if args.common.out.is_some() { GateAction::Note } else { GateAction::Fail };
-            judge(&gate, args.gate.unwrap_or(usual))
-        }
-        None => Ok(()),
+    // Whoever asks for a folder, such as Nix, would throw it away with a failure.
+    let usual = if args.common.out.is_some() { GateAction::Note } else { GateAction::Fail };
+    judge(&verdict(&run)?, args.gate.unwrap_or(usual))
+}
+
+/// Refuses the flags that need a gate, for settings without one.
+fn refuse_flags_of_the_gate(args: &Args) -> Result<()> {
+    if args.guard.is_some() {
+        return Err(Error::usage("`--guard` needs a gate")
+            .hinted("add `--set gate.metric=loss`, or a table `[evaluate.gate]`"));
     }
+    if args.gate == Some(GateAction::Fail) {
+        return Err(Error::usage("`--gate fail` needs a gate, and the settings have none")
+            .hinted("add a table `[evaluate.gate]`, or `--set gate.metric=loss`"));
+    }
+    Ok(())
 }
 
 /// Refuses settings that need answers or models, for an evaluation of a file of scores.
@@ -84,7 +86,7 @@ fn refuse_what_scores_cannot_use(config: &Config) -> Result<()> {
     .hinted("leave the setting out, or give models or answers instead of scores"))
 }
 
-fn evaluate_models(mut run: Run<Config>, args: &Args, verdict: &RefCell<Option<Gate>>) -> Result<()> {
+fn evaluate_models(mut run: Run<Config>, args: &Args) -> Result<KeyedRun<Config>> {
     let inputs = open(&mut run, args)?;
     let needs_mlx = inputs.encoder.is_some()
         || inputs.subjects.iter().any(|subject| matches!(subject, Subject::Model(_)));
@@ -96,10 +98,12 @@ fn evaluate_models(mut run: Run<Config>, args: &Args, verdict: &RefCell<Option<G
     } else {
         None
     };
-    execute(run, verdict, |job, config| run_task(&inputs, config, backend.as_ref(), job))
+    let run = run.with_key()?;
+    run.execute(|job, config| run_task(&inputs, config, backend.as_ref(), job))?;
+    Ok(run)
 }
 
-fn run_task(inputs: &Inputs, config: &Config, backend: Option<&Backend>, job: &mut Job) -> Result<Scores> {
+fn run_task(inputs: &Inputs, config: &Config, backend: Option<&Backend>, job: &mut Job) -> Result<()> {
     if backend.is_some() {
         mlx_ext::warn_if_slow()?;
     }
@@ -129,7 +133,7 @@ fn run_task(inputs: &Inputs, config: &Config, backend: Option<&Backend>, job: &m
     let losses = if losses.is_empty() { String::new() } else { format!(", loss of {}", losses.join(", ")) };
     let rows = if scores.rows == 1 { "row" } else { "rows" };
     job.summary(format!("{} {rows}{losses}{}", scores.rows, failures(&scores)));
-    Ok(scores)
+    Ok(())
 }
 
 /// Describes the rows that models failed on; empty if there are none.
@@ -140,23 +144,19 @@ fn failures(scores: &Scores) -> String {
     failed.collect()
 }
 
-/// Runs `body` unless its result is in the store; puts the verdict of the gate into `verdict` either way.
-fn execute(
-    run: Run<Config>,
-    verdict: &RefCell<Option<Gate>>,
-    body: impl FnOnce(&mut Job, &Config) -> Result<Scores>,
-) -> Result<()> {
-    let run = run.with_key()?;
-    if run.config().gate.is_some()
-        && let Ok(Some(artifact)) = run.existing()
-    {
-        let scores = Scores::read(&artifact.data_dir().join(outputs::SCORES));
-        *verdict.borrow_mut() = scores.ok().and_then(|scores| scores.gate);
-    }
-    run.execute(|job, config| {
-        let scores = body(job, config)?;
-        *verdict.borrow_mut() = scores.gate;
-        Ok(())
+/// Reads the verdict of the gate in the published artifact, whichever process made it.
+///
+/// # Errors
+///
+/// Fails when the artifact is gone or damaged, or has no verdict, so that no failed gate looks like a passed one.
+fn verdict(run: &KeyedRun<Config>) -> Result<Gate> {
+    let artifact = run.existing()?.ok_or_else(|| {
+        Error::failed("the artifact with the verdict of the gate was removed").hinted("run the command again")
+    })?;
+    let path = artifact.data_dir().join(outputs::SCORES);
+    Scores::read(&path)?.gate.ok_or_else(|| {
+        Error::bad_input(format!("`{}` has no verdict, although the settings have a gate", path.display()))
+            .hinted(format!("delete `{}`, and run the command again", artifact.path().display()))
     })
 }
 
