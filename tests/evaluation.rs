@@ -12,7 +12,7 @@ use outputs::{
     Changes, CheckpointAnswers, Choice, Document as _, Line as _, ModelSource, Prediction, Scores, Verdict,
 };
 use serde_json::{Value, json};
-use testutil::Sandbox;
+use testutil::{Program, Sandbox};
 
 const MODEL: &str = "tests/golden/gemma3_text";
 const SIMILARITIES: &str = "crates/metrics/tests/fixtures/similarity/kumubot_eval10_similarity.csv";
@@ -592,6 +592,33 @@ fn an_endpoint_is_asked_in_parallel_and_again_after_failures() -> Result<()> {
     // The key is nowhere in the artifact.
     let manifest = fs_err::read_to_string(Path::new(&artifact).join("manifest.json"))?;
     ensure!(!manifest.contains("secret") && !ran.stderr.contains("secret"), "the key leaked");
+    Ok(())
+}
+
+#[test]
+fn an_endpoint_never_sees_the_reference() -> Result<()> {
+    let sandbox = Sandbox::new();
+    let model = sandbox.model(MODEL);
+    // The last turn of the model is excluded, so the first one is the reference.
+    let chat = json!({"id": "a", "messages": [
+        {"role": "user", "content": "Aloha?"}, {"role": "assistant", "content": "Hello.", "train": true},
+        {"role": "user", "content": "Mahalo?"}, {"role": "assistant", "content": "Thanks.", "weight": 0},
+    ]});
+    let file = sandbox.write("chats/test.jsonl", format!("{chat}\n"));
+    let other =
+        r#"{"messages":[{"role":"user","content":"Pehea?"},{"role":"assistant","content":"Maikai."}]}"#;
+    sandbox.write("chats/train.jsonl", format!("{other}\n"));
+    let data = file.parent().context("a folder")?.to_string_lossy().into_owned();
+    let mut prepare = Program::built("prepare-data");
+    prepare.arg("--store").arg(sandbox.store()).args(["--tokenizer", &model, "--data", &data]);
+    let dataset = prepare.args(["--set", "split={ by = 'files' }"]).run().path_text();
+    let server = Server::start(|_, _| (200, completion("Hello.", "stop")))?;
+    let trained = Trained { sandbox, model, dataset };
+    let artifact = with_endpoint(&trained, &server.url, &[]).path_text();
+    let (body, _) = &server.requests()[0];
+    ensure!(body["messages"] == json!([{"role": "user", "content": "Aloha?"}]), "{body}");
+    let row = &predictions(&artifact)?[0];
+    ensure!((row.prompt.as_str(), row.reference.as_str()) == ("Aloha?", "Hello."), "{row:?}");
     Ok(())
 }
 

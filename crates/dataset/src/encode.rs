@@ -78,6 +78,9 @@ pub struct Encoded {
     pub prompt: Option<String>,
     /// Last turn of the record.
     pub reference: Option<String>,
+    /// Index of the message of a chat that `reference` is from: the last one that is a target, or else the last that the model
+    /// writes.
+    pub asked_message: Option<usize>,
     /// Whether `tokens` begins with the tokens of `prompt`, so that the model is asked the way it was trained.
     pub prompt_is_prefix: bool,
     /// Counts and findings about the turns of a chat.
@@ -270,6 +273,7 @@ fn ask_for(encoded: &mut Encoded, tokenizer: &TextTokenizer, chat: &Chat<'_>, la
         }
     };
     encoded.prompt = Some(prompt);
+    encoded.asked_message = Some(last.message);
     Ok(())
 }
 

@@ -51,6 +51,14 @@ pub(crate) fn is_assistant(message: &Value) -> bool {
     matches!(message.get("role").and_then(Value::as_str), Some("assistant" | "model"))
 }
 
+/// Removes the keys that say whether a message is a target.
+pub(crate) fn without_training_flags(mut message: Value) -> Value {
+    if let Some(fields) = message.as_object_mut() {
+        fields.retain(|name, _| !TRAINING_FLAGS.contains(&name.as_str()));
+    }
+    message
+}
+
 /// Checks the messages of a chat, and gives values the types that templates expect where only one meaning is possible.
 pub(crate) fn normalize(messages: &mut [Value]) -> Checked {
     if messages.is_empty() {

@@ -10,11 +10,15 @@ use serde_json::Value;
 
 use crate::error::{Error, Place, REMAKE, Result};
 use crate::hash::Hash;
+use crate::message::without_training_flags;
 
 /// A stored row. Fields are written in the order of their names; fields without a value are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoredRow {
+    /// Index of the message that `reference` is from; absent without messages that the model writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked_message: Option<usize>,
     /// Trust in the row's source, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_weight: Option<f64>,
@@ -55,6 +59,14 @@ pub struct StoredRow {
 }
 
 impl StoredRow {
+    /// Returns the messages that ask for `reference`: those in front of its own, without the keys that mark targets. Of other rows,
+    /// it returns all messages.
+    pub fn asking_messages(&self) -> Vec<Value> {
+        let messages = self.messages.as_deref().unwrap_or_default();
+        let end = self.asked_message.unwrap_or(messages.len()).min(messages.len());
+        messages[..end].iter().cloned().map(without_training_flags).collect()
+    }
+
     /// Returns a hash of the messages or the text, for finding rows with the same content.
     pub fn content_hash(&self) -> u64 {
         let content = (&self.messages, &self.text, &self.tools);
@@ -137,7 +149,27 @@ pub fn check_rows(path: &Path, rows: usize, tokens: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn messages_that_ask_end_before_the_reference() {
+        let message = |role: &str, text: &str| json!({"role": role, "content": text});
+        let mut flagged = message("assistant", "Aloha");
+        flagged["weight"] = 0.into();
+        let messages = vec![message("user", "a"), flagged, message("user", "b"), message("assistant", "c")];
+        let row = |asked_message| StoredRow {
+            asked_message,
+            messages: Some(messages.clone()),
+            ..StoredRow::default()
+        };
+        let plain = [message("user", "a"), message("assistant", "Aloha"), message("user", "b")];
+        assert_eq!(row(Some(3)).asking_messages(), plain);
+        assert_eq!(row(Some(1)).asking_messages(), plain[..1]);
+        assert_eq!(row(None).asking_messages().len(), 4);
+        assert!(StoredRow::default().asking_messages().is_empty());
+    }
 
     #[test]
     fn rows_without_tokens_are_refused() {

@@ -57,6 +57,20 @@ fn every_turn_is_a_target_even_when_turns_are_equal() {
 }
 
 #[test]
+fn the_asked_message_is_the_last_target_whatever_follows_it() {
+    let mut messages = two_turns();
+    let asked = |messages: &Value| {
+        let (_, encoded) = chat(CHATML, messages);
+        (encoded.asked_message, encoded.reference.unwrap_or_default())
+    };
+    assert_eq!(asked(&messages), (Some(3), "hello".to_owned()));
+    messages.as_array_mut().unwrap().push(json!({"role": "user", "content": "mahalo"}));
+    assert_eq!(asked(&messages), (Some(3), "hello".to_owned()));
+    messages[3]["weight"] = 0.into();
+    assert_eq!(asked(&messages), (Some(1), " hello ".to_owned()));
+}
+
+#[test]
 fn a_template_without_generation_header_trains_what_it_writes_before_the_answer() {
     let template = "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}\
         {% else %}{{ ' ' + m.content.strip() + eos_token }}{% endif %}{% endfor %}";

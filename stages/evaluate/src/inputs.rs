@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dataset::{Split, TextTokenizer};
-use failure::{Context, Result};
+use dataset::{Split, StoredRow, TextTokenizer};
+use failure::{Context, Error, Result};
 use outputs::ModelSource;
 
 use crate::config::{Config, EndpointSettings};
@@ -79,8 +79,11 @@ impl TestSplit {
         let tokens = Split::open(&folders.tokens.join(format!("{SPLIT}.safetensors")))
             .context("opening the test split")?;
         let path = folders.rows.join(format!("{SPLIT}.jsonl"));
-        let rows = dataset::read_rows(&path)?.map(|row| Ok(Row::from(row?)));
-        let rows = rows.collect::<dataset::Result<Vec<_>>>()?;
+        let rows = dataset::read_rows(&path)?.collect::<dataset::Result<Vec<StoredRow>>>()?;
+        if !config.endpoints.is_empty() {
+            refuse_unknown_questions(&path, &rows)?;
+        }
+        let rows: Vec<Row> = rows.into_iter().map(Row::from).collect();
         dataset::check_rows(&path, rows.len(), tokens.len())?;
         let tokenizer = TextTokenizer::open(folders.tokenizer).context("opening the tokenizer")?;
         let can_ask = |&row: &usize| rows[row].has_reference && tokens.row(row).prompt_length > 0;
@@ -103,6 +106,16 @@ impl TestSplit {
         let pairs = row.tokens.iter().zip(row.trained).skip(1);
         pairs.filter(|(_, trained)| **trained != 0).map(|(&token, _)| token).collect()
     }
+}
+
+/// Refuses rows that do not say which message is the reference, because an endpoint would be shown the expected answer.
+fn refuse_unknown_questions(path: &Path, rows: &[StoredRow]) -> Result<()> {
+    let is_unknown =
+        |row: &&StoredRow| row.asked_message.is_none() && row.reference.is_some() && row.messages.is_some();
+    let Some(row) = rows.iter().find(is_unknown) else { return Ok(()) };
+    let message =
+        format!("`{}`: row `{}` does not say which message is its reference", path.display(), row.id);
+    Err(Error::bad_input(message).hinted("make the dataset again with this version of `prepare-data`"))
 }
 
 /// Returns the most prompts to answer.

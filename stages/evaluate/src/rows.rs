@@ -28,10 +28,7 @@ pub(crate) struct Row {
 
 impl From<StoredRow> for Row {
     fn from(row: StoredRow) -> Self {
-        let mut messages = row.messages.unwrap_or_default();
-        if messages.last().is_some_and(|last| last["role"] == "assistant") {
-            messages.pop();
-        }
+        let messages = row.asking_messages();
         let asked = messages.iter().rev().find(|message| message["role"] == "user");
         let prompt = asked.and_then(|message| message["content"].as_str()).map(str::to_owned).or(row.prompt);
         let prompt = prompt.unwrap_or_default();
@@ -85,11 +82,22 @@ mod tests {
     #[test]
     fn the_source_is_the_text_without_the_instruction() {
         let messages = Some(as_messages("Translate the text: Aloha", "Hello"));
-        let stored = StoredRow { messages, ..StoredRow::default() };
+        let stored = StoredRow { messages, asked_message: Some(1), ..StoredRow::default() };
         let row = Row::from(stored.clone());
         assert_eq!(row.source, "Translate the text: Aloha");
         assert_eq!((row.messages.len(), row.has_reference), (1, false));
         let row = Row::from(StoredRow { input: Some("Aloha".to_owned()), ..stored });
         assert_eq!((row.source.as_str(), row.prompt.as_str()), ("Aloha", "Translate the text: Aloha"));
+    }
+
+    #[test]
+    fn a_chat_that_goes_on_after_its_target_does_not_show_the_reference() {
+        let mut messages = [as_messages("Aloha?", "Hello."), as_messages("Mahalo?", "Thanks.")].concat();
+        messages[3]["weight"] = 0.into();
+        let stored = StoredRow { messages: Some(messages), asked_message: Some(1), ..StoredRow::default() };
+        let row = Row::from(stored.clone());
+        assert_eq!((row.messages.len(), row.prompt.as_str(), row.source.as_str()), (1, "Aloha?", "Aloha?"));
+        let later = Row::from(StoredRow { asked_message: Some(3), ..stored });
+        assert_eq!((later.messages.len(), later.prompt.as_str()), (3, "Mahalo?"));
     }
 }

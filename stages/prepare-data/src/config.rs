@@ -450,7 +450,7 @@ impl Condition {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "prepare-data";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
 
     fn problems(&self) -> Vec<String> {
         self.problems()

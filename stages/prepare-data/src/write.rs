@@ -335,6 +335,7 @@ fn text_bytes(record: &Record) -> usize {
 /// Returns the row as it is stored.
 fn stored(record: Record, encoded: &Encoded) -> StoredRow {
     let mut row = StoredRow {
+        asked_message: encoded.asked_message,
         auth_weight: record.auth_weight,
         columns: record.columns,
         group: record.group,
@@ -349,7 +350,11 @@ fn stored(record: Record, encoded: &Encoded) -> StoredRow {
     };
     match record.shape {
         Shape::Chat { messages, tools } => (row.messages, row.tools) = (Some(messages), tools),
-        Shape::Completion { prompt, completion } => row.messages = Some(as_messages(&prompt, &completion)),
+        Shape::Completion { prompt, completion } => {
+            let messages = as_messages(&prompt, &completion);
+            row.asked_message = Some(messages.len() - 1);
+            row.messages = Some(messages);
+        }
         Shape::Text(text) => row.text = Some(text),
     }
     row

@@ -179,7 +179,8 @@ fn a_row_without_targets_is_dropped_and_counted() -> Result<()> {
         Split::open(&out.path().join("tokens/train.safetensors"))?.row(0).weight.to_bits(),
         0.5f32.to_bits()
     );
-    assert_eq!(rows(out.path(), "train")[0].weight, Some(0.5));
+    let row = &rows(out.path(), "train")[0];
+    assert_eq!((row.weight, row.asked_message, row.asking_messages().len()), (Some(0.5), Some(1), 1));
     Ok(())
 }
 
