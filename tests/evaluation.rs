@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, ensure};
-use artifact::{Artifact, Draft, Store, Wait, write_folder};
+use artifact::{Artifact, Claim, Draft, Store, Wait, write_folder};
 use outputs::{
     Changes, CheckpointAnswers, Choice, Document as _, Line as _, ModelSource, Prediction, Scores, Verdict,
 };
@@ -589,6 +589,8 @@ fn an_endpoint_is_asked_in_parallel_and_again_after_failures() -> Result<()> {
     let (body, key) = &requests[0];
     ensure!(key.as_deref() == Some("Bearer secret") && body["model"] == "some-model", "{body}");
     ensure!(body["temperature"] == 0 && body["max_tokens"] == 12, "{body}");
+    let claim = Artifact::open(Path::new(&artifact))?.manifest().determinism.claim;
+    ensure!(claim == Claim::None, "{claim:?}: a server may answer something else");
     // The key is nowhere in the artifact.
     let manifest = fs_err::read_to_string(Path::new(&artifact).join("manifest.json"))?;
     ensure!(!manifest.contains("secret") && !ran.stderr.contains("secret"), "the key leaked");

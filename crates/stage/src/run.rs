@@ -30,6 +30,7 @@ pub struct Run<C: Config> {
     store: Option<Store>,
     pub(crate) inputs: BTreeMap<String, Input>,
     pub(crate) numerics: BTreeMap<String, String>,
+    claims_nothing: bool,
     notes: Notes,
     expected_bytes: u64,
     /// Where a segment stops.
@@ -75,6 +76,7 @@ impl<C: Config> Run<C> {
             store,
             inputs: BTreeMap::new(),
             numerics: BTreeMap::new(),
+            claims_nothing: false,
             notes: Notes::default(),
             expected_bytes: 0,
             stop_at: None,
@@ -159,6 +161,12 @@ impl<C: Config> Run<C> {
     /// dtype.
     pub fn numerics(&mut self, numerics: BTreeMap<String, String>) {
         self.numerics = numerics;
+    }
+
+    /// Claims nothing about the bytes of another run, for a stage whose result depends on more than its key, such as the answers of
+    /// a server.
+    pub fn claim_nothing(&mut self) {
+        self.claims_nothing = true;
     }
 
     /// Adds a line for people to `--plan`, such as an estimate of memory.
@@ -468,7 +476,11 @@ impl<C: Config> KeyedRun<C> {
             key_material: self.id.material.clone(),
             inputs: run.inputs.iter().map(|(role, input)| (role.clone(), input.record.clone())).collect(),
             metrics,
-            claim: if run.numerics.is_empty() { Claim::BitExact } else { Claim::Backend },
+            claim: match (run.claims_nothing, run.numerics.is_empty()) {
+                (true, _) => Claim::None,
+                (false, true) => Claim::BitExact,
+                (false, false) => Claim::Backend,
+            },
             provenance: Value::Null,
             check_file: tensors::refusal,
             config_defaults: config::to_material(&C::default()).unwrap_or_default(),

@@ -98,6 +98,9 @@ fn evaluate_models(mut run: Run<Config>, args: &Args) -> Result<KeyedRun<Config>
     } else {
         None
     };
+    if !run.config().endpoints.is_empty() {
+        run.claim_nothing();
+    }
     let run = run.with_key()?;
     run.execute(|job, config| run_task(&inputs, config, backend.as_ref(), job))?;
     Ok(run)
