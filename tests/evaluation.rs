@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, ensure};
@@ -651,6 +651,43 @@ fn a_row_that_keeps_failing_counts_as_zero_and_a_refused_key_ends_the_run() -> R
         with_endpoint(&trained, &format!("http://{dead}/v1"), &["--set", "endpoints.remote.retries=0"])
             .failed(1);
     ensure!(said.contains("answered none of"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn an_outage_fails_the_run_and_the_next_one_asks_only_for_the_missing_answers() -> Result<()> {
+    let trained = Trained::new();
+    let is_down = Arc::new(AtomicBool::new(true));
+    let (down, lost) = (Arc::clone(&is_down), Mutex::new(None::<Value>));
+    // While the server is down, it never answers the prompt that came first.
+    let server = Server::start(move |_, body| {
+        let mut lost = lost.lock().expect("no thread panicked");
+        let lost = lost.get_or_insert_with(|| body["messages"].clone());
+        if down.load(Ordering::SeqCst) && body["messages"] == *lost {
+            (429, json!({"error": {"message": "slow down"}}))
+        } else {
+            (200, completion("ok", "stop"))
+        }
+    })?;
+    let run = |more: &[&str]| with_endpoint(&trained, &server.url, more);
+    let before = trained.sandbox.trees();
+    let said = run(&["--set", "endpoints.remote.retries=0"]).failed(1);
+    ensure!(said.contains("did not answer 1 of 6 prompts") && said.contains("allow_failed_rows"), "{said}");
+    ensure!(trained.sandbox.trees() == before, "an evaluation without an answer was published");
+
+    let allowed = run(&["--set", "endpoints.remote.allow_failed_rows=true"]).path_text();
+    let failed = &scores(&allowed)?.models["remote"].failed_rows;
+    ensure!(failed.len() == 1 && failed[0].reason.contains("slow down"), "{failed:?}");
+
+    is_down.store(false, Ordering::SeqCst);
+    let asked = server.requests().len();
+    // Settings of the transport are not in the key, so this run has the answers of the first.
+    let transport =
+        ["--set", "endpoints.remote.concurrency=1", "--set", "endpoints.remote.timeout_seconds=9"];
+    let artifact = run(&transport).path_text();
+    ensure!(server.requests().len() == asked + 1, "answers were asked for again");
+    ensure!(scores(&artifact)?.models["remote"].failed_rows.is_empty() && artifact != allowed, "{artifact}");
+    ensure!(run(&["--set", "endpoints.remote.retries=1"]).path_text() == artifact, "retries are in the key");
     Ok(())
 }
 

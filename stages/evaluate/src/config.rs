@@ -136,6 +136,8 @@ impl Default for GateSettings {
 }
 
 /// A model behind an endpoint of the kind that OpenAI made common.
+///
+/// Settings of the transport decide whether answers arrive, not which ones, so the key leaves them out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EndpointSettings {
@@ -143,13 +145,21 @@ pub struct EndpointSettings {
     pub base_url: String,
     /// Name of the model in requests.
     pub model: String,
+    /// Whether rows may stay without an answer after all retries; they count as 0. Otherwise the run fails, and the next one asks
+    /// only for the missing answers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_failed_rows: bool,
     /// Environment variable with the API key; no key is sent if it is not set.
+    #[serde(skip_serializing)]
     pub key_variable: String,
-    /// How often a request is repeated after a temporary failure.
+    /// Number of times that a request is repeated after a temporary failure.
+    #[serde(skip_serializing)]
     pub retries: u32,
-    /// Requests at the same time.
+    /// Number of requests at the same time.
+    #[serde(skip_serializing)]
     pub concurrency: usize,
     /// Seconds after which a request counts as failed.
+    #[serde(skip_serializing)]
     pub timeout_seconds: u64,
 }
 
@@ -158,6 +168,7 @@ impl Default for EndpointSettings {
         Self {
             base_url: String::new(),
             model: String::new(),
+            allow_failed_rows: false,
             key_variable: "OPENAI_API_KEY".to_owned(),
             retries: 4,
             concurrency: 4,

@@ -1,10 +1,12 @@
 //! Answers of a model behind a chat completions endpoint, the kind that OpenAI made common.
 //!
 //! Requests run on a few threads; answers are in the order of the rows. A request that fails for a while is repeated; one that
-//! fails for good makes its row fail. Only a refused key and a wrong address end the evaluation.
+//! fails for good makes its row fail. A refused key and a wrong address end the evaluation at once. Rows that stay without an
+//! answer after all retries end it when the others have theirs, unless the settings allow it.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use ureq::Agent;
 
 use crate::answers::Answer;
 use crate::config::{Config, EndpointSettings};
+use crate::kept_answers::KeptAnswers;
 use crate::rows::{Row, Rows};
 
 /// Pause before the first repetition; it doubles with every further one.
@@ -47,68 +50,132 @@ enum Problem {
     All(Error),
 }
 
-/// Asks the endpoint for the answers to the prompts of `rows`, by index of the row.
+/// Prompts for an endpoint.
+pub(crate) struct Request<'a> {
+    /// Name of the endpoint in the settings.
+    pub(crate) name: &'a str,
+    pub(crate) settings: &'a EndpointSettings,
+    pub(crate) rows: &'a Rows,
+    pub(crate) config: &'a Config,
+    /// Folder that keeps the answers if the run fails.
+    pub(crate) work: &'a Path,
+}
+
+/// Outcome of asking for one answer.
+enum Asked {
+    /// The answer, or a failure that another attempt would not change.
+    Done(Answer),
+    /// No answer after all retries, and why.
+    Unanswered(String),
+}
+
+/// What the endpoint gave so far.
+struct Received {
+    answers: BTreeMap<usize, Answer>,
+    unanswered: BTreeMap<usize, String>,
+    kept: KeptAnswers,
+    error: Option<Error>,
+}
+
+impl Received {
+    fn add(&mut self, row: usize, asked: Result<Asked>) {
+        let added = asked.and_then(|asked| match asked {
+            Asked::Done(answer) => {
+                self.kept.push(row, &answer)?;
+                self.answers.insert(row, answer);
+                Ok(())
+            }
+            Asked::Unanswered(reason) => {
+                self.unanswered.insert(row, reason);
+                Ok(())
+            }
+        });
+        if let Err(error) = added {
+            self.error.get_or_insert(error);
+        }
+    }
+}
+
+/// Asks the endpoint for the answers to the prompts, by index of the row. Answers that an earlier run received are not asked for.
 ///
 /// # Errors
 ///
-/// Fails when the endpoint refuses the key or the model, when no prompt is answered at all, and when `stop` is set.
-pub(crate) fn answers(
-    name: &str,
-    settings: &EndpointSettings,
-    rows: &Rows,
-    config: &Config,
-    stop: &StopFlag,
-) -> Result<BTreeMap<usize, Answer>> {
+/// Fails when the endpoint refuses the key or the model, when no prompt is answered at all, when one stays unanswered and the
+/// settings do not allow it, and when `stop` is set.
+pub(crate) fn answers(request: &Request<'_>, stop: &StopFlag) -> Result<BTreeMap<usize, Answer>> {
+    let Request { name, settings, rows, config, work } = *request;
     let endpoint = Endpoint::new(settings, config);
     if endpoint.key.is_some() && endpoint.url.starts_with("http://") && !is_local(&endpoint.url) {
         tracing::warn!("{name}: the API key is sent to `{}` without encryption", settings.base_url);
     }
+    let (kept, answers) = KeptAnswers::open(work, name)?;
+    if !answers.is_empty() {
+        tracing::info!("{name}: {} answers are already there from an earlier run", answers.len());
+    }
+    let open: Vec<usize> = rows.asked.iter().copied().filter(|row| !answers.contains_key(row)).collect();
+    let received = Received { answers, unanswered: BTreeMap::new(), kept, error: None };
+    let received = ask_all(&endpoint, rows, &open, received, stop);
+    stop.check()?;
+    match received.error {
+        Some(error) => Err(error),
+        None => judge(request, received.answers, received.unanswered),
+    }
+}
+
+/// Asks for the answers to the rows `open` on as many threads as the settings say.
+fn ask_all(
+    endpoint: &Endpoint<'_>,
+    rows: &Rows,
+    open: &[usize],
+    received: Received,
+    stop: &StopFlag,
+) -> Received {
     let next = AtomicUsize::new(0);
     let ended = AtomicBool::new(false);
-    let results = Mutex::new((BTreeMap::new(), None));
+    let is_ended = || ended.load(Ordering::Relaxed) || stop.requested().is_some();
+    let received = Mutex::new(received);
     std::thread::scope(|scope| {
-        for _ in 0..settings.concurrency.min(rows.asked.len()) {
+        for _ in 0..endpoint.settings.concurrency.min(open.len()) {
             scope.spawn(|| {
-                while !ended.load(Ordering::Relaxed) && stop.requested().is_none() {
-                    let Some(&index) = rows.asked.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
-                    let asked = endpoint.ask(&rows.all[index], &|| {
-                        ended.load(Ordering::Relaxed) || stop.requested().is_some()
-                    });
-                    let mut results = results.lock().expect("no thread panics while it holds the lock");
-                    match asked {
-                        Ok(answer) => {
-                            results.0.insert(index, answer);
-                        }
-                        Err(error) => {
-                            results.1.get_or_insert(error);
-                            ended.store(true, Ordering::Relaxed);
-                        }
-                    }
+                while !is_ended() {
+                    let Some(&row) = open.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                    let asked = endpoint.ask(&rows.all[row], &is_ended);
+                    let mut received = received.lock().expect("no thread panics while it holds the lock");
+                    received.add(row, asked);
+                    ended.fetch_or(received.error.is_some(), Ordering::Relaxed);
                 }
             });
         }
     });
-    stop.check()?;
-    let (answers, error) = results.into_inner().expect("no thread panicked");
-    if let Some(error) = error {
-        return Err(error);
+    received.into_inner().expect("no thread panicked")
+}
+
+/// Fails if too many prompts have no answer; otherwise returns all answers, and warns about failed ones.
+fn judge(
+    request: &Request<'_>,
+    mut answers: BTreeMap<usize, Answer>,
+    unanswered: BTreeMap<usize, String>,
+) -> Result<BTreeMap<usize, Answer>> {
+    let Request { name, settings, .. } = *request;
+    let (missing, all) = (unanswered.len(), answers.len() + unanswered.len());
+    let first_missing = unanswered.values().next().cloned();
+    answers.extend(unanswered.into_iter().map(|(row, reason)| (row, Answer::failed(reason))));
+    let failures: Vec<&String> = answers.values().filter_map(|answer| answer.text.as_ref().err()).collect();
+    let Some(first) = failures.first() else { return Ok(answers) };
+    let (failed, url) = (failures.len(), &settings.base_url);
+    if failed == all {
+        return Err(Error::failed(format!("`{url}` answered none of {all} prompts: {first}"))
+            .hinted("check that the server is running and that `model` is one it serves"));
     }
-    let failures: Vec<&String> =
-        answers.values().filter_map(|answer: &Answer| answer.text.as_ref().err()).collect();
-    match failures.first() {
-        Some(first) if failures.len() == answers.len() => Err(Error::failed(format!(
-            "`{}` answered none of {} prompts: {first}",
-            settings.base_url,
-            answers.len()
-        ))
-        .hinted("check that the server is running and that `model` is one it serves")),
-        Some(first) => {
-            let (failed, all) = (failures.len(), answers.len());
-            tracing::warn!("{name}: {failed} of {all} prompts have no answer and count as 0: {first}");
-            Ok(answers)
-        }
-        None => Ok(answers),
+    if let Some(first) = first_missing.filter(|_| !settings.allow_failed_rows) {
+        let message = format!("`{url}` did not answer {missing} of {all} prompts after all retries: {first}");
+        return Err(Error::failed(message).hinted(format!(
+            "run the same command again, which asks only for the missing answers; or set \
+             `endpoints.{name}.allow_failed_rows=true` to count them as 0"
+        )));
     }
+    tracing::warn!("{name}: {failed} of {all} prompts have no answer and count as 0: {first}");
+    Ok(answers)
 }
 
 impl<'a> Endpoint<'a> {
@@ -130,20 +197,20 @@ impl<'a> Endpoint<'a> {
     }
 
     /// Asks for one answer, again after temporary failures.
-    fn ask(&self, row: &Row, is_ended: &dyn Fn() -> bool) -> Result<Answer> {
+    fn ask(&self, row: &Row, is_ended: &dyn Fn() -> bool) -> Result<Asked> {
         let mut pause = FIRST_PAUSE;
         let mut left = self.settings.retries;
         loop {
             match self.attempt(row) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok(Asked::Done(answer)),
                 Err(Problem::All(error)) => return Err(error),
-                Err(Problem::Row(reason)) => return Ok(Answer::failed(reason)),
-                Err(Problem::Temporary(reason, _)) if left == 0 => return Ok(Answer::failed(reason)),
+                Err(Problem::Row(reason)) => return Ok(Asked::Done(Answer::failed(reason))),
+                Err(Problem::Temporary(reason, _)) if left == 0 => return Ok(Asked::Unanswered(reason)),
                 Err(Problem::Temporary(reason, asked)) => {
                     tracing::debug!("{reason}; trying again");
                     sleep(asked.unwrap_or(pause).min(LONGEST_PAUSE), is_ended);
                     if is_ended() {
-                        return Ok(Answer::failed(reason));
+                        return Ok(Asked::Unanswered(reason));
                     }
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     left -= 1;

@@ -31,6 +31,8 @@ pub struct Task<'a> {
     pub guard: Option<GuardSource>,
     /// Where models run; `None` if nothing runs here.
     pub backend: Option<&'a Backend>,
+    /// Folder that keeps the answers of endpoints if the run fails.
+    pub work: &'a Path,
 }
 
 /// Writes `predictions.jsonl`, `metrics.json` and, with `token_losses`, `token_losses.jsonl` to `out`; returns the scores.
@@ -154,7 +156,7 @@ fn outcomes(
                 .map(|answers| made_elsewhere(name, ModelSource::Predictions, answers)),
             Subject::Endpoint { name, settings } => {
                 tracing::info!("{name}: asking `{}` for {} answers", settings.base_url, rows.asked.len());
-                endpoint::answers(name, settings, rows, config, stop)
+                endpoint::answers(&endpoint::Request { name, settings, rows, config, work: task.work }, stop)
                     .map(|answers| made_elsewhere(name, ModelSource::Endpoint, answers))
             }
         };

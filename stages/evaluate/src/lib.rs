@@ -17,6 +17,7 @@ mod files;
 mod gate;
 mod guard;
 mod inputs;
+mod kept_answers;
 mod outcome;
 mod parts;
 mod program;

@@ -121,6 +121,7 @@ fn run_task(inputs: &Inputs, config: &Config, backend: Option<&Backend>, job: &m
         encoder: inputs.encoder.as_deref(),
         guard: inputs.guard.clone(),
         backend,
+        work: job.resume_dir(),
     };
     let scores = evaluate(&task, config, job.out(), &job.stop())?;
     for (name, model) in &scores.models {
