@@ -12,7 +12,7 @@ pub const ROWS: &str = "rows";
 pub const TOKENS: &str = "tokens";
 /// `stats.json`: see [`Stats`](crate::Stats).
 pub const STATS: &str = "stats.json";
-/// `checkpoints`: `STEP/adapters` for each checkpoint.
+/// `checkpoints`: `STEP/adapters` for each checkpoint; see [`checkpoint_adapters`](crate::checkpoint_adapters).
 pub const CHECKPOINTS: &str = "checkpoints";
 /// `metrics.jsonl`: see [`MetricsLine`](crate::MetricsLine).
 pub const METRICS: &str = "metrics.jsonl";

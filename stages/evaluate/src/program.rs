@@ -267,23 +267,13 @@ fn quantized_form(
 
 /// Lists the checkpoints of a training run by step, as models on top of `base`.
 fn checkpoints(folder: &Path, base: &Path) -> Result<Vec<NamedModel>> {
-    let mut found = Vec::new();
-    for entry in fs_err::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let step: u64 = name
-            .parse()
-            .map_err(|_| Error::bad_input(format!("`{}` is not named after a step", path.display())))?;
-        let model = NamedModel {
-            name: format!("step_{step}"),
-            folder: base.to_owned(),
-            adapters: Some(path.join(outputs::ADAPTERS)),
-            source: ModelSource::Checkpoint,
-        };
-        found.push((step, model));
-    }
-    found.sort_by_key(|(step, _)| *step);
-    Ok(found.into_iter().map(|(_, model)| model).collect())
+    let model = |(step, adapters)| NamedModel {
+        name: format!("step_{step}"),
+        folder: base.to_owned(),
+        adapters: Some(adapters),
+        source: ModelSource::Checkpoint,
+    };
+    Ok(outputs::checkpoint_adapters(folder)?.into_iter().map(model).collect())
 }
 
 /// Opens the guard set of the gate: the text that comes with the program, a file, or an artifact of `prepare-data`.

@@ -13,29 +13,24 @@ const LISTED: usize = 5;
 
 /// Returns the folder with the adapters of `step`.
 pub(crate) fn adapters(checkpoints: &Path, step: u64) -> PathBuf {
-    checkpoints.join(format!("{step:07}")).join(outputs::ADAPTERS)
+    checkpoints.join(outputs::checkpoint_name(step)).join(outputs::ADAPTERS)
 }
 
 /// Returns the steps for which `train` wrote a checkpoint.
 pub(crate) fn trained_steps(checkpoints: &Path) -> Result<BTreeSet<u64>, Error> {
-    let mut steps = BTreeSet::new();
-    for entry in fs_err::read_dir(checkpoints)? {
-        let path = entry?.path();
-        let fail = |reason: &str| Error::Checkpoint { path: path.clone(), reason: reason.to_owned() };
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let step: u64 = name
-            .parse()
-            .ok()
-            .filter(|step| format!("{step:07}") == name)
-            .ok_or_else(|| fail("is not named by a step of seven digits"))?;
+    let found = outputs::checkpoint_adapters(checkpoints)?;
+    for (step, adapters) in &found {
         for file in ["adapters.safetensors", "adapter_config.json"] {
-            if !adapters(checkpoints, step).join(file).is_file() {
-                return Err(fail(&format!("has no `{}/{file}`", outputs::ADAPTERS)));
+            if !adapters.join(file).is_file() {
+                let path = checkpoints.join(outputs::checkpoint_name(*step));
+                return Err(Error::Checkpoint {
+                    path,
+                    reason: format!("has no `{}/{file}`", outputs::ADAPTERS),
+                });
             }
         }
-        steps.insert(step);
     }
-    Ok(steps)
+    Ok(found.into_keys().collect())
 }
 
 /// Fails unless the trained checkpoints are those with losses; the base model is optional on both sides.

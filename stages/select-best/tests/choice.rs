@@ -178,7 +178,7 @@ fn losses_that_contradict_each_other_are_refused() {
 fn checkpoints_in_another_form_are_refused() {
     let case = Case::new(&[10], &losses(&[BASE, (10, [1.0; 4])]));
     fs_err::create_dir_all(case.checkpoints().join("20")).unwrap();
-    insta::assert_snapshot!(case.refused(), @"error: checkpoint `[SANDBOX]/checkpoints/20` is not named by a step of seven digits");
+    insta::assert_snapshot!(case.refused(), @"error: `[SANDBOX]/checkpoints/20`: it is not a folder named after a step in seven digits");
     fs_err::remove_dir(case.checkpoints().join("20")).unwrap();
     fs_err::remove_file(case.checkpoints().join("0000010/adapters/adapter_config.json")).unwrap();
     insta::assert_snapshot!(case.refused(), @"error: checkpoint `[SANDBOX]/checkpoints/0000010` has no `adapters/adapter_config.json`");
