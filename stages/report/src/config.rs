@@ -41,7 +41,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "report";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -80,10 +80,10 @@ impl Config {
         }
     }
 
-    /// Returns the confidence as text, such as `95 %`.
+    /// Returns the confidence as text, such as `95%`.
     pub(crate) fn confidence_label(&self) -> String {
         let percent = (self.confidence * 1000.0).round() / 10.0;
-        format!("{percent}\u{202f}%")
+        format!("{percent}%")
     }
 }
 
@@ -98,6 +98,6 @@ mod tests {
         assert!(Config::default().problems().is_empty());
         let config = Config { resamples: 1, confidence: f64::NAN, samples: 99_999, ..Config::default() };
         assert_eq!(config.problems().len(), 3);
-        assert_eq!(Config::default().confidence_label(), "95\u{202f}%");
+        assert_eq!(Config::default().confidence_label(), "95%");
     }
 }

@@ -68,11 +68,7 @@ pub(crate) fn left_out(stats: &Stats, splits: &[(&str, &SplitStats)]) -> Vec<Ele
     }
     let share = |count: u64| number::fixed(100.0 * count as f64 / stats.rows_read.max(1) as f64, 1);
     let rows = rows.into_iter().map(|(why, count)| {
-        vec![
-            row_head(&why),
-            number_cell(number::count(count)),
-            number_cell(format!("{}\u{202f}%", share(count))),
-        ]
+        vec![row_head(&why), number_cell(number::count(count)), number_cell(format!("{}%", share(count)))]
     });
     let columns = [words_column("Why"), number_column("Rows"), number_column("Of those read")];
     vec![parts::table("Rows left out", &columns, rows)]
@@ -235,7 +231,7 @@ fn describe(leak: &Leak, into: &str) -> String {
         None => format!("several {into} rows together"),
     };
     let percent = number::fixed(leak.overlap * 100.0, 1);
-    format!("{} of {}{} {relation} {train}: {percent} %", leak.row, leak.split, place(Some(&leak.source)))
+    format!("{} of {}{} {relation} {train}: {percent}%", leak.row, leak.split, place(Some(&leak.source)))
 }
 
 /// Returns a folded list of rows; `None` if there are none.

@@ -98,11 +98,7 @@ fn header(stats: &Stats, key: &str, title: &str) -> Element {
             number::count(tokens),
             format!("{} per row", number::count(tokens / rows.max(1))),
         ))
-        .child(figure(
-            "Trained tokens",
-            format!("{}\u{202f}%", number::fixed(share, 0)),
-            number::count(trained),
-        ))
+        .child(figure("Trained tokens", format!("{}%", number::fixed(share, 0)), number::count(trained)))
         .child(figure("Leaks", number::count(stats.leaks.count), leaks));
     classed("header", "head")
         .child(classed("p", "overline").text("Ashlar data report"))

@@ -90,7 +90,7 @@ fn rows(contents: &Contents) -> Vec<[String; 8]> {
             number::fixed(*loss, 4),
             number::signed(loss - fused_loss, 4),
             number::fixed(*kl_divergence, 4),
-            format!("{} %", number::fixed(100.0 * same_top_token, 1)),
+            format!("{}%", number::fixed(100.0 * same_top_token, 1)),
             chrf(if path == outputs::QUANTIZED { "fused_quantized" } else { "fused_gguf" }),
         ]);
     }

@@ -155,7 +155,7 @@ fn change(difference: &Difference) -> Change {
 fn statistics(contents: &Contents) -> String {
     let Some(statistics) = &contents.scores.statistics else { return "as evaluate measured it".to_owned() };
     format!(
-        "{}\u{202f}% interval, from a paired bootstrap over {}s ({} draws of {}, seed {})",
+        "{}% interval, from a paired bootstrap over {}s ({} draws of {}, seed {})",
         (statistics.confidence * 1000.0).round() / 10.0,
         statistics.unit,
         number::count(statistics.resamples),

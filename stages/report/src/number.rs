@@ -53,15 +53,15 @@ pub(crate) fn counted(value: u64, noun: &str) -> String {
 
 /// Prints a share as a whole percentage, without a sign.
 pub(crate) fn percent_of(share: f64) -> String {
-    format!("{}{NARROW_SPACE}%", fixed(share * 100.0, 0))
+    format!("{}%", fixed(share * 100.0, 0))
 }
 
 /// Prints a change as a percentage with its sign; small ones keep a decimal.
 pub(crate) fn percent(share: f64) -> String {
     let percent = (share * 100.0).abs();
-    // Close to 100 % is not 100 %.
+    // Close to 100% is not 100%.
     let decimals = usize::from(percent < 9.95 || (percent > 99.0 && percent < 100.0));
-    format!("{}{NARROW_SPACE}%", signed(share * 100.0, decimals))
+    format!("{}%", signed(share * 100.0, decimals))
 }
 
 /// Prints the name of a field as words with a capital first letter.
@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn percentages_and_bytes() {
-        assert_eq!(percent(-0.73), "\u{2212}73\u{202f}%");
-        assert_eq!(percent(0.042), "+4.2\u{202f}%");
+        assert_eq!(percent(-0.73), "\u{2212}73%");
+        assert_eq!(percent(0.042), "+4.2%");
         assert_eq!(bytes(999), "999\u{202f}B");
         assert_eq!(bytes(4_321_000), "4.32\u{202f}MB");
         assert_eq!(bytes(999_900), "1.00\u{202f}MB");

@@ -76,7 +76,7 @@ fn figures(contents: &Contents, table: &Table) -> Element {
     let (trained, frozen) = (contents.summary.trainable_parameters, contents.summary.frozen_parameters);
     let share = trained as f64 / (trained + frozen).max(1) as f64;
     let total = number::three_digits((trained + frozen) as f64 / 1e6);
-    let detail = format!("of {total}\u{a0}M, {}\u{202f}%", number::three_digits(share * 100.0));
+    let detail = format!("of {total}\u{a0}M, {}%", number::three_digits(share * 100.0));
     let trained = format!("{}\u{a0}M", number::three_digits(trained as f64 / 1e6));
     list.child(main_figure("Trained parameters", &trained, &detail))
 }

@@ -18,7 +18,7 @@ pub(crate) struct Table {
     pub(crate) notes: Vec<String>,
     /// Models that equal the base in every loss and answer.
     pub(crate) unchanged: Vec<String>,
-    /// Method of the intervals, such as `95 % interval, 2,000 draws of rows`.
+    /// Method of the intervals, such as `95% interval, 2,000 draws of rows`.
     pub(crate) intervals: String,
 }
 

@@ -170,7 +170,7 @@ pub(crate) fn legend() -> Element {
 pub(crate) fn row(row: &TokenRow) -> Element {
     let share = 100.0 * row.targets as f64 / row.tokens.max(1) as f64;
     let mut detail = format!(
-        "{}, {} trained ({}\u{202f}%)",
+        "{}, {} trained ({}%)",
         number::counted(row.tokens as u64, "token"),
         number::count(row.targets as u64),
         number::fixed(share, 0)

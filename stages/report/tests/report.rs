@@ -83,9 +83,9 @@ fn a_small_report_reads_as_it_did() {
     let made = make_changed(&Run::default(), |_| {}).expect("report");
     insta::assert_snapshot!("small_report", visible_text(&made.page));
     insta::assert_snapshot!(format!("{}\n{}", made.summary.headline, made.summary.table), @"
-    Fused model: test perplexity 12.2 vs 45.6 for the base, −73 %; chrF 64.1 vs 17.0, +47.1 [15.1, 64.0]
+    Fused model: test perplexity 12.2 vs 45.6 for the base, −73%; chrF 64.1 vs 17.0, +47.1 [15.1, 64.0]
                   base  fused  change
-    Perplexity    45.6   12.2  −73 %
+    Perplexity    45.6   12.2  −73%
     Loss         3.820  2.501  −1.319
     chrF          17.0   64.1  +47.1 [15.1, 64.0]
     chrF++        16.6   63.9  +47.2 [14.7, 65.0]
@@ -341,7 +341,7 @@ fn losses_of_every_row_give_perplexity_an_interval() {
         .expect("report")
     };
     let made = make(200);
-    assert!(made.summary.table.contains("\u{2212}70\u{202f}% [\u{2212}7"), "{}", made.summary.table);
+    assert!(made.summary.table.contains("\u{2212}70% [\u{2212}7"), "{}", made.summary.table);
     assert!(made.summary.table.contains("\u{2212}1.190 [\u{2212}1.2"), "{}", made.summary.table);
     assert!(visible_text(&made.page).contains("Floor, copied source: BLEU 0.4, chrF 19.3."));
     // Rows that do not add up to what was scored say nothing about it.
@@ -433,7 +433,7 @@ fn what_evaluate_measured_is_shown_as_it_is() {
         "Gate passed",
         "Similarity 0.830 vs 0.410, +0.419 [0.389, 0.449]",
         // e to the ends of the change of the loss, minus one.
-        "\u{202f}% [\u{2212}75, \u{2212}72]",
+        "% [\u{2212}75, \u{2212}72]",
         "241 better, 7 equal, 41 worse",
         "up to 40 tokens",
         "the endpoint answered <503>",

@@ -70,7 +70,7 @@ fn reason(choice: &Choice, config: &Config) -> String {
                 "beyond noise"
             };
             format!(
-                "step {} follows {gap:.4} behind ({percent} % interval {low:.4} to {high:.4}): {verdict}",
+                "step {} follows {gap:.4} behind ({percent}% interval {low:.4} to {high:.4}): {verdict}",
                 second.step
             )
         }

@@ -252,7 +252,7 @@ fn the_program_publishes_once() {
     publish(&case, "validate", outputs::LOSSES);
     let first = program(&case).run();
     insta::assert_snapshot!(testutil::filtered(&first.stderr), @r"
-    step 20 has the lowest validation loss, 2.0000; step 10 follows 1.0000 behind (95 % interval 1.0000 to 1.0000): beyond noise; the base model has 4.1500
+    step 20 has the lowest validation loss, 2.0000; step 10 follows 1.0000 behind (95% interval 1.0000 to 1.0000): beyond noise; the base model has 4.1500
     select-best: step 20, validation loss 2.0000 in [TIME]
     ");
     let artifact = Artifact::open(&case.sandbox.join(first.path())).unwrap();

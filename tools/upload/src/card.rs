@@ -108,7 +108,7 @@ fn model_index(name: &str, dataset: Option<&str>, scores: &Scores, rows: &[Row<'
         let title = title(scores, metric);
         let label = match interval {
             Some([low, high]) => {
-                format!("{title} ({:.0} % interval {low:.4} to {high:.4})", 100.0 * confidence(scores))
+                format!("{title} ({:.0}% interval {low:.4} to {high:.4})", 100.0 * confidence(scores))
             }
             None => title,
         };

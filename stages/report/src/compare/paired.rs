@@ -190,7 +190,7 @@ pub(crate) fn section(runs: &Runs, pairs: &[Pair]) -> Option<Section> {
     });
     let Bootstrap { resamples, confidence, seed } = first.bootstrap();
     let mut said = vec![format!(
-        "Brackets: {}\u{202f}% interval of the difference, from a paired bootstrap ({} draws of the same rows for both, \
+        "Brackets: {}% interval of the difference, from a paired bootstrap ({} draws of the same rows for both, \
          seed {seed}).",
         (confidence * 1000.0).round() / 10.0,
         number::count(resamples as u64),

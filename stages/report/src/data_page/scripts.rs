@@ -103,7 +103,7 @@ pub(crate) fn section(folder: &Path) -> Result<Option<Section>, Error> {
         let share = if share < 0.1 { number::three_digits(share) } else { number::fixed(share, 1) };
         counted_row(
             &name.replace('_', " "),
-            [number::count(count.characters), format!("{share}\u{202f}%"), number::count(count.rows)],
+            [number::count(count.characters), format!("{share}%"), number::count(count.rows)],
         )
     });
     let columns = [
