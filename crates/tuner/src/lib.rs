@@ -15,6 +15,7 @@
 //! ```
 
 mod adapter;
+mod answers;
 mod batch;
 mod batch_order;
 mod distrust;
@@ -44,6 +45,7 @@ pub const ADAPTER_FILES: &[&str] =
 pub use adapter::{
     AdapterSettings, FineTuneType, Trainable, attach, load_adapters, save_adapters, save_peft,
 };
+pub use answers::{Answer, AnswerSettings, answers};
 pub use batch::{Batch, Slice};
 pub use batch_order::{BatchOrder, Curriculum, MicroBatch};
 pub use distrust::{Distrust, DistrustMode, distrust_loss};

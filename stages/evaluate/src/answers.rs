@@ -26,6 +26,12 @@ impl Answer {
     }
 }
 
+impl From<tuner::Answer> for Answer {
+    fn from(answer: tuner::Answer) -> Self {
+        Self { text: Ok(answer.text), is_unfinished: answer.is_unfinished }
+    }
+}
+
 /// The text of an answer that is scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scored {

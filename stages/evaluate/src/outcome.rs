@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use failure::Result;
 use mlx_ext::Backend;
-use models::{GenerationOptions, LoadOptions, Model};
+use models::{LoadOptions, Model};
 use outputs::{ModelSource, RowLoss};
+use tuner::AnswerSettings;
 
 use crate::answers::Answer;
 use crate::config::Config;
@@ -88,18 +89,12 @@ impl Runner<'_> {
     }
 
     fn answers(&self, model: &Model) -> Result<BTreeMap<usize, Answer>> {
-        let tokenizer = &self.split.tokenizer;
-        let options = GenerationOptions {
+        let settings = AnswerSettings {
             max_tokens: self.config.max_tokens,
-            stop: tokenizer.eos().to_vec(),
             batch_size: self.config.generation_batch_size,
         };
-        let generations = models::generate(model, &self.split.prompts(&self.rows.asked), &options)?;
-        let mut answers = BTreeMap::new();
-        for (&row, generation) in self.rows.asked.iter().zip(generations) {
-            let text = tokenizer.decode(&generation.tokens, true)?.trim().to_owned();
-            answers.insert(row, Answer { text: Ok(text), is_unfinished: !generation.stopped });
-        }
-        Ok(answers)
+        let prompts = self.split.prompts(&self.rows.asked);
+        let answers = tuner::answers(model, &self.split.tokenizer, &prompts, settings)?;
+        Ok(self.rows.asked.iter().copied().zip(answers.into_iter().map(Answer::from)).collect())
     }
 }

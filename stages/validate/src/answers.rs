@@ -6,31 +6,21 @@ use std::path::Path;
 use dataset::{Split, StoredRow, TextTokenizer};
 use failure::{Context, Error, Result};
 use mlx_ext::Backend;
-use models::{GenerationOptions, LoadOptions, Model};
+use models::{LoadOptions, Model};
 use outputs::{CheckpointAnswers, Line as _};
-use serde::{Deserialize, Serialize};
-use tuner::TextEncoder;
+use tuner::{Answer, AnswerSettings, TextEncoder};
 
 use crate::config::{Config, SPLIT};
 
 /// Texts that the encoder reads together.
 const ENCODER_BATCH: usize = 32;
 
-/// Answer of a checkpoint to one prompt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// The text.
-    pub text: String,
-    /// Whether the limit of tokens cut it off.
-    pub is_unfinished: bool,
-}
-
 /// The prompts that checkpoints answer.
 pub struct Questions {
     rows: Vec<StoredRow>,
     prompts: Vec<Vec<u32>>,
     tokenizer: TextTokenizer,
-    options: GenerationOptions,
+    settings: AnswerSettings,
 }
 
 impl Questions {
@@ -61,12 +51,9 @@ impl Questions {
             return Err(Error::bad_input("no row of the validation split has a prompt to answer")
                 .hinted("set `answered_rows` to 0, or prepare data with prompts and completions"));
         }
-        let options = GenerationOptions {
-            max_tokens: config.max_tokens,
-            stop: tokenizer.eos().to_vec(),
-            batch_size: config.generation_batch_size,
-        };
-        Ok(Some(Self { rows: asked, prompts, tokenizer, options }))
+        let settings =
+            AnswerSettings { max_tokens: config.max_tokens, batch_size: config.generation_batch_size };
+        Ok(Some(Self { rows: asked, prompts, tokenizer, settings }))
     }
 
     /// Returns the model's answers, in the order of the prompts.
@@ -75,12 +62,7 @@ impl Questions {
     ///
     /// Fails when the model cannot be run.
     pub fn ask(&self, model: &Model) -> Result<Vec<Answer>> {
-        let generations = models::generate(model, &self.prompts, &self.options)?;
-        let answer = |generation: models::Generation| {
-            let text = self.tokenizer.decode(&generation.tokens, true)?.trim().to_owned();
-            Ok(Answer { text, is_unfinished: !generation.stopped })
-        };
-        generations.into_iter().map(answer).collect()
+        Ok(tuner::answers(model, &self.tokenizer, &self.prompts, self.settings)?)
     }
 
     fn reference(&self, row: usize) -> &str {

@@ -11,7 +11,7 @@ mod config;
 mod program;
 mod score;
 
-pub use answers::{Answer, Questions, write_answers};
+pub use answers::{Questions, write_answers};
 pub use args::Args;
 pub use candidates::{ADAPTER_CONFIG, Candidate, candidates, foreign_candidates};
 pub use config::Config;

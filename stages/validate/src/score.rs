@@ -7,9 +7,9 @@ use failure::{Context, Error, Kind, Result};
 use mlx_ext::Backend;
 use models::{LoadOptions, Model};
 use outputs::{Changes, CheckpointLosses, Document, Losses, NamedRowLoss};
-use tuner::Score;
+use tuner::{Answer, Score};
 
-use crate::answers::{Answer, Questions};
+use crate::answers::Questions;
 use crate::candidates::Candidate;
 use crate::config::{Config, SPLIT};
 
