@@ -17,7 +17,7 @@
 //! arguments, so the same call gives the same number on every machine.
 //!
 //! ```
-//! use metrics::{Bleu, Chrf, LossSum, bootstrap::{Bootstrap, paired_losses}, resample::Units};
+//! use metrics::{Bleu, Chrf, LossSum, bootstrap::Bootstrap, paired_losses, resample::Units};
 //!
 //! let base = [LossSum::new(6.0, 3), LossSum::new(2.0, 1)];
 //! let total: LossSum = base.into_iter().sum();
@@ -42,6 +42,7 @@ mod extract;
 pub mod floor;
 mod metric;
 mod ngrams;
+mod paired;
 mod perplexity;
 pub mod random;
 pub mod resample;
@@ -59,6 +60,7 @@ pub use counts::{Counts, Formula};
 pub use error::Error;
 pub use extract::Extraction;
 pub use metric::{Better, Metric};
+pub use paired::paired_losses;
 pub use perplexity::LossSum;
 pub use rows::{exact_match, is_exact_match, text_or_empty};
 pub use structured::{json_fields, parse_json, tool_calls_match};

@@ -1,6 +1,7 @@
 //! Properties that hold for every text.
 
-use metrics::bootstrap::{Bootstrap, interval, paired_losses};
+use metrics::bootstrap::{Bootstrap, interval};
+use metrics::paired_losses;
 use metrics::random::derangement;
 use metrics::resample::Units;
 use metrics::{Bleu, Chrf, LossSum, Smoothing, Tokenization, exact_match};

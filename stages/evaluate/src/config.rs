@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::guard::GENERAL_ENGLISH;
 
-/// Name of the similarity of meaning, which an encoder measures.
-pub(crate) const SIMILARITY: &str = "similarity";
 /// Subgroups by the length of the reference.
 pub(crate) const LENGTH: &str = "length";
 /// Subgroups by the group of the row, such as its story.
@@ -256,7 +254,7 @@ impl Config {
             [("higher_is_better", &self.higher_is_better), ("lower_is_better", &self.lower_is_better)];
         let names = lists.into_iter().flat_map(|(list, names)| names.iter().map(move |name| (list, name)));
         names.filter_map(|(list, name)| {
-            if crate::scores::known_info(name).is_some() {
+            if crate::known::known_info(name).is_some() {
                 Some(format!("`{list}` has `{name}`, whose better direction is known"))
             } else if list == "lower_is_better" && self.higher_is_better.contains(name) {
                 Some(format!("`{name}` is in `higher_is_better` and in `lower_is_better`"))

@@ -1,8 +1,7 @@
 //! The verdict: better on the task beyond noise, and not worse on the guard set.
 
 use failure::{Error, Result};
-use metrics::LossSum;
-use metrics::bootstrap::paired_losses;
+use metrics::{LossSum, paired_losses};
 use outputs::{Comparison, Difference, Direction, Gate, Guard, RowLoss, Scores, Verdict};
 
 use crate::config::{Config, GateSettings};
@@ -131,7 +130,7 @@ fn gain<'a>(metric: &str, contest: &Contest, scores: &'a Scores) -> Result<(&'a 
         }
         Direction::Neither => {
             let message = format!("`gate.metric` is `{metric}`, of which neither direction is better");
-            Err(Error::usage(message).hinted(match crate::scores::known_info(metric) {
+            Err(Error::usage(message).hinted(match crate::known::known_info(metric) {
                 Some(_) => "choose another metric".to_owned(),
                 None => format!("say which one is: `--set 'evaluate.lower_is_better=[\"{metric}\"]'`, or `higher_is_better`"),
             }))

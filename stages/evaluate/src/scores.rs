@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use failure::Result;
 use indexmap::IndexMap;
-use metrics::{Better, Counts, Formula, Metric};
+use metrics::{Counts, Formula};
 use outputs::{Direction, FailedRow, MetricInfo, ModelScores, ModelSource, Scores, Statistics, Subgroup};
 
 use crate::answers::{Scored, Scorer};
-use crate::config::{Config, GROUP, LENGTH, SIMILARITY};
+use crate::config::{Config, GROUP, LENGTH};
 use crate::external::ScoresFile;
+use crate::known::{SIMILARITY, known_info};
 use crate::outcome::Outcome;
 use crate::parts::{Part, parts_by, parts_by_column, parts_by_length};
 use crate::rows::Rows;
@@ -17,32 +18,6 @@ use crate::statistics::{Column, Pairs, Summary, columns_of, summarize, units};
 
 /// Largest difference of a loss, in nats per target, that counts as no change.
 const NO_CHANGE: f64 = 1e-4;
-
-/// Returns what is shown about a score besides its value.
-fn info(title: &str, better: Direction, signature: &str) -> MetricInfo {
-    MetricInfo { title: title.to_owned(), better, signature: signature.to_owned() }
-}
-
-fn direction(better: Better) -> Direction {
-    match better {
-        Better::Higher => Direction::Higher,
-        Better::Lower => Direction::Lower,
-        Better::Neither => Direction::Neither,
-    }
-}
-
-/// Returns the description of a score by its name; `None` if only another program knows it.
-pub(crate) fn known_info(name: &str) -> Option<MetricInfo> {
-    if let Some(metric) = Metric::by_name(name) {
-        return Some(info(metric.title(), direction(metric.better()), &metric.signature()));
-    }
-    match name {
-        "loss" => Some(info("Loss", Direction::Lower, "")),
-        "perplexity" => Some(info("Perplexity", Direction::Lower, "")),
-        SIMILARITY => Some(info("Similarity", Direction::Higher, "")),
-        _ => None,
-    }
-}
 
 /// Returns the description of a score by its name. One that was made elsewhere has the better direction of the settings, or none.
 fn info_of(name: &str, config: &Config) -> MetricInfo {
@@ -53,7 +28,7 @@ fn info_of(name: &str, config: &Config) -> MetricInfo {
             (_, true) => Direction::Lower,
             _ => Direction::Neither,
         };
-        info(name, better, "")
+        MetricInfo { title: name.to_owned(), better, ..MetricInfo::default() }
     })
 }
 

@@ -1,8 +1,8 @@
 //! The score table of an artifact without statistics: scores and intervals are computed from its rows.
 
-use metrics::bootstrap::{Bootstrap, Interval, interval, paired_losses};
+use metrics::bootstrap::{Bootstrap, Interval, interval};
 use metrics::resample::Units;
-use metrics::{Bleu, BleuStatistics, Chrf, ChrfStatistics, LossSum, floor, is_exact_match};
+use metrics::{Bleu, BleuStatistics, Chrf, ChrfStatistics, LossSum, floor, is_exact_match, paired_losses};
 use outputs::{ModelScores, Prediction};
 
 use crate::config::Config;

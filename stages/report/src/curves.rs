@@ -4,9 +4,9 @@ use chart::markup::{Element, classed, element};
 use chart::{
     Chart, Horizontal, Level, Look, Marker, Point, Range, Series, Size, middle_range, outline, trailing_mean,
 };
-use metrics::LossSum;
-use metrics::bootstrap::{Interval, paired_losses};
+use metrics::bootstrap::Interval;
 use metrics::resample::Units;
+use metrics::{LossSum, paired_losses};
 use outputs::{CheckpointLosses, MetricsLine, Stop, TrainLine};
 
 use crate::config::Config;

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use metrics::LossSum;
-use metrics::bootstrap::paired_losses;
 use metrics::resample::Units;
+use metrics::{LossSum, paired_losses};
 use outputs::{Candidate, CheckpointLosses, Choice, Losses};
 
 use crate::config::Config;
