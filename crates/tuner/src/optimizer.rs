@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn known_values_of_every_optimizer() -> Result<()> {
+    fn known_values_of_sgd_adamw_and_lion() -> Result<()> {
         let plain = |name| OptimizerSettings { name, bias_correction: false, ..Default::default() };
         let sgd = OptimizerSettings { momentum: 0.9, weight_decay: 0.0, ..plain(OptimizerName::Sgd) };
         // v = 0.5, then 0.95; p = 1 - 0.05 - 0.095
