@@ -5,6 +5,7 @@
 //! aside as `bad-…`, and the next older one is used.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
@@ -157,21 +158,28 @@ impl ResumeState {
     }
 }
 
-/// Returns the name of a step's folder: seven digits, so that names sort as steps do.
+/// Returns the name of a step's folder: at least seven digits, so that the names of the first 9,999,999 steps sort as steps do.
 pub fn step_name(step: usize) -> String {
     format!("{step:07}")
 }
 
 /// Returns the folders of complete states, oldest first.
 fn states(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut paths: Vec<PathBuf> =
-        fs_err::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-    paths.retain(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
-    });
-    paths.sort();
-    Ok(paths)
+    let mut states = BTreeMap::new();
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        if let Some(step) = path.file_name().and_then(step_of) {
+            states.insert(step, path);
+        }
+    }
+    // By number: a name of eight digits comes before one of seven.
+    Ok(states.into_values().collect())
+}
+
+/// Returns the step that a folder is named after; `None` for any other name.
+fn step_of(name: &OsStr) -> Option<usize> {
+    let step = name.to_str()?.parse().ok()?;
+    (step_name(step).as_str() == name).then_some(step)
 }
 
 /// Returns an unused path for a damaged state.
@@ -263,6 +271,20 @@ mod tests {
         assert_eq!(loaded.parameters[0].as_slice::<f32>(), &[15.0, 2.0]);
         assert_eq!(loaded.moments[1][0].as_slice::<f32>(), &[0.125, 2.0]);
         assert_eq!(states(folder.path())?.len(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn a_step_of_eight_digits_is_newer_than_one_of_seven() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        for step in [9_999_975, 9_999_999, 10_000_000] {
+            resume_state(step).save(folder.path(), &names(), 2)?;
+        }
+        let kept = ["9999999", "10000000"].map(|name| folder.path().join(name));
+        assert_eq!(states(folder.path())?, kept);
+        let loaded =
+            ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("states were saved");
+        assert_eq!(loaded.counters.step, 10_000_000);
         Ok(())
     }
 
