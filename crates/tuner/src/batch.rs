@@ -253,7 +253,7 @@ impl Batch {
 }
 
 /// Returns the number of tokens of a row that the model reads: all but the last.
-fn input_count(tokens: usize) -> usize {
+pub(crate) fn input_count(tokens: usize) -> usize {
     tokens.saturating_sub(1)
 }
 

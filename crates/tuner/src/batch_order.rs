@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use dataset::order::permutation;
 
+use crate::batch::input_count;
 use crate::error::{Error, Result};
 use crate::mixture::Mixture;
 
@@ -124,11 +125,11 @@ impl BatchOrder {
     ///
     /// Fails without rows, and when a row is longer than a line.
     pub fn packed(lengths: Vec<u32>, batch_size: usize, length: usize, seed: u64) -> Result<Self> {
-        if let Some(row) = lengths.iter().position(|&tokens| input_count(tokens) > length) {
+        if let Some(row) = lengths.iter().position(|&tokens| input_count(tokens as usize) > length) {
             return Err(Error::settings(
                 format!(
                     "row {row} of the training split has {} tokens, but a packed line only {length}",
-                    input_count(lengths[row])
+                    input_count(lengths[row] as usize)
                 ),
                 "raise `pack_tokens`, or lower `max_tokens` of prepare-data",
             ));
@@ -288,7 +289,7 @@ impl BatchOrder {
         let mut open: Vec<(u32, usize)> = Vec::new();
         let mut sizes: Vec<u32> = Vec::new();
         for &row in rows {
-            let room = input_count(self.lengths[row as usize]);
+            let room = input_count(self.lengths[row as usize] as usize);
             if let Some(index) = open.iter().position(|&(_, left)| left >= room) {
                 let (line, left) = &mut open[index];
                 *left -= room;
@@ -320,11 +321,6 @@ impl BatchOrder {
         }
         (packed, starts)
     }
-}
-
-/// Returns the number of tokens of a row that the model reads: all but the last.
-fn input_count(tokens: u32) -> usize {
-    tokens.saturating_sub(1) as usize
 }
 
 #[cfg(test)]

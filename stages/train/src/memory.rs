@@ -159,7 +159,8 @@ impl fmt::Display for Estimate {
     }
 }
 
-fn gigabytes(bytes: usize) -> String {
+/// Formats a number of bytes in decimal gigabytes.
+pub(crate) fn gigabytes(bytes: usize) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
 }
 

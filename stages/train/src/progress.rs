@@ -9,6 +9,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
 use tuner::{Observer, StepReport};
 
+use crate::memory::gigabytes;
 use crate::tensorboard::TensorBoard;
 
 /// Number of steps that the displayed mean loss covers.
@@ -164,10 +165,6 @@ impl Growth {
         }
         growth
     }
-}
-
-fn gigabytes(bytes: usize) -> String {
-    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 impl Observer for Progress {

@@ -13,7 +13,7 @@ fn plain_epoch(order: &BatchOrder, epoch: u64) -> Vec<Vec<Vec<u32>>> {
     let lines: Vec<Vec<u32>> = if let Some(length) = order.length {
         let (mut lines, mut open) = (Vec::<Vec<u32>>::new(), Vec::<(usize, usize)>::new());
         for row in rows {
-            let room = input_count(order.lengths[row as usize]);
+            let room = input_count(order.lengths[row as usize] as usize);
             if let Some(index) = open.iter().position(|&(_, left)| left >= room) {
                 lines[open[index].0].push(row);
                 open[index].1 -= room;
@@ -258,7 +258,7 @@ fn packed_lines_are_nearly_full_and_never_overflow() -> Result<()> {
     let (mut real, mut lines) = (0, 0);
     for index in 0..order.batches_in(1) {
         for line in order.at(index).lines {
-            let filled: usize = line.iter().map(|&row| input_count(lengths[row as usize])).sum();
+            let filled: usize = line.iter().map(|&row| input_count(lengths[row as usize] as usize)).sum();
             assert!(filled <= 128);
             real += filled;
             lines += 1;
