@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::message::{is_assistant, training_flag, unread_keys};
 use crate::record::{Record, Shape};
 use crate::tokenizer::{TextTokenizer, Tokens};
+use crate::tokens::count_targets;
 use crate::turns::{self, Turn};
 
 /// Choice of the tokens that are targets.
@@ -105,7 +106,7 @@ pub struct TurnNotes {
 impl Encoded {
     /// Returns the number of targets.
     pub fn target_count(&self) -> usize {
-        self.trained.iter().map(|&flag| usize::from(flag == 1)).sum()
+        count_targets(&self.trained)
     }
 
     /// Cuts off everything after the first `max_tokens` tokens.

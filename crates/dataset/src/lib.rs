@@ -75,4 +75,4 @@ pub use source::RowReader;
 pub use special::{ControlTokens, OnSpecial};
 pub use template::{ChatTemplate, Conversation, Rendered};
 pub use tokenizer::{TemplateSettings, TextTokenizer, Tokens, check_templates};
-pub use tokens::{Row, Split, SplitWriter};
+pub use tokens::{Row, Split, SplitWriter, is_target};

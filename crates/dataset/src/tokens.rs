@@ -136,7 +136,7 @@ impl SplitWriter {
     }
 }
 
-/// A split mapped into memory. Opening reads the offsets and weights once; reading a row reads only that row.
+/// A split mapped into memory. Opening reads all but the tokens once; reading a row reads only that row.
 pub struct Split {
     map: MemoryMappedFile,
     /// Extent of each tensor of [`LAYOUT`] in the file.
@@ -169,8 +169,18 @@ pub struct Row<'a> {
 impl Row<'_> {
     /// Returns the number of targets.
     pub fn target_count(&self) -> usize {
-        self.trained.iter().map(|&flag| usize::from(flag == 1)).sum()
+        count_targets(self.trained)
     }
+}
+
+/// Returns whether a flag of `trained` marks a target. A flag is 0 or 1; [`Split::open`] refuses others.
+pub fn is_target(flag: u8) -> bool {
+    flag == 1
+}
+
+/// Returns the number of flags that mark a target.
+pub(crate) fn count_targets(trained: &[u8]) -> usize {
+    trained.iter().filter(|&&flag| is_target(flag)).count()
 }
 
 impl std::fmt::Debug for Split {
@@ -219,6 +229,22 @@ impl Split {
             if !(weights[index].is_finite() && weights[index] >= 0.0) {
                 return Err(Error::tokens(path, format!("row {index} has the weight {}", weights[index])));
             }
+        }
+        self.check_flags(path, offsets)
+    }
+
+    /// Fails if a flag of `trained` is neither 0 nor 1.
+    fn check_flags(&self, path: &Path, offsets: &[u64]) -> Result<()> {
+        let count = self.tokens as usize;
+        for start in (0..count).step_by(RESIDENT_BYTES) {
+            let end = count.min(start.saturating_add(RESIDENT_BYTES));
+            let flags: &[u8] = self.tensor(TRAINED, start..end);
+            if let Some(at) = flags.iter().position(|&flag| flag > 1) {
+                let row = offsets.partition_point(|&offset| offset <= (start + at) as u64) - 1;
+                let reason = format!("row {row} has the flag {} in `trained`, expected 0 or 1", flags[at]);
+                return Err(Error::tokens(path, reason));
+            }
+            self.release();
         }
         Ok(())
     }

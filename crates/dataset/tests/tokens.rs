@@ -98,6 +98,11 @@ fn truncated_and_hostile_files_are_refused() -> Result<()> {
     ] {
         reason_for_refusing(&with(from, to), to);
     }
+    let mut flag = good.clone();
+    let last = flag.len() - 2;
+    flag[last] = 2;
+    let reason = reason_for_refusing(&flag, "a flag");
+    assert_eq!(reason, "row 2 has the flag 2 in `trained`, expected 0 or 1");
     let mut claims = good.clone();
     claims[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     assert!(reason_for_refusing(&claims, "header length").contains("claims"));

@@ -106,7 +106,7 @@ impl BatchData {
                     segments[start..end].fill(segment as i32);
                 }
                 let before = positions.len();
-                for t in (1..row.tokens.len()).filter(|&t| row.trained[t] != 0) {
+                for t in (1..row.tokens.len()).filter(|&t| dataset::is_target(row.trained[t])) {
                     positions.push((start + t - 1) as i32);
                     targets.push(row.tokens[t] as i32);
                     weights.push(row.weight);

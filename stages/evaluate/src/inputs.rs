@@ -104,7 +104,7 @@ impl TestSplit {
     pub(crate) fn targets(&self, row: usize) -> Vec<u32> {
         let row = self.tokens.row(row);
         let pairs = row.tokens.iter().zip(row.trained).skip(1);
-        pairs.filter(|(_, trained)| **trained != 0).map(|(&token, _)| token).collect()
+        pairs.filter(|(_, flag)| dataset::is_target(**flag)).map(|(&token, _)| token).collect()
     }
 }
 
