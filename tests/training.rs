@@ -38,7 +38,7 @@ impl Fixture {
             text.push('\n');
         }
         sandbox.write("rows.jsonl", text);
-        let dataset = prepared(&sandbox);
+        let dataset = prepare(&sandbox).run().path_text();
         Self { sandbox, dataset }
     }
 
@@ -60,11 +60,12 @@ impl Fixture {
     }
 }
 
-/// Makes a dataset of `rows.jsonl` in the sandbox and returns the artifact.
-fn prepared(sandbox: &Sandbox) -> String {
+/// Returns the program that makes a dataset of `rows.jsonl` in the sandbox.
+fn prepare(sandbox: &Sandbox) -> Program {
     let mut prepare = Program::built("prepare-data");
     prepare.args(["--tokenizer", MODEL, "--set", "max_tokens=96", "--data"]).arg(sandbox.join("rows.jsonl"));
-    prepare.arg("--store").arg(sandbox.store()).run().path_text()
+    prepare.arg("--store").arg(sandbox.store());
+    prepare
 }
 
 /// Returns the training lines of the metrics of a run without validation.
@@ -154,14 +155,17 @@ fn trust_weighs_rows_from_the_data_files_to_the_weights() -> Result<()> {
 }
 
 #[test]
-fn a_row_outside_the_range_of_the_distrust_loss_is_named() {
-    let fixture = Fixture::new();
-    let text = fixture.sandbox.read("rows.jsonl").replace("\"auth_weight\":0.9", "\"auth_weight\":0.995");
-    fixture.sandbox.write("rows.jsonl", text);
-    let fixture = Fixture { dataset: prepared(&fixture.sandbox), ..fixture };
-    let ran = fixture.train("store", &["steps=2", "distrust=reweight"], &[]);
+fn a_row_outside_the_range_of_the_distrust_loss_is_named_when_data_is_prepared() {
+    let sandbox = Sandbox::new();
+    let row = |authority: f64| {
+        format!(
+            "{{\"prompt\": \"q {authority}\", \"completion\": \"a\", \"auth_weight\": {authority}, \"prov_entropy\": 1}}\n"
+        )
+    };
+    sandbox.write("rows.jsonl", [0.5, 0.99, 1.0].map(row).concat());
+    let ran = prepare(&sandbox).run();
     ran.failed(65);
-    ran.says(&["`auth_weight` is 0.995, expected 0 to 0.99", "row `row"]);
+    ran.says(&["rows.jsonl", "3", "`auth_weight` is not a number from 0 to 0.99"]);
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub use jinja::Date;
 pub use lines::MAX_ROW_BYTES;
 pub use mixture::{MixtureComponent, MixtureComponents};
 pub use names::Names;
-pub use record::{Record, Shape};
+pub use record::{AUTHORITIES, Record, Shape, is_entropy};
 pub use row::RawRow;
 pub use rows::{RowWriter, StoredRow, check_rows, read_rows};
 pub use shell::quoted;

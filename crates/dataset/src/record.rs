@@ -1,6 +1,7 @@
 //! Records: rows as a chat, a prompt with its completion, or a text.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -14,6 +15,14 @@ use crate::text::Changes;
 const MESSAGE: &str = "a list of messages is `[{\"role\": \"user\", \"content\": \"…\"}]`";
 const SHAPES: &str = "a row needs `messages`, `prompt` and `completion`, or `text`; \
     for other names use templates, such as `prompt = \"{question}\"` and `completion = \"{answer}\"`";
+
+/// Values of `auth_weight`: the distrust loss grows without bound towards 1, and is defined up to 0.99.
+pub const AUTHORITIES: RangeInclusive<f64> = 0.0..=0.99;
+
+/// Returns whether a number is a possible `prov_entropy`.
+pub fn is_entropy(number: f64) -> bool {
+    number >= 0.0 && number.is_finite()
+}
 
 /// Content of a record.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +56,7 @@ pub struct Record {
     pub group: Option<String>,
     /// Factor of the row's loss; 1 by default.
     pub weight: f32,
-    /// Trust in the row's source, 0 to 1, for losses that use it.
+    /// Trust in the row's source, in [`AUTHORITIES`], for losses that use it.
     pub auth_weight: Option<f64>,
     /// Entropy of the row's sources in bits, at least 0, for losses that use it.
     pub prov_entropy: Option<f64>,
@@ -84,9 +93,9 @@ impl Record {
             weight: number(&fields, "weight", |n| n > 0.0 && n < f64::from(f32::MAX), "above 0")
                 .map_err(at_line)?
                 .map_or(1.0, |weight| weight as f32),
-            auth_weight: number(&fields, "auth_weight", |n| (0.0..=1.0).contains(&n), "from 0 to 1")
+            auth_weight: number(&fields, "auth_weight", |n| AUTHORITIES.contains(&n), "from 0 to 0.99")
                 .map_err(at_line)?,
-            prov_entropy: number(&fields, "prov_entropy", |n| n >= 0.0, "at least 0").map_err(at_line)?,
+            prov_entropy: number(&fields, "prov_entropy", is_entropy, "at least 0").map_err(at_line)?,
             shape: shape(fields).map_err(at_line)?,
             source,
             line,
@@ -357,8 +366,9 @@ mod tests {
         assert!(record(r#"{"text":"a","label":false}"#).is_ok());
         assert_eq!(record(r#"{"text":"a","weight":0}"#).unwrap_err(), "`weight` is not a number above 0");
         assert_eq!(
-            record(r#"{"text":"a","auth_weight":1.5}"#).unwrap_err(),
-            "`auth_weight` is not a number from 0 to 1"
+            record(r#"{"text":"a","auth_weight":1}"#).unwrap_err(),
+            "`auth_weight` is not a number from 0 to 0.99"
         );
+        assert_eq!(record(r#"{"text":"a","auth_weight":0.99}"#).unwrap().auth_weight, Some(0.99));
     }
 }

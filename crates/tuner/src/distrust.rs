@@ -4,9 +4,15 @@
 //! added to the cross-entropy; but it does not depend on the model, so its gradient is zero. The mode `reweight` derives
 //! the weight of a row from it instead.
 
+use std::ops::RangeInclusive;
+
+use dataset::AUTHORITIES;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+/// Values of the scale alpha of the distrust loss.
+pub const DISTRUST_ALPHAS: RangeInclusive<f64> = 2.3..=3.0;
 
 /// Use of the distrust loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -25,15 +31,15 @@ pub enum DistrustMode {
 ///
 /// # Errors
 ///
-/// Fails when `authority` is not in 0..=0.99, `entropy` (in bits) is negative, or `alpha` is not in 2.3..=3.
+/// Fails when `authority` is not in [`AUTHORITIES`], `entropy` (in bits) is negative, or `alpha` is not in [`DISTRUST_ALPHAS`].
 pub fn distrust_loss(authority: f64, entropy: f64, alpha: f64) -> Result<f64> {
-    if !(0.0..=0.99).contains(&authority) {
+    if !AUTHORITIES.contains(&authority) {
         return Err(Error::OutOfRange { name: "auth_weight", value: authority, range: "0 to 0.99" });
     }
-    if !(entropy >= 0.0 && entropy.is_finite()) {
+    if !dataset::is_entropy(entropy) {
         return Err(Error::OutOfRange { name: "prov_entropy", value: entropy, range: "0 or more" });
     }
-    if !(2.3..=3.0).contains(&alpha) {
+    if !DISTRUST_ALPHAS.contains(&alpha) {
         return Err(Error::OutOfRange { name: "distrust_alpha", value: alpha, range: "2.3 to 3" });
     }
     let distance = (1.0 - authority + 1e-8).ln() + entropy;

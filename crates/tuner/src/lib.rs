@@ -48,7 +48,7 @@ pub use adapter::{
 pub use answers::{Answer, AnswerSettings, answers};
 pub use batch::{Batch, Slice};
 pub use batch_order::{BatchOrder, Curriculum, MicroBatch};
-pub use distrust::{Distrust, DistrustMode, distrust_loss};
+pub use distrust::{DISTRUST_ALPHAS, Distrust, DistrustMode, distrust_loss};
 pub use early_stopping::EarlyStopping;
 pub use error::{Error, Result};
 pub use head::chunk_rows as head_chunk_rows;

@@ -6,8 +6,8 @@ use mlx_ext::{Products, Unpack};
 use models::ComputeDtype;
 use serde::{Deserialize, Serialize};
 use tuner::{
-    AdapterSettings, BatchOrder, Distrust, DistrustMode, EarlyStopping, FineTuneType, OptimizerName,
-    OptimizerSettings, ScheduleName, ScheduleSettings, TrainingSettings,
+    AdapterSettings, BatchOrder, DISTRUST_ALPHAS, Distrust, DistrustMode, EarlyStopping, FineTuneType,
+    OptimizerName, OptimizerSettings, ScheduleName, ScheduleSettings, TrainingSettings,
 };
 
 /// Order of the rows of an epoch.
@@ -259,7 +259,7 @@ impl stage::Config for Config {
                 "`curriculum_epochs` needs a `curriculum`",
             ),
             (self.distrust_lambda >= 0.0, "`distrust_lambda` must not be negative"),
-            ((2.3..=3.0).contains(&self.distrust_alpha), "`distrust_alpha` must be from 2.3 to 3"),
+            (DISTRUST_ALPHAS.contains(&self.distrust_alpha), "`distrust_alpha` must be from 2.3 to 3"),
             (self.report_every >= 1, "`report_every` must be at least 1"),
             (self.checkpoint_every >= 1, "`checkpoint_every` must be at least 1"),
             (self.min_delta >= 0.0, "`min_delta` must not be negative"),
