@@ -20,14 +20,13 @@ pub(crate) struct BatchData {
     weights: Vec<f32>,
     targets_of_row: Vec<usize>,
     total_weight: f64,
+    micro_batch: Option<usize>,
     slice: Option<Slice>,
 }
 
 /// Consecutive lines of a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slice {
-    /// Index of the micro-batch in its step.
-    pub micro_batch: usize,
     /// Where the lines are among those of the micro-batch.
     pub lines: Part,
     /// Where the targets are among those of the micro-batch.
@@ -52,6 +51,8 @@ pub struct Batch {
     pub targets_of_row: Vec<usize>,
     /// Sum of the weights.
     pub total_weight: f64,
+    /// Index of the micro-batch in its step, which seeds its dropout; `None` if that is the place among the batches of the step.
+    pub micro_batch: Option<usize>,
     /// Which part of a micro-batch this is; `None` for all of it.
     pub slice: Option<Slice>,
 }
@@ -132,33 +133,34 @@ impl BatchData {
             weights,
             targets_of_row,
             total_weight,
+            micro_batch: None,
             slice: None,
         }
     }
 
-    /// Cuts micro-batch `index` of a step into at most `count` slices of nearly as many lines. They keep the length of its lines.
+    /// Cuts micro-batch `index` of a step into at most `count` slices of nearly as many lines. They keep the length of its lines,
+    /// and the index of the micro-batch, which is no longer their place in the step.
     ///
     /// `rows_of_line` is the number of rows of each line.
     pub(crate) fn sliced(
-        self,
+        mut self,
         index: usize,
         count: usize,
         rows_of_line: &[usize],
         pad_to: usize,
     ) -> Vec<Self> {
+        self.micro_batch = Some(index);
         let lines = rows_of_line.len();
         let count = count.min(lines);
         if count <= 1 {
             return vec![self];
         }
         let end_of = |slice: usize| slice * lines / count;
-        (0..count)
-            .map(|slice| self.lines(index, end_of(slice)..end_of(slice + 1), rows_of_line, pad_to))
-            .collect()
+        (0..count).map(|slice| self.lines(end_of(slice)..end_of(slice + 1), rows_of_line, pad_to)).collect()
     }
 
     /// Returns the slice with the given lines.
-    fn lines(&self, micro_batch: usize, lines: Range<usize>, rows_of_line: &[usize], pad_to: usize) -> Self {
+    fn lines(&self, lines: Range<usize>, rows_of_line: &[usize], pad_to: usize) -> Self {
         let length = self.shape[1] as usize;
         let tokens = lines.start * length..lines.end * length;
         let first_row: usize = rows_of_line[..lines.start].iter().sum();
@@ -186,8 +188,8 @@ impl BatchData {
             weights,
             targets_of_row,
             total_weight,
+            micro_batch: self.micro_batch,
             slice: Some(Slice {
-                micro_batch,
                 lines: part(lines.start, rows_of_line.len()),
                 targets: part(first_target, self.positions.len()),
             }),
@@ -207,6 +209,7 @@ impl From<BatchData> for Batch {
             weights: Array::from_slice(&data.weights, &count),
             targets_of_row: data.targets_of_row,
             total_weight: data.total_weight,
+            micro_batch: data.micro_batch,
             slice: data.slice,
         }
     }
@@ -319,10 +322,10 @@ mod tests {
         assert_eq!(slices[1].weights, [0.5, 1.0, 1.0, 0.0]);
         assert_eq!(slices[1].targets_of_row, [1, 2]);
         let place = slices[1].slice.expect("a slice");
-        assert_eq!((place.micro_batch, place.lines), (7, Part { first: 1, whole: 3 }));
+        assert_eq!((slices[1].micro_batch, place.lines), (Some(7), Part { first: 1, whole: 3 }));
         assert_eq!(place.targets, Part { first: 2, whole: 6 });
         // More slices than lines, and a whole batch.
         assert_eq!(whole.clone().sliced(0, 9, &[2, 1, 1], 2).len(), 3);
-        assert_eq!(whole.clone().sliced(0, 1, &[2, 1, 1], 2), [whole]);
+        assert_eq!(whole.clone().sliced(7, 1, &[2, 1, 1], 2), [BatchData { micro_batch: Some(7), ..whole }]);
     }
 }

@@ -78,21 +78,57 @@ pub(crate) fn with_data<R>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Batch;
     use crate::error::Result;
     use dataset::SplitWriter;
 
-    #[test]
-    fn prefetching_does_not_change_the_data() -> Result<()> {
+    /// Makes a split of rows of many lengths, and returns it with them.
+    fn split_of(rows: u32) -> Result<(tempfile::TempDir, Split, Vec<u32>)> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("x.safetensors");
         let mut writer = SplitWriter::create(&path)?;
-        for row in 0..23_u32 {
+        for row in 0..rows {
             let length = 3 + row as usize * 7 % 19;
             writer.push(&vec![row; length], &vec![1; length], 1.0, 1)?;
         }
         writer.finish()?;
         let split = Split::open(&path)?;
-        let lengths: Vec<u32> = (0..split.len()).map(|row| split.row_length(row) as u32).collect();
+        let lengths = (0..split.len()).map(|row| split.row_length(row) as u32).collect();
+        Ok((folder, split, lengths))
+    }
+
+    #[test]
+    fn lines_keep_the_dropout_of_the_unsliced_run() -> Result<()> {
+        // Every epoch has two micro-batches of two rows and one of one row, in random order.
+        let (_folder, split, lengths) = split_of(5)?;
+        let keys = |slices: usize| -> Result<Vec<Vec<usize>>> {
+            let source = Source {
+                order: &mut BatchOrder::new(lengths.clone(), 2, 5)?,
+                split: &split,
+                accumulation: 3,
+                slices,
+                pad_to: 8,
+                factors: None,
+                steps: 0..20,
+            };
+            let keys_of_lines = |(place, data): (usize, BatchData)| {
+                let batch = Batch::from(data);
+                vec![batch.micro_batch.unwrap_or(place); batch.tokens.dim(0) as usize]
+            };
+            Ok(source
+                .map(|step| step.batches.into_iter().enumerate().flat_map(keys_of_lines).collect())
+                .collect())
+        };
+        let whole = keys(1)?;
+        assert!(whole.contains(&vec![0, 0, 1, 2, 2]), "the single row is never in the middle");
+        assert_eq!(keys(2)?, whole);
+        assert_eq!(keys(3)?, whole);
+        Ok(())
+    }
+
+    #[test]
+    fn prefetching_does_not_change_the_data() -> Result<()> {
+        let (_folder, split, lengths) = split_of(23)?;
         let factors: Vec<f32> = (0..23).map(|row| row as f32).collect();
         for packed in [false, true] {
             let made = |ahead: usize, first: usize, steps: usize| -> Result<Vec<StepData>> {

@@ -229,7 +229,7 @@ impl Default for Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "train";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 
     fn problems(&self) -> Vec<String> {
         let is_full = self.fine_tune_type == FineTuneType::Full;

@@ -152,14 +152,14 @@ impl Trainer {
         Ok(Gradients { sums, loss_sum, weight: batch.total_weight, targets: batch.target_count() })
     }
 
-    /// Returns `model` with the dropout masks of a batch, which is micro-batch `index` of its step if it is not a slice of one. The
-    /// mask of a slice is that part of the micro-batch's mask.
+    /// Returns `model` with the dropout masks of a batch, which is micro-batch `index` of its step unless it says otherwise. The mask
+    /// of a slice is that part of the micro-batch's mask.
     fn with_dropout_of(&self, model: &Model, batch: &Batch, step: usize, index: usize) -> Result<Model> {
         let mut model = model.clone();
         if self.dropout == 0.0 {
             return Ok(model);
         }
-        let micro_batch = batch.slice.map_or(index, |slice| slice.micro_batch);
+        let micro_batch = batch.micro_batch.unwrap_or(index);
         let mut layer = 0;
         for (path, part) in model.layers_mut() {
             let LayerMut::Linear(linear) = part else { continue };
