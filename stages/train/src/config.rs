@@ -267,8 +267,11 @@ impl stage::Config for Config {
                 self.patience == 0 || self.validation_every > 0,
                 "`patience` counts validations: set `validation_every` too",
             ),
+            (self.spike_threshold >= 0.0, "`spike_threshold` must not be negative"),
             (
-                self.spike_patience == 0 || self.spike_threshold > 0.0,
+                // Alone, `spike_threshold = 0` turns the rule off, whatever the default patience.
+                self.spike_threshold > 0.0
+                    || [0, EarlyStopping::default().spike_patience].contains(&self.spike_patience),
                 "`spike_patience` counts spikes: set `spike_threshold` too",
             ),
             (is_full || !self.embeddings, "`embeddings` trains only with fine_tune_type = \"full\""),
@@ -397,5 +400,55 @@ impl Config {
             distrust,
             ..TrainingSettings::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use stage::Config as _;
+
+    use super::*;
+
+    /// Returns the problems of the defaults with other values for some settings.
+    fn problems_with(changes: Value) -> Vec<String> {
+        let config: Config = serde_json::from_value(changes).expect("the settings are known");
+        config.problems()
+    }
+
+    #[test]
+    fn every_setting_whose_help_gives_zero_a_meaning_accepts_zero_alone() {
+        let source = include_str!("config.rs");
+        let (settings, _) = source.split_once("impl Default").expect("the settings come first");
+        let (mut documented, mut help) = (Vec::new(), String::new());
+        for line in settings.lines().map(str::trim) {
+            if let Some(text) = line.strip_prefix("///") {
+                help += text;
+            } else if let Some((name, _)) = line.strip_prefix("pub ").and_then(|line| line.split_once(':')) {
+                let text = std::mem::take(&mut help);
+                if text.contains("; 0 ") || text.contains(" 0 for ") {
+                    documented.push(name.to_owned());
+                }
+            } else if !line.starts_with('#') {
+                help.clear();
+            }
+        }
+        assert!(
+            documented.contains(&"spike_threshold".to_owned()) && documented.len() >= 12,
+            "{documented:?}"
+        );
+        for name in documented {
+            assert_eq!(problems_with(json!({&name: 0})), Vec::<String>::new(), "{name} = 0");
+        }
+    }
+
+    #[test]
+    fn a_patience_for_spikes_needs_a_threshold() {
+        let needs = ["`spike_patience` counts spikes: set `spike_threshold` too"];
+        assert_eq!(problems_with(json!({"spike_threshold": 0, "spike_patience": 5})), needs);
+        assert!(problems_with(json!({"spike_patience": 5})).is_empty());
+        assert!(problems_with(json!({"spike_patience": 0})).is_empty());
+        let negative = ["`spike_threshold` must not be negative"];
+        assert_eq!(problems_with(json!({"spike_threshold": -1.0})), negative);
     }
 }
