@@ -41,24 +41,25 @@ const MUON_ITERATIONS: usize = 5;
 /// Number of bytes of parameters that are updated together.
 pub(crate) const UPDATE_BYTES: usize = 64 << 20;
 
-/// Settings of an optimizer; those that it does not use are ignored.
+/// Settings of an optimizer; those that it does not use are ignored, and [`OptimizerSettings::unused`] names them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OptimizerSettings {
     /// Name of the optimizer.
     pub name: OptimizerName,
-    /// Decay of the first moment, per step.
+    /// Decay of the first moment, per step: `adam`, `adamw`, `lion`.
     pub beta1: f64,
-    /// Decay of the second moment, per step.
+    /// Decay of the second moment, per step, or of the momentum of `lion`: `adam`, `adamw`, `lion`.
     pub beta2: f64,
-    /// Term added to the root of the second moment.
+    /// Term added to the root of the second moment: `adam`, `adamw`.
     pub epsilon: f64,
-    /// Share of a weight that is subtracted per step, times the learning rate.
+    /// Weight decay. `adamw`, `lion`, `adafactor`: decoupled, the share of a weight that is subtracted per step, times the learning
+    /// rate. `sgd`, `muon`: times the weight, added to the gradient. `adam`: not used.
     pub weight_decay: f64,
     /// Momentum of SGD.
     pub momentum: f64,
     /// Momentum of Muon.
     pub muon_momentum: f64,
-    /// Correct Adam's moments for starting at zero.
+    /// Correct the moments of `adam` and `adamw` for starting at zero.
     pub bias_correction: bool,
 }
 
@@ -78,6 +79,31 @@ impl Default for OptimizerSettings {
 }
 
 impl OptimizerSettings {
+    /// Returns the names of the settings that differ from their defaults, although the optimizer does not use them.
+    pub fn unused(&self) -> Vec<&'static str> {
+        use OptimizerName::{Adam, Adamw, Lion, Muon, Sgd};
+        let name = self.name;
+        let is_adam = matches!(name, Adam | Adamw);
+        let default = Self::default();
+        let is = |own: f64, default: f64| own.total_cmp(&default).is_eq();
+        let settings = [
+            ("beta1", is_adam || name == Lion, is(self.beta1, default.beta1)),
+            ("beta2", is_adam || name == Lion, is(self.beta2, default.beta2)),
+            ("epsilon", is_adam, is(self.epsilon, default.epsilon)),
+            // Without decay is what `adam` does.
+            (
+                "weight_decay",
+                name != Adam || self.weight_decay == 0.0,
+                is(self.weight_decay, default.weight_decay),
+            ),
+            ("momentum", name == Sgd, is(self.momentum, default.momentum)),
+            ("muon_momentum", name == Muon, is(self.muon_momentum, default.muon_momentum)),
+            ("bias_correction", is_adam, self.bias_correction == default.bias_correction),
+        ];
+        let unused = settings.into_iter().filter(|(_, is_used, is_default)| !is_used && !is_default);
+        unused.map(|(setting, ..)| setting).collect()
+    }
+
     /// Returns the number of moments per parameter.
     fn moment_count(&self) -> usize {
         match self.name {
@@ -386,6 +412,32 @@ mod tests {
         // m = 0.05, v = 0.00025: p = 1 · (1 - 0.001) - 0.1 · 0.05 / 0.0158114
         assert!((steps(plain(OptimizerName::Adamw), &[0.5])? - 0.682_772).abs() < 1e-5);
         assert!((steps(plain(OptimizerName::Lion), &[-3.0])? - 1.099).abs() < 1e-6);
+        Ok(())
+    }
+
+    #[test]
+    fn a_setting_is_unused_exactly_if_it_changes_no_step() -> Result<()> {
+        use OptimizerName::{Adafactor, Adam, Adamw, Lion, Muon, Sgd};
+        for name in [Adam, Adamw, Sgd, Lion, Adafactor, Muon] {
+            let plain = OptimizerSettings { name, ..Default::default() };
+            assert!(plain.unused().is_empty());
+            let changed = [
+                ("beta1", OptimizerSettings { beta1: 0.5, ..plain.clone() }),
+                ("beta2", OptimizerSettings { beta2: 0.5, ..plain.clone() }),
+                ("epsilon", OptimizerSettings { epsilon: 0.5, ..plain.clone() }),
+                ("weight_decay", OptimizerSettings { weight_decay: 0.5, ..plain.clone() }),
+                ("momentum", OptimizerSettings { momentum: 0.5, ..plain.clone() }),
+                ("muon_momentum", OptimizerSettings { muon_momentum: 0.5, ..plain.clone() }),
+                ("bias_correction", OptimizerSettings { bias_correction: false, ..plain.clone() }),
+            ];
+            // The momentum of `lion` outweighs the second gradient or not, as its settings decide.
+            let gradients = [100.0, -0.5, -5.0, 0.7];
+            for (setting, changed) in changed {
+                let [before, after] = [&plain, &changed].map(|settings| steps(settings.clone(), &gradients));
+                let is_unused = before?.to_bits() == after?.to_bits();
+                assert_eq!(changed.unused() == [setting], is_unused, "{name:?} with another `{setting}`");
+            }
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mlx_ext::{Products, Unpack};
 use models::ComputeDtype;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tuner::{
     AdapterSettings, BatchOrder, DISTRUST_ALPHAS, Distrust, DistrustMode, EarlyStopping, FineTuneType,
     OptimizerName, OptimizerSettings, ScheduleName, ScheduleSettings, TrainingSettings,
@@ -52,11 +53,11 @@ pub struct Config {
     pub num_layers: usize,
     /// Linear layers to adapt, by their name in a block (`self_attn.q_proj`); empty for all.
     pub keys: Vec<String>,
-    /// Rank of adapters.
+    /// Rank of adapters (not with `full`).
     pub rank: i32,
-    /// Strength of adapters: scale = alpha / rank.
+    /// Strength of adapters: scale = alpha / rank (not with `full`).
     pub alpha: f64,
-    /// Use scale = alpha / √rank instead.
+    /// Use scale = alpha / √rank instead (not with `full`).
     pub rank_stabilized: bool,
     /// Share of an adapter's inputs that is dropped in training.
     pub dropout: f64,
@@ -69,19 +70,20 @@ pub struct Config {
 
     /// `adam`, `adamw`, `sgd`, `lion`, `adafactor` or `muon`.
     pub optimizer: OptimizerName,
-    /// Decay of the first moment.
+    /// Decay of the first moment: `adam`, `adamw`, `lion`.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay of the second moment, or of the momentum of `lion`: `adam`, `adamw`, `lion`.
     pub beta2: f64,
-    /// Term added to the root of the second moment.
+    /// Term added to the root of the second moment: `adam`, `adamw`.
     pub epsilon: f64,
-    /// Weight decay.
+    /// Weight decay. `adamw`, `lion`, `adafactor`: decoupled, the share of a weight that is subtracted per step, times the learning
+    /// rate. `sgd`, `muon`: times the weight, added to the gradient. `adam`: not used.
     pub weight_decay: f64,
-    /// Momentum of SGD.
+    /// Momentum of `sgd`.
     pub momentum: f64,
-    /// Momentum of Muon.
+    /// Momentum of `muon`.
     pub muon_momentum: f64,
-    /// Correct Adam's moments for starting at zero (mlx-lm does not).
+    /// Correct the moments of `adam` and `adamw` for starting at zero (mlx-lm does not).
     pub bias_correction: bool,
 
     /// Highest learning rate.
@@ -284,6 +286,7 @@ impl stage::Config for Config {
         ];
         let broken = conditions.into_iter().filter(|(holds, _)| !holds);
         let mut problems: Vec<String> = broken.map(|(_, problem)| problem.to_owned()).collect();
+        problems.extend(self.unused());
         for (name, weight) in self.mixture.iter().filter(|(_, weight)| weight.is_nan() || **weight <= 0.0) {
             problems.push(format!("`mixture.{name}` is {weight}, but a weight must be above 0"));
         }
@@ -300,6 +303,32 @@ impl stage::Config for Config {
 }
 
 impl Config {
+    /// Describes the settings that differ from their defaults and would change the key, but not the result.
+    fn unused(&self) -> Vec<String> {
+        let is_full = self.fine_tune_type == FineTuneType::Full;
+        let is_periodic = matches!(self.schedule, ScheduleName::CosineRestarts | ScheduleName::Cyclic);
+        let mut unused: Vec<(&str, &str)> =
+            self.optimizer().unused().into_iter().map(|name| (name, "optimizer")).collect();
+        if is_full {
+            unused.extend(["rank", "alpha", "rank_stabilized"].map(|name| (name, "fine_tune_type")));
+        }
+        if self.schedule == ScheduleName::Constant {
+            unused.push(("minimum_learning_rate", "schedule"));
+        }
+        if !is_periodic {
+            unused.push(("cycle_steps", "schedule"));
+        }
+        if self.distrust == DistrustMode::Off {
+            unused.extend(["distrust_lambda", "distrust_alpha"].map(|name| (name, "distrust")));
+        }
+        let [own, defaults] = [self, &Self::default()].map(|config| json!(config));
+        let differs = |(name, _): &(&str, &str)| own[*name] != defaults[*name];
+        let describe = |(name, cause): (&str, &str)| {
+            format!("`{name}` has no effect with {cause} = {}: leave it at {}", own[cause], defaults[name])
+        };
+        unused.into_iter().filter(differs).map(describe).collect()
+    }
+
     /// Returns the settings of the adapters.
     pub fn adapter(&self) -> AdapterSettings {
         AdapterSettings {
@@ -405,7 +434,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::Value;
     use stage::Config as _;
 
     use super::*;
@@ -439,6 +468,41 @@ mod tests {
         );
         for name in documented {
             assert_eq!(problems_with(json!({&name: 0})), Vec::<String>::new(), "{name} = 0");
+        }
+    }
+
+    #[test]
+    fn a_setting_without_effect_is_refused_with_its_reason() {
+        let found = |changes: Value| problems_with(changes).join("\n");
+        let full = found(json!({"fine_tune_type": "full", "rank": 16, "alpha": 32, "rank_stabilized": true}));
+        assert_eq!(full.lines().count(), 3, "{full}");
+        assert!(
+            full.contains("`rank` has no effect with fine_tune_type = \"full\": leave it at 8"),
+            "{full}"
+        );
+        for (setting, cause) in [
+            (
+                json!({"optimizer": "adam", "weight_decay": 0.1}),
+                "`weight_decay` has no effect with optimizer = \"adam\"",
+            ),
+            (json!({"momentum": 0.9}), "`momentum` has no effect with optimizer = \"adamw\""),
+            (json!({"cycle_steps": 7}), "`cycle_steps` has no effect with schedule = \"cosine\""),
+            (
+                json!({"schedule": "constant", "minimum_learning_rate": 1e-5}),
+                "`minimum_learning_rate` has no effect",
+            ),
+            (json!({"distrust_lambda": 1}), "`distrust_lambda` has no effect with distrust = \"off\""),
+        ] {
+            let problems = found(setting);
+            assert!(problems.starts_with(cause) && problems.lines().count() == 1, "{cause}: {problems}");
+        }
+        for used in [
+            json!({"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.1}),
+            json!({"optimizer": "adam", "weight_decay": 0}),
+            json!({"schedule": "cyclic", "cycle_steps": 7}),
+            json!({"distrust": "reweight", "distrust_lambda": 1}),
+        ] {
+            assert_eq!(found(used.clone()), "", "{used}");
         }
     }
 
