@@ -162,7 +162,7 @@ impl BatchOrder {
     /// Returns the number of micro-batches in the first `epochs` epochs.
     pub fn batches_in(&mut self, epochs: usize) -> usize {
         if self.length.is_none() {
-            return epochs * self.lengths.len().div_ceil(self.batch_size);
+            return epochs.saturating_mul(self.lengths.len().div_ceil(self.batch_size));
         }
         while self.starts.len() <= epochs {
             let epoch = self.starts.len() as u64 - 1;
@@ -185,7 +185,7 @@ impl BatchOrder {
     /// No step spans two epochs: the last step of an epoch takes the micro-batches that are left.
     pub fn steps_in(&mut self, epochs: usize, accumulation: usize) -> usize {
         if self.length.is_none() {
-            return epochs * self.batches_in(1).div_ceil(accumulation);
+            return epochs.saturating_mul(self.batches_in(1).div_ceil(accumulation));
         }
         self.batches_in(epochs);
         self.starts[..=epochs].windows(2).map(|pair| (pair[1] - pair[0]).div_ceil(accumulation)).sum()
@@ -209,7 +209,7 @@ impl BatchOrder {
             }
         }
         let first = self.batches_in(epoch) + (step - first_step) * accumulation;
-        first..(first + accumulation).min(self.batches_in(epoch + 1))
+        first..first.saturating_add(accumulation).min(self.batches_in(epoch + 1))
     }
 
     /// Returns the number of epochs that the first `batches` micro-batches make, as a fraction of rows.

@@ -62,6 +62,8 @@ pub(crate) fn with_data<R>(
     body: impl FnOnce(&mut dyn FnMut() -> StepData) -> R,
 ) -> R {
     const IN_RANGE: &str = "the training loop stops at the last step";
+    // The channel takes memory for every place.
+    let ahead = ahead.min(source.steps.len());
     if ahead == 0 {
         return body(&mut || source.next().expect(IN_RANGE));
     }

@@ -11,6 +11,9 @@ use tuner::{
     OptimizerName, OptimizerSettings, ScheduleName, ScheduleSettings, TrainingSettings,
 };
 
+/// Most tokens of a line: MLX counts the extents of arrays in 32 bits.
+const MOST_TOKENS: usize = i32::MAX as usize;
+
 /// Order of the rows of an epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -255,6 +258,8 @@ impl stage::Config for Config {
             (self.batch_size >= 1, "`batch_size` must be at least 1"),
             (self.accumulation >= 1, "`accumulation` must be at least 1"),
             (self.max_gradient_norm >= 0.0, "`max_gradient_norm` must not be negative"),
+            (self.pad_to <= MOST_TOKENS, "`pad_to` must be at most 2147483647"),
+            (self.pack_tokens <= MOST_TOKENS, "`pack_tokens` must be at most 2147483647"),
             (self.packing || self.pack_tokens == 0, "`pack_tokens` needs packing = true"),
             (
                 self.curriculum != CurriculumName::Off || self.curriculum_epochs == 0,

@@ -63,13 +63,15 @@ impl Estimate {
         let sizes = Sizes::read(inputs.model, config, backend, section)?;
         let split = inputs.open_split("train")?;
         let longest = (0..split.len()).map(|row| split.row_length(row)).max().unwrap_or(1);
-        Ok(Self::of(&sizes, longest, config, backend))
+        // No micro-batch has more lines than the split has rows.
+        let config = Config { batch_size: config.batch_size.min(split.len().max(1)), ..config.clone() };
+        Ok(Self::of(&sizes, longest, &config, backend))
     }
 
     fn of(sizes: &Sizes, longest: usize, config: &Config, backend: &Backend) -> Self {
         let length = if config.pack_tokens > 0 { config.pack_tokens } else { longest };
         let length = length.next_multiple_of(config.pad_to());
-        let tokens = config.lines_together() * length;
+        let tokens = config.lines_together().saturating_mul(length);
         let rows = tokens.min(tuner::head_chunk_rows(sizes.vocabulary as i32));
         let numbers = |shape: &Vec<i32>| shape.iter().map(|&extent| extent as usize).product::<usize>();
         let trainable: usize = sizes.trainable.iter().map(numbers).sum();
@@ -89,7 +91,7 @@ impl Estimate {
 
     /// Returns the largest sum of what exists at one time.
     pub fn total(&self) -> usize {
-        self.constant() + self.gradients.max(self.activations + self.head)
+        self.constant().saturating_add(self.gradients.max(self.activations.saturating_add(self.head)))
     }
 
     /// Returns what exists all the time.
@@ -99,7 +101,7 @@ impl Estimate {
 
     /// Returns whether the run cannot fit into `limit` even if the estimate is much too high.
     fn is_hopeless(&self, limit: usize) -> bool {
-        self.constant() + self.gradients.max(self.activations / 2 + self.head) > limit
+        self.constant().saturating_add(self.gradients.max(self.activations / 2 + self.head)) > limit
     }
 
     /// Checks that the run can fit into `limit`; warns if it may not.
@@ -253,18 +255,26 @@ impl Sizes {
 impl Sizes {
     /// Returns the bytes of the activations of rows of `length` tokens that the backward pass needs.
     fn activations(&self, length: usize, config: &Config, backend: &Backend) -> usize {
+        usize::try_from(self.wide_activations(length, config, backend)).unwrap_or(usize::MAX)
+    }
+
+    /// As [`Sizes::activations`], in 128 bits: lines times tokens times widths may exceed 64.
+    fn wide_activations(&self, length: usize, config: &Config, backend: &Backend) -> u128 {
+        let [lines, length, width, layers, heads] =
+            [config.lines_together(), length, self.width, self.layers, self.heads].map(|size| size as u128);
         let float = if config.dtype.name(backend) == "float32" { 4 } else { 2 };
-        let tokens = config.lines_together() * length;
-        let layers = self.layers;
-        let between = tokens * self.width * layers;
+        let tokens = lines * length;
+        let between = tokens * width * layers;
         if float == 4 && !backend.is_gpu() {
-            let block = tokens * self.kept_on_host(config);
+            let block = tokens * self.kept_on_host(config) as u128;
             let blocks = if config.gradient_checkpointing { block * 3 / 2 + between } else { block * layers };
             return float * blocks;
         }
-        let scores = 3 * config.lines_together() * self.heads * length * length;
-        let kept = tokens * (10 * self.width + 4 * self.attention + 6 * self.inner) + scores;
-        let kept_layers = if config.gradient_checkpointing { layers.min(RECOMPUTED_LAYERS) } else { layers };
+        let scores = 3 * lines * heads * length * length;
+        let of_token = 10 * self.width + 4 * self.attention + 6 * self.inner;
+        let kept = tokens * of_token as u128 + scores;
+        let kept_layers =
+            if config.gradient_checkpointing { layers.min(RECOMPUTED_LAYERS as u128) } else { layers };
         // Not everything is kept: many arrays are freed early, or computed in place.
         float * (kept * kept_layers + between) * 3 / 5
     }
@@ -335,6 +345,20 @@ mod tests {
         let sgd = Config { optimizer: OptimizerName::Sgd, ..full.clone() };
         let [adamw, adafactor, sgd] = [&full, &adafactor, &sgd].map(|config| estimate(config).trained);
         assert!(sgd < adafactor && adafactor < adamw, "{sgd}, {adafactor}, {adamw}");
+    }
+
+    #[test]
+    fn lines_of_any_length_have_an_estimate() {
+        for (name, dtype) in
+            [("cpu", models::ComputeDtype::Float32), ("cuda", models::ComputeDtype::Bfloat16)]
+        {
+            // As many lines as a split may have rows.
+            let batch_size = u32::MAX as usize;
+            let config = Config { batch_size, pad_to: i32::MAX as usize, dtype, ..Config::default() };
+            let estimate = Estimate::of(&gemma(&config), 100, &config, &Backend { name, ..cpu() });
+            assert_eq!((estimate.activations, estimate.total()), (usize::MAX, usize::MAX), "{name}");
+            assert!(estimate.check(1 << 40).is_err());
+        }
     }
 
     #[test]

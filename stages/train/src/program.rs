@@ -200,14 +200,32 @@ fn planned_bytes(estimate: &Estimate, inputs: &Inputs<'_>, config: &Config, keep
     let steps = match config.steps {
         0 => {
             let rows = inputs.open_split("train")?.len();
-            config.epochs * rows.div_ceil(config.batch_size * config.accumulation)
+            let rows_of_step = config.batch_size.saturating_mul(config.accumulation);
+            config.epochs.saturating_mul(rows.div_ceil(rows_of_step))
         }
         steps => steps,
     };
-    let checkpoints = steps / config.checkpoint_every + 1;
-    let states = keep_last.min(steps) + 1;
+    let checkpoints = checkpoint_count(steps, config.checkpoint_every, config.validation_every);
+    let states = keep_last.min(steps).saturating_add(1);
     let checkpoint = estimate.trained.min(estimate.gradients);
     Ok(estimate.trained.saturating_mul(states).saturating_add(checkpoint.saturating_mul(checkpoints)) as u64)
+}
+
+/// Returns the number of checkpoints of a run: after every multiple of either number of steps (0 for none), and after the last step.
+fn checkpoint_count(steps: usize, checkpoint_every: usize, validation_every: usize) -> usize {
+    let multiples = |every: usize| steps.checked_div(every).unwrap_or(0);
+    // The smallest number of steps that is a multiple of both.
+    let both = checkpoint_every
+        .checked_mul(validation_every / common_divisor(checkpoint_every, validation_every).max(1));
+    let is_due =
+        [checkpoint_every, validation_every].iter().any(|&every| every > 0 && steps.is_multiple_of(every));
+    let last = usize::from(!is_due);
+    multiples(checkpoint_every) - both.map_or(0, multiples) + multiples(validation_every) + last
+}
+
+/// Returns the greatest common divisor.
+fn common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { common_divisor(b, a % b) }
 }
 
 /// Trains with a progress bar, and reports how the run ended.
@@ -260,4 +278,29 @@ fn train(
     job.metric("trained_tokens", summary.trained_tokens as f64);
     job.summary(progress.summary(summary.steps));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_are_counted_as_training_writes_them() {
+        for steps in 1..40 {
+            for checkpoint_every in 1..12 {
+                for validation_every in 0..12 {
+                    let is_due = |step: &usize| {
+                        step.is_multiple_of(checkpoint_every)
+                            || (validation_every > 0 && step.is_multiple_of(validation_every))
+                            || *step == steps
+                    };
+                    let written = (1..=steps).filter(is_due).count();
+                    let counted = checkpoint_count(steps, checkpoint_every, validation_every);
+                    assert_eq!(counted, written, "{steps} {checkpoint_every} {validation_every}");
+                }
+            }
+        }
+        assert_eq!(checkpoint_count(usize::MAX, usize::MAX, usize::MAX - 1), 2);
+        assert_eq!(checkpoint_count(usize::MAX, 1, 3), usize::MAX);
+    }
 }

@@ -70,7 +70,7 @@ fn slices_of(run: &Run<Config>, size: usize) -> Result<usize> {
 
 /// Warns about ranks that have nothing to do.
 pub(crate) fn warn_about_idle(ranks: &Ranks, config: &Config) {
-    let parts = config.accumulation * config.slices.clamp(1, config.batch_size);
+    let parts = config.accumulation.saturating_mul(config.slices.clamp(1, config.batch_size));
     if parts < ranks.size() {
         tracing::warn!(
             "a step has {parts} parts for {} ranks, so some do nothing; raise `batch_size`, `accumulation` or `slices`",

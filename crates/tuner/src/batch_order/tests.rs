@@ -273,3 +273,15 @@ fn a_row_longer_than_a_line_is_an_error() {
     let error = BatchOrder::packed(vec![3, 40], 1, 16, 0).err().expect("it does not fit");
     assert!(error.to_string().contains("row 1"), "{error}");
 }
+
+#[test]
+fn settings_of_any_size_do_not_overflow() -> Result<()> {
+    let most = usize::MAX;
+    let mut order = BatchOrder::new(vec![5; 7], 2, 1)?;
+    assert_eq!(order.steps_in(most, 1), most);
+    assert_eq!(order.batches_in(most), most);
+    assert_eq!(order.batches_of_step(1, most), 4..8);
+    let mut packed = BatchOrder::packed(vec![5; 7], most, 8, 1)?;
+    assert_eq!((packed.steps_in(2, most), packed.batches_of_step(1, most)), (2, 1..2));
+    Ok(())
+}
