@@ -1,7 +1,7 @@
 //! One run of a stage: resolve settings, look up the key, work, publish.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use artifact::{Artifact, Claim, Draft, Folder, Key, KeyLock, Level, Published, Store, Witness, Workspace};
 use failure::{Context, Error, Kind, Result};
@@ -274,6 +274,17 @@ impl<C: Config> KeyedRun<C> {
         let common = &self.run.common;
         let Some(store) = self.store().filter(|_| !common.force && !common.check) else { return Ok(false) };
         Ok(store.find(self.id.stage, &self.id.key, &self.id.slug)?.is_some())
+    }
+
+    /// Returns the folder of the resume state, if an earlier process left something there; nothing is created or locked.
+    ///
+    /// # Errors
+    ///
+    /// Fails on a bad stage name.
+    pub fn resume_dir(&self) -> Result<Option<PathBuf>> {
+        let Some(store) = self.store() else { return Ok(ScratchFolder::left(&self.run.common, &self.id)) };
+        let workspace = store.workspace(self.id.stage, &self.id.key)?;
+        Ok(workspace.has_state().then(|| workspace.state_dir()))
     }
 
     /// Does what the flags ask for: plans, prints the path of the existing artifact, or runs `body` and publishes its

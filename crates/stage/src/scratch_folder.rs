@@ -65,6 +65,11 @@ impl ScratchFolder {
 
     /// Returns whether an earlier process of this run left something to resume from.
     pub(crate) fn is_left(common: &CommonArgs, id: &Identity) -> bool {
+        Self::left(common, id).is_some()
+    }
+
+    /// Returns the folder, if an earlier process of this run left something there to resume from.
+    pub(crate) fn left(common: &CommonArgs, id: &Identity) -> Option<PathBuf> {
         let name = format!("{}-{}", id.stage, id.key.short());
         let path = match &common.resume_dir {
             Some(dir) => dir.join(name),
@@ -72,10 +77,12 @@ impl ScratchFolder {
                 Some(dir) => {
                     PathBuf::from(dir).join(format!("{name}-{}", rustix::process::geteuid().as_raw()))
                 }
-                None => return false,
+                None => return None,
             },
         };
-        fs_err::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+        let has_entries =
+            |path: &PathBuf| fs_err::read_dir(path).is_ok_and(|mut found| found.next().is_some());
+        Some(path).filter(has_entries)
     }
 
     /// Returns the folder.

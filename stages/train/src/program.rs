@@ -167,7 +167,8 @@ fn execute(
     }
     if args.common.plan {
         let advice = estimate.advice(backend.memory_limit);
-        let reuse = describe_reuse(inputs, run.config())?;
+        let work = run.resume_dir()?;
+        let reuse = describe_reuse(inputs, run.config(), args.stop_at, work.as_deref())?;
         advice.into_iter().chain(reuse).for_each(|line| run.note(line));
     }
     run.execute(|job, config| {

@@ -9,6 +9,7 @@ use tuner::TrainingSettings;
 
 use crate::config::Config;
 use crate::inputs::Inputs;
+use crate::segment::StopAt;
 use crate::{batch_order, earlier, layout};
 
 /// Settings in which a shorter run may differ from a longer one.
@@ -40,7 +41,7 @@ pub(crate) fn adopt(
     end: usize,
     work: &Path,
 ) -> Result<Option<usize>> {
-    if work.join(outputs::STATE).exists() {
+    if has_state(work) {
         return Ok(None);
     }
     let mut shorter = shorter.to_vec();
@@ -83,31 +84,52 @@ fn longest<'a>(
 
 /// Describes for `--plan` whether a published shorter run will be used; `None` if there are none.
 ///
+/// `stop_at` is where the run is to stop, and `work` the folder that an earlier process of this run left.
+///
 /// # Errors
 ///
 /// Fails when the training split cannot be read or does not fit the settings.
-pub fn describe_reuse(inputs: &Inputs<'_>, config: &Config) -> Result<Option<String>> {
-    let mut published: Vec<usize> =
-        inputs.shorter.iter().filter_map(Shorter::read).map(|run| run.steps).collect();
-    published.sort_unstable();
-    if published.is_empty() {
+pub fn describe_reuse(
+    inputs: &Inputs<'_>,
+    config: &Config,
+    stop_at: Option<StopAt>,
+    work: Option<&Path>,
+) -> Result<Option<String>> {
+    if inputs.shorter.is_empty() || inputs.segment.is_some() {
         return Ok(None);
     }
     let train = inputs.open_split("train")?;
     let settings = config.training_settings(&mut batch_order::of_split(inputs, config, &train)?, None);
-    published.retain(|&steps| steps < settings.steps);
-    let Some(most) = published.last() else { return Ok(None) };
-    let reason = if config.schedule.depends_on_length() {
+    let end = stop_at.map_or(settings.steps, |stop_at| stop_at.step(settings.steps));
+    Ok(describe(inputs.shorter, config, &settings, end, work))
+}
+
+/// As [`describe_reuse`], for a run that ends with step `end`.
+fn describe(
+    shorter: &[PathBuf],
+    config: &Config,
+    settings: &TrainingSettings,
+    end: usize,
+    work: Option<&Path>,
+) -> Option<String> {
+    let published = shorter.iter().filter_map(Shorter::read).map(|run| run.steps);
+    let most = published.filter(|&steps| steps < end).max()?;
+    let reason = if work.is_some_and(has_state) {
+        "this run has a resume state already"
+    } else if config.schedule.depends_on_length() {
         "this schedule depends on the length of the run"
-    } else if let Some(Shorter { steps, .. }) = longest(inputs.shorter, config, &settings, settings.steps) {
-        let rest = settings.steps - steps;
-        return Ok(Some(format!(
-            "will resume from a published run of {steps} steps, with {rest} steps left"
-        )));
+    } else if let Some(Shorter { steps, .. }) = longest(shorter, config, settings, end) {
+        let rest = end - steps;
+        return Some(format!("will resume from a published run of {steps} steps, with {rest} steps left"));
     } else {
         "it did not end on a report and a checkpoint, or its warmup was shortened"
     };
-    Ok(Some(format!("will not use the published run of {most} steps: {reason}")))
+    Some(format!("will not use the published run of {most} steps: {reason}"))
+}
+
+/// Returns whether the folder of a run has a resume state.
+fn has_state(work: &Path) -> bool {
+    work.join(outputs::STATE).exists()
 }
 
 #[cfg(test)]
@@ -159,18 +181,20 @@ mod tests {
             report_every: 10,
             ..Config::default()
         };
-        let adopted = |config: &Config, name: &str| {
+        let adopted_before = |end: usize, config: &Config, name: &str| {
             let work = folder.path().join(name);
             fs_err::create_dir_all(&work)?;
-            adopt(&shorter, config, &settings(config), 80, &work)
+            let plan = describe(&shorter, config, &settings(config), end, Some(&work));
+            let adopted = adopt(&shorter, config, &settings(config), end, &work)?;
+            let promise = adopted.map(|steps| {
+                format!("will resume from a published run of {steps} steps, with {} steps left", end - steps)
+            });
+            assert_eq!(plan.clone().filter(|plan| plan.starts_with("will resume")), promise, "{plan:?}");
+            Ok::<_, failure::Error>(adopted)
         };
-        let segment = folder.path().join("segment");
-        fs_err::create_dir_all(&segment)?;
-        assert_eq!(
-            adopt(&shorter, &config, &settings(&config), 40, &segment)?,
-            Some(20),
-            "a segment ends at 40"
-        );
+        let adopted = |config: &Config, name: &str| adopted_before(80, config, name);
+        assert_eq!(adopted_before(40, &config, "segment")?, Some(20), "a segment ends at 40");
+        assert_eq!(adopted_before(20, &config, "short-segment")?, None);
         assert_eq!(adopted(&config, "work")?, Some(40));
         assert_eq!(fs_err::read_to_string(folder.path().join("work/state/0000040/file"))?, "40");
         assert_eq!(adopted(&config, "work")?, None, "there is a resume state already");
@@ -181,11 +205,13 @@ mod tests {
         let adopted_from = earlier::read(&folder.path().join("work"))?.expect("the origin is recorded");
         assert_eq!((&adopted_from["stage"], &adopted_from["steps"]), (&"train".into(), &40.into()));
 
-        // A damaged run is not used, although nothing but its manifest was read when it was found.
+        // A damaged run is not used, although nothing but its manifest was read when it was found and planned with.
         let state = shorter[1].join("data/state/file");
         fs_err::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
         fs_err::write(&state, "41")?;
-        assert_eq!(adopted(&config, "after-damage")?, Some(20));
+        let work = folder.path().join("after-damage");
+        fs_err::create_dir_all(&work)?;
+        assert_eq!(adopt(&shorter, &config, &settings(&config), 80, &work)?, Some(20));
         Ok(())
     }
 }
