@@ -26,7 +26,7 @@ use crate::{batch_order, curve};
 pub struct FinderArgs {
     /// Try learning rates on a short ramp and print a suggestion instead of training; the curve goes to --out (default:
     /// `build/learning-rate`)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "plan")]
     pub find_learning_rate: bool,
     /// First learning rate of the ramp
     #[arg(long, value_name = "RATE", default_value_t = 1e-6, requires = "find_learning_rate")]

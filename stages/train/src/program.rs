@@ -114,6 +114,9 @@ fn run_stage(args: &Args, ranks: Option<&Rc<Ranks>>) -> Result<()> {
     let shorter = if run.may_exist()? { Vec::new() } else { run.relatives(&LENGTH_SETTINGS)? };
     let inputs = opened.inputs(&shorter, segment.as_ref());
     if args.finder.find_learning_rate {
+        // The finder computes whole micro-batches.
+        let unsliced = Config { slices: 1, ..run.config().clone() };
+        estimate(args, &inputs, &unsliced, &backend, None)?.check(backend.memory_limit)?;
         let (stop, out) = (StopFlag::default(), args.common.out.as_deref());
         let rate = find_learning_rate(&inputs, run.config(), &backend, &args.finder, out, stop)?;
         return Ok(writeln!(std::io::stdout(), "{rate:e}")?);

@@ -117,5 +117,18 @@ fn flags_of_the_finder_need_the_finder_and_each_other() -> Result<()> {
     let ran = program.args(["--model", "m", "--dataset", "d", "--from", "1e-3"]).run();
     ran.says(&["--find-learning-rate"]);
     assert_eq!(ran.code, Some(2));
+    let ran = counting.find(&["--plan"]);
+    ran.says(&["'--find-learning-rate' cannot be used with '--plan'"]);
+    assert_eq!(ran.code, Some(2));
+    Ok(())
+}
+
+#[test]
+fn a_finder_that_exceeds_the_memory_limit_is_refused_as_training_is() -> Result<()> {
+    let counting = Counting::new()?;
+    let ran = counting.find(&["--max-memory", "0.001"]);
+    ran.failed(1);
+    ran.says(&["the run needs about", "hint: ", "--max-memory"]);
+    ensure!(!counting.sandbox.join("build").exists(), "the ramp ran");
     Ok(())
 }
