@@ -155,6 +155,25 @@ fn trust_weighs_rows_from_the_data_files_to_the_weights() -> Result<()> {
 }
 
 #[test]
+fn the_learning_rate_finder_weighs_rows_as_training_does() -> Result<()> {
+    let fixture = Fixture::new();
+    let losses = |name: &str, settings: &[&str]| -> Result<Vec<Value>> {
+        let out = fixture.sandbox.join(name);
+        let flags = ["--find-learning-rate", "--find-steps", "10", "--probe-steps", "0", "--out"];
+        // Whether ten steps are enough for a suggestion does not matter.
+        fixture.train("store", settings, &[&flags[..], &[&out.to_string_lossy()]].concat());
+        let curve: Value = serde_json::from_str(&fs_err::read_to_string(out.join("curve.json"))?)?;
+        let points = curve["points"].as_array().context("the curve has points")?;
+        Ok(points.iter().map(|point| point["loss"].clone()).collect())
+    };
+    let plain = losses("plain", &[])?;
+    ensure!(plain.len() == 10, "{plain:?}");
+    ensure!(plain == losses("zero", &["distrust=reweight", "distrust_lambda=0"])?, "other rows");
+    ensure!(plain != losses("reweighted", &["distrust=reweight"])?, "`reweight` changed nothing");
+    Ok(())
+}
+
+#[test]
 fn a_row_outside_the_range_of_the_distrust_loss_is_named_when_data_is_prepared() {
     let sandbox = Sandbox::new();
     let row = |authority: f64| {

@@ -7,18 +7,19 @@
 
 use std::path::{Path, PathBuf};
 
+use dataset::Split;
 use failure::{Error, Result};
 use mlx_ext::Backend;
 use models::Section;
 use serde_json::json;
 use stage::StopFlag;
-use tuner::{Batch, Step};
+use tuner::{Batch, Distrust, MicroBatch, Step, Trainer};
 
 use crate::config::Config;
 use crate::inputs::Inputs;
 use crate::probes::{Prober, Probing};
 use crate::suggestion::{Finding, Point, has_risen, smooth, suggest, two_digits};
-use crate::{batch_order, curve};
+use crate::{batch_order, curve, distrust};
 
 /// Flags of the finder; they do not change any artifact.
 #[derive(Debug, Clone, clap::Args)]
@@ -67,6 +68,30 @@ impl FinderArgs {
     }
 }
 
+/// What the ramp and the probes train, and with which settings.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) inputs: &'a Inputs<'a>,
+    pub(crate) config: &'a Config,
+    pub(crate) backend: &'a Backend,
+    /// Distrust losses of the training rows.
+    pub(crate) distrust: Option<&'a Distrust>,
+    pub(crate) stop: StopFlag,
+}
+
+impl Subject<'_> {
+    /// Makes a trainer of the untrained model for the rows of `train`.
+    pub(crate) fn trainer(&self, train: &Split) -> Result<Trainer> {
+        self.inputs.trainer(self.config, self.backend, Section::WHOLE, &[("train", train)])
+    }
+
+    /// Returns a micro-batch with the weights that its rows have in training.
+    pub(crate) fn batch(&self, train: &Split, micro_batch: &MicroBatch) -> Batch {
+        let factors = self.distrust.and_then(Distrust::factors);
+        Batch::of_micro_batch(train, micro_batch, self.config.pad_to(), factors)
+    }
+}
+
 /// Runs the ramp and the probes, writes `curve.svg` and `curve.json` into `out`, and returns the suggested rate.
 ///
 /// # Errors
@@ -82,56 +107,36 @@ pub fn find_learning_rate(
 ) -> Result<f64> {
     args.check()?;
     let out = out.map_or_else(|| PathBuf::from(DEFAULT_FOLDER), Path::to_owned);
+    let distrust = distrust::of_rows(inputs, config)?;
+    let outcome = measure(Subject { inputs, config, backend, distrust: distrust.as_ref(), stop }, args)?;
+    outcome.write(&out, args)?;
+    outcome.log(args);
+    outcome.finding.suggestion.ok_or_else(|| {
+        let message =
+            format!("the loss never fell clearly between rates {:.1e} and {:.1e}", args.from, args.to);
+        Error::failed(message)
+            .hinted("try more `--find-steps`, another range (`--from`, `--to`), or a larger `batch_size`")
+    })
+}
+
+/// Runs the ramp, and probes around its estimate.
+fn measure(subject: Subject<'_>, args: &FinderArgs) -> Result<Outcome> {
     let mut points = Vec::new();
-    let ended = ramp(inputs, config, backend, args, stop, &mut points)?;
+    let ended = ramp(subject, args, &mut points)?;
     // If the loss became NaN, the next rate counts as the point of divergence.
     let is_broken = ended.as_ref().is_some_and(|ended| ended.is_broken);
     let mut finding = suggest(&points, is_broken.then(|| args.rate(points.len())));
-    let ended = ended.map(|ended| ended.reason);
-    let probing = match finding.suggestion {
+    let estimate = finding.suggestion;
+    let probing = match estimate {
         Some(estimate) if args.probe_steps > 0 => {
-            let mut prober = Prober::new(inputs, config, backend, args.probe_steps, stop)?;
-            prober.probe_around(estimate)?
+            Prober::new(subject, args.probe_steps)?.probe_around(estimate)?
         }
         _ => None,
     };
-    let estimate = finding.suggestion;
     if let Some(probing) = &probing {
         finding.suggestion = Some(two_digits(probing.corrected));
     }
-    fs_err::create_dir_all(&out)?;
-    write_curve(
-        &out,
-        args,
-        &Outcome {
-            points: &points,
-            finding: &finding,
-            estimate,
-            probing: probing.as_ref(),
-            ended: ended.as_deref(),
-        },
-    )?;
-    tracing::info!("wrote the curve to `{}`", out.join("curve.svg").display());
-    if let Some(reason) = ended {
-        tracing::info!("the ramp ended after {} of {} steps: {reason}", points.len(), args.find_steps);
-    }
-    let Some(rate) = finding.suggestion else {
-        let message =
-            format!("the loss never fell clearly between rates {:.1e} and {:.1e}", args.from, args.to);
-        return Err(Error::failed(message)
-            .hinted("try more `--find-steps`, another range (`--from`, `--to`), or a larger `batch_size`"));
-    };
-    let number = |rate: Option<f64>| rate.map_or("no rate".to_owned(), |rate| format!("{rate:.1e}"));
-    tracing::info!(
-        "half of the fall is done at rate {}, the loss is lowest at {} and diverges at {}",
-        number(finding.half),
-        number(finding.lowest),
-        number(finding.divergence)
-    );
-    if let Some(probing) = probing {
-        tracing::info!("{}", probing.describe());
-    }
-    Ok(rate)
+    Ok(Outcome { points, finding, estimate, probing, ended: ended.map(|ended| ended.reason) })
 }
 
 /// Why a ramp ended early.
@@ -142,28 +147,18 @@ struct Ended {
 }
 
 /// Takes the steps of the ramp and collects their points.
-fn ramp(
-    inputs: &Inputs<'_>,
-    config: &Config,
-    backend: &Backend,
-    args: &FinderArgs,
-    stop: StopFlag,
-    points: &mut Vec<Point>,
-) -> Result<Option<Ended>> {
+fn ramp(subject: Subject<'_>, args: &FinderArgs, points: &mut Vec<Point>) -> Result<Option<Ended>> {
+    let Subject { inputs, config, stop, .. } = subject;
     let train = inputs.open_split("train")?;
-    let mut trainer = inputs.trainer(config, backend, Section::WHOLE, &[("train", &train)])?;
+    let mut trainer = subject.trainer(&train)?;
     let mut order = batch_order::of_split(inputs, config, &train)?;
     let max_gradient_norm = config.max_gradient_norm();
     let bar = stage::progress_bar(args.find_steps as u64);
     let untrained = trainer.model()?;
     for step in 0..args.find_steps {
         stop.check()?;
-        let micro_batches: Vec<_> =
-            order.batches_of_step(step, config.accumulation).map(|index| order.at(index)).collect();
-        let batches: Vec<Batch> = micro_batches
-            .iter()
-            .map(|micro_batch| Batch::of_micro_batch(&train, micro_batch, config.pad_to(), None))
-            .collect();
+        let indices = order.batches_of_step(step, config.accumulation);
+        let batches: Vec<Batch> = indices.map(|index| subject.batch(&train, &order.at(index))).collect();
         let rate = args.rate(step);
         let untrained_loss = tuner::mean_loss(&untrained, &batches)?;
         let loss = match trainer.step(&batches, Step { max_gradient_norm, ..Step::new(step + 1, rate) }) {
@@ -186,35 +181,61 @@ fn ramp(
 }
 
 /// Everything that `curve.json` holds.
-struct Outcome<'a> {
-    points: &'a [Point],
-    finding: &'a Finding,
+struct Outcome {
+    points: Vec<Point>,
+    finding: Finding,
     /// Suggestion of the ramp alone.
     estimate: Option<f64>,
-    probing: Option<&'a Probing>,
+    probing: Option<Probing>,
     /// Why the ramp ended early.
-    ended: Option<&'a str>,
+    ended: Option<String>,
 }
 
-fn write_curve(out: &Path, args: &FinderArgs, outcome: &Outcome<'_>) -> Result<()> {
-    let Outcome { points, finding, estimate, probing, ended } = outcome;
-    let value = json!({
-        "divergence": finding.divergence,
-        "ended": ended,
-        "estimate": estimate,
-        "from": args.from,
-        "half": finding.half,
-        "lowest": finding.lowest,
-        "points": points,
-        "probing": probing,
-        "steps": args.find_steps,
-        "suggestion": finding.suggestion,
-        "to": args.to,
-    });
-    let text = serde_json::to_string_pretty(&value).expect("numbers are always JSON");
-    fs_err::write(out.join("curve.json"), text + "\n")?;
-    fs_err::write(out.join("curve.svg"), curve::svg(points, finding))?;
-    Ok(())
+impl Outcome {
+    /// Writes `curve.json` and `curve.svg` into `out`.
+    fn write(&self, out: &Path, args: &FinderArgs) -> Result<()> {
+        let Self { points, finding, estimate, probing, ended } = self;
+        let value = json!({
+            "divergence": finding.divergence,
+            "ended": ended,
+            "estimate": estimate,
+            "from": args.from,
+            "half": finding.half,
+            "lowest": finding.lowest,
+            "points": points,
+            "probing": probing,
+            "steps": args.find_steps,
+            "suggestion": finding.suggestion,
+            "to": args.to,
+        });
+        let text = serde_json::to_string_pretty(&value).expect("numbers are always JSON");
+        fs_err::create_dir_all(out)?;
+        fs_err::write(out.join("curve.json"), text + "\n")?;
+        fs_err::write(out.join("curve.svg"), curve::svg(points, finding))?;
+        tracing::info!("wrote the curve to `{}`", out.join("curve.svg").display());
+        Ok(())
+    }
+
+    /// Logs how the ramp ended, and what was found.
+    fn log(&self, args: &FinderArgs) {
+        let Self { points, finding, probing, ended, .. } = self;
+        if let Some(reason) = ended {
+            tracing::info!("the ramp ended after {} of {} steps: {reason}", points.len(), args.find_steps);
+        }
+        if finding.suggestion.is_none() {
+            return;
+        }
+        let number = |rate: Option<f64>| rate.map_or("no rate".to_owned(), |rate| format!("{rate:.1e}"));
+        tracing::info!(
+            "half of the fall is done at rate {}, the loss is lowest at {} and diverges at {}",
+            number(finding.half),
+            number(finding.lowest),
+            number(finding.divergence)
+        );
+        if let Some(probing) = probing {
+            tracing::info!("{}", probing.describe());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod batch_order;
 mod config;
 mod context;
 mod curve;
+mod distrust;
 mod earlier;
 mod finder;
 mod inputs;

@@ -6,15 +6,12 @@
 
 use dataset::Split;
 use failure::Result;
-use mlx_ext::Backend;
-use models::Section;
 use serde::Serialize;
-use stage::StopFlag;
 use tuner::{Batch, BatchOrder, ScheduleSettings, Step, TrainingSettings};
 
 use crate::batch_order;
 use crate::config::Config;
-use crate::inputs::Inputs;
+use crate::finder::Subject;
 
 /// Decades between neighbouring probes.
 const SPACING: f64 = 0.5;
@@ -158,12 +155,24 @@ fn corrected(rate: f64, steps: usize, whole: usize) -> f64 {
     if whole <= steps { rate } else { rate * (steps as f64 / whole as f64).powf(HORIZON_EXPONENT) }
 }
 
+/// Returns the schedule of a run, compressed to `steps` steps with the highest rate `peak`: a probe sees the same share of the warmup
+/// and as many cycles.
+fn compressed(whole: ScheduleSettings, peak: f64, steps: usize) -> ScheduleSettings {
+    // In 128 bits, so that the product does not overflow.
+    let scaled = |count: usize| (count as u128 * steps as u128 / whole.steps.max(1) as u128) as usize;
+    ScheduleSettings {
+        peak,
+        minimum: whole.minimum.min(peak),
+        warmup_steps: scaled(whole.warmup_steps).min(steps.saturating_sub(1)),
+        cycle_steps: scaled(whole.cycle_steps).max(1),
+        steps,
+        ..whole
+    }
+}
+
 /// Takes probes with the settings of a run.
 pub(crate) struct Prober<'a> {
-    inputs: &'a Inputs<'a>,
-    config: &'a Config,
-    backend: &'a Backend,
-    stop: StopFlag,
+    subject: Subject<'a>,
     train: Split,
     order: BatchOrder,
     held_out: Vec<Batch>,
@@ -178,20 +187,14 @@ impl<'a> Prober<'a> {
     /// # Errors
     ///
     /// Fails when a split cannot be read or does not fit the settings.
-    pub(crate) fn new(
-        inputs: &'a Inputs<'a>,
-        config: &'a Config,
-        backend: &'a Backend,
-        steps: usize,
-        stop: StopFlag,
-    ) -> Result<Self> {
+    pub(crate) fn new(subject: Subject<'a>, steps: usize) -> Result<Self> {
+        let Subject { inputs, config, .. } = subject;
         let train = inputs.open_split("train")?;
         let mut order = batch_order::of_split(inputs, config, &train)?;
         let settings = config.training_settings(&mut order, None);
         let steps = steps.min(settings.steps);
         let validation = inputs.open_split("validation")?;
-        let mut prober =
-            Self { inputs, config, backend, stop, train, order, held_out: Vec::new(), settings, steps };
+        let mut prober = Self { subject, train, order, held_out: Vec::new(), settings, steps };
         prober.held_out =
             if validation.is_empty() { prober.later_batches() } else { prober.batches_of(&validation) };
         Ok(prober)
@@ -218,37 +221,32 @@ impl<'a> Prober<'a> {
         let count = split.len().min(HELD_OUT_ROWS);
         let mut rows: Vec<u32> = (0..count).map(|index| (index * split.len() / count) as u32).collect();
         rows.sort_by_key(|&row| (split.row_length(row as usize), row));
-        rows.chunks(self.config.batch_size)
-            .map(|rows| Batch::of_rows(split, rows, self.config.pad_to()))
-            .collect()
+        let Config { batch_size, .. } = *self.subject.config;
+        let pad_to = self.subject.config.pad_to();
+        rows.chunks(batch_size).map(|rows| Batch::of_rows(split, rows, pad_to)).collect()
     }
 
     /// Returns the training rows that follow those of a probe; without validation rows, nothing else is held out.
     fn later_batches(&mut self) -> Vec<Batch> {
-        let accumulation = self.config.accumulation;
+        let Config { accumulation, batch_size, .. } = *self.subject.config;
         let first = self.order.batches_of_step(self.steps, accumulation).start;
-        let count = HELD_OUT_ROWS.div_ceil(self.config.batch_size);
-        let indices: Vec<usize> = (first..first + count).collect();
-        indices.into_iter().map(|index| self.batch(index)).collect()
-    }
-
-    fn batch(&mut self, index: usize) -> Batch {
-        Batch::of_micro_batch(&self.train, &self.order.at(index), self.config.pad_to(), None)
+        let count = HELD_OUT_ROWS.div_ceil(batch_size);
+        let pad_to = self.subject.config.pad_to();
+        let batch = |index| Batch::of_micro_batch(&self.train, &self.order.at(index), pad_to, None);
+        (first..first + count).map(batch).collect()
     }
 
     /// Trains for the steps of a probe at `rate` and returns the loss on the held-out rows; `None` if it diverges.
     fn loss(&mut self, rate: f64) -> Result<Option<f64>> {
-        let mut trainer =
-            self.inputs.trainer(self.config, self.backend, Section::WHOLE, &[("train", &self.train)])?;
-        let schedule = self.schedule(rate);
+        let Self { subject, train, order, settings, .. } = self;
+        let mut trainer = subject.trainer(train)?;
+        let schedule = compressed(settings.schedule, rate, self.steps);
         for index in 0..self.steps {
-            self.stop.check()?;
-            let batches: Vec<Batch> = self
-                .order
-                .batches_of_step(index, self.config.accumulation)
-                .map(|batch| self.batch(batch))
-                .collect();
-            let max_gradient_norm = self.settings.max_gradient_norm;
+            subject.stop.check()?;
+            let micro_batches = order.batches_of_step(index, settings.accumulation);
+            let batches: Vec<Batch> =
+                micro_batches.map(|batch| subject.batch(train, &order.at(batch))).collect();
+            let max_gradient_norm = settings.max_gradient_norm;
             let step = Step { max_gradient_norm, ..Step::new(index + 1, schedule.rate(index)) };
             match trainer.step(&batches, step) {
                 Ok(_) => {}
@@ -259,23 +257,12 @@ impl<'a> Prober<'a> {
         let loss = tuner::mean_loss(&trainer.model()?, &self.held_out)?;
         Ok(Some(loss).filter(|loss| loss.is_finite()))
     }
-
-    /// Returns the schedule of the settings, compressed to a probe.
-    fn schedule(&self, peak: f64) -> ScheduleSettings {
-        let whole = self.settings.schedule;
-        let warmup_steps = whole.warmup_steps * self.steps / whole.steps.max(1);
-        ScheduleSettings {
-            peak,
-            minimum: whole.minimum.min(peak),
-            warmup_steps: warmup_steps.min(self.steps.saturating_sub(1)),
-            steps: self.steps,
-            ..whole
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use tuner::ScheduleName;
+
     use super::*;
 
     /// Searches a curve of losses over the decimal logarithm of the rate; `None` above `end`. Returns the best rate's logarithm
@@ -315,6 +302,36 @@ mod tests {
         });
         assert!(search.unwrap().is_none());
         assert_eq!(count, MOST_PROBES);
+    }
+
+    #[test]
+    fn a_probe_sees_as_many_cycles_as_the_run() {
+        for name in [ScheduleName::CosineRestarts, ScheduleName::Cyclic] {
+            let whole = ScheduleSettings {
+                name,
+                peak: 1.0,
+                minimum: 0.1,
+                warmup_steps: 40,
+                cycle_steps: 100,
+                steps: 400,
+            };
+            let probe = compressed(whole, 0.5, 40);
+            assert_eq!((probe.warmup_steps, probe.cycle_steps, probe.steps), (4, 10, 40), "{name:?}");
+            for step in 4..40 {
+                let (found, expected) = (probe.rate(step), whole.rate(10 * step));
+                // The minimum is absolute, and the peak is that of the probe.
+                let height = (expected - 0.1) / 0.9 * 0.4 + 0.1;
+                assert!((found - height).abs() < 1e-9, "{name:?} {step}: {found}, expected {height}");
+            }
+        }
+        let long =
+            ScheduleSettings { cycle_steps: usize::MAX, warmup_steps: usize::MAX, ..Default::default() };
+        let probe = compressed(ScheduleSettings { steps: usize::MAX, ..long }, 1.0, 40);
+        assert_eq!((probe.warmup_steps, probe.cycle_steps), (39, 40));
+        assert_eq!(
+            compressed(ScheduleSettings { cycle_steps: 5, steps: 400, ..long }, 1.0, 40).cycle_steps,
+            1
+        );
     }
 
     #[test]

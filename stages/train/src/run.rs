@@ -4,18 +4,16 @@ use std::path::Path;
 use std::rc::Rc;
 
 use dataset::Split;
-use failure::{Context, Required, Result};
+use failure::Result;
 use mlx_ext::Backend;
 use models::Section;
 use outputs::{Stop, Summary};
-use tuner::{
-    BatchOrder, Distrust, DistrustMode, Observer, Ranks, Splits, Trainable, Trainer, TrainingSettings,
-};
+use tuner::{BatchOrder, Observer, Ranks, Splits, Trainable, Trainer, TrainingSettings};
 
 use crate::config::Config;
 use crate::inputs::Inputs;
 use crate::segment::{StopAt, StopAtObserver};
-use crate::{batch_order, context, layout, reuse, segment};
+use crate::{batch_order, context, distrust, layout, reuse, segment};
 
 /// How often a run saves, where it stops, and how far it prepares rows in advance: nothing that changes the
 /// result.
@@ -162,7 +160,7 @@ impl Prepared {
             None => {}
         }
         let mut order = batch_order::of_split(inputs, config, &train)?;
-        let settings = config.training_settings(&mut order, distrust(inputs, config)?);
+        let settings = config.training_settings(&mut order, distrust::of_rows(inputs, config)?);
         Ok(Self { train, validation, trainer, order, settings })
     }
 
@@ -171,33 +169,6 @@ impl Prepared {
         let (trainer, order) = (&mut self.trainer, &mut self.order);
         Ok(tuner::train(trainer, order, splits, &self.settings, folder, observer)?)
     }
-}
-
-/// Reads the distrust losses of the training rows, if the settings use them.
-fn distrust(inputs: &Inputs<'_>, config: &Config) -> Result<Option<Distrust>> {
-    if config.distrust == DistrustMode::Off {
-        return Ok(None);
-    }
-    let rows = inputs.rows.required("the distrust loss needs the dataset's `rows`")?.join("train.jsonl");
-    let mut losses = Vec::new();
-    for row in dataset::read_rows(&rows)? {
-        let row = row?;
-        let loss = match (row.auth_weight, row.prov_entropy) {
-            (Some(authority), Some(entropy)) => {
-                let loss = tuner::distrust_loss(authority, entropy, config.distrust_alpha);
-                Some(loss.with_context(|| format!("row `{}` from {}", row.id, row.source))?)
-            }
-            _ => None,
-        };
-        losses.push(loss);
-    }
-    if config.distrust == DistrustMode::Additive {
-        tracing::info!(
-            "distrust = \"additive\" only logs `distrust_loss`: that loss does not depend on the model, so it cannot \
-             change a gradient; \"reweight\" can"
-        );
-    }
-    Ok(Some(Distrust::new(config.distrust, config.distrust_lambda, &losses)?))
 }
 
 fn log_trainable(trainable: &Trainable) {
