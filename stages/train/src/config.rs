@@ -95,7 +95,7 @@ pub struct Config {
     pub schedule: ScheduleName,
     /// Lowest learning rate after the warmup.
     pub minimum_learning_rate: f64,
-    /// Steps over which the learning rate rises to its peak.
+    /// Steps over which the learning rate rises to its peak; a shorter run has one step less than it is long.
     pub warmup_steps: usize,
     /// Steps per cycle, for periodic schedules.
     pub cycle_steps: usize,
@@ -399,6 +399,18 @@ impl Config {
         BatchOrder::packed(lengths, self.batch_size, length.next_multiple_of(self.pad_to()), self.seed)
     }
 
+    /// Returns the steps of the warmup of a run of `steps` steps: at least the last one has the full learning rate.
+    fn warmup_of(&self, steps: usize) -> usize {
+        self.warmup_steps.min(steps.saturating_sub(1))
+    }
+
+    /// Describes the warmup of a run of `steps` steps if it is shorter than the settings say.
+    pub(crate) fn shortened_warmup(&self, steps: usize) -> Option<String> {
+        let (wanted, warmup) = (self.warmup_steps, self.warmup_of(steps));
+        (warmup < wanted)
+            .then(|| format!("`warmup_steps` is {wanted}, but the run has {steps} steps; using {warmup}"))
+    }
+
     /// Returns the settings of a run over `order`; those that do not change the result have their defaults.
     pub fn training_settings(&self, order: &mut BatchOrder, distrust: Option<Distrust>) -> TrainingSettings {
         let steps = match self.steps {
@@ -411,7 +423,7 @@ impl Config {
                 name: self.schedule,
                 peak: self.learning_rate,
                 minimum: self.minimum_learning_rate,
-                warmup_steps: self.warmup_steps.min(steps.saturating_sub(1)),
+                warmup_steps: self.warmup_of(steps),
                 cycle_steps: self.cycle_steps,
                 steps,
             },
@@ -509,6 +521,15 @@ mod tests {
         ] {
             assert_eq!(found(used.clone()), "", "{used}");
         }
+    }
+
+    #[test]
+    fn a_warmup_as_long_as_the_run_is_shortened_and_reported() {
+        let config = Config { warmup_steps: 10, ..Config::default() };
+        let shortened = config.shortened_warmup(5);
+        assert_eq!(shortened.as_deref(), Some("`warmup_steps` is 10, but the run has 5 steps; using 4"));
+        assert_eq!((config.shortened_warmup(10).is_some(), config.shortened_warmup(11)), (true, None));
+        assert_eq!(Config { warmup_steps: 0, ..config }.shortened_warmup(1), None);
     }
 
     #[test]

@@ -149,7 +149,8 @@ impl Prepared {
         let train = inputs.open_split("train")?;
         let validation = inputs.open_split("validation")?;
         let splits = [("train", &train), ("validation", &validation)];
-        if sharing.is_none_or(|sharing| sharing.ranks.is_first()) {
+        let is_first = sharing.is_none_or(|sharing| sharing.ranks.is_first());
+        if is_first {
             context::warn_about_long_rows(inputs.model, &splits)?;
         }
         let section = sharing.map_or(Section::WHOLE, Sharing::section);
@@ -161,6 +162,9 @@ impl Prepared {
         }
         let mut order = batch_order::of_split(inputs, config, &train)?;
         let settings = config.training_settings(&mut order, distrust::of_rows(inputs, config)?);
+        if let Some(warning) = config.shortened_warmup(settings.steps).filter(|_| is_first) {
+            tracing::warn!("{warning}");
+        }
         Ok(Self { train, validation, trainer, order, settings })
     }
 
