@@ -7,7 +7,7 @@ use mlx_rs::{Array, Dtype};
 use models::{Model, TensorFiles, write_safetensors};
 use serde_json::{Value, json};
 
-use super::{AdapterSettings, Trainable, count, peft, place, split_block};
+use super::{AdapterSettings, FineTuneType, Trainable, count, peft, place, split_block};
 use crate::error::{Error, Result};
 
 impl AdapterSettings {
@@ -41,7 +41,7 @@ impl AdapterSettings {
         let is_dora = config.get("use_dora").and_then(Value::as_bool).unwrap_or(false);
         let default = if is_dora { "dora" } else { "lora" };
         let kind = config.get("fine_tune_type").cloned().unwrap_or(json!(default));
-        let fine_tune_type =
+        let fine_tune_type: FineTuneType =
             serde_json::from_value(kind).map_err(|_| invalid("`fine_tune_type` is unknown"))?;
         // `lora_layers` and `use_dora` are the names of older versions of mlx-lm.
         let layers = ["num_layers", "lora_layers"].into_iter().find_map(|name| config.get(name)?.as_i64());
@@ -55,8 +55,10 @@ impl AdapterSettings {
         })?;
         let lora = config.get("lora_parameters").unwrap_or(&Value::Null);
         let flag = |name: &str| config.get(name).and_then(Value::as_bool).unwrap_or(false);
-        let rank = lora.get("rank").and_then(Value::as_i64).unwrap_or(8) as i32;
-        let scale = lora.get("scale").and_then(Value::as_f64).unwrap_or(20.0) as f32;
+        let (rank, alpha) = match fine_tune_type {
+            FineTuneType::Full => (Self::default().rank, Self::default().alpha),
+            FineTuneType::Lora | FineTuneType::Dora => rank_and_alpha(path, lora)?,
+        };
         let keys = lora.get("keys").and_then(Value::as_array);
         let keys: Vec<String> =
             keys.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
@@ -66,7 +68,7 @@ impl AdapterSettings {
             num_layers: usize::try_from(layers).ok().filter(|&layers| layers > 0),
             keys,
             rank,
-            alpha: scale * rank as f32,
+            alpha,
             rank_stabilized: false,
             dropout: 0.0,
             lm_head: flag("lm_head"),
@@ -74,6 +76,46 @@ impl AdapterSettings {
             norms: flag("norms"),
         })
     }
+}
+
+/// Returns rank and alpha of `lora_parameters`. Without a rank or a scale, mlx-lm fails too.
+fn rank_and_alpha(path: &Path, lora: &Value) -> Result<(i32, f32)> {
+    let invalid = |name: &str, expected: &str, hint: &str| {
+        let reason = match lora.get(name) {
+            Some(value) => format!("`lora_parameters.{name}` is `{value}`, expected {expected}"),
+            None => format!("there is no `lora_parameters.{name}`"),
+        };
+        Error::Adapter { path: path.to_owned(), reason, hint: Some(hint.to_owned()) }
+    };
+    let rank = lora.get("rank").and_then(Value::as_i64).and_then(|rank| i32::try_from(rank).ok());
+    let rank = rank.filter(|&rank| rank >= 1).ok_or_else(|| {
+        let hint = "write `\"rank\": R` into `lora_parameters`, the second extent of every tensor `….lora_a`";
+        invalid("rank", "a whole number from 1", hint)
+    })?;
+    let scale = lora.get("scale").and_then(Value::as_f64).map(|scale| scale as f32);
+    let alpha = scale.map(|scale| scale * rank as f32).filter(|alpha| alpha.is_finite());
+    let alpha = alpha.ok_or_else(|| {
+        let hint = "write `\"scale\": S` into `lora_parameters`, the scale of the training; older versions of mlx-lm had 20 \
+                    by default";
+        invalid("scale", "a finite number", hint)
+    })?;
+    Ok((rank, alpha))
+}
+
+/// Fails if the tensors of an adapter have another rank than its settings.
+fn check_rank(path: &Path, settings: &AdapterSettings, tensors: &TensorFiles) -> Result<()> {
+    let stored = tensors.names().filter(|name| name.ends_with(".lora_a"));
+    let mut stored = stored.filter_map(|name| Some((name, *tensors.info(name)?.shape.last()?)));
+    let other = stored.find(|&(_, rank)| i32::try_from(rank) != Ok(settings.rank));
+    other.map_or(Ok(()), |(name, rank)| {
+        Err(Error::Adapter {
+            path: path.to_owned(),
+            reason: format!("`{name}` has rank {rank}, but the config says {}", settings.rank),
+            hint: Some(
+                "write the rank of the training into `lora_parameters` of `adapter_config.json`".into(),
+            ),
+        })
+    })
 }
 
 /// Writes adapters to `folder` in mlx-lm's format.
@@ -121,13 +163,15 @@ fn read_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
         return peft::load(model, folder, &config);
     }
     let settings = AdapterSettings::from_json(&config_path, &config)?;
-    let (names, _) = place(model, &settings, 0)?;
-    let trainable = count(model, names);
     let weights_path = folder.join("adapters.safetensors");
     if !weights_path.exists() {
         return Err(without_weights(folder));
     }
-    let mut tensors = TensorFiles::open_file(&weights_path)?.arrays()?;
+    let stored = TensorFiles::open_file(&weights_path)?;
+    check_rank(&weights_path, &settings, &stored)?;
+    let (names, _) = place(model, &settings, 0)?;
+    let trainable = count(model, names);
+    let mut tensors = stored.arrays()?;
     let mut problems = Vec::new();
     for (name, array) in model.parameters_mut() {
         if trainable.names.binary_search(&name).is_err() {
@@ -283,6 +327,40 @@ mod tests {
         foreign(folder.path(), &config, &tensors)?;
         let trainable = load_adapters(&mut model("llama")?, folder.path())?;
         assert_eq!(trainable.names, tensors.into_keys().collect::<Vec<_>>());
+        Ok(())
+    }
+
+    #[test]
+    fn a_rank_or_scale_is_never_guessed() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        saved("llama", &AdapterSettings::default(), folder.path())?;
+        let read = |lora: Value| {
+            let config = json!({"num_layers": 0, "lora_parameters": lora});
+            fs_err::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+            load_adapters(&mut model("llama").unwrap(), folder.path()).map_err(|error| error.to_string())
+        };
+        for (lora, reason) in [
+            (json!({"rank": 8}), "there is no `lora_parameters.scale`"),
+            (
+                json!({"rank": 8, "scale": "2.0"}),
+                "`lora_parameters.scale` is `\"2.0\"`, expected a finite number",
+            ),
+            (json!({"rank": 8, "scale": null}), "`lora_parameters.scale` is `null`"),
+            (json!({"rank": 8, "scale": 1e300}), "`lora_parameters.scale` is `1e+300`"),
+            (json!({"scale": 2.0}), "there is no `lora_parameters.rank`"),
+            (json!(null), "there is no `lora_parameters.rank`"),
+            (
+                json!({"rank": 0, "scale": 2.0}),
+                "`lora_parameters.rank` is `0`, expected a whole number from 1",
+            ),
+            (json!({"rank": 4_294_967_304_u64, "scale": 2.0}), "`lora_parameters.rank` is `4294967304`"),
+            (json!({"rank": 8.5, "scale": 2.0}), "`lora_parameters.rank` is `8.5`"),
+            (json!({"rank": 4, "scale": 2.0}), ".lora_a` has rank 8, but the config says 4"),
+        ] {
+            let error = read(lora.clone()).unwrap_err();
+            assert!(error.contains(reason), "{lora}: {error}");
+        }
+        assert!(read(json!({"rank": 8, "scale": 2})).is_ok());
         Ok(())
     }
 

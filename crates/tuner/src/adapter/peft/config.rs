@@ -67,7 +67,7 @@ impl Patterns {
     fn read(table: &Map<String, Value>, name: &str) -> Result<Self, String> {
         let Some(patterns) = table.get(name).and_then(Value::as_object) else { return Ok(Self(Vec::new())) };
         let read = |(pattern, value): (&String, &Value)| {
-            let number = value.as_f64().ok_or_else(|| format!("`{name}` has {value} for `{pattern}`"))?;
+            let number = number(value).ok_or_else(|| format!("`{name}` has {value} for `{pattern}`"))?;
             // PEFT matches the end of a module's name, from the start of a part of it.
             Ok::<_, String>((compile(name, pattern, r"^(.*\.)?(", ")$")?, number))
         };
@@ -114,6 +114,10 @@ impl<'a> PeftConfig<'a> {
                 hint: Some(format!("{MERGE}, or train an adapter with `peft_type` `LORA`")),
             });
         }
+        if let Some(reason) = wrong_number(table) {
+            let hint = Some("write the number of the training, without quotes".to_owned());
+            return Err(Error::Adapter { path: path.to_owned(), reason, hint });
+        }
         let problems = problems(table);
         if !problems.is_empty() {
             return Err(invalid(problems.join("\n")));
@@ -132,7 +136,7 @@ impl<'a> PeftConfig<'a> {
         self.ranks.find(module).or_else(|| self.table.get("r")?.as_f64())
     }
 
-    /// Returns the scale of a module's adapter: alpha / rank or alpha / √rank.
+    /// Returns the scale of a module's adapter: alpha / rank or alpha / √rank. PEFT's default for alpha is 8.
     pub(super) fn scale(&self, module: &str, rank: i32) -> f32 {
         let shared = || self.table.get("lora_alpha").and_then(Value::as_f64).unwrap_or(8.0);
         let alpha = self.alphas.find(module).unwrap_or_else(shared);
@@ -186,6 +190,22 @@ impl<'a> Targets<'a> {
             Self::Unknown => false,
         }
     }
+}
+
+/// Returns a number that is finite in 32 bits.
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|&number| (number as f32).is_finite())
+}
+
+/// Describes a rank or an alpha that is there, but is no such number. PEFT's defaults hold only where it is absent.
+fn wrong_number(table: &Map<String, Value>) -> Option<String> {
+    let is_rank = |value: &Value| value.as_u64().is_some_and(|rank| rank >= 1);
+    let wrong = |name: &str, expected: &str, is_right: &dyn Fn(&Value) -> bool| {
+        let value = table.get(name).filter(|value| !is_right(value))?;
+        Some(format!("`{name}` is `{value}`, expected {expected}"))
+    };
+    wrong("r", "a whole number from 1", &is_rank)
+        .or_else(|| wrong("lora_alpha", "a finite number", &|value| number(value).is_some()))
 }
 
 /// Returns whether a setting is on: not null, false or empty.
