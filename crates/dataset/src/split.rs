@@ -64,8 +64,8 @@ pub fn by_ratio(rows: usize, shares: &Shares) -> Vec<SplitName> {
 ///
 /// `sizes` has the number of rows of each of the `groups`; groups without rows are ignored. The groups are sorted by name
 /// and shuffled with the seed. One after another, each goes to test if test's share is not exceeded, otherwise to
-/// validation under the same condition, otherwise to train. If every group is too large for a share above zero, the
-/// smallest group gets it.
+/// validation under the same condition, otherwise to train. A group stays for every split that has none yet, however large
+/// the shares. If every group is too large for a share above zero, the smallest group gets it.
 ///
 /// # Errors
 ///
@@ -89,11 +89,17 @@ pub fn by_group(groups: &Names, sizes: &[u32], shares: &Shares) -> Result<Vec<Sp
     numbers.sort_unstable_by_key(|&number| groups.get(number));
     let mut filled = BTreeMap::<SplitName, usize>::new();
     let mut splits = vec![SplitName::Train; sizes.len()];
+    // Groups that train or are still to be assigned.
+    let mut left = numbers.len();
     for index in permutation(shares.seed, "split", 0, numbers.len()) {
         let number = numbers[index as usize] as usize;
         let size = sizes[number] as usize;
-        let fits = |&&(split, quota): &&(SplitName, usize)| filled.get(&split).unwrap_or(&0) + size <= quota;
+        let fits = |&&(split, quota): &&(SplitName, usize)| {
+            let empty = wanted.iter().filter(|(other, _)| *other != split && !filled.contains_key(other));
+            filled.get(&split).unwrap_or(&0) + size <= quota && left > empty.count() + 1
+        };
         let split = wanted.iter().find(fits).map_or(SplitName::Train, |&(split, _)| split);
+        left -= usize::from(split != SplitName::Train);
         *filled.entry(split).or_default() += size;
         splits[number] = split;
     }
@@ -102,7 +108,7 @@ pub fn by_group(groups: &Names, sizes: &[u32], shares: &Shares) -> Result<Vec<Sp
             let training = numbers.iter().filter(|&&number| splits[number as usize] == SplitName::Train);
             let smallest = training
                 .min_by_key(|&&number| (sizes[number as usize], groups.get(number)))
-                .expect("there are more groups than splits");
+                .expect("a group is left for every split");
             splits[*smallest as usize] = split;
         }
     }
@@ -160,6 +166,18 @@ mod tests {
         assert!(by_group(&names, &sizes, &shares).is_err());
         let (names, sizes) = groups(&[("a", 50), ("b", 40), ("empty", 0)]);
         assert!(by_group(&names, &sizes, &shares).is_err(), "a group without rows fills nothing");
+    }
+
+    #[test]
+    fn large_shares_leave_a_group_for_every_split() {
+        let (names, sizes) = groups(&[("a", 1), ("b", 1), ("c", 1)]);
+        for (validation, test) in [(0.05, 0.9), (0.9, 0.05), (0.0, 0.99)] {
+            for seed in 0..20 {
+                let splits = by_group(&names, &sizes, &Shares { validation, test, seed }).unwrap();
+                let [train, validating, testing] = count(splits);
+                assert!(train > 0 && testing > 0 && (validating > 0) == (validation > 0.0));
+            }
+        }
     }
 
     #[test]
