@@ -11,7 +11,7 @@ use std::io::{self, BufRead};
 use serde_json::{Map, Value};
 
 use crate::error::RowProblem;
-use crate::lines::{Lines, MAX_ROW_BYTES};
+use crate::lines::{Line, Lines, MAX_ROW_BYTES};
 use crate::row::RawRow;
 
 const QUOTES: &str = "put the cell in double quotes and double each quote inside it";
@@ -94,42 +94,48 @@ impl<R: BufRead> Table<R> {
         Ok(RawRow { line, fields })
     }
 
-    /// Reads the lines of one row, which ends with the first line that leaves no quote open.
+    /// Reads the lines of one row, which ends with the first line that leaves no quote open. A row with a problem is read to
+    /// its end too, so that its other lines are not taken for rows.
     fn next_cells(&mut self) -> Result<Option<Result<Cells, RowProblem>>, TableError> {
-        let (line, mut text) = loop {
+        let (mut number, (mut text, mut problem)) = loop {
             let Some((number, content)) = self.lines.next()? else { return Ok(None) };
-            match content.into_text(number) {
-                Ok(text) if text.trim_ascii().is_empty() => {}
-                Ok(text) => break (number, text),
-                Err(problem) => return Ok(Some(Err(problem))),
+            let is_one_row = content == Line::TooLong { is_quoted: false };
+            match content.into_lossy_text(number) {
+                Ok((text, _)) if text.trim_ascii().is_empty() => {}
+                Ok(found) => break (number, found),
+                Err(problem) if is_one_row => return Ok(Some(Err(problem))),
+                // Nobody knows whether the line leaves a quote open.
+                Err(problem) => return Err(problem.into()),
             }
         };
+        let line = number;
         let mut parser = RowParser::new(line, self.delimiter);
         let mut bytes = 0;
         loop {
             bytes += text.len();
-            if let Err(problem) = parser.push_line(&text) {
-                return Ok(Some(Err(problem)));
-            }
+            parser.push_line(number, &text);
+            parser.problem = parser.problem.or(problem);
             if !parser.quote_is_open {
-                return Ok(Some(Ok(parser.finish())));
+                return Ok(Some(parser.finish()));
             }
             let ending = self.lines.ending();
             let next = if bytes > MAX_ROW_BYTES { None } else { self.lines.next()? };
-            let Some((number, content)) = next else {
+            let Some((next_number, content)) = next else {
                 let reason = format!("a quote that opens in line {line} is not closed");
-                return Err(
-                    RowProblem::new(line, reason, "close the quote, or double it if it is text").into()
-                );
+                let unclosed = RowProblem::new(line, reason, "close the quote, or double it if it is text");
+                return Err(parser.problem.unwrap_or(unclosed).into());
             };
-            // Nobody knows where a row with an open quote would end, so a problem here ends the file.
-            text = content.into_text(number)?;
+            number = next_number;
+            // Nobody knows where a row ends if a line of it cannot be read, so that ends the file.
+            (text, problem) = content.into_lossy_text(number)?;
             parser.cell.push_str(ending);
         }
     }
 }
 
 /// Splits the lines of one row into cells.
+///
+/// After a problem it goes on as if the letter were text, to find the end of the row.
 struct RowParser {
     line: u64,
     delimiter: char,
@@ -138,6 +144,8 @@ struct RowParser {
     quote_is_open: bool,
     /// Whether the current cell was quoted and its quote is closed.
     quote_was_closed: bool,
+    /// The first problem.
+    problem: Option<RowProblem>,
 }
 
 impl RowParser {
@@ -149,10 +157,12 @@ impl RowParser {
             cell: String::new(),
             quote_is_open: false,
             quote_was_closed: false,
+            problem: None,
         }
     }
 
-    fn push_line(&mut self, line: &str) -> Result<(), RowProblem> {
+    /// Adds the line with this number.
+    fn push_line(&mut self, number: u64, line: &str) {
         let mut letters = line.char_indices().peekable();
         while let Some((index, letter)) = letters.next() {
             match letter {
@@ -170,21 +180,24 @@ impl RowParser {
                     self.cells.push(std::mem::take(&mut self.cell));
                     self.quote_was_closed = false;
                 }
-                '\r' => return Err(self.problem(index, "a lone carriage return outside quotes")),
-                _ if self.quote_was_closed => return Err(self.problem(index, "text after a closing quote")),
+                '\r' => self.note(number, index, "a lone carriage return outside quotes"),
+                _ if self.quote_was_closed => self.note(number, index, "text after a closing quote"),
                 _ => self.cell.push(letter),
             }
         }
-        Ok(())
     }
 
-    fn problem(&self, index: usize, reason: &str) -> RowProblem {
-        RowProblem::new(self.line, reason, QUOTES).at_column(index as u64 + 1)
+    fn note(&mut self, line: u64, index: usize, reason: &str) {
+        let problem = || RowProblem::new(line, reason, QUOTES).at_column(index as u64 + 1);
+        self.problem.get_or_insert_with(problem);
     }
 
-    fn finish(mut self) -> Cells {
+    fn finish(mut self) -> Result<Cells, RowProblem> {
         self.cells.push(self.cell);
-        Cells { line: self.line, values: self.cells }
+        match self.problem {
+            None => Ok(Cells { line: self.line, values: self.cells }),
+            Some(problem) => Err(problem),
+        }
     }
 }
 
@@ -194,8 +207,8 @@ mod tests {
 
     use super::*;
 
-    fn rows(text: &str, delimiter: u8) -> Vec<Result<Vec<String>, String>> {
-        let Ok(mut table) = Table::open(Lines::new(text.as_bytes()), delimiter) else {
+    fn rows(text: impl AsRef<[u8]>, delimiter: u8) -> Vec<Result<Vec<String>, String>> {
+        let Ok(mut table) = Table::open(Lines::new(text.as_ref()), delimiter) else {
             return vec![Err("header".into())];
         };
         let mut all = Vec::new();
@@ -243,6 +256,35 @@ mod tests {
         );
         assert_eq!(rows("a,b\n1\r,2\n", b','), [Err("2: a lone carriage return outside quotes".into())]);
         assert_eq!(rows("a,a\n1,2\n", b','), [Err("header".into())]);
+    }
+
+    #[test]
+    fn a_row_with_a_problem_is_left_out_to_its_end() {
+        let good = strings(&["2", "3"]);
+        for (row, problem) in [
+            (&b"caf\xE9,\"multi\nx,y\"\n"[..], "2: not valid UTF-8"),
+            (b"a,\"multi\ncaf\xE9,y\"\n", "3: not valid UTF-8"),
+            (b"\"1\"x,\"multi\nx,y\"\n", "2: text after a closing quote"),
+            (b"1\r,\"multi\nx,y\"\n", "2: a lone carriage return outside quotes"),
+            (b"1,\"multi\nx,y\"z\n", "3: text after a closing quote"),
+        ] {
+            let text = [&b"a,b\n"[..], row, b"2,3\n"].concat();
+            assert_eq!(rows(&text, b','), [Err(problem.to_owned()), good.clone()], "{problem}");
+        }
+        assert_eq!(
+            rows(b"a,b\ncaf\xE9,\"multi\nx,y\n", b','),
+            [Err("fatal 2: not valid UTF-8".to_owned())],
+            "a quote that is never closed"
+        );
+    }
+
+    #[test]
+    fn a_long_line_with_a_quote_ends_the_file() {
+        let long = "x".repeat(MAX_ROW_BYTES + 1);
+        let plain = rows(format!("a,b\n{long},1\n2,3\n"), b',');
+        assert_eq!(plain, [Err("2: the line is longer than 4 MiB".to_owned()), strings(&["2", "3"])]);
+        let quoted = rows(format!("a,b\n{long},\"1\n2,3\"\n"), b',');
+        assert_eq!(quoted, [Err("fatal 2: the line is longer than 4 MiB".to_owned())]);
     }
 
     proptest! {

@@ -119,7 +119,7 @@ impl<R: BufRead> Values<R> {
                 break;
             }
         }
-        Ok(Found { line, text: if too_long { Line::TooLong } else { Line::Whole(text) } })
+        Ok(Found { line, text: if too_long { Line::TooLong { is_quoted: true } } else { Line::Whole(text) } })
     }
 
     /// Skips white space and returns the byte after it, without taking it.
@@ -178,7 +178,7 @@ mod tests {
                 Ok(Some(Found { line, text: Line::Whole(text) })) => {
                     found.push((line, String::from_utf8(text).unwrap().trim_end().to_owned()));
                 }
-                Ok(Some(Found { line, text: Line::TooLong })) => found.push((line, "…".to_owned())),
+                Ok(Some(Found { line, text: Line::TooLong { .. } })) => found.push((line, "…".to_owned())),
                 Err(Broken::Row(problem)) => return Err(format!("{}: {}", problem.line, problem.reason)),
                 Err(Broken::Io(error)) => return Err(error.to_string()),
             }
