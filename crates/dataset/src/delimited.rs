@@ -52,8 +52,10 @@ impl<R: BufRead> Table<R> {
     /// Reads the header.
     pub(crate) fn open(lines: Lines<R>, delimiter: u8) -> Result<Self, TableError> {
         let mut table = Self { lines, delimiter: char::from(delimiter), columns: Vec::new() };
+        let first = table.lines.next_number();
         let Some(header) = table.next_cells()?.transpose()? else {
-            return Err(RowProblem::new(1, "no header line", "name the columns in line 1").into());
+            let hint = format!("name the columns in line {first}");
+            return Err(RowProblem::new(first, "no header line", hint).into());
         };
         table.columns = header.values.into_iter().map(|name| name.trim().to_owned()).collect();
         let mut names = HashSet::new();
@@ -66,7 +68,7 @@ impl<R: BufRead> Table<R> {
             } else {
                 continue;
             };
-            let hint = "line 1 names the columns: give each a different name";
+            let hint = format!("line {} names the columns: give each a different name", header.line);
             return Err(RowProblem::new(header.line, reason, hint).into());
         }
         Ok(table)

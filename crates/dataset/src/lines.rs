@@ -87,6 +87,11 @@ impl<R: BufRead> Lines<R> {
         Self { reader, number, limit: MAX_ROW_BYTES, ended_in_crlf: false }
     }
 
+    /// Returns the number of the next line.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.number + 1
+    }
+
     /// Returns the ending of the last line, for text that continues on the next line.
     pub(crate) fn ending(&self) -> &'static str {
         if self.ended_in_crlf { "\r\n" } else { "\n" }

@@ -73,7 +73,8 @@ impl RowReader {
             Some(b'{') => Format::JsonLines(Lines::new(reader)),
             Some(_) => {
                 reader.consume(delimiter.declaration);
-                let table = Table::open(Lines::new(reader), delimiter.byte);
+                let lines = Lines::after(u64::from(delimiter.declaration > 0), reader);
+                let table = Table::open(lines, delimiter.byte);
                 Format::Table(table.map_err(|error| table_error(path, error))?)
             }
         };

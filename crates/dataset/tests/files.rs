@@ -59,6 +59,16 @@ fn bad_rows_have_a_place_and_the_rows_around_them_are_read() {
 }
 
 #[test]
+fn problems_of_a_table_have_the_line_of_the_file() {
+    let declared = read(b"sep=;\nprompt;completion\na;b\nc\n").unwrap();
+    assert_eq!(declared, ["a→b", "named.txt:4: 1 cells where the header names 2"]);
+    let repeated = read(b"sep=;\na;a\n").unwrap_err();
+    assert!(repeated.contains("named.txt:2: column 2") && repeated.contains("line 2 names"), "{repeated}");
+    let continued = read(b"text,id\n\"a\nb\"x,1\n").unwrap();
+    assert_eq!(continued, ["named.txt:3:3: text after a closing quote"]);
+}
+
+#[test]
 fn deep_huge_and_carriage_return_lines_are_problems_of_their_line() {
     let deep = format!("{{\"text\":{}\n{{\"text\":\"ok\"}}\n", "[".repeat(10_000));
     let rows = read(deep.as_bytes()).unwrap();
