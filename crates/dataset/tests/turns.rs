@@ -4,7 +4,10 @@
 
 use std::path::Path;
 
-use dataset::{EncodeSettings, Encoded, LossOn, OnRewrittenTurn, RawRow, Record, TextTokenizer, encode};
+use dataset::{
+    ControlTokens, EncodeSettings, Encoded, LossOn, OnRewrittenTurn, RawRow, Record, Shape, TextTokenizer,
+    encode,
+};
 use serde_json::{Value, json};
 
 /// Returns the byte-level tokenizer of a golden case (end of text 1, beginning 2, `<|start|>` 3, `<|end|>` 4) with a template.
@@ -210,4 +213,32 @@ fn named_templates_and_template_files_are_found() {
     fs_err::write(folder.path().join("chat_template.jinja"), "a\n{% for %}").unwrap();
     let error = TextTokenizer::open(folder.path()).unwrap_err().to_string();
     assert!(error.starts_with("chat template `chat_template.jinja` line 2: "), "{error}");
+}
+
+#[test]
+fn control_tokens_at_the_ends_of_a_text_belong_to_it_but_not_in_messages() {
+    let fields = [
+        json!({"text": "<bos>a<eos>"}),
+        json!({"prompt": "<bos>a", "completion": "b<eos>"}),
+        json!({"prompt": "<bos>a", "completion": "b"}),
+        json!({"prompt": "a", "completion": "b<eos>"}),
+        json!({"prompt": "a<eos>", "completion": "b"}),
+        json!({"prompt": "a", "completion": "<bos>b"}),
+        json!({"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "<|end|>"}]}),
+    ];
+    let found = |template: Option<&str>| {
+        let tokens = ControlTokens::new(&tokenizer(template));
+        fields.each_ref().map(|fields| tokens.find(&record(fields)).is_some())
+    };
+    assert_eq!(found(None), [false, false, false, false, true, true, true]);
+    assert_eq!(found(Some(CHATML)), [false, true, true, true, true, true, true]);
+    let tokens = ControlTokens::new(&tokenizer(Some(CHATML)));
+    for fields in &fields[1..] {
+        let mut record = record(fields);
+        tokens.escape(&mut record);
+        assert_eq!(tokens.find(&record), None, "{fields}");
+    }
+    let mut pair = record(&fields[1]);
+    ControlTokens::new(&tokenizer(None)).escape(&mut pair);
+    assert_eq!(pair.shape, Shape::Completion { prompt: "<bos>a".into(), completion: "b<eos>".into() });
 }
