@@ -71,7 +71,7 @@ impl<'a> Mapping<'a> {
     /// Returns the outcome for `row`, which is from `file`.
     pub(crate) fn map(&self, row: RawRow, file: &Path) -> Result<Mapped, RowProblem> {
         let held_field = &self.config.hold_out.field;
-        let held = row.fields.get(held_field).is_some_and(|value| !value.is_null())
+        let held = !held_field.is_empty() && row.fields.get(held_field).is_some_and(|value| !value.is_null())
             || row.fields.get("id").is_some_and(|id| self.is_held_out(id));
         if !held && !self.config.conditions.iter().all(|condition| meets(condition, &row.fields)) {
             return Ok(Mapped::Filtered);
@@ -245,6 +245,13 @@ mod tests {
         assert!(!passes("{ field = 'a', at_least = 0.5, or_null = true }", json!({"a": 0.4})));
         assert!(passes("{ field = 'a', min_words = 2, max_words = 3 }", json!({"a": "b c\nd"})));
         assert!(!passes("{ field = 'a', max_words = 3 }", json!({"a": "b c d e"})));
+    }
+
+    #[test]
+    fn without_a_field_to_hold_out_no_key_holds_a_row_out() {
+        let fields = json!({"": "x", "id": "a"});
+        assert!(matches!(map("text = 't'", &fields).unwrap(), Mapped::Row(_)));
+        assert!(matches!(map("text = 't'\nhold_out.ids = ['a']", &fields).unwrap(), Mapped::HeldOut(_)));
     }
 
     #[test]
