@@ -65,6 +65,11 @@ impl Treatment {
         }
     }
 
+    /// Returns `text` with the changes that a text of a row would get.
+    pub fn applied(self, text: &str) -> String {
+        self.normalized(if self.trim { text.trim() } else { text })
+    }
+
     fn change(self, value: &mut Value, changes: &mut Changes) {
         match value {
             Value::String(text) => {

@@ -32,7 +32,8 @@ pub(crate) struct Mapping<'a> {
     system: &'a str,
     /// Templates of the fields `prompt` and `completion`, or `text`.
     templates: Vec<(&'static str, Template)>,
-    ids: BTreeSet<&'a str>,
+    /// The ids to hold out, treated as those of rows are.
+    ids: BTreeSet<String>,
 }
 
 impl<'a> Mapping<'a> {
@@ -55,7 +56,7 @@ impl<'a> Mapping<'a> {
             group_fields: groups.unwrap_or(&config.group_fields),
             system: system.unwrap_or(&config.system),
             templates,
-            ids: config.hold_out.ids.iter().map(String::as_str).collect(),
+            ids: Self::held_out_ids(config),
         }
     }
 
@@ -72,7 +73,7 @@ impl<'a> Mapping<'a> {
     pub(crate) fn map(&self, row: RawRow, file: &Path) -> Result<Mapped, RowProblem> {
         let held_field = &self.config.hold_out.field;
         let held = !held_field.is_empty() && row.fields.get(held_field).is_some_and(|value| !value.is_null())
-            || row.fields.get("id").is_some_and(|id| self.is_held_out(id));
+            || self.held_out_id(&row).is_some();
         if !held && !self.config.conditions.iter().all(|condition| meets(condition, &row.fields)) {
             return Ok(Mapped::Filtered);
         }
@@ -80,8 +81,21 @@ impl<'a> Mapping<'a> {
         Ok(if held { Mapped::HeldOut(record) } else { Mapped::Row(record) })
     }
 
-    fn is_held_out(&self, id: &Value) -> bool {
-        id.as_str().map_or_else(|| self.ids.contains(id.to_string().as_str()), |id| self.ids.contains(id))
+    /// Returns the id of the row if the settings hold it out. It is compared as it is written, normalized and trimmed.
+    pub(crate) fn held_out_id(&self, row: &RawRow) -> Option<&str> {
+        if self.ids.is_empty() {
+            return None;
+        }
+        let id = match row.fields.get("id")? {
+            Value::String(id) => self.config.treatment().applied(id),
+            id => id.to_string(),
+        };
+        self.ids.get(&id).map(String::as_str)
+    }
+
+    /// Returns the ids that the settings hold out. Each must occur in some row.
+    pub(crate) fn held_out_ids(config: &Config) -> BTreeSet<String> {
+        config.hold_out.ids.iter().map(|id| config.treatment().applied(id)).collect()
     }
 
     fn record(&self, mut row: RawRow, file: &Path) -> Result<Record, RowProblem> {
@@ -245,6 +259,16 @@ mod tests {
         assert!(!passes("{ field = 'a', at_least = 0.5, or_null = true }", json!({"a": 0.4})));
         assert!(passes("{ field = 'a', min_words = 2, max_words = 3 }", json!({"a": "b c\nd"})));
         assert!(!passes("{ field = 'a', max_words = 3 }", json!({"a": "b c d e"})));
+    }
+
+    #[test]
+    fn ids_are_compared_as_they_are_written() {
+        let config = "text = 't'\ntrim = true\nnormalize = 'nfc'\nhold_out.ids = [' ha\u{304} ', 'b ']";
+        for id in ["h\u{101}", " ha\u{304}", "b", " b "] {
+            assert!(matches!(map(config, &json!({"id": id})).unwrap(), Mapped::HeldOut(_)), "{id}");
+        }
+        let spaced = map("text = 't'\nhold_out.ids = ['b ']", &json!({"id": "b"})).unwrap();
+        assert!(matches!(spaced, Mapped::Row(_)), "without `trim` the space counts");
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::stats::tally;
 ///
 /// # Errors
 ///
-/// Fails when a file cannot be read, a row is unusable and `on_bad_row` is `error`, or the settings name a field that no
-/// row has. Returns the errors of `each`.
+/// Fails when a file cannot be read, a row is unusable and `on_bad_row` is `error`, or the settings name a field or hold out an
+/// id that no row has. Returns the errors of `each`.
 pub(crate) fn for_each_row<'f>(
     files: &'f [DataFile],
     config: &Config,
@@ -23,6 +23,7 @@ pub(crate) fn for_each_row<'f>(
     mut each: impl FnMut(Box<Record>, bool, &'f DataFile) -> Result<()>,
 ) -> Result<()> {
     let mut unseen: Vec<&str> = Mapping::fields(config).collect();
+    let mut unseen_ids = Mapping::held_out_ids(config);
     for file in files {
         let mapping = Mapping::new(config, file.component.as_deref());
         let mut reader = RowReader::open(&file.path)?;
@@ -30,6 +31,9 @@ pub(crate) fn for_each_row<'f>(
             stats.rows_read += 1;
             if let Ok(row) = &row {
                 unseen.retain(|name| !row.fields.contains_key(*name));
+                if let Some(id) = mapping.held_out_id(row) {
+                    unseen_ids.remove(id);
+                }
             }
             match row.and_then(|row: RawRow| mapping.map(row, &file.path)) {
                 Ok(Mapped::Filtered) => stats.filtered_rows += 1,
@@ -39,11 +43,17 @@ pub(crate) fn for_each_row<'f>(
             }
         }
     }
-    match unseen.first() {
-        None => Ok(()),
-        Some(name) => Err(Error::Rows {
+    if let Some(name) = unseen.first() {
+        return Err(Error::Rows {
             reason: format!("the settings name the field `{name}`, which no row has"),
             hint: "correct the name in `where`, `hold_out`, `group_fields` or `columns`".into(),
+        });
+    }
+    match unseen_ids.first() {
+        None => Ok(()),
+        Some(id) => Err(Error::Rows {
+            reason: format!("the settings hold out the id `{id}`, which no row has"),
+            hint: "correct the id in `hold_out.ids`, or remove it".into(),
         }),
     }
 }

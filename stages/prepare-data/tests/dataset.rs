@@ -280,3 +280,12 @@ fn splits_given_as_files_can_be_a_mixture() -> Result<()> {
     assert_eq!(mixture.components, [component("a", 2), component("b", 1)]);
     Ok(())
 }
+
+#[test]
+fn an_id_to_hold_out_that_no_row_has_is_named() {
+    let data = tempfile::tempdir().unwrap();
+    fs_err::write(data.path().join("rows.jsonl"), "{\"id\":\"a\",\"text\":\"x\"}\n").unwrap();
+    let settings = "split = { validation = 0.0, test = 0.0 }\nhold_out.ids = ['a', 'typo']";
+    let error = make(data.path(), settings, data.path()).unwrap_err();
+    assert!(error.to_string().contains("hold out the id `typo`, which no row has"), "{error}");
+}
