@@ -6,6 +6,7 @@ use std::path::Path;
 use super::short::{Keys, Words};
 use crate::error::Result;
 use crate::hash::Hash;
+use crate::message::is_assistant;
 use crate::rows::StoredRow;
 use crate::text;
 
@@ -54,7 +55,7 @@ fn sides_of(row: &StoredRow) -> Vec<Words> {
         let hashes =
             content.as_str().map_or_else(|| text::word_hashes(&joined_text(content)), text::word_hashes);
         let is_system = matches!(role, "system" | "developer");
-        (!is_system).then_some(Words { of_model: role == "assistant", hashes })
+        (!is_system).then_some(Words { of_model: is_assistant(message), hashes })
     };
     messages.iter().filter_map(content).collect()
 }
@@ -183,6 +184,19 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_role_of_the_model_answers() {
+        let sides = |role: &str| {
+            let messages = vec![
+                serde_json::json!({"role": "user", "content": "Pehea ʻoe?"}),
+                serde_json::json!({"role": role, "content": "Maikaʻi nō."}),
+            ];
+            Fingerprint::of(&StoredRow { messages: Some(messages), ..StoredRow::default() }, 8)
+        };
+        assert_eq!(sides("model"), sides("assistant"));
+        assert_ne!(sides("user").keys, sides("assistant").keys);
+    }
 
     #[test]
     fn spilled_rows_come_back_each_time_they_are_read() -> Result<()> {
