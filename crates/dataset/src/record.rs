@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::encode::as_messages;
 use crate::error::{FieldProblem, RowProblem, THE_FILE};
 use crate::layouts;
 use crate::message::{self, MessageProblem};
@@ -75,6 +76,7 @@ pub struct Record {
 impl Record {
     /// Returns the record of a row. Its fields decide the shape: `prompt` with `completion` first, then `messages`,
     /// then `conversations` (`ShareGPT`), then `instruction` with `output` (Alpaca), then `text`. Texts stay as they are.
+    /// A prompt and its completion with `tools` are a chat of two messages.
     ///
     /// # Errors
     ///
@@ -126,10 +128,15 @@ fn shape(mut fields: Map<String, Value>) -> Result<Shape, FieldProblem> {
             refuse_columns(&prompt, &completion)?;
             chat(prompt.into_iter().chain(completion).collect(), tools)
         }
-        (Some(prompt), Some(completion), ..) => Ok(Shape::Completion {
-            prompt: string("prompt", prompt)?,
-            completion: string("completion", completion)?,
-        }),
+        (Some(prompt), Some(completion), ..) => {
+            let (prompt, completion) = (string("prompt", prompt)?, string("completion", completion)?);
+            match message::normalize_tools(tools)? {
+                Some(Value::Array(tools)) if !tools.is_empty() => {
+                    chat(as_messages(&prompt, &completion), Some(Value::Array(tools)))
+                }
+                _ => Ok(Shape::Completion { prompt, completion }),
+            }
+        }
         (_, _, Some(Value::Array(messages)), _) => chat(messages, tools),
         (_, _, Some(_), _) => Err(FieldProblem::new("`messages` is not a list", MESSAGE)),
         (_, _, None, Some(text)) => Ok(Shape::Text(string("text", text)?)),
@@ -343,6 +350,24 @@ mod tests {
         let lists =
             r#"{"prompt":[{"role":"user","content":"a"}],"completion":[{"role":"assistant","content":"b"}]}"#;
         assert!(matches!(record(lists).unwrap().shape, Shape::Chat { messages, .. } if messages.len() == 2));
+    }
+
+    #[test]
+    fn tools_beside_a_prompt_are_kept() {
+        let with_tools = |tools: &str| {
+            let row = format!(r#"{{"prompt":"a","completion":"b","tools":{tools}}}"#);
+            record(&row).map(|record| record.shape)
+        };
+        for tools in [r#"[{"name":"tide"}]"#, r#""[{\"name\":\"tide\"}]""#] {
+            let expected = serde_json::json!([{"name": "tide"}]);
+            let Shape::Chat { messages, tools } = with_tools(tools).unwrap() else { panic!("not a chat") };
+            assert_eq!((messages, tools), (as_messages("a", "b"), Some(expected)));
+        }
+        let pair = Shape::Completion { prompt: "a".into(), completion: "b".into() };
+        for tools in ["[]", "null", "\"\""] {
+            assert_eq!(with_tools(tools), Ok(pair.clone()));
+        }
+        assert_eq!(with_tools("{}").unwrap_err(), "`tools` is not a list");
     }
 
     #[test]
