@@ -238,12 +238,47 @@ fn encode_chat(
             });
         }
     }
+    notes.excluded += follow_flags(&chat, &encoding, &mut trained, settings.loss_on)?;
     let mut encoded = Encoded::new(encoding.ids, trained);
     encoded.turns = notes;
     if let Some(last) = last {
         ask_for(&mut encoded, tokenizer, &chat, &last)?;
     }
     Ok(encoded)
+}
+
+/// Follows the training flags of the messages that the model does not write, and returns the number of those it excludes.
+///
+/// They train only with [`LossOn::All`], so a flag against that changes nothing without it, and a flag for it cannot be
+/// followed.
+fn follow_flags(chat: &Chat<'_>, encoding: &Tokens, trained: &mut [u8], loss_on: LossOn) -> Result<usize> {
+    let mut excluded = 0;
+    let others = chat.messages.iter().enumerate().filter(|(_, message)| !is_assistant(message));
+    for (index, message) in others {
+        let number = index + 1;
+        match (training_flag(message)?, loss_on) {
+            (None, _) | (Some(true), LossOn::All) | (Some(false), LossOn::Completions) => {}
+            (Some(true), LossOn::Completions) => {
+                return Err(Error::Message {
+                    reason: format!(
+                        "message {number} says that it trains, but only messages with the role `assistant` are targets"
+                    ),
+                    hint: "remove its flag, or set `loss_on = \"all\"`".into(),
+                });
+            }
+            (Some(false), LossOn::All) => {
+                let text = turns::text_of(chat, index).ok_or_else(|| Error::Message {
+                    reason: format!(
+                        "message {number} says that it does not train, but the chat template does not write it in one piece"
+                    ),
+                    hint: "remove its flag, or set `loss_on = \"completions\"`".into(),
+                })?;
+                trained[tokens_in(encoding, &text)].fill(0);
+                excluded += 1;
+            }
+        }
+    }
+    Ok(excluded)
 }
 
 /// The turn that evaluation asks for: the last one that is a target, or the last one if none is.

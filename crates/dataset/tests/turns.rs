@@ -242,3 +242,46 @@ fn control_tokens_at_the_ends_of_a_text_belong_to_it_but_not_in_messages() {
     ControlTokens::new(&tokenizer(None)).escape(&mut pair);
     assert_eq!(pair.shape, Shape::Completion { prompt: "<bos>a".into(), completion: "b<eos>".into() });
 }
+
+#[test]
+fn flags_of_messages_that_the_model_does_not_write_are_followed_or_refused() {
+    let tokenizer = tokenizer(Some(CHATML));
+    let flagged = |system: Value, user: Value, loss_on: LossOn| {
+        let mut messages = json!([
+            {"role": "system", "content": "E pōkole."},
+            {"role": "user", "content": "aloha"},
+            {"role": "assistant", "content": "hello"},
+        ]);
+        for (index, flags) in [system, user].into_iter().enumerate() {
+            messages[index].as_object_mut().unwrap().extend(flags.as_object().unwrap().clone());
+        }
+        let encoded = encode(&tokenizer, &record(&json!({"messages": messages})), loss_on);
+        encoded.map(|encoded| (trained(&tokenizer, &encoded), encoded.turns.excluded))
+    };
+    let answer = "<|start|>assistant\nhello<|end|>\n";
+    let question = "<|start|>user\naloha<|end|>\n";
+    let (text, excluded) = flagged(json!({"weight": 0}), json!({}), LossOn::All).unwrap();
+    assert_eq!((text, excluded), (vec![format!("{question}{answer}")], 1));
+    let (text, excluded) = flagged(json!({"train": false}), json!({"masked": true}), LossOn::All).unwrap();
+    assert_eq!((text, excluded), (vec![answer.to_owned()], 2));
+    let (text, excluded) = flagged(json!({"weight": 0}), json!({"weight": 0}), LossOn::Completions).unwrap();
+    assert_eq!((text, excluded), (vec!["hello<|end|>".to_owned()], 0));
+    let refused = flagged(json!({}), json!({"train": true}), LossOn::Completions).unwrap_err();
+    assert!(refused.to_string().starts_with("message 2 says that it trains"), "{refused}");
+    assert!(flagged(json!({}), json!({"train": true}), LossOn::All).is_ok());
+}
+
+#[test]
+fn a_flag_of_a_message_that_is_written_with_another_is_followed_to_the_letter() {
+    let merged = "{% set system = messages[0].content %}{% for m in messages[1:] %}\
+        {{ '<|start|>' + m.role + '\n' + (system + '\n\n' if loop.first else '') + m.content + '<|end|>' }}{% endfor %}";
+    let tokenizer = tokenizer(Some(merged));
+    let messages = json!([
+        {"role": "system", "content": "E pōkole.", "weight": 0},
+        {"role": "user", "content": "aloha"},
+        {"role": "assistant", "content": "hello"},
+    ]);
+    let encoded = encode(&tokenizer, &record(&json!({"messages": messages})), LossOn::All).unwrap();
+    let found = trained(&tokenizer, &encoded).concat();
+    assert_eq!(found, "user\n\n\naloha<|end|><|start|>assistant\nhello<|end|>");
+}
