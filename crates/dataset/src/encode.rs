@@ -88,11 +88,20 @@ pub struct Encoded {
     pub turns: TurnNotes,
 }
 
+/// The end of a turn with targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnEnd {
+    /// The token that ends the turn; `None` if no control token does.
+    pub token: Option<u32>,
+    /// Number of tokens up to the end of the turn.
+    pub at: usize,
+}
+
 /// Counts and findings about the turns of a chat.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TurnNotes {
-    /// The token that ends each turn with targets; `None` for a turn that no control token ends.
-    pub ends: Vec<Option<u32>>,
+    /// The end of each part of a turn that is a target.
+    pub ends: Vec<TurnEnd>,
     /// Turns excluded from the targets because the template renders them differently from what the model must generate.
     pub rewritten: usize,
     /// Turns excluded from the targets by a flag of their message.
@@ -109,11 +118,12 @@ impl Encoded {
         count_targets(&self.trained)
     }
 
-    /// Cuts off everything after the first `max_tokens` tokens.
+    /// Cuts off everything after the first `max_tokens` tokens, with the ends of turns there.
     pub fn truncate(&mut self, max_tokens: usize) {
         self.tokens.truncate(max_tokens);
         self.trained.truncate(max_tokens);
         self.prompt_length = self.prompt_length.min(max_tokens);
+        self.turns.ends.retain(|end| end.at <= max_tokens);
     }
 
     fn new(tokens: Vec<u32>, mut trained: Vec<u8>) -> Self {
@@ -223,8 +233,9 @@ fn encode_chat(
             }
             Choice::Target => {
                 for target in targets(tokenizer, &chat, turn) {
-                    notes.ends.push(target.end_token);
-                    trained[tokens_in(&encoding, &target.text)].fill(1);
+                    let tokens = tokens_in(&encoding, &target.text);
+                    notes.ends.push(TurnEnd { token: target.end_token, at: tokens.end });
+                    trained[tokens].fill(1);
                 }
             }
         }

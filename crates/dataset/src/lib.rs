@@ -58,7 +58,7 @@ pub mod split;
 pub mod text;
 
 pub use encode::{
-    EncodeSettings, Encoded, LossOn, OnRewrittenTurn, OnTooLong, TurnNotes, as_messages, encode,
+    EncodeSettings, Encoded, LossOn, OnRewrittenTurn, OnTooLong, TurnEnd, TurnNotes, as_messages, encode,
 };
 pub use error::{Error, Place, Result, RowProblem};
 pub use foreign::needs_conversion;

@@ -285,3 +285,16 @@ fn a_flag_of_a_message_that_is_written_with_another_is_followed_to_the_letter() 
     let found = trained(&tokenizer, &encoded).concat();
     assert_eq!(found, "user\n\n\naloha<|end|><|start|>assistant\nhello<|end|>");
 }
+
+#[test]
+fn ends_of_turns_that_are_cut_off_are_not_counted() {
+    let (_, encoded) = chat(CHATML, &two_turns());
+    assert_eq!(encoded.turns.ends.iter().map(|end| end.token).collect::<Vec<_>>(), [Some(4), Some(4)]);
+    let kept = |length: usize| {
+        let mut cut = encoded.clone();
+        cut.truncate(length);
+        cut.turns.ends.len()
+    };
+    let first = encoded.turns.ends[0].at;
+    assert_eq!([kept(first - 1), kept(first), kept(encoded.tokens.len())], [0, 1, 2]);
+}

@@ -8,7 +8,7 @@ use dataset::split::SplitName;
 use dataset::text::Changes;
 use dataset::{
     ControlTokens, Encoded, Error, OnSpecial, OnTooLong, Place, Record, Result, RowWriter, Shape,
-    SplitWriter, StoredRow, TextTokenizer, as_messages, encode,
+    SplitWriter, StoredRow, TextTokenizer, TurnEnd, as_messages, encode,
 };
 use outputs::{SplitStats, Stats, ValidationLeaks};
 use rayon::prelude::*;
@@ -290,7 +290,7 @@ fn note_turns(stats: &mut SplitStats, encoded: &Encoded, example: impl FnOnce() 
 
 /// Counts the ends of a row's turns, and the keys that the chat template leaves out.
 fn note_ends(stats: &mut Stats, tokenizer: &TextTokenizer, encoded: &Encoded) {
-    for &token in &encoded.turns.ends {
+    for &TurnEnd { token, .. } in &encoded.turns.ends {
         let text = token.and_then(|token| tokenizer.control_text(token)).unwrap_or_default();
         let end = stats.turn_ends.entry(text.to_owned()).or_default();
         end.token = token;
