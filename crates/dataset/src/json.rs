@@ -1,6 +1,7 @@
-//! Strict JSON: duplicate keys and numbers beyond `f64` are errors.
+//! Strict JSON: duplicate keys, numbers beyond `f64` and integers that would be rounded are errors.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -14,16 +15,74 @@ pub(crate) struct JsonProblem {
     pub(crate) line: u64,
     /// Column in bytes, counted from 1.
     pub(crate) column: u64,
+    /// Whether the text is JSON, but an integer in it has more than 64 bits.
+    pub(crate) is_long_integer: bool,
 }
 
 /// Parses one JSON value, nested at most 127 deep.
 pub(crate) fn parse(text: &str) -> Result<Value, JsonProblem> {
-    serde_json::from_str::<Strict>(text).map(|strict| strict.0).map_err(|error| {
+    let Strict(value) = serde_json::from_str(text).map_err(|error| {
         // serde_json offers its message only with the position at the end.
         let full = error.to_string();
         let reason = full.rsplit_once(" at line ").map_or(full.as_str(), |(reason, _)| reason).to_owned();
-        JsonProblem { reason, line: error.line().max(1) as u64, column: error.column().max(1) as u64 }
-    })
+        JsonProblem {
+            reason,
+            line: error.line().max(1) as u64,
+            column: error.column().max(1) as u64,
+            is_long_integer: false,
+        }
+    })?;
+    match long_integer(text) {
+        None => Ok(value),
+        Some(place) => {
+            let before = &text[..place.start];
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            Err(JsonProblem {
+                reason: format!("the integer {} has more than 64 bits", shortened(&text[place.clone()])),
+                line: before.matches('\n').count() as u64 + 1,
+                column: (place.start - line_start) as u64 + 1,
+                is_long_integer: true,
+            })
+        }
+    }
+}
+
+/// Finds the first integer in JSON text that neither `u64` nor `i64` holds. serde_json makes it a float, which rounds it.
+fn long_integer(text: &str) -> Option<Range<usize>> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => at = string_end(bytes, at),
+            b'-' | b'0'..=b'9' => {
+                let is_part = |byte: &u8| !matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
+                let end = bytes[at..].iter().position(is_part).map_or(bytes.len(), |length| at + length);
+                let number = &text[at..end];
+                let is_integer = !number.contains(['.', 'e', 'E']);
+                if is_integer && number.parse::<u64>().is_err() && number.parse::<i64>().is_err() {
+                    return Some(at..end);
+                }
+                at = end;
+            }
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// Returns the end of the string that begins at `start`.
+fn string_end(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while at < bytes.len() && bytes[at] != b'"' {
+        at += if bytes[at] == b'\\' { 2 } else { 1 };
+    }
+    at + 1
+}
+
+/// Returns a number as an error prints it.
+fn shortened(number: &str) -> String {
+    const LONGEST: usize = 40;
+    if number.len() > LONGEST { format!("{}…", &number[..LONGEST]) } else { number.to_owned() }
 }
 
 struct Strict(Value);
@@ -112,6 +171,20 @@ mod tests {
         assert_eq!(parse("{\"a\": tru}").unwrap_err().column, 10);
         assert!(reason("{} x").contains("trailing"));
         assert!(reason("{\"a\":\"\u{0}\"}").contains("control character"));
+    }
+
+    #[test]
+    fn integers_are_never_rounded() {
+        let problem =
+            parse("{\"a\": \"\\\"99999999999999999999\",\n \"b\": [1, 18446744073709551616]}").unwrap_err();
+        assert_eq!(problem.reason, "the integer 18446744073709551616 has more than 64 bits");
+        assert_eq!((problem.line, problem.column, problem.is_long_integer), (2, 11, true));
+        assert!(parse("-9223372036854775809").unwrap_err().is_long_integer);
+        assert_eq!(reason(&"9".repeat(60)), format!("the integer {}… has more than 64 bits", "9".repeat(40)));
+        for kept in ["18446744073709551615", "-9223372036854775808", "1e20", "-0", "100000000000000000000.0"]
+        {
+            assert!(parse(kept).is_ok(), "{kept}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::json::{self, JsonProblem};
+
 /// Names under which templates read a message's reasoning; the first one is the usual one.
 pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 /// Keys with which a message says whether it is a target. Templates do not see them.
@@ -165,9 +167,10 @@ const CALLS: &str =
 
 fn normalize_tool_calls(fields: &mut Map<String, Value>) -> Checked {
     if let Some(Value::String(text)) = fields.get("tool_calls") {
-        match serde_json::from_str::<Value>(text) {
+        match json::parse(text) {
             Ok(calls) if calls.is_array() => fields["tool_calls"] = calls,
             _ if text.trim().is_empty() => fields["tool_calls"] = Value::Null,
+            Err(problem) if problem.is_long_integer => return Err(long_integer("has `tool_calls`", problem)),
             _ => return Err(MessageProblem::new("has `tool_calls` that are not a list", CALLS)),
         }
     }
@@ -195,12 +198,22 @@ fn normalize_tool_calls(fields: &mut Map<String, Value>) -> Checked {
     Ok(())
 }
 
+fn long_integer(what: &str, problem: JsonProblem) -> MessageProblem {
+    MessageProblem::new(format!("{what} in which {}", problem.reason), AS_TEXT)
+}
+
 /// Checks the JSON schemas of functions, which may be given as JSON text.
 pub(crate) fn normalize_tools(tools: Option<Value>) -> Checked<Option<Value>> {
     const LIST: &str = "write a list of JSON schemas";
     let tools = match tools {
         Some(Value::String(text)) if text.trim().is_empty() => None,
-        Some(Value::String(text)) => serde_json::from_str(&text).map_or(Some(Value::String(text)), Some),
+        Some(Value::String(text)) => match json::parse(&text) {
+            Ok(tools) => Some(tools),
+            Err(problem) if problem.is_long_integer => {
+                return Err(long_integer("`tools` is JSON text", problem));
+            }
+            Err(_) => Some(Value::String(text)),
+        },
         tools => tools,
     };
     match &tools {
@@ -402,6 +415,15 @@ mod tests {
         assert_eq!(normalize_tools(Some("".into())), Ok(None));
         assert_eq!(normalize_tools(Some(json!({"a": 1}))).unwrap_err().reason, "`tools` is not a list");
         assert_eq!(normalize_tools(Some(json!(["a"]))).unwrap_err().reason, "tool 1 is not an object");
+    }
+
+    #[test]
+    fn integers_in_json_text_are_never_rounded() {
+        let calls = json!({"role": "assistant", "tool_calls": "[{\"name\":\"f\",\"arguments\":{\"n\":18446744073709551616}}]"});
+        let refused = normalized(calls).unwrap_err();
+        assert!(refused.contains("the integer 18446744073709551616 has more than 64 bits"), "{refused}");
+        let tools = normalize_tools(Some("[{\"maximum\":18446744073709551616}]".into())).unwrap_err();
+        assert!(tools.reason.contains("has more than 64 bits"), "{}", tools.reason);
     }
 
     #[test]

@@ -125,6 +125,10 @@ fn json_row(line: u64, text: &str) -> Result<RawRow, RowProblem> {
     match json::parse(text) {
         Ok(Value::Object(fields)) => Ok(RawRow { line, fields }),
         Ok(_) => Err(RowProblem::new(line, "the row is not a JSON object", "write a row as `{\"text\": …}`")),
+        Err(problem) if problem.is_long_integer => {
+            let hint = "write it as a string, in double quotes";
+            Err(RowProblem::new(line + problem.line - 1, problem.reason, hint).at_column(problem.column))
+        }
         Err(problem) => {
             let hint = if is_python_number(text, problem.column) {
                 format!(

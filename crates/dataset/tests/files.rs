@@ -59,6 +59,12 @@ fn bad_rows_have_a_place_and_the_rows_around_them_are_read() {
 }
 
 #[test]
+fn an_integer_that_would_be_rounded_is_refused_at_its_place() {
+    let rows = read(b"{\"text\":\"a\",\"id\":100000000000000000000}\n{\"text\":\"b\"}\n").unwrap();
+    assert_eq!(rows, ["named.txt:1:18: the integer 100000000000000000000 has more than 64 bits", "b"]);
+}
+
+#[test]
 fn problems_of_a_table_have_the_line_of_the_file() {
     let declared = read(b"sep=;\nprompt;completion\na;b\nc\n").unwrap();
     assert_eq!(declared, ["a→b", "named.txt:4: 1 cells where the header names 2"]);
