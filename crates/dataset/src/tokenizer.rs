@@ -18,6 +18,23 @@ use crate::template::ChatTemplate;
 /// Longest file of a tokenizer folder, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// The files of a tokenizer, besides those in the folder of [`TEMPLATES`] and the chat settings.
+const FILES: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    CHAT_TEMPLATE_JSON,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "config.json",
+    "ids.json",
+];
+/// Folder of the chat templates that have a name.
+const TEMPLATES: &str = "additional_chat_templates";
+/// File in which some repositories keep the chat template, although only image processors read it.
+const CHAT_TEMPLATE_JSON: &str = "chat_template.json";
+
 /// Converts text to tokens and back, as transformers does with the same folder.
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
@@ -454,12 +471,11 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> 
         }
         _ => {}
     }
-    // Some repositories keep the template in a file that only image processors read.
     if sources.is_empty()
-        && let Some(processor) = read_json(&path.join("chat_template.json"))?
+        && let Some(processor) = read_json(&path.join(CHAT_TEMPLATE_JSON))?
         && let Some(text) = processor["chat_template"].as_str()
     {
-        sources.push(TemplateSource::new("default", "chat_template.json", text));
+        sources.push(TemplateSource::new("default", CHAT_TEMPLATE_JSON, text));
     }
     sources.retain(is_filled);
     Ok(sources)
@@ -471,21 +487,46 @@ fn template_files(path: &Path) -> Result<Vec<TemplateSource>> {
     if let Some(source) = read_text(&path.join("chat_template.jinja"))? {
         sources.push(TemplateSource::new("default", "chat_template.jinja", source));
     }
-    let folder = path.join("additional_chat_templates");
-    if folder.is_dir() {
-        let unreadable = Error::unreadable(&folder);
-        for entry in fs_err::read_dir(&folder).map_err(&unreadable)? {
-            let file = entry.map_err(&unreadable)?.path();
-            let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
-            // Programs leave hidden files of the same ending behind.
-            if file.extension().is_some_and(|extension| extension == "jinja")
-                && !stem.starts_with('.')
-                && let Some(source) = read_text(&file)?
-            {
-                let label = format!("additional_chat_templates/{stem}.jinja");
-                sources.push(TemplateSource::new(&stem, label, source));
-            }
+    for stem in template_names(path)? {
+        let label = format!("{TEMPLATES}/{stem}.jinja");
+        if let Some(source) = read_text(&path.join(&label))? {
+            sources.push(TemplateSource::new(&stem, label, source));
         }
     }
     Ok(sources)
+}
+
+/// Returns the names of the chat templates in the folder for them, sorted. Other files and folders there are not read; programs
+/// leave hidden files of the same ending behind.
+fn template_names(path: &Path) -> Result<Vec<String>> {
+    let folder = path.join(TEMPLATES);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let unreadable = Error::unreadable(&folder);
+    let mut names = Vec::new();
+    for entry in fs_err::read_dir(&folder).map_err(&unreadable)? {
+        let file = entry.map_err(&unreadable)?.path();
+        let name =
+            file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jinja"));
+        if let Some(name) = name.filter(|name| !name.is_empty() && !name.starts_with('.'))
+            && file.is_file()
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Returns the files in the folder `path` that belong to its tokenizer, relative to the folder. The folder may contain a whole
+/// model. Settings of chats are not among them.
+///
+/// # Errors
+///
+/// Fails when the folder of the chat templates cannot be read.
+pub fn tokenizer_files(path: &Path) -> Result<Vec<PathBuf>> {
+    let files = FILES.map(PathBuf::from).into_iter();
+    let templates = template_names(path)?.into_iter().map(|name| Path::new(TEMPLATES).join(name + ".jinja"));
+    Ok(files.filter(|file| path.join(file).exists()).chain(templates).collect())
 }

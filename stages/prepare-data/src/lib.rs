@@ -105,36 +105,14 @@ pub fn run(tokenizer: &Path, files: &[DataFile], config: &Config, out: &Path) ->
     Ok(stats)
 }
 
-/// The files of a tokenizer. The given folder may contain a whole model.
-const TOKENIZER_FILES: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-    "config.json",
-    "ids.json",
-    "additional_chat_templates",
-];
-
 /// Longest file of a tokenizer folder, in bytes.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
 fn copy_tokenizer(from: &Path, to: &Path) -> dataset::Result<()> {
-    fs_err::create_dir_all(to)?;
-    for name in TOKENIZER_FILES.map(|name| from.join(name)).iter().filter(|path| path.exists()) {
-        let copy = to.join(name.file_name().expect("a name was joined above"));
-        if !name.is_dir() {
-            fs_err::write(copy, ::files::read(name, MAX_TOKENIZER_BYTES)?)?;
-            continue;
-        }
-        fs_err::create_dir_all(&copy)?;
-        for entry in fs_err::read_dir(name)? {
-            let entry = entry?;
-            let content = ::files::read(&entry.path(), MAX_TOKENIZER_BYTES)?;
-            fs_err::write(copy.join(entry.file_name()), content)?;
-        }
+    for file in dataset::tokenizer_files(from)? {
+        let copy = to.join(&file);
+        fs_err::create_dir_all(copy.parent().unwrap_or(to))?;
+        fs_err::write(copy, ::files::read(&from.join(file), MAX_TOKENIZER_BYTES)?)?;
     }
     Ok(())
 }

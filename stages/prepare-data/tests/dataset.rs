@@ -289,3 +289,56 @@ fn an_id_to_hold_out_that_no_row_has_is_named() {
     let error = make(data.path(), settings, data.path()).unwrap_err();
     assert!(error.to_string().contains("hold out the id `typo`, which no row has"), "{error}");
 }
+
+/// Copies the golden tokenizer into `folder`, without its chat template.
+fn tokenizer_without_template(folder: &Path) {
+    let golden = golden("gemma3_text");
+    for name in ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"] {
+        if golden.join(name).exists() {
+            fs_err::copy(golden.join(name), folder.join(name)).unwrap();
+        }
+    }
+    let path = folder.join("tokenizer_config.json");
+    let mut config: serde_json::Value = fs_err::read_to_string(&path)
+        .map_or(serde_json::json!({}), |text| serde_json::from_str(&text).unwrap());
+    config.as_object_mut().unwrap().remove("chat_template");
+    fs_err::write(path, config.to_string()).unwrap();
+}
+
+const TEMPLATE: &str = "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}";
+
+fn make_with(tokenizer: &Path, rows: &str, settings: &str, out: &Path) -> Result<Stats> {
+    let data = tempfile::tempdir()?;
+    fs_err::write(data.path().join("rows.jsonl"), rows)?;
+    let config: Config = toml::from_str(settings).unwrap();
+    let files = find_files(&[data.path().to_owned()], &config)?;
+    run(tokenizer, &files, &config, out)
+}
+
+const PAIR: &str = "{\"prompt\":\"a\",\"completion\":\"b\"}\n";
+const ALL_TRAIN: &str = "split = { validation = 0.0, test = 0.0 }\n";
+
+#[test]
+fn every_chat_template_that_is_read_is_handed_on_and_nothing_else() -> Result<()> {
+    let (folder, out) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    tokenizer_without_template(folder.path());
+    let json = serde_json::json!({"chat_template": TEMPLATE}).to_string();
+    fs_err::write(folder.path().join("chat_template.json"), json)?;
+    let named = folder.path().join("additional_chat_templates");
+    fs_err::create_dir_all(named.join("folder.jinja"))?;
+    for name in ["._tool_use.jinja", ".DS_Store", "notes.txt"] {
+        fs_err::write(named.join(name), b"\xFF")?;
+    }
+    make_with(folder.path(), PAIR, ALL_TRAIN, out.path())?;
+    let copied = out.path().join("tokenizer");
+    assert!(dataset::TextTokenizer::open(&copied)?.chat_template().is_some());
+    assert!(!copied.join("additional_chat_templates").exists());
+    // A template with a name leaves out the JSON file, so it comes last.
+    fs_err::write(named.join("tool_use.jinja"), TEMPLATE)?;
+    fs_err::write(folder.path().join("chat_template.jinja"), TEMPLATE)?;
+    let out = tempfile::tempdir()?;
+    make_with(folder.path(), PAIR, ALL_TRAIN, out.path())?;
+    let names = fs_err::read_dir(out.path().join("tokenizer/additional_chat_templates"))?;
+    assert_eq!(names.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["tool_use.jinja"]);
+    Ok(())
+}
