@@ -46,6 +46,8 @@ pub struct TextTokenizer {
     /// Added tokens, whose text a template writes to control the model; the longest first.
     controls: Vec<Control>,
     templates: BTreeMap<String, ChatTemplate>,
+    /// What the folder settles about chats.
+    chat_settings: ChatSettings,
 }
 
 /// An added token with its text.
@@ -146,14 +148,21 @@ impl TextTokenizer {
             special_tokens.into_iter().map(|(name, token)| (name, Value::String(token))).collect();
         let settled = chat_settings(path)?;
         let date = settings.date.or_else(|| Date::parse(&settled.template_date));
-        variables.extend(settled.template_arguments);
+        variables.extend(settled.template_arguments.clone());
         variables.extend(settings.arguments.clone());
         let mut templates = BTreeMap::new();
         for TemplateSource { name, label, text } in template_sources(path, &config)? {
             templates.insert(name, ChatTemplate::new(&text, &label, variables.clone(), date)?);
         }
         let controls = controls(&inner, &eos);
-        Ok(Self { path: path.to_owned(), inner, bos, eos, special, controls, templates })
+        let path = path.to_owned();
+        Ok(Self { path, inner, bos, eos, special, controls, templates, chat_settings: settled })
+    }
+
+    /// Returns what the folder settles about chats, such as the folder of a fused model. The end tokens are among
+    /// [`TextTokenizer::eos`].
+    pub fn chat_settings(&self) -> &ChatSettings {
+        &self.chat_settings
     }
 
     /// Returns the tokens of `text`, with the special tokens that the tokenizer adds to every text if `add_special`.

@@ -97,7 +97,7 @@ pub fn run(tokenizer: &Path, files: &[DataFile], config: &Config, out: &Path) ->
     })?;
     writer.finish(out, &mut stats)?;
     copy_tokenizer(tokenizer, &out.join(outputs::TOKENIZER))?;
-    write_chat_settings(config, &stats, out)?;
+    write_chat_settings(text_tokenizer.chat_settings(), config, &stats, out)?;
     stats.write(out)?;
     losses::warn(config, &stats);
     refuse_empty(config, files, &stats)?;
@@ -117,13 +117,17 @@ fn copy_tokenizer(from: &Path, to: &Path) -> dataset::Result<()> {
     Ok(())
 }
 
-/// Writes what later stages must follow: beside the tokenizer for evaluate, and beside the tokens for train and fuse.
-fn write_chat_settings(config: &Config, stats: &Stats, out: &Path) -> Result<()> {
-    let settings = ChatSettings {
-        end_tokens: notices::new_end_tokens(stats),
-        template_arguments: config.template_arguments.clone().into_iter().collect(),
-        template_date: config.template_date.clone(),
-    };
+/// Writes what later stages must follow: beside the tokenizer for evaluate, and beside the tokens for train and fuse. It
+/// includes what the tokenizer's folder has settled before, since the rows are rendered with that too.
+fn write_chat_settings(settled: &ChatSettings, config: &Config, stats: &Stats, out: &Path) -> Result<()> {
+    let mut settings = settled.clone();
+    settings.end_tokens.extend(notices::new_end_tokens(stats));
+    settings.end_tokens.sort_unstable();
+    settings.end_tokens.dedup();
+    settings.template_arguments.extend(config.template_arguments.clone());
+    if !config.template_date.is_empty() {
+        settings.template_date.clone_from(&config.template_date);
+    }
     if !settings.is_empty() {
         settings.write(&out.join(outputs::TOKENIZER))?;
         settings.write(&out.join(outputs::TOKENS))?;

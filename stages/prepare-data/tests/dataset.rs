@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use dataset::{MixtureComponent, MixtureComponents, Split, StoredRow, read_rows};
 use failure::Result;
 use insta::assert_snapshot;
-use outputs::Stats;
+use outputs::{ChatSettings, Document as _, Stats};
 use prepare_data::{Config, find_files, run};
 use testutil::{golden, workspace_root};
 
@@ -340,5 +340,33 @@ fn every_chat_template_that_is_read_is_handed_on_and_nothing_else() -> Result<()
     make_with(folder.path(), PAIR, ALL_TRAIN, out.path())?;
     let names = fs_err::read_dir(out.path().join("tokenizer/additional_chat_templates"))?;
     assert_eq!(names.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["tool_use.jinja"]);
+    Ok(())
+}
+
+#[test]
+fn chat_settings_of_the_tokenizer_are_handed_on_with_those_of_the_settings() -> Result<()> {
+    let (folder, out) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    tokenizer_without_template(folder.path());
+    let template = "{{ date_string }}{{ style }}{{ tone }}{{ strftime_now('%Y') }}".to_owned() + TEMPLATE;
+    fs_err::write(folder.path().join("chat_template.jinja"), template)?;
+    let settled = ChatSettings {
+        end_tokens: vec![5],
+        template_arguments: serde_json::from_str(r#"{"style":"old","tone":"old"}"#).unwrap(),
+        template_date: "2024-01-02".to_owned(),
+    };
+    settled.write(folder.path())?;
+    let settings = format!("{ALL_TRAIN}template_arguments = {{ tone = 'new' }}");
+    make_with(folder.path(), PAIR, &settings, out.path())?;
+    let prompt = rows(out.path(), "train").remove(0).prompt.unwrap();
+    assert!(prompt.starts_with("oldnew2024user: a"), "{prompt}");
+    for place in ["tokenizer", "tokens"] {
+        let found = ChatSettings::read(&out.path().join(place).join(ChatSettings::FILE))?;
+        assert!(found.end_tokens.contains(&5), "{place}: {:?}", found.end_tokens);
+        assert_eq!(
+            serde_json::to_string(&found.template_arguments).unwrap(),
+            r#"{"style":"old","tone":"new"}"#
+        );
+        assert_eq!(found.template_date, "2024-01-02");
+    }
     Ok(())
 }
