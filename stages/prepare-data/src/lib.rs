@@ -21,6 +21,7 @@
 mod config;
 mod destinations;
 mod files;
+mod free_names;
 mod leaks;
 mod losses;
 mod mapping;

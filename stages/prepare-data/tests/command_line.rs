@@ -60,6 +60,14 @@ fn a_file_beside_the_named_ones_does_not_matter() {
 }
 
 #[test]
+fn names_of_components_and_template_arguments_may_have_capitals_and_hyphens() {
+    let sandbox = Sandbox::new();
+    sandbox.write("pairs.jsonl", pairs(20));
+    let settings = "template_arguments = { enableThinking = true }\nmixture.Haw-1.files = ['pairs.jsonl']";
+    run(&sandbox, "pairs.jsonl", settings).succeeded();
+}
+
+#[test]
 fn one_artifact_is_written_to_a_folder() {
     let sandbox = Sandbox::new();
     sandbox.write("pairs.jsonl", pairs(20));
