@@ -12,6 +12,7 @@ use dataset::{
 };
 use outputs::{SplitStats, Stats, ValidationLeaks};
 use rayon::prelude::*;
+use serde_json::Value;
 
 use crate::config::{Config, OnBadRow, OnLeak};
 use crate::destinations::Destination;
@@ -320,15 +321,22 @@ fn count_changes(ready: &Ready, stats: &mut Stats) {
     }
 }
 
-/// Estimates the bytes of text in a record.
+/// Returns the bytes of text in a record.
 fn text_bytes(record: &Record) -> usize {
-    let message_bytes = |message: &serde_json::Value| {
-        message.get("content").and_then(|text| text.as_str()).map_or(64, str::len)
-    };
     match &record.shape {
-        Shape::Chat { messages, .. } => messages.iter().map(message_bytes).sum(),
+        Shape::Chat { messages, tools } => messages.iter().chain(tools).map(json_bytes).sum(),
         Shape::Completion { prompt, completion } => prompt.len() + completion.len(),
         Shape::Text(text) => text.len(),
+    }
+}
+
+/// Returns the bytes of all strings in a value, and of the keys.
+fn json_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(json_bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| key.len() + json_bytes(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => size_of::<Value>(),
     }
 }
 
@@ -358,4 +366,34 @@ fn stored(record: Record, encoded: &Encoded) -> StoredRow {
         Shape::Text(text) => row.text = Some(text),
     }
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use dataset::RawRow;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_text_of_a_chat_counts_for_the_memory_of_a_block() {
+        let long = "x".repeat(1000);
+        let message = |more: Value| {
+            let mut message = json!({"role": "assistant", "content": "a"});
+            message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({"messages": [message]})
+        };
+        let mut rows = vec![
+            message(json!({"content": [{"type": "text", "text": long}]})),
+            message(json!({"reasoning_content": long})),
+            message(json!({"tool_calls": [{"name": "f", "arguments": {"a": [long]}}]})),
+            message(json!({})),
+        ];
+        rows[3]["tools"] = json!([{"name": "f", "description": long}]);
+        for row in rows {
+            let row = RawRow { line: 1, fields: row.as_object().unwrap().clone() };
+            let record = Record::from_row(row, Path::new("x")).unwrap();
+            assert!(text_bytes(&record) >= 1000, "{record:?}");
+        }
+    }
 }
