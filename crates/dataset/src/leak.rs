@@ -25,7 +25,7 @@ mod short;
 mod table;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use outputs::Leak;
 
@@ -48,6 +48,7 @@ const PORTION_ROWS: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Check {
     settings: Settings,
+    folder: PathBuf,
     checked: Spill,
     train: Spill,
     portion_shingles: usize,
@@ -61,7 +62,7 @@ impl Check {
     /// Fails when the files cannot be created.
     pub fn new(settings: Settings, folder: &Path) -> Result<Self> {
         let (checked, train) = (Spill::new(folder)?, Spill::new(folder)?);
-        Ok(Self { settings, checked, train, portion_shingles: PORTION_SHINGLES })
+        Ok(Self { settings, folder: folder.to_owned(), checked, train, portion_shingles: PORTION_SHINGLES })
     }
 
     /// Hashes the text of a row. Any thread may do this.
@@ -85,6 +86,28 @@ impl Check {
     /// Fails when the temporary file cannot be written.
     pub fn add_train(&mut self, row: &StoredRow, fingerprint: &Fingerprint) -> Result<()> {
         self.train.push("train", row, fingerprint)
+    }
+
+    /// Leaves out checked rows of `split`. `dropped` are their sorted numbers among the rows of the split.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the temporary files cannot be read or written.
+    pub fn leave_out(&mut self, split: &str, dropped: &[u32]) -> Result<()> {
+        let mut kept = Spill::new(&self.folder)?;
+        let mut dropped = dropped.iter().copied().peekable();
+        let mut row = Spilled::default();
+        let mut reader = self.checked.read()?;
+        let mut number = 0;
+        while reader.next_into(&mut row)? {
+            let is_dropped = row.split == split && dropped.next_if_eq(&number).is_some();
+            number += u32::from(row.split == split);
+            if !is_dropped {
+                kept.push_named([&row.split, &row.id, &row.source], &row.fingerprint)?;
+            }
+        }
+        self.checked = kept;
+        Ok(())
     }
 
     /// Returns the number of checked rows.
@@ -265,6 +288,18 @@ mod tests {
         ];
         assert_eq!(kinds(&leaks), expected);
         assert_eq!(leaks[0].train_source.as_deref(), Some("x:t2"));
+    }
+
+    #[test]
+    fn rows_left_out_are_not_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = ["a", "b", "c"].map(|id| row(id, &format!("{CHANT} {id}"), "one"));
+        let mut check = check_of(&rows, &[row("t", CHANT, "two")], folder.path());
+        check.leave_out("validation", &[0]).unwrap();
+        assert_eq!((check.checked_rows(), check.find_leaks(&[]).unwrap().count), (3, 3));
+        check.leave_out("test", &[0, 2]).unwrap();
+        let findings = check.find_leaks(&[]).unwrap();
+        assert_eq!((check.checked_rows(), findings.count, findings.leaks[0].row.as_str()), (1, 1, "b"));
     }
 
     #[test]

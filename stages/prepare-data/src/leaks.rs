@@ -29,6 +29,8 @@ pub(crate) struct Resolved {
     pub(crate) rows: Vec<Leak>,
     pub(crate) remaining: u64,
     pub(crate) dropped: Tally,
+    /// Sorted numbers of the rows of the split that are left out.
+    pub(crate) dropped_rows: Vec<u32>,
 }
 
 impl Cleaning<'_> {
@@ -49,6 +51,7 @@ impl Cleaning<'_> {
             resolved.remaining = remaining.count;
             findings.count += remaining.count;
             findings.leaks.splice(0..0, remaining.leaks);
+            resolved.dropped_rows = findings.train_rows;
         }
         resolved.count = findings.count;
         resolved.rows = findings.leaks.into_iter().take(LISTED).collect();

@@ -260,6 +260,9 @@ impl<'a> Writer<'a> {
         if let Some(check) = self.validation_check {
             let cleaning = Cleaning { out, split: SplitName::Validation, drop };
             let found = cleaning.resolve(check, stats, None)?;
+            if let Some(check) = &mut self.check {
+                check.leave_out(SplitName::Validation.as_str(), &found.dropped_rows)?;
+            }
             stats.leaks.in_validation = ValidationLeaks {
                 checked_rows: found.checked_rows,
                 count: found.count,

@@ -370,3 +370,28 @@ fn chat_settings_of_the_tokenizer_are_handed_on_with_those_of_the_settings() -> 
     }
     Ok(())
 }
+
+#[test]
+fn a_row_dropped_from_validation_drops_no_training_row() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let row =
+        |prompt: &str, answer: &str| format!("{{\"prompt\":\"{prompt}\",\"completion\":\"{answer}\"}}\n");
+    let (question, answer) =
+        ("Where did the canoe land that night?", "It landed on the beach of Hilo before dawn.");
+    let other = |word: &str| {
+        row(&format!("Who lives in the {word} house now?"), &format!("The chief of {word} and his men."))
+    };
+    let write = |name: &str, text: String| fs_err::write(data.path().join(name), text);
+    write("train.jsonl", row("What happened after the storm?", answer) + &other("red") + &other("green"))?;
+    write("valid.jsonl", row(question, answer) + &other("white"))?;
+    write("test.jsonl", row(question, "Nobody in the village could say.") + &other("black"))?;
+    let out = tempfile::tempdir()?;
+    let stats = make(data.path(), "on_leak = 'drop'", out.path())?;
+    assert_eq!(stats.leaks.in_validation.dropped_rows.count, 1);
+    assert_eq!(
+        (stats.leaks.dropped_train_rows.count, stats.leaks.count, stats.leaks.checked_rows),
+        (0, 0, 3)
+    );
+    assert_eq!(["train", "validation", "test"].map(|split| stats.splits[split].rows), [3, 1, 2]);
+    Ok(())
+}

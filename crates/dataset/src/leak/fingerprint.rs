@@ -101,7 +101,12 @@ impl Spill {
     }
 
     pub(super) fn push(&mut self, split: &str, row: &StoredRow, fingerprint: &Fingerprint) -> Result<()> {
-        for text in [split, &row.id, &row.source] {
+        self.push_named([split, &row.id, &row.source], fingerprint)
+    }
+
+    /// Adds a row with its split, id and source.
+    pub(super) fn push_named(&mut self, names: [&str; 3], fingerprint: &Fingerprint) -> Result<()> {
+        for text in names {
             self.file.write_all(&(text.len() as u32).to_le_bytes())?;
             self.file.write_all(text.as_bytes())?;
         }
