@@ -1,5 +1,6 @@
 //! Finding the data files: names in the settings, looked up in the given data.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use dataset::split::SplitName;
@@ -53,7 +54,26 @@ pub(crate) fn find(data: &[PathBuf], config: &Config) -> Result<Vec<DataFile>> {
     if files.is_empty() {
         return Err(nothing_found(data));
     }
+    refuse_twice(&files)?;
     Ok(files)
+}
+
+/// Fails if a file would be read twice.
+fn refuse_twice(files: &[DataFile]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    match files.iter().find(|file| !seen.insert(identity(&file.path))) {
+        None => Ok(()),
+        Some(file) => Err(Error::File {
+            path: file.path.clone(),
+            reason: "the file is named twice, so its rows would be read twice".into(),
+            hint: "name it once, in the settings or with `--data`".into(),
+        }),
+    }
+}
+
+/// Returns the path that is the same for all names of a file.
+fn identity(path: &Path) -> PathBuf {
+    fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Returns all data files in `data`, with their splits if the settings or the names say so.
@@ -141,21 +161,35 @@ fn is_hidden(path: &Path) -> bool {
 }
 
 fn find_named(data: &[PathBuf], name: &str) -> Result<PathBuf> {
-    let found = data.iter().find_map(|path| {
+    let in_place = |path: &PathBuf| {
         let inside = path.join(name);
         if path.is_dir() {
             inside.is_file().then_some(inside)
         } else {
             path.ends_with(name).then(|| path.clone())
         }
-    });
-    found.ok_or_else(|| {
-        let places: Vec<String> = data.iter().map(|path| path.display().to_string()).collect();
-        Error::Rows {
-            reason: format!("the settings name the file `{name}`, which is not in `{}`", places.join("`, `")),
+    };
+    let mut found: Vec<PathBuf> = data.iter().filter_map(in_place).collect();
+    let mut seen = BTreeSet::new();
+    found.retain(|path| seen.insert(identity(path)));
+    let listed = |paths: &[PathBuf]| {
+        let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        paths.join("`, `")
+    };
+    match found.as_slice() {
+        [path] => Ok(path.clone()),
+        [] => Err(Error::Rows {
+            reason: format!("the settings name the file `{name}`, which is not in `{}`", listed(data)),
             hint: "give its folder with `--data`, or correct the name in the settings".into(),
-        }
-    })
+        }),
+        several => Err(Error::Rows {
+            reason: format!(
+                "the settings name the file `{name}`, but there are several: `{}`",
+                listed(several)
+            ),
+            hint: "give only one of them with `--data`, or rename one".into(),
+        }),
+    }
 }
 
 /// Lists the given files and the data files in the given folders.
@@ -284,6 +318,34 @@ mod tests {
         ] {
             assert_eq!(split(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_with_several_files_and_a_file_with_several_names_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        for name in ["a/x.jsonl", "a/y.jsonl", "b/x.jsonl"] {
+            fs_err::create_dir_all(place(name).parent().unwrap()).unwrap();
+            fs_err::write(place(name), "{}").unwrap();
+        }
+        let found = |data: &[&str], settings: &str| {
+            let data: Vec<PathBuf> = data.iter().map(|name| place(name)).collect();
+            let files = find(&data, &toml::from_str(settings).unwrap()).map_err(|error| error.to_string())?;
+            Ok::<usize, String>(files.len())
+        };
+        let ambiguous = "but there are several";
+        for data in [["a", "b"], ["a/x.jsonl", "b/x.jsonl"], ["a", "b/x.jsonl"]] {
+            let refused = found(&data, "source = ['x.jsonl']").unwrap_err();
+            assert!(refused.contains(ambiguous), "{refused}");
+        }
+        assert_eq!(found(&["a", "b"], "source = ['y.jsonl']"), Ok(1));
+        assert_eq!(found(&["a", "a", "a/x.jsonl"], "source = ['x.jsonl']"), Ok(1));
+        for settings in ["source = ['x.jsonl', 'x.jsonl']", "train = ['x.jsonl']\ntest = ['./x.jsonl']"] {
+            let refused = found(&["a"], settings).unwrap_err();
+            assert!(refused.contains("named twice"), "{refused}");
+        }
+        assert!(found(&["a", "a/x.jsonl"], "").unwrap_err().contains("named twice"));
+        assert_eq!(found(&["a", "b"], ""), Ok(3));
     }
 
     #[test]
