@@ -92,7 +92,8 @@ impl Record {
         Ok(Self {
             id: label(&fields, "id").map_err(at_line)?.unwrap_or_else(|| source.clone()),
             group: label(&fields, "group").map_err(at_line)?,
-            weight: number(&fields, "weight", |n| n > 0.0 && n < f64::from(f32::MAX), "above 0")
+            // Tokens are stored with a weight of 32 bits.
+            weight: number(&fields, "weight", |n| n as f32 > 0.0 && n < f64::from(f32::MAX), "above 0")
                 .map_err(at_line)?
                 .map_or(1.0, |weight| weight as f32),
             auth_weight: number(&fields, "auth_weight", |n| AUTHORITIES.contains(&n), "from 0 to 0.99")
@@ -280,6 +281,9 @@ fn label(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, Fiel
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
+        Some(Value::String(_)) => {
+            Err(FieldProblem::new(format!("`{name}` is empty"), "fill it in, or leave the field out"))
+        }
         Some(_) => {
             let reason = format!("`{name}` is neither a string nor a number");
             Err(FieldProblem::new(reason, "write a string or a number, or leave the field out"))
@@ -389,7 +393,16 @@ mod tests {
         assert!(unwanted.starts_with("`label` is false"), "{unwanted}");
         assert!(record(r#"{"prompt":"a","completion":"b","label":true}"#).is_ok());
         assert!(record(r#"{"text":"a","label":false}"#).is_ok());
-        assert_eq!(record(r#"{"text":"a","weight":0}"#).unwrap_err(), "`weight` is not a number above 0");
+        for weight in ["0", "1e-50", "1e39"] {
+            let row = format!(r#"{{"text":"a","weight":{weight}}}"#);
+            assert_eq!(record(&row).unwrap_err(), "`weight` is not a number above 0");
+        }
+        assert!(record(r#"{"text":"a","weight":1e-40}"#).unwrap().weight > 0.0);
+        assert_eq!(record(r#"{"text":"a","id":""}"#).unwrap_err(), "`id` is empty");
+        assert_eq!(
+            record(r#"{"text":"a","group":[1]}"#).unwrap_err(),
+            "`group` is neither a string nor a number"
+        );
         assert_eq!(
             record(r#"{"text":"a","auth_weight":1}"#).unwrap_err(),
             "`auth_weight` is not a number from 0 to 0.99"
