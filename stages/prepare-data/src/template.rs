@@ -41,11 +41,13 @@ impl Template {
                     push_letter(&mut pieces, letter);
                 }
                 ('{', _) => {
-                    let name: String = letters.by_ref().take_while(|&letter| letter != '}').collect();
-                    if matches!(name.as_str(), "" | "?")
-                        || name.contains('{')
-                        || !source.contains(&format!("{{{name}}}"))
-                    {
+                    let mut is_closed = false;
+                    let is_inside = |&letter: &char| {
+                        is_closed = letter == '}';
+                        !is_closed
+                    };
+                    let name: String = letters.by_ref().take_while(is_inside).collect();
+                    if matches!(name.as_str(), "" | "?") || name.contains('{') || !is_closed {
                         return Err(format!(
                             "`{{{name}` is not a field; write `{{name}}` for a field and `{{{{` for a brace"
                         ));
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn wrong_braces_are_refused() {
-        for bad in ["{", "{}", "{?}", "}", "{a{b}"] {
+        for bad in ["{", "{}", "{?}", "}", "{a{b}", "{a", "{a} {a", "{a?} {a?"] {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }
     }
