@@ -66,7 +66,7 @@ impl Template {
     ///
     /// # Errors
     ///
-    /// Fails when a field has no value or is a list or an object.
+    /// Fails when a field has no value or an empty text and may not be blank, or is a list or an object.
     pub(crate) fn fill(&self, row: &RawRow) -> Result<Filled, RowProblem> {
         let mut text = String::new();
         let mut fields = Vec::new();
@@ -77,7 +77,7 @@ impl Template {
                     continue;
                 }
                 Piece::Field { name, may_be_blank } => match row.fields.get(name) {
-                    Some(Value::String(value)) => value.clone(),
+                    Some(Value::String(value)) if *may_be_blank || !value.is_empty() => value.clone(),
                     Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
                     None | Some(Value::Null) if *may_be_blank => continue,
                     value => return Err(unusable_field(row, name, value)),
@@ -105,7 +105,8 @@ fn unusable_field(row: &RawRow, name: &str, value: Option<&Value>) -> RowProblem
                 format!("the row has the fields `{}`; correct the name in the template", names.join("`, `"));
             ("has no value", hint)
         }
-        Some(Value::Null) => {
+        // An empty cell of a table is null, too.
+        Some(Value::Null | Value::String(_)) => {
             let hint = format!(
                 "write `{{{name}?}}` in the template if it may be blank, fill it in, or set `on_bad_row = \"skip\"` to \
                  leave such rows out"
@@ -149,7 +150,11 @@ mod tests {
         for blank in [json!({"a": "x"}), json!({"a": "x", "b": null}), json!({"a": "x", "b": ""})] {
             assert_eq!(fill("{a}{b?}", &blank).unwrap().text, "x");
         }
-        let problem = fill("{a}{b}", &json!({"a": "x", "b": null})).unwrap_err();
-        assert!(problem.hint.contains("`{b?}`"), "{}", problem.hint);
+        for blank in [json!(null), json!("")] {
+            let problem = fill("{a}{b}", &json!({"a": "x", "b": blank})).unwrap_err();
+            assert_eq!(problem.reason, "the field `b` has no value");
+            assert!(problem.hint.contains("`{b?}`"), "{}", problem.hint);
+        }
+        assert_eq!(fill("{a}{b}", &json!({"a": "x", "b": " "})).unwrap().text, "x ");
     }
 }
