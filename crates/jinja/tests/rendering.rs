@@ -63,6 +63,64 @@ fn values_in_a_notation_are_reported_with_their_line() {
     assert!(printed("{{ messages[0].content }}{{ messages[1].content[0] }}{{ [1] }}").is_empty());
 }
 
+/// Returns the text of a template with `n` = 1, 2, 3 and the dict `d`, or the reason why there is none.
+fn text(source: &str) -> String {
+    let context = vec![
+        ("n".to_owned(), Value::from(&json!([1, 2, 3]))),
+        ("d".to_owned(), Value::from(&json!({"p": 1, "q": 2}))),
+        ("role".to_owned(), "a".into()),
+    ];
+    let rendered =
+        Template::new(source).and_then(|template| template.render(context, &Watch::default(), None));
+    rendered.map_or_else(|error| format!("error: {}", error.message), |output| output.text)
+}
+
+/// The expected texts are those of Jinja2 3.1.6.
+#[test]
+fn a_generator_gives_each_value_once() {
+    let twice = |value: &str| {
+        text(&format!(
+            "{{% set s = {value} %}}{{% for x in s %}}{{{{ x }}}}{{% endfor %}}|{{% for x in s %}}{{{{ x }}}}{{% endfor %}}"
+        ))
+    };
+    for (value, expected) in [
+        ("n | select('odd')", "13|"),
+        ("n | reject('odd')", "2|"),
+        ("[d] | selectattr('p') | map(attribute='q')", "2|"),
+        ("[d] | rejectattr('x')", "{'p': 1, 'q': 2}|"),
+        ("n | map('string')", "123|"),
+        ("n | reverse", "321|"),
+        ("n | select | reverse", "321|321"),
+        ("'ab' | reverse", "ba|ba"),
+        ("n | unique", "123|"),
+        ("n | batch(2)", "[1, 2][3]|"),
+        ("n | slice(2)", "[1, 2][3]|"),
+        ("d | items", "('p', 1)('q', 2)|"),
+        ("d.items()", "('p', 1)('q', 2)|('p', 1)('q', 2)"),
+        ("d.keys()", "pq|pq"),
+        ("d | dictsort", "('p', 1)('q', 2)|('p', 1)('q', 2)"),
+        ("n | sort", "123|123"),
+        ("n | select | list", "123|123"),
+        ("range(3)", "012|012"),
+    ] {
+        assert_eq!(twice(value), expected, "{value}");
+    }
+    let with = |rest: &str| text(&format!("{{% set s = n | select %}}{rest}"));
+    for (rest, expected) in [
+        ("{{ s | first }}|{{ s | list }}|{{ s | list }}", "1|[2, 3]|[]"),
+        ("{{ 2 in s }}|{{ s | list }}", "True|[3]"),
+        ("{{ 9 in s }}|{{ s | list }}", "False|[]"),
+        ("{% set a, b, c = s %}{{ a }}{{ s | list }}", "1[]"),
+        ("{% if s %}t{% endif %}{% if s is iterable %}t{% endif %}{{ s | list }}", "tt[1, 2, 3]"),
+        ("{{ s | max }}{{ s | sum }}{{ s | join }}", "30"),
+        ("{% set ns = namespace(l=s) %}{{ ns.l | list }}{{ s | list }}", "[1, 2, 3][]"),
+        ("{{ s == s }} {{ s in [s] }} {{ s | list }}", "True True [1, 2, 3]"),
+    ] {
+        assert_eq!(with(rest), expected, "{rest}");
+    }
+    assert!(with("{{ s | last }}").contains("not reversible"));
+}
+
 #[test]
 fn errors_have_a_kind_and_the_line() {
     let error = |source: &str| {

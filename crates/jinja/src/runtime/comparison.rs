@@ -8,7 +8,7 @@ use crate::runtime::budget::{Budget, check_depth};
 use crate::runtime::value::{Object, Value};
 
 impl Value {
-    /// Returns the values that a loop visits.
+    /// Returns the values that a loop visits. A generator has none left afterwards.
     pub(crate) fn iterate(&self, budget: &Budget) -> Result<Vec<Self>> {
         if let Self::Str(text) = self {
             budget.visits(text.len())?;
@@ -22,7 +22,26 @@ impl Value {
         }
         let items = self.visited()?;
         budget.list(items.len())?;
-        Ok(items.to_vec())
+        let items = items.to_vec();
+        self.take(items.len());
+        Ok(items)
+    }
+
+    /// Returns the first value that a loop visits. A generator does not give it again.
+    pub(crate) fn first(&self, budget: &Budget) -> Result<Option<Self>> {
+        if !self.is_generator() {
+            return Ok(self.iterate(budget)?.into_iter().next());
+        }
+        let first = self.visited()?.first().cloned();
+        self.take(1);
+        Ok(first)
+    }
+
+    /// Takes the first `count` of the values that are left in a generator.
+    fn take(&self, count: usize) {
+        if let Self::Lazy(lazy) = self {
+            lazy.take(count);
+        }
     }
 
     /// Returns the items of a sequence other than a string or dict.
@@ -30,7 +49,7 @@ impl Value {
         match self {
             Self::Undefined(_) => Ok(&[]),
             Self::List(items) | Self::Tuple(items) => Ok(items),
-            Self::Lazy(lazy) => Ok(&lazy.items),
+            Self::Lazy(lazy) => Ok(lazy.left()),
             Self::Object(Object::Loop(state)) => Ok(&state.items),
             other => Err(Error::of_type(format!("'{}' object is not iterable", other.type_name()))),
         }
@@ -41,13 +60,16 @@ impl Value {
         matches!(self, Self::Str(_) | Self::Dict(_)) || self.visited().is_ok()
     }
 
-    /// Returns whether a loop over a value other than a string would visit `item`.
+    /// Returns whether a loop over a value other than a string would visit `item`. A generator has the values after it left.
     pub(crate) fn visits(&self, item: &Self, budget: &Budget) -> Result<bool> {
-        for visited in self.visited()? {
+        let items = self.visited()?;
+        for (index, visited) in items.iter().enumerate() {
             if visited.equals(item, budget)? {
+                self.take(index + 1);
                 return Ok(true);
             }
         }
+        self.take(items.len());
         Ok(false)
     }
 
@@ -129,6 +151,7 @@ impl Value {
             (Self::List(a), Self::List(b)) | (Self::Tuple(a), Self::Tuple(b)) => {
                 all_equal(a, b, budget, depth + 1)
             }
+            (Self::Lazy(a), Self::Lazy(b)) if Rc::ptr_eq(a, b) => Ok(true),
             (Self::Lazy(a), Self::Lazy(b)) => {
                 Ok(a.view.is_some() && b.view.is_some() && all_equal(&a.items, &b.items, budget, depth + 1)?)
             }

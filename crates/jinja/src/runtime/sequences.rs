@@ -24,8 +24,11 @@ impl Machine<'_> {
             "length" | "count" => value.length(budget)?.into(),
             "list" => Value::list(value.iterate(budget)?),
             "first" => {
-                let first = value.iterate(budget)?.into_iter().next();
+                let first = value.first(budget)?;
                 first.unwrap_or_else(|| Value::undefined("No first item, sequence was empty."))
+            }
+            "last" if value.is_generator() => {
+                return Err(Error::of_type("'generator' object is not reversible"));
             }
             "last" => {
                 let last = value.iterate(budget)?.pop();
@@ -39,7 +42,9 @@ impl Machine<'_> {
                 } else {
                     let mut items = value.iterate(budget)?;
                     items.reverse();
-                    Value::generator(items)
+                    // What cannot be read from its end becomes a list.
+                    let is_list = value.is_generator() || value.is_undefined();
+                    if is_list { Value::list(items) } else { Value::generator(items) }
                 }
             }
             "items" => match value {

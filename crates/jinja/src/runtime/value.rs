@@ -1,6 +1,6 @@
 //! Values of templates, with Python's notions of truth, equality and order.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
 use std::rc::Rc;
 
@@ -40,13 +40,30 @@ pub enum Value {
     Object(Object),
 }
 
-/// Values made one at a time.
+/// Values made one at a time. A generator gives each value once, to whoever asks first; a loop takes them all, even if it is
+/// left early.
 #[derive(Debug)]
 pub struct Lazy {
     /// The values.
     pub(crate) items: Items,
     /// Name of the type if the values are a view of a dict, which has a length.
     pub(crate) view: Option<&'static str>,
+    /// Number of values that the generator has given away.
+    pub(crate) taken: Cell<usize>,
+}
+
+impl Lazy {
+    /// Returns the values that are left.
+    pub(crate) fn left(&self) -> &[Value] {
+        &self.items[self.taken.get()..]
+    }
+
+    /// Takes the first `count` of the values that are left. A view keeps them.
+    pub(crate) fn take(&self, count: usize) {
+        if self.view.is_none() {
+            self.taken.set(self.items.len().min(self.taken.get().saturating_add(count)));
+        }
+    }
 }
 
 /// Values with behaviour.
@@ -152,11 +169,16 @@ impl Value {
     }
 
     pub(crate) fn generator(items: Vec<Self>) -> Self {
-        Self::Lazy(Rc::new(Lazy { items: items.into(), view: None }))
+        Self::Lazy(Rc::new(Lazy { items: items.into(), view: None, taken: Cell::new(0) }))
     }
 
     pub(crate) fn view(name: &'static str, items: Vec<Self>) -> Self {
-        Self::Lazy(Rc::new(Lazy { items: items.into(), view: Some(name) }))
+        Self::Lazy(Rc::new(Lazy { items: items.into(), view: Some(name), taken: Cell::new(0) }))
+    }
+
+    /// Returns whether the value is a generator, which cannot be visited twice or from its end.
+    pub(crate) fn is_generator(&self) -> bool {
+        matches!(self, Self::Lazy(lazy) if lazy.view.is_none())
     }
 
     pub(crate) fn undefined(what: impl Into<Text>) -> Self {
