@@ -12,6 +12,7 @@ mod functions;
 mod json;
 mod machine;
 mod memory;
+mod numerals;
 mod operators;
 mod output;
 mod print;

@@ -121,6 +121,28 @@ fn a_generator_gives_each_value_once() {
     assert!(with("{{ s | last }}").contains("not reversible"));
 }
 
+/// The expected texts are those of Python 3.11.
+#[test]
+fn digits_are_decimal_or_at_least_digits_or_numeric() {
+    for (letter, expected) in [
+        ("7", "TrueTrueTrue"),
+        ("٣", "TrueTrueTrue"),
+        ("𝟘", "TrueTrueTrue"),
+        ("²", "FalseTrueTrue"),
+        ("①", "FalseTrueTrue"),
+        ("½", "FalseFalseTrue"),
+        ("Ⅷ", "FalseFalseTrue"),
+        ("一", "FalseFalseTrue"),
+        ("a", "FalseFalseFalse"),
+        ("", "FalseFalseFalse"),
+    ] {
+        let source = format!(
+            "{{% set s = '{letter}' %}}{{{{ s.isdecimal() }}}}{{{{ s.isdigit() }}}}{{{{ s.isnumeric() }}}}"
+        );
+        assert_eq!(text(&source), expected, "{letter}");
+    }
+}
+
 #[test]
 fn errors_have_a_kind_and_the_line() {
     let error = |source: &str| {

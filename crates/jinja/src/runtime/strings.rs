@@ -6,6 +6,7 @@ use crate::runtime::budget::{Budget, Builder};
 use crate::runtime::format;
 use crate::runtime::machine::Machine;
 use crate::runtime::memory::Text;
+use crate::runtime::numerals;
 use crate::runtime::print::is_printable;
 use crate::runtime::value::Value;
 use crate::syntax::lexer::is_space;
@@ -457,7 +458,9 @@ fn predicate(text: &str, name: &str) -> bool {
         "isalnum" => all(char::is_alphanumeric),
         "isalpha" => all(char::is_alphabetic),
         "isascii" => text.is_ascii(),
-        "isdecimal" | "isdigit" | "isnumeric" => all(|letter| letter.is_numeric() && !letter.is_alphabetic()),
+        "isdecimal" => all(numerals::is_decimal),
+        "isdigit" => all(numerals::is_digit),
+        "isnumeric" => all(numerals::is_numeric),
         "isidentifier" => {
             let starts = text.starts_with(|letter: char| letter == '_' || letter.is_alphabetic());
             starts && text.chars().all(|letter| letter == '_' || letter.is_alphanumeric())
