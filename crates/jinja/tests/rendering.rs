@@ -121,6 +121,24 @@ fn a_generator_gives_each_value_once() {
     assert!(with("{{ s | last }}").contains("not reversible"));
 }
 
+/// The expected texts are those of Jinja2 3.1.6.
+#[test]
+fn lines_end_where_python_ends_them() {
+    for (source, expected) in [
+        ("{{ 'a\\r\\nb' | indent }}", "a\n    b"),
+        ("{{ 'a\\nb\\n' | indent }}|", "a\n    b\n|"),
+        ("{{ 'a\\n\\nb\\n' | indent(2, true, true) }}|", "  a\n  \n  b\n  |"),
+        ("{{ 'a\\n\\nb\\n' | indent(2, true) }}|", "  a\n\n  b\n|"),
+        ("{{ 'a\\u2028b' | indent }}|", "a\n    b|"),
+        ("{{ '' | indent(first=true) }}|", "    |"),
+        ("{{ '' | indent }}|", "|"),
+        ("{{ 'a\\x0bb\\x0cc\\rd' | indent }}|", "a\n    b\n    c\n    d|"),
+        ("{{ 'a\\r\\nb c\\n' | wordwrap(2) }}|", "a\nb\nc|"),
+    ] {
+        assert_eq!(text(source), expected, "{source}");
+    }
+}
+
 /// The expected texts are those of Python 3.11.
 #[test]
 fn digits_are_decimal_or_at_least_digits_or_numeric() {

@@ -8,7 +8,7 @@ use crate::runtime::json;
 use crate::runtime::machine::Machine;
 use crate::runtime::memory::Text;
 use crate::runtime::output::Notation;
-use crate::runtime::strings::{allow_case_change, capitalize, replace, strip};
+use crate::runtime::strings::{allow_case_change, capitalize, replace, split_lines, strip};
 use crate::runtime::value::{Number, Value};
 use crate::syntax::lexer::is_space;
 
@@ -206,8 +206,11 @@ fn indent(text: &str, arguments: &mut Arguments, budget: &Budget) -> Result<Stri
     let (first, blank) = (arguments.flag("first"), arguments.flag("blank"));
     // Jinja2 makes the indentation even if no line needs it.
     budget.fits(prefix.len().saturating_mul(count))?;
+    budget.text(text.len() + 1)?;
+    // Jinja2 appends a newline, so that the last line stays if it is empty.
+    let lines = split_lines(&format!("{text}\n"), false, budget)?;
     let mut out = Builder::new(budget);
-    for (index, line) in text.split('\n').enumerate() {
+    for (index, line) in lines.iter().enumerate() {
         if index > 0 {
             out.push('\n')?;
         }
@@ -250,7 +253,7 @@ fn wrap(text: &str, arguments: &mut Arguments, budget: &Budget) -> Result<String
     let newline = arguments.text("wrapstring")?.unwrap_or_else(|| "\n".into());
     budget.visits(text.len())?;
     let mut lines = Lines { out: Builder::new(budget), newline: &newline, has_lines: false };
-    for paragraph in text.split('\n') {
+    for paragraph in split_lines(text, false, budget)? {
         budget.copies(64)?;
         // White space before the first word stays.
         let mut line = paragraph[..paragraph.len() - paragraph.trim_start().len()].to_owned();

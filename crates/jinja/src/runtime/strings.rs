@@ -106,11 +106,7 @@ pub(crate) fn call(
             let limit = limit.map_or(usize::MAX, |limit| limit as usize);
             texts(split(text, separator.as_deref(), limit, name == "rsplit", budget)?)
         }
-        "splitlines" => {
-            let ends = text.chars().filter(|letter| is_line_end(*letter)).count();
-            budget.texts(2 * ends + 1, text.len())?;
-            texts(split_lines(text, arguments.flag("keepends")))
-        }
+        "splitlines" => texts(split_lines(text, arguments.flag("keepends"), budget)?),
         "partition" | "rpartition" => {
             budget.text(2 * text.len())?;
             partition(text, &required(arguments, "sep")?, name == "rpartition")?
@@ -380,7 +376,10 @@ fn is_line_end(letter: char) -> bool {
     matches!(letter, '\n'..='\r' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
-fn split_lines(text: &str, keep_ends: bool) -> Vec<String> {
+/// Splits a text as `splitlines` does: also at line ends other than a newline, and without an empty line at the end.
+pub(crate) fn split_lines(text: &str, keep_ends: bool, budget: &Budget) -> Result<Vec<String>> {
+    let ends = text.chars().filter(|letter| is_line_end(*letter)).count();
+    budget.texts(2 * ends + 1, text.len())?;
     let mut lines = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
@@ -393,7 +392,7 @@ fn split_lines(text: &str, keep_ends: bool) -> Vec<String> {
         lines.push(rest[..if keep_ends { end + mark } else { end }].to_owned());
         rest = &rest[end + mark..];
     }
-    lines
+    Ok(lines)
 }
 
 fn partition(text: &str, separator: &str, from_right: bool) -> Result<Value> {
