@@ -141,6 +141,76 @@ fn lines_end_where_python_ends_them() {
 
 /// The expected texts are those of Python 3.11.
 #[test]
+fn numbers_are_grouped_and_padded() {
+    for (format, number, expected) in [
+        ("{:,}", "1234567", "1,234,567"),
+        ("{:_}", "1234567", "1_234_567"),
+        ("{:_}", "-1234", "-1_234"),
+        ("{:+,}", "1234", "+1,234"),
+        ("{:_.2f}", "1234567.5", "1_234_567.50"),
+        ("{:_%}", "1234567.5", "123_456_750.000000%"),
+        ("{:,.0%}", "1234.5", "123,450%"),
+        ("{:_e}", "1234567.0", "1.234567e+06"),
+        ("{:,.0f}", "123.0", "123"),
+        ("{:,}", "1e20", "1e+20"),
+        ("{:_x}", "1234567", "12_d687"),
+        ("{:_o}", "1234567", "455_3207"),
+        ("{:_b}", "37", "10_0101"),
+        ("{:#_x}", "1234567", "0x12_d687"),
+        ("{:#010x}", "255", "0x000000ff"),
+        ("{:#X}", "255", "0XFF"),
+        ("{:010_x}", "255", "0_0000_00ff"),
+        ("{:012,}", "1234567", "0,001,234,567"),
+        ("{:06,}", "1234", "01,234"),
+        ("{:07,}", "1234", "001,234"),
+        ("{:08,}", "1234", "0,001,234"),
+        ("{:08,.1f}", "-1234.5", "-1,234.5"),
+        ("{:0=10,}", "1234", "00,001,234"),
+        ("{:=8,}", "1234", "   1,234"),
+        ("{:0>8,}", "1234", "0001,234"),
+        ("{:0>8}", "-5", "000000-5"),
+        ("{:08}", "-5", "-0000005"),
+        ("{:5,}", "12", "   12"),
+    ] {
+        assert_eq!(text(&format!("{{{{ '{format}'.format({number}) }}}}")), expected, "{format} of {number}");
+    }
+    for (format, value, reason) in [
+        ("{:,x}", "37", "Cannot specify ',' with 'x'."),
+        ("{:_n}", "37", "Cannot specify '_' with 'n'."),
+        ("{:,s}", "'a'", "Cannot specify ',' with 's'."),
+        ("{:,}", "'a'", "Cannot specify ',' with 's'."),
+    ] {
+        let refused = text(&format!("{{{{ '{format}'.format({value}) }}}}"));
+        assert!(refused.contains(reason), "{format} of {value}: {refused}");
+    }
+    for (format, expected) in
+        [("%05d", "-0042"), ("%-5d|", "-42  |"), ("%0-5d|", "-42  |"), ("%#07x", "-0x002a"), ("%5s", "  -42")]
+    {
+        assert_eq!(text(&format!("{{{{ '{format}' % -42 }}}}")), expected, "{format}");
+    }
+}
+
+#[test]
+fn specifications_may_hold_fields() {
+    for (call, expected) in [
+        ("'{:{}}|'.format('a', 5)", "a    |"),
+        ("'{:{w}}|{}'.format('a', 'b', w=5)", "a    |b"),
+        ("'{:{w}.{p}f}|'.format(1.23456, w=8, p=2)", "    1.23|"),
+        ("'{0:{1}{2}}|'.format('a', '>', 5)", "    a|"),
+        ("'{:{w!s}}|'.format('a', w=5)", "a    |"),
+        ("'{!r:5}|'.format('a')", "'a'  |"),
+        ("'{a[x:y]}|'.format(a={'x:y': 3})", "3|"),
+    ] {
+        assert_eq!(text(&format!("{{{{ {call} }}}}")), expected, "{call}");
+    }
+    for call in ["'{:{:{}}}|'.format('a', 5, 3)", "'{:{x}'.format('a', x=5)", "'{:{{}}}'.format('a')"] {
+        let refused = text(&format!("{{{{ {call} }}}}"));
+        assert!(refused.starts_with("error: "), "{call}: {refused}");
+    }
+}
+
+/// The expected texts are those of Python 3.11.
+#[test]
 fn digits_are_decimal_or_at_least_digits_or_numeric() {
     for (letter, expected) in [
         ("7", "TrueTrueTrue"),

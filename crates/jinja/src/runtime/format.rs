@@ -14,6 +14,8 @@ use crate::runtime::value::{Number, Value};
 
 /// Most digits after the point of a number.
 const MAX_PRECISION: usize = 4096;
+/// Levels of fields inside the specifications of fields.
+const MAX_NESTED: usize = 1;
 
 /// Alignment and padding of a value in its field.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +25,8 @@ struct Spec {
     sign: Option<char>,
     alternate: bool,
     width: usize,
-    grouped: bool,
+    /// What stands between groups of digits.
+    separator: Option<char>,
     precision: Option<usize>,
     kind: Option<char>,
 }
@@ -65,7 +68,7 @@ pub(crate) fn percent(machine: &mut Machine<'_>, format: &str, values: &Value) -
         let mut spec = Spec { align: Some('>'), ..Spec::default() };
         while let Some(flag) = letters.next_if(|letter| "-+ 0#".contains(*letter)) {
             match flag {
-                '-' => spec.align = Some('<'),
+                '-' => (spec.align, spec.fill) = (Some('<'), None),
                 '0' if spec.align == Some('>') => spec.fill = Some('0'),
                 '#' => spec.alternate = true,
                 '0' => {}
@@ -115,6 +118,9 @@ fn digits(letters: &mut Peekable<Chars<'_>>) -> Option<usize> {
 
 fn percent_value(machine: &mut Machine<'_>, kind: char, value: &Value, mut spec: Spec) -> Result<String> {
     let budget = machine.budget;
+    if spec.fill == Some('0') && !"srac".contains(kind) {
+        spec.align = Some('=');
+    }
     match kind {
         's' => {
             spec.fill = None;
@@ -124,7 +130,10 @@ fn percent_value(machine: &mut Machine<'_>, kind: char, value: &Value, mut spec:
             spec.fill = None;
             padded(&cut(&repr(value, budget)?, spec.precision, budget)?, &spec, budget)
         }
-        'c' => padded(&machine.text_of(value)?, &spec, budget),
+        'c' => {
+            spec.fill = None;
+            padded(&machine.text_of(value)?, &spec, budget)
+        }
         'd' | 'i' | 'u' | 'x' | 'X' | 'o' => {
             let whole = match value.number() {
                 Some(Number::Int(number)) => number,
@@ -183,6 +192,12 @@ fn number(value: &Value, spec: &Spec, budget: &Budget) -> Result<String> {
         .ok_or_else(|| Error::of_type(format!("must be real number, not {}", value.type_name())))?;
     let is_integer = matches!(found, Number::Int(_));
     let kind = spec.kind.unwrap_or(if is_integer { 'd' } else { 'r' });
+    let in_bits = "xXob".contains(kind);
+    if let Some(separator) = spec.separator
+        && (kind == 'n' || (in_bits && separator == ','))
+    {
+        return Err(cannot_group(separator, kind));
+    }
     let (negative, mut body) = match (kind, found) {
         ('d' | 'n', Number::Int(number)) => (number < 0, number.unsigned_abs().to_string()),
         ('x', Number::Int(number)) => (number < 0, format!("{:x}", number.unsigned_abs())),
@@ -201,23 +216,25 @@ fn number(value: &Value, spec: &Spec, budget: &Budget) -> Result<String> {
             return Err(Error::of_type(format!("Unknown format code '{kind}' for object of type '{name}'")));
         }
     };
-    if spec.alternate && is_integer && "xXob".contains(kind) {
-        body = format!("0{kind}{body}");
-    }
-    if spec.grouped {
-        body = grouped(&body);
-    }
     let sign = match (negative, spec.sign) {
         (true, _) => "-",
         (false, Some('+')) => "+",
         (false, Some(' ')) => " ",
         _ => "",
     };
-    let fills_after_sign = spec.align == Some('=') || (spec.fill == Some('0') && spec.align != Some('<'));
+    let prefix = if spec.alternate && is_integer && in_bits { format!("0{kind}") } else { String::new() };
+    let sign = format!("{sign}{prefix}");
+    let fills_after_sign = spec.align == Some('=');
+    if let Some(separator) = spec.separator {
+        // Zeros in front of a number are grouped with it.
+        let zeros_to = if fills_after_sign && spec.fill == Some('0') { spec.width } else { 0 };
+        let groups = Groups { separator, size: if in_bits { 4 } else { 3 } };
+        body = groups.divide(&body, zeros_to.saturating_sub(sign.len()), budget)?;
+    }
     if fills_after_sign {
         let missing = spec.width.saturating_sub(sign.len() + body.chars().count());
         let mut out = Builder::new(budget);
-        out.push_str(sign)?;
+        out.push_str(&sign)?;
         out.repeat(&String::from(spec.fill.unwrap_or(' ')), missing)?;
         out.push_str(&body)?;
         return Ok(out.finish());
@@ -267,24 +284,58 @@ fn general(number: f64, digits: usize, upper: bool, alternate: bool) -> String {
     if upper { text.to_uppercase() } else { text }
 }
 
-fn grouped(body: &str) -> String {
-    let (whole, rest) = body.split_at(body.find(['.', 'e']).unwrap_or(body.len()));
-    let mut out = String::new();
-    for (index, digit) in whole.chars().enumerate() {
-        if index > 0 && (whole.len() - index).is_multiple_of(3) {
-            out.push(',');
+fn cannot_group(separator: char, kind: char) -> Error {
+    Error::of_type(format!("Cannot specify '{separator}' with '{kind}'."))
+}
+
+/// Groups of digits.
+struct Groups {
+    separator: char,
+    size: usize,
+}
+
+impl Groups {
+    /// Divides the whole part of a number, with zeros in front so that it has at least `width` characters.
+    fn divide(&self, body: &str, width: usize, budget: &Budget) -> Result<String> {
+        let is_digit = |letter: char| if self.size == 4 { true } else { letter.is_ascii_digit() };
+        let (whole, rest) = body.split_at(body.find(|letter| !is_digit(letter)).unwrap_or(body.len()));
+        let width = width.saturating_sub(rest.len());
+        let length = |digits: usize| digits + digits.saturating_sub(1) / self.size;
+        // One group fewer than fits, so that few steps are left.
+        let mut digits = whole.len().max((width / (self.size + 1)).saturating_sub(1) * self.size);
+        while !whole.is_empty() && length(digits) < width {
+            digits += 1;
         }
-        out.push(digit);
+        let mut out = Builder::new(budget);
+        let zeros = std::iter::repeat_n('0', digits - whole.len());
+        for (index, digit) in zeros.chain(whole.chars()).enumerate() {
+            if index > 0 && (digits - index).is_multiple_of(self.size) {
+                out.push(self.separator)?;
+            }
+            out.push(digit)?;
+        }
+        out.push_str(rest)?;
+        Ok(out.finish())
     }
-    out + rest
 }
 
 /// Implements `format.format(…)`.
 pub(crate) fn format(machine: &mut Machine<'_>, format: &str, arguments: &Arguments) -> Result<String> {
+    expanded(machine, format, arguments, &mut 0, MAX_NESTED)
+}
+
+/// Replaces the fields of `format`, and up to `nested` levels of fields in their specifications. `automatic` counts the fields
+/// without a name or number.
+fn expanded(
+    machine: &mut Machine<'_>,
+    format: &str,
+    arguments: &Arguments,
+    automatic: &mut usize,
+    nested: usize,
+) -> Result<String> {
     let budget = machine.budget;
     let mut out = Builder::new(budget);
     let mut letters = format.chars().peekable();
-    let mut automatic = 0;
     while let Some(letter) = letters.next() {
         match letter {
             '{' if letters.next_if_eq(&'{').is_some() => out.push('{')?,
@@ -304,7 +355,7 @@ pub(crate) fn format(machine: &mut Machine<'_>, format: &str, arguments: &Argume
                 if depth != 0 {
                     return Err(Error::of_type("expected '}' before end of string"));
                 }
-                out.push_str(&replacement(machine, &field.finish(), arguments, &mut automatic)?)?;
+                out.push_str(&replacement(machine, &field.finish(), arguments, automatic, nested)?)?;
             }
             _ => out.push(letter)?,
         }
@@ -317,11 +368,11 @@ fn replacement(
     field: &str,
     arguments: &Arguments,
     automatic: &mut usize,
+    nested: usize,
 ) -> Result<String> {
     let budget = machine.budget;
     budget.copies(4 * arguments.named.len())?;
-    let (path, spec) = field.split_once(':').unwrap_or((field, ""));
-    let (path, conversion) = path.split_once('!').unwrap_or((path, ""));
+    let (path, conversion, spec) = parts(field);
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (first, mut rest) = path.split_at(end);
     let mut value = if first.is_empty() {
@@ -355,7 +406,24 @@ fn replacement(
         "s" => value = Value::Str(machine.text_of(&value)?),
         _ => {}
     }
-    formatted(machine, &value, spec)
+    if !spec.contains(['{', '}']) {
+        return formatted(machine, &value, spec);
+    }
+    let nested = nested.checked_sub(1).ok_or_else(|| Error::of_type("Max string recursion exceeded"))?;
+    let spec = expanded(machine, spec, arguments, automatic, nested)?;
+    formatted(machine, &value, &spec)
+}
+
+/// Divides a field into its path, conversion and specification. What stands in brackets belongs to the path.
+fn parts(field: &str) -> (&str, &str, &str) {
+    let mut in_brackets = false;
+    let ends_path = |letter: char| {
+        in_brackets = letter == '[' || (in_brackets && letter != ']');
+        !in_brackets && matches!(letter, ':' | '!')
+    };
+    let (path, rest) = field.split_at(field.find(ends_path).unwrap_or(field.len()));
+    let (conversion, spec) = rest.split_once(':').unwrap_or((rest, ""));
+    (path, conversion.trim_start_matches('!'), spec)
 }
 
 /// Formats a value by a specification such as `>8.2f`.
@@ -382,7 +450,7 @@ fn formatted(machine: &mut Machine<'_>, value: &Value, text: &str) -> Result<Str
         (spec.fill, spec.align) = (Some('0'), Some('='));
     }
     spec.width = digits(&mut letters).unwrap_or(0);
-    spec.grouped = letters.next_if(|letter| matches!(letter, ',' | '_')).is_some();
+    spec.separator = letters.next_if(|letter| matches!(letter, ',' | '_'));
     if letters.next_if_eq(&'.').is_some() {
         spec.precision = digits(&mut letters);
     }
@@ -392,6 +460,9 @@ fn formatted(machine: &mut Machine<'_>, value: &Value, text: &str) -> Result<Str
     }
     match value {
         Value::Str(text) if matches!(spec.kind, None | Some('s')) => {
+            if let Some(separator) = spec.separator {
+                return Err(cannot_group(separator, 's'));
+            }
             padded(&cut(text, spec.precision, budget)?, &spec, budget)
         }
         _ if value.number().is_some() => number(value, &spec, budget),
