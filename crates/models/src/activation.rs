@@ -14,8 +14,8 @@ pub(crate) enum Activation {
     Fused(Gate),
     /// ½x(1 + erf(x/√2)).
     Gelu,
-    /// Any other function.
-    Plain(fn(&Array) -> Result<Array>),
+    /// Any other function, with its name.
+    Plain(&'static str, fn(&Array) -> Result<Array>),
 }
 
 /// x · σ(x), the activation of SwiGLU.
@@ -24,11 +24,21 @@ pub(crate) const SILU: Activation = Activation::Fused(Gate::Silu);
 pub(crate) const GELU_TANH: Activation = Activation::Fused(Gate::GeluTanh);
 
 impl Activation {
+    /// Returns the name of the function, the same for all names of one formula.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Fused(Gate::Silu) => "silu",
+            Self::Fused(Gate::GeluTanh) => "gelu_pytorch_tanh",
+            Self::Gelu => "gelu",
+            Self::Plain(name, _) => name,
+        }
+    }
+
     /// Returns the map of activation(gate) · up, both `[..., F]`.
     pub(crate) fn gate_into(self, gate: &Array, up: &Array, map: &Linear) -> Result<Array> {
         match self {
             Self::Fused(kind) => map.forward_gated(gate, up, kind),
-            Self::Gelu | Self::Plain(_) => map.forward(&self.gate(gate, up)?),
+            Self::Gelu | Self::Plain(..) => map.forward(&self.gate(gate, up)?),
         }
     }
 
@@ -36,7 +46,7 @@ impl Activation {
     pub(crate) fn gate(self, gate: &Array, up: &Array) -> Result<Array> {
         match self {
             Self::Fused(kind) => gated(gate, up, kind),
-            Self::Gelu | Self::Plain(_) => Ok(self.apply(gate)?.multiply(up)?),
+            Self::Gelu | Self::Plain(..) => Ok(self.apply(gate)?.multiply(up)?),
         }
     }
 
@@ -45,7 +55,7 @@ impl Activation {
         match self {
             Self::Fused(Gate::Silu) => Ok(x.multiply(ops::sigmoid(x)?)?),
             Self::Fused(Gate::GeluTanh) => gelu_tanh(x),
-            Self::Plain(function) => function(x),
+            Self::Plain(_, function) => function(x),
             Self::Gelu => gelu(x),
         }
     }
@@ -70,9 +80,9 @@ impl ActivationName {
             "gelu_accurate" | "gelu_fast" | "gelu_new" | "gelu_python_tanh" | "gelu_pytorch_tanh" => {
                 GELU_TANH
             }
-            "quick_gelu" => Activation::Plain(quick_gelu),
-            "relu" => Activation::Plain(relu),
-            "relu2" => Activation::Plain(relu_squared),
+            "quick_gelu" => Activation::Plain("quick_gelu", quick_gelu),
+            "relu" => Activation::Plain("relu", relu),
+            "relu2" => Activation::Plain("relu2", relu_squared),
             other => {
                 let known =
                     "gelu, gelu_fast, gelu_new, gelu_pytorch_tanh, quick_gelu, relu, relu2, silu, swish";

@@ -61,6 +61,13 @@ impl<'a> Builder<'a> {
     pub(crate) fn args<T: DeserializeOwned>(&self) -> Result<T, String> {
         serde_json::from_value(normalized(self.config)).map_err(|error| error.to_string())
     }
+
+    /// Returns the number of positions that the model was made for, if its settings name it.
+    pub(crate) fn context(&self) -> Option<u64> {
+        // Some writers give sizes as floats.
+        let context = self.config.get("max_position_embeddings").and_then(Value::as_f64);
+        context.map(|tokens| tokens as u64).filter(|&tokens| tokens > 0)
+    }
 }
 
 /// Joins the path of a part and a name below it.

@@ -19,6 +19,7 @@ use crate::layers::{Linear, Norm, NormKind, project_all};
 use crate::mlp::Mlp;
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
+use crate::settings::Settings;
 
 /// Keys of `config.json`. Programs read `hidden_activation`; `hidden_act` is a leftover of Gemma 1.
 pub(crate) const KEYS: Keys = Keys {
@@ -37,6 +38,9 @@ pub(crate) const KEYS: Keys = Keys {
     // transformers reads it and does not apply it; other programs do.
     off: &[Off::only("attn_logit_softcapping", "null")],
 };
+
+/// Context in tokens of a `config.json` that does not name it.
+const DEFAULT_CONTEXT: u64 = 131_072;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
@@ -122,6 +126,22 @@ impl ModelArgs {
         self.num_key_value_heads * self.head_dim
     }
 
+    fn activation(&self) -> Result<Activation, String> {
+        activation(self.hidden_activation.as_ref(), "hidden_activation", GELU_TANH)
+    }
+
+    /// Returns for each layer whether it has a window.
+    fn local_layers(&self) -> Result<Vec<bool>, String> {
+        let is_local = |layer: usize| !(layer + 1).is_multiple_of(self.sliding_window_pattern);
+        local_layers(self.num_hidden_layers, self.layer_types.as_deref(), is_local)
+    }
+
+    /// Returns whether the head is the token embedding, which a multimodal model may say beside its `text_config`.
+    fn tied(&self, builder: &Builder<'_>) -> Option<bool> {
+        let outer = || builder.whole_config.get("tie_word_embeddings").and_then(Value::as_bool);
+        self.tie_word_embeddings.or_else(outer)
+    }
+
     fn norm(&self, at: &Builder<'_>, width: i32) -> Norm {
         Norm::new(at, NormKind::RmsAboveOne, &[width], self.rms_norm_eps)
     }
@@ -196,8 +216,23 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
     assemble(builder, &builder.args()?)
 }
 
-/// Builds the text part of a multimodal model, whose `text_config` has other defaults than a text model's.
+/// Builds the text part of a multimodal model.
 pub(crate) fn build_multimodal(builder: &Builder<'_>) -> Result<Built, String> {
+    assemble(builder, &multimodal_args(builder)?)
+}
+
+/// Returns the settings of the model that `config.json` describes.
+pub(crate) fn settings(builder: &Builder<'_>) -> Result<Settings, String> {
+    settings_of(builder, &builder.args()?)
+}
+
+/// Returns the settings of the text part of a multimodal model.
+pub(crate) fn settings_multimodal(builder: &Builder<'_>) -> Result<Settings, String> {
+    settings_of(builder, &multimodal_args(builder)?)
+}
+
+/// Reads a `text_config`, which has other defaults than the settings of a text model.
+fn multimodal_args(builder: &Builder<'_>) -> Result<ModelArgs, String> {
     let mut args: ModelArgs = builder.args()?;
     let number =
         |table: &Value, name: &str| table.get(name).and_then(Value::as_i64).map(|found| found as i32);
@@ -206,13 +241,33 @@ pub(crate) fn build_multimodal(builder: &Builder<'_>) -> Result<Built, String> {
     args.num_key_value_heads = number(text, "num_key_value_heads").unwrap_or(4);
     args.vocab_size =
         number(builder.whole_config, "vocab_size").or(number(text, "vocab_size")).unwrap_or(262_208);
-    assemble(builder, &args)
+    Ok(args)
+}
+
+fn settings_of(builder: &Builder<'_>, args: &ModelArgs) -> Result<Settings, String> {
+    Ok(Settings {
+        hidden_size: args.hidden_size,
+        intermediate_size: args.intermediate_size,
+        heads: args.num_attention_heads,
+        key_value_heads: args.num_key_value_heads,
+        head_dim: args.head_dim,
+        vocabulary: args.vocab_size,
+        eps: args.rms_norm_eps,
+        activation: args.activation()?.name(),
+        query_scalar: args.query_pre_attn_scalar,
+        rope: args.rope(false)?.rotary(),
+        local_rope: args.rope(true)?.rotary(),
+        window: Some(args.sliding_window),
+        local_layers: args.local_layers()?,
+        output_bias: false,
+        softcap: args.final_logit_softcapping,
+        tied: args.tied(builder),
+        context: builder.context().or(Some(DEFAULT_CONTEXT)),
+    })
 }
 
 fn assemble(builder: &Builder<'_>, args: &ModelArgs) -> Result<Built, String> {
-    let is_local = |layer: usize| !(layer + 1).is_multiple_of(args.sliding_window_pattern);
-    let outer_tie = builder.whole_config.get("tie_word_embeddings").and_then(Value::as_bool);
-    let local_layers = local_layers(args.num_hidden_layers, args.layer_types.as_deref(), is_local)?;
+    let local_layers = args.local_layers()?;
     let backbone = BackboneArgs {
         vocab_size: args.vocab_size,
         hidden_size: args.hidden_size,
@@ -223,14 +278,14 @@ fn assemble(builder: &Builder<'_>, args: &ModelArgs) -> Result<Built, String> {
         // The reference keeps this factor in `bfloat16`, whatever the model computes in.
         embedding_scale: Some(half::bf16::from_f32((args.hidden_size as f32).sqrt()).to_f32()),
     };
-    let activation = activation(args.hidden_activation.as_ref(), "hidden_activation", GELU_TANH)?;
+    let activation = args.activation()?;
     let block =
         |at: &Builder<'_>, index: usize| TransformerBlock::new(at, args, local_layers[index], activation);
     Ok(Built {
         decoder: Box::new(Backbone::new(&builder.at("model"), &backbone, &block)?),
         hidden_size: args.hidden_size,
         vocabulary: args.vocab_size,
-        tied: args.tie_word_embeddings.or(outer_tie),
+        tied: args.tied(builder),
         softcap: args.final_logit_softcapping,
         logit_scale: None,
     })

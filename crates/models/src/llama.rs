@@ -18,6 +18,7 @@ use crate::layers::{Linear, Norm, NormKind, project_all};
 use crate::mlp::Mlp;
 use crate::module::module;
 use crate::rope::{Rope, RopeScaling};
+use crate::settings::Settings;
 
 /// Keys of `config.json`. For transformers a `sliding_window` alone means nothing here.
 pub(crate) const KEYS: Keys = Keys {
@@ -135,6 +136,30 @@ impl Shape {
         self.key_value_heads * self.head_dim
     }
 
+    /// Returns the settings of the decoder.
+    pub(crate) fn settings(&self, builder: &Builder<'_>) -> Settings {
+        let rope = self.rope.rotary();
+        Settings {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            heads: self.heads,
+            key_value_heads: self.key_value_heads,
+            head_dim: self.head_dim,
+            vocabulary: self.vocab_size,
+            eps: self.eps,
+            activation: self.activation.name(),
+            query_scalar: self.head_dim as f32,
+            local_rope: rope.clone(),
+            rope,
+            window: self.window,
+            local_layers: self.local_layers.clone(),
+            output_bias: self.biases.output,
+            softcap: None,
+            tied: self.tied,
+            context: builder.context(),
+        }
+    }
+
     fn head_norm(&self, at: &Builder<'_>) -> Option<Norm> {
         self.head_norms.then(|| Norm::new(at, NormKind::Rms, &[self.head_dim], self.eps))
     }
@@ -223,12 +248,20 @@ pub(crate) fn assemble(builder: &Builder<'_>, shape: &Shape) -> Result<Built, St
 
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
+    assemble(builder, &shape(builder)?)
+}
+
+/// Returns the settings of the model that `config.json` describes.
+pub(crate) fn settings(builder: &Builder<'_>) -> Result<Settings, String> {
+    Ok(shape(builder)?.settings(builder))
+}
+
+fn shape(builder: &Builder<'_>) -> Result<Shape, String> {
     let args: ModelArgs = builder.args()?;
-    let shape = Shape {
+    Ok(Shape {
         biases: Biases { inputs: args.attention_bias, output: args.attention_bias, mlp: args.mlp_bias },
         window: args.sliding_window,
         local_layers: local_layers(args.num_hidden_layers, args.layer_types.as_deref(), |_| false)?,
         ..args.shape(args.head_width(), args.rope_theta.unwrap_or(10_000.0))?
-    };
-    assemble(builder, &shape)
+    })
 }

@@ -10,6 +10,7 @@ use crate::builder::Builder;
 use crate::config::{local_layers, or_if_absent};
 use crate::keys::Keys;
 use crate::llama::{ModelArgs, Shape, assemble};
+use crate::settings::Settings;
 
 /// Keys of `config.json`.
 pub(crate) const KEYS: Keys = Keys { followed: &["hidden_act", "layer_types", "sliding_window"], off: &[] };
@@ -19,12 +20,20 @@ const DEFAULT_WINDOW: i32 = 4096;
 
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
+    assemble(builder, &shape(builder)?)
+}
+
+/// Returns the settings of the model that `config.json` describes.
+pub(crate) fn settings(builder: &Builder<'_>) -> Result<Settings, String> {
+    Ok(shape(builder)?.settings(builder))
+}
+
+fn shape(builder: &Builder<'_>) -> Result<Shape, String> {
     let args = ModelArgs { rope_traditional: false, ..builder.args()? };
-    let shape = Shape {
+    Ok(Shape {
         // `null` in the versions without a window; Ministral lists which layers have one.
         window: or_if_absent(builder.config, "sliding_window", args.sliding_window, DEFAULT_WINDOW),
         local_layers: local_layers(args.num_hidden_layers, args.layer_types.as_deref(), |_| true)?,
         ..args.shape(args.head_width(), args.rope_theta.unwrap_or(10_000.0))?
-    };
-    assemble(builder, &shape)
+    })
 }

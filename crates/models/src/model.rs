@@ -205,7 +205,7 @@ impl Model {
     }
 
     /// Builds the model that `config` describes from the loader's tensors, with placeholders for missing ones.
-    fn build(config_path: &Path, config: Value, loader: &Loader, unpack: bool) -> Result<Self> {
+    pub(crate) fn build(config_path: &Path, config: Value, loader: &Loader, unpack: bool) -> Result<Self> {
         let config_error = |reason: String| Error::Config { path: config_path.to_owned(), reason };
         let architecture = architectures::of_config(config_path, &config)?;
         check_keys(config_path, &config, architecture)?;

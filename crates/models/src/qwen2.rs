@@ -12,6 +12,7 @@ use crate::builder::Builder;
 use crate::config::{local_layers, or_if_absent};
 use crate::keys::Keys;
 use crate::llama::{Biases, ModelArgs, Shape, assemble};
+use crate::settings::Settings;
 
 /// Keys of `config.json`.
 pub(crate) const KEYS: Keys = Keys {
@@ -59,13 +60,21 @@ impl WindowArgs {
 
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
+    assemble(builder, &shape(builder)?)
+}
+
+/// Returns the settings of the model that `config.json` describes.
+pub(crate) fn settings(builder: &Builder<'_>) -> Result<Settings, String> {
+    Ok(shape(builder)?.settings(builder))
+}
+
+fn shape(builder: &Builder<'_>) -> Result<Shape, String> {
     let args: ModelArgs = builder.args()?;
     let window: WindowArgs = builder.args()?;
-    let shape = Shape {
+    Ok(Shape {
         biases: Biases { inputs: true, ..Biases::default() },
         window: window.window(builder.config),
         local_layers: window.local_layers(args.num_hidden_layers)?,
         ..args.shape(args.head_width(), args.rope_theta.unwrap_or(10_000.0))?
-    };
-    assemble(builder, &shape)
+    })
 }

@@ -10,6 +10,7 @@ use crate::builder::Builder;
 use crate::keys::Keys;
 use crate::llama::{Biases, ModelArgs, Shape, assemble};
 use crate::qwen2::WindowArgs;
+use crate::settings::Settings;
 
 /// Keys of `config.json`.
 pub(crate) const KEYS: Keys = Keys {
@@ -19,14 +20,22 @@ pub(crate) const KEYS: Keys = Keys {
 
 /// Builds the model that `config.json` describes.
 pub(crate) fn build(builder: &Builder<'_>) -> Result<Built, String> {
+    assemble(builder, &shape(builder)?)
+}
+
+/// Returns the settings of the model that `config.json` describes.
+pub(crate) fn settings(builder: &Builder<'_>) -> Result<Settings, String> {
+    Ok(shape(builder)?.settings(builder))
+}
+
+fn shape(builder: &Builder<'_>) -> Result<Shape, String> {
     let args = ModelArgs { rope_traditional: false, ..builder.args()? };
     let window: WindowArgs = builder.args()?;
-    let shape = Shape {
+    Ok(Shape {
         biases: Biases { inputs: args.attention_bias, output: args.attention_bias, mlp: false },
         head_norms: true,
         window: window.window(builder.config),
         local_layers: window.local_layers(args.num_hidden_layers)?,
         ..args.shape(args.head_dim.unwrap_or(128), args.rope_theta.unwrap_or(10_000.0))?
-    };
-    assemble(builder, &shape)
+    })
 }

@@ -90,6 +90,106 @@ impl RopeScaling {
     fn required<T>(&self, value: Option<T>, name: &str) -> Result<T, String> {
         value.ok_or_else(|| format!("rope scaling `{}` lacks `{name}`", self.kind()))
     }
+
+    fn llama3(&self) -> Result<Llama3, String> {
+        Ok(Llama3 {
+            factor: self.required(self.factor, "factor")?,
+            low_freq_factor: self.required(self.low_freq_factor, "low_freq_factor")?,
+            high_freq_factor: self.required(self.high_freq_factor, "high_freq_factor")?,
+            trained_context: self.trained_context()?,
+        })
+    }
+
+    fn yarn(&self) -> Result<Yarn, String> {
+        // As in transformers, zero means the default.
+        let turns = |value: Option<f32>, default: f32| value.filter(|turns| *turns != 0.0).unwrap_or(default);
+        Ok(Yarn {
+            factor: self.factor_or_ratio()?,
+            trained_context: self.trained_context()?,
+            beta_fast: turns(self.beta_fast, Yarn::BETA_FAST),
+            beta_slow: turns(self.beta_slow, Yarn::BETA_SLOW),
+            truncate: self.truncate.unwrap_or(true),
+            magnitude: yarn_magnitude(self)?,
+        })
+    }
+}
+
+/// Difference between the frequencies of a rotation and the plain ones, with the defaults of its kind.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scaling {
+    /// No difference.
+    None,
+    /// All frequencies are divided by this factor.
+    Linear(f32),
+    /// Low frequencies are divided.
+    Llama3(Llama3),
+    /// Low frequencies are divided, and queries and keys are multiplied.
+    Yarn(Yarn),
+    /// Each frequency has a divisor, and another one in rows beyond the trained context.
+    Longrope,
+}
+
+/// Settings of Llama 3's scaling.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Llama3 {
+    /// Factor of long wavelengths.
+    pub factor: f32,
+    /// Pairs that turn less often than this in the trained context are stretched by `factor`.
+    pub low_freq_factor: f32,
+    /// Pairs that turn more often than this are kept.
+    pub high_freq_factor: f32,
+    /// Trained context in tokens.
+    pub trained_context: f32,
+}
+
+/// Settings of yarn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Yarn {
+    /// Factor of long wavelengths.
+    pub factor: f32,
+    /// Trained context in tokens.
+    pub trained_context: f32,
+    /// Pairs that turn more often than this in the trained context are kept.
+    pub beta_fast: f32,
+    /// Pairs that turn less often than this are stretched by `factor`.
+    pub beta_slow: f32,
+    /// Whether the borders between kept and stretched pairs are rounded.
+    pub truncate: bool,
+    /// Factor of queries and keys.
+    pub magnitude: f32,
+}
+
+impl Yarn {
+    /// `beta_fast` of a file that does not set it.
+    pub const BETA_FAST: f32 = 32.0;
+    /// `beta_slow` of a file that does not set it.
+    pub const BETA_SLOW: f32 = 1.0;
+
+    /// Returns the factor of queries and keys that follows from `factor` if a file sets nothing else.
+    pub fn usual_magnitude(&self) -> f32 {
+        raised_magnitude(self.factor, 1.0)
+    }
+}
+
+fn raised_magnitude(factor: f32, by: f32) -> f32 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 }
+}
+
+/// Rotation of queries and keys, with everything that changes its angles.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotary {
+    /// Numbers of a head that are rotated.
+    pub dimensions: i32,
+    /// Base of the wavelengths.
+    pub base: f32,
+    /// Whether a pair is two neighbours instead of one number of each half.
+    pub interleaved: bool,
+    /// Difference from the plain frequencies.
+    pub scaling: Scaling,
+    /// Angle per position of each pair, within the trained context.
+    pub frequencies: Vec<f32>,
+    /// Factor of queries and keys.
+    pub magnitude: f32,
 }
 
 /// Rotation of the first `dimensions` of a head, in pairs, by angles that grow with the position.
@@ -109,6 +209,8 @@ pub(crate) struct Rope {
     frequencies: Arc<[f32]>,
     /// Wavelengths for rows beyond the trained context, if they differ.
     long: Option<LongContext>,
+    /// Settings that the wavelengths and the magnitude follow from.
+    scaling: Scaling,
 }
 
 /// Wavelengths of longrope for long rows.
@@ -141,16 +243,25 @@ impl Rope {
             magnitude: None,
             frequencies: plain_frequencies(dimensions, base),
             long: None,
+            scaling: Scaling::None,
         };
         let Some(scaling) = scaling else { return Ok(plain) };
-        let (wavelengths, magnitude) = match scaling.kind() {
+        let (wavelengths, magnitude, scaling) = match scaling.kind() {
             // mrope differs only for image tokens.
             "default" | "mrope" => return Ok(plain),
             "linear" => {
-                return Ok(Self { scale: 1.0 / scaling.required(scaling.factor, "factor")?, ..plain });
+                let factor = scaling.required(scaling.factor, "factor")?;
+                return Ok(Self { scale: 1.0 / factor, scaling: Scaling::Linear(factor), ..plain });
             }
-            "llama3" => (llama3_wavelengths(dimensions, base, scaling)?, None),
-            "yarn" => (yarn_wavelengths(dimensions, base, scaling)?, Some(yarn_magnitude(scaling)?)),
+            "llama3" => {
+                let settings = scaling.llama3()?;
+                (llama3_wavelengths(dimensions, base, &settings), None, Scaling::Llama3(settings))
+            }
+            "yarn" => {
+                let settings = scaling.yarn()?;
+                let wavelengths = yarn_wavelengths(dimensions, base, &settings);
+                (wavelengths, Some(settings.magnitude), Scaling::Yarn(settings))
+            }
             "longrope" | "su" => return plain.with_longrope(scaling),
             other => {
                 let known = KINDS.join(", ");
@@ -159,7 +270,19 @@ impl Rope {
         };
         let frequencies = wavelengths.iter().map(|wavelength| 1.0 / wavelength).collect();
         let wavelengths = Array::from_slice(&wavelengths, &[dimensions / 2]);
-        Ok(Self { wavelengths: Some(wavelengths), magnitude, frequencies, ..plain })
+        Ok(Self { wavelengths: Some(wavelengths), magnitude, frequencies, scaling, ..plain })
+    }
+
+    /// Returns the description of the rotation.
+    pub(crate) fn rotary(&self) -> Rotary {
+        Rotary {
+            dimensions: self.dimensions,
+            base: self.base,
+            interleaved: self.interleaved,
+            scaling: self.scaling,
+            frequencies: self.frequencies.iter().map(|frequency| frequency * self.scale).collect(),
+            magnitude: self.magnitude.unwrap_or(1.0),
+        }
     }
 
     /// Adds longrope's wavelengths, for short and for long rows.
@@ -178,6 +301,7 @@ impl Rope {
             frequencies: angles(&short),
             magnitude: Some(longrope_magnitude(scaling)?),
             long: Some(LongContext { wavelengths: array(&long), frequencies: angles(&long), trained }),
+            scaling: Scaling::Longrope,
             ..self
         })
     }
@@ -296,11 +420,8 @@ fn plain_wavelengths(dimensions: i32, base: f32) -> impl Iterator<Item = f32> {
 }
 
 /// Returns wavelengths for llama3: long ones grow by `factor`, short ones stay, those between are blended.
-fn llama3_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
-    let factor = scaling.required(scaling.factor, "factor")?;
-    let low = scaling.required(scaling.low_freq_factor, "low_freq_factor")?;
-    let high = scaling.required(scaling.high_freq_factor, "high_freq_factor")?;
-    let context = scaling.trained_context()?;
+fn llama3_wavelengths(dimensions: i32, base: f32, settings: &Llama3) -> Vec<f32> {
+    let Llama3 { factor, low_freq_factor: low, high_freq_factor: high, trained_context: context } = *settings;
     let stretch = |wavelength: f32| {
         let turns = context / (std::f32::consts::TAU * wavelength);
         if turns < low {
@@ -312,21 +433,18 @@ fn llama3_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Resu
             wavelength / ((1.0 - blend) / factor + blend)
         }
     };
-    Ok(plain_wavelengths(dimensions, base).map(stretch).collect())
+    plain_wavelengths(dimensions, base).map(stretch).collect()
 }
 
 /// Returns wavelengths for yarn: pairs that turn at most `beta_slow` times are stretched, those that turn at least
 /// `beta_fast` times are kept, and the pairs between are interpolated linearly.
-fn yarn_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result<Vec<f32>, String> {
-    let factor = scaling.factor_or_ratio()?;
-    let context = scaling.trained_context()?;
+fn yarn_wavelengths(dimensions: i32, base: f32, settings: &Yarn) -> Vec<f32> {
+    let Yarn { factor, trained_context: context, .. } = *settings;
     let pair_that_turns =
         |times: f32| dimensions as f32 * (context / (times * std::f32::consts::TAU)).ln() / (2.0 * base.ln());
-    // As in transformers, zero means the default.
-    let turns = |value: Option<f32>, default: f32| value.filter(|turns| *turns != 0.0).unwrap_or(default);
-    let mut first = pair_that_turns(turns(scaling.beta_fast, 32.0));
-    let mut last = pair_that_turns(turns(scaling.beta_slow, 1.0));
-    if scaling.truncate.unwrap_or(true) {
+    let mut first = pair_that_turns(settings.beta_fast);
+    let mut last = pair_that_turns(settings.beta_slow);
+    if settings.truncate {
         (first, last) = (first.floor(), last.ceil());
     }
     let (first, last) = (first.max(0.0), last.min(dimensions as f32 - 1.0));
@@ -336,7 +454,7 @@ fn yarn_wavelengths(dimensions: i32, base: f32, scaling: &RopeScaling) -> Result
         // Frequencies are blended, not wavelengths.
         wavelength * factor / (factor * (1.0 - stretched) + stretched)
     };
-    Ok(plain_wavelengths(dimensions, base).enumerate().map(stretch).collect())
+    plain_wavelengths(dimensions, base).enumerate().map(stretch).collect()
 }
 
 fn yarn_magnitude(scaling: &RopeScaling) -> Result<f32, String> {
@@ -344,7 +462,7 @@ fn yarn_magnitude(scaling: &RopeScaling) -> Result<f32, String> {
         return Ok(magnitude);
     }
     let factor = scaling.factor_or_ratio()?;
-    let raised = |by: f32| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+    let raised = |by: f32| raised_magnitude(factor, by);
     let set = |value: Option<f32>| value.filter(|value| *value != 0.0);
     Ok(match (set(scaling.mscale), set(scaling.mscale_all_dim)) {
         (Some(above), Some(below)) => raised(above) / raised(below),
@@ -422,7 +540,7 @@ mod tests {
     fn yarn_leaves_fast_pairs_and_stretches_slow_ones() -> Result<(), String> {
         let scaling = scaling(r#"{"rope_type":"yarn","factor":8.0,"original_max_position_embeddings":64}"#);
         let plain: Vec<f32> = plain_wavelengths(16, 10_000.0).collect();
-        let stretched = yarn_wavelengths(16, 10_000.0, &scaling)?;
+        let stretched = yarn_wavelengths(16, 10_000.0, &scaling.yarn()?);
         assert!((stretched[0] - plain[0]).abs() < 1e-6);
         assert!((stretched[7] / plain[7] - 8.0).abs() < 1e-6);
         assert!(stretched.windows(2).all(|pair| pair[0] < pair[1]));
