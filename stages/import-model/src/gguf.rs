@@ -2,10 +2,6 @@
 //!
 //! Configuration, tokenizer and chat template come from the metadata. Whatever has no counterpart is refused by name.
 
-mod architecture;
-mod metadata;
-mod numbers;
-mod rope;
 mod templates;
 mod tokenizer;
 mod weights;
@@ -14,15 +10,12 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use gguf::{Header, Storage};
+use gguf::{Architecture, Factors, Header, Metadata, Storage};
 use outputs::GgufImport;
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::found::Found;
-use crate::gguf::architecture::Architecture;
-use crate::gguf::metadata::Metadata;
-use crate::gguf::rope::Factors;
 use crate::{layout, model};
 
 /// Form in which the weights of a GGUF file are stored after import.

@@ -1,9 +1,7 @@
 //! Chat templates of GGUF, as `tokenizer_config.json` lists them.
 
-use gguf::{Error, Result};
+use gguf::{Error, Metadata, Result};
 use serde_json::{Value, json};
-
-use super::metadata::Metadata;
 
 /// Key of the template for conversations.
 const KEY: &str = "tokenizer.chat_template";

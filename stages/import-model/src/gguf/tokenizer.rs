@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use gguf::{Error, Result};
+use gguf::{Error, Metadata, Result, missing};
 use serde_json::{Map, Value, json};
 
-use super::metadata::{Metadata, missing};
 use super::templates;
 
 /// Character that represents a space in the tokens of `SentencePiece`.

@@ -4,13 +4,12 @@ use std::cell::RefCell;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use gguf::{Header, Packed, Storage, Tensor, pack};
+use gguf::{Architecture, Change, Header, Packed, Storage, Tensor, pack};
 use outputs::GgufImport;
 use serde_json::{Map, Value, json};
 use tensors::{Dtype, SHARD_BYTES, TensorLayout, TensorWriter, shards, write_shards};
 
 use super::Blocks;
-use super::architecture::{Architecture, Change};
 use crate::error::Error;
 
 /// Bytes of the parts of a tensor, in order.

@@ -1,11 +1,13 @@
 //! `config.json` and tensor names of the architectures that can be read from GGUF.
 
-use gguf::{Error, GEMMA_LAYERS, Header, LAYERS, OUTER_LAYERS, PHI_LAYERS, Result};
 use serde_json::{Map, Value};
 
-use super::metadata::{Metadata, missing, shortest};
-use super::numbers;
-use super::rope::{self, Factors, Rope};
+use crate::error::{Error, Result};
+use crate::header::Header;
+use crate::metadata::{Metadata, missing, shortest};
+use crate::names::{GEMMA_LAYERS, LAYERS, OUTER_LAYERS, PHI_LAYERS};
+use crate::numbers;
+use crate::rope::{self, Factors, Rope};
 
 /// Architectures of GGUF that can be read, each with its `model_type`.
 const FAMILIES: [(&str, Family, &str); 7] = [
@@ -53,7 +55,8 @@ enum Family {
 
 /// Change of a tensor's rows or values on the way from GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub enum Change {
+    /// None.
     Nothing,
     /// Subtracts 1: GGUF stores Gemma's norms as 1 + weight.
     SubtractOne,
@@ -62,7 +65,8 @@ pub(super) enum Change {
 }
 
 /// The architecture of a file with its sizes.
-pub(super) struct Architecture<'a> {
+#[derive(Debug)]
+pub struct Architecture<'a> {
     header: &'a Header,
     metadata: Metadata<'a>,
     /// Name in GGUF, with which its keys start.
@@ -79,7 +83,11 @@ pub(super) struct Architecture<'a> {
 
 impl<'a> Architecture<'a> {
     /// Reads the sizes of the model.
-    pub(super) fn new(header: &'a Header) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// Names a key that is missing, unknown or has a value that no model has.
+    pub fn new(header: &'a Header) -> Result<Self> {
         let metadata = Metadata::new(header.metadata());
         let found = metadata.text("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
         let Some((name, family, model_type)) = FAMILIES.into_iter().find(|(name, ..)| *name == found) else {
@@ -120,7 +128,7 @@ impl<'a> Architecture<'a> {
     }
 
     /// Returns the number of rows of the embedding.
-    pub(super) fn vocabulary(&self) -> usize {
+    pub fn vocabulary(&self) -> usize {
         self.vocabulary
     }
 
@@ -162,7 +170,11 @@ impl<'a> Architecture<'a> {
     }
 
     /// Returns the content of `config.json` without tokens and quantization.
-    pub(super) fn config(&self, factors: Factors) -> Result<Map<String, Value>> {
+    ///
+    /// # Errors
+    ///
+    /// Names a key or tensor that is missing or that no `config.json` can say.
+    pub fn config(&self, factors: Factors) -> Result<Map<String, Value>> {
         let integer = |key: &str| self.integer(key)?.ok_or_else(|| missing(&self.key(key)));
         let epsilon = self.float("attention.layer_norm_rms_epsilon")?;
         let epsilon = epsilon.ok_or_else(|| missing(&self.key("attention.layer_norm_rms_epsilon")))?;
@@ -257,7 +269,11 @@ impl<'a> Architecture<'a> {
     }
 
     /// Returns the name in a folder of a tensor of GGUF, and its change; `None` for tensors that `config.json` covers.
-    pub(super) fn translate(&self, name: &str) -> Result<Option<(String, Change)>> {
+    ///
+    /// # Errors
+    ///
+    /// Names a tensor that models of this architecture do not have.
+    pub fn translate(&self, name: &str) -> Result<Option<(String, Change)>> {
         if rope::TENSORS.contains(&name) {
             return Ok(None);
         }

@@ -2,9 +2,8 @@
 //!
 //! Shapes are computed from them, so they are checked before anything else reads them.
 
-use gguf::{Error, Result};
-
-use super::metadata::Metadata;
+use crate::error::{Error, Result};
+use crate::metadata::Metadata;
 
 /// Sizes below the architecture's name, each with the largest value that is plausible; the smallest is 1.
 const SIZES: [(&str, u64); 12] = [
@@ -41,7 +40,7 @@ const POSITIVE_OR_NONE: [&str; 2] = ["rope.scale_linear", "rope.scaling.factor"]
 /// # Errors
 ///
 /// Names the first key whose number no model has.
-pub(super) fn check(metadata: Metadata<'_>, name: &str) -> Result<()> {
+pub(crate) fn check(metadata: Metadata<'_>, name: &str) -> Result<()> {
     let sizes = SIZES.iter().map(|&(key, most)| (key, 1, most));
     let optional = SIZES_OR_NONE.iter().map(|&(key, most)| (key, 0, most));
     for (key, least, most) in sizes.chain(optional) {

@@ -1,12 +1,12 @@
 //! Rotary positions: settings of `config.json` from keys and tensors of GGUF.
 
-use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use super::metadata::{Metadata, missing, shortest};
+use crate::error::{Error, Result};
+use crate::metadata::{Metadata, missing, shortest};
 
 /// Keys below the architecture's name that are followed here.
-pub(super) const KEYS: [&str; 6] = [
+pub(crate) const KEYS: [&str; 6] = [
     "rope.scale_linear",
     "rope.scaling.attn_factor",
     "rope.scaling.factor",
@@ -20,7 +20,7 @@ const FREQUENCIES: &str = "rope_freqs.weight";
 const LONG_FACTORS: &str = "rope_factors_long.weight";
 const SHORT_FACTORS: &str = "rope_factors_short.weight";
 /// Tensors that become settings.
-pub(super) const TENSORS: [&str; 3] = [FREQUENCIES, LONG_FACTORS, SHORT_FACTORS];
+pub(crate) const TENSORS: [&str; 3] = [FREQUENCIES, LONG_FACTORS, SHORT_FACTORS];
 
 /// Constants of the published Llama 3.1, 3.2 and 3.3 models, which GGUF does not store.
 const LOW_FREQUENCY_FACTOR: f64 = 1.0;
@@ -28,21 +28,21 @@ const HIGH_FREQUENCY_FACTOR: f64 = 4.0;
 const ORIGINAL_CONTEXT: u32 = 8192;
 
 /// Inputs of the rotation beside its own keys.
-pub(super) struct Rope<'a> {
-    pub(super) metadata: Metadata<'a>,
+pub(crate) struct Rope<'a> {
+    pub(crate) metadata: Metadata<'a>,
     /// Name of the architecture, with which its keys start.
-    pub(super) architecture: &'a str,
-    pub(super) head_dim: u64,
-    pub(super) default_base: f64,
+    pub(crate) architecture: &'a str,
+    pub(crate) head_dim: u64,
+    pub(crate) default_base: f64,
     /// Whether the rotation may cover a part of each head.
-    pub(super) is_partial: bool,
+    pub(crate) is_partial: bool,
     /// The small tensors that become settings.
-    pub(super) factors: Factors,
+    pub(crate) factors: Factors,
 }
 
-/// The tensors that become settings, where the file has them.
+/// The small tensors that become settings, where the file has them.
 #[derive(Debug, Default)]
-pub(super) struct Factors {
+pub struct Factors {
     frequencies: Option<Vec<f32>>,
     long: Option<Vec<f32>>,
     short: Option<Vec<f32>>,
@@ -50,14 +50,18 @@ pub(super) struct Factors {
 
 impl Factors {
     /// Reads the tensors; `read` returns the values of a tensor if there is one.
-    pub(super) fn new<E>(read: impl Fn(&str) -> Result<Option<Vec<f32>>, E>) -> Result<Self, E> {
+    ///
+    /// # Errors
+    ///
+    /// Fails as `read` does.
+    pub fn new<E>(mut read: impl FnMut(&str) -> Result<Option<Vec<f32>>, E>) -> Result<Self, E> {
         Ok(Self { frequencies: read(FREQUENCIES)?, long: read(LONG_FACTORS)?, short: read(SHORT_FACTORS)? })
     }
 }
 
 impl Rope<'_> {
     /// Returns the settings of `config.json`.
-    pub(super) fn config(&self) -> Result<Map<String, Value>> {
+    pub(crate) fn config(&self) -> Result<Map<String, Value>> {
         let mut config = Map::new();
         let base = self.float("rope.freq_base")?.unwrap_or(self.default_base);
         config.insert("rope_theta".to_owned(), shortest(base));
