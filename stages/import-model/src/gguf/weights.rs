@@ -234,7 +234,12 @@ impl Planned<'_> {
             let name = &self.tensor.name;
             return Err(source.refused(format!("the {rows} rows of `{name}` are not {heads} heads of pairs")));
         }
-        let (head, row) = (rows / heads, row_bytes(self.tensor));
+        // A bias has one number in a row.
+        let (head, row) = (rows / heads, self.tensor.bytes as usize / rows);
+        if row * rows != self.tensor.bytes as usize {
+            let (name, storage) = (&self.tensor.name, self.tensor.storage.name());
+            return Err(source.refused(format!("the rows of `{name}` are parts of {storage} blocks")));
+        }
         Ok(Box::new((0..heads).map(move |index| {
             let start = self.tensor.start + (index * head * row) as u64;
             let bytes = source.bytes(start, head * row)?;
