@@ -208,6 +208,7 @@ impl<'a> Architecture<'a> {
             head_dim: self.head_dim,
             default_base: if self.family == Family::Gemma3 { 1_000_000.0 } else { 10_000.0 },
             is_partial: self.family == Family::Phi3,
+            has_local_layers: self.family == Family::Gemma3,
             factors,
         }
     }
@@ -257,6 +258,9 @@ impl<'a> Architecture<'a> {
                 put("query_pre_attn_scalar", self.query_scalar(62).into());
                 let local = self.float("rope.freq_base_swa")?.unwrap_or(10_000.0);
                 put("rope_local_base_freq", shortest(local));
+                if let Some(cap) = self.float("final_logit_softcapping")? {
+                    put("final_logit_softcapping", shortest(cap));
+                }
             }
         }
         Ok(config)

@@ -36,6 +36,8 @@ pub(crate) struct Rope<'a> {
     pub(crate) default_base: f64,
     /// Whether the rotation may cover a part of each head.
     pub(crate) is_partial: bool,
+    /// Whether some layers have a rotation of their own, to which llama.cpp applies the factor of the scores as well.
+    pub(crate) has_local_layers: bool,
     /// The small tensors that become settings.
     pub(crate) factors: Factors,
 }
@@ -101,7 +103,10 @@ impl Rope<'_> {
         let factors = [self.float("rope.scaling.factor")?, self.float("rope.scale_linear")?];
         let factor = factors.into_iter().flatten().find(|&factor| factor != 0.0);
         let original = self.integer("rope.scaling.original_context_length")?;
-        self.check_attention_factor(original)?;
+        let attention_factor = self.float("rope.scaling.attn_factor")?;
+        if kind != "yarn" || self.has_local_layers {
+            self.check_attention_factor(attention_factor, original)?;
+        }
         let required = |name: &str| missing(&self.key(name));
         let mut config = Map::new();
         let scaling = match (kind, &self.factors) {
@@ -122,11 +127,17 @@ impl Rope<'_> {
             ("yarn", _) => {
                 let factor = factor.ok_or_else(|| required("rope.scaling.factor"))?;
                 let original = original.ok_or_else(|| required("rope.scaling.original_context_length"))?;
-                json!({
+                let mut table = json!({
                     "rope_type": "yarn",
                     "factor": shortest(factor),
                     "original_max_position_embeddings": original,
-                })
+                });
+                // A factor of the usual one, which `config.json` does without.
+                if let Some(share) = attention_factor.filter(|share| (share - 1.0).abs() > f64::EPSILON) {
+                    let usual = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
+                    table["attention_factor"] = shortest(f64::from((share * usual) as f32));
+                }
+                table
             }
             ("none", _) => match factor.filter(|&factor| (factor - 1.0).abs() > f64::EPSILON) {
                 None => return Ok(config),
@@ -139,8 +150,8 @@ impl Rope<'_> {
     }
 
     /// Checks that the factor of the scores is the one that follows from the other settings, as in published models.
-    fn check_attention_factor(&self, original: Option<u64>) -> Result<()> {
-        let Some(found) = self.float("rope.scaling.attn_factor")? else { return Ok(()) };
+    fn check_attention_factor(&self, found: Option<f64>, original: Option<u64>) -> Result<()> {
+        let Some(found) = found else { return Ok(()) };
         let expected = match (&self.factors.long, original, self.integer("context_length")?) {
             (Some(_), Some(original), Some(longest)) if longest > original && original > 1 => {
                 let scale = longest as f64 / original as f64;
@@ -177,38 +188,60 @@ fn numbers(values: &[f32]) -> Vec<Value> {
 /// Returns the settings of Llama 3's scaling whose divisors these are. The largest divisor is the factor.
 fn llama3(divisors: &[f32], base: f64, dimensions: u64) -> Result<Value> {
     let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max));
-    let expected = |index: usize, original: f64| {
-        let wave = std::f64::consts::TAU * base.powf((2 * index) as f64 / dimensions as f64);
-        if wave < original / HIGH_FREQUENCY_FACTOR {
+    let wave = |index: usize| std::f64::consts::TAU * base.powf((2 * index) as f64 / dimensions as f64);
+    let expected = |index: usize, high: f64, original: f64| {
+        let wave = wave(index);
+        if wave < original / high {
             1.0
         } else if wave > original / LOW_FREQUENCY_FACTOR {
             factor
         } else {
-            let smooth =
-                (original / wave - LOW_FREQUENCY_FACTOR) / (HIGH_FREQUENCY_FACTOR - LOW_FREQUENCY_FACTOR);
+            let smooth = (original / wave - LOW_FREQUENCY_FACTOR) / (high - LOW_FREQUENCY_FACTOR);
             1.0 / ((1.0 - smooth) / factor + smooth)
         }
     };
-    let fits = |original: &u32| {
-        let original = f64::from(*original);
+    let fits = |&(high, original): &(f64, f64)| {
         divisors.len() as u64 * 2 == dimensions
             && divisors.iter().enumerate().all(|(index, &divisor)| {
-                let expected = expected(index, original);
+                let expected = expected(index, high, original);
                 (f64::from(divisor) - expected).abs() <= 1e-5 * expected
             })
     };
     // The file does not store the original context, but it shows in the divisors.
-    let others = (4..24).map(|power| 1_u32 << power);
-    let Some(original) = std::iter::once(ORIGINAL_CONTEXT).chain(others).find(fits) else {
-        let reason =
-            format!("the tensor `{FREQUENCIES}` does not have the scaling of a published Llama 3 model");
-        return Err(Error::Unsupported(reason));
+    let powers = (4..24).map(|power| 1_u32 << power);
+    let published = std::iter::once(ORIGINAL_CONTEXT).chain(powers);
+    let published = published.map(|original| (HIGH_FREQUENCY_FACTOR, f64::from(original)));
+    let Some((high, original)) = published.chain(blended(divisors, factor, wave)).find(fits) else {
+        return Err(Error::Unsupported(format!(
+            "the tensor `{FREQUENCIES}` does not have the scaling of a Llama 3 model"
+        )));
     };
     Ok(json!({
         "rope_type": "llama3",
         "factor": factor,
         "low_freq_factor": LOW_FREQUENCY_FACTOR,
-        "high_freq_factor": HIGH_FREQUENCY_FACTOR,
+        "high_freq_factor": high,
         "original_max_position_embeddings": original,
     }))
+}
+
+/// Returns the `high_freq_factor` and the original context that follow from the blended divisors, for a `low_freq_factor`
+/// of 1: only the ratios of the three numbers show in the divisors.
+fn blended(divisors: &[f32], factor: f64, wave: impl Fn(usize) -> f64) -> Option<(f64, f64)> {
+    // The share of the plain frequency grows linearly with it.
+    let share = |divisor: f64| (1.0 / divisor - 1.0 / factor) / (1.0 - 1.0 / factor);
+    let points = divisors.iter().enumerate().map(|(index, &divisor)| (1.0 / wave(index), f64::from(divisor)));
+    let points = points.filter(|(_, divisor)| *divisor > 1.0 && *divisor < factor);
+    let points: Vec<(f64, f64)> = points.map(|(frequency, divisor)| (frequency, share(divisor))).collect();
+    let (first, last) = (points.first()?, points.last()?);
+    let (high, original) = if points.len() == 1 {
+        let high = HIGH_FREQUENCY_FACTOR;
+        (high, (first.1 * (high - LOW_FREQUENCY_FACTOR) + LOW_FREQUENCY_FACTOR) / first.0)
+    } else {
+        let slope = (first.1 - last.1) / (first.0 - last.0);
+        let at_zero = first.1 - slope * first.0;
+        let high = LOW_FREQUENCY_FACTOR - LOW_FREQUENCY_FACTOR / at_zero;
+        (high, slope * (high - LOW_FREQUENCY_FACTOR))
+    };
+    (high.is_finite() && original.is_finite() && original > 0.0).then_some((high, original))
 }
