@@ -1,5 +1,8 @@
 //! GGUF files in and out: models that others wrote, our own exports, and hostile files.
 
+#[path = "gguf/settings.rs"]
+mod settings;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

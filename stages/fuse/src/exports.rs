@@ -57,9 +57,9 @@ pub(crate) fn write(
     }
     if config.gguf != Gguf::None {
         let export = gguf_file(reference.folder, config.gguf, out).context("writing GGUF")?;
-        let (folder, file) = (reference.folder, out.join(&export.path));
-        let load = || gguf::load(folder, &file, options).context("reading the GGUF file back");
-        let head = || gguf::load_head(folder, &file, options);
+        let file = out.join(&export.path);
+        let load = || gguf::load(&file, options).context("reading the GGUF file back");
+        let head = || gguf::load_head(&file, options);
         costs.push(measure(reference, &export, config, load, head, out)?);
     }
     Ok(costs)

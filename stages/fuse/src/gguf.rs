@@ -1,10 +1,12 @@
 //! Writes a model folder as one GGUF file (version 3) for llama.cpp.
 //!
 //! Matrices become half floats or blocks of small integers with shared scales; norms and biases stay `f32`. Some rows of a
-//! tensor are in memory at a time. [`load`] reads a file back, so that what was written can be measured.
+//! tensor are in memory at a time. [`load`] reads a file back, so that what was written can be measured; it takes nothing
+//! from the folder.
 
 mod architecture;
 mod header;
+mod limits;
 mod load;
 mod tokenizer;
 
@@ -16,7 +18,7 @@ use failure::{Error, Result};
 use gguf::Storage;
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
-use models::{TensorFiles, canonical_name};
+use models::{Settings, TensorFiles, canonical_name};
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::architecture::Architecture;
@@ -164,13 +166,13 @@ fn missing(file: &str, name: &str) -> Error {
 ///
 /// # Errors
 ///
-/// Fails when its architecture or tokenizer is not supported.
+/// Fails when its architecture or tokenizer is not supported, and names a setting that llama.cpp does not follow.
 pub fn check(folder: &Path) -> Result<()> {
     let config = read_json(&folder.join("config.json"))?;
     let files = TensorFiles::open(folder)?;
     let is_embedding = |name: &&str| canonical_name(name).ends_with("model.embed_tokens.weight");
     let rows = files.names().find(is_embedding).and_then(|name| files.info(name)?.shape.first().copied());
-    Architecture::new(&config)?.metadata()?;
+    Architecture::new(folder)?.metadata()?;
     tokenizer::metadata(folder, &config, rows.ok_or_else(no_embedding)?).map(drop)
 }
 
@@ -182,13 +184,13 @@ fn no_embedding() -> Error {
 ///
 /// # Errors
 ///
-/// Fails when its architecture or tokenizer is not supported, or when its weights are quantized.
+/// Fails as [`check`] does, when its weights are quantized, and when the written file would be computed differently.
 pub fn export(folder: &Path, kind: Gguf, out: &Path) -> Result<()> {
     let config = read_json(&folder.join("config.json"))?;
     if config.get("quantization").is_some() {
         return Err(unsupported("a model quantized by MLX", "set `fuse.quantized` to `dequantize`"));
     }
-    let architecture = Architecture::new(&config)?;
+    let architecture = Architecture::new(folder)?;
     let files = TensorFiles::open(folder)?;
     let tensors = architecture.tensors(&files, kind)?;
     let mut metadata: Metadata = vec![("general.architecture".into(), architecture.name().into())];
@@ -206,7 +208,18 @@ pub fn export(folder: &Path, kind: Gguf, out: &Path) -> Result<()> {
         let bytes = nbytes(tensor.storage, tensor.shape.iter().product());
         file.write_all(&vec![0; padding(bytes)])?;
     }
-    Ok(file.flush()?)
+    file.flush()?;
+    compare(architecture.settings(), out, architecture.context_length()?)
+}
+
+/// Fails when the metadata of the file `out` describes another model than `settings`, in rows of at most `context` tokens.
+fn compare(settings: &Settings, out: &Path, context: u64) -> Result<()> {
+    let written = Settings::of(out, &load::config_of(out)?)?;
+    let differences = settings.differences(&written, context);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(unsupported(&format!("a model with this `{}`", differences.join("`, `")), WITHOUT_GGUF))
 }
 
 /// Writes the values of a tensor, some rows at a time.

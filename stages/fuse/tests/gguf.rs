@@ -57,8 +57,11 @@ fn models_that_llama_cpp_would_misread_are_refused_with_a_hint() -> Result<()> {
     ]});
     let folder = changed("llama", "tokenizer.json", |it| it["pre_tokenizer"] = split)?;
     refused(folder.path(), "splits words");
-    let folder =
-        changed("llama", "config.json", |it| it["rope_scaling"] = json!({"type": "su", "factor": 2.0}))?;
+    let factors = [1.0; 6];
+    let longrope = json!({
+        "type": "su", "short_factor": factors, "long_factor": factors, "original_max_position_embeddings": 256,
+    });
+    let folder = changed("llama", "config.json", |it| it["rope_scaling"] = longrope)?;
     refused(folder.path(), "`su`");
     let kinds = json!(["full_attention", "full_attention", "sliding_attention"]);
     let folder = changed("gemma3_text", "config.json", |it| it["layer_types"] = kinds)?;
