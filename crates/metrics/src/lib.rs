@@ -35,6 +35,7 @@
 
 mod bleu;
 pub mod bootstrap;
+mod calls;
 mod chrf;
 mod counts;
 mod error;
@@ -55,6 +56,7 @@ mod text;
 mod tokenize;
 
 pub use bleu::{Bleu, BleuStatistics, MAX_ORDER, Smoothing};
+pub use calls::{tool_call_count, tool_calls_match};
 pub use chrf::{Chrf, ChrfStatistics};
 pub use counts::{Counts, Formula};
 pub use error::Error;
@@ -63,6 +65,6 @@ pub use metric::{Better, Metric};
 pub use paired::paired_losses;
 pub use perplexity::LossSum;
 pub use rows::{exact_match, is_exact_match, text_or_empty};
-pub use structured::{json_fields, parse_json, tool_calls_match};
+pub use structured::{json_fields, parse_json};
 pub use tasks::token_f1;
 pub use tokenize::Tokenization;

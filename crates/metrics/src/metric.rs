@@ -5,7 +5,7 @@ use crate::chrf::{Chrf, ChrfStatistics};
 use crate::counts::{Counts, Formula};
 use crate::rows::text_or_empty;
 use crate::tokenize::Tokenization;
-use crate::{rows, structured, tasks, ter, text};
+use crate::{calls, rows, structured, tasks, ter, text};
 
 /// A score of answers against references.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +141,11 @@ impl Metric {
         }
     }
 
+    /// Returns why a score against these references says little; `None` if it says what it should.
+    pub fn doubt(self, references: &[&str]) -> Option<String> {
+        if self == Self::ToolCalls { calls::doubt(references) } else { None }
+    }
+
     /// Returns the score of one answer, for metrics that are a mean over rows.
     fn row(self, answer: &str, truth: &str) -> f64 {
         match self {
@@ -149,7 +154,7 @@ impl Metric {
             Self::TokenF1 => 100.0 * tasks::token_f1(answer, truth),
             Self::JsonValid => percent(structured::parse_json(answer).is_some()),
             Self::JsonFields => 100.0 * structured::json_fields(answer, truth),
-            Self::ToolCalls => percent(structured::tool_calls_match(answer, truth)),
+            Self::ToolCalls => percent(calls::tool_calls_match(answer, truth)),
             other => unreachable!("{} is not a mean over rows", other.name()),
         }
     }

@@ -1,4 +1,4 @@
-//! Scores of structured answers: JSON and tool calls.
+//! Scores of answers that are JSON.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ pub fn parse_json(text: &str) -> Option<Value> {
 }
 
 /// Returns the content of a code fence if the text is one, and otherwise the text.
-fn unfenced(text: &str) -> &str {
+pub(crate) fn unfenced(text: &str) -> &str {
     let text = text.trim();
     let Some(inner) = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```")) else { return text };
     inner.split_once('\n').map_or(inner, |(_language, body)| body).trim()
@@ -29,7 +29,7 @@ pub fn json_fields(answer: &str, reference: &str) -> f64 {
 }
 
 /// Lists the leaves of a value as `path=value`, in which equal numbers have equal text.
-fn fields(value: &Value) -> Vec<String> {
+pub(crate) fn fields(value: &Value) -> Vec<String> {
     let mut all = Vec::new();
     collect(value, "", &mut all);
     all
@@ -56,60 +56,6 @@ fn collect(value: &Value, path: &str, all: &mut Vec<String>) {
     }
 }
 
-/// A call of a function by a model.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Call {
-    name: String,
-    arguments: Vec<String>,
-}
-
-/// Returns whether an answer calls the functions of the reference, in the same order, with equal arguments.
-///
-/// Calls are read from `<tool_call>` blocks, from a list after `[TOOL_CALLS]`, or from an answer that is JSON: an object or a
-/// list of objects with `name` and `arguments` (or `parameters`), also below `function`. Arguments may be JSON in a string.
-pub fn tool_calls_match(answer: &str, reference: &str) -> bool {
-    calls(answer).is_some_and(|given| calls(reference) == Some(given))
-}
-
-fn calls(text: &str) -> Option<Vec<Call>> {
-    let mut parts = Vec::new();
-    let mut rest = text;
-    while let Some((_, after)) = rest.split_once("<tool_call>") {
-        let (block, after) = after.split_once("</tool_call>").unwrap_or((after, ""));
-        parts.push(block);
-        rest = after;
-    }
-    if parts.is_empty() {
-        parts.push(text.split_once("[TOOL_CALLS]").map_or(text, |(_, list)| list));
-        if calls_of(parts[0]).is_none() {
-            // No call at all, on both sides, is a match.
-            return Some(Vec::new());
-        }
-    }
-    parts.into_iter().map(calls_of).collect::<Option<Vec<_>>>().map(|calls| calls.concat())
-}
-
-fn calls_of(text: &str) -> Option<Vec<Call>> {
-    match parse_json(text)? {
-        Value::Array(items) => items.iter().map(call).collect(),
-        value => Some(vec![call(&value)?]),
-    }
-}
-
-fn call(value: &Value) -> Option<Call> {
-    let value = value.get("function").filter(|inner| inner.is_object()).unwrap_or(value);
-    let name = value.get("name")?.as_str()?.to_owned();
-    let arguments = value.get("arguments").or_else(|| value.get("parameters")).cloned().unwrap_or_default();
-    let arguments = match &arguments {
-        Value::String(text) => serde_json::from_str(text).unwrap_or(arguments),
-        Value::Null => Value::Object(serde_json::Map::new()),
-        _ => arguments,
-    };
-    let mut arguments = fields(&arguments);
-    arguments.sort();
-    Some(Call { name, arguments })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,22 +71,5 @@ mod tests {
         assert!((json_fields("{}", "{}") - 1.0).abs() < 1e-12);
         assert!(json_fields(r#"{"a.b": 1}"#, r#"{"a": {"b": 1}}"#).abs() < 1e-12);
         assert!(json_fields(r#"{"a": "1"}"#, r#"{"a": 1}"#).abs() < 1e-12);
-    }
-
-    #[test]
-    fn calls_match_in_every_notation() {
-        let one = r#"<tool_call>{"name": "f", "arguments": {"x": 1, "y": "a"}}</tool_call>"#;
-        for same in [
-            r#"{"name": "f", "parameters": {"y": "a", "x": 1.0}}"#,
-            r#"[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1, "y": "a"}}]"#,
-            r#"[{"type": "function", "function": {"name": "f", "arguments": "{\"x\": 1, \"y\": \"a\"}"}}]"#,
-            "Sure.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1, \"y\": \"a\"}}\n</tool_call>",
-        ] {
-            assert!(tool_calls_match(same, one), "{same}");
-        }
-        for other in ["f(1)", "", r#"{"name": "g", "arguments": {"x": 1, "y": "a"}}"#, &one.repeat(2)] {
-            assert!(!tool_calls_match(other, one), "{other}");
-        }
-        assert!(tool_calls_match("no call", "none either"));
     }
 }

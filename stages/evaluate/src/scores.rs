@@ -80,6 +80,9 @@ pub(crate) fn columns(
     let references = rows.references();
     let floors = floor_answers(rows, config.seed);
     for metric in config.answer_metrics() {
+        if let Some(doubt) = metric.doubt(&references) {
+            tracing::warn!("`{}`: {doubt}", metric.name());
+        }
         let counts = |answers: &mut dyn Iterator<Item = Option<&str>>| {
             let pairs: Vec<_> = answers.zip(references.iter().copied()).collect();
             metric.counts(&pairs)
