@@ -222,9 +222,14 @@ impl<'a> Rows<'a> {
     /// Chooses the next token of every row from logits `[B, V]`, and evaluates the cache together with them.
     fn choose(&self, logits: &Array, cache: &Cache) -> Result<Vec<u32>> {
         if self.sampling.is_argmax() {
-            let next = argmax_axis(logits, -1, None)?.as_type::<u32>()?;
-            transforms::eval(cache.arrays().chain([&next]))?;
-            return Ok(next.as_slice::<u32>().to_vec());
+            let next = argmax_axis(logits, -1, true)?;
+            let chosen = logits.take_along_axis(&next, -1)?.as_type::<f32>()?;
+            let next = next.as_type::<u32>()?;
+            transforms::eval(cache.arrays().chain([&next, &chosen]))?;
+            if chosen.as_slice::<f32>().iter().all(|logit| logit.is_finite()) {
+                return Ok(next.as_slice::<u32>().to_vec());
+            }
+            // Only the rule below tells a row without probabilities from one with a few damaged logits.
         }
         let logits = logits.as_dtype(Dtype::Float32)?.contiguous()?;
         transforms::eval(cache.arrays().chain([&logits]))?;
@@ -412,6 +417,26 @@ mod tests {
                 let place = prompt.len() - 2;
                 prompt[place] ^= 1;
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_row_without_probabilities_is_an_error_however_tokens_are_chosen() -> Result<()> {
+        mlx_ext::init(&mlx_ext::Options::default())?;
+        let (nan, low) = (f32::NAN, f32::NEG_INFINITY);
+        let prompts: [&[u32]; 2] = [&[1, 2, 3], &[4]];
+        for sampling in [Sampling::default(), warm()] {
+            let choose = |second: [f32; 3]| {
+                let rows = Rows::new(&[0, 1], &prompts, &sampling);
+                let logits = Array::from_slice(&[[0.0, 9.0, 1.0], second].concat(), &[2, 3]);
+                rows.choose(&logits, &Cache::new(0, None))
+            };
+            for broken in [[nan; 3], [low; 3], [0.0, f32::INFINITY, 0.0]] {
+                let found = choose(broken);
+                assert!(matches!(found, Err(Error::NoProbabilities { tokens: 1 })), "{broken:?}: {found:?}");
+            }
+            assert_eq!(choose([nan, low, 9.0])?, [1, 2]);
         }
         Ok(())
     }
