@@ -63,7 +63,7 @@ impl<'a> Input<'a> {
             let each = self.lengths.map(|lengths| lengths.reshape(&[-1, 1, 1, 1])).transpose()?;
             return Ok(RowLengths { longest: length, each });
         };
-        let longest = cache.length() + length;
+        let longest = cache.length_with(length);
         let unpadded = |padding: &Array| Array::from_int(longest).subtract(padding)?.reshape(&[-1, 1, 1, 1]);
         Ok(RowLengths { longest, each: cache.padding().map(unpadded).transpose()? })
     }

@@ -25,6 +25,9 @@ struct History {
     is_beyond: Vec<bool>,
 }
 
+/// Tokens are read in pieces of this number, which bounds memory.
+pub(crate) const PREFILL_TOKENS: usize = 512;
+
 /// The cache grows by this number of tokens at a time.
 const GROW_BY: i32 = 256;
 
@@ -67,6 +70,12 @@ impl Cache {
     /// Returns the number of tokens in the cache, padding included.
     pub fn length(&self) -> i32 {
         self.length
+    }
+
+    /// Returns the number of tokens of the longest row after the next pass, which reads `next` tokens; of recorded tokens, those that
+    /// later passes read count too.
+    pub(crate) fn length_with(&self, next: i32) -> i32 {
+        self.history.as_ref().map_or(self.length + next, |history| history.tokens.dim(1))
     }
 
     /// Returns the number of padding tokens on the left of each row, `[B]`, `i32`; `None` if no row has any.

@@ -6,7 +6,7 @@ use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
 use mlx_rs::{Array, Dtype, transforms};
 
 use crate::attention::Input;
-use crate::cache::Cache;
+use crate::cache::{Cache, PREFILL_TOKENS};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sampling::Sampling;
@@ -44,9 +44,6 @@ pub enum Flow {
 
 /// Called with the prompt's index and each generated token.
 type Listener<'a> = dyn FnMut(usize, u32) -> Flow + 'a;
-
-/// Prompts are read in pieces of this number of tokens, which bounds memory.
-const PREFILL_TOKENS: usize = 512;
 
 /// Smallest vocabulary for which rows are sampled on several threads.
 const SHARED_FROM: usize = 1 << 14;

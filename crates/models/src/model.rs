@@ -11,6 +11,7 @@ use crate::architectures::{self, Architecture};
 use crate::attention::Input;
 use crate::backbone::{Decoder, Pass};
 use crate::builder::{Builder, join};
+use crate::cache::PREFILL_TOKENS;
 use crate::config;
 use crate::error::{Error, Result};
 use crate::keys;
@@ -281,8 +282,13 @@ impl Model {
             return self.decoder.hidden(input, Pass::default());
         };
         let next = cache.record(tokens, trained)?;
-        let hidden = self.decoder.hidden(Input::cached(&next, cache), Pass::default())?;
-        Ok(hidden.try_index((.., next.dim(1) - tokens.dim(1).., ..))?)
+        let past = next.dim(1) - tokens.dim(1);
+        for start in (0..past).step_by(PREFILL_TOKENS) {
+            let piece = next.try_index((.., start..past.min(start + PREFILL_TOKENS as i32)))?;
+            self.decoder.hidden(Input::cached(&piece, cache), Pass::default())?;
+            transforms::eval(cache.arrays())?;
+        }
+        self.decoder.hidden(Input::cached(tokens, cache), Pass::default())
     }
 
     /// As [`Model::hidden`], for a pass that will be differentiated.

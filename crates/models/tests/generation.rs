@@ -65,6 +65,31 @@ fn a_prompt_read_in_pieces_gives_the_same_tokens() -> Result {
 }
 
 #[test]
+fn rows_that_pass_the_trained_context_are_read_again_in_pieces() -> Result {
+    const TRAINED: usize = 1100;
+    let mut config = config("phi3");
+    merge(
+        &mut config,
+        json!({
+            "sliding_window": null, "max_position_embeddings": 4 * TRAINED, "original_max_position_embeddings": TRAINED,
+            "rope_scaling": {
+                "type": "longrope", "short_factor": [1.0, 1.0, 1.0, 1.0], "long_factor": [1.5, 4.0, 9.0, 16.0],
+            },
+        }),
+    );
+    let folder = write_folder(&config)?;
+    let model = load(folder.path())?;
+    // The first row passes the trained context after two tokens, the second after five, the third in its prompt.
+    let prompts = [TRAINED - 2, TRAINED - 5, TRAINED + 40].map(some_tokens);
+    let options = GenerationOptions { max_tokens: 7, stop: Vec::new(), batch_size: prompts.len() };
+    for (prompt, found) in prompts.iter().zip(generate(&model, &prompts, &options)?) {
+        let in_one_pass = continued_without_a_cache(&model, prompt, options.max_tokens)?;
+        assert_eq!(found.tokens, in_one_pass, "{} tokens", prompt.len());
+    }
+    Ok(())
+}
+
+#[test]
 fn packed_rows_have_the_logits_of_the_rows_alone() -> Result {
     let tokens = some_tokens(24);
     let (first, second) = tokens.split_at(9);
