@@ -58,6 +58,17 @@ pub struct Quantization {
 }
 
 impl Quantization {
+    /// Returns whether the mode has these bits and groups.
+    pub fn is_known(self) -> bool {
+        let Self { bits, group_size, mode } = self;
+        match mode {
+            QuantizationMode::Affine => matches!((bits, group_size), (2..=6 | 8, 32 | 64 | 128)),
+            QuantizationMode::Mxfp4 => (bits, group_size) == (4, 32),
+            QuantizationMode::Mxfp8 => (bits, group_size) == (8, 32),
+            QuantizationMode::Nvfp4 => (bits, group_size) == (4, 16),
+        }
+    }
+
     fn group_size(self) -> mlx_sys::mlx_optional_int {
         mlx_sys::mlx_optional_int { value: self.group_size, has_value: true }
     }

@@ -13,6 +13,7 @@ use tensors::{Dtype, SHARD_BYTES, TensorInfo, TensorLayout, TensorWriter, shards
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::quantization::checked;
 use crate::quantize::Quantize;
 use crate::weights::{TensorFiles, canonical_name};
 
@@ -301,14 +302,16 @@ fn stored_settings(
     // A layer's own table does not inherit the mode; without one it is affine.
     let mode = own.unwrap_or(table).get("mode").and_then(Value::as_str).unwrap_or("affine");
     let mode = QuantizationMode::from_name(mode).ok_or_else(|| format!("has the unknown mode `{mode}`"))?;
-    let group_size =
-        find("group_size").and_then(Value::as_i64).ok_or("has no `group_size` in `config.json`")?;
-    let width = scales.shape.last().copied().unwrap_or(0) as i64 * group_size;
-    let words = weight.shape.last().copied().unwrap_or(0) as i64;
-    if weight.shape.len() != 2 || width == 0 || words * 32 % width != 0 {
-        return Err(format!("does not match its scales in groups of {group_size}"));
-    }
-    Ok(Quantization { bits: (words * 32 / width) as i32, group_size: group_size as i32, mode })
+    let group_size = find("group_size").ok_or("has no `group_size` in `config.json`")?;
+    let mismatch = || format!("does not match its scales in groups of {group_size}");
+    let groups_of = group_size.as_u64().and_then(|size| usize::try_from(size).ok()).ok_or_else(mismatch)?;
+    let last = |info: &TensorInfo| info.shape.last().copied().unwrap_or(0);
+    let width = last(scales).checked_mul(groups_of).filter(|&width| width > 0).ok_or_else(mismatch)?;
+    let packed_bits = last(weight).checked_mul(32).filter(|bits| bits.is_multiple_of(width));
+    let bits = packed_bits.and_then(|bits| i32::try_from(bits / width).ok());
+    let Some(bits) = bits.filter(|_| weight.shape.len() == 2) else { return Err(mismatch()) };
+    let group_size = i32::try_from(groups_of).map_err(|_| mismatch())?;
+    checked(Quantization { bits, group_size, mode })
 }
 
 /// Returns the tensors that a step makes.
@@ -338,6 +341,34 @@ fn outputs(name: &str, info: &TensorInfo, step: &Step) -> Vec<TensorLayout> {
                 outputs.push(output(format!("{path}.scales"), Dtype::U8, groups));
             }
             outputs
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_group_sizes_that_no_mode_has_are_refused() {
+        let info =
+            |dtype, shape: [usize; 2]| TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (0, 0) };
+        let read = |group_size: Value, groups: usize| {
+            let config = json!({"quantization": {"bits": 4, "group_size": group_size}});
+            let (weight, scales) = (info(Dtype::U32, [8, 16]), info(Dtype::F16, [8, groups]));
+            stored_settings(config.as_object().expect("a table"), "a", &weight, &scales)
+        };
+        assert_eq!(read(json!(64), 2).map(|found| (found.bits, found.group_size)), Ok((4, 64)));
+        for (group_size, groups) in [
+            (json!(0), 2),
+            (json!(-64), 2),
+            (json!(4_294_967_360_u64), 2),
+            (json!(u64::MAX), 3),
+            (json!(16), 8),
+            (json!("64"), 2),
+        ] {
+            let refused = read(group_size.clone(), groups);
+            assert!(refused.is_err(), "{group_size}: {refused:?}");
         }
     }
 }

@@ -234,13 +234,15 @@ pub(crate) fn settings_multimodal(builder: &Builder<'_>) -> Result<Settings, Str
 /// Reads a `text_config`, which has other defaults than the settings of a text model.
 fn multimodal_args(builder: &Builder<'_>) -> Result<ModelArgs, String> {
     let mut args: ModelArgs = builder.args()?;
-    let number =
-        |table: &Value, name: &str| table.get(name).and_then(Value::as_i64).map(|found| found as i32);
+    let number = |table: &Value, name: &str| -> Result<Option<i32>, String> {
+        let Some(found) = table.get(name).and_then(Value::as_i64) else { return Ok(None) };
+        i32::try_from(found).map(Some).map_err(|_| format!("`{name}` is {found}, which is too large"))
+    };
     let text = builder.config;
-    args.num_attention_heads = number(text, "num_attention_heads").unwrap_or(8);
-    args.num_key_value_heads = number(text, "num_key_value_heads").unwrap_or(4);
+    args.num_attention_heads = number(text, "num_attention_heads")?.unwrap_or(8);
+    args.num_key_value_heads = number(text, "num_key_value_heads")?.unwrap_or(4);
     args.vocab_size =
-        number(builder.whole_config, "vocab_size").or(number(text, "vocab_size")).unwrap_or(262_208);
+        number(builder.whole_config, "vocab_size")?.or(number(text, "vocab_size")?).unwrap_or(262_208);
     Ok(args)
 }
 

@@ -20,7 +20,7 @@ impl QuantizationSettings {
     ///
     /// # Errors
     ///
-    /// Fails for the formats of other tools, for unknown modes and for incomplete settings.
+    /// Fails for the formats of other tools, and for settings that are incomplete or that no mode has.
     pub(crate) fn read(config: &Value, unpack: bool, is_plain: bool) -> Result<Self, String> {
         let mut settings = Self { overrides: BTreeMap::new(), unpack };
         let tables = ["quantization", "quantization_config"].map(|name| config.get(name));
@@ -36,10 +36,10 @@ impl QuantizationSettings {
             return Err(format!("weights quantized by {method} are not supported"));
         }
         // The defaults are only checked: packed tensors show their own widths.
-        read_table(table)?;
+        read_table("quantization", table)?;
         for (path, value) in table {
             if let Some(table) = value.as_object() {
-                settings.overrides.insert(path.clone(), read_table(table)?);
+                settings.overrides.insert(path.clone(), read_table(path, table)?);
             }
         }
         Ok(settings)
@@ -79,16 +79,69 @@ impl QuantizationSettings {
     }
 }
 
-fn read_table(table: &Map<String, Value>) -> Result<Quantization, String> {
-    let number = |name: &str| {
-        let number = table.get(name).and_then(Value::as_i64).map(|number| number as i32);
-        number.ok_or_else(|| format!("`quantization` lacks `{name}`"))
+/// Reads the settings in a table, which belong to the layer `name` or to all.
+fn read_table(name: &str, table: &Map<String, Value>) -> Result<Quantization, String> {
+    let number = |key: &str| {
+        let value = table.get(key).ok_or_else(|| format!("`{name}` lacks `{key}`"))?;
+        let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
+        number.ok_or_else(|| format!("`{key}` of `{name}` is `{value}`, expected a small whole number"))
     };
     let mode = table.get("mode").and_then(Value::as_str).unwrap_or("affine");
-    Ok(Quantization {
+    let quantization = Quantization {
         bits: number("bits")?,
         group_size: number("group_size")?,
         mode: QuantizationMode::from_name(mode)
-            .ok_or_else(|| format!("quantization mode `{mode}` is not supported"))?,
+            .ok_or_else(|| format!("the mode `{mode}` of `{name}` is not supported"))?,
+    };
+    checked(quantization).map_err(|reason| format!("`{name}` {reason}"))
+}
+
+/// Returns settings that the kernels know.
+///
+/// # Errors
+///
+/// Describes settings that no mode has.
+pub(crate) fn checked(quantization: Quantization) -> Result<Quantization, String> {
+    let Quantization { bits, group_size, mode } = quantization;
+    let mode = mode.name();
+    quantization.is_known().then_some(quantization).ok_or_else(|| {
+        format!("has {bits} bits in groups of {group_size}, which the mode `{mode}` does not have")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_that_no_mode_has_are_refused() {
+        let refused = |own: Value| {
+            let config =
+                json!({"quantization": {"bits": 4, "group_size": 64, "model.layers.0.mlp.down_proj": own}});
+            QuantizationSettings::read(&config, false, false).err().unwrap_or_default()
+        };
+        assert_eq!(refused(json!({"bits": 8, "group_size": 32})), "");
+        assert_eq!(refused(json!({"bits": 4, "group_size": 16, "mode": "nvfp4"})), "");
+        for own in [
+            json!({"bits": 4, "group_size": 0}),
+            json!({"bits": 4, "group_size": -64}),
+            json!({"bits": 4, "group_size": 4_294_967_296_u64}),
+            json!({"bits": 4_294_967_300_u64, "group_size": 64}),
+            json!({"bits": 7, "group_size": 64}),
+            json!({"bits": 4, "group_size": 64, "mode": "mxfp4"}),
+            json!({"bits": "4", "group_size": 64}),
+            json!({"bits": 4}),
+        ] {
+            let reason = refused(own.clone());
+            assert!(reason.contains("`model.layers.0.mlp.down_proj`"), "{own}: {reason}");
+        }
+        let all =
+            QuantizationSettings::read(&json!({"quantization": {"bits": 4, "group_size": 0}}), false, false);
+        assert_eq!(
+            all.err().unwrap_or_default(),
+            "`quantization` has 4 bits in groups of 0, which the mode `affine` does not have"
+        );
+    }
 }

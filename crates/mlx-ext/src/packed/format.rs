@@ -1,7 +1,5 @@
 //! Conversion of the bits of one packed number into a float.
 
-use crate::quantized::{Quantization, QuantizationMode};
-
 /// A format of packed numbers: its width, and what its bits mean before the scale.
 pub(super) trait Format {
     /// Width of a number in bits.
@@ -95,14 +93,3 @@ macro_rules! with_format {
     };
 }
 pub(super) use with_format;
-
-/// Returns whether the kernels know a quantization.
-pub(super) fn is_known(quantization: Quantization) -> bool {
-    let Quantization { bits, group_size, mode } = quantization;
-    match mode {
-        QuantizationMode::Affine => matches!((bits, group_size), (2..=6 | 8, 32 | 64 | 128)),
-        QuantizationMode::Mxfp4 => (bits, group_size) == (4, 32),
-        QuantizationMode::Mxfp8 => (bits, group_size) == (8, 32),
-        QuantizationMode::Nvfp4 => (bits, group_size) == (4, 16),
-    }
-}

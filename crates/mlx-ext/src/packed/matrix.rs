@@ -1,6 +1,6 @@
 //! A packed weight as slices, and its two orientations as the right factor of a product.
 
-use crate::packed::format::{Floats8, Format, is_known, power_of_two};
+use crate::packed::format::{Floats8, Format, power_of_two};
 use crate::quantized::Quantization;
 
 /// Scales or biases as they are stored.
@@ -99,7 +99,7 @@ impl<'a> PackedMatrix<'a> {
         quantization: Quantization,
     ) -> Option<Self> {
         let group = quantization.group_size as usize;
-        let fits = is_known(quantization)
+        let fits = quantization.is_known()
             && columns.is_multiple_of(group)
             && words.len() == rows * columns * quantization.bits as usize / 32
             && scales.len() == rows * (columns / group)

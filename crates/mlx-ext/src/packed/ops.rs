@@ -5,7 +5,6 @@ use mlx_sys::gemm::{Level, Output, Shape, Strided, product};
 
 use crate::error::{Error, Result};
 use crate::host::{HostOp, Input};
-use crate::packed::format::is_known;
 use crate::packed::matrix::{PackedMatrix, Scales};
 use crate::packed::panels::{Backward, Forward, unpack_all};
 use crate::quantized::{PackedWeight, Quantization, QuantizationMode};
@@ -37,7 +36,7 @@ impl Parts {
                 stored == Dtype::Uint8
             }
         };
-        if !fits || !is_known(quantization) || packed.weight.ndim() != 2 {
+        if !fits || !quantization.is_known() || packed.weight.ndim() != 2 {
             let message = format!("no kernel for {quantization:?} with scales of type {stored:?}");
             return Err(Error::Mlx { message });
         }
