@@ -109,12 +109,17 @@ struct Bert {
     token_type_embeddings: Embedding,
     norm: LayerNorm,
     layers: Vec<TransformerBlock>,
+    vocabulary: i32,
     /// Number of the first position.
     first_position: i32,
     positions: i32,
 }
 
 impl Network for Bert {
+    fn vocabulary(&self) -> i32 {
+        self.vocabulary
+    }
+
     fn max_tokens(&self) -> usize {
         (self.positions - self.first_position) as usize
     }
@@ -140,7 +145,7 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Box<dyn Network>, String> {
 
 /// Builds XLM-RoBERTa, whose positions begin after that of padding.
 pub(crate) fn build_roberta(builder: &Builder<'_>) -> Result<Box<dyn Network>, String> {
-    assemble(builder, |args| args.pad_token_id.unwrap_or(1) + 1)
+    assemble(builder, |args| args.pad_token_id.unwrap_or(1).saturating_add(1))
 }
 
 fn assemble(
@@ -150,6 +155,12 @@ fn assemble(
     let args: ModelArgs = builder.args()?;
     if args.num_attention_heads < 1 || args.hidden_size % args.num_attention_heads != 0 {
         return Err("`hidden_size` is not a multiple of `num_attention_heads`".to_owned());
+    }
+    let (first_position, positions) = (first_position(&args), args.max_position_embeddings);
+    if first_position < 0 || first_position >= positions {
+        return Err(format!(
+            "the first position is {first_position} (after `pad_token_id`), but `max_position_embeddings` is {positions}"
+        ));
     }
     let at = builder.at("embeddings");
     let table = |name: &str, rows: i32| Embedding::new(&at.at(name), rows, args.hidden_size);
@@ -162,7 +173,8 @@ fn assemble(
         token_type_embeddings: table("token_type_embeddings", args.type_vocab_size),
         norm: LayerNorm::new(&at.at("LayerNorm"), args.hidden_size, args.layer_norm_eps),
         layers: layers.collect::<Result<_, String>>()?,
-        first_position: first_position(&args),
-        positions: args.max_position_embeddings,
+        vocabulary: args.vocab_size,
+        first_position,
+        positions,
     }))
 }

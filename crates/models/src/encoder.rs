@@ -101,16 +101,23 @@ impl Encoder {
         Ok(encoder)
     }
 
-    /// Checks that the folder holds a supported encoder, without reading its weights.
+    /// Checks that the folder holds a supported encoder, without reading its weights. Returns the number of tokens that have an
+    /// embedding.
     ///
     /// # Errors
     ///
     /// As [`Encoder::load`].
-    pub fn check(folder: &Path) -> Result<()> {
+    pub fn check(folder: &Path) -> Result<u32> {
         let files = TensorFiles::open(folder)?;
         let loader = Loader::new(canonical(files.placeholders()?), None);
-        Self::build(folder, &loader)?;
-        loader.finish(folder)
+        let encoder = Self::build(folder, &loader)?;
+        loader.finish(folder)?;
+        Ok(encoder.vocabulary())
+    }
+
+    /// Returns the number of tokens that have an embedding.
+    fn vocabulary(&self) -> u32 {
+        self.network.vocabulary().unsigned_abs()
     }
 
     fn build(folder: &Path, loader: &Loader) -> Result<Self> {
@@ -172,8 +179,12 @@ impl Encoder {
     ///
     /// # Errors
     ///
-    /// Fails when MLX does.
-    pub fn encode(&self, rows: &[Vec<u32>], batch_size: usize) -> mlx_ext::Result<Vec<Vec<f32>>> {
+    /// Fails when a token has no embedding, and when MLX fails.
+    pub fn encode(&self, rows: &[Vec<u32>], batch_size: usize) -> Result<Vec<Vec<f32>>> {
+        let vocabulary = self.vocabulary();
+        if let Some(&token) = rows.iter().flatten().find(|&&token| token >= vocabulary) {
+            return Err(Error::UnknownToken { token, vocabulary });
+        }
         let mut order: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].is_empty()).collect();
         order.sort_by_key(|&row| rows[row].len());
         let mut vectors = vec![Vec::new(); rows.len()];

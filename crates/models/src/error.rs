@@ -94,6 +94,14 @@ pub enum Error {
         /// A remedy.
         hint: String,
     },
+    /// A token has no embedding.
+    #[error("token {token} has no embedding, as the model has {vocabulary} tokens")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Number of tokens of the model.
+        vocabulary: u32,
+    },
     /// The head returned a logit that is not a number.
     #[error("the model gives no probabilities after {tokens} tokens")]
     NoProbabilities {
@@ -145,6 +153,7 @@ impl Failure for Error {
             Self::TensorType { .. } => {
                 "use the original model; wide floats can be stored as float32: `model.float().save_pretrained(folder)` in transformers"
             }
+            Self::UnknownToken { .. } => "take tokenizer and weights from the same model",
             Self::NoProbabilities { .. } => {
                 "the weights may be damaged, or exceed the range of the dtype: try dtype = \"float32\""
             }

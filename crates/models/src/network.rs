@@ -8,6 +8,9 @@ use mlx_rs::{Array, fast, ops};
 
 /// A network that turns tokens into vectors.
 pub(crate) trait Network {
+    /// Returns the number of tokens that have an embedding, V.
+    fn vocabulary(&self) -> i32;
+
     /// Returns the most tokens of a row.
     fn max_tokens(&self) -> usize;
 

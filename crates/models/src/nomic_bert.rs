@@ -167,10 +167,15 @@ struct NomicBert {
     token_type_embeddings: Embedding,
     norm: LayerNorm,
     layers: Vec<TransformerBlock>,
+    vocabulary: i32,
     positions: i32,
 }
 
 impl Network for NomicBert {
+    fn vocabulary(&self) -> i32 {
+        self.vocabulary
+    }
+
     fn max_tokens(&self) -> usize {
         self.positions as usize
     }
@@ -192,6 +197,12 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Box<dyn Network>, String> {
     if args.num_attention_heads < 1 || args.hidden_size % args.num_attention_heads != 0 {
         return Err("the width is not a multiple of the number of heads".to_owned());
     }
+    if args.max_position_embeddings < 1 {
+        return Err(format!(
+            "the number of positions is {}, expected at least 1",
+            args.max_position_embeddings
+        ));
+    }
     if let Some(kind) = args.rope_scaling.as_ref().and_then(|rope| rope["rope_type"].as_str())
         && kind != "default"
     {
@@ -207,6 +218,7 @@ pub(crate) fn build(builder: &Builder<'_>) -> Result<Box<dyn Network>, String> {
         token_type_embeddings: table("token_type_embeddings", args.type_vocab_size),
         norm: LayerNorm::new(&builder.at("emb_ln"), args.hidden_size, args.layer_norm_eps),
         layers: layers.collect::<Result<_, String>>()?,
+        vocabulary: args.vocab_size,
         positions: args.max_position_embeddings,
     }))
 }

@@ -122,8 +122,35 @@ fn settings_that_would_change_the_vectors_are_refused() {
         refused("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")
             .contains("missing tensor")
     );
+    let positions =
+        refused("config.json", "\"max_position_embeddings\": 16", "\"max_position_embeddings\": 0");
+    assert!(positions.contains("`max_position_embeddings` is 0"), "{positions}");
     assert!(refused("modules.json", "Normalize", "Dense").contains("`Dense`"));
     assert!(refused("modules.json", "Pooling\"", "Transformer\"").contains("no pooling"));
     let pooling = refused("1_Pooling/config.json", "mean_tokens\": true", "max_tokens\": true");
     assert!(pooling.contains("pooling_mode_max_tokens"), "{pooling}");
+}
+
+#[test]
+fn a_token_without_an_embedding_is_refused() {
+    let vocabulary = 48;
+    for name in ["bert", "nomic-bert", "xlm-roberta"] {
+        let (encoder, _) = load(name);
+        assert_eq!(Encoder::check(&folder(name)).expect("an encoder"), vocabulary);
+        assert!(encoder.encode(&[vec![2, vocabulary - 1]], 1).is_ok(), "{name}");
+        let error = encoder.encode(&[vec![2], vec![2, vocabulary]], 1).expect_err("a refusal");
+        assert!(matches!(error, Error::UnknownToken { token, .. } if token == vocabulary), "{name}: {error}");
+    }
+}
+
+#[test]
+fn padding_behind_the_last_position_is_refused() {
+    for pad in [17, 100, i32::MAX, -3] {
+        let refused = changed("xlm-roberta", "config.json", |text| {
+            assert!(text.contains("\"pad_token_id\": 1,"));
+            text.replace("\"pad_token_id\": 1", &format!("\"pad_token_id\": {pad}"))
+        });
+        let reason = refused.err().expect("a refusal").to_string();
+        assert!(reason.contains("the first position is"), "{reason}");
+    }
 }

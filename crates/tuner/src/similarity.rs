@@ -34,7 +34,7 @@ impl TextEncoder {
     ///
     /// # Errors
     ///
-    /// Fails when a text cannot be tokenized, and when MLX does.
+    /// Fails when a text cannot be tokenized or has a token without an embedding, and when MLX fails.
     pub fn vectors<'a>(
         &self,
         texts: impl IntoIterator<Item = &'a str>,

@@ -287,7 +287,7 @@ pub fn write(
         parts::complete(found, &model)?;
     }
     if is_encoder {
-        parts::check_encoder(&model)?;
+        parts::check_encoder(found, &tokenizer, &model)?;
     }
     let written: BTreeMap<String, PathBuf> =
         found.files.keys().map(|name| (name.clone(), model.join(name))).collect();

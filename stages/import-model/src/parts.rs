@@ -39,17 +39,19 @@ pub(crate) fn check(found: &Found, tokenizer: &Tokenizer, is_ready: bool) -> Res
     check_vocabulary(found, &config, tokenizer, rows)
 }
 
-/// Checks the folder of a sentence encoder: settings, pooling and tensors.
+/// Checks the folder of a sentence encoder: settings, pooling, tensors and tokenizer.
 ///
 /// # Errors
 ///
-/// Names every tensor that is missing, unknown or misshapen, and settings that are not supported.
-pub(crate) fn check_encoder(folder: &Path) -> Result<(), Error> {
+/// Names every tensor that is missing, unknown or misshapen, settings that are not supported, and tokens without an embedding.
+pub(crate) fn check_encoder(found: &Found, tokenizer: &Tokenizer, folder: &Path) -> Result<(), Error> {
     if mlx_ext::init(&mlx_ext::Options::default()).is_err() {
         tracing::warn!("the weights are not compared with `config.json`: this machine lacks the device");
         return Ok(());
     }
-    Ok(models::Encoder::check(folder)?)
+    let rows = models::Encoder::check(folder)?;
+    let config: Value = read_json(&found.files["config.json"], MAX_BYTES)?;
+    check_vocabulary(found, &config, tokenizer, rows)
 }
 
 /// Checks that `tokenizer.json` has every token that `tokenizer_config.json` and `added_tokens.json` name.
@@ -188,7 +190,7 @@ fn check_vocabulary(found: &Found, config: &Value, tokenizer: &Tokenizer, rows: 
         if count > shown.len() { " …" } else { "" }
     );
     if without.iter().all(|token| is_unused(&token)) {
-        tracing::warn!("{problem}; a text that contains them cannot be trained on");
+        tracing::warn!("{problem}; a text that contains them cannot be read");
         return Ok(());
     }
     Err(Error::Layout {

@@ -10,7 +10,7 @@ use failure::{Failure as _, Kind};
 use import_model::{Config, Error, Quantize, Unwatched, hub};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testutil::files::{contents, copy_files, golden_dir};
+use testutil::files::{contents, copy_files, golden_dir, workspace_root};
 
 use common::{ONE, TWO, read, shard, write};
 
@@ -362,4 +362,16 @@ fn what_was_imported_is_the_same_bytes() {
     let out = import(folder.path()).unwrap();
     let (source, written) = (contents(folder.path()), contents(&out.path().join("model")));
     assert!(written.iter().all(|(name, hash)| source.get(name) == Some(hash)));
+}
+
+#[test]
+fn an_encoder_with_the_tokenizer_of_another_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let encoder = workspace_root().join("crates/models/tests/encoders/bert");
+    copy_files(&encoder, folder.path());
+    copy_files(&encoder.join("1_Pooling"), &folder.path().join("1_Pooling"));
+    import(folder.path()).unwrap();
+    edit(folder.path(), "tokenizer.json", |json| json["model"]["vocab"]["kahakai"] = json!(48));
+    let report = refusal(folder.path());
+    assert!(report.contains("no embedding, as the model has 48: `kahakai` (48)"), "{report}");
 }
