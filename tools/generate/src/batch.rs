@@ -162,9 +162,18 @@ impl Batches<'_> {
     }
 }
 
-/// Returns the fields of the row with those of its answer.
+/// Fields of an answer, with the prefix of its model before them.
+const ANSWER_FIELDS: [&str; 4] = ["generated", "generated_tokens", "generated_ids", "finish_reason"];
+
+/// Returns the fields of the row with those of its answer. Those of answers in the input are left out: the input may be the output of an
+/// earlier run with other models.
 fn line(row: &Row, answer: &Answer, base: Option<&Answer>, token_ids: bool) -> Value {
     let mut fields = row.fields.clone();
+    for prefix in ["", "base_"] {
+        for name in ANSWER_FIELDS {
+            fields.shift_remove(&format!("{prefix}{name}"));
+        }
+    }
     let mut insert = |prefix: &str, answer: &Answer| {
         let reason = if answer.generation.stopped { "stop" } else { "length" };
         fields.insert(format!("{prefix}generated"), json!(answer.text));

@@ -161,6 +161,24 @@ fn compare_shows_the_base_beside_the_adapters() {
 }
 
 #[test]
+fn answers_of_an_earlier_run_are_left_out() {
+    let sandbox = Sandbox::new();
+    let input = sandbox.join("rows.jsonl");
+    let mut row = json!({"id": 7, "prompt": "Aloha"});
+    for prefix in ["", "base_"] {
+        for name in ["generated", "generated_tokens", "generated_ids", "finish_reason"] {
+            row[format!("{prefix}{name}")] = json!("old");
+        }
+    }
+    fs_err::write(&input, row.to_string()).unwrap();
+    let rows = ["--input", input.to_str().unwrap(), "--max-tokens", "2"];
+    let row = &lines(&generate(&golden("llama"), &rows))[0];
+    let names: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(names, ["id", "prompt", "generated", "generated_tokens", "finish_reason"]);
+    assert_ne!(row["generated"], "old");
+}
+
+#[test]
 fn a_stop_text_ends_the_answer_before_it() {
     let ask = ["--prompt", "Aloha", "--max-tokens", "24"];
     let whole = text(&generate(&golden("llama"), &ask));
