@@ -52,8 +52,7 @@ impl Bars {
         let longest = self.bars.iter().map(|bar| bar.name.chars().count()).max().unwrap_or(0);
         let left = (longest as f64 * CHARACTER_WIDTH + 16.0).clamp(60.0, size.width * 0.45);
         let right = size.width - VALUES;
-        let ends =
-            self.bars.iter().flat_map(|bar| [bar.value, bar.interval.map_or(bar.value, |[_, high]| high)]);
+        let ends = self.bars.iter().flat_map(|bar| bar.interval.into_iter().flatten().chain([bar.value]));
         let ends = ends.chain(self.floor.iter().map(|(floor, _)| *floor)).chain([0.0]);
         let range = Range::of(ends.filter(|end| end.is_finite())).unwrap_or_default();
         let range = Range { low: range.low.min(0.0), high: if range.high > 0.0 { range.high } else { 1.0 } };
@@ -159,6 +158,23 @@ mod tests {
         assert_eq!(rows, [60.0, 60.0]);
         let ends = parsed.descendants().filter_map(|node| node.attribute("x2")?.parse::<f64>().ok());
         assert!(ends.into_iter().all(|x| x <= 450.0));
+    }
+
+    #[test]
+    fn an_interval_below_zero_stays_right_of_the_names() {
+        let chart = Bars {
+            name: "similarity".to_owned(),
+            title: String::new(),
+            description: String::new(),
+            bars: vec![bar("base", 0.1, Some([-0.4, 0.5])), bar("fused", 0.6, Some([0.5, 0.7]))],
+            floor: None,
+        };
+        let text = chart.draw_alone(Size { name: "wide", width: 450.0, height: 0.0 }).to_string();
+        let parsed = roxmltree::Document::parse(&text).expect("well-formed");
+        let whiskers = parsed.descendants().filter(|node| node.attribute("class") == Some("whisker"));
+        let starts = whiskers.filter_map(|node| node.attribute("x1")?.parse::<f64>().ok());
+        let first = starts.fold(f64::MAX, f64::min);
+        assert!((60.0..450.0).contains(&first), "the first whisker begins at {first}");
     }
 
     #[test]
