@@ -264,7 +264,10 @@ impl View<'_> {
         if self.base.is_some() && answer(row, base) == answer(row, tuned) {
             kinds.push("same-answer");
         }
-        if self.table.models.iter().any(|model| !matches!(row.predictions.get(model), Some(Some(_)))) {
+        let has_failed = |model: &String| {
+            row.failures.contains_key(model) || !matches!(row.predictions.get(model), Some(Some(_)))
+        };
+        if self.table.models.iter().any(has_failed) {
             kinds.push("failed");
         }
         kinds.join(" ")
@@ -278,9 +281,11 @@ impl View<'_> {
         for (model, name) in self.table.models.iter().enumerate() {
             let class = if model == self.tuned { "text tuned" } else { "text" };
             let own = answer(row, name);
+            let why = row.failures.get(name);
+            let has_answer = matches!(row.predictions.get(name), Some(Some(_)));
             let content = match row.predictions.get(name) {
                 None | Some(None) => {
-                    let why = row.failures.get(name).map(|why| format!(": {why}")).unwrap_or_default();
+                    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
                     vec![classed("p", "none").text(format!("no answer, counted as 0{why}"))]
                 }
                 Some(Some(text)) if text.is_empty() => vec![classed("p", "none").text("empty answer")],
@@ -291,6 +296,9 @@ impl View<'_> {
                 },
             };
             let mut passage = passage(class, &model_name(name), content);
+            if let Some(why) = why.filter(|_| has_answer) {
+                passage = passage.child(classed("p", "none").text(format!("counted as 0: {why}")));
+            }
             if row.unfinished.contains(name) {
                 passage = passage.child(classed("p", "none").text("cut at the length limit"));
             }

@@ -294,6 +294,32 @@ fn a_failed_row_is_shown_and_counts_as_zero() {
 }
 
 #[test]
+fn an_answer_without_the_text_to_score_is_a_failed_row() {
+    const REASON: &str = "the answer does not have the text that `extract` looks for";
+    let made = make_changed(&Run::default(), |inputs| {
+        let answers = ["base", "fused"].map(|model| (model.to_owned(), Some("a canoe".to_owned())));
+        put_lines(
+            &inputs.evaluate,
+            [Prediction {
+                id: "a".to_owned(),
+                reference: "the canoe landed".to_owned(),
+                predictions: answers.into(),
+                failures: [("fused".to_owned(), REASON.to_owned())].into(),
+                ..Prediction::default()
+            }],
+        );
+    })
+    .expect("report");
+    let text = visible_text(&made.page);
+    assert_eq!(text.matches(&format!("counted as 0: {REASON}")).count(), 1, "{text}");
+    let document = parse(&made.page);
+    let is_example = |class: &str| class.split(' ').any(|name| name == "example");
+    let classes = document.descendants().filter_map(|node| node.attribute("class"));
+    let kinds: Vec<&str> = classes.filter(|class| is_example(class)).collect();
+    assert!(!kinds.is_empty() && kinds.iter().all(|kinds| kinds.ends_with(" failed")), "{kinds:?}");
+}
+
+#[test]
 fn a_model_alone_and_many_models_have_a_table() {
     let alone = make_changed(&Run::default(), |inputs| {
         put_document(&inputs.evaluate, &scores(1, [("base", model_scores(2.0, 5))]));
