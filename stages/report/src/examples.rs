@@ -1,5 +1,7 @@
 //! The answers side by side: a table that sorts and filters, and the rows that got worst.
 
+use std::cmp::Ordering;
+
 use chart::markup::{Element, classed, element};
 use metrics::Chrf;
 use outputs::Prediction;
@@ -17,6 +19,8 @@ const PAGE_ROWS: usize = 20;
 const SHOWN_CHARACTERS: usize = 600;
 /// Bytes of text after which no more rows are shown.
 const MOST_BYTES: usize = 24 << 20;
+/// Smallest change of a score that is not rounding.
+const SMALLEST_CHANGE: f64 = 1e-9;
 /// Scores of rows that fit beside each other.
 const SHOWN_METRICS: usize = 2;
 
@@ -101,6 +105,11 @@ fn metrics_of(contents: &Contents, table: &Table, rows: &[&Prediction]) -> Vec<M
     keys.into_iter().map(metric).collect()
 }
 
+/// Returns whether a change of a score is a gain, a loss or rounding.
+fn sign(change: f64) -> Ordering {
+    if change.abs() < SMALLEST_CHANGE { Ordering::Equal } else { change.total_cmp(&0.0) }
+}
+
 impl View<'_> {
     fn example<'a>(&self, row: &'a Prediction) -> Example<'a> {
         let score = |metric: &Metric, model: &String| match row.scores.get(&metric.key) {
@@ -128,11 +137,11 @@ impl View<'_> {
     fn regressions(&self, ranked: &[Example<'_>], most: usize) -> Option<Section> {
         let mut worse: Vec<(f64, &Example<'_>)> = ranked
             .iter()
-            .filter_map(|example| Some((self.gain(example).filter(|gain| *gain < 0.0)?, example)))
+            .filter_map(|example| Some((self.gain(example).filter(|gain| sign(*gain).is_lt())?, example)))
             .collect();
         worse.sort_by(|a, b| a.0.total_cmp(&b.0));
         let better =
-            ranked.iter().filter(|example| self.gain(example).is_some_and(|gain| gain > 0.0)).count();
+            ranked.iter().filter(|example| self.gain(example).is_some_and(|gain| sign(gain).is_gt())).count();
         self.base?;
         let about = format!(
             "{} of the {} got worse by {}, {} better. The largest losses first.",
@@ -230,10 +239,11 @@ impl View<'_> {
                 let change = scored[self.tuned].zip(scored[base]).map(|(tuned, base)| tuned - base);
                 let printed = change.map_or("–".to_owned(), |change| number::signed(change, metric.digits));
                 keys.push(change.map_or(String::new(), |change| format!("{change:.4}")));
-                let class = match (change.is_some_and(|change| change.abs() < 1e-9), metric.better) {
-                    (true, _) | (_, Better::Neither) => "number",
-                    (_, Better::Higher) if change > Some(0.0) => "number up",
-                    (_, Better::Lower) if change < Some(0.0) => "number up",
+                let class = match (change.map(sign), metric.better) {
+                    (Some(Ordering::Equal), _) | (_, Better::Neither) => "number",
+                    (Some(Ordering::Greater), Better::Higher) | (Some(Ordering::Less), Better::Lower) => {
+                        "number up"
+                    }
                     _ => "number down",
                 };
                 scores = scores.child(classed("td", class).text(printed));
@@ -252,12 +262,11 @@ impl View<'_> {
     /// Returns the classes by which rows are filtered.
     fn kinds(&self, example: &Example<'_>) -> String {
         let mut kinds = Vec::new();
-        match self.gain(example) {
-            Some(gain) if gain > 1e-9 => kinds.push("better"),
-            Some(gain) if gain < -1e-9 => kinds.push("worse"),
-            Some(_) => kinds.push("level"),
-            None => {}
-        }
+        kinds.extend(self.gain(example).map(|gain| match sign(gain) {
+            Ordering::Greater => "better",
+            Ordering::Less => "worse",
+            Ordering::Equal => "level",
+        }));
         let row = example.row;
         let [base, tuned] =
             [self.base.unwrap_or(self.tuned), self.tuned].map(|model| &self.table.models[model]);

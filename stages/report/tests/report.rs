@@ -320,6 +320,30 @@ fn an_answer_without_the_text_to_score_is_a_failed_row() {
 }
 
 #[test]
+fn a_change_by_rounding_alone_is_no_regression() {
+    let made = make_changed(&Run::default(), |inputs| {
+        let row = |id: &str, base: f64, fused: f64| {
+            let answers = ["base", "fused"].map(|model| (model.to_owned(), Some("a canoe".to_owned())));
+            let scores = [("base".to_owned(), base), ("fused".to_owned(), fused)].into();
+            Prediction {
+                id: id.to_owned(),
+                reference: "a canoe".to_owned(),
+                predictions: answers.into(),
+                scores: [("chrf".to_owned(), scores)].into(),
+                ..Prediction::default()
+            }
+        };
+        put_lines(
+            &inputs.evaluate,
+            [row("a", 50.0 + 1e-12, 50.0), row("b", 50.0, 40.0), row("c", 50.0, 50.0 + 1e-12)],
+        );
+    })
+    .expect("report");
+    let text = visible_text(&made.page);
+    assert!(text.contains("1 of the 3 answered rows got worse by chrF, 0 better"), "{text}");
+}
+
+#[test]
 fn a_model_alone_and_many_models_have_a_table() {
     let alone = make_changed(&Run::default(), |inputs| {
         put_document(&inputs.evaluate, &scores(1, [("base", model_scores(2.0, 5))]));
