@@ -1,7 +1,8 @@
 //! Scores of a language model as pure functions, with intervals and floors: perplexity; BLEU, chrF, chrF++ and TER; exact match;
 //! labels, short answers, JSON and tool calls.
 //!
-//! [`Metric`] names them all. Most are on a scale from 0 to 100; perplexity starts at 1. BLEU, chrF and TER equal those of
+//! [`Metric`] names them all. Most are on a scale from 0 to 100. Perplexity starts at 1; TER is 0 for a perfect answer and has
+//! no upper limit, because an answer can need more edits than its reference has words. BLEU, chrF and TER equal those of
 //! sacreBLEU 2.6.0 with one reference per row, signatures included; the reference tables are in `tests/fixtures/`. As in
 //! sacreBLEU, rounding may put a perfect score a few units in the last place above 100.
 //!

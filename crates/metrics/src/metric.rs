@@ -16,7 +16,7 @@ pub enum Metric {
     Chrf,
     /// chrF++.
     ChrfPlusPlus,
-    /// Translation edit rate.
+    /// Translation edit rate: edits per 100 words of the references, which can exceed 100.
     Ter,
     /// Answers that equal their reference.
     ExactMatch,

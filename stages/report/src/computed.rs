@@ -172,7 +172,7 @@ impl Maker<'_> {
             Cell { value, interval: None, change }
         };
         let better = match kind {
-            Kind::Loss | Kind::Perplexity => Better::Lower,
+            Kind::Loss | Kind::Perplexity | Kind::EditRate => Better::Lower,
             Kind::Points => Better::Higher,
             Kind::Unit | Kind::Other => Better::Neither,
         };

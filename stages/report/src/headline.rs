@@ -54,7 +54,7 @@ fn alone(contents: &Contents, table: &Table) -> String {
 /// Prints a value of `score` as the table does.
 pub(crate) fn print(score: &Score, value: f64) -> String {
     match score.kind {
-        Kind::Points => number::fixed(value, 1),
+        Kind::Points | Kind::EditRate => number::fixed(value, 1),
         Kind::Loss | Kind::Unit => number::fixed(value, 3),
         Kind::Perplexity | Kind::Other => number::three_digits(value),
     }
@@ -64,7 +64,7 @@ pub(crate) fn print(score: &Score, value: f64) -> String {
 pub(crate) fn print_change(score: &Score, value: f64, change: &Change) -> String {
     match share(score, value, change.value, change.value) {
         Some(share) => number::percent(share),
-        None if score.kind == Kind::Points => number::signed(change.value, 1),
+        None if matches!(score.kind, Kind::Points | Kind::EditRate) => number::signed(change.value, 1),
         None if matches!(score.kind, Kind::Loss | Kind::Unit) => number::signed(change.value, 3),
         None if change.value > 0.0 => format!("+{}", number::three_digits(change.value)),
         None => number::three_digits(change.value),

@@ -8,7 +8,7 @@ use crate::scores::{Better, Cell, Change, Kind, Score, Table};
 use crate::source::Contents;
 
 /// Metrics from 0 to 100.
-const POINTS: [&str; 16] = [
+const POINTS: [&str; 15] = [
     "bleu",
     "bleu_intl",
     "bleu_char",
@@ -16,7 +16,6 @@ const POINTS: [&str; 16] = [
     "bleu_none",
     "chrf",
     "chrf_plus_plus",
-    "ter",
     "exact_match",
     "label_accuracy",
     "label_f1",
@@ -135,6 +134,7 @@ fn kind(key: &str) -> Kind {
         "loss" => Kind::Loss,
         "perplexity" => Kind::Perplexity,
         key if POINTS.contains(&key) => Kind::Points,
+        "ter" => Kind::EditRate,
         "similarity" | "length_ratio" => Kind::Unit,
         _ => Kind::Other,
     }
@@ -187,7 +187,7 @@ fn notes(contents: &Contents) -> Vec<String> {
         let floors: Vec<String> = floors
             .iter()
             .map(|(metric, value)| {
-                let digits = if kind(metric) == Kind::Points { 1 } else { 3 };
+                let digits = if matches!(kind(metric), Kind::Points | Kind::EditRate) { 1 } else { 3 };
                 let interval = intervals.and_then(|intervals| intervals.get(metric)).map(|[low, high]| {
                     format!(" [{}, {}]", number::fixed(*low, digits), number::fixed(*high, digits))
                 });

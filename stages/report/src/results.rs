@@ -245,6 +245,12 @@ fn explanations(table: &Table, with_floor: bool) -> Vec<String> {
             points.join(", ")
         ));
     }
+    notes.extend(table.scores.iter().filter(|score| score.kind == Kind::EditRate).map(|score| {
+        format!(
+            "{}: edits per 100 words of the reference, as sacreBLEU counts them. 0 is a perfect answer, and it can exceed 100.",
+            score.name
+        )
+    }));
     if with_floor {
         notes.push(
             "Floor: the score of the references of other rows, that is, of fluent text about the wrong subject."

@@ -54,6 +54,8 @@ pub(crate) enum Kind {
     Perplexity,
     /// From 0 to 100.
     Points,
+    /// Edits per 100 words: 0 or more, without an upper limit.
+    EditRate,
     /// Between -1 and 1.
     Unit,
     /// Unknown scale.

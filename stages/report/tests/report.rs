@@ -496,6 +496,25 @@ fn what_evaluate_measured_is_shown_as_it_is() {
 }
 
 #[test]
+fn an_edit_rate_is_not_said_to_end_at_100() {
+    let made = make_changed(&Run::default(), |inputs| {
+        fixture::add_statistics(inputs, true);
+        let mut scores: Scores = read_document(&inputs.evaluate);
+        let info = scores.metrics["loss"].clone();
+        scores.metrics.insert("ter".to_owned(), outputs::MetricInfo { title: "TER".to_owned(), ..info });
+        for (model, ter) in [("base", 180.3), ("fused", 40.0)] {
+            scores.models[model].text.insert("ter".to_owned(), ter);
+        }
+        put_document(&inputs.evaluate, &scores);
+    });
+    let text = visible_text(&made.expect("report").page);
+    let scale = text.lines().find(|line| line.starts_with("On a scale from 0 to 100")).expect("a note");
+    assert!(scale.contains("chrF") && !scale.contains("TER"), "{scale}");
+    assert!(text.contains("TER: edits per 100 words of the reference"), "{text}");
+    assert!(text.contains("180.3") && text.contains("\u{2212}140.3"), "{text}");
+}
+
+#[test]
 fn rows_of_the_validation_split_that_got_worse_are_listed() {
     let made = make_changed(&Run::default(), |inputs| {
         let losses: Losses = read_document(&inputs.validate);
