@@ -21,6 +21,17 @@ pub(crate) const HALF: Size = Size { name: "wide", width: 450.0, height: 220.0 }
 /// The same chart on a phone.
 pub(crate) const NARROW_HALF: Size = Size { name: "narrow", width: 350.0, height: 210.0 };
 
+/// Returns a name as part of an element id. Different names have different ids: `_` becomes `-`, and any other character that is no
+/// letter or digit becomes its code between underscores.
+pub(crate) fn id_of(name: &str) -> String {
+    let part = |character: char| match character {
+        '_' => "-".to_owned(),
+        letter if letter.is_ascii_alphanumeric() => letter.to_string(),
+        other => format!("_{:x}_", u32::from(other)),
+    };
+    name.chars().map(part).collect()
+}
+
 /// Prints the path of a page that was written, on stdout.
 ///
 /// # Errors
@@ -251,4 +262,20 @@ pub(crate) fn code(label: &str, text: &str) -> Element {
 /// Returns notes in small print.
 pub(crate) fn notes(notes: impl IntoIterator<Item = String>) -> Element {
     classed("ul", "notes").children(notes.into_iter().map(|note| element("li").text(note)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn different_names_have_different_ids() {
+        assert_eq!(id_of("chrf_plus_plus"), "chrf-plus-plus");
+        let names = ["a_b", "a.b", "a-b", "a b", "a_2e_b", "a:b", "ab", "a__b", "ā"];
+        let ids: BTreeSet<String> = names.iter().map(|name| id_of(name)).collect();
+        assert_eq!(ids.len(), names.len(), "{ids:?}");
+        assert!(ids.iter().all(|id| !id.contains(char::is_whitespace)), "{ids:?}");
+    }
 }

@@ -6,7 +6,7 @@ use chart::{Bar, Bars};
 use crate::config::Config;
 use crate::headline::{self, model_name, print};
 use crate::number;
-use crate::parts::{HALF, NARROW_HALF, Section, figure, notes, scrolling, side_by_side};
+use crate::parts::{HALF, NARROW_HALF, Section, figure, id_of, notes, scrolling, side_by_side};
 use crate::scores::{Better, Cell, Kind, Score, Table};
 use crate::source::Contents;
 use crate::verdict::Verdict;
@@ -198,7 +198,7 @@ fn bars_of(table: &Table, score: &Score) -> Option<Bars> {
         })
         .collect();
     bars.iter().any(|bar| bar.value > 0.0).then(|| Bars {
-        name: format!("score-{}", score.key.replace(|c: char| !c.is_ascii_alphanumeric(), "-")),
+        name: format!("score-{}", id_of(&score.key)),
         title: score.name.clone(),
         description: format!("{}.", described.join("; ")),
         bars,

@@ -515,6 +515,28 @@ fn an_edit_rate_is_not_said_to_end_at_100() {
 }
 
 #[test]
+fn scores_whose_names_differ_in_marks_have_charts_of_their_own() {
+    let made = make_changed(&Run::default(), |inputs| {
+        fixture::add_statistics(inputs, true);
+        let mut scores: Scores = read_document(&inputs.evaluate);
+        let info = scores.metrics["chrf"].clone();
+        for name in ["a_b", "a.b", "a-b"] {
+            scores.metrics.insert(name.to_owned(), info.clone());
+            for model in ["base", "fused"] {
+                scores.models[model].text.insert(name.to_owned(), 3.0);
+            }
+        }
+        put_document(&inputs.evaluate, &scores);
+    });
+    let page = made.expect("report").page;
+    let document = parse(&page);
+    let mut ids = BTreeSet::new();
+    for id in document.descendants().filter_map(|node| node.attribute("id")) {
+        assert!(ids.insert(id), "id `{id}` twice");
+    }
+}
+
+#[test]
 fn rows_of_the_validation_split_that_got_worse_are_listed() {
     let made = make_changed(&Run::default(), |inputs| {
         let losses: Losses = read_document(&inputs.validate);

@@ -9,8 +9,8 @@ use super::{filled, run_head};
 use crate::headline::{printed, printed_change};
 use crate::number;
 use crate::parts::{
-    HALF, NARROW_HALF, Section, cell, figure, head, notes, number_cell, number_column, row_head, scrolling,
-    side_by_side, table, words_column,
+    HALF, NARROW_HALF, Section, cell, figure, head, id_of, notes, number_cell, number_column, row_head,
+    scrolling, side_by_side, table, words_column,
 };
 
 /// Settings that have a column of their own.
@@ -141,7 +141,7 @@ fn bars(runs: &Runs, key: &str) -> Option<Bars> {
         .collect();
     let described: Vec<String> = bars.iter().map(|bar| format!("{} {}", bar.name, bar.printed)).collect();
     (!bars.is_empty()).then(|| Bars {
-        name: format!("bars-{}", key.replace(|c: char| !c.is_ascii_alphanumeric(), "-")),
+        name: format!("bars-{}", id_of(key)),
         title: runs.title(key),
         description: format!("{}.", described.join("; ")),
         bars,
