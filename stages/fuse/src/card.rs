@@ -192,23 +192,45 @@ fn write_changed_settings(card: &mut String, config: &Config) {
     }
 }
 
-/// Writes one row per value. Skips empty values and paths, which the settings of other tools can contain.
+/// Writes one row per value. Skips empty values, paths and text that would break the table: the settings of other tools can contain
+/// them.
 fn write_rows(card: &mut String, prefix: &str, value: &Value) {
     let Some(table) = value.as_object() else { return };
     let mut names: Vec<&String> = table.keys().collect();
     names.sort();
-    for name in names {
+    for name in names.into_iter().filter(|name| is_plain(name)) {
         let value = &table[name];
         match value {
             Value::Object(_) => write_rows(card, &format!("{prefix}{name}."), value),
-            Value::Null => {}
-            Value::String(text) if text.contains(['/', '\\', '\n', '|']) => {}
-            Value::Array(items) if items.is_empty() => {}
+            value if !is_shown(value) => {}
             _ => {
                 let _ = writeln!(card, "| `{prefix}{name}` | `{value}` |");
             }
         }
     }
+}
+
+/// Returns whether a value has a row: it is not empty, and all texts in it are plain.
+fn is_shown(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty() && has_plain_texts(value),
+        value => has_plain_texts(value),
+    }
+}
+
+/// Returns whether no text in a value, a name included, is a path or breaks the table.
+fn has_plain_texts(value: &Value) -> bool {
+    match value {
+        Value::String(text) => is_plain(text),
+        Value::Array(items) => items.iter().all(has_plain_texts),
+        Value::Object(table) => table.iter().all(|(name, value)| is_plain(name) && has_plain_texts(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+    }
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.contains(['/', '\\', '|', '`']) && !text.contains(char::is_control)
 }
 
 fn write_scores(card: &mut String, cost: &FusionCost) {
@@ -375,6 +397,17 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("from a local folder") && text.contains("license: mit\n"), "{text}");
+    }
+
+    #[test]
+    fn lists_with_paths_or_marks_have_no_row() {
+        let mut card = String::new();
+        let settings = json!({
+            "keys": ["self_attn.q_proj", "self_attn.v_proj"], "data": ["/home/me/x"], "a|b": 1, "marks": ["a|b", "c\nd"],
+            "code": "a`b", "nested": {"data": [["C:\\x"], 2]}, "tables": [{"/home": 1}], "empty": [],
+        });
+        write_rows(&mut card, "", &settings);
+        assert_eq!(card, "| `keys` | `[\"self_attn.q_proj\",\"self_attn.v_proj\"]` |\n");
     }
 
     #[test]
