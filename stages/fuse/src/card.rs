@@ -114,7 +114,7 @@ impl Facts {
             }
         }
         let _ = writeln!(card, "library_name: {}\npipeline_tag: text-generation\ntags:", subject.library());
-        for tag in subject.tags() {
+        for tag in subject.tags(is_dora(&self.adapters)) {
             let _ = writeln!(card, "- {tag}");
         }
         let _ = writeln!(card, "---\n\n# {}\n", subject.title());
@@ -139,6 +139,11 @@ impl Facts {
             "The licence of the base model{license} applies, and so do the terms of the training data."
         );
     }
+}
+
+/// Returns whether `adapter_config.json` describes DoRA; `use_dora` is the name of older versions of mlx-lm.
+fn is_dora(adapters: &Value) -> bool {
+    adapters.get("fine_tune_type").map_or(adapters["use_dora"] == true, |kind| kind == "dora")
 }
 
 fn write_data(card: &mut String, stats: &Stats, sources: &BTreeSet<String>, datasets: &[String]) {
@@ -408,6 +413,15 @@ mod tests {
         });
         write_rows(&mut card, "", &settings);
         assert_eq!(card, "| `keys` | `[\"self_attn.q_proj\",\"self_attn.v_proj\"]` |\n");
+    }
+
+    #[test]
+    fn the_card_of_an_adapter_has_the_tag_of_its_kind() {
+        let tags = |adapters: Value| Subject::Adapters.tags(is_dora(&adapters));
+        assert_eq!(tags(json!({"fine_tune_type": "lora"})), ["lora", "ashlar"]);
+        assert_eq!(tags(json!({"fine_tune_type": "dora"})), ["dora", "ashlar"]);
+        assert_eq!(tags(json!({"use_dora": true})), ["dora", "ashlar"]);
+        assert_eq!(tags(json!({})), ["lora", "ashlar"]);
     }
 
     #[test]

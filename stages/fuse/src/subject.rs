@@ -52,11 +52,12 @@ impl Subject {
         }
     }
 
-    /// Returns the tags of the card.
-    pub(crate) fn tags(self) -> &'static [&'static str] {
+    /// Returns the tags of the card; `is_dora` says which kind of adapter it is about.
+    pub(crate) fn tags(self, is_dora: bool) -> &'static [&'static str] {
         match self {
             Self::Fused | Self::Quantized => &["mlx", "ashlar"],
             Self::Gguf => &["gguf", "llama.cpp", "ashlar"],
+            Self::Adapters if is_dora => &["dora", "ashlar"],
             Self::Adapters => &["lora", "ashlar"],
         }
     }
