@@ -5,8 +5,8 @@ use std::io;
 
 use rustix::io::Errno;
 
-use crate::Kind;
 use crate::chain::causes;
+use crate::kind::Kind;
 
 /// Returns the kind of a failure of the system among the causes of `error`: the disk, or a lack of descriptors or memory, which
 /// say nothing about an input.
