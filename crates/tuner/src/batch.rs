@@ -6,7 +6,7 @@ use dataset::{Row, Split};
 use mlx_rs::Array;
 use models::Part;
 
-use crate::batch_order::MicroBatch;
+use crate::batch_order::{MicroBatch, input_count};
 
 /// The numbers of a [`Batch`] before they become arrays; any thread can make them.
 #[derive(Debug, Clone, PartialEq)]
@@ -253,11 +253,6 @@ impl Batch {
     pub fn target_count(&self) -> usize {
         self.targets_of_row.iter().sum()
     }
-}
-
-/// Returns the number of tokens of a row that the model reads: all but the last.
-pub(crate) fn input_count(tokens: usize) -> usize {
-    tokens.saturating_sub(1)
 }
 
 /// Returns a row of `split` with its weight multiplied by its factor.

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use dataset::order::permutation;
 
-use crate::batch::input_count;
 use crate::error::{Error, Result};
 use crate::mixture::Mixture;
 
@@ -321,6 +320,11 @@ impl BatchOrder {
         }
         (packed, starts)
     }
+}
+
+/// Returns the number of tokens of a row that the model reads: all but the last.
+pub(crate) fn input_count(tokens: usize) -> usize {
+    tokens.saturating_sub(1)
 }
 
 #[cfg(test)]

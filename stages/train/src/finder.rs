@@ -7,17 +7,16 @@
 
 use std::path::{Path, PathBuf};
 
-use dataset::Split;
 use failure::{Error, Result};
 use mlx_ext::Backend;
-use models::Section;
 use serde_json::json;
 use stage::StopFlag;
-use tuner::{Batch, Distrust, MicroBatch, Step, Trainer};
+use tuner::{Batch, Step};
 
 use crate::config::Config;
 use crate::inputs::Inputs;
 use crate::probes::{Prober, Probing};
+use crate::subject::Subject;
 use crate::suggestion::{Finding, Point, has_risen, smooth, suggest, two_digits};
 use crate::{batch_order, curve, distrust};
 
@@ -65,30 +64,6 @@ impl FinderArgs {
     fn rate(&self, step: usize) -> f64 {
         let share = step as f64 / (self.find_steps - 1) as f64;
         (self.from.ln() + share * (self.to / self.from).ln()).exp()
-    }
-}
-
-/// What the ramp and the probes train, and with which settings.
-#[derive(Clone, Copy)]
-pub(crate) struct Subject<'a> {
-    pub(crate) inputs: &'a Inputs<'a>,
-    pub(crate) config: &'a Config,
-    pub(crate) backend: &'a Backend,
-    /// Distrust losses of the training rows.
-    pub(crate) distrust: Option<&'a Distrust>,
-    pub(crate) stop: StopFlag,
-}
-
-impl Subject<'_> {
-    /// Makes a trainer of the untrained model for the rows of `train`.
-    pub(crate) fn trainer(&self, train: &Split) -> Result<Trainer> {
-        self.inputs.trainer(self.config, self.backend, Section::WHOLE, &[("train", train)])
-    }
-
-    /// Returns a micro-batch with the weights that its rows have in training.
-    pub(crate) fn batch(&self, train: &Split, micro_batch: &MicroBatch) -> Batch {
-        let factors = self.distrust.and_then(Distrust::factors);
-        Batch::of_micro_batch(train, micro_batch, self.config.pad_to(), factors)
     }
 }
 

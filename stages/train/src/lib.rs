@@ -22,6 +22,7 @@ mod ranks;
 mod reuse;
 mod run;
 mod segment;
+mod subject;
 mod suggestion;
 mod tensorboard;
 

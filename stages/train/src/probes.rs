@@ -11,7 +11,7 @@ use tuner::{Batch, BatchOrder, ScheduleSettings, Step, TrainingSettings};
 
 use crate::batch_order;
 use crate::config::Config;
-use crate::finder::Subject;
+use crate::subject::Subject;
 
 /// Decades between neighbouring probes.
 const SPACING: f64 = 0.5;
