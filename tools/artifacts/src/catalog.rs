@@ -139,8 +139,21 @@ impl Catalog {
 
     /// Reads the summaries of all artifacts, and returns those that could not be read with the reason.
     pub(crate) fn items(&self) -> (Vec<Item>, Vec<(Entry, Error)>) {
+        self.items_beside(&[])
+    }
+
+    /// As [`Catalog::items`], but takes the summaries of `known` artifacts that have not been used since from there.
+    pub(crate) fn items_beside(&self, known: &[Item]) -> (Vec<Item>, Vec<(Entry, Error)>) {
+        let known: BTreeMap<&Path, &Item> =
+            known.iter().map(|item| (item.entry.path.as_path(), item)).collect();
         let (mut items, mut unreadable) = (Vec::new(), Vec::new());
         for entry in &self.entries {
+            if let Some(item) = known.get(entry.path.as_path())
+                && item.entry.last_use == entry.last_use
+            {
+                items.push((*item).clone());
+                continue;
+            }
             match read_summary(&entry.path) {
                 Ok(summary) => items.push(Item { entry: entry.clone(), summary }),
                 // Removed by gc since it was listed.

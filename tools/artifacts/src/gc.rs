@@ -5,12 +5,12 @@
 
 mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use artifact::{CollectionLock, Condemnation, Condemned, Discarded, Key, Store, Wait};
+use artifact::{CollectionLock, Condemnation, Discarded, Key, Store, Wait};
 use serde_json::{Value, json};
 
 use crate::args::Gc;
@@ -33,6 +33,8 @@ const TEMPORARY: Duration = Duration::from_hours(1);
 
 /// Everything that gc decided.
 struct Decision {
+    /// The artifacts as they were read.
+    items: Vec<Item>,
     /// Artifacts to remove, in order: what was made from an artifact goes before it.
     remove: Vec<Item>,
     /// Leftovers to remove.
@@ -52,6 +54,8 @@ struct Outcome {
     bytes: u64,
     /// Items that were spared at the last moment, with the reason.
     spared: Vec<(PathBuf, &'static str)>,
+    /// Artifacts that were in use when they were to be removed: what they were made from stays as well.
+    in_use: BTreeSet<Key>,
 }
 
 /// Collects, or shows what would be collected.
@@ -89,10 +93,28 @@ fn check_clock(catalog: &Catalog, now: SystemTime) -> Result<()> {
 
 fn decide(catalog: &Catalog, options: &Gc, now: SystemTime) -> Result<Decision> {
     let (items, unreadable) = catalog.items();
+    let (kept, order) = divide(catalog, options, now, (&items, &unreadable), &BTreeSet::new())?;
+    let by_key: BTreeMap<Key, &Item> = items.iter().map(|item| (item.summary.key, item)).collect();
+    let remove: Vec<Item> = order.iter().map(|key| by_key[key].clone()).collect();
+    let kept_bytes = kept.keys().map(|key| by_key[key].summary.bytes()).sum();
+    let mut leftovers = leftovers::find(catalog.store.root())?;
+    leftovers.retain(|leftover| is_garbage(catalog, leftover, now, options.grace));
+    let unreadable = unreadable.into_iter().map(|(entry, _)| entry.path).collect();
+    Ok(Decision { items, remove, leftovers, kept, unreadable, kept_bytes })
+}
+
+/// Returns why artifacts stay, those in `in_use` among them, and the others in the order in which to remove them.
+fn divide(
+    catalog: &Catalog,
+    options: &Gc,
+    now: SystemTime,
+    (items, unreadable): (&[Item], &[(Entry, Error)]),
+    in_use: &BTreeSet<Key>,
+) -> Result<(BTreeMap<Key, Reason>, Vec<Key>)> {
     let found = find_roots(catalog, options)?;
-    check_origins(&unreadable, &found, now, options.grace)?;
-    let mut roots = BTreeMap::new();
-    for item in &items {
+    check_origins(unreadable, &found, now, options.grace)?;
+    let mut roots: BTreeMap<Key, Reason> = in_use.iter().map(|key| (*key, Reason::Recent)).collect();
+    for item in items {
         let reasons = found.iter().filter(|root| root.names(&item.entry)).map(|root| root.reason);
         roots.extend(reasons.min().map(|reason| (item.summary.key, reason)));
     }
@@ -104,14 +126,7 @@ fn decide(catalog: &Catalog, options: &Gc, now: SystemTime) -> Result<Decision> 
             inputs: item.summary.inputs.values().filter_map(|record| record.key).collect(),
         })
         .collect();
-    let (kept, order) = plan::plan(&nodes, roots, now, options.grace);
-    let by_key: BTreeMap<Key, &Item> = items.iter().map(|item| (item.summary.key, item)).collect();
-    let remove: Vec<Item> = order.iter().map(|key| by_key[key].clone()).collect();
-    let kept_bytes = kept.keys().map(|key| by_key[key].summary.bytes()).sum();
-    let mut leftovers = leftovers::find(catalog.store.root())?;
-    leftovers.retain(|leftover| is_garbage(catalog, leftover, now, options.grace));
-    let unreadable = unreadable.into_iter().map(|(entry, _)| entry.path).collect();
-    Ok(Decision { remove, leftovers, kept, unreadable, kept_bytes })
+    Ok(plan::plan(&nodes, roots, now, options.grace))
 }
 
 /// An artifact that stays whatever its age, as it is named outside it.
@@ -202,7 +217,7 @@ fn collect(catalog: &Catalog, options: &Gc, lock: &CollectionLock, decision: &De
         if let Some(signal) = crate::signal::stopped() {
             return Err(Error::Stopped { signal });
         }
-        collect_batch(store, options, lock, batch, &mut outcome)?;
+        collect_batch(store, options, lock, (batch, &decision.items), &mut outcome)?;
         store.empty_trash(lock)?;
     }
     for leftover in &decision.leftovers {
@@ -217,15 +232,16 @@ fn collect(catalog: &Catalog, options: &Gc, lock: &CollectionLock, decision: &De
     Ok(outcome)
 }
 
-/// Removes artifacts, except those that something needs by now.
+/// Removes artifacts, except those that something needs by now; `known` are the artifacts as they were read before.
 ///
-/// A stage keeps its artifact open until its label or pointer is written. So once an artifact is locked here, every reference to it
-/// can be seen, and no new one appears.
+/// A stage keeps its artifact open until its label or pointer is written, and so does `artifacts keep`. So once an artifact is
+/// locked here, every reference to it can be seen, and no new one appears. A reference to what was made from it may still be on
+/// its way, from a program that has that open: then both stay.
 fn collect_batch(
     store: &Store,
     options: &Gc,
     lock: &CollectionLock,
-    batch: &[Item],
+    (batch, known): (&[Item], &[Item]),
     outcome: &mut Outcome,
 ) -> Result<()> {
     let mut condemned = Vec::new();
@@ -233,22 +249,17 @@ fn collect_batch(
         match store.condemn(lock, &item.entry.path, item.entry.last_use)? {
             Condemnation::Ready(ready) => condemned.push((item, ready)),
             Condemnation::Spared(reason) => {
+                outcome.in_use.insert(item.summary.key);
                 outcome.spared.push((item.entry.path.clone(), why_spared(reason)));
             }
         }
     }
-    let now = artifact::now();
-    let is_young = |(item, _): &(&Item, Condemned)| {
-        now.duration_since(item.entry.last_use).map_or(true, |age| age < TEMPORARY)
-    };
-    let needed = if condemned.iter().any(is_young) {
-        decide(&Catalog::open(store.root())?, options, now)?.kept
-    } else {
-        BTreeMap::new()
-    };
+    let catalog = Catalog::open(store.root())?;
+    let (items, unreadable) = catalog.items_beside(known);
+    let (needed, _) = divide(&catalog, options, artifact::now(), (&items, &unreadable), &outcome.in_use)?;
     for (item, ready) in condemned {
         if needed.contains_key(&item.summary.key) {
-            outcome.spared.push((item.entry.path.clone(), why_spared(Discarded::Changed)));
+            outcome.spared.push((item.entry.path.clone(), "needed by something new, or in use"));
             continue;
         }
         store.remove(lock, ready)?;
@@ -377,4 +388,89 @@ fn to_json(catalog: &Catalog, options: &Gc, decision: &Decision, outcome: &Outco
         "remove": artifacts.chain(leftovers).collect::<Vec<_>>(), "keep": kept, "spared": spared,
         "unreadable": decision.unreadable, "removed": outcome.removed, "removed_bytes": outcome.bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use artifact::{Artifact, Draft, InputContent, InputRecord, KeyMaterial, Level};
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    /// Publishes an artifact of a stage, made from another one, and sets its last use back by 100 days.
+    fn publish(store: &Store, stage: &str, config: Value, origin: Option<&Artifact>) -> Artifact {
+        let mut material = KeyMaterial::new(stage, 1, config);
+        let mut inputs = BTreeMap::new();
+        if let Some(origin) = origin {
+            let (manifest, role) = (origin.manifest(), "origin".to_owned());
+            material.inputs.insert(role.clone(), InputContent::Tree(manifest.tree));
+            let (stage, key) = (Some(manifest.stage.clone()), Some(manifest.key));
+            inputs.insert(role, InputRecord { stage, key, tree: manifest.tree, output: None });
+        }
+        let staging = store.stage_new(stage).unwrap();
+        fs_err::write(staging.data().join("out.txt"), "x").unwrap();
+        let draft = Draft { inputs, ..Draft::new("toy", material) };
+        let artifact = staging.publish(&draft, &mut || Ok(())).unwrap().artifact().clone();
+        let old = artifact::now() - Duration::from_hours(100 * 24);
+        let times = std::fs::FileTimes::new().set_modified(old);
+        fs_err::File::open(artifact.path()).unwrap().file().set_times(times).unwrap();
+        artifact
+    }
+
+    /// Makes a chain of three artifacts that nothing refers to, and returns their folders, the last one first.
+    fn chain(store: &Store) -> Vec<PathBuf> {
+        let model = publish(store, "import-model", json!({}), None);
+        let train = publish(store, "train", json!({}), Some(&model));
+        let report = publish(store, "report", json!({}), Some(&train));
+        [report, train, model].map(|artifact| artifact.path().to_owned()).to_vec()
+    }
+
+    /// Collects in a new store, after `between`, which gets the folders of [`chain`], has run since gc decided.
+    fn collected<T>(between: impl Fn(&Store, &[PathBuf]) -> T) -> (tempfile::TempDir, Vec<PathBuf>, Outcome) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("artifacts")).unwrap();
+        let paths = chain(&store);
+        let catalog = Catalog::open(store.root()).unwrap();
+        let args = Args::try_parse_from(["artifacts", "gc", "--delete"]).unwrap();
+        let Command::Gc(options) = args.command else { unreachable!("gc was asked for") };
+        let lock = store.lock_collection().unwrap();
+        let decision = decide(&catalog, &options, artifact::now()).unwrap();
+        assert_eq!(decision.remove.len(), 3);
+        let during = between(&store, &paths);
+        let outcome = collect(&catalog, &options, &lock, &decision).unwrap();
+        drop(during);
+        (folder, paths, outcome)
+    }
+
+    #[test]
+    fn what_nothing_refers_to_goes() {
+        let (_folder, paths, outcome) = collected(|_, _| ());
+        assert_eq!((outcome.removed, outcome.spared.len()), (3, 0));
+        assert!(paths.iter().all(|path| !path.exists()));
+    }
+
+    #[test]
+    fn a_reference_written_since_gc_decided_counts() {
+        let open = |path: &PathBuf| Artifact::open_with(path, Level::Size).unwrap();
+        let kept = collected(|store, paths| drop(crate::roots::keep(store, &open(&paths[0]), "").unwrap()));
+        let labelled = collected(|store, paths| store.set_ref("best", &open(&paths[0])).unwrap());
+        for (_folder, paths, outcome) in [kept, labelled] {
+            assert_eq!((outcome.removed, outcome.spared.len()), (0, 3));
+            assert!(paths.iter().all(|path| path.exists()));
+        }
+    }
+
+    #[test]
+    fn an_open_artifact_keeps_what_it_was_made_from() {
+        // `keep` has opened the report, and is about to write that it is kept.
+        let (_folder, paths, outcome) =
+            collected(|_, paths| Artifact::open_with(&paths[0], Level::Size).unwrap());
+        assert_eq!(outcome.removed, 0, "{:?}", outcome.spared);
+        assert!(paths.iter().all(|path| path.exists()));
+        let (_folder, paths, outcome) =
+            collected(|_, paths| Artifact::open_with(&paths[1], Level::Size).unwrap());
+        assert_eq!(outcome.removed, 1, "{:?}", outcome.spared);
+        assert!(!paths[0].exists() && paths[1].exists() && paths[2].exists());
+    }
 }

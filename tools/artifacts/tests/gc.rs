@@ -96,13 +96,17 @@ fn what_is_no_longer_kept_goes() {
 }
 
 #[test]
-fn an_open_artifact_is_spared() {
+fn an_open_artifact_is_spared_with_what_it_was_made_from() {
     let toy = Toy::new();
     let names = aged(&toy, 8, 100);
     let open = Artifact::open_with(&toy.root().join(&names[3]), Level::Size).unwrap();
     let report = toy.json("gc --delete");
     assert_eq!(report["spared"][0]["reason"], "in use");
-    assert_eq!(toy.names(), [names[3].clone()]);
+    assert_eq!((report["spared"].as_array().unwrap().len(), toy.names().len()), (4, 4));
+    drop(open);
+    let open = Artifact::open_with(&toy.root().join(&names[0]), Level::Size).unwrap();
+    toy.run("gc --delete").succeeded();
+    assert_eq!(toy.names(), [names[0].clone()]);
     drop(open);
     toy.run("gc --delete").succeeded();
     assert!(toy.names().is_empty());
