@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use artifact::{Claim, Draft, KeyMaterial, Level, Store, Wait};
+use artifact::{Artifact, Claim, Draft, KeyMaterial, Level, Store, Wait};
 use failure::{Context, Result};
 use serde_json::Value;
 
@@ -22,6 +22,8 @@ pub struct Job {
     resume: PathBuf,
     /// Store for units; `None` if they are not cached.
     units: Option<Store>,
+    /// Units that were made or found: open, so that gc leaves their folders alone while the body reads them.
+    held: Vec<Artifact>,
     numerics: BTreeMap<String, String>,
     metrics: BTreeMap<String, f64>,
     summary: String,
@@ -45,6 +47,7 @@ impl Job {
             telemetry: telemetry.to_owned(),
             resume: resume.to_owned(),
             units,
+            held: Vec::new(),
             numerics: numerics.clone(),
             metrics: BTreeMap::new(),
             summary: String::new(),
@@ -102,7 +105,8 @@ impl Job {
         StopFlag::new()
     }
 
-    /// Returns the data folder of a unit, which other runs can share; runs `body` to make it if it is not in the store.
+    /// Returns the data folder of a unit, which other runs can share; runs `body` to make it if it is not in the store. The folder
+    /// stays until the job ends.
     ///
     /// `material` must hold everything that decides the bytes of the unit, inputs by hash; the run's numerics are added.
     ///
@@ -127,7 +131,7 @@ impl Job {
         key_material.numerics = self.numerics.clone();
         let key = key_material.key()?;
         if let Ok(Some(artifact)) = store.lookup_with(stage, &key, UNIT_SLUG, Level::Auto) {
-            return Ok(artifact.data_dir());
+            return Ok(self.hold(artifact));
         }
         let stop = self.stop();
         let mut waiting = |what: &str| tracing::info!("waiting for another process: {what}");
@@ -135,7 +139,7 @@ impl Job {
         stop.check()?;
         let _lock = lock?;
         if let Some(artifact) = find_or_quarantine(&store, stage, &key, UNIT_SLUG)? {
-            return Ok(artifact.data_dir());
+            return Ok(self.hold(artifact));
         }
         let staging = store.stage_new(stage)?;
         let recorder = Recorder::start(store.memo());
@@ -148,11 +152,56 @@ impl Job {
         };
         let published =
             staging.publish(&draft, &mut || Ok(())).with_context(|| format!("publishing `{stage}`"))?;
-        Ok(published.artifact().data_dir())
+        Ok(self.hold(published.artifact().clone()))
+    }
+
+    /// Keeps a unit open and records that it is used; returns its data folder.
+    fn hold(&mut self, unit: Artifact) -> PathBuf {
+        unit.mark_used();
+        let folder = unit.data_dir();
+        self.held.push(unit);
+        folder
     }
 
     /// Returns the metrics and the summary.
     pub(crate) fn into_results(self) -> (BTreeMap<String, f64>, String) {
         (self.metrics, self.summary)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use artifact::Discarded;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_unit_stays_while_the_job_lasts_and_counts_as_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("artifacts")).unwrap();
+        let job =
+            || Job::new(folder.path(), folder.path(), folder.path(), Some(store.clone()), &BTreeMap::new());
+        let unit = |job: &mut Job| {
+            let made = job.unit("toy-unit", 1, json!({}), |out| Ok(fs_err::write(out.join("x"), "x")?));
+            made.unwrap().parent().unwrap().to_owned()
+        };
+        let discard = |path: &Path| {
+            let last_use = fs_err::metadata(path).unwrap().modified().unwrap();
+            store.discard(&store.lock_collection().unwrap(), path, last_use).unwrap()
+        };
+        let mut first = job();
+        let path = unit(&mut first);
+        assert_eq!(discard(&path), Discarded::InUse, "it was made");
+        drop(first);
+        let old = artifact::now() - std::time::Duration::from_hours(100 * 24);
+        let times = std::fs::FileTimes::new().set_modified(old);
+        fs_err::File::open(&path).unwrap().file().set_times(times).unwrap();
+        let mut second = job();
+        assert_eq!(unit(&mut second), path);
+        assert_eq!(discard(&path), Discarded::InUse, "it was found");
+        assert!(fs_err::metadata(&path).unwrap().modified().unwrap() > old, "its use is recorded");
+        drop(second);
+        assert_eq!(discard(&path), Discarded::Moved);
     }
 }
