@@ -3,7 +3,7 @@
 The server is moto's, which imitates S3 in Python: it speaks the protocol over HTTP, but is not what anyone stores data with. To
 test a real server, set S3_ENDPOINT and AWS_* to it.
 """
-import json, os, pathlib, random, runpy, shutil, subprocess, sys, tempfile, time
+import http.client, http.server, json, os, pathlib, random, runpy, shutil, subprocess, sys, tempfile, threading, time
 
 import boto3, logging
 from moto.server import ThreadedMotoServer
@@ -15,8 +15,8 @@ random.seed(1)
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 
-def artifact(store, stage, config, files, inputs={}):
-    """Writes an artifact and returns its folder; `files` are below data/."""
+def artifact(store, stage, config, files, inputs={}, provenance=b'{"schema":"provenance-v1"}'):
+    """Writes an artifact and returns its manifest; `files` are below data/."""
     lines = {name: sha256(content) for name, content in sorted(files.items())}
     tree = lambda lines: "tree-v1:" + sha256("".join(f"{h}  {n}\n" for n, h in lines.items()).encode())
     material = {"schema": "key-v1", "stage": stage, "stage_version": 1, "config": config, "inputs": {}}
@@ -39,7 +39,7 @@ def artifact(store, stage, config, files, inputs={}):
         (folder / "data" / name).write_bytes(content)
     described = {
         "SHA256SUMS": "".join(f"{h}  {n}\n" for n, h in lines.items()).encode(),
-        "manifest.json": canonical(manifest).encode(), "provenance.json": b'{"schema":"provenance-v1"}',
+        "manifest.json": canonical(manifest).encode(), "provenance.json": provenance,
     }
     for name, content in described.items():
         (folder / name).write_bytes(content)
@@ -59,6 +59,36 @@ def visible(store):
     for folder in folders:
         verify(folder)
     return sorted(f"{folder.parent.name}/{folder.name}" for folder in folders)
+
+
+class Between(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to the server, after `before` was called with the method and the path."""
+
+    before = staticmethod(lambda method, path: None)
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        Between.before(self.command, self.path)
+        server = http.client.HTTPConnection(os.environ["S3_ENDPOINT"].removeprefix("http://"))
+        server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            server.putheader(name, value)
+        server.endheaders(body)
+        answer = server.getresponse()
+        content = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_PUT = do_POST = do_HEAD = do_DELETE = do_GET
+
+    def log_message(self, *_):
+        pass
 
 
 server = None
@@ -131,6 +161,54 @@ for case, missing in [("cut", ["COMMIT"]), ("listed", ["COMMIT", "SHA256SUMS"])]
     ran = run(other, "push", mine, code=None)
     assert ran.returncode != 0 and names[0] in ran.stderr, ran.stderr
 print("a cut push of other bytes leaves nothing behind")
+
+# Two machines have made the same bytes, each with its own provenance.
+content = {"model/config.json": b"{}"}
+ours, theirs = home / "ours", home / "theirs"
+artifact(ours, "import-model", {"id": "x"}, content)
+artifact(theirs, "import-model", {"id": "x"}, content, provenance=b'{"host":"other","schema":"provenance-v1"}')
+[twin] = visible(ours)
+foreign = (theirs / twin / "provenance.json").read_bytes()
+replace = lambda prefix: client.put_object(Bucket="store", Key=f"{prefix}/{twin}/provenance.json", Body=foreign)
+for number, (pusher, expected) in enumerate([(theirs, theirs), (ours, ours)]):
+    address, copy = f"s3://store/twin{number}", home / f"twin{number}"
+    run(ours, "push", address)
+    replace(f"twin{number}")  # the other machine did this between the last look of the first one and its COMMIT
+    assert run(copy, "pull", address, code=None).returncode != 0
+    assert "pushed 1 artifact " in run(pusher, "push", address).stdout
+    run(copy, "pull", address)
+    assert visible(copy) == [twin]
+    assert (copy / twin / "provenance.json").read_bytes() == (expected / twin / "provenance.json").read_bytes()
+    for store_ in ours, theirs:
+        assert "1 already there" in run(store_, "push", address).stdout
+between = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Between)
+threading.Thread(target=between.serve_forever, daemon=True).start()
+for case in ["while sending", "before COMMIT"]:
+    prefix, seen = "twin-" + case.split()[-1], []
+
+    def before(method, path):
+        is_moment = "list-type" in path and len(seen) > 0 if case == "while sending" else path.endswith("COMMIT")
+        if method == "PUT" and path.endswith("provenance.json"):
+            seen.append(path)
+        if len(seen) == 1 and is_moment and (method == "PUT" or case == "while sending"):
+            seen.append("now")
+            replace(prefix)
+            if case == "before COMMIT":
+                client.put_object(Bucket="store", Key=f"{prefix}/{twin}/COMMIT", Body=(ours / twin / "COMMIT").read_bytes())
+
+    Between.before = staticmethod(before)
+    os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:%s" % between.server_address[1]
+    ran = run(ours if case == "while sending" else theirs, "push", f"s3://store/{prefix}", code=None)
+    os.environ["AWS_ENDPOINT_URL"] = os.environ["S3_ENDPOINT"]
+    assert seen[1:] == ["now"], seen
+    if case == "while sending":
+        assert ran.returncode == 1 and "provenance.json" in ran.stderr and "by another program" in ran.stderr, ran.stderr
+        run(theirs, "push", f"s3://store/{prefix}")
+    else:
+        assert ran.returncode == 0 and "pushed 1 artifact " in ran.stdout, ran.stderr
+    run(home / prefix, "pull", f"s3://store/{prefix}")
+    assert visible(home / prefix) == [twin]
+print("two provenances of the same bytes are not mixed, and a mixture is repaired")
 
 client.delete_object(Bucket="store", Key=f"a/b/{names[1]}/COMMIT")
 run(home / "half", "pull", "s3://store/a/b")

@@ -21,6 +21,12 @@ pub(crate) const DESCRIPTION_BYTES: u64 = 64 << 20;
 
 /// The file with the hash of every file of an artifact.
 pub(crate) const SUMS: &str = "SHA256SUMS";
+/// The file that says what was made, from what and how.
+pub(crate) const MANIFEST: &str = "manifest.json";
+/// The file that says where and when.
+pub(crate) const PROVENANCE: &str = "provenance.json";
+/// The file with the hashes of the three others, which is written last.
+pub(crate) const COMMIT: &str = "COMMIT";
 
 /// The name of an artifact: `STAGE/KEY16-SLUG`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +119,7 @@ pub(crate) fn files(artifact: &Artifact) -> Result<Vec<(String, u64)>> {
     for name in telemetry {
         files.push(with_size(format!("telemetry/{name}"))?);
     }
-    for name in ["manifest.json", "provenance.json", "COMMIT"] {
+    for name in [MANIFEST, PROVENANCE, COMMIT] {
         files.push(with_size(name.to_owned())?);
     }
     Ok(files)

@@ -4,6 +4,7 @@
 //! `AWS_SESSION_TOKEN`, `AWS_REGION`, and `AWS_ENDPOINT_URL` for storage other than Amazon's.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use object_store::{
 };
 
 use super::http::Connector;
-use super::{DESCRIPTION_BYTES, Name, Remote, SUMS, Sent, files, too_long};
+use super::{COMMIT, DESCRIPTION_BYTES, MANIFEST, Name, PROVENANCE, Remote, SUMS, Sent, files, too_long};
 use crate::error::{Error, Result};
 
 /// Length of the parts in which files are sent and read; S3 allows 10,000 parts of a file.
@@ -139,13 +140,25 @@ impl S3 {
         Ok(named.collect())
     }
 
-    /// Compares the artifact that is there with `artifact`; `None` if there is no manifest.
+    /// Compares the artifact that is there with `artifact`; `None` if it must be sent, because its `COMMIT` does not name the
+    /// descriptions that are there: nobody could pull it.
     fn compare(&self, artifact: &Artifact, name: &Name) -> Result<Option<Sent>> {
-        let Some(there) = self.read(name, "manifest.json", DESCRIPTION_BYTES)? else { return Ok(None) };
-        if FileHash::of(&there) == artifact.manifest_hash() {
+        let mut commit = String::new();
+        let mut manifest = Vec::new();
+        for file in [SUMS, MANIFEST, PROVENANCE] {
+            let Some(there) = self.read(name, file, DESCRIPTION_BYTES)? else { return Ok(None) };
+            writeln!(commit, "{}  {file}", FileHash::of(&there)).expect("writing to a string succeeds");
+            if file == MANIFEST {
+                manifest = there;
+            }
+        }
+        if self.read(name, COMMIT, DESCRIPTION_BYTES)?.as_deref() != Some(commit.as_bytes()) {
+            return Ok(None);
+        }
+        if FileHash::of(&manifest) == artifact.manifest_hash() {
             return Ok(Some(Sent::Same));
         }
-        let manifest = artifact::Manifest::from_bytes(Path::new("manifest.json"), &there)?;
+        let manifest = artifact::Manifest::from_bytes(Path::new(MANIFEST), &manifest)?;
         Err(Error::Different {
             there: format!("{}/{name}", self.address),
             here: artifact.path().to_owned(),
@@ -175,27 +188,35 @@ impl S3 {
         };
         match sent.iter().find(|&sent| !is_ours(sent)) {
             None => Ok(()),
-            Some((file, _)) => Err(Error::Remote {
-                place: format!("{}/{name}/{file}", self.address),
-                problem: "was replaced by another program while this one sent the artifact".to_owned(),
-                hint: Some(
-                    "wait until the other one has finished, then run the same command again".to_owned(),
-                ),
-            }),
+            Some((file, _)) => Err(self.replaced(name, file)),
         }
     }
 
-    /// Writes `COMMIT`, which makes the artifact visible; if another program was faster, compares with what it sent.
+    fn replaced(&self, name: &Name, file: &str) -> Error {
+        Error::Remote {
+            place: format!("{}/{name}/{file}", self.address),
+            problem: "was replaced by another program while this one sent the artifact".to_owned(),
+            hint: Some("wait until the other one has finished, then run the same command again".to_owned()),
+        }
+    }
+
+    /// Writes `COMMIT`, which makes the artifact visible; if another program was faster, compares with what it sent. A `COMMIT`
+    /// that does not name the descriptions which this program has sent is replaced.
     fn commit(&self, artifact: &Artifact, name: &Name) -> Result<Sent> {
-        let content = fs_err::read(artifact.path().join("COMMIT"))?;
-        let key = self.key(name, "COMMIT");
+        let content = fs_err::read(artifact.path().join(COMMIT))?;
+        let key = self.key(name, COMMIT);
         let options = PutOptions::from(PutMode::Create);
         let created =
             self.runtime.block_on(self.store.put_opts(&key, PutPayload::from(content.clone()), options));
         match created {
             Ok(_) => Ok(Sent::New),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(self.compare(artifact, name)?.unwrap_or(Sent::Same))
+                if let Some(sent) = self.compare(artifact, name)? {
+                    return Ok(sent);
+                }
+                self.wait(self.store.put(&key, PutPayload::from(content)))?;
+                self.compare(artifact, name)?.ok_or_else(|| self.replaced(name, COMMIT))?;
+                Ok(Sent::New)
             }
             // Storage without conditional writes.
             Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
@@ -258,23 +279,27 @@ impl Remote for S3 {
     }
 
     fn send(&self, artifact: &Artifact, name: &Name) -> Result<Sent> {
-        if self.read(name, "COMMIT", DESCRIPTION_BYTES)?.is_some()
-            && let Some(sent) = self.compare(artifact, name)?
-        {
+        let is_there = self.read(name, COMMIT, DESCRIPTION_BYTES)?.is_some();
+        if is_there && let Some(sent) = self.compare(artifact, name)? {
             return Ok(sent);
         }
-        let mut before = self.sent_before(artifact, name)?;
+        let mut before = if is_there {
+            tracing::warn!("`{}/{name}` does not match its `{COMMIT}` and is sent again", self.address);
+            BTreeMap::new()
+        } else {
+            self.sent_before(artifact, name)?
+        };
         let mut sent = BTreeMap::new();
         for (file, bytes) in files(artifact)? {
-            if file == "COMMIT" {
+            if file == COMMIT {
                 continue;
             }
             let tag = match before.remove(&file) {
                 Some(object) if object.size == bytes => object.e_tag,
                 _ => self.put_file(&artifact.path().join(&file), bytes, &self.key(name, &file))?,
             };
-            // The others tell where and when the artifact was made, which may differ.
-            if file.starts_with("data/") || [SUMS, "manifest.json"].contains(&file.as_str()) {
+            // Telemetry may differ between runs, and nothing names its hash outside `provenance.json`.
+            if file.starts_with("data/") || [SUMS, MANIFEST, PROVENANCE].contains(&file.as_str()) {
                 sent.insert(file, tag);
             }
         }
