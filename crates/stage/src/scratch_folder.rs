@@ -29,9 +29,17 @@ impl ScratchFolder {
     pub(crate) fn new(common: &CommonArgs, id: &Identity) -> Result<Self> {
         let name = format!("{}-{}", id.stage, id.key.short());
         if let Some(dir) = &common.resume_dir {
+            fs_err::create_dir_all(dir)?;
             let path = dir.join(name);
-            fs_err::create_dir_all(&path)?;
-            return Ok(Self { path, temporary: None, _lock: None });
+            let locked = lock(&path, Privacy::AsItIs);
+            return match locked.with_context(|| format!("locking `{}`", path.display()))? {
+                Claim::Held(lock) => Ok(Self { path, temporary: None, _lock: Some(lock) }),
+                Claim::NoLocks => Ok(Self { path, temporary: None, _lock: None }),
+                Claim::Busy => {
+                    tracing::warn!("another process uses `{}`; this run cannot be resumed", path.display());
+                    Self::temporary()
+                }
+            };
         }
         // Users do not share folders.
         let name = format!("{name}-{}", rustix::process::geteuid().as_raw());
@@ -54,6 +62,10 @@ impl ScratchFolder {
                 }
             }
         }
+        Self::temporary()
+    }
+
+    fn temporary() -> Result<Self> {
         let temporary = tempfile::tempdir().context("creating a temporary folder")?;
         Ok(Self { path: temporary.path().to_owned(), temporary: Some(temporary), _lock: None })
     }
@@ -110,27 +122,72 @@ impl ScratchFolder {
 /// that others could replace are errors.
 fn claim(path: &Path) -> std::io::Result<Option<File>> {
     check_parent(path)?;
+    match lock(path, Privacy::Required)? {
+        Claim::Held(lock) => Ok(Some(lock)),
+        Claim::Busy => Ok(None),
+        Claim::NoLocks => {
+            Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "locks do not work there"))
+        }
+    }
+}
+
+/// Who may read and write a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Privacy {
+    /// Only this user.
+    Required,
+    /// Whoever the user lets: the folder was named by the user.
+    AsItIs,
+}
+
+/// Outcome of locking a folder.
+#[derive(Debug)]
+enum Claim {
+    /// This process has the lock.
+    Held(File),
+    /// Another process has it.
+    Busy,
+    /// The file system has no locks.
+    NoLocks,
+}
+
+/// Creates a folder if it does not exist, and locks it.
+fn lock(path: &Path, privacy: Privacy) -> std::io::Result<Claim> {
+    let mode = if privacy == Privacy::Required { Mode::RWXU } else { Mode::RWXU | Mode::RWXG | Mode::RWXO };
     loop {
-        match rustix::fs::mkdir(path, Mode::RWXU) {
+        match rustix::fs::mkdir(path, mode) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let folder = match rustix::fs::open(path, flags, Mode::empty()) {
+            // The process that held the lock has just removed it.
+            Err(Errno::NOENT) => continue,
+            opened => std::fs::File::from(opened?),
+        };
         let folder = File::from_parts(folder, path);
-        check_private(&folder, path)?;
+        if privacy == Privacy::Required {
+            check_private(&folder, path)?;
+        }
         match folder.file().try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::WouldBlock) => return Ok(Claim::Busy),
+            Err(TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Claim::NoLocks),
             Err(TryLockError::Error(error)) => return Err(error),
         }
         // The process that held the lock may have removed the folder in the meantime.
         let same = fs_err::symlink_metadata(path)
             .is_ok_and(|now| folder.metadata().is_ok_and(|held| held.ino() == now.ino()));
         if same {
-            return Ok(Some(folder));
+            return Ok(Claim::Held(folder));
         }
     }
+}
+
+/// Returns whether an error of a lock says that the file system has none.
+fn has_no_locks(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::Unsupported
+        || error.raw_os_error() == Some(Errno::NOLCK.raw_os_error())
 }
 
 /// In the sandbox of Nix, root has the number of users who are not known there.
@@ -187,6 +244,30 @@ mod tests {
         assert!(claim(&path).unwrap().is_none(), "it is locked");
         drop(lock);
         assert!(claim(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_named_folder_belongs_to_one_run_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let material = artifact::KeyMaterial::new("train", 1, serde_json::json!({}));
+        let key = material.key().unwrap();
+        let id = Identity { stage: "train", slug: "toy".to_owned(), key, material };
+        let resume_dir = Some(folder.path().join("keep"));
+        let common = CommonArgs { resume_dir, out: Some(folder.path().join("a")), ..CommonArgs::default() };
+        let first = ScratchFolder::new(&common, &id).unwrap();
+        fs_err::write(first.path().join("state"), "x").unwrap();
+        let second = ScratchFolder::new(&common, &id).unwrap();
+        assert!(first.is_kept() && !second.is_kept() && !second.has_state());
+        second.remove().unwrap();
+        assert!(first.has_state(), "the second run leaves it alone");
+        drop(first);
+        let third = ScratchFolder::new(&common, &id).unwrap();
+        assert!(third.is_kept() && third.has_state() && ScratchFolder::is_left(&common, &id));
+        third.remove().unwrap();
+        assert!(!ScratchFolder::is_left(&common, &id));
+        // The user decides who may use a folder that the user names.
+        set_mode(&folder.path().join("keep"), 0o777);
+        assert!(ScratchFolder::new(&common, &id).unwrap().is_kept());
     }
 
     #[test]
