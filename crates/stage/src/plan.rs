@@ -14,6 +14,7 @@ use crate::input::Input;
 use crate::logging::print_error_line;
 use crate::lookup::read_manifest;
 use crate::output;
+use crate::scratch_folder::ScratchFolder;
 
 /// Maximum number of recent artifacts to compare with.
 const NEAREST_OF: usize = 256;
@@ -102,7 +103,13 @@ pub(crate) fn for_folder(
     exists: bool,
     notes: &Notes,
 ) -> Result<()> {
-    let action = if exists { Action::UpToDate } else { Action::Run };
+    let action = if exists {
+        Action::UpToDate
+    } else if ScratchFolder::is_left(common, id) {
+        Action::Resume
+    } else {
+        Action::Run
+    };
     print(common, id, action, exists.then_some(out), &[], notes)?;
     action.exit()
 }

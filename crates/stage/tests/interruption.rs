@@ -40,8 +40,11 @@ fn out_resumes_only_from_a_folder_that_was_given() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(Artifact::open(&home.path().join("o")).is_err());
+    assert_eq!(home.run(&format!("{arguments} --plan")).code, Some(11));
     let resumed = home.run(arguments);
     assert!(resumed.stderr.contains("resuming after line"), "{}", resumed.stderr);
+    assert_eq!(home.run(&format!("{arguments} --plan")).code, Some(0));
+    assert_eq!(home.run(&format!("{arguments} --plan").replace("--out o", "--out p")).code, Some(10));
     Artifact::open(&home.path().join("o")).unwrap();
     assert_eq!(fs_err::read_dir(home.path().join("keep")).unwrap().count(), 0);
 }
