@@ -59,7 +59,7 @@ pub fn refusal(path: &Path) -> io::Result<Option<String>> {
 /// Returns whether all floats in `bytes` (whole elements, little endian) are finite; other types always are.
 ///
 /// A float is NaN or infinite if all bits of its exponent are set. `F8_E4M3` has no infinity; its two NaN have all bits
-/// but the sign set.
+/// but the sign set. `F8_E8M0` is an exponent alone, with one NaN. Floats of 4 and 6 bits are always finite.
 fn all_finite(dtype: Dtype, bytes: &[u8]) -> bool {
     match dtype {
         Dtype::F64 => bytes.chunks_exact(8).all(|b| b[7] & 0x7f != 0x7f || b[6] & 0xf0 != 0xf0),
@@ -70,6 +70,7 @@ fn all_finite(dtype: Dtype, bytes: &[u8]) -> bool {
         Dtype::F16 => all_finite_16(bytes, 0x7c00),
         Dtype::F8_E5M2 => bytes.iter().all(|b| b & 0x7c != 0x7c),
         Dtype::F8_E4M3 => bytes.iter().all(|b| b & 0x7f != 0x7f),
+        Dtype::F8_E8M0 => bytes.iter().all(|b| *b != 0xff),
         _ => true,
     }
 }
@@ -117,7 +118,7 @@ mod tests {
 
     #[test]
     fn non_finite_floats_are_named() {
-        let cases: [(&str, &[u8]); 7] = [
+        let cases: [(&str, &[u8]); 8] = [
             ("F32", &[0, 0, 0xc0, 0x7f]),
             ("F32", &[0, 0, 0x80, 0xff]),
             ("F16", &[0, 0x7c]),
@@ -125,6 +126,7 @@ mod tests {
             ("F64", &[0, 0, 0, 0, 0, 0, 0xf0, 0x7f]),
             ("F8_E4M3", &[0x7f]),
             ("F8_E5M2", &[0xfc]),
+            ("F8_E8M0", &[0xff]),
         ];
         for (dtype, bytes) in cases {
             let text = format!("{{{}}}", header(dtype, "[1]", 0, bytes.len()));
@@ -135,13 +137,14 @@ mod tests {
 
     #[test]
     fn largest_finite_floats_pass() {
-        let cases: [(&str, &[u8]); 6] = [
+        let cases: [(&str, &[u8]); 7] = [
             ("F32", &[0xff, 0xff, 0x7f, 0xff]),
             ("F16", &[0xff, 0x7b]),
             ("BF16", &[0x7f, 0x7f]),
             ("F64", &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xef, 0x7f]),
             ("F8_E4M3", &[0x7e]),
             ("F8_E5M2", &[0x7b]),
+            ("F8_E8M0", &[0xfe]),
         ];
         for (dtype, bytes) in cases {
             let text = format!("{{{}}}", header(dtype, "[1]", 0, bytes.len()));
