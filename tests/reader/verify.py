@@ -47,6 +47,8 @@ def verify(root):
     tree = lambda lines: "tree-v1:" + sha256("".join(f"{lines[name]}  {name}\n" for name in lines).encode())
     assert tree(lines) == manifest["tree"] and "".join(f"{h}  {n}\n" for n, h in lines.items()).encode() == sums, "SHA256SUMS"
     assert [[f["path"], f["size"], f["sha256"]] for f in manifest["files"]] == [[n, files[n].stat().st_size, h] for n, h in lines.items()]
+    assert all(f["role"] == f["path"].split("/")[0] for f in manifest["files"]), "a role"
+    assert [manifest[name] == manifest["key_material"][name] for name in ("stage", "stage_version")] == [True, True], "the stage"
     for output, entry in manifest["outputs"].items():
         own = {n.removeprefix(output + "/"): h for n, h in lines.items() if n == output or n.startswith(output + "/")}
         assert tree(own) == entry["tree"] and len(own) == entry["files"], f"output {output}"

@@ -156,8 +156,8 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// Fails on an unknown schema, on bytes that are not canonical JSON (such as repeated names), and on a key that does not
-    /// match its material.
+    /// Fails on an unknown schema, on bytes that are not canonical JSON (such as repeated names), on a stage or a key that does not
+    /// match the key material, and on a file whose role is not the output in its path.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
         let json = |source| Error::Json { path: path.to_owned(), source };
         let value: Value = serde_json::from_slice(bytes).map_err(json)?;
@@ -170,6 +170,15 @@ impl Manifest {
             return Err(damaged(path, "it is not canonical JSON"));
         }
         let manifest: Self = serde_json::from_value(value).map_err(json)?;
+        let material = &manifest.key_material;
+        if (&manifest.stage, manifest.stage_version) != (&material.stage, material.stage_version) {
+            return Err(damaged(path, "its stage does not match its key material"));
+        }
+        // Who verifies one output verifies the files with its role.
+        if let Some(file) = manifest.files.iter().find(|file| file.role != role(&file.path)) {
+            let reason = format!("the role of `{}` is `{}`", file.path, file.role);
+            return Err(damaged(path, reason));
+        }
         match manifest.key_material.key() {
             Ok(key) if key == manifest.key => Ok(manifest),
             Ok(_) => Err(damaged(path, "its key does not match its key material")),
@@ -188,15 +197,61 @@ pub(crate) fn outputs(tree: &Tree) -> BTreeMap<String, Output> {
         .collect()
 }
 
+/// Returns the named output that a file belongs to.
+fn role(path: &str) -> &str {
+    path.split('/').next().unwrap_or(path)
+}
+
 pub(crate) fn files(tree: &Tree) -> Vec<File> {
-    let role = |path: &str| path.split('/').next().unwrap_or(path).to_owned();
     tree.files()
         .iter()
         .map(|file| File {
             path: file.path.clone(),
             size: file.size_bytes,
             sha256: file.sha256,
-            role: role(&file.path),
+            role: role(&file.path).to_owned(),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let files = ["model/weights.bin", "stats.json"].map(|path| TreeFile {
+            path: path.to_owned(),
+            size_bytes: 1,
+            sha256: FileHash::of(b"x"),
+        });
+        let tree = Tree::from_files(Path::new("data"), files.to_vec()).unwrap();
+        let key_material = KeyMaterial::new("train", 3, json!({}));
+        let key = key_material.key().unwrap();
+        let stage = "train".to_owned();
+        Manifest { stage, stage_version: 3, key, key_material, ..Manifest::of_bare_folder(&tree) }
+    }
+
+    fn refusal(change: impl FnOnce(&mut Manifest)) -> String {
+        let mut manifest = manifest();
+        change(&mut manifest);
+        Manifest::from_bytes(Path::new("manifest.json"), &manifest.to_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_a_manifest_says_twice_must_agree() {
+        let sound = manifest();
+        assert_eq!(Manifest::from_bytes(Path::new("manifest.json"), &sound.to_bytes()).unwrap(), sound);
+        assert!(
+            refusal(|it| it.files[0].role = "other".to_owned())
+                .contains("the role of `model/weights.bin` is `other`")
+        );
+        assert!(refusal(|it| it.files[1].role = String::new()).contains("the role of `stats.json` is ``"));
+        assert!(
+            refusal(|it| it.stage = "fuse".to_owned()).contains("its stage does not match its key material")
+        );
+        assert!(refusal(|it| it.stage_version = 4).contains("its stage does not match its key material"));
+        assert!(refusal(|it| it.key = Key([0; 32])).contains("its key does not match its key material"));
+    }
 }
