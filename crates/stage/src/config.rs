@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
 use crate::args::CommonArgs;
-use crate::shape::{Finding, Shape};
+use crate::shape::{EXACT, Finding, Shape};
 
 /// Names that a settings file may have at the top besides the tables of the stages.
 const OTHER_NAMES: [&str; 4] = ["pipeline", "name", "description", INCLUDE];
@@ -73,7 +73,6 @@ pub(crate) fn to_material<C: Config>(config: &C) -> Result<Json> {
 }
 
 fn to_json(value: Value, pointer: &str) -> Result<Json> {
-    const EXACT: u64 = 1 << 53;
     let join = |part: &str| if pointer.is_empty() { part.to_owned() } else { format!("{pointer}.{part}") };
     Ok(match value {
         Value::String(text) => {
@@ -150,13 +149,13 @@ fn read_file<C: Config>(path: &Path) -> Result<Table> {
             Finding::Unknown { name, known, span } => {
                 return Err(unknown_setting::<C>(&place(path, &text, Some(span)), &name, &known));
             }
-            Finding::QuotedFraction { number, span } => quoted.push((span, number)),
+            Finding::QuotedNumber { text, span } => quoted.push((span, text)),
         }
     }
     // Nix reads the same files and rounds fractions, so they may be written as strings (`learning_rate = "2e-3"`).
-    // The settings, and therefore the key, are the same either way.
+    // The settings, and therefore the key, are the same either way. Keys hold the largest integers as strings.
     for (span, number) in quoted.into_iter().rev() {
-        text.replace_range(span, &format!("{number:?}"));
+        text.replace_range(span, &number);
     }
     let Some(table) = stage_table::<C>(path, &text)? else { return Ok(Table::new()) };
     if !table.get_ref().is_table() {
@@ -300,5 +299,47 @@ fn with_nearest(error: Error, name: &str, known: &[&str]) -> Error {
             error.hinted(format!("did you mean `{other}`?"))
         }
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Settings {
+        seed: u64,
+        title: String,
+    }
+
+    impl Config for Settings {
+        const STAGE: &'static str = "toy";
+        const VERSION: u32 = 1;
+
+        fn slug(&self) -> String {
+            "toy".to_owned()
+        }
+    }
+
+    fn material(text: &str) -> Result<Json> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("toy.toml");
+        fs_err::write(&path, format!("[toy]\n{text}\n")).unwrap();
+        let common = CommonArgs { config: vec![path], ..CommonArgs::default() };
+        to_material(&resolve::<Settings>(&common)?)
+    }
+
+    #[test]
+    fn integers_that_keys_hold_as_strings_are_read_back() {
+        let number = "9007199254740993";
+        let expected = serde_json::json!({ "seed": number, "title": number });
+        let title = format!("title = \"{number}\"");
+        assert_eq!(material(&format!("seed = {number}\n{title}")).unwrap(), expected);
+        assert_eq!(material(&format!("seed = \"{number}\"\n{title}")).unwrap(), expected);
+        material("seed = \"12\"").unwrap_err();
+        material("seed = \"9007199254740993.5\"").unwrap_err();
     }
 }

@@ -27,6 +27,8 @@ pub(crate) enum Shape {
     List(Box<Shape>),
     /// Floating-point number.
     Fraction,
+    /// Whole number.
+    Integer,
     /// Any other value.
     Other,
 }
@@ -36,9 +38,13 @@ pub(crate) enum Shape {
 pub(crate) enum Finding<'a> {
     /// A name that the settings do not have.
     Unknown { name: String, known: Vec<&'a str>, span: Range<usize> },
-    /// A string where a fraction is expected, which reads as a finite number.
-    QuotedFraction { number: f64, span: Range<usize> },
+    /// A string where a number is expected, which reads as one: a finite fraction, or an integer beyond [`EXACT`].
+    QuotedNumber { text: String, span: Range<usize> },
 }
+
+/// The least integer that JSON does not hold exactly. Keys, and so the settings files of `artifacts reproduce`, hold integers from
+/// there on as strings.
+pub(crate) const EXACT: u64 = 1 << 53;
 
 impl Shape {
     /// Returns the shape of `T`.
@@ -63,6 +69,7 @@ impl Shape {
             Requested::Map => Self::Map(Box::new(step(Step::Entry))),
             Requested::List => Self::List(Box::new(step(Step::Item))),
             Requested::Fraction => Self::Fraction,
+            Requested::Integer => Self::Integer,
             Requested::Other => Self::Other,
         }
     }
@@ -93,7 +100,7 @@ impl Shape {
         let mut findings = Vec::new();
         self.collect(value, &mut findings);
         findings.sort_by_key(|finding| match finding {
-            Finding::Unknown { span, .. } | Finding::QuotedFraction { span, .. } => span.start,
+            Finding::Unknown { span, .. } | Finding::QuotedNumber { span, .. } => span.start,
         });
         findings
     }
@@ -120,7 +127,13 @@ impl Shape {
             }
             (Self::Fraction, DeValue::String(text)) => {
                 let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
-                findings.extend(number.map(|number| Finding::QuotedFraction { number, span: value.span() }));
+                let text = number.map(|number| format!("{number:?}"));
+                findings.extend(text.map(|text| Finding::QuotedNumber { text, span: value.span() }));
+            }
+            (Self::Integer, DeValue::String(text)) => {
+                let number = text.parse::<i64>().ok().filter(|number| number.unsigned_abs() >= EXACT);
+                let text = number.map(|number| number.to_string());
+                findings.extend(text.map(|text| Finding::QuotedNumber { text, span: value.span() }));
             }
             _ => {}
         }
@@ -142,6 +155,7 @@ enum Requested {
     Map,
     List,
     Fraction,
+    Integer,
     Other,
 }
 
@@ -159,6 +173,14 @@ impl Probe<'_> {
     }
 }
 
+macro_rules! integers {
+    ($($name:ident)*) => {
+        $(fn $name<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Error> {
+            Err(self.note(Requested::Integer))
+        })*
+    };
+}
+
 impl<'de> Deserializer<'de> for Probe<'_> {
     type Error = Error;
 
@@ -172,6 +194,11 @@ impl<'de> Deserializer<'de> for Probe<'_> {
 
     fn deserialize_f64<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Error> {
         Err(self.note(Requested::Fraction))
+    }
+
+    integers! {
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -219,7 +246,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 char str string bytes byte_buf unit unit_struct tuple
+        bool char str string bytes byte_buf unit unit_struct tuple
         tuple_struct enum identifier ignored_any
     }
 }
@@ -304,7 +331,7 @@ mod tests {
     #[test]
     fn every_level_is_found_with_optional_fields() {
         let nested =
-            || Shape::Struct(BTreeMap::from([("rank", Shape::Other), ("share-of", Shape::Fraction)]));
+            || Shape::Struct(BTreeMap::from([("rank", Shape::Integer), ("share-of", Shape::Fraction)]));
         let expected = BTreeMap::from([
             ("rate", Shape::Fraction),
             ("limit", Shape::Fraction),
