@@ -332,7 +332,8 @@ pub struct Gc {
 Examples:
   artifacts keep report --note 'for the paper'   keep a whole run: its report and all that it was made from
   artifacts keep                                 list what is kept
-  artifacts keep report --remove                 let gc remove it again")]
+  artifacts keep report --remove                 let gc remove it again
+  artifacts keep train/0123456789 --remove       the same by its key, which works if it is gone")]
 pub struct Keep {
     /// The artifact [default: list what is kept]
     #[arg(value_name = "ARTIFACT")]

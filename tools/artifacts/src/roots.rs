@@ -168,14 +168,13 @@ pub(crate) fn keep(store: &Store, artifact: &Artifact, note: &str) -> Result<Kep
     Ok(kept)
 }
 
-/// Stops keeping an artifact; returns whether it was kept.
+/// Stops keeping an artifact, which need not exist; returns whether it was kept.
 ///
 /// # Errors
 ///
 /// Fails when the store cannot be written.
-pub(crate) fn release(store: &Store, artifact: &Artifact) -> Result<bool> {
-    let manifest = artifact.manifest();
-    let kept = Kept { stage: manifest.stage.clone(), key: manifest.key, note: String::new() };
+pub(crate) fn release(store: &Store, stage: &str, key: Key) -> Result<bool> {
+    let kept = Kept { stage: stage.to_owned(), key, note: String::new() };
     match fs_err::remove_file(file(store, &kept)) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),

@@ -96,6 +96,25 @@ fn what_is_no_longer_kept_goes() {
 }
 
 #[test]
+fn what_is_gone_can_be_released() {
+    let toy = Toy::new();
+    let names = aged(&toy, 8, 100);
+    for name in [&names[2], &names[3]] {
+        toy.run(&format!("keep {name}")).succeeded();
+        testutil::files::remove(&toy.root().join(name));
+    }
+    assert_eq!(toy.run("keep").succeeded().matches("(missing)").count(), 2);
+    let short = |name: &str| name.split('-').next().unwrap().to_owned();
+    let (train, evaluate) = (short(&names[2]), short(&names[3]));
+    let said = toy.run(&format!("keep {train} --remove"));
+    assert_eq!(said.succeeded(), format!("{train} may be removed by gc again\n"));
+    let digits = &evaluate.split('/').nth(1).unwrap()[..6];
+    toy.run(&format!("keep {digits} --remove")).succeeded();
+    assert_eq!(toy.run("keep").succeeded(), "nothing is kept\n");
+    assert!(toy.run(&format!("keep {train} --remove")).failed(65).contains("no artifact"));
+}
+
+#[test]
 fn an_open_artifact_is_spared_with_what_it_was_made_from() {
     let toy = Toy::new();
     let names = aged(&toy, 8, 100);
