@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use crate::program;
 
 /// Environment variables that may explain a difference between two runs.
-const ENVIRONMENT: [&str; 5] =
-    ["ASHLAR_STORE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"];
+const ENVIRONMENT: [&str; 4] = ["HF_ENDPOINT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"];
 
 /// Provenance of a run, recorded from its start.
 #[derive(Debug)]
@@ -76,8 +75,10 @@ impl Recorder {
         });
         let environment: serde_json::Map<String, Value> = ENVIRONMENT
             .iter()
-            .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?.into())))
-            .filter(|(name, _)| name != "ASHLAR_STORE")
+            .filter_map(|name| {
+                let value = std::env::var(name).ok()?;
+                Some(((*name).to_owned(), without_user_info(&value).into()))
+            })
             .collect();
         let optional: [(&str, Option<Value>); 6] = [
             ("cpu", cpu_model().map(Value::from)),
@@ -96,9 +97,23 @@ impl Recorder {
     }
 }
 
-/// Keeps flags and settings, and replaces paths with `…`. In a setting, only a value that is a path from the root is one.
+/// Returns a text without what stands between `://` and `@` in the addresses in it: names and passwords.
+fn without_user_info(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let is_end = |c: char| matches!(c, '/' | '?' | '#' | '"' | '\'') || c.is_whitespace();
+        let (host, rest) = part.split_at(part.find(is_end).unwrap_or(part.len()));
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        kept.extend(["://", host, rest]);
+    }
+    kept
+}
+
+/// Keeps flags and settings, and replaces paths with `…`. In a setting, only a value that is a path from the root is one. Addresses
+/// lose names and passwords.
 fn redacted_arguments(arguments: impl Iterator<Item = String>) -> Vec<String> {
-    let hide = |text: &str, is_path: bool| if is_path { "…".to_owned() } else { text.to_owned() };
+    let hide = |text: &str, is_path: bool| if is_path { "…".to_owned() } else { without_user_info(text) };
     let is_path = |text: &str| text.contains('/') || text.contains('~');
     let is_absolute = |text: &str| text.starts_with('/') || text.starts_with('~');
     let mut is_setting = false;
@@ -143,6 +158,21 @@ fn cpu_model() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_lose_names_and_passwords() {
+        for (text, kept) in [
+            ("https://user:token@mirror/", "https://mirror/"),
+            ("https://to@ken@mirror:8080?x=a@b", "https://mirror:8080?x=a@b"),
+            ("https://mirror/a@b", "https://mirror/a@b"),
+            ("a@b", "a@b"),
+            ("[\"http://a:b@x\", \"http://c@y\"]", "[\"http://x\", \"http://y\"]"),
+        ] {
+            assert_eq!(without_user_info(text), kept);
+        }
+        let arguments = ["--set", "data=https://user:token@mirror/x"].map(str::to_owned);
+        assert_eq!(redacted_arguments(arguments.into_iter()), ["--set", "data=https://mirror/x"]);
+    }
 
     #[test]
     fn paths_are_redacted_and_settings_are_kept() {
