@@ -147,6 +147,11 @@ impl Puller<'_> {
                 let origin = |other: &&Name| other.stage == *stage && other.key == key.short();
                 if let Some(origin) = self.available.iter().find(origin) {
                     self.pull(origin)?;
+                } else if self.store.find(stage, key, "")?.is_none() {
+                    tracing::warn!(
+                        "{stage}/{} is neither there nor in the store and is left out",
+                        key.short()
+                    );
                 }
             }
         }

@@ -41,6 +41,19 @@ fn one_artifact_comes_with_what_it_was_made_from() {
     assert!(
         toy.run(&format!("push alone {train} --no-lineage")).succeeded().starts_with("pushed 1 artifact ")
     );
+    let ran = toy.run("--store lonely pull alone");
+    assert!(ran.succeeded().starts_with("pulled 1 artifact "));
+    for origin in [&made.model, &made.data] {
+        let (stage, key) = (&origin.manifest().stage, origin.manifest().key.short());
+        assert!(
+            ran.stderr.contains(&format!("{stage}/{key} is neither there nor in the store")),
+            "{}",
+            ran.stderr
+        );
+    }
+    let ran = toy.run("--store lonely2 pull alone --no-lineage");
+    assert!(ran.succeeded().starts_with("pulled 1 artifact "));
+    assert!(!ran.stderr.contains("is left out"), "{}", ran.stderr);
     // A letter of several bytes lies across the sixteenth byte of the last word.
     for word in ["0000", "abc", "train/", "ʻokinaʻokinaaʻx"] {
         let error = pull(&toy, &format!("away {word}")).failed(1);
