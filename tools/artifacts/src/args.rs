@@ -278,7 +278,7 @@ pub struct Verify {
 pub enum VerifyLevel {
     /// Descriptions, names and sizes of all files
     Size,
-    /// Also the bytes of outputs below 64 MiB, as stages check when they open an artifact
+    /// Also the bytes of all files; large ones that are unchanged since they were last read are not read again
     Auto,
     /// The bytes of all files
     Hash,
