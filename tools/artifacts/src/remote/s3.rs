@@ -178,8 +178,8 @@ impl S3 {
         Ok(objects)
     }
 
-    /// Checks that the objects with the bytes of the artifact still are those with the tags `sent`: another program that sends
-    /// other bytes under the same name at the same time would otherwise leave a mixture.
+    /// Checks that the objects of the artifact still are those with the tags `sent`: another program that sends other bytes, or
+    /// another provenance with its telemetry, under the same name at the same time would otherwise leave a mixture.
     fn check_untouched(&self, name: &Name, sent: &BTreeMap<String, Option<String>>) -> Result<()> {
         let there = self.objects_of(name)?;
         let is_ours = |(file, tag): (&String, &Option<String>)| match (tag, there.get(file)) {
@@ -298,12 +298,11 @@ impl Remote for S3 {
                 Some(object) if object.size == bytes => object.e_tag,
                 _ => self.put_file(&artifact.path().join(&file), bytes, &self.key(name, &file))?,
             };
-            // Telemetry may differ between runs, and nothing names its hash outside `provenance.json`.
-            if file.starts_with("data/") || [SUMS, MANIFEST, PROVENANCE].contains(&file.as_str()) {
-                sent.insert(file, tag);
-            }
+            sent.insert(file, tag);
         }
         self.check_untouched(name, &sent)?;
-        self.commit(artifact, name)
+        let committed = self.commit(artifact, name)?;
+        // A repair is reported, although its `COMMIT` may be the one that was there.
+        Ok(if is_there { Sent::New } else { committed })
     }
 }
