@@ -229,17 +229,19 @@ impl Planned<'_> {
         let Change::Separate(heads) = self.change else {
             return Ok(Box::new(chunks(self.tensor).map(|rows| source.bytes(rows.start, rows.bytes))));
         };
-        let rows = self.tensor.shape[0];
+        let Tensor { name, shape, storage, .. } = self.tensor;
+        if shape.len() == 1 && !storage.is_float() {
+            let storage = storage.name();
+            return Err(
+                source.refused(format!("the values of `{name}` are in blocks ({storage}), not floats"))
+            );
+        }
+        let rows = shape[0];
         if !rows.is_multiple_of(2 * heads) {
-            let name = &self.tensor.name;
             return Err(source.refused(format!("the {rows} rows of `{name}` are not {heads} heads of pairs")));
         }
-        // A bias has one number in a row.
+        // A row of a bias is one value.
         let (head, row) = (rows / heads, self.tensor.bytes as usize / rows);
-        if row * rows != self.tensor.bytes as usize {
-            let (name, storage) = (&self.tensor.name, self.tensor.storage.name());
-            return Err(source.refused(format!("the rows of `{name}` are parts of {storage} blocks")));
-        }
         Ok(Box::new((0..heads).map(move |index| {
             let start = self.tensor.start + (index * head * row) as u64;
             let bytes = source.bytes(start, head * row)?;
@@ -269,5 +271,78 @@ fn quantization(planned: &[Planned<'_>]) -> Map<String, Value> {
         }
     }
     let entries = ["quantization", "quantization_config"].map(|name| (name.to_owned(), all.clone()));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes a GGUF file with one tensor, whose extents begin with the innermost one.
+    fn file(folder: &Path, extents: &[u64], storage: Storage, data: &[u8]) -> PathBuf {
+        let mut bytes =
+            [&b"GGUF"[..], &3_u32.to_le_bytes(), &1_u64.to_le_bytes(), &0_u64.to_le_bytes()].concat();
+        bytes.extend([&1_u64.to_le_bytes()[..], b"t", &(extents.len() as u32).to_le_bytes()].concat());
+        bytes.extend(extents.iter().flat_map(|extent| extent.to_le_bytes()));
+        bytes.extend([&storage.number().to_le_bytes()[..], &0_u64.to_le_bytes()].concat());
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        bytes.extend_from_slice(data);
+        let path = folder.join("model.gguf");
+        fs_err::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Returns the bytes that are written for the only tensor of a file.
+    fn written(path: &Path, change: Change, target: Target) -> Result<Vec<u8>, Error> {
+        let header = Header::read(path).unwrap();
+        let source = Source::open(path, &header)?;
+        let planned = Planned { tensor: &header.tensors()[0], name: "t.weight".to_owned(), change, target };
+        let out = path.with_extension("safetensors");
+        let layouts = planned.layouts();
+        let mut writer = TensorWriter::create(&out, &layouts)?;
+        planned.write(&source, &mut writer)?;
+        writer.finish()?;
+        let bytes = fs_err::read(out)?;
+        let data: usize = layouts.iter().map(TensorLayout::bytes).sum();
+        Ok(bytes[bytes.len() - data..].to_vec())
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn heads_of_biases_are_put_in_order_as_those_of_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let values: Vec<f32> = (0_u8..8).map(f32::from).collect();
+        let expected = floats(&[0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        let path = file(folder.path(), &[8], Storage::F32, &floats(&values));
+        let found = written(&path, Change::Separate(2), Target::Copy(Dtype::F32)).unwrap();
+        assert_eq!(found, expected);
+        let path = file(folder.path(), &[1, 8], Storage::F32, &floats(&values));
+        let found = written(&path, Change::Separate(2), Target::Copy(Dtype::F32)).unwrap();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_bias_whose_heads_cannot_be_put_in_order_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(folder.path(), &[32], Storage::Q8_0, &[0; 34]);
+        let error = written(&path, Change::Separate(2), Target::Floats).unwrap_err().to_string();
+        assert!(error.contains("`t` are in blocks (Q8_0)"), "{error}");
+        let path = file(folder.path(), &[6], Storage::F32, &[0; 24]);
+        let error = written(&path, Change::Separate(2), Target::Copy(Dtype::F32)).unwrap_err().to_string();
+        assert!(error.contains("the 6 rows of `t` are not 2 heads"), "{error}");
+    }
+
+    #[test]
+    fn a_tensor_of_many_pieces_is_written_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = 3 * CHUNK_BYTES / 1024 + 5;
+        let data: Vec<u8> = (0..rows * 256).flat_map(|at| (at as f32).to_le_bytes()).collect();
+        let path = file(folder.path(), &[256, rows as u64], Storage::F32, &data);
+        let header = Header::read(&path).unwrap();
+        assert_eq!(chunks(&header.tensors()[0]).count(), 4);
+        assert!(written(&path, Change::Nothing, Target::Copy(Dtype::F32)).unwrap() == data);
+    }
+}
     entries.into_iter().collect()
 }
