@@ -77,6 +77,24 @@ impl TensorWriter {
         self.file.write_all(data)
     }
 
+    /// Writes a part of the data of the next tensor, which follows the parts that were written before.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the file cannot be written.
+    ///
+    /// # Panics
+    ///
+    /// Panics when the part is longer than what is missing of the tensor.
+    pub fn append(&mut self, part: &[u8]) -> io::Result<()> {
+        let missing = self.missing.front_mut().expect("a tensor is missing");
+        *missing = missing.checked_sub(part.len()).expect("the parts have the size of the layout");
+        if *missing == 0 {
+            self.missing.pop_front();
+        }
+        self.file.write_all(part)
+    }
+
     /// Copies all data of the next tensor from `data`, a piece at a time.
     ///
     /// # Errors
@@ -154,6 +172,13 @@ mod tests {
         writer.write(&[7; 8]).unwrap();
         writer.finish().unwrap();
         assert_eq!(fs_err::read(copied).unwrap(), fs_err::read(&written).unwrap());
+        let appended = folder.path().join("appended");
+        let mut writer = TensorWriter::create(&appended, std::slice::from_ref(&layout)).unwrap();
+        for length in [3, 0, 5] {
+            writer.append(&[7; 8][..length]).unwrap();
+        }
+        writer.finish().unwrap();
+        assert_eq!(fs_err::read(appended).unwrap(), fs_err::read(&written).unwrap());
         let mut writer = TensorWriter::create(&written, &[layout]).unwrap();
         assert_eq!(writer.copy(&[7; 7][..]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -1,4 +1,5 @@
-//! Writes the tensors of a GGUF file as safetensors, a bounded number of rows at a time.
+//! Writes the tensors of a GGUF file as safetensors, a bounded number of rows at a time; only the scales and biases of a packed
+//! tensor, a quarter of its bytes at most, are kept until its integers are written.
 
 use std::cell::RefCell;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -194,23 +195,20 @@ impl Planned<'_> {
     }
 
     fn write(&self, source: &Source<'_>, file: &mut TensorWriter) -> Result<(), Error> {
-        if self.target == Target::Floats || matches!(self.target, Target::Copy(_)) {
-            let mut data = Vec::new();
-            for bytes in self.raw(source)? {
-                data.extend(self.converted(&bytes?));
-            }
-            return Ok(file.write(&data)?);
+        if !matches!(self.target, Target::Packed(_)) {
+            return self.raw(source)?.try_for_each(|bytes| Ok(file.append(&self.converted(&bytes?))?));
         }
-        let (mut words, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut scales, mut biases) = (Vec::new(), Vec::new());
         for bytes in self.raw(source)? {
             let packed = pack(self.tensor.storage, &bytes?);
             let packed =
                 packed.ok_or_else(|| source.refused("the file changed during the import".to_owned()))?;
-            words.extend(packed.words.iter().flat_map(|word| word.to_le_bytes()));
+            let words: Vec<u8> = packed.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            file.append(&words)?;
             scales.extend(packed.scales.iter().flat_map(|scale| scale.to_le_bytes()));
             biases.extend(packed.biases.iter().flat_map(|bias| bias.to_le_bytes()));
         }
-        [words, scales, biases].iter().try_for_each(|data| Ok(file.write(data)?))
+        [scales, biases].iter().try_for_each(|data| Ok(file.write(data)?))
     }
 
     fn converted(&self, bytes: &[u8]) -> Vec<u8> {
@@ -271,6 +269,8 @@ fn quantization(planned: &[Planned<'_>]) -> Map<String, Value> {
         }
     }
     let entries = ["quantization", "quantization_config"].map(|name| (name.to_owned(), all.clone()));
+    entries.into_iter().collect()
+}
 
 #[cfg(test)]
 mod tests {
@@ -343,6 +343,4 @@ mod tests {
         assert_eq!(chunks(&header.tensors()[0]).count(), 4);
         assert!(written(&path, Change::Nothing, Target::Copy(Dtype::F32)).unwrap() == data);
     }
-}
-    entries.into_iter().collect()
 }
