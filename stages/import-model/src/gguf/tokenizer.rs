@@ -9,6 +9,8 @@ use super::templates;
 
 /// Character that represents a space in the tokens of `SentencePiece`.
 const MARK: &str = "▁";
+/// Longest piece that is made from others, in bytes: the time to find its merges grows with the square of its length.
+const MAX_PIECE_BYTES: usize = 1024;
 
 /// Kinds of tokens, with their numbers in llama.cpp.
 mod kind {
@@ -274,7 +276,7 @@ fn pieces(metadata: &Metadata<'_>, tokens: &Tokens<'_>) -> Result<(Value, bool)>
         "model": {
             "type": "BPE", "dropout": null, "unk_token": tokens.unknown(), "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-            "vocab": tokens.vocabulary()?, "merges": merges_of(tokens, scores),
+            "vocab": tokens.vocabulary()?, "merges": merges_of(tokens, scores)?,
         },
     });
     Ok((tokenizer, true))
@@ -285,12 +287,18 @@ fn pieces(metadata: &Metadata<'_>, tokens: &Tokens<'_>) -> Result<(Value, bool)>
 /// `SentencePiece` merges the pair whose piece has the highest score; among pairs for one piece the order of ids decides.
 ///
 /// Tokens for bytes and control tokens are never made from text.
-fn merges_of<'a>(tokens: &Tokens<'a>, scores: &[f32]) -> Vec<Value> {
+fn merges_of<'a>(tokens: &Tokens<'a>, scores: &[f32]) -> Result<Vec<Value>> {
     let is_piece = |kind: i64| ![kind::BYTE, kind::CONTROL, kind::UNKNOWN, kind::UNUSED].contains(&kind);
     let pieces = || {
         let all = tokens.texts.iter().zip(tokens.kinds).enumerate();
         all.filter(|(_, (_, kind))| is_piece(**kind)).map(|(id, (text, _))| (id, text.as_str()))
     };
+    if let Some((id, text)) = pieces().find(|(_, text)| text.len() > MAX_PIECE_BYTES) {
+        return Err(Error::Unsupported(format!(
+            "the token {id} has {} bytes; tokens of up to {MAX_PIECE_BYTES} bytes are supported",
+            text.len()
+        )));
+    }
     let ids: HashMap<&str, usize> = pieces().map(|(id, text)| (text, id)).collect();
     let mut merges: Vec<(f32, &'a str, &'a str)> = Vec::new();
     for (id, text) in pieces() {
@@ -305,7 +313,7 @@ fn merges_of<'a>(tokens: &Tokens<'a>, scores: &[f32]) -> Vec<Value> {
         merges.extend(pairs.into_iter().map(|(.., at)| (score, &text[..at], &text[at..])));
     }
     merges.sort_by(|a, b| b.0.total_cmp(&a.0));
-    merges.iter().map(|(_, left, right)| json!([left, right])).collect()
+    Ok(merges.iter().map(|(_, left, right)| json!([left, right])).collect())
 }
 
 /// Returns a post-processor that puts the begin token in front.
@@ -375,5 +383,30 @@ impl<'a> Special<'a> {
             }
         }
         settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merges(texts: &[&str], kinds: &[i64]) -> Result<Vec<Value>> {
+        let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+        merges_of(&Tokens { texts: &texts, kinds }, &vec![0.0; texts.len()])
+    }
+
+    #[test]
+    fn merges_are_the_pairs_that_make_a_piece() {
+        assert_eq!(merges(&["a", "b", "ab"], &[1, 1, 1]).unwrap(), [json!(["a", "b"])]);
+    }
+
+    #[test]
+    fn a_piece_of_any_length_does_not_take_forever() {
+        let (longest, longer) = ("a".repeat(MAX_PIECE_BYTES), "a".repeat(MAX_PIECE_BYTES + 1));
+        merges(&["a", &longest], &[1, 1]).unwrap();
+        let error = merges(&["a", &longer], &[1, 1]).unwrap_err().to_string();
+        assert!(error.contains("the token 1 has 1025 bytes; tokens of up to 1024 bytes"), "{error}");
+        // It is matched as a whole.
+        merges(&["a", &longer], &[1, kind::CONTROL]).unwrap();
     }
 }
