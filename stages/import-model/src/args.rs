@@ -30,8 +30,12 @@ pub struct Args {
 }
 
 impl Args {
-    /// Applies the flags to the settings. Another source drops the pins and the licence of the old one.
+    /// Applies the flags to the settings. Another source drops the pins and the licence of the old one. A commit in the settings
+    /// is the revision.
     pub(crate) fn adjust(&self, config: &mut Config) {
+        if hub::is_hex(&config.commit, 40) {
+            config.revision = std::mem::take(&mut config.commit);
+        }
         let before = config.clone();
         if let Some(folder) = &self.model_dir {
             config.model_dir = folder.display().to_string();
@@ -56,12 +60,40 @@ impl Args {
             config.id.clear(); // the key of a folder depends on its content only
             clear_wheel(config);
         }
-        config.commit.clear();
     }
 }
 
 fn clear_wheel(config: &mut Config) {
     for setting in [&mut config.wheel, &mut config.sha256, &mut config.member] {
         setting.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stage::Config as _;
+
+    use super::*;
+
+    fn adjusted(flags: &[&str], revision: &str, commit: &str) -> Config {
+        let (id, files) = ("org/name".to_owned(), [("a".to_owned(), "b".to_owned())].into());
+        let (revision, commit) = (revision.to_owned(), commit.to_owned());
+        let mut config = Config { id, commit, revision, files, ..Config::default() };
+        Args::parse_from(["import-model"].iter().chain(flags)).adjust(&mut config);
+        config
+    }
+
+    #[test]
+    fn a_commit_in_the_settings_is_the_revision() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        for before in ["", "main"] {
+            let config = adjusted(&[], before, commit);
+            assert_eq!((config.revision.as_str(), config.commit.as_str()), (commit, ""));
+            assert_eq!(config.files.len(), 1, "the source is the same");
+        }
+        assert_eq!(adjusted(&["--revision", "v2"], "main", commit).revision, "v2");
+        assert_eq!(adjusted(&["--id", "org/other"], "main", commit).revision, "");
+        let problems = adjusted(&[], "main", "v1").problems();
+        assert!(problems.iter().any(|problem| problem.starts_with("`commit` is `v1`")), "{problems:?}");
     }
 }

@@ -23,7 +23,8 @@ use crate::wheel::{self, Wheel};
 pub struct Config {
     /// Repository on the hub, `ORG/NAME`; empty for a folder.
     pub id: String,
-    /// Commit of `revision`, 40 hex digits; resolved before the key is computed.
+    /// Commit of `revision`, 40 hex digits; resolved before the key is computed. In a settings file, it takes precedence over
+    /// `revision`.
     pub commit: String,
     /// Branch, tag or commit on the hub; `main` if empty.
     #[serde(skip_serializing)]

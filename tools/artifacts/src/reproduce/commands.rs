@@ -52,6 +52,11 @@ impl Word {
 pub(super) fn settings_file(manifest: &Manifest) -> String {
     let mut text = format!("[{}]\n", manifest.stage);
     for (name, value) in manifest.key_material.config.as_object().into_iter().flatten() {
+        let name = match (manifest.stage.as_str(), name.as_str()) {
+            // Found from the revision; a commit is one.
+            ("import-model", "commit") => "revision",
+            (_, name) => name,
+        };
         writeln!(text, "{} = {}", toml_key(name), toml_value(value)).expect("writing to a string succeeds");
     }
     text
@@ -217,6 +222,16 @@ mod tests {
         assert_eq!(toml_key("learning_rate"), "learning_rate");
         assert_eq!(toml_key("x\nEND\ntouch y"), r#""x\nEND\ntouch y""#);
         assert_eq!(toml_value(&json!({"a b": "c\nEND"})), r#"{ "a b" = "c\nEND" }"#);
+    }
+
+    #[test]
+    fn an_import_from_the_hub_asks_for_the_commit() {
+        let mut manifest =
+            Manifest::of_bare_folder(&artifact::Tree::from_files(Path::new("x"), Vec::new()).unwrap());
+        manifest.stage = "import-model".to_owned();
+        manifest.key_material.config = json!({"commit": "c0ffee", "id": "org/name"});
+        let expected = "[import-model]\nrevision = \"c0ffee\"\nid = \"org/name\"\n";
+        assert_eq!(settings_file(&manifest), expected);
     }
 
     #[test]
