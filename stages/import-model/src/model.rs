@@ -238,13 +238,36 @@ pub fn check(found: &Found) -> Result<tokenizers::Tokenizer, Error> {
     }
     let tokenizer = tokenizer::open(&found.files["tokenizer.json"])?;
     parts::check_added_tokens(&found.files, &tokenizer)?;
-    let folder = found.files["tokenizer.json"].parent().unwrap_or(Path::new(""));
-    dataset::check_templates(folder)
-        .map_err(|source| Error::Template { place: found.place.clone(), source })?;
+    check_templates(found)?;
     Ok(tokenizer)
 }
 
 /// Checks `found`, converts its weights if asked to, and writes `model/`, `tokenizer/` and `import.json` into `out`.
+/// Files that hold chat templates, besides those in a folder for further ones.
+const TEMPLATES: [&str; 3] = ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"];
+
+/// Checks that the chat templates of a model parse, wherever each of its files is: some may be in the cache, others downloaded.
+fn check_templates(found: &Found) -> Result<(), Error> {
+    let refused = |source| Error::Template { place: found.place.clone(), source };
+    let is_template = |name: &str| TEMPLATES.contains(&name) || layout::is_additional_template(name);
+    let files: BTreeMap<&String, &PathBuf> =
+        found.files.iter().filter(|(name, _)| is_template(name)).collect();
+    let folder = found.files["tokenizer.json"].parent().unwrap_or(Path::new(""));
+    let is_one_folder = files.iter().all(|(name, path)| **path == folder.join(name));
+    let has_others =
+        TEMPLATES.iter().any(|name| !found.files.contains_key(*name) && folder.join(name).exists());
+    if is_one_folder && !has_others {
+        return dataset::check_templates(folder).map_err(refused);
+    }
+    let gathered = tempfile::tempdir()?;
+    for (name, path) in files {
+        let to = gathered.path().join(name);
+        fs_err::create_dir_all(to.parent().unwrap_or(gathered.path()))?;
+        fs_err::os::unix::fs::symlink(fs_err::canonicalize(path)?, to)?;
+    }
+    dataset::check_templates(gathered.path()).map_err(refused)
+}
+
 ///
 /// # Errors
 ///

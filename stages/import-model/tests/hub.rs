@@ -361,10 +361,22 @@ fn a_model_in_the_local_cache_is_not_downloaded() {
         let targets: Vec<_> = hub.requests().into_iter().map(|it| it.target).collect();
         assert!(!offline || targets.is_empty(), "{targets:?}");
         assert!(
-            targets.iter().all(|target| target.contains("/tree/")),
-            "only the list is asked for: {targets:?}"
+            targets.iter().all(|target| target.contains("/tree/") || target.contains("/revision/")),
+            "only the commit and the list are asked for: {targets:?}"
         );
     }
+}
+
+#[test]
+fn a_template_is_checked_wherever_its_file_is() {
+    let dir = temp();
+    // The template is downloaded, the other files are in the cache.
+    let cache = cache(dir.path(), &ALL);
+    let hub = HubServer::start(vec![repo().file("chat_template.jinja", b"{% if %}")]);
+    let import = Import::new();
+    let error = import.run(&Settings { cache: Some(cache), ..settings(&hub) });
+    assert!(matches!(error, Err(Error::Template { .. })), "{error:?}");
+    assert!(message(error).contains("chat_template.jinja"));
 }
 
 #[test]
