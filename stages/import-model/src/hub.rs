@@ -2,7 +2,8 @@
 //!
 //! The hub lists the files of a commit with their hashes. Those in the local cache are taken from there, the others are
 //! downloaded: small ones first, so that an unsupported model is refused before its weights are downloaded. Every file is
-//! checked against the list. Without the network, or if all files are pinned, the cache is used without a request.
+//! checked against the list. A branch or tag is looked up on the hub as well. Without the network, or if all files are pinned, the
+//! cache is used without a request.
 
 mod cache;
 mod download;
@@ -41,24 +42,35 @@ impl<'a> Hub<'a> {
         Self { settings, watch, cache: settings.cache.clone().map(Cache::new) }
     }
 
-    /// Returns the commit of `revision`: the revision itself if it is a commit, otherwise from the local cache or from the
-    /// hub.
+    /// Returns the commit of `revision`: the revision itself if it is a commit, otherwise from the hub. The local cache may hold an
+    /// older one, so it is asked only without the network.
     ///
     /// # Errors
     ///
-    /// Fails when neither knows the revision, or when the hub cannot be reached.
+    /// Fails when the hub does not know the revision, and without the network when the cache does not.
     pub fn resolve(&self, id: &str, revision: &str) -> Result<String, Error> {
         if is_hex(revision, 40) {
             return Ok(revision.into());
         }
-        if let Some(commit) = self.cache.as_ref().and_then(|cache| cache.resolve(id, revision)) {
-            tracing::debug!("`{revision}` of `{id}` is {commit} in the local hub cache");
+        let cached = self.cache.as_ref().and_then(|cache| cache.resolve(id, revision));
+        if self.settings.offline
+            && let Some(commit) = cached
+        {
+            tracing::info!("`{revision}` of `{id}` is {commit} in the local hub cache");
             return Ok(commit);
         }
         self.check_online(id, || {
             format!("`{revision}` is not in the local hub cache{}", self.cache_place())
         })?;
-        Ok(hub::resolve(&self.client(), id, revision)?)
+        match (hub::resolve(&self.client(), id, revision), cached) {
+            (Err(hub::Error::Unreachable { .. }), Some(commit)) => {
+                tracing::warn!(
+                    "the hub cannot be reached; `{revision}` of `{id}` is {commit} in the local hub cache"
+                );
+                Ok(commit)
+            }
+            (resolved, _) => Ok(resolved?),
+        }
     }
 
     /// Finds all files of the model at `commit` in the local cache, or downloads them into `folder`.

@@ -368,6 +368,19 @@ fn a_model_in_the_local_cache_is_not_downloaded() {
 }
 
 #[test]
+fn a_branch_that_has_moved_since_it_was_cached_is_looked_up_on_the_hub() {
+    let (hub, dir) = (HubServer::start(vec![repo()]), temp());
+    let settings = Settings { cache: Some(cache(dir.path(), &ALL)), ..settings(&hub) };
+    let old = "0123456789abcdef0123456789abcdef01234567";
+    fs_err::write(dir.path().join("models--org--tiny/refs/main"), old).unwrap();
+    let resolve = |settings: &Settings| Hub::new(settings, &Unwatched).resolve(ID, "main").unwrap();
+    assert_eq!(resolve(&settings), repo().commit());
+    assert_eq!(resolve(&Settings { offline: true, ..settings.clone() }), old);
+    let gone = Settings { endpoint: HubServer::start(vec![]).endpoint(), attempts: 1, ..settings };
+    assert_eq!(resolve(&gone), old);
+}
+
+#[test]
 fn a_template_is_checked_wherever_its_file_is() {
     let dir = temp();
     // The template is downloaded, the other files are in the cache.
