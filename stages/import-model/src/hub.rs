@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 pub use cache::Cache;
 pub use hub::Settings;
 use hub::{Client, Entry, Watch, is_hex};
+use outputs::{ChatSettings, Document as _};
 use tensors::INDEX;
 
 use crate::error::Error;
@@ -120,7 +121,10 @@ impl<'a> Hub<'a> {
         cached: &BTreeMap<String, PathBuf>,
     ) -> Result<Found, Error> {
         let found = pick(id, cached, pins)?;
-        let is_known = self.cache.as_ref().is_some_and(|cache| cache.is_complete(id, commit, &layout::KEPT));
+        // No other program asks for the settings of chats.
+        let optional: Vec<&str> =
+            layout::KEPT.into_iter().filter(|&name| name != ChatSettings::FILE).collect();
+        let is_known = self.cache.as_ref().is_some_and(|cache| cache.is_complete(id, commit, &optional));
         if pins.is_none() && !is_known {
             // Every repository with a tokenizer of today has it, and it may hold the chat template.
             const TOKENIZER: &str = "tokenizer_config.json";
@@ -181,6 +185,10 @@ impl<'a> Hub<'a> {
         let mut files = BTreeMap::new();
         for name in names.iter().filter(|name| layout::is_beside_weights(name)) {
             files.insert(name.clone(), get(name)?);
+            if layout::is_foreign_chat(name, &files[name]) {
+                files.remove(name);
+                continue;
+            }
             match name.as_str() {
                 "config.json" => {
                     model::check_config(&files[name])?;

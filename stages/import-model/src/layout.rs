@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use outputs::{ChatSettings, Document as _};
 use tensors::INDEX;
 
 use crate::error::Error;
 
 /// Files that are kept beside the weights if they are present.
-pub const KEPT: [&str; 14] = [
+pub const KEPT: [&str; 15] = [
     POOLING,
     "added_tokens.json",
+    ChatSettings::FILE,
     "chat_template.jinja",
     "chat_template.json",
     "config.json",
@@ -45,6 +47,11 @@ pub fn is_kept(name: &str) -> bool {
 /// Returns whether the file is kept beside the weights.
 pub(crate) fn is_beside_weights(name: &str) -> bool {
     KEPT.contains(&name) || is_additional_template(name)
+}
+
+/// Returns whether the file `name` at `path` has the name of the settings of chats that `fuse` writes, and is something else.
+pub(crate) fn is_foreign_chat(name: &str, path: &Path) -> bool {
+    name == ChatSettings::FILE && ChatSettings::read(path).is_err()
 }
 
 /// Returns whether the file is a chat template in the folder for further ones.

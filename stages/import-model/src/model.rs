@@ -143,7 +143,8 @@ pub(crate) fn select(
         tracing::warn!("`{INDEX}` names shards that are not there; using the {} weight files", weights.len());
     }
     let beside = names.iter().filter(|name| layout::is_beside_weights(name));
-    let beside = beside.filter(|name| !(is_stale && *name == INDEX)).cloned();
+    let beside = beside.filter(|name| !(is_stale && *name == INDEX));
+    let beside = beside.filter(|name| !layout::is_foreign_chat(name, &path(name))).cloned();
     Ok(beside.chain(weights).collect())
 }
 
@@ -242,7 +243,6 @@ pub fn check(found: &Found) -> Result<tokenizers::Tokenizer, Error> {
     Ok(tokenizer)
 }
 
-/// Checks `found`, converts its weights if asked to, and writes `model/`, `tokenizer/` and `import.json` into `out`.
 /// Files that hold chat templates, besides those in a folder for further ones.
 const TEMPLATES: [&str; 3] = ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"];
 
@@ -268,6 +268,7 @@ fn check_templates(found: &Found) -> Result<(), Error> {
     dataset::check_templates(gathered.path()).map_err(refused)
 }
 
+/// Checks `found`, converts its weights if asked to, and writes `model/`, `tokenizer/` and `import.json` into `out`.
 ///
 /// # Errors
 ///

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use outputs::{ChatSettings, Document as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokenizers::Tokenizer;
@@ -15,8 +16,9 @@ use crate::files::{copy, read_json, too_large};
 use crate::layout;
 
 /// Files of the model folder that are copied to `tokenizer/`.
-pub const FILES: [&str; 6] = [
+pub const FILES: [&str; 7] = [
     "added_tokens.json",
+    ChatSettings::FILE,
     "chat_template.jinja",
     "generation_config.json",
     "special_tokens_map.json",

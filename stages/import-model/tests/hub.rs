@@ -393,6 +393,20 @@ fn a_template_is_checked_wherever_its_file_is() {
 }
 
 #[test]
+fn settings_of_chats_are_kept_and_other_files_of_their_name_are_not() {
+    for (text, is_kept) in [(r#"{"end_tokens":[7]}"#, true), (r#"[{"role":"user"}]"#, false)] {
+        let hub = HubServer::start(vec![repo().file("chat.json", text.as_bytes())]);
+        let import = Import::new();
+        import.run(&settings(&hub)).unwrap();
+        for output in ["model", "tokenizer"] {
+            let file = import.out.path().join(output).join("chat.json");
+            assert_eq!(file.exists(), is_kept, "{output}: {text}");
+            assert!(!is_kept || fs_err::read_to_string(file).unwrap() == text);
+        }
+    }
+}
+
+#[test]
 fn an_incomplete_cache_is_completed_or_refused() {
     // What `hf_hub_download` of three files leaves: without the file that holds the chat template.
     let names = ["config.json", "model.safetensors", "tokenizer.json"];
