@@ -73,7 +73,7 @@ pub enum Source {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "import-model";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
