@@ -29,6 +29,12 @@ pub trait Config: Default + Serialize + DeserializeOwned {
     /// Version of the stage, raised when the same settings produce outputs with another meaning.
     const VERSION: u32;
 
+    /// Gives settings that have no effect beside the others their defaults, so that they do not change the key. Returns a sentence
+    /// about each.
+    fn settle(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Returns every problem of the values, before any work.
     fn problems(&self) -> Vec<String> {
         Vec::new()
@@ -54,8 +60,11 @@ pub(crate) fn resolve<C: Config>(common: &CommonArgs) -> Result<C> {
     Ok(config)
 }
 
-/// Fails with every problem of the values.
-pub(crate) fn check<C: Config>(config: &C) -> Result<()> {
+/// Leaves out settings without effect, and fails with every problem of the others.
+pub(crate) fn check<C: Config>(config: &mut C) -> Result<()> {
+    for left_out in config.settle() {
+        tracing::warn!("{left_out}");
+    }
     let problems = config.problems();
     match problems.as_slice() {
         [] => Ok(()),

@@ -16,7 +16,7 @@ impl<C: Config> Run<C> {
     /// Fails when the result is wrong (exit 2).
     pub fn adjust(&mut self, change: impl FnOnce(&mut C)) -> Result<()> {
         change(&mut self.config);
-        config::check(&self.config)
+        config::check(&mut self.config)
     }
 
     /// Returns whether a run with these inputs and the settings `config` was begun or finished.

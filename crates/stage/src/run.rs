@@ -63,7 +63,7 @@ impl<C: Config> Run<C> {
     pub fn adjusted(common: &CommonArgs, adjust: impl FnOnce(&mut C)) -> Result<Self> {
         let mut config = config::resolve::<C>(common)?;
         adjust(&mut config);
-        config::check(&config)?;
+        config::check(&mut config)?;
         let store = match &common.out {
             // Refs are still found where the store is.
             Some(_) => Store::open(&common.store).ok(),

@@ -236,6 +236,26 @@ impl stage::Config for Config {
     const STAGE: &'static str = "train";
     const VERSION: u32 = 4;
 
+    fn settle(&mut self) -> Vec<String> {
+        let [mut own, defaults] = [&*self, &Self::default()].map(|config| json!(config));
+        let mut left_out = Vec::new();
+        for (name, cause) in self.unused() {
+            if own[name] != defaults[name] {
+                left_out.push(format!(
+                    "`{name}` = {} has no effect with `{cause}` = {}, and is left out",
+                    own[name], own[cause]
+                ));
+                own[name] = defaults[name].clone();
+            }
+        }
+        // JSON has no NaN, which `problems` names.
+        if let Ok(settled) = serde_json::from_value(own) {
+            // Not part of the key, so not of the JSON either.
+            *self = Self { unpack: self.unpack, ..settled };
+        }
+        left_out
+    }
+
     fn problems(&self) -> Vec<String> {
         let is_full = self.fine_tune_type == FineTuneType::Full;
         let conditions = [
@@ -291,7 +311,6 @@ impl stage::Config for Config {
         ];
         let broken = conditions.into_iter().filter(|(holds, _)| !holds);
         let mut problems: Vec<String> = broken.map(|(_, problem)| problem.to_owned()).collect();
-        problems.extend(self.unused());
         for (name, weight) in self.mixture.iter().filter(|(_, weight)| weight.is_nan() || **weight <= 0.0) {
             problems.push(format!("`mixture.{name}` is {weight}, but a weight must be above 0"));
         }
@@ -308,11 +327,11 @@ impl stage::Config for Config {
 }
 
 impl Config {
-    /// Describes the settings that differ from their defaults and would change the key, but not the result.
-    fn unused(&self) -> Vec<String> {
+    /// Returns the settings that would change the key, but not the result, each with the setting that is the cause.
+    fn unused(&self) -> Vec<(&'static str, &'static str)> {
         let is_full = self.fine_tune_type == FineTuneType::Full;
         let is_periodic = matches!(self.schedule, ScheduleName::CosineRestarts | ScheduleName::Cyclic);
-        let mut unused: Vec<(&str, &str)> =
+        let mut unused: Vec<_> =
             self.optimizer().unused().into_iter().map(|name| (name, "optimizer")).collect();
         if is_full {
             unused.extend(["rank", "alpha", "rank_stabilized"].map(|name| (name, "fine_tune_type")));
@@ -326,12 +345,7 @@ impl Config {
         if self.distrust == DistrustMode::Off {
             unused.extend(["distrust_lambda", "distrust_alpha"].map(|name| (name, "distrust")));
         }
-        let [own, defaults] = [self, &Self::default()].map(|config| json!(config));
-        let differs = |(name, _): &(&str, &str)| own[*name] != defaults[*name];
-        let describe = |(name, cause): (&str, &str)| {
-            format!("`{name}` has no effect with {cause} = {}: leave it at {}", own[cause], defaults[name])
-        };
-        unused.into_iter().filter(differs).map(describe).collect()
+        unused
     }
 
     /// Returns the settings of the adapters.
@@ -489,29 +503,44 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_without_effect_is_refused_with_its_reason() {
-        let found = |changes: Value| problems_with(changes).join("\n");
-        let full = found(json!({"fine_tune_type": "full", "rank": 16, "alpha": 32, "rank_stabilized": true}));
-        assert_eq!(full.lines().count(), 3, "{full}");
-        assert!(
-            full.contains("`rank` has no effect with fine_tune_type = \"full\": leave it at 8"),
-            "{full}"
-        );
-        for (setting, cause) in [
+    fn a_setting_without_effect_is_left_out_of_the_key_and_said() {
+        let settled = |changes: Value| {
+            let mut config: Config = serde_json::from_value(changes).expect("the settings are known");
+            let left_out = config.settle();
+            assert_eq!(config.settle(), Vec::<String>::new());
+            (json!(config), left_out)
+        };
+        for (setting, without, says) in [
+            (
+                json!({"fine_tune_type": "full", "rank": 16, "alpha": 32, "rank_stabilized": true}),
+                json!({"fine_tune_type": "full"}),
+                "`rank` = 16 has no effect with `fine_tune_type` = \"full\", and is left out",
+            ),
             (
                 json!({"optimizer": "adam", "weight_decay": 0.1}),
-                "`weight_decay` has no effect with optimizer = \"adam\"",
+                json!({"optimizer": "adam"}),
+                "`weight_decay` = 0.1 has no effect with `optimizer` = \"adam\"",
             ),
-            (json!({"momentum": 0.9}), "`momentum` has no effect with optimizer = \"adamw\""),
-            (json!({"cycle_steps": 7}), "`cycle_steps` has no effect with schedule = \"cosine\""),
+            (
+                json!({"momentum": 0.9}),
+                json!({}),
+                "`momentum` = 0.9 has no effect with `optimizer` = \"adamw\"",
+            ),
+            (
+                json!({"cycle_steps": 7}),
+                json!({}),
+                "`cycle_steps` = 7 has no effect with `schedule` = \"cosine\"",
+            ),
             (
                 json!({"schedule": "constant", "minimum_learning_rate": 1e-5}),
-                "`minimum_learning_rate` has no effect",
+                json!({"schedule": "constant"}),
+                "`minimum_learning_rate` = 1e-5 has no effect with `schedule` = \"constant\"",
             ),
-            (json!({"distrust_lambda": 1}), "`distrust_lambda` has no effect with distrust = \"off\""),
+            (json!({"distrust_lambda": 1}), json!({}), "has no effect with `distrust` = \"off\""),
         ] {
-            let problems = found(setting);
-            assert!(problems.starts_with(cause) && problems.lines().count() == 1, "{cause}: {problems}");
+            let (material, left_out) = settled(setting.clone());
+            assert_eq!(material, settled(without).0, "{setting}");
+            assert!(left_out[0].contains(says), "{left_out:?}");
         }
         for used in [
             json!({"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.1}),
@@ -519,8 +548,11 @@ mod tests {
             json!({"schedule": "cyclic", "cycle_steps": 7}),
             json!({"distrust": "reweight", "distrust_lambda": 1}),
         ] {
-            assert_eq!(found(used.clone()), "", "{used}");
+            assert_eq!(settled(used.clone()).1, Vec::<String>::new(), "{used}");
         }
+        let mut config = Config { unpack: Unpack::Resident, momentum: 0.5, ..Config::default() };
+        config.settle();
+        assert_eq!((config.unpack, config.momentum), (Unpack::Resident, 0.0));
     }
 
     #[test]
