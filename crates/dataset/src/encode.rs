@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::chat::Chat;
 use crate::error::{Error, Result};
-use crate::message::{is_assistant, training_flag, unread_keys};
+use crate::message::{as_messages, is_assistant, training_flag, unread_keys};
 use crate::record::{Record, Shape};
 use crate::tokenizer::{TextTokenizer, Tokens};
 use crate::tokens::count_targets;
@@ -132,11 +132,6 @@ impl Encoded {
         }
         Self { tokens, trained, prompt_is_prefix: true, ..Self::default() }
     }
-}
-
-/// Returns a prompt and its completion as a user and an assistant message.
-pub fn as_messages(prompt: &str, completion: &str) -> Vec<Value> {
-    vec![json!({"role": "user", "content": prompt}), json!({"role": "assistant", "content": completion})]
 }
 
 /// Encodes `record` without truncating it.

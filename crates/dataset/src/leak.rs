@@ -235,7 +235,7 @@ mod tests {
     use outputs::LeakKind;
 
     use super::*;
-    use crate::encode::as_messages;
+    use crate::message::as_messages;
 
     const CHANT: &str =
         "O ke ama hau la akahi, o ka iako hau la alua, o ka ilihau la akolu, o ka laau hau la aha";

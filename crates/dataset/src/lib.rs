@@ -57,14 +57,13 @@ pub mod order;
 pub mod split;
 pub mod text;
 
-pub use encode::{
-    EncodeSettings, Encoded, LossOn, OnRewrittenTurn, OnTooLong, TurnEnd, TurnNotes, as_messages, encode,
-};
+pub use encode::{EncodeSettings, Encoded, LossOn, OnRewrittenTurn, OnTooLong, TurnEnd, TurnNotes, encode};
 pub use error::{Error, Place, Result, RowProblem};
 pub use foreign::needs_conversion;
 pub use hostile::open_tokenizer;
 pub use jinja::Date;
 pub use lines::MAX_ROW_BYTES;
+pub use message::{as_messages, is_assistant};
 pub use mixture::{MixtureComponent, MixtureComponents};
 pub use names::Names;
 pub use record::{AUTHORITIES, Record, Shape, is_entropy};

@@ -48,8 +48,13 @@ const MESSAGE: &str = "a message is `{\"role\": \"user\", \"content\": \"…\"}`
 const TEXT_ONLY: &str = "only text trains here: leave such rows out, or remove the part";
 const AS_TEXT: &str = "write it as a JSON string, in double quotes";
 
+/// Returns a prompt and its completion as a user and an assistant message.
+pub fn as_messages(prompt: &str, completion: &str) -> Vec<Value> {
+    vec![json!({"role": "user", "content": prompt}), json!({"role": "assistant", "content": completion})]
+}
+
 /// Returns whether the model writes this message.
-pub(crate) fn is_assistant(message: &Value) -> bool {
+pub fn is_assistant(message: &Value) -> bool {
     matches!(message.get("role").and_then(Value::as_str), Some("assistant" | "model"))
 }
 

@@ -6,10 +6,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::encode::as_messages;
 use crate::error::{FieldProblem, RowProblem, THE_FILE};
 use crate::layouts;
-use crate::message::{self, MessageProblem};
+use crate::message::{self, MessageProblem, as_messages};
 use crate::row::RawRow;
 use crate::text::Changes;
 

@@ -107,7 +107,7 @@ fn prompt_of(fields: &Map<String, Value>) -> Result<Prompt, String> {
 /// Returns a conversation up to its answer; a final message of the assistant is the reference and left out.
 fn conversation(messages: &[Value], tools: Option<&Value>) -> Result<Prompt, String> {
     let asked = match messages.split_last() {
-        Some((last, before)) if last["role"] == "assistant" => before,
+        Some((last, before)) if dataset::is_assistant(last) => before,
         _ => messages,
     };
     if asked.is_empty() {
