@@ -204,8 +204,11 @@ fn copy_templates(from: &Path, to: &Path) -> Result<()> {
     fs_err::create_dir_all(to)?;
     for entry in fs_err::read_dir(from)? {
         let path = entry?.path();
-        if path.is_file() && path.extension().is_some_and(|ending| ending == "jinja") {
-            artifact::share_file(&path, &to.join(path.file_name().unwrap_or_default()))
+        let name = path.file_name().unwrap_or_default();
+        // Programs leave hidden files of the same ending behind.
+        let is_hidden = name.to_string_lossy().starts_with('.');
+        if path.is_file() && !is_hidden && path.extension().is_some_and(|ending| ending == "jinja") {
+            artifact::share_file(&path, &to.join(name))
                 .with_context(|| format!("copying `{}`", path.display()))?;
         }
     }
