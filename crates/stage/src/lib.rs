@@ -55,6 +55,7 @@ mod args;
 mod below;
 mod config;
 mod ending;
+pub mod free_names;
 mod identity;
 mod input;
 mod job;

@@ -22,7 +22,7 @@ pub struct Config {
     pub test: Vec<String>,
     /// Mixture components by name. `train` mixes them by weight. Their files are split by `split`; with
     /// `split.by = "files"` they are the files of `train`.
-    #[serde(with = "crate::free_names", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(with = "stage::free_names", skip_serializing_if = "BTreeMap::is_empty")]
     pub mixture: BTreeMap<String, Component>,
     /// How rows are assigned to splits.
     pub split: SplitConfig,
@@ -70,7 +70,7 @@ pub struct Config {
     /// Date that chat templates print as today, `YYYY-MM-DD`; empty for templates that do not print it.
     pub template_date: String,
     /// Arguments of the chat template, such as `enable_thinking`.
-    #[serde(with = "crate::free_names::json")]
+    #[serde(with = "stage::free_names::json")]
     pub template_arguments: BTreeMap<String, serde_json::Value>,
 }
 

@@ -21,7 +21,6 @@
 mod config;
 mod destinations;
 mod files;
-mod free_names;
 mod leaks;
 mod losses;
 mod mapping;

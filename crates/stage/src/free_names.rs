@@ -11,7 +11,11 @@ use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Writes a table whose values have fixed names inside.
-pub(crate) fn serialize<S: Serializer, V: Serialize>(
+///
+/// # Errors
+///
+/// As the serializer.
+pub fn serialize<S: Serializer, V: Serialize>(
     table: &BTreeMap<String, V>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -22,7 +26,11 @@ pub(crate) fn serialize<S: Serializer, V: Serialize>(
 }
 
 /// Reads a table, or a list of pairs.
-pub(crate) fn deserialize<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
+///
+/// # Errors
+///
+/// Fails when it is neither, or when a name is given twice.
+pub fn deserialize<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, V>, D::Error> {
     deserializer.deserialize_map(Table::<V, V>(PhantomData))
@@ -65,14 +73,19 @@ impl<'de, V: Deserialize<'de>, P: Deserialize<'de> + Into<V>> Visitor<'de> for T
 }
 
 /// Tables of any values. A pair holds the JSON text of its value, since the names inside are free too.
-pub(crate) mod json {
+pub mod json {
     use serde_json::Value;
 
     use super::{
         BTreeMap, Deserialize, Deserializer, PhantomData, Serialize, Serializer, Table, is_key_name,
     };
 
-    pub(crate) fn serialize<S: Serializer>(
+    /// Writes a table.
+    ///
+    /// # Errors
+    ///
+    /// As the serializer.
+    pub fn serialize<S: Serializer>(
         table: &BTreeMap<String, Value>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -82,7 +95,12 @@ pub(crate) mod json {
         serializer.collect_seq(table.iter().map(|(name, value)| (name, value.to_string())))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    /// Reads a table, or a list of pairs of a name and JSON text.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is neither, when a name is given twice, and when a text is not JSON.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<BTreeMap<String, Value>, D::Error> {
         deserializer.deserialize_map(Table::<Value, JsonText>(PhantomData))
@@ -120,7 +138,24 @@ pub(crate) mod json {
 
 #[cfg(test)]
 mod tests {
-    use crate::Config;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Component {
+        files: Vec<String>,
+    }
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Config {
+        #[serde(with = "super")]
+        mixture: BTreeMap<String, Component>,
+        #[serde(with = "super::json")]
+        template_arguments: BTreeMap<String, Value>,
+    }
 
     /// Returns the settings as they are written, and checks that they are read back.
     fn written(settings: &str) -> toml::Table {
