@@ -120,7 +120,7 @@ pub struct Config {
     /// Tokens per packed line; 0 for the longest row.
     pub pack_tokens: usize,
     /// Weights of the dataset's mixture components; empty for every row once per epoch.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(with = "stage::free_names", skip_serializing_if = "BTreeMap::is_empty")]
     pub mixture: BTreeMap<String, f64>,
     /// `off`, `length` (short rows first) or `loss` (rows with a low loss in `--losses` first).
     #[serde(skip_serializing_if = "CurriculumName::is_off")]
@@ -237,7 +237,7 @@ impl stage::Config for Config {
     const VERSION: u32 = 4;
 
     fn settle(&mut self) -> Vec<String> {
-        let [mut own, defaults] = [&*self, &Self::default()].map(|config| json!(config));
+        let [own, defaults] = [&*self, &Self::default()].map(|config| json!(config));
         let mut left_out = Vec::new();
         for (name, cause) in self.unused() {
             if own[name] != defaults[name] {
@@ -245,13 +245,8 @@ impl stage::Config for Config {
                     "`{name}` = {} has no effect with `{cause}` = {}, and is left out",
                     own[name], own[cause]
                 ));
-                own[name] = defaults[name].clone();
+                self.reset(name);
             }
-        }
-        // JSON has no NaN, which `problems` names.
-        if let Ok(settled) = serde_json::from_value(own) {
-            // Not part of the key, so not of the JSON either.
-            *self = Self { unpack: self.unpack, ..settled };
         }
         left_out
     }
@@ -327,6 +322,28 @@ impl stage::Config for Config {
 }
 
 impl Config {
+    /// Gives one of the settings that [`Config::unused`] names its default.
+    fn reset(&mut self, name: &str) {
+        let default = Self::default();
+        match name {
+            "rank" => self.rank = default.rank,
+            "alpha" => self.alpha = default.alpha,
+            "rank_stabilized" => self.rank_stabilized = default.rank_stabilized,
+            "beta1" => self.beta1 = default.beta1,
+            "beta2" => self.beta2 = default.beta2,
+            "epsilon" => self.epsilon = default.epsilon,
+            "weight_decay" => self.weight_decay = default.weight_decay,
+            "momentum" => self.momentum = default.momentum,
+            "muon_momentum" => self.muon_momentum = default.muon_momentum,
+            "bias_correction" => self.bias_correction = default.bias_correction,
+            "minimum_learning_rate" => self.minimum_learning_rate = default.minimum_learning_rate,
+            "cycle_steps" => self.cycle_steps = default.cycle_steps,
+            "distrust_lambda" => self.distrust_lambda = default.distrust_lambda,
+            "distrust_alpha" => self.distrust_alpha = default.distrust_alpha,
+            _ => unreachable!("`{name}` has an effect beside any other setting"),
+        }
+    }
+
     /// Returns the settings that would change the key, but not the result, each with the setting that is the cause.
     fn unused(&self) -> Vec<(&'static str, &'static str)> {
         let is_full = self.fine_tune_type == FineTuneType::Full;
@@ -503,6 +520,12 @@ mod tests {
     }
 
     #[test]
+    fn components_of_a_mixture_have_any_names() {
+        let config: Config = serde_json::from_value(json!({"mixture": {"Haw-1": 2.0}})).expect("settings");
+        assert_eq!(json!(config)["mixture"], json!([["Haw-1", 2.0]]));
+    }
+
+    #[test]
     fn a_setting_without_effect_is_left_out_of_the_key_and_said() {
         let settled = |changes: Value| {
             let mut config: Config = serde_json::from_value(changes).expect("the settings are known");
@@ -534,9 +557,15 @@ mod tests {
             (
                 json!({"schedule": "constant", "minimum_learning_rate": 1e-5}),
                 json!({"schedule": "constant"}),
-                "`minimum_learning_rate` = 1e-5 has no effect with `schedule` = \"constant\"",
+                "`minimum_learning_rate` = 0.00001 has no effect with `schedule` = \"constant\"",
             ),
             (json!({"distrust_lambda": 1}), json!({}), "has no effect with `distrust` = \"off\""),
+            (
+                json!({"optimizer": "adafactor", "beta1": 0.5, "beta2": 0.5, "epsilon": 1, "bias_correction": false,
+                       "momentum": 0.5, "muon_momentum": 0.5, "distrust_alpha": 2.5, "mixture": {"Haw-1": 1}}),
+                json!({"optimizer": "adafactor", "mixture": {"Haw-1": 1}}),
+                "`beta1` = 0.5 has no effect with `optimizer` = \"adafactor\"",
+            ),
         ] {
             let (material, left_out) = settled(setting.clone());
             assert_eq!(material, settled(without).0, "{setting}");
