@@ -221,8 +221,13 @@ fn llama3(divisors: &[f32], base: f64, dimensions: u64) -> Result<Value> {
         "factor": factor,
         "low_freq_factor": LOW_FREQUENCY_FACTOR,
         "high_freq_factor": high,
-        "original_max_position_embeddings": original,
+        "original_max_position_embeddings": whole(original),
     }))
+}
+
+/// Returns a number of tokens, without a fraction if it has none.
+fn whole(tokens: f64) -> Value {
+    if tokens.fract() == 0.0 && tokens <= f64::from(u32::MAX) { json!(tokens as u64) } else { json!(tokens) }
 }
 
 /// Returns the `high_freq_factor` and the original context that follow from the blended divisors, for a `low_freq_factor`
