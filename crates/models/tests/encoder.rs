@@ -145,7 +145,7 @@ fn a_token_without_an_embedding_is_refused() {
 
 #[test]
 fn padding_behind_the_last_position_is_refused() {
-    for pad in [17, 100, i32::MAX, -3] {
+    for pad in [17, 100, i32::MAX] {
         let refused = changed("xlm-roberta", "config.json", |text| {
             assert!(text.contains("\"pad_token_id\": 1,"));
             text.replace("\"pad_token_id\": 1", &format!("\"pad_token_id\": {pad}"))

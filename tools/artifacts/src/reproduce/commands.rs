@@ -184,6 +184,7 @@ fn place(
 
 #[cfg(test)]
 mod tests {
+    use artifact::{FileHash, Tree, TreeFile};
     use serde_json::json;
 
     use super::*;
@@ -226,8 +227,9 @@ mod tests {
 
     #[test]
     fn an_import_from_the_hub_asks_for_the_commit() {
-        let mut manifest =
-            Manifest::of_bare_folder(&artifact::Tree::from_files(Path::new("x"), Vec::new()).unwrap());
+        let file = TreeFile { path: "x".to_owned(), size_bytes: 1, sha256: FileHash::of(b"x") };
+        let tree = Tree::from_files(Path::new("data"), vec![file]).unwrap();
+        let mut manifest = Manifest::of_bare_folder(&tree);
         manifest.stage = "import-model".to_owned();
         manifest.key_material.config = json!({"commit": "c0ffee", "id": "org/name"});
         let expected = "[import-model]\nrevision = \"c0ffee\"\nid = \"org/name\"\n";
