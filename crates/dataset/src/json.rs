@@ -47,7 +47,7 @@ pub(crate) fn parse(text: &str) -> Result<Value, JsonProblem> {
     }
 }
 
-/// Finds the first integer in JSON text that neither `u64` nor `i64` holds. serde_json makes it a float, which rounds it.
+/// Finds the first integer in JSON text that neither `u64` nor `i64` holds. `serde_json` makes it a float, which rounds it.
 fn long_integer(text: &str) -> Option<Range<usize>> {
     let bytes = text.as_bytes();
     let mut at = 0;

@@ -175,7 +175,9 @@ fn normalize_tool_calls(fields: &mut Map<String, Value>) -> Checked {
         match json::parse(text) {
             Ok(calls) if calls.is_array() => fields["tool_calls"] = calls,
             _ if text.trim().is_empty() => fields["tool_calls"] = Value::Null,
-            Err(problem) if problem.is_long_integer => return Err(long_integer("has `tool_calls`", problem)),
+            Err(problem) if problem.is_long_integer => {
+                return Err(long_integer("has `tool_calls`", &problem));
+            }
             _ => return Err(MessageProblem::new("has `tool_calls` that are not a list", CALLS)),
         }
     }
@@ -203,7 +205,7 @@ fn normalize_tool_calls(fields: &mut Map<String, Value>) -> Checked {
     Ok(())
 }
 
-fn long_integer(what: &str, problem: JsonProblem) -> MessageProblem {
+fn long_integer(what: &str, problem: &JsonProblem) -> MessageProblem {
     MessageProblem::new(format!("{what} in which {}", problem.reason), AS_TEXT)
 }
 
@@ -215,7 +217,7 @@ pub(crate) fn normalize_tools(tools: Option<Value>) -> Checked<Option<Value>> {
         Some(Value::String(text)) => match json::parse(&text) {
             Ok(tools) => Some(tools),
             Err(problem) if problem.is_long_integer => {
-                return Err(long_integer("`tools` is JSON text", problem));
+                return Err(long_integer("`tools` is JSON text", &problem));
             }
             Err(_) => Some(Value::String(text)),
         },

@@ -89,7 +89,9 @@ impl ControlTokens {
             Shape::Chat { messages, tools } => {
                 let fields = messages.iter_mut().filter_map(Value::as_object_mut).flatten();
                 fields.filter(|(name, _)| *name != "role").for_each(|(_, value)| self.escape_value(value));
-                tools.iter_mut().for_each(|tools| self.escape_value(tools));
+                if let Some(tools) = tools {
+                    self.escape_value(tools);
+                }
             }
         }
     }
