@@ -38,7 +38,7 @@ report-inputs       = $(foreach stage,$(filter-out report,$(STAGES)),--$(stage) 
 .PHONY: pipeline preset check-settings pin plan gate evaluate-gguf encoder $(STAGES)
 
 # The demo shows the way; its translations are no use.
-real-model = $(if $(filter demo,$(call raw,MODEL)),$(if $(call raw,MODEL_DIR),,echo 'next, a pretrained language model (177 MB to download, about 6 minutes): make pipeline MODEL=smollm2-135m' &&))
+real-model = $(if $(filter demo,$(call raw,MODEL)),$(if $(call raw,MODEL_DIR),,echo 'next, a pretrained language model (177 MB to download, 6 to 10 minutes): make pipeline MODEL=smollm2-135m' &&))
 
 ##@ Pipeline
 pipeline: report ## Run all stages that are not up to date and print the scores
