@@ -106,7 +106,7 @@ impl<R: BufRead> Table<R> {
                 Ok((text, _)) if text.trim_ascii().is_empty() => {}
                 Ok(found) => break (number, found),
                 Err(problem) if is_one_row => return Ok(Some(Err(problem))),
-                // Nobody knows whether the line leaves a quote open.
+                // Such a line may leave a quote open.
                 Err(problem) => return Err(problem.into()),
             }
         };
@@ -128,7 +128,7 @@ impl<R: BufRead> Table<R> {
                 return Err(parser.problem.unwrap_or(unclosed).into());
             };
             number = next_number;
-            // Nobody knows where a row ends if a line of it cannot be read, so that ends the file.
+            // The end of a row cannot be found if one of its lines cannot be read, so reading stops here.
             (text, problem) = content.into_lossy_text(number)?;
             parser.cell.push_str(ending);
         }
@@ -137,7 +137,7 @@ impl<R: BufRead> Table<R> {
 
 /// Splits the lines of one row into cells.
 ///
-/// After a problem it goes on as if the letter were text, to find the end of the row.
+/// After a problem, the character is treated as text and scanning continues to the end of the row.
 struct RowParser {
     line: u64,
     delimiter: char,

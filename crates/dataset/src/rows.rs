@@ -59,8 +59,8 @@ pub struct StoredRow {
 }
 
 impl StoredRow {
-    /// Returns the messages that ask for `reference`: those in front of its own, without the keys that mark targets. Of other rows,
-    /// it returns all messages.
+    /// Returns the messages that precede the reference, without training flags. Returns all messages if the row has no
+    /// reference.
     pub fn asking_messages(&self) -> Vec<Value> {
         let messages = self.messages.as_deref().unwrap_or_default();
         let end = self.asked_message.unwrap_or(messages.len()).min(messages.len());

@@ -46,7 +46,7 @@ pub struct TextTokenizer {
     /// Added tokens, whose text a template writes to control the model; the longest first.
     controls: Vec<Control>,
     templates: BTreeMap<String, ChatTemplate>,
-    /// What the folder settles about chats.
+    /// Chat settings from the folder's `chat.json`.
     chat_settings: ChatSettings,
 }
 
@@ -159,7 +159,7 @@ impl TextTokenizer {
         Ok(Self { path, inner, bos, eos, special, controls, templates, chat_settings: settled })
     }
 
-    /// Returns what the folder settles about chats, such as the folder of a fused model. The end tokens are among
+    /// Returns the chat settings stored in the folder, such as that of a fused model. Its end tokens are included in
     /// [`TextTokenizer::eos`].
     pub fn chat_settings(&self) -> &ChatSettings {
         &self.chat_settings

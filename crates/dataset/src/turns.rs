@@ -68,7 +68,7 @@ fn written(rendered: &Rendered, message: usize) -> Option<Range<usize>> {
     is_whole.then_some(range)
 }
 
-/// Returns the text that the template wrote for a message that the model does not write, if it can be told apart.
+/// Returns the text that the template wrote for a message that the model does not write, if it can be identified.
 pub(crate) fn text_of(chat: &Chat<'_>, index: usize) -> Option<Range<usize>> {
     let content = content(&chat.messages[index]).trim();
     let has_content = |range: &Range<usize>| chat.full.text[range.clone()].contains(content);

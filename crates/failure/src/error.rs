@@ -98,8 +98,8 @@ impl Error {
         messages(self)
     }
 
-    /// Returns the hints, outermost first; if there is none, what helps against the failure of the system, or the default of the
-    /// kind.
+    /// Returns the hints, outermost first. Without any, returns the remedy for an operating-system failure, or the default hint of
+    /// the kind.
     pub fn hints(&self) -> Vec<String> {
         let own = causes(self).filter_map(|cause| cause.downcast_ref::<Self>()?.hint.clone());
         let mut hints: Vec<String> = own.collect();

@@ -1,4 +1,4 @@
-//! Failures of the system: the disk, rights, and a lack of descriptors or memory.
+//! Operating-system failures: disk, permissions, file descriptors, memory.
 
 use std::error::Error as StdError;
 use std::io;
@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use crate::chain::causes;
 use crate::kind::Kind;
 
-/// Returns the kind of a failure of the system among the causes of `error`: the disk, or a lack of descriptors or memory, which
-/// say nothing about an input.
+/// Returns the kind of the operating-system failure among the causes of `error`: disk, file descriptors or memory. Such a failure
+/// says nothing about an input.
 pub(crate) fn kind(error: &(dyn StdError + 'static)) -> Option<Kind> {
     const SHORTAGES: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
     of_system(error).find_map(|error| match Kind::of_io(error) {
@@ -18,7 +18,7 @@ pub(crate) fn kind(error: &(dyn StdError + 'static)) -> Option<Kind> {
     })
 }
 
-/// Returns what helps against the first failure of the system among the causes of `error`.
+/// Returns the remedy for the first operating-system failure among the causes of `error`.
 pub(crate) fn remedy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     of_system(error).find_map(|error| match (error.kind(), errno(error)) {
         (io::ErrorKind::StorageFull, _) => {
@@ -48,7 +48,7 @@ fn of_system<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'
     causes(error).filter_map(|cause| cause.downcast_ref())
 }
 
-/// Returns the number that the system gave.
+/// Returns the error number.
 fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw_os_error)
 }

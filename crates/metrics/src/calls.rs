@@ -207,7 +207,7 @@ fn parameters(body: &str) -> Option<Map<String, Value>> {
     Some(parameters)
 }
 
-/// Returns whether a text that is no call begins as one: the rest may be cut off.
+/// Returns whether a text that does not parse as a call starts like one, for example because the answer was cut off.
 fn is_broken(text: &str) -> bool {
     let start =
         text.strip_prefix("```json").or_else(|| text.strip_prefix("```")).unwrap_or(text).trim_start();

@@ -226,7 +226,7 @@ impl<'a> Rows<'a> {
             if chosen.as_slice::<f32>().iter().all(|logit| logit.is_finite()) {
                 return Ok(next.as_slice::<u32>().to_vec());
             }
-            // Only the rule below tells a row without probabilities from one with a few damaged logits.
+            // The chosen logit is not finite: check whether the whole row is unusable or only a few logits are.
         }
         let logits = logits.as_dtype(Dtype::Float32)?.contiguous()?;
         transforms::eval(cache.arrays().chain([&logits]))?;

@@ -61,7 +61,7 @@ pub(crate) fn problems(table: &Map<String, Value>) -> Vec<String> {
     problems
 }
 
-/// Returns the problem of a token that is no number, or a negative one; older configurations have -1 for none.
+/// Returns the problem of a token id that is not a number or is negative; older configurations have -1 for none.
 fn tokens(name: &str, value: &Value) -> Option<String> {
     let is_token = |value: &Value| value.as_u64().is_some_and(|token| u32::try_from(token).is_ok());
     let is_fine = match value {

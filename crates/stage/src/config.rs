@@ -29,8 +29,8 @@ pub trait Config: Default + Serialize + DeserializeOwned {
     /// Version of the stage, raised when the same settings produce outputs with another meaning.
     const VERSION: u32;
 
-    /// Gives settings that have no effect beside the others their defaults, so that they do not change the key. Returns a sentence
-    /// about each.
+    /// Resets settings that have no effect, given the others, to their defaults, so that they do not change the key. Returns one
+    /// message per setting.
     fn settle(&mut self) -> Vec<String> {
         Vec::new()
     }
@@ -60,7 +60,7 @@ pub(crate) fn resolve<C: Config>(common: &CommonArgs) -> Result<C> {
     Ok(config)
 }
 
-/// Leaves out settings without effect, and fails with every problem of the others.
+/// Resets settings that have no effect, then fails with all problems of the settings.
 pub(crate) fn check<C: Config>(config: &mut C) -> Result<()> {
     for left_out in config.settle() {
         tracing::warn!("{left_out}");

@@ -22,7 +22,7 @@ pub struct Job {
     resume: PathBuf,
     /// Store for units; `None` if they are not cached.
     units: Option<Store>,
-    /// Units that were made or found: open, so that gc leaves their folders alone while the body reads them.
+    /// Units in use. They stay open so that gc does not remove them while the body reads them.
     held: Vec<Artifact>,
     numerics: BTreeMap<String, String>,
     metrics: BTreeMap<String, f64>,

@@ -97,7 +97,7 @@ impl Recorder {
     }
 }
 
-/// Returns a text without what stands between `://` and `@` in the addresses in it: names and passwords.
+/// Removes user names and passwords (between `://` and `@`) from the URLs in a text.
 fn without_user_info(text: &str) -> String {
     let mut parts = text.split("://");
     let mut kept = parts.next().unwrap_or_default().to_owned();

@@ -136,7 +136,7 @@ fn claim(path: &Path) -> std::io::Result<Option<File>> {
 enum Privacy {
     /// Only this user.
     Required,
-    /// Whoever the user lets: the folder was named by the user.
+    /// Unrestricted: the user chose the folder and its permissions.
     AsItIs,
 }
 

@@ -160,7 +160,7 @@ impl ResumeState {
 
 /// Returns the name of a step's folder: at least seven digits, so that the names of the first 9,999,999 steps sort as steps do.
 pub fn step_name(step: usize) -> String {
-    format!("{step:07}")
+    outputs::checkpoint_name(step as u64)
 }
 
 /// Returns the folders of complete states, oldest first.

@@ -322,7 +322,7 @@ impl stage::Config for Config {
 }
 
 impl Config {
-    /// Gives one of the settings that [`Config::unused`] names its default.
+    /// Resets a setting named by [`Config::unused`] to its default.
     fn reset(&mut self, name: &str) {
         let default = Self::default();
         match name {

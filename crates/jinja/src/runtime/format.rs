@@ -25,7 +25,7 @@ struct Spec {
     sign: Option<char>,
     alternate: bool,
     width: usize,
-    /// What stands between groups of digits.
+    /// Separator between groups of digits.
     separator: Option<char>,
     precision: Option<usize>,
     kind: Option<char>,
@@ -414,7 +414,7 @@ fn replacement(
     formatted(machine, &value, &spec)
 }
 
-/// Divides a field into its path, conversion and specification. What stands in brackets belongs to the path.
+/// Divides a field into its path, conversion and specification. Brackets and their content belong to the path.
 fn parts(field: &str) -> (&str, &str, &str) {
     let mut in_brackets = false;
     let ends_path = |letter: char| {

@@ -197,7 +197,7 @@ fn number(value: &Value) -> Option<f64> {
     value.as_f64().filter(|&number| (number as f32).is_finite())
 }
 
-/// Describes a rank or an alpha that is there, but is no such number. PEFT's defaults hold only where it is absent.
+/// Describes an invalid rank or alpha. PEFT's defaults apply only if the key is absent.
 fn wrong_number(table: &Map<String, Value>) -> Option<String> {
     let is_rank = |value: &Value| value.as_u64().is_some_and(|rank| rank >= 1);
     let wrong = |name: &str, expected: &str, is_right: &dyn Fn(&Value) -> bool| {
