@@ -27,6 +27,6 @@ pub use header::{Header, Tensor};
 pub use metadata::{Metadata, missing};
 pub use names::{GEMMA_LAYERS, LAYERS, OUTER_LAYERS, PHI_LAYERS};
 pub use pack::{Packed, pack};
-pub use rope::Factors;
+pub use rope::{Factors, llama3_divisor};
 pub use storage::Storage;
 pub use value::Value;

@@ -185,20 +185,25 @@ fn numbers(values: &[f32]) -> Vec<Value> {
     values.iter().map(|&value| shortest(value.into())).collect()
 }
 
+/// Returns Llama 3's divisor of a frequency. `wave` is its wavelength and `original` the original context, both in tokens; `factor` is
+/// the scaling factor, and the last argument holds `low_freq_factor` and `high_freq_factor`.
+pub fn llama3_divisor(wave: f64, original: f64, factor: f64, [low, high]: [f64; 2]) -> f64 {
+    if wave < original / high {
+        1.0
+    } else if wave > original / low {
+        factor
+    } else {
+        let smooth = (original / wave - low) / (high - low);
+        1.0 / ((1.0 - smooth) / factor + smooth)
+    }
+}
+
 /// Returns the settings of Llama 3's scaling whose divisors these are. The largest divisor is the factor.
 fn llama3(divisors: &[f32], base: f64, dimensions: u64) -> Result<Value> {
     let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max));
     let wave = |index: usize| std::f64::consts::TAU * base.powf((2 * index) as f64 / dimensions as f64);
     let expected = |index: usize, high: f64, original: f64| {
-        let wave = wave(index);
-        if wave < original / high {
-            1.0
-        } else if wave > original / LOW_FREQUENCY_FACTOR {
-            factor
-        } else {
-            let smooth = (original / wave - LOW_FREQUENCY_FACTOR) / (high - LOW_FREQUENCY_FACTOR);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        }
+        llama3_divisor(wave(index), original, factor, [LOW_FREQUENCY_FACTOR, high])
     };
     let fits = |&(high, original): &(f64, f64)| {
         divisors.len() as u64 * 2 == dimensions

@@ -244,14 +244,7 @@ impl Architecture {
         let base = f64::from(self.settings.rope.base);
         let divisor = |index: i32| {
             let wave = std::f64::consts::TAU * base.powf(f64::from(2 * index) / f64::from(dimensions));
-            if wave < original / high {
-                1.0
-            } else if wave > original / low {
-                factor
-            } else {
-                let smooth = (original / wave - low) / (high - low);
-                1.0 / ((1.0 - smooth) / factor + smooth)
-            }
+            gguf::llama3_divisor(wave, original, factor, [low, high])
         };
         (0..dimensions / 2).map(|index| divisor(index) as f32).collect()
     }
