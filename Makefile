@@ -193,11 +193,11 @@ scored-output = $(filter model quantized peft,$(call raw,OUTPUT))
 upload-needs = $(if $(filter adapters,$(call raw,OUTPUT)),select-best,$(if $(scored-output),evaluate,$(if $(filter gguf,$(call raw,OUTPUT)),fuse,build)))
 
 ##@ Other
-upload: $(if $(call raw,ID),$(upload-needs)) ## Push the fused model to the hub: ID=owner/name [OUTPUT=quantized|gguf|peft|adapters] [REVISION=branch] [PRIVATE=1]
+upload: $(if $(call raw,ID),$(upload-needs)) ## Push the fused model to the hub: ID=owner/name [OUTPUT=quantized|gguf|peft|adapters] [DATASETS="owner/name …"] [REVISION=branch] [PRIVATE=1]
 	@$(if $(call raw,ID),,echo 'error: set ID to a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
 	  $(pointers); $(call quote,$(call raw,BIN)/upload) --output $(call quoted,OUTPUT) --id $(call quoted,ID) \
 	  --model $(call of,$(if $(filter adapters,$(call raw,OUTPUT)),select-best,fuse)) $(if $(scored-output),--scores $(call of,evaluate)) \
-	  $(if $(call raw,REVISION),--revision $(call quoted,REVISION)) $(if $(call raw,PRIVATE),--private)
+	  $(addprefix --dataset ,$(foreach id,$(call raw,DATASETS),$(call quote,$(id)))) $(if $(call raw,REVISION),--revision $(call quoted,REVISION)) $(if $(call raw,PRIVATE),--private)
 
 compare: build ## Compare runs on one page: RUNS="RUN RUN…" [OUT=build/compare.html]
 	@$(if $(call raw,RUNS),,echo 'error: set RUNS to reports, such as `make compare RUNS="build/haw-eng/demo artifacts/report/9c0d…"`' >&2; exit 2;) \

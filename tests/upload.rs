@@ -113,16 +113,16 @@ fn exports_and_adapters_arrive_with_cards_that_name_base_data_and_scores() -> Re
         (&made.fused, "quantized", &scored[..], "quantized", "model.safetensors"),
         (&made.fused, "gguf", &[], "quantized", "model-q8_0.gguf"),
         (&made.fused, "peft", &scored[..], "adapter", "adapter_model.safetensors"),
-        (&made.best, "adapters", &[], "adapter", "adapters.safetensors"),
+        (&made.best, "adapters", &["--dataset", "jane/stories"], "adapter", "adapters.safetensors"),
     ] {
         let (card, files) = push(artifact, output, more)?;
         ensure!(files.contains_key(file), "{output}: {:?}", files.keys());
         let head = format!("base_model: {BASE}\nbase_model_relation: {relation}\n");
         ensure!(card.contains(&head) && card.contains(&commit), "{output}:\n{card}");
-        let has_data = card.contains("\ndatasets:\n- jane/stories\n");
-        ensure!(has_data != (output == "adapters"), "{output}:\n{card}");
+        ensure!(card.contains("\ndatasets:\n- jane/stories\n"), "{output}:\n{card}");
+        ensure!(card.contains("(https://huggingface.co/datasets/jane/stories)"), "{output}:\n{card}");
         let has_scores = card.contains("\nmodel-index:\n- name: \"") && card.contains("interval");
-        ensure!(has_scores != more.is_empty(), "{output}:\n{card}");
+        ensure!(has_scores == more.contains(&"--scores"), "{output}:\n{card}");
         ensure!(has_scores == card.contains("\n      type: \"jane/stories\"\n"), "{output}:\n{card}");
         if let Some((settings, _)) = files.get("adapter_config.json") {
             let settings: Value = serde_json::from_slice(settings)?;

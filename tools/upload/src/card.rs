@@ -11,8 +11,8 @@ use crate::files::LocalFile;
 /// Start and end of the metadata of a card.
 const FENCE: &str = "---\n";
 
-/// Returns the card of adapters in mlx-lm's format, from their settings.
-pub(crate) fn of_adapters(files: &[LocalFile]) -> Result<String, Error> {
+/// Returns the card of adapters in mlx-lm's format, from their settings and the names of the `datasets` on the hub.
+pub(crate) fn of_adapters(files: &[LocalFile], datasets: &[String]) -> Result<String, Error> {
     let settings = files.iter().find(|file| file.name == "adapter_config.json");
     let settings: Value = match settings {
         Some(file) => serde_json::from_slice(&file.read()?).unwrap_or_default(),
@@ -22,6 +22,12 @@ pub(crate) fn of_adapters(files: &[LocalFile]) -> Result<String, Error> {
     let mut card = FENCE.to_owned();
     if let Some(base) = base {
         let _ = writeln!(card, "base_model: {}\nbase_model_relation: adapter", outputs::yaml_text(base));
+    }
+    if !datasets.is_empty() {
+        card += "datasets:\n";
+        for id in datasets {
+            let _ = writeln!(card, "- {}", outputs::yaml_text(id));
+        }
     }
     card += "library_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n- lora\n- ashlar\n---\n\n# Adapter\n\n";
     match (base, settings["revision"].as_str()) {
@@ -33,7 +39,12 @@ pub(crate) fn of_adapters(files: &[LocalFile]) -> Result<String, Error> {
         }
         _ => card += "An adapter in the format of mlx-lm. Its base model is not known.\n",
     }
-    card += "The licence of the base model applies, and so do the terms of the training data.\n\n\
+    card += "The licence of the base model applies, and so do the terms of the training data";
+    if !datasets.is_empty() {
+        let links = datasets.iter().map(|id| format!("[{id}](https://huggingface.co/datasets/{id})"));
+        let _ = write!(card, ", from {}", links.collect::<Vec<_>>().join(", "));
+    }
+    card += ".\n\n\
              | setting | value |\n| --- | --- |\n";
     for name in ["fine_tune_type", "num_layers", "alpha", "lm_head", "embeddings", "norms"] {
         if !settings[name].is_null() {

@@ -24,20 +24,26 @@ pub struct Contents {
 }
 
 /// Verifies every byte of the artifact `path` and lists the files of its output `part`. The card is completed: with the scores
-/// in `scores`, an artifact of `evaluate`, and adapters of `select-best`, which have no card, get one. `name` is what the card
-/// calls the model.
+/// in `scores`, an artifact of `evaluate`, and adapters of `select-best`, which have no card, get one that names `datasets`.
+/// `name` is what the card calls the model.
 ///
 /// # Errors
 ///
 /// Fails if `path` is not an artifact, if it is damaged, if it lacks the output or a card, and if `scores` are those of other
 /// models.
-pub fn contents(path: &Path, part: Part, scores: Option<&Path>, name: &str) -> Result<Contents, Error> {
+pub fn contents(
+    path: &Path,
+    part: Part,
+    datasets: &[String],
+    scores: Option<&Path>,
+    name: &str,
+) -> Result<Contents, Error> {
     let artifact = Artifact::open_with(path, Level::Hash).map_err(Error::Artifact)?;
     let mut files = local_files(&artifact, part)?;
     let old = files.iter().position(|file| file.name == CARD);
     let mut text = match old {
         Some(index) => read(&files[index])?,
-        None if part == Part::Adapters => card::of_adapters(&files)?,
+        None if part == Part::Adapters => card::of_adapters(&files, datasets)?,
         None => {
             let reason = format!("`{}` has no card `{CARD}`", part.output());
             return unusable(path, reason, "give the artifact of `fuse`, which writes the card");

@@ -40,13 +40,14 @@ use crate::terminal::Terminal;
 ///
 /// Fails if the model cannot be used, or if the hub refuses or cannot be reached.
 pub fn run(args: &Args) -> Result<()> {
+    check_datasets(args)?;
     let settings = Settings::from_env()?;
     let store = Store::open(&args.store).ok();
     let artifact = stage::locate(store.as_ref(), &args.model)?;
     let scores = args.scores.as_ref().map(|scores| stage::locate(store.as_ref(), scores)).transpose()?;
     let name = args.id.rsplit('/').next().unwrap_or(&args.id);
     let scores = scores.as_ref().map(artifact::Artifact::path);
-    let Contents { files, .. } = &contents(artifact.path(), args.output, scores, name)?;
+    let Contents { files, .. } = &contents(artifact.path(), args.output, &args.datasets, scores, name)?;
     let outcome = push(files, &args.destination(), &settings, &Terminal::new())?;
     match (outcome.changed.len(), outcome.removed.len()) {
         (0, 0) => tracing::info!("upload: up to date"),
@@ -58,4 +59,19 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let address = format!("{}/{}/tree/{}", settings.endpoint, args.id, outcome.commit);
     writeln!(std::io::stdout(), "{address}").context("printing the address")
+}
+
+fn check_datasets(args: &Args) -> Result<()> {
+    let Some(first) = args.datasets.first() else { return Ok(()) };
+    if args.output != Part::Adapters {
+        let reason = format!("`--dataset {first}` is for the card of `adapters`");
+        return Err(
+            stage::Error::usage(reason).hinted("set `fuse.datasets`; the card that `fuse` writes names them")
+        );
+    }
+    match args.datasets.iter().find(|id| !outputs::is_hub_id(id)) {
+        None => Ok(()),
+        Some(id) => Err(stage::Error::usage(format!("`{id}` is not the name of a dataset"))
+            .hinted("the form is `OWNER/NAME`, such as `jane/stories`")),
+    }
 }

@@ -36,7 +36,7 @@ fn fused(folder: &Path, more: &[(&str, &[u8])]) -> PathBuf {
 
 /// Returns the files of the model in an artifact.
 fn local_files(path: &Path) -> Result<Vec<LocalFile>, Error> {
-    contents(path, Part::Model, None, "tuned").map(|contents| contents.files)
+    contents(path, Part::Model, &[], None, "tuned").map(|contents| contents.files)
 }
 
 struct Bench {
@@ -354,6 +354,10 @@ fn the_program_prints_the_address_and_ends_with_the_right_code() {
     ] {
         reports += &run(&bench, &arguments, token).failed(code).replace(&bench.hub.endpoint(), "[HUB]");
     }
+    for (output, dataset) in [("model", "jane/stories"), ("adapters", "stories 2")] {
+        let arguments = ["--model", "fused", "--id", ID, "--output", output, "--dataset", dataset];
+        reports += &run(&bench, &arguments, TOKEN).failed(2);
+    }
     insta::assert_snapshot!(reports, @"
     created the repository `jane/tuned`
     uploading `model.safetensors`, 364.28 KiB
@@ -367,6 +371,10 @@ fn the_program_prints_the_address_and_ends_with_the_right_code() {
     hint: create a token with write access on `[HUB]/settings/tokens` and set `HF_TOKEN`
     error: artifact `nowhere` does not exist
     hint: give the folder that a stage printed, or `refs/NAME` for a labelled artifact
+    error: `--dataset jane/stories` is for the card of `adapters`
+    hint: set `fuse.datasets`; the card that `fuse` writes names them
+    error: `stories 2` is not the name of a dataset
+    hint: the form is `OWNER/NAME`, such as `jane/stories`
     ");
 }
 
@@ -384,6 +392,9 @@ fn help_lists_the_options() {
                                [default: model]
           --scores <ARTIFACT>  Artifact of `evaluate` that scored it; the card then lists scores and
                                intervals (`model-index`)
+          --dataset <OWNER/NAME>
+                               Dataset on the hub that the card of `adapters` names; may be repeated.
+                               Other cards name those of `fuse.datasets`
           --id <OWNER/NAME>    Repository on the hub; created if missing
           --revision <BRANCH>  Branch on the hub; created if missing [default: main]
           --private            Make a new repository private; an existing one is not changed
