@@ -3,9 +3,8 @@
 usage: quantized.py PROGRAMS [MODEL…]. Needs gguf, llama_cpp, numpy, safetensors, torch and transformers. `smollm2` takes the wheel from
 `build/wheels`.
 
-What a file holds: llama.cpp must give our greedy tokens, all of them, on a copy with the same values in F32. What llama.cpp adds on the file
-itself is the rounding of inputs to 8 bits (`rounding.py`): its logits may differ from those on the copy by no more than `FACTOR` times
-what the same rounding does in transformers.
+llama.cpp must give our greedy tokens, all of them, where it multiplies in float32. What its own kernels add is the rounding of inputs to 8
+bits (`rounding.py`): it may move the logits by no more than `FACTOR` times what the same rounding does in transformers.
 """
 
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from ours import Programs, last_checkpoint, read_json
-from rounding import Row, distance, float_copy, llama_logits, rounded_logits
+from rounding import Row, distance, llama_logits, rounded_logits
 from safetensors.numpy import load_file, save_file
 from texts import write_text
 
@@ -86,10 +85,10 @@ def our_answers(programs: Programs, model: Path, asked: list[list[int]], work: P
 @dataclass
 class Comparison:
     tokens: int
-    # Tokens that llama.cpp chooses as we do, on the copy in F32 and on the file.
-    copy_equal: int
-    file_equal: int
-    # How far our token is behind llama.cpp's best one on the copy, at most.
+    # Tokens that llama.cpp chooses as we do, with exact and with rounded inputs.
+    equal: int
+    equal_rounded: int
+    # How far the logit of our token is behind that of llama.cpp's best one with exact inputs, at most.
     behind: float
     # What rounding does to the logits in llama.cpp and in transformers, as root mean squares.
     rounding: float
@@ -99,19 +98,16 @@ class Comparison:
         return self.tokens > 0 and self.behind <= TIE and self.rounding <= FACTOR * self.expected + TIE
 
 
-def compare(file: Path, folder: Path, rows: list[Row], work: Path) -> Comparison:
+def compare(file: Path, folder: Path, rows: list[Row]) -> Comparison:
     """Compares `rows`, our greedy answers from `file`, with llama.cpp; `folder` holds the file's values as floats."""
-    copy = work / "copy.gguf"
-    float_copy(file, copy)
     ours = np.concatenate([answer for _, answer in rows])
-    exact, quantized = llama_logits(copy, rows), llama_logits(file, rows)
-    copy.unlink()
+    exact, rounded = llama_logits(file, rows, rounded=False), llama_logits(file, rows, rounded=True)
     return Comparison(
         tokens=len(ours),
-        copy_equal=int(np.sum(exact.argmax(-1) == ours)),
-        file_equal=int(np.sum(quantized.argmax(-1) == ours)),
+        equal=int(np.sum(exact.argmax(-1) == ours)),
+        equal_rounded=int(np.sum(rounded.argmax(-1) == ours)),
         behind=float(np.max(exact.max(-1) - exact[np.arange(len(ours)), ours])),
-        rounding=distance(quantized, exact),
+        rounding=distance(rounded, exact),
         expected=distance(rounded_logits(folder, file, rows), exact),
     )
 
@@ -159,11 +155,11 @@ def check(name: str, work: Path, programs: Programs) -> int:
         values = equal_values(dequantized / "data/model", file)
         imported = programs.run("import-model", model_dir=file)
         answers = our_answers(programs, imported, asked, work)
-        found = compare(file, dequantized / "data/model", list(zip(asked, answers, strict=True)), work)
+        found = compare(file, dequantized / "data/model", list(zip(asked, answers, strict=True)))
         failed += not found.fine()
         print(
-            f"{name:12} {kind:7} {values} tensors; of {found.tokens} tokens {found.copy_equal} equal on the copy (behind {found.behind:.4f}), "
-            f"{found.file_equal} on the file; rounding {found.rounding:.4f}, expected {found.expected:.4f}; "
+            f"{name:12} {kind:7} {values} tensors; of {found.tokens} tokens {found.equal} equal (behind {found.behind:.4f}), "
+            f"{found.equal_rounded} with rounded inputs; rounding {found.rounding:.4f}, expected {found.expected:.4f}; "
             f"KL {export['kl_divergence']:.4f}, {export['bytes'] / 1e6:.1f} MB {'ok' if found.fine() else 'FAIL'}",
             flush=True,
         )

@@ -1,7 +1,7 @@
-"""Logits of one GGUF file by three ways, which separate what a file holds from how llama.cpp multiplies with it.
+"""Logits of one GGUF file by two ways, which separate what the file holds from how llama.cpp multiplies with it.
 
-llama.cpp's processor kernels round the inputs of a product with a quantized matrix to 8 bits: blocks of 32 values (`q8_0`, `q8_1`), or of
-256 for the K types (`q8_K`). A copy of the file with the same values in F32 has no such rounding.
+llama.cpp hands products of `FEWEST_ROWS` rows or more to OpenBLAS, which multiplies the values of the file in float32. Its own kernels round
+the inputs of a product with a quantized matrix to 8 bits: blocks of 32 values (`q8_0`, `q8_1`), or of 256 for the K types (`q8_K`).
 """
 
 from pathlib import Path
@@ -15,35 +15,26 @@ from transformers import AutoModelForCausalLM
 # A prompt and the tokens that follow it.
 Row = tuple[list[int], list[int]]
 FLOATS = {"F32", "F16", "BF16"}
+FEWEST_ROWS = 32
+CONTEXT = 512
 
 
-def float_copy(file: Path, copy: Path) -> None:
-    """Writes `copy` with the metadata of `file` and the values of its tensors in F32, dequantized by the `gguf` package."""
-    reader = gguf.GGUFReader(file)
-    writer = gguf.GGUFWriter(copy, reader.get_field("general.architecture").contents())
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
-            continue
-        kind = field.types[0]
-        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def llama_logits(file: Path, rows: list[Row], *, rounded: bool) -> np.ndarray:
+    """Returns llama.cpp's logits before each token of the answers (tokens × vocabulary), with a cache in F32.
 
-
-def llama_logits(file: Path, rows: list[Row]) -> np.ndarray:
-    """Returns llama.cpp's logits before each token of the answers (tokens × vocabulary), with a cache in F32."""
+    Products are those of OpenBLAS, or those of llama.cpp with rounded inputs.
+    """
     f32 = int(gguf.GGMLQuantizationType.F32)
-    model = llama_cpp.Llama(str(file), n_ctx=512, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False, type_k=f32, type_v=f32)
+    at_once = FEWEST_ROWS // 2 if rounded else CONTEXT
+    model = llama_cpp.Llama(str(file), n_ctx=CONTEXT, n_ubatch=at_once, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False,
+                            type_k=f32, type_v=f32)
     found = []
     for prompt, answer in rows:
         model.reset()
-        model.eval(prompt + answer)
-        found.append(model.scores[len(prompt) - 1 : len(prompt) + len(answer) - 1].copy())
+        tokens = prompt + answer
+        # What follows a token does not change its logits.
+        model.eval(tokens + tokens[-1:] * (FEWEST_ROWS - len(tokens)))
+        found.append(model.scores[len(prompt) - 1 : len(tokens) - 1].copy())
     return np.concatenate(found)
 
 

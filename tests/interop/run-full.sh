@@ -2,7 +2,7 @@
 # Compares our files with transformers, peft, gguf and llama.cpp. usage: run-full.sh PROGRAMS [CASE…]
 #
 # Everything is installed into `.venv-full` at the root of the repository (several gigabytes) and reused.
-# llama.cpp is compiled once, which needs a C++ compiler and about ten minutes on two cores.
+# llama.cpp is compiled once, which needs a C++ compiler, OpenBLAS (`libopenblas-dev`) with pkg-config, and about ten minutes on two cores.
 set -eu
 programs=$(cd "$1" && pwd)
 shift
@@ -10,11 +10,13 @@ cd "$(dirname "$0")/../.."
 wanted=tests/interop/requirements-full.txt
 if ! cmp -s "$wanted" .venv-full/requirements.txt; then
     "${PYTHON:-python3}" -m venv .venv-full
-    # Only the library, for the plain CPU: what this machine has beyond it must not change the tokens.
+    # Only the library, for the plain CPU: what this machine has beyond it must not change the tokens. OpenBLAS multiplies in float32
+    # (`rounding.py`), and only matrices as the file has them, not repacked ones.
     for part in LLAMA_BUILD_TESTS LLAMA_BUILD_EXAMPLES LLAMA_BUILD_SERVER LLAMA_BUILD_TOOLS LLAVA_BUILD LLAMA_CURL \
-        LLAMA_OPENSSL GGML_NATIVE GGML_LLAMAFILE GGML_OPENMP; do
+        LLAMA_OPENSSL GGML_NATIVE GGML_LLAMAFILE GGML_OPENMP GGML_CPU_REPACK; do
         CMAKE_ARGS="${CMAKE_ARGS:-} -D$part=OFF"
     done
+    CMAKE_ARGS="$CMAKE_ARGS -DGGML_BLAS=ON -DGGML_BLAS_VENDOR=OpenBLAS"
     export CMAKE_ARGS CMAKE_BUILD_PARALLEL_LEVEL="${CMAKE_BUILD_PARALLEL_LEVEL:-2}"
     .venv-full/bin/python -m pip install --quiet --no-binary llama-cpp-python --requirement "$wanted" >&2
     cp "$wanted" .venv-full/requirements.txt
