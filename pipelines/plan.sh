@@ -12,10 +12,14 @@ if [ -f "$pointers/waiting" ]; then
     exit 0
 fi
 if [ -n "${ASHLAR_PLAN:-}" ]; then "$@" --plan --json >>"$ASHLAR_PLAN" 2>/dev/null; fi
-{ "$@" --plan 2>&1 >&3 3>&-; } 3>"$pointers/$stage.path"
+text=$({ "$@" --plan 2>&1 >&3 3>&-; } 3>"$pointers/$stage.path")
 code=$?
 case $code in
     0) ;;
     10 | 11) echo "$stage" >"$pointers/waiting" ;;
-    *) exit $code ;;
+    *)
+        printf '%s\n' "$text" >&2
+        exit $code
+        ;;
 esac
+printf '%s\n' "$text"

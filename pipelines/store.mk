@@ -1,7 +1,7 @@
 # The store from Make: the program `artifacts` with the store and pointers of this checkout.
 
 GRACE ?= 14days
-unexport ARTIFACT STAGE GRACE REMOTE A B TO KEY FORMAT
+unexport ARTIFACT STAGE GRACE REMOTE A B TO KEY FORMAT DELETE RUN_AGAIN
 
 artifacts = $(call quote,$(call raw,BIN)/artifacts) --store $(call quoted,STORE)
 # A variable as an argument, if it is set; and with a flag before it.
@@ -23,13 +23,14 @@ status: build ## Show what the store holds and what is left over in it
 	@$(artifacts) status --pointers $(call quoted,BUILD)
 
 # Of a run that is only planned, explains the first stage that would run (or STAGE, if that is up to date).
-why: build ## Explain a key: ARTIFACT=…, or of a run that is only planned: SET="train.rank=4" [STAGE=train]
+why: build $(if $(call raw,ARTIFACT),,check-settings) ## Explain a key: ARTIFACT=…, or of a run that is only planned: SET="train.rank=4" [STAGE=train]
 	@$(if $(call raw,ARTIFACT),$(artifacts) why $(call quoted,ARTIFACT),$(explain-plan))
 
-explain-plan = pointers=$$(mktemp -d) || exit; trap 'rm -rf "$$pointers"' EXIT; \
+explain-plan = stage=$(if $(call raw,STAGE),$(call quoted,STAGE),report); \
+	case $$stage in $(subst $(space),|,$(STAGES))) ;; *) printf 'error: STAGE is `%s`, which is no stage of the pipeline\n' "$$stage" >&2; exit 2 ;; esac; \
+	pointers=$$(mktemp -d) || exit; trap 'rm -rf "$$pointers"' EXIT; \
 	$(if $(call raw,ENCODER),sh pipelines/plan.sh "$$pointers" encoder $(encoder-import) >/dev/null &&) \
-	$(foreach stage,$(STAGES),sh pipelines/plan.sh "$$pointers" $(stage) $(program) $(settings) $($(stage)-inputs) >/dev/null &&) :; \
-	stage=$(if $(call raw,STAGE),$(call quoted,STAGE),report); \
+	$(foreach stage,$(STAGES),sh pipelines/plan.sh "$$pointers" $(stage) $(program) $(settings) $($(stage)-inputs) >/dev/null &&) : || exit; \
 	[ -s "$$pointers/$$stage.path" ] || stage=$$(cat "$$pointers/waiting"); \
 	case $$stage in \
 	$(foreach stage,$(STAGES),($(stage)) $(program) $(settings) $($(stage)-inputs) --plan --json | $(artifacts) why - ;;) esac

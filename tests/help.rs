@@ -1,5 +1,7 @@
 //! Help and version of every program, the reference of the command line.
 
+use std::process::Stdio;
+
 use anyhow::Result;
 use outputs::STAGES;
 use testutil::{Program, workspace_root};
@@ -17,13 +19,43 @@ fn own_help(stage: &str) -> String {
     help(stage).split(COMMON).next().unwrap_or_default().to_owned()
 }
 
-#[test]
-fn every_program_has_a_version() -> Result<()> {
+/// Returns the names of all programs.
+fn programs() -> Result<Vec<String>> {
+    let mut names = Vec::new();
     for parent in ["stages", "tools"] {
         for entry in fs_err::read_dir(workspace_root().join(parent))? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            let ran = Program::built(&name).arg("--version").run();
-            assert_eq!(ran.succeeded(), format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+#[test]
+fn every_program_has_a_version() -> Result<()> {
+    for name in programs()? {
+        let ran = Program::built(&name).arg("--version").run();
+        assert_eq!(ran.succeeded(), format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    Ok(())
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error_unless_nobody_reads_it() -> Result<()> {
+    for name in programs()? {
+        for flag in ["--help", "--version"] {
+            let (reader, closed) = std::io::pipe()?;
+            drop(reader);
+            let mut program = Program::built(&name);
+            program.arg(flag).command().stdout(closed);
+            let ran = program.run();
+            assert_eq!((ran.code, &*ran.stderr), (Some(0), ""), "{name} {flag}");
+
+            // A device that is always full.
+            let Ok(full) = fs_err::OpenOptions::new().write(true).open("/dev/full") else { continue };
+            program.command().stdout(Stdio::from(full.into_file()));
+            let ran = program.run();
+            assert_eq!(ran.code, Some(74), "{name} {flag}: {}", ran.stderr);
+            ran.says(&["error: writing to stdout\n", "caused by: No space left on device"]);
         }
     }
     Ok(())
@@ -449,6 +481,10 @@ fn help_of_upload() {
           --scores <ARTIFACT>
               Artifact of `evaluate` that scored it; the card then lists scores and intervals
               (`model-index`)
+
+          --dataset <OWNER/NAME>
+              Dataset on the hub that the card of `adapters` names; may be repeated. Other cards name
+              those of `fuse.datasets`
 
           --id <OWNER/NAME>
               Repository on the hub; created if missing

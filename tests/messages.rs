@@ -80,6 +80,66 @@ fn command_lines_and_settings_are_refused_with_a_hint() {
 }
 
 #[test]
+fn an_empty_variable_is_one_that_is_not_set() {
+    let sandbox = Sandbox::new();
+    let settings = testutil::workspace_root().join(testutil::SMALL_SETTINGS);
+    let inside = |program: &str, arguments: &[&str]| {
+        let mut program = sandbox.program(testutil::built_programs().join(program));
+        program.env("ASHLAR_STORE", "").args(arguments).run()
+    };
+    let llama = testutil::golden("llama");
+    let llama = llama.to_str().expect("the checkout has a UTF-8 path");
+    let made = inside("import-model", &["--config", settings.to_str().expect("UTF-8"), "--model-dir", llama]);
+    assert!(made.path().starts_with("artifacts"), "{}", made.stdout);
+    assert!(inside("artifacts", &["ls"]).succeeded().contains("import-model"));
+    assert!(inside("artifacts", &["path", "import-model"]).succeeded().starts_with("artifacts/import-model"));
+    let asked: [(&str, &[&str], &str); 4] = [
+        ("generate", &["--model", "nowhere", "--prompt", "x"], "artifact `nowhere` does not exist"),
+        ("report", &["data", "nowhere"], "artifact `nowhere` does not exist"),
+        ("report", &["compare", "nowhere"], "nowhere"),
+        ("upload", &["--model", "nowhere", "--id", "a/b"], "artifact `nowhere` does not exist"),
+    ];
+    for (program, arguments, said) in asked {
+        let refused = inside(program, arguments).failed(65);
+        assert!(refused.contains(said), "{program} {arguments:?}: {refused}");
+    }
+}
+
+#[test]
+fn a_store_that_is_a_file_is_named() {
+    let sandbox = Sandbox::new();
+    sandbox.write("file", "mine");
+    let refused = |program: &str, arguments: &[&str]| {
+        sandbox.program(testutil::built_programs().join(program)).args(arguments).run().failed(2)
+    };
+    let store = ["--store", "file"];
+    let prepare = ["--tokenizer", "t", "--data", "d", "--out", "o1", "--resume-dir", "file"];
+    for arguments in [&["--store", "file", "ls"][..], &["pull", "file"]] {
+        let said = refused("artifacts", arguments);
+        assert!(said.starts_with("error: `file` is not a folder\n"), "{said}");
+    }
+    let reports = [
+        refused("prepare-data", &[&prepare[..4], &store].concat()),
+        refused("prepare-data", &prepare),
+        refused("prepare-data", &[&prepare[..4], &["--out", "file/below"]].concat()),
+        refused("generate", &[&["--model", "nowhere", "--prompt", "x"], &store[..]].concat()),
+    ];
+    insta::assert_snapshot!(reports.concat(), @"
+    error: `file` is not a folder
+    hint: choose another path for `--store`
+    error: `file` is not a folder
+    hint: choose another path for `--resume-dir`
+    error: `file` is not a folder
+    hint: choose another path for `--out`
+    error: opening the model
+      caused by: `file` is not a folder
+    hint: choose another path for `--store`
+    ");
+    assert_eq!(sandbox.read("file"), "mine");
+    assert!(!sandbox.join("o1").exists());
+}
+
+#[test]
 fn inputs_are_refused_with_a_hint() {
     let sandbox = Sandbox::new();
     let missing = ["--model", MODEL, "--dataset", "nowhere"];

@@ -86,6 +86,20 @@ impl Checkout {
         Ok(found)
     }
 
+    /// Makes the report of `make evaluate-gguf` again: the GGUF file that was imported is an output of `fuse`.
+    fn reproduces_the_report_with_gguf(&self) -> Result<()> {
+        let mut program = Program::built("artifacts");
+        program.current_dir(&self.folder).args(["reproduce", "build/small/demo/report-gguf.path", "--run"]);
+        program
+            .args(["--files", "data/haw-eng", "--files", "data/models/demo", "--bin"])
+            .arg(built_programs());
+        let ran = program.run();
+        let same = ran.succeeded().lines().filter(|line| line.ends_with(": the same bytes")).count();
+        // The stages of the pipeline, and a second import.
+        ensure!(same == STAGES.len() + 1, "{}", ran.stdout);
+        Ok(())
+    }
+
     /// Reads a file of the artifact that the pointer of its stage names.
     fn read<D: Document>(&self) -> Result<D> {
         let pointer = self.folder.join("build/small/demo").join(format!("{}.path", D::STAGE));
@@ -330,6 +344,8 @@ fn make_lists_explains_verifies_and_cleans_the_store() -> Result<()> {
     }
     let why = checkout.make("why", "train.rank=3");
     ensure!(why.succeeded().contains("config/rank"), "{}", why.stdout);
+    let misspelt = checkout.make("why", "train.rnak=3").failed(2);
+    ensure!(misspelt.contains("unknown setting `rnak`"), "{misspelt}");
     checkout.make("show", "").failed(2);
     Ok(())
 }
@@ -351,13 +367,48 @@ fn an_artifact_is_reproduced_from_its_plain_inputs() -> Result<()> {
     let ran = reproduce("validate").arg("--run").run();
     let same = ran.succeeded().lines().filter(|line| line.ends_with(": the same bytes")).count();
     ensure!(same == 4, "{}", ran.stdout);
+    // Every run makes everything again, in a folder of its own.
+    reproduce("import-model").arg("--run").run().succeeded();
+    let into = checkout.folder.join("build/reproduce");
+    let made = |run: &str| trees(&into.join(run).join("artifacts")).len();
+    ensure!(made("run-1") >= 4 && made("run-2") == 1, "{} and {}", made("run-1"), made("run-2"));
     // The script does the same.
-    remove(&checkout.folder.join("build/reproduce"));
     fs_err::write(checkout.folder.join("script.sh"), &reproduce("train").run().stdout)?;
     Program::new("sh").current_dir(&checkout.folder).args(["-eu", "script.sh"]).run().succeeded();
-    let again = trees(&checkout.folder.join("build/reproduce"));
+    let again = trees(&into.join("artifacts"));
     let before = trees(&checkout.store());
     ensure!(again.len() == 3 && again.iter().all(|(name, tree)| before.get(name) == Some(tree)), "{again:?}");
+    Ok(())
+}
+
+#[test]
+fn segments_failed_gates_and_many_models_are_reproduced() -> Result<()> {
+    let checkout = Checkout::finished("flags")?;
+    let pointer = |stage: &str| -> Result<String> {
+        let path = checkout.folder.join("build/small/demo").join(format!("{stage}.path"));
+        Ok(fs_err::read_to_string(path)?.trim_end().to_owned())
+    };
+    let (model, dataset) = (pointer("import-model")?, pointer("prepare-data")?);
+    let make = |stage: &str, arguments: &[&str]| {
+        let mut program = Program::built(stage);
+        program.current_dir(&checkout.folder).args(["--config", "pipelines/small.toml"]).args(arguments);
+        program.args(["--dataset", &dataset]).run().path_text()
+    };
+    let segment = make("train", &["--model", &model, "--stop-at", "3"]);
+    // More than ten models, of which the last changes nothing, so that it does not pass the gate.
+    let models: Vec<String> = (0..12).map(|number| format!("m{}={model}", 20 - number)).collect();
+    let mut arguments = vec!["--set", "generated_rows=1", "--set", "gate.metric=loss", "--gate", "note"];
+    arguments.extend(models.iter().flat_map(|model| ["--model", model.as_str()]));
+    let scores = make("evaluate", &arguments);
+    for (run, artifact) in [(1, &segment), (2, &scores)] {
+        let mut program = Program::built("artifacts");
+        program.current_dir(&checkout.folder).args(["reproduce", artifact, "--only", "--run", "--bin"]);
+        let ran = program.arg(built_programs()).run();
+        ensure!(ran.succeeded().ends_with(": the same bytes\n"), "{artifact}: {}", ran.stdout);
+        // The key has the step at which a segment stops, and the order of the models.
+        let again = checkout.folder.join(format!("build/reproduce/run-{run}")).join(artifact);
+        ensure!(again.is_dir(), "`{}` has another key", again.display());
+    }
     Ok(())
 }
 
@@ -394,7 +445,7 @@ fn a_gguf_file_is_scored_beside_the_fused_model() -> Result<()> {
     let before = checkout.times()?;
     checkout.make("evaluate-gguf", set).succeeded();
     ensure!(checkout.times()? == before, "a second run wrote files");
-    Ok(())
+    checkout.reproduces_the_report_with_gguf()
 }
 
 #[test]

@@ -154,6 +154,37 @@ fn settings_with_spaces_and_quotes_are_whole() -> Result<()> {
 }
 
 #[test]
+fn no_variable_of_the_command_line_is_expanded() -> Result<()> {
+    let checkout = Checkout::new("variables")?;
+    let help = checkout.make("help", &[], false)?.0.stdout;
+    let is_name = |word: &&str| word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    let words = help.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let mut names: Vec<&str> = words.filter(|word| !word.is_empty()).filter(is_name).collect();
+    ensure!(["DELETE", "FUZZ_SECONDS", "STORE"].iter().all(|name| names.contains(name)), "{names:?}");
+    names.extend(["BIN", "TARGET_DIR", "NIX_TESTS", "REPEATS", "ANY_OTHER"]);
+    names.sort_unstable();
+    names.dedup();
+    for value in VALUES {
+        for name in &names {
+            checkout.make("help", &[(name, value)], false)?;
+        }
+        checkout.make("upload", &[("ID", "a/b"), ("OUTPUT", "adapters"), ("DATASETS", value)], false)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stage_that_does_not_exist_is_named() -> Result<()> {
+    let checkout = Checkout::new("stages")?;
+    for value in ["nosuch", "train|fuse", "*", "tra in", VALUES[0]] {
+        let (ran, _) = checkout.make("why", &[("STAGE", value)], false)?;
+        ensure!(ran.code == Some(2), "STAGE={value}: {:?}\n{}", ran.code, ran.stderr);
+        ensure!(ran.stderr.contains("which is no stage of the pipeline"), "STAGE={value}: {}", ran.stderr);
+    }
+    Ok(())
+}
+
+#[test]
 fn names_of_presets_are_not_run() -> Result<()> {
     let checkout = Checkout::new("names")?;
     for target in ["plan", "train", "why", "help", "reproduce"] {

@@ -1,12 +1,12 @@
-//! A signal ends work within five seconds, while a stage hashes, copies, tokenizes or validates.
+//! A signal ends work within five seconds, while a stage hashes, copies, tokenizes or validates, and while `generate` waits for others.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use testutil::{Program, Ran, Sandbox, golden, trees};
 
@@ -100,6 +100,71 @@ fn a_run_that_keeps_no_state_says_so_when_it_is_interrupted() -> Result<()> {
     let ran = terminate_after("resuming after step", train(&["--resume-dir", "kept"]).spawn())?;
     ran.says(&["again to resume"]);
     Ok(())
+}
+
+/// Sends SIGTERM once `ready` returns, and checks that the process ends with 143 and in time, while nobody touches its pipes.
+fn terminate_untouched(mut child: Child, ready: fn(&mut Child) -> Result<()>) -> Result<()> {
+    ready(&mut child)?;
+    let pid = Pid::from_raw(child.id().cast_signed()).context("a child has an id")?;
+    let begun = Instant::now();
+    kill_process(pid, Signal::TERM)?;
+    while begun.elapsed() < PROMISED + SLACK {
+        if let Some(status) = child.try_wait()? {
+            ensure!(status.code() == Some(143), "{status}");
+            return Ok(());
+        }
+        sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    child.wait()?;
+    bail!("it did not end by itself")
+}
+
+/// Waits until the process has loaded the model.
+fn loaded(child: &mut Child) -> Result<()> {
+    let mut said = String::new();
+    BufReader::new(child.stderr.as_mut().context("stderr is piped")?).read_line(&mut said)?;
+    ensure!(said.starts_with("loaded in "), "{said}");
+    sleep(Duration::from_millis(300));
+    Ok(())
+}
+
+/// Waits until the process has filled its stdout.
+fn blocked(child: &mut Child) -> Result<()> {
+    let stdout = child.stdout.as_ref().context("stdout is piped")?;
+    let (begun, mut waiting) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_mins(1) {
+        sleep(Duration::from_millis(300));
+        let now = rustix::io::ioctl_fionread(stdout)?;
+        if now > 0 && now == waiting {
+            return Ok(());
+        }
+        waiting = now;
+    }
+    child.kill()?;
+    bail!("it writes nothing")
+}
+
+fn generate(arguments: &[&str]) -> Program {
+    let mut generate = Program::built("generate");
+    generate.arg("--model").arg(golden("llama")).args(["--max-tokens", "1", "--verbose"]).args(arguments);
+    generate
+}
+
+#[test]
+fn generate_ends_while_it_waits_for_its_prompt() -> Result<()> {
+    let mut program = generate(&["--prompt", "-"]);
+    program.command().stdin(Stdio::piped());
+    terminate_untouched(program.spawn(), loaded)
+}
+
+#[test]
+fn generate_ends_while_nobody_reads_its_answers() -> Result<()> {
+    let sandbox = Sandbox::new();
+    // More than a pipe holds.
+    let row = serde_json::json!({"prompt": "Aloha", "note": "x".repeat(1 << 20)});
+    let rows = sandbox.write("rows.jsonl", row.to_string());
+    terminate_untouched(generate(&["--input", &rows.to_string_lossy()]).spawn(), blocked)
 }
 
 #[test]

@@ -7,6 +7,10 @@
 //! has returned, it is the new one. A hidden temporary file (`.NAME-…`) or folder (`.NAME`) may remain beside it. Leftover
 //! files are never read; a leftover folder is removed by the next [`write_folder`] to the same path. Where a folder replaces
 //! another, the old one is removed first, so a crash in between leaves neither.
+//!
+//! [`write_folder`] is for folders whose surroundings belong to the program. Where users name the folder, anything may lie beside
+//! it: [`write_new_folder`] removes and replaces nothing. Its temporary folder (`.unfinished-…`) remains only if the process is
+//! killed.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
@@ -15,6 +19,9 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use crate::os;
+
+/// Beginning of the names of folders that [`write_new_folder`] fills.
+const UNFINISHED: &str = ".unfinished-";
 
 /// Writes a file and replaces the one that is there.
 ///
@@ -61,6 +68,34 @@ pub fn write_folder<T, E: From<io::Error>>(
     os::rename(&unfinished, path)?;
     os::sync_dir(os::parent(path))?;
     Ok(filled)
+}
+
+/// Fills a new folder with `fill`, then gives it the name `path`; returns `None`, and leaves everything as it is, if something has
+/// that name by then.
+///
+/// Nothing else beside it is touched. Several processes may write to the same path: one of them succeeds. `fill` must put something
+/// into the folder.
+///
+/// # Errors
+///
+/// Returns the error of `fill`, or fails when the folder cannot be written; then nothing of it stays. If the last flush fails, the
+/// whole folder has its name, but a power failure may lose it.
+pub fn write_new_folder<T, E: From<io::Error>>(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<Option<T>, E> {
+    let parent = os::parent(path);
+    os::create_dir_all(parent)?;
+    let unfinished = os::create_temporary_dir(parent, UNFINISHED)?;
+    let filled = fill(unfinished.path())?;
+    sync_tree(unfinished.path())?;
+    if !os::rename_exclusive(unfinished.path(), path)? {
+        return Ok(None);
+    }
+    // It has another name now, and stays.
+    let _ = unfinished.keep();
+    os::sync_dir(parent)?;
+    Ok(Some(filled))
 }
 
 /// Renames a file that was written elsewhere on the same file system, flushed first; replaces the one that is there.
@@ -186,6 +221,53 @@ mod tests {
         write_folder(&path, |new| fs_err::create_dir(new.join("sub")).map(|()| 3)).unwrap();
         assert_eq!(names(&path), ["sub"]);
         assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn new_folder_touches_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, beside) = (dir.path().join("git"), dir.path().join(".git"));
+        fs_err::create_dir(&beside).unwrap();
+        fs_err::write(beside.join("HEAD"), "").unwrap();
+        let failed = write_new_folder(&path, |new| {
+            fs_err::write(new.join("half"), "")?;
+            Err::<(), _>(io::Error::other("no"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(names(dir.path()), [".git"]);
+        let made = write_new_folder(&path, |new| fs_err::write(new.join("a"), "").map(|()| 3)).unwrap();
+        assert_eq!(made, Some(3));
+        assert_eq!(names(dir.path()), [".git", "git"]);
+        assert_eq!((names(&path), names(&beside)), (vec!["a".to_owned()], vec!["HEAD".to_owned()]));
+        // Its parents are made.
+        let deep = dir.path().join("b/c");
+        assert!(write_new_folder(&deep, |new| fs_err::write(new.join("a"), "")).unwrap().is_some());
+        assert_eq!(names(&deep), ["a"]);
+    }
+
+    #[test]
+    fn new_folder_yields_to_what_appears_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let made = write_new_folder(&path, |new| {
+            fs_err::create_dir(&path)?;
+            fs_err::write(path.join("theirs"), "")?;
+            fs_err::write(new.join("ours"), "")
+        });
+        assert!(made.unwrap().is_none());
+        assert_eq!((names(dir.path()), names(&path)), (vec!["a".to_owned()], vec!["theirs".to_owned()]));
+        assert!(write_new_folder(&path, |new| fs_err::write(new.join("ours"), "")).unwrap().is_none());
+        assert_eq!(names(&path), ["theirs"]);
+    }
+
+    #[test]
+    fn new_folder_is_as_readable_as_any_other() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::create_dir(dir.path().join("plain")).unwrap();
+        write_new_folder(&dir.path().join("new"), |new| fs_err::write(new.join("a"), "")).unwrap();
+        let mode = |name: &str| fs_err::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode("new"), mode("plain"));
     }
 
     #[test]

@@ -2,34 +2,51 @@
 //!
 //! A folder is first renamed into `.trash/`, flushed, and then deleted, so nothing half-deleted is ever visible under the name of
 //! an artifact. A killed collection leaves whole artifacts, and a `.trash/` that the next one empties.
+//!
+//! Where locks are missing or do nothing, the age of an artifact alone protects it. What a run is still writing is protected by the
+//! number of its process.
 
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use crate::alive::User;
+use crate::digest::Key;
 use crate::error::{Error, Result};
+use crate::lock::{self, Tried, Wait};
 use crate::store::Store;
-use crate::{hold, os};
+use crate::{hold, network, os};
 
 const TRASH: &str = ".trash";
 
-/// Outcome of [`Store::discard`].
+/// Outcome of removing something, such as [`Store::discard`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Discarded {
     /// It is in `.trash/` now.
     Moved,
-    /// A process has it open.
+    /// A process has it open, or works in it.
     InUse,
+    /// It belongs to a process of another machine, or of an earlier boot of this one, and no lock tells whether that is alive.
+    MayBeInUse,
     /// It was used since it was listed, or is gone.
     Changed,
 }
 
-/// Exclusive lock on an artifact that is to be removed: no process has it open, and none can open it until this is dropped.
+/// Exclusive lock on an artifact that is to be removed: no process has it open, and none can open it until this is dropped. Where
+/// the file system has no locks, it locks nothing.
 #[derive(Debug)]
 pub struct Condemned {
     path: PathBuf,
     lock: File,
+    is_locked: bool,
+}
+
+impl Condemned {
+    /// Returns whether the lock keeps the processes of all machines out.
+    fn excludes(&self) -> bool {
+        self.is_locked && lock::excludes(&self.path) && !network::is_network(&self.path)
+    }
 }
 
 /// Outcome of [`Store::condemn`].
@@ -57,7 +74,7 @@ impl Store {
         let dir = self.root().join(".locks");
         os::create_dir_all(&dir)?;
         let file = os::open_lock(&dir.join("gc"))?;
-        match file.try_lock() {
+        match os::try_lock(&file) {
             Err(TryLockError::WouldBlock) => {
                 Err(Error::Locked { what: "gc of this store".to_owned(), holder: String::new() })
             }
@@ -85,18 +102,17 @@ impl Store {
             }
             Err(error) => return Err(error.into()),
         };
-        match dir.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Condemnation::Spared(Discarded::InUse)),
-            Err(TryLockError::Error(error)) if no_locks(&error) => {}
-            Err(TryLockError::Error(error)) => return Err(os::named(error, "lock", artifact).into()),
+        let tried = lock::try_lock(artifact, &dir)?;
+        if tried == Tried::Busy {
+            return Ok(Condemnation::Spared(Discarded::InUse));
         }
         let modified = dir.metadata().and_then(|metadata| metadata.modified());
         let modified = modified.map_err(|error| os::named(error, "look at", artifact))?;
         if !hold::is_still(&dir, artifact) || modified != last_use {
             return Ok(Condemnation::Spared(Discarded::Changed));
         }
-        Ok(Condemnation::Ready(Condemned { path: artifact.to_owned(), lock: dir }))
+        let is_locked = tried == Tried::Locked;
+        Ok(Condemnation::Ready(Condemned { path: artifact.to_owned(), lock: dir, is_locked }))
     }
 
     /// Moves a condemned artifact to `.trash/`.
@@ -105,7 +121,7 @@ impl Store {
     ///
     /// Fails when the folder cannot be moved.
     pub fn remove(&self, _lock: &CollectionLock, condemned: Condemned) -> Result<()> {
-        let Condemned { path, lock } = condemned;
+        let Condemned { path, lock, .. } = condemned;
         let moved = self.move_to_trash(&path);
         drop(lock);
         moved
@@ -126,7 +142,48 @@ impl Store {
         }
     }
 
-    /// Moves any file or folder of the store to `.trash/`, such as an old workspace; its owner may have removed it meanwhile.
+    /// Removes the staging folder of a run that died; one stays whose process is alive, or may be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::condemn`] and [`Store::remove`].
+    pub fn discard_staging(&self, lock: &CollectionLock, folder: &Path) -> Result<Discarded> {
+        let last_use = match fs_err::symlink_metadata(folder) {
+            Ok(metadata) => metadata.modified()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Discarded::Changed),
+            Err(error) => return Err(error.into()),
+        };
+        let condemned = match self.condemn(lock, folder, last_use)? {
+            Condemnation::Ready(condemned) => condemned,
+            Condemnation::Spared(reason) => return Ok(reason),
+        };
+        if let Some(reason) = spares(User::of_staging(folder), condemned.excludes()) {
+            return Ok(reason);
+        }
+        self.remove(lock, condemned)?;
+        Ok(Discarded::Moved)
+    }
+
+    /// Removes the workspace of a key; it stays while a process works in it, or may do so.
+    ///
+    /// # Errors
+    ///
+    /// Fails on a bad stage name, and when the key cannot be locked or the folder cannot be moved.
+    pub fn discard_workspace(&self, lock: &CollectionLock, stage: &str, key: &Key) -> Result<Discarded> {
+        let workspace = self.workspace(stage, key)?.state_dir();
+        let workspace = os::parent(&workspace);
+        let key_lock = match self.lock(stage, key, Wait::AtMost(Duration::ZERO), &mut |_| {}, &|| false) {
+            Err(Error::Locked { .. }) => return Ok(Discarded::InUse),
+            key_lock => key_lock?,
+        };
+        let excludes = key_lock.excludes() && !network::is_network(self.root());
+        match spares(User::of_workspace(workspace), excludes) {
+            Some(reason) => Ok(reason),
+            None => self.discard_leftover(lock, workspace),
+        }
+    }
+
+    /// Moves any file or folder of the store to `.trash/` that no process works in; its owner may have removed it meanwhile.
     ///
     /// # Errors
     ///
@@ -173,8 +230,28 @@ fn is_gone(path: &Path) -> bool {
     path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Returns whether an error of a lock says that the file system has none. Then the age of an artifact alone protects it.
-fn no_locks(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(Errno::NOLCK.raw_os_error())
+/// Returns why a folder stays that gc has locked; `None` if it may go. A lock that `excludes` other processes shows that none of
+/// another machine or boot uses it.
+fn spares(user: User, excludes: bool) -> Option<Discarded> {
+    match user {
+        User::Nobody => None,
+        User::Alive => Some(Discarded::InUse),
+        User::Unknown => (!excludes).then_some(Discarded::MayBeInUse),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lock_shows_that_no_other_machine_uses_a_folder() {
+        for (user, locked, unlocked) in [
+            (User::Nobody, None, None),
+            (User::Alive, Some(Discarded::InUse), Some(Discarded::InUse)),
+            (User::Unknown, None, Some(Discarded::MayBeInUse)),
+        ] {
+            assert_eq!((spares(user, true), spares(user, false)), (locked, unlocked), "{user:?}");
+        }
+    }
 }

@@ -3,9 +3,14 @@
 //! The folder is written in place, because a sandbox may allow nothing beside it. A mark in it names the process that
 //! writes, and is locked by it. Two processes that write to the same folder therefore wait for each other; the mark of a dead
 //! process is taken over by renaming it, which one process can do.
+//!
+//! The folder may be one of the user, named by mistake. It is taken over only if a mark of this program is in it, and nothing but
+//! what this program writes beside it.
+
+mod mark;
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,13 +19,10 @@ use crate::lock::{self, Tried, Wait};
 use crate::reader::{Artifact, COMMIT, DATA, Level, MANIFEST, PROVENANCE, SUMS, TELEMETRY};
 use crate::seal::{Draft, seal};
 use crate::{network, os};
+use mark::{Found, INCOMPLETE, LOOSE_MARK, Mark};
 
-/// Marks a folder that is being written; a later run may empty it once its process is dead.
-const INCOMPLETE: &str = "INCOMPLETE";
-/// Beginning of the name of a mark that is not in place yet, or is being taken over.
-const LOOSE_MARK: &str = ".INCOMPLETE-";
-/// Longest mark that is read, in bytes.
-const MARK_BYTES: u64 = 4096;
+/// Files and folders of an artifact, other than marks.
+const OURS: [&str; 6] = [COMMIT, SUMS, MANIFEST, PROVENANCE, DATA, TELEMETRY];
 
 /// A folder that is becoming an artifact; removed on drop unless sealed.
 #[derive(Debug)]
@@ -37,10 +39,8 @@ pub struct Folder {
 enum State {
     /// It is missing or has no entry.
     Empty,
-    /// It has the mark of a process.
-    Marked,
-    /// A process died, or is, between two marks.
-    Loose(PathBuf),
+    /// A process writes to it, or died while it did; the path is that of its mark.
+    Marked(PathBuf),
 }
 
 impl Folder {
@@ -109,7 +109,8 @@ impl Folder {
     ///
     /// # Errors
     ///
-    /// Fails and removes the folder when data is refused, when `before_commit` fails, or on an I/O error.
+    /// Fails and removes the folder when data is refused, when `before_commit` fails, or on an I/O error. [`Error::Occupied`] when
+    /// something that is not part of the artifact was put into the folder; the artifact is whole once that is moved away.
     pub fn seal(mut self, draft: &Draft, before_commit: &mut dyn FnMut() -> Result<()>) -> Result<Artifact> {
         let dir = self.dir.clone();
         // A crash before the mark is removed leaves a folder that readers refuse.
@@ -118,7 +119,10 @@ impl Folder {
         os::remove_file(&dir.join(INCOMPLETE))?;
         self.sealed = true;
         os::sync_dir(&dir)?;
-        Artifact::open_with(&dir, Level::Size)
+        Artifact::open_with(&dir, Level::Size).map_err(|error| match foreign_name(&dir) {
+            Ok(Some(name)) => occupied(&dir, format!("holds `{name}`, which is not part of the artifact")),
+            _ => error,
+        })
     }
 
     /// Removes everything but the mark.
@@ -148,46 +152,116 @@ impl Drop for Folder {
 /// Tries to make `out` a folder of this process; returns its locked mark, or `None` if another process writes to it.
 fn take(out: &Path) -> Result<Option<File>> {
     match look(out)? {
-        State::Empty => mark(out),
-        State::Marked => take_over(out, &out.join(INCOMPLETE)),
-        State::Loose(path) => take_over(out, &path),
+        State::Empty => mark_empty(out),
+        State::Marked(mark) => take_over(out, &mark),
     }
 }
 
 /// Returns the state of an output folder; fails if it holds something else than an unfinished artifact.
 fn look(out: &Path) -> Result<State> {
+    let names = names(out)?;
+    if names.is_empty() {
+        return Ok(State::Empty);
+    }
+    if !names.iter().any(|name| mark::is_name(name)) && names.iter().any(|name| name == COMMIT) {
+        return Err(occupied(out, "already holds an artifact"));
+    }
+    match names.iter().find(|name| !is_ours(name)) {
+        Some(name) => Err(not_empty(out, name)),
+        None => Ok(State::Marked(out.join(marked(out, &names)?))),
+    }
+}
+
+/// Returns the mark that stands for all in a folder with these names, none of which is foreign; fails if the folder may not come from
+/// this program.
+fn marked<'a>(out: &Path, names: &'a [String]) -> Result<&'a str> {
+    // Before the marks: a process that has not written its mark yet has not put anything beside it.
+    let content = first_content(out, names)?;
+    let (mut whole, mut torn) = (Vec::new(), Vec::new());
+    for name in names.iter().filter(|name| mark::is_name(name)) {
+        match Found::at(&out.join(name))? {
+            Found::Whole => whole.push(name),
+            Found::Torn => torn.push(name),
+            // A process is at work; taking over what is gone fails, and then all is looked at again.
+            Found::Gone => return Ok(name),
+            Found::Foreign => return Err(not_empty(out, name)),
+        }
+    }
+    // No other mark can be put in place before the one there is taken.
+    let in_place = whole.iter().chain(&torn).find(|name| **name == INCOMPLETE);
+    match (content, in_place.or(whole.first()).or(torn.first())) {
+        (Some(name), _) if whole.is_empty() => Err(not_empty(out, name)),
+        (_, Some(mark)) => Ok(mark),
+        (_, None) => Err(not_empty(out, &names[0])),
+    }
+}
+
+/// Lists what is in an output folder, sorted; nothing if there is no folder.
+fn names(out: &Path) -> Result<Vec<String>> {
     let entries = match os::entries(out) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(State::Empty),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
+            return Err(occupied(out, "is not a folder"));
+        }
         Err(error) => return Err(error.into()),
     };
     let name = |entry: &fs_err::DirEntry| entry.file_name().to_string_lossy().into_owned();
-    let names: Vec<String> = entries.iter().map(name).collect();
-    if names.iter().any(|name| name == INCOMPLETE) {
-        return Ok(State::Marked);
-    }
-    let ours = [COMMIT, SUMS, MANIFEST, PROVENANCE, DATA, TELEMETRY];
-    let loose = names.iter().find(|name| name.starts_with(LOOSE_MARK));
-    match loose {
-        Some(name)
-            if names.iter().all(|name| name.starts_with(LOOSE_MARK) || ours.contains(&name.as_str())) =>
-        {
-            Ok(State::Loose(out.join(name)))
+    let mut names: Vec<String> = entries.iter().map(name).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Returns whether this program may have put something of this name into an output folder.
+fn is_ours(name: &str) -> bool {
+    mark::is_name(name) || OURS.contains(&name)
+}
+
+/// Returns the name of something in the folder that is not part of an artifact.
+fn foreign_name(out: &Path) -> Result<Option<String>> {
+    Ok(names(out)?.into_iter().find(|name| !is_ours(name)))
+}
+
+/// Returns the first of `names` that is neither a mark nor an empty folder `data` or `telemetry`.
+fn first_content<'a>(out: &Path, names: &'a [String]) -> Result<Option<&'a str>> {
+    for name in names.iter().filter(|name| !mark::is_name(name)) {
+        let is_empty = match os::entries(&out.join(name)) {
+            Ok(entries) => entries.is_empty(),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => false,
+            // It was removed in the meantime.
+            Err(error) if error.kind() == ErrorKind::NotFound => true,
+            Err(error) => return Err(error.into()),
+        };
+        if !is_empty {
+            return Ok(Some(name));
         }
-        _ if names.is_empty() => Ok(State::Empty),
-        _ => {
-            let is_artifact = names.iter().any(|name| name == COMMIT);
-            let reason = if is_artifact { "already holds an artifact" } else { "is not empty" };
-            Err(Error::Occupied { path: out.to_owned(), reason: reason.to_owned() })
-        }
     }
+    Ok(None)
+}
+
+fn occupied(out: &Path, reason: impl Into<String>) -> Error {
+    Error::Occupied { path: out.to_owned(), reason: reason.into() }
+}
+
+fn not_empty(out: &Path, name: &str) -> Error {
+    occupied(out, format!("is not empty: it holds `{name}`"))
+}
+
+/// Puts a locked mark into an empty folder; `None` if another process was faster.
+fn mark_empty(out: &Path) -> Result<Option<File>> {
+    let Some(mark) = mark(out)? else { return Ok(None) };
+    // Whatever was put there in the meantime is not this program's to remove.
+    let Some(name) = names(out)?.into_iter().find(|name| !mark::is_name(name)) else {
+        return Ok(Some(mark));
+    };
+    os::remove_file(&out.join(INCOMPLETE))?;
+    Err(not_empty(out, &name))
 }
 
 /// Puts a locked mark into an empty or missing folder; `None` if another process was faster.
 fn mark(out: &Path) -> Result<Option<File>> {
     os::create_dir_all(out)?;
-    let text = format!("this folder is being written\n{} {}\n", os::boot_id(), std::process::id());
-    let Some((file, loose)) = create_loose(out, text.as_bytes())? else { return Ok(None) };
+    let Some((file, loose)) = create_loose(out, &mark::text())? else { return Ok(None) };
     let is_free = lock::try_lock(&loose, &file)? != Tried::Busy;
     if is_free && os::rename_new(&loose, &out.join(INCOMPLETE))? {
         os::sync_dir(out)?;
@@ -198,14 +272,17 @@ fn mark(out: &Path) -> Result<Option<File>> {
 }
 
 /// Creates a mark that is not in place yet; `None` if the folder is gone, because another process failed and removed it.
-fn create_loose(out: &Path, text: &[u8]) -> Result<Option<(File, PathBuf)>> {
+fn create_loose(out: &Path, text: &str) -> Result<Option<(File, PathBuf)>> {
     let mut file = match os::create_temporary(out, LOOSE_MARK.as_ref()) {
         Ok(file) => file,
         Err(_) if !out.exists() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    // Not flushed: a torn mark names no process, so it counts as that of a dead one.
-    file.write_all(text).map_err(|error| os::named(error, "write", file.path()))?;
+    file.write_all(text.as_bytes()).map_err(|error| os::named(error, "write", file.path()))?;
+    if !text.is_empty() {
+        // Torn by a crash, it would not prove that what is beside it comes from this program.
+        os::sync_temporary(&file)?;
+    }
     let kept = file.keep().map_err(|error| os::named(error.error, "keep", out))?;
     Ok(Some(kept))
 }
@@ -237,7 +314,7 @@ fn take_over(out: &Path, old: &Path) -> Result<Option<File>> {
     if may_live || !os::is_at(&file, old) {
         return Ok(None);
     }
-    let Some((_, claimed)) = create_loose(out, b"")? else { return Ok(None) };
+    let Some((_, claimed)) = create_loose(out, "")? else { return Ok(None) };
     if !os::rename_over(old, &claimed)? {
         os::remove_file(&claimed)?;
         return Ok(None);
@@ -259,35 +336,6 @@ fn take_over(out: &Path, old: &Path) -> Result<Option<File>> {
 /// another machine, its number proves nothing and only the lock does; `tried` is the result of trying to lock the mark.
 fn may_live_elsewhere(path: &Path, tried: Tried) -> bool {
     tried != Tried::Locked || !lock::excludes(path) || network::is_network(path)
-}
-
-/// The process that writes to a folder.
-struct Mark {
-    boot: String,
-    pid: i32,
-}
-
-impl Mark {
-    fn read(path: &Path) -> Option<Self> {
-        Some(Self::read_from(&os::open_file(path).ok()?))
-    }
-
-    /// Reads a mark; one that is torn or cannot be read names no process.
-    fn read_from(file: &File) -> Self {
-        let mut text = String::new();
-        let _ = file.take(MARK_BYTES).read_to_string(&mut text);
-        let (boot, pid) = text.lines().nth(1).unwrap_or_default().split_once(' ').unwrap_or_default();
-        Self { boot: boot.to_owned(), pid: pid.parse().unwrap_or(0) }
-    }
-
-    /// Returns whether the process number can be looked up. A mark without one was torn by a crash, or is older.
-    fn is_this_boot(&self) -> bool {
-        self.boot == os::boot_id() || self.boot.is_empty()
-    }
-
-    fn describe(&self) -> String {
-        format!(" (process {})", self.pid)
-    }
 }
 
 /// Writes an artifact at `out`; `fill` is called with the empty `data` folder.

@@ -25,6 +25,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod alive;
 pub mod atomic;
 mod bare;
 mod canonical;

@@ -12,6 +12,7 @@ use crate::hold::Hold;
 use crate::manifest::{self, File, Manifest};
 use crate::memo::Memo;
 use crate::os;
+use crate::stamp::Witness;
 use crate::tree::Tree;
 
 pub(crate) const COMMIT: &str = "COMMIT";
@@ -129,13 +130,29 @@ impl Artifact {
         self.verify_bytes(level, |_| true)
     }
 
-    /// Verifies the bytes of one named output (of all if `name` is empty), at [`Level::Auto`].
+    /// Verifies the names and sizes of all files, and the bytes of one named output (of all if `name` is empty) at [`Level::Auto`].
+    /// Returns a witness of these, to notice later changes.
     ///
     /// # Errors
     ///
     /// As [`Artifact::verify`].
-    pub fn verify_output(&self, name: &str) -> Result<()> {
-        self.verify_bytes(Level::Auto, |file| name.is_empty() || file.role == name)
+    pub fn verify_output(&self, name: &str) -> Result<Witness> {
+        let wanted = |file: &File| name.is_empty() || file.role == name;
+        let data = self.data_dir();
+        let mut witness = Witness::default();
+        for file in self.manifest.files.iter().filter(|file| wanted(file)) {
+            witness.add(data.join(&file.path), file.sha256)?;
+        }
+        let mut places: Vec<_> = self.manifest.files.iter().map(|file| data.join(&file.path)).collect();
+        places.sort();
+        witness.add_folder(data, places, |data| {
+            let mut places: Vec<_> = Tree::list(data)?.into_iter().map(|(path, _)| data.join(path)).collect();
+            places.sort();
+            Ok(places)
+        });
+        self.verify_sizes()?;
+        self.verify_bytes(Level::Auto, wanted)?;
+        Ok(witness)
     }
 
     fn verify_bytes(&self, level: Level, wanted: impl Fn(&File) -> bool) -> Result<()> {

@@ -40,8 +40,15 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails when the folder is a store of an unknown format.
+    /// Fails when the folder is a store of an unknown format. [`Error::Occupied`] when the path, or one above it, is no folder.
     pub fn open(root: &Path) -> Result<Self> {
+        let is_folder = match root.metadata() {
+            Ok(found) => found.is_dir(),
+            Err(error) => error.kind() != ErrorKind::NotADirectory,
+        };
+        if !is_folder {
+            return Err(Error::Occupied { path: root.to_owned(), reason: "is not a folder".to_owned() });
+        }
         let path = root.join(STORE);
         if path.exists() {
             let bytes = os::read_small(&path, STORE_BYTES)?;

@@ -310,6 +310,117 @@ fn out_folder_left_by_a_killed_run_is_taken_over() {
     }
 }
 
+/// Returns all files below a folder with their bytes.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs_err::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.clone(), fs_err::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn folder_of_a_user_is_never_taken_for_an_unfinished_one() {
+    let mark = "this folder is being written\n00000000 2147483632\n";
+    let cases: [(&[(&str, &str)], &str); 8] = [
+        (
+            &[("INCOMPLETE", ""), ("data/precious", "p"), ("thesis.txt", "t"), ("SHA256SUMS", "s")],
+            "thesis.txt",
+        ),
+        (&[("INCOMPLETE", mark), ("data/precious", "p"), ("thesis.txt", "t")], "thesis.txt"),
+        (&[(".INCOMPLETE-x1", mark), ("notes/today", "n")], "notes"),
+        (&[("INCOMPLETE", "chapters 3 and 4\n")], "INCOMPLETE"),
+        (&[("INCOMPLETE", ""), ("data/precious", "p")], "data"),
+        (&[("INCOMPLETE", ""), ("SHA256SUMS", "s")], "SHA256SUMS"),
+        (&[(".INCOMPLETE-x1", ""), ("data/precious", "p")], "data"),
+        (&[("INCOMPLETE/notes", "n")], "INCOMPLETE"),
+    ];
+    for (files, named) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        for (name, text) in files {
+            fs_err::create_dir_all(out.join(name).parent().unwrap()).unwrap();
+            fs_err::write(out.join(name), text).unwrap();
+        }
+        let before = contents(&out);
+        let error = Folder::begin(&out).unwrap_err();
+        assert!(matches!(error, artifact::Error::Occupied { .. }), "{files:?}: {error}");
+        assert!(error.to_string().ends_with(&format!("is not empty: it holds `{named}`")), "{error}");
+        assert_eq!(contents(&out), before, "{files:?}");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = Folder::begin(file.path()).unwrap_err();
+    assert_eq!(error.to_string(), format!("`{}` is not a folder", file.path().display()));
+    assert_eq!(failure::Failure::kind(&error).exit_code(), 2);
+}
+
+#[test]
+fn mark_that_was_torn_before_there_was_any_data_is_taken_over() {
+    for (mark, text) in
+        [("INCOMPLETE", ""), (".INCOMPLETE-x1", ""), ("INCOMPLETE", "this folder"), ("INCOMPLETE", "\0\0\0")]
+    {
+        for folders in [&[][..], &["data"], &["data", "telemetry"]] {
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().join("out");
+            fs_err::create_dir(&out).unwrap();
+            fs_err::write(out.join(mark), text).unwrap();
+            for folder in folders {
+                fs_err::create_dir(out.join(folder)).unwrap();
+            }
+            drop(Folder::begin(&out).unwrap());
+            assert!(!out.exists(), "{mark} {text:?} {folders:?}");
+        }
+    }
+    // One that is in place is taken over before another.
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    abandon(&out, ".INCOMPLETE-x1", DEAD);
+    fs_err::write(out.join("INCOMPLETE"), "").unwrap();
+    let folder = Folder::begin(&out).unwrap();
+    fs_err::write(folder.data().join("whole.json"), "{}").unwrap();
+    folder.seal(&draft(), &mut || Ok(())).unwrap();
+    Artifact::open_with(&out, Level::Hash).unwrap();
+}
+
+#[test]
+fn what_a_user_puts_into_a_folder_that_is_written_stays_and_does_not_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let folder = Folder::begin(&out).unwrap();
+    fs_err::write(folder.data().join("whole.json"), "{}").unwrap();
+    fs_err::write(out.join("thesis.txt"), "t").unwrap();
+    let error = folder.seal(&draft(), &mut || Ok(())).unwrap_err();
+    assert!(matches!(error, artifact::Error::Occupied { .. }), "{error}");
+    assert!(error.to_string().ends_with("holds `thesis.txt`, which is not part of the artifact"), "{error}");
+    assert_eq!(fs_err::read_to_string(out.join("thesis.txt")).unwrap(), "t");
+    fs_err::remove_file(out.join("thesis.txt")).unwrap();
+    Artifact::open_with(&out, Level::Hash).unwrap();
+    // Of a run that failed, it is all that stays.
+    let failed = dir.path().join("failed");
+    let folder = Folder::begin(&failed).unwrap();
+    fs_err::write(failed.join("thesis.txt"), "t").unwrap();
+    drop(folder);
+    assert_eq!(contents(&failed).into_keys().collect::<Vec<_>>(), [failed.join("thesis.txt")]);
+}
+
+#[test]
+fn store_that_is_a_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs_err::write(&file, "mine").unwrap();
+    for path in [file.clone(), file.join("below")] {
+        let error = artifact::Store::open(&path).unwrap_err();
+        assert_eq!(error.to_string(), format!("`{}` is not a folder", path.display()));
+        assert_eq!(failure::Failure::kind(&error).exit_code(), 2);
+    }
+    artifact::Store::open(&dir.path().join("missing/store")).unwrap();
+}
+
 #[test]
 fn out_folder_of_a_living_process_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();

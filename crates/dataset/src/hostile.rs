@@ -4,26 +4,73 @@
 //! drops merges at random if asked to. This module checks what can be checked before it reads the file, and turns a panic
 //! during its work into an error.
 
+mod extent;
+mod growth;
+mod model;
+
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-/// Most bytes that a normalizer may make of one byte of text. Published ones make 3, for a space.
-const MAX_GROWTH: usize = 64;
+use extent::Extent;
+use growth::{Growth, check_decoder, check_template, steps};
+use model::Model;
+
 /// Most steps of a tokenizer before and after its model. Published ones have about ten.
 const MAX_STEPS: usize = 256;
-/// Most pieces of the template around a text, and most tokens in it.
-const MAX_PIECES: usize = 256;
+/// Most values of a `tokenizer.json`, which takes about a hundred bytes of memory for each. A vocabulary of 262,144 tokens with its
+/// merges has two million.
+const MAX_VALUES: usize = 10_000_000;
+/// Most values of the steps before and after the model, and most bytes of their texts. The table of a `Precompiled` normalizer has
+/// half a megabyte.
+const MAX_STEP_VALUES: usize = 100_000;
+const MAX_STEP_BYTES: usize = 16 << 20;
 
-/// The parts of a `tokenizer.json` that are checked; its vocabulary is not among them.
+/// The sizes of the parts of a `tokenizer.json`.
 #[derive(Deserialize)]
-struct File {
+struct Sizes {
+    #[serde(default)]
+    added_tokens: Extent,
+    #[serde(default)]
+    normalizer: Extent,
+    #[serde(default)]
+    pre_tokenizer: Extent,
+    #[serde(default)]
+    post_processor: Extent,
+    #[serde(default)]
+    decoder: Extent,
+    #[serde(default)]
+    model: Model,
+}
+
+impl Sizes {
+    /// Fails when a part would take far more memory than those of published tokenizers.
+    fn check(&self) -> Result<(), String> {
+        let mut steps = Extent::default();
+        for part in [self.normalizer, self.pre_tokenizer, self.post_processor, self.decoder] {
+            steps.add(part);
+        }
+        if steps.values > MAX_STEP_VALUES || steps.bytes > MAX_STEP_BYTES {
+            let mebibytes = MAX_STEP_BYTES >> 20;
+            return Err(format!(
+                "its steps before and after the model have more than {MAX_STEP_VALUES} values or {mebibytes} MiB of text"
+            ));
+        }
+        if self.added_tokens.values.saturating_add(self.model.extent.values) > MAX_VALUES {
+            return Err(format!("its vocabulary has more than {MAX_VALUES} values"));
+        }
+        model::check_added_tokens(self.added_tokens)?;
+        self.model.check()
+    }
+}
+
+/// The steps of a `tokenizer.json` before and after its model.
+#[derive(Deserialize)]
+struct Steps {
     #[serde(default)]
     normalizer: Value,
     #[serde(default)]
@@ -31,155 +78,39 @@ struct File {
     #[serde(default)]
     post_processor: Value,
     #[serde(default)]
-    model: Model,
+    decoder: Value,
 }
 
-#[derive(Default, Deserialize)]
-struct Model {
-    #[serde(default)]
-    dropout: Value,
+impl Steps {
+    /// Fails when there are too many of them, when they make a text many times as long, and when they break on some texts.
+    fn check(&self) -> Result<(), String> {
+        let parts = [&self.normalizer, &self.pre_tokenizer, &self.post_processor, &self.decoder];
+        if parts.map(steps).iter().sum::<usize>() > MAX_STEPS {
+            return Err(format!("it has more than {MAX_STEPS} steps before and after the model"));
+        }
+        let mut growth = Growth::default();
+        growth.add(&self.normalizer)?;
+        growth.add_after(&self.pre_tokenizer)?;
+        Growth::default().add(&self.post_processor)?;
+        Growth::default().add(&self.decoder)?;
+        check_template(&self.post_processor)?;
+        check_decoder(&self.decoder)
+    }
 }
 
 /// Reads a `tokenizer.json`.
 ///
 /// # Errors
 ///
-/// Fails with the reason when the crate `tokenizers` cannot read it, when it tokenizes at random, and when it would make a
-/// text many times as long.
+/// Fails with the reason when the crate `tokenizers` cannot read it, when it tokenizes at random, when it would make a text or
+/// an answer many times as long, take very long for a long word, or break on short tokens, and when it would take far more
+/// memory than published tokenizers.
 pub fn open_tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
-    let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if file.model.dropout.as_f64().is_some_and(|share| share != 0.0) {
-        let share = &file.model.dropout;
-        return Err(format!(
-            "the model drops merges at random (`dropout` is {share}); set `model.dropout` to null"
-        ));
-    }
-    let parts = [&file.normalizer, &file.pre_tokenizer, &file.post_processor];
-    if parts.map(steps).iter().sum::<usize>() > MAX_STEPS {
-        return Err(format!("it has more than {MAX_STEPS} steps before and after the model"));
-    }
-    for part in parts {
-        growth(part, 1)?;
-        check_template(part)?;
-    }
+    let sizes: Sizes = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    sizes.check()?;
+    let steps: Steps = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    steps.check()?;
     contained(|| Tokenizer::from_bytes(bytes).map_err(|error| error.to_string()))
-}
-
-/// Returns the parts of a sequence; none if `part` is none.
-fn parts_of(part: &Value) -> impl Iterator<Item = &Value> {
-    let lists = ["normalizers", "pretokenizers", "processors"].map(|name| part.get(name));
-    lists.into_iter().flatten().filter_map(Value::as_array).flatten()
-}
-
-/// Counts the steps of a part.
-fn steps(part: &Value) -> usize {
-    1 + parts_of(part).map(steps).sum::<usize>()
-}
-
-/// Checks that the template of a post-processor adds few tokens, and repeats the text a few times at most.
-fn check_template(part: &Value) -> Result<(), String> {
-    let pieces = |name: &str| part.get(name).and_then(Value::as_array).map_or(0, Vec::len);
-    let special = part.get("special_tokens").and_then(Value::as_object).into_iter().flatten();
-    let ids = special.filter_map(|(_, token)| Some(token.get("ids")?.as_array()?.len()));
-    if pieces("single").max(pieces("pair")).max(ids.sum()) > MAX_PIECES {
-        return Err(format!("its template has more than {MAX_PIECES} pieces"));
-    }
-    parts_of(part).try_for_each(check_template)
-}
-
-/// Returns how many bytes `part` makes of one byte of text that has grown `before` times already.
-fn growth(part: &Value, before: usize) -> Result<usize, String> {
-    let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
-    // The library also accepts parts without a type, or of an unknown one, by their fields.
-    let has = |name: &str| part.get(name).is_some();
-    let mut parts = parts_of(part).peekable();
-    if parts.peek().is_some() {
-        return parts.try_fold(before, |so_far, part| growth(part, so_far));
-    }
-    let mut own = 1;
-    if has("pattern") && has("content") {
-        own = replacement(part)?;
-    } else if kind == "Prepend" || has("prepend") {
-        let added = part.get("prepend").and_then(Value::as_str).unwrap_or_default();
-        if added.is_empty() {
-            return Err("the normalizer `Prepend` adds an empty text".to_owned());
-        }
-        own = added.len() + 1;
-    } else if kind == "Precompiled" || has("precompiled_charsmap") {
-        own = check_precompiled(part)?;
-    }
-    let growth = before.saturating_mul(own.max(1));
-    if growth > MAX_GROWTH {
-        return Err(format!("`{kind}` makes a text more than {MAX_GROWTH} times as long"));
-    }
-    Ok(growth)
-}
-
-/// Returns the growth of a text by the normalizer `Replace`.
-fn replacement(part: &Value) -> Result<usize, String> {
-    let content = part.get("content").and_then(Value::as_str).unwrap_or_default();
-    let pattern = part.get("pattern").unwrap_or(&Value::Null);
-    let text = pattern.get("String").or_else(|| pattern.get("Regex")).and_then(Value::as_str);
-    let Some(text) = text else { return Ok(1) };
-    if text.is_empty() {
-        return Err("the normalizer `Replace` looks for an empty text".to_owned());
-    }
-    // A regular expression may match a single byte, or the place between two.
-    let matched = if pattern.get("String").is_some() { text.len() } else { 1 };
-    Ok(content.len().div_ceil(matched) + usize::from(pattern.get("Regex").is_some()))
-}
-
-/// Checks the table of a precompiled normalizer: the length of its tree, the tree, and texts that end in NUL. Returns the growth of
-/// a text, if the longest replacement is one of a character with three bytes.
-fn check_precompiled(part: &Value) -> Result<usize, String> {
-    let invalid = |what: &str| Err(format!("the table of the normalizer `Precompiled` {what}"));
-    let Some(text) = part.get("precompiled_charsmap").and_then(Value::as_str) else {
-        return invalid("is missing");
-    };
-    let Ok(bytes) = STANDARD.decode(text) else { return invalid("is not base64") };
-    let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return invalid("is cut off") };
-    let length = u32::from_le_bytes(*length) as usize;
-    if length == 0 || !length.is_multiple_of(4) || length > rest.len() {
-        return invalid("gives its tree a wrong length");
-    }
-    let (tree, texts) = rest.split_at(length);
-    if std::str::from_utf8(texts).is_err() {
-        return invalid("holds bytes that are not UTF-8");
-    }
-    let tree: Vec<u32> = tree.as_chunks::<4>().0.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
-    if !is_sound(&tree, texts) {
-        return invalid("points outside itself");
-    }
-    let longest = texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0);
-    Ok(longest.div_ceil(3))
-}
-
-/// Returns whether all walks through a double array stay inside, and its values are places in `texts`.
-fn is_sound(tree: &[u32], texts: &[u8]) -> bool {
-    let offset = |unit: u32| ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize;
-    let text = std::str::from_utf8(texts).unwrap_or_default();
-    let mut visited = vec![false; tree.len()];
-    let mut open = vec![offset(tree[0])];
-    while let Some(place) = open.pop() {
-        // Bytes that never occur in UTF-8 are not looked up.
-        for byte in (1..=0xF4_usize).filter(|byte| !matches!(byte, 0xC0 | 0xC1)) {
-            let next = place ^ byte;
-            let Some(&unit) = tree.get(next) else { return false };
-            if (unit & ((1 << 31) | 0xFF)) as usize != byte || std::mem::replace(&mut visited[next], true) {
-                continue;
-            }
-            let below = next ^ offset(unit);
-            if (unit >> 8) & 1 == 1 {
-                let Some(&leaf) = tree.get(below) else { return false };
-                let value = (leaf & ((1 << 31) - 1)) as usize;
-                if !text.is_char_boundary(value) || value >= text.len() {
-                    return false;
-                }
-            }
-            open.push(below);
-        }
-    }
-    true
 }
 
 thread_local! {
@@ -210,6 +141,8 @@ pub(crate) fn contained<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use serde_json::json;
 
     use super::*;
@@ -287,6 +220,186 @@ mod tests {
             });
             let error = open_tokenizer(file.to_string().as_bytes()).map(|_| ()).unwrap_err();
             assert!(error.contains("more than 256 pieces"), "{error}");
+        }
+    }
+
+    /// Opens a tokenizer with a decoder, and with a model of words that are this long at most.
+    fn decoding(decoder: &Value, longest: &Value) -> Result<Tokenizer, String> {
+        let file = json!({
+            "version": "1.0", "added_tokens": [], "decoder": decoder,
+            "model": {
+                "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": longest, "vocab": {"[UNK]": 0, "a": 1},
+            },
+        });
+        open_tokenizer(file.to_string().as_bytes())
+    }
+
+    #[test]
+    fn decoders_and_long_words_are_limited() {
+        let replace = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(60)});
+        let twice = json!({"type": "Sequence", "decoders": [{"type": "Fuse"}, replace, replace]});
+        let strip =
+            |start: u32, stop: u32| json!({"type": "Strip", "content": " ", "start": start, "stop": stop});
+        let within = json!({"type": "Sequence", "decoders": [strip(1, 1)]});
+        for (decoder, longest, reason) in [
+            (&twice, 100, "times as long"),
+            (&strip(0, 2), 100, "`stop` is 2"),
+            (&within, 100, "`stop` is 1"),
+            (&Value::Null, 1_000_000_000_000_u64, "at most 1000"),
+        ] {
+            let error = decoding(decoder, &json!(longest)).map(|_| ()).unwrap_err();
+            assert!(error.contains(reason), "{reason}: {error}");
+        }
+        let llama = json!({"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1, 0),
+        ]});
+        let metaspace =
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+        for decoder in [
+            llama,
+            metaspace,
+            json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+            json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}),
+            json!({"type": "BPEDecoder", "suffix": "</w>"}),
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
+        ] {
+            decoding(&decoder, &json!(100)).unwrap();
+        }
+    }
+
+    /// Returns the reason why a tokenizer with these fields is refused.
+    fn refusal(fields: &Value) -> String {
+        let mut file = json!({
+            "version": "1.0", "added_tokens": [],
+            "model": {"type": "BPE", "unk_token": null, "vocab": {"a": 0}, "merges": []},
+        });
+        file.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        open_tokenizer(file.to_string().as_bytes()).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn steps_that_make_a_text_longer_together_are_refused() {
+        let byte_level =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        let replace =
+            |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+        // Each round makes three letters of one.
+        let round = [
+            json!({"type": "NFD"}),
+            replace("\u{308}", "\u{390}"),
+            replace("\u{301}", "\u{390}"),
+            replace("ι", "\u{390}"),
+        ];
+        let long = "a".repeat(1000);
+        let mut more = replace("a", &long);
+        more["normalizers"] = json!([{"type": "NFC"}]);
+        let mut prepending = replace("a", "b");
+        prepending["prepend"] = json!(long);
+        for fields in [
+            json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": vec![byte_level; 30]}}),
+            json!({"normalizer": {"type": "Sequence", "normalizers": vec![round; 20].concat()}}),
+            json!({"normalizer": more}),
+            json!({"normalizer": prepending}),
+            json!({
+                "normalizer": replace("a", &"a".repeat(60)),
+                "pre_tokenizer": {"type": "Sequence", "pretokenizers": vec![
+                    json!({"type": "Metaspace", "replacement": "▁"}); 4
+                ]},
+            }),
+            json!({"decoder": {"type": "Sequence", "decoders": vec![json!({"type": "WordPiece", "prefix": "", "cleanup": true}); 9]}}),
+        ] {
+            let reason = refusal(&fields);
+            assert!(reason.contains("times as long"), "{reason}: {fields:.200}");
+        }
+        for fields in [
+            json!({"normalizer": [long]}),
+            json!({"decoder": [{"String": "a"}, long]}),
+            json!({"normalizer": {"type": "Sequence", "normalizers": [[long]]}}),
+            json!({"post_processor": {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {"X": ["X", vec![0; 1000], vec!["X"; 1000]]}}}),
+        ] {
+            let reason = refusal(&fields);
+            assert!(reason.contains("is not an object"), "{reason}: {fields:.200}");
+        }
+        for decoder in [
+            json!({"type": "BPEDecoder", "suffix": ""}),
+            json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "", "cleanup": true}),
+        ] {
+            let reason = refusal(&json!({"decoder": decoder}));
+            assert!(reason.contains("is empty"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn models_with_huge_parts_are_refused() {
+        let bpe = |name: &str, value: Value| {
+            let mut model = json!({"type": "BPE", "unk_token": null, "vocab": {"a": 0}, "merges": []});
+            model[name] = value;
+            json!({"model": model})
+        };
+        let (long, piece) = ("x".repeat(5000), "x".repeat(600));
+        let added = json!({"id": 1, "content": long, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+        for (fields, reason) in [
+            (bpe("continuing_subword_prefix", json!(long)), "has 5000 bytes"),
+            (bpe("end_of_word_suffix", json!(long)), "has 5000 bytes"),
+            (bpe("unk_token", json!(long)), "has 5000 bytes"),
+            (bpe("vocab", json!({&long: 0})), "a token has 5000 bytes"),
+            (json!({"added_tokens": [added]}), "a token has 5000 bytes"),
+            (
+                json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], [piece, 0.0]], "byte_fallback": false}}),
+                "a token has 600 bytes",
+            ),
+            (bpe("max_input_chars_per_word", json!(1e12)), "at most 1000"),
+            (bpe("other", json!(vec![0; 10_000_000])), "more than 10000000 values"),
+            (json!({"normalizer": {"type": "NFC", "other": vec![0; 100_000]}}), "more than 100000 values"),
+            (json!({"decoder": {"type": "Fuse", "other": "x".repeat(17 << 20)}}), "16 MiB of text"),
+        ] {
+            let error = refusal(&fields);
+            assert!(error.contains(reason), "{reason}: {error}");
+        }
+        // Of a setting that is there twice, the library takes the last.
+        let twice = r#"{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "dropout": 0.1, "dropout": null, "vocab": {"a": 0}, "merges": []}}"#;
+        assert!(open_tokenizer(twice.as_bytes()).map(|_| ()).unwrap_err().contains("at random"));
+    }
+
+    #[test]
+    fn the_steps_of_published_tokenizers_are_opened() {
+        // The longest replacement of the published tables has 33 bytes.
+        let precompiled = charsmap(&[0; 256], &("y".repeat(33) + "\0"));
+        let spaces =
+            |content: &str| json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": content});
+        let quotes = json!({"type": "Replace", "pattern": {"String": "``"}, "content": "\""});
+        let metaspace =
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+        let byte_level =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        let split =
+            json!({"type": "Split", "pattern": {"Regex": "\\s+"}, "behavior": "Isolated", "invert": false});
+        let bert = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true});
+        let (words, lower) = (json!({"type": "WhitespaceSplit"}), json!({"type": "Lowercase"}));
+        let (nfkd, nfc) = (json!({"type": "NFKD"}), json!({"type": "NFC"}));
+        for (name, normalizers, pre_tokenizers) in [
+            (
+                "XLNet",
+                json!([quotes, nfkd, {"type": "StripAccents"}, lower, precompiled, spaces(" ")]),
+                json!([words, metaspace]),
+            ),
+            (
+                "T5",
+                json!([precompiled, {"type": "Strip", "strip_left": false, "strip_right": true}, spaces("▁")]),
+                json!([metaspace]),
+            ),
+            ("BERT", json!([bert]), json!([{"type": "BertPreTokenizer"}])),
+            ("Qwen", json!([nfc]), json!([split, byte_level])),
+            ("CLIP", json!([nfc, spaces(" "), lower]), json!([split, byte_level])),
+        ] {
+            let file = json!({
+                "version": "1.0", "added_tokens": [],
+                "normalizer": {"type": "Sequence", "normalizers": normalizers},
+                "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
+                "model": {"type": "BPE", "unk_token": null, "vocab": {"a": 0}, "merges": []},
+            });
+            open_tokenizer(file.to_string().as_bytes()).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
     }
 

@@ -15,8 +15,10 @@ use crate::hostile::{contained, open_tokenizer};
 use crate::message;
 use crate::template::ChatTemplate;
 
-/// Longest file of a tokenizer folder, in bytes.
+/// Longest `tokenizer.json`, in bytes. The other files of its folder have the limit of settings.
 const MAX_BYTES: u64 = 256 << 20;
+/// Most bytes of all chat templates, which take about a hundred times as much memory. Published ones have some ten thousand.
+const MAX_TEMPLATE_BYTES: usize = 4 << 20;
 
 /// The files of a tokenizer, besides those in the folder of [`TEMPLATES`] and the chat settings.
 const FILES: [&str; 9] = [
@@ -331,7 +333,7 @@ impl TextTokenizer {
 }
 
 fn read_text(path: &Path) -> Result<Option<String>> {
-    match files::read_text(path, MAX_BYTES) {
+    match files::read_text(path, files::MAX_JSON_BYTES) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::unreadable(path)(error)),
@@ -487,7 +489,17 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> 
         sources.push(TemplateSource::new("default", CHAT_TEMPLATE_JSON, text));
     }
     sources.retain(is_filled);
+    check_length(path, &sources)?;
     Ok(sources)
+}
+
+/// Fails if the chat templates of the tokenizer folder `path` are too long together.
+fn check_length(path: &Path, sources: &[TemplateSource]) -> Result<()> {
+    if sources.iter().map(|source| source.text.len()).sum::<usize>() > MAX_TEMPLATE_BYTES {
+        let reason = format!("its chat templates have more than {} MiB in all", MAX_TEMPLATE_BYTES >> 20);
+        return Err(Error::Tokenizer { path: path.to_owned(), reason });
+    }
+    Ok(())
 }
 
 /// Returns the chat templates that are files of their own.
@@ -500,6 +512,7 @@ fn template_files(path: &Path) -> Result<Vec<TemplateSource>> {
         let label = format!("{TEMPLATES}/{stem}.jinja");
         if let Some(source) = read_text(&path.join(&label))? {
             sources.push(TemplateSource::new(&stem, label, source));
+            check_length(path, &sources)?;
         }
     }
     Ok(sources)

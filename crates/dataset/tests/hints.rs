@@ -345,3 +345,35 @@ fn the_hint_about_rewritten_turns_works() {
     );
     assert_eq!(read(&path, &tokenizer, with(OnRewrittenTurn::Skip)).unwrap(), 1);
 }
+
+#[test]
+fn settings_that_are_far_too_long_are_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    testutil::files::copy(&testutil::golden("llama"), &folder.path().join("model"));
+    for name in ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
+        let path = folder.path().join("model").join(name);
+        let kept = fs_err::read(&path).ok();
+        fs_err::write(&path, format!("{{\"x\":[{}0]}}", "0,".repeat(9 << 20))).unwrap();
+        let error = TextTokenizer::open(&folder.path().join("model")).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("has more than the 16777216 bytes"), "{error}");
+        match kept {
+            Some(bytes) => fs_err::write(&path, bytes).unwrap(),
+            None => fs_err::remove_file(&path).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn chat_templates_that_are_too_long_together_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    testutil::files::copy(&testutil::golden("llama"), &path);
+    let named = path.join("additional_chat_templates");
+    fs_err::create_dir_all(&named).unwrap();
+    for index in 0..5 {
+        fs_err::write(named.join(format!("t{index}.jinja")), "x".repeat(1 << 20)).unwrap();
+    }
+    for error in [TextTokenizer::open(&path).unwrap_err(), dataset::check_templates(&path).unwrap_err()] {
+        assert!(error.to_string().contains("more than 4 MiB in all"), "{error}");
+    }
+}

@@ -34,6 +34,9 @@ pub(crate) fn remedy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
             "raise the limit for the size of a file (`ulimit -f`), or name a folder on another file system",
         ),
         (io::ErrorKind::PermissionDenied, _) => Some("give this user the right to use that file or folder"),
+        (io::ErrorKind::CrossesDevices, _) => Some(
+            "keep all folders of a store on one file system: link or mount the whole store, not a folder in it",
+        ),
         (_, Some(Errno::IO)) => Some("check the disk and its cables, then run the same command again"),
         (_, Some(Errno::MFILE | Errno::NFILE)) => Some("raise the limit for open files (`ulimit -n`)"),
         (_, Some(Errno::NOMEM)) => {

@@ -1,13 +1,16 @@
 //! `config.json` and tensor names of the architectures that can be read from GGUF.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::header::Header;
+use crate::keys::{self, Family};
 use crate::metadata::{Metadata, missing, shortest};
 use crate::names::{GEMMA_LAYERS, LAYERS, OUTER_LAYERS, PHI_LAYERS};
 use crate::numbers;
-use crate::rope::{self, Factors, Rope};
+use crate::rope::{self, DEFAULT_BASE, Factors, Rope};
 
 /// Architectures of GGUF that can be read, each with its `model_type`.
 const FAMILIES: [(&str, Family, &str); 7] = [
@@ -21,37 +24,9 @@ const FAMILIES: [(&str, Family, &str); 7] = [
     ("qwen3", Family::Qwen3, "qwen3"),
 ];
 
-/// Keys below the architecture's name that are followed, or that change nothing.
-const KNOWN_KEYS: [&str; 18] = [
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.layer_norm_rms_epsilon",
-    "attention.sliding_window",
-    "attention.sliding_window_pattern",
-    "attention.value_length",
-    "attn_logit_softcapping",
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
-    "final_logit_softcapping",
-    "rope.dimension_count",
-    "rope.freq_base",
-    "rope.freq_base_swa",
-    "tensor_data_layout",
-    "vocab_size",
-];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
-    Gemma2,
-    Gemma3,
-    Llama,
-    Phi3,
-    Qwen2,
-    Qwen3,
-}
+/// Ends of the names of biases that a Llama has together, after the number of the block.
+const ATTENTION: [&str; 4] = [".attn_q.bias", ".attn_k.bias", ".attn_v.bias", ".attn_output.bias"];
+const FEED_FORWARD: [&str; 3] = [".ffn_gate.bias", ".ffn_up.bias", ".ffn_down.bias"];
 
 /// Change of a tensor's rows or values on the way from GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +64,10 @@ impl<'a> Architecture<'a> {
     /// Names a key that is missing, unknown or has a value that no model has.
     pub fn new(header: &'a Header) -> Result<Self> {
         let metadata = Metadata::new(header.metadata());
+        // Before all else: later parts have no other keys.
+        if let Some(count) = metadata.integer("split.count")?.filter(|&count| count > 1) {
+            return Err(Error::Part { index: metadata.integer("split.no")?.unwrap_or(0), count });
+        }
         let found = metadata.text("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
         let Some((name, family, model_type)) = FAMILIES.into_iter().find(|(name, ..)| *name == found) else {
             let known = FAMILIES.map(|(name, ..)| format!("`{name}`")).join(", ");
@@ -96,11 +75,6 @@ impl<'a> Architecture<'a> {
                 "the architecture is `{found}`; supported architectures are {known}"
             )));
         };
-        if metadata.integer("split.count")?.is_some_and(|parts| parts > 1) {
-            return Err(Error::Unsupported(
-                "the file is one of several parts; merge them with `llama-gguf-split --merge`".to_owned(),
-            ));
-        }
         numbers::check(metadata, name)?;
         let required = |key: &str| {
             let key = format!("{name}.{key}");
@@ -133,11 +107,7 @@ impl<'a> Architecture<'a> {
     }
 
     fn check(&self) -> Result<()> {
-        let prefix = format!("{}.", self.name);
-        let is_known = |key: &&str| KNOWN_KEYS.contains(key) || rope::KEYS.contains(key);
-        if let Some(key) = self.metadata.keys(&prefix).find(|key| !is_known(key)) {
-            return Err(Error::Unsupported(format!("the key `{prefix}{key}` is not supported")));
-        }
+        keys::check(self.metadata, self.name, self.family)?;
         let layout = self.metadata.text(&self.key("tensor_data_layout"))?;
         if layout.is_some_and(|layout| layout != "Meta AI original pth") {
             return Err(Error::Unsupported(format!(
@@ -150,7 +120,47 @@ impl<'a> Architecture<'a> {
                 "keys and values of different widths are not supported".to_owned(),
             ));
         }
+        if self.family == Family::Llama { self.check_biases() } else { Ok(()) }
+    }
+
+    /// Checks that each group of layers has biases in all blocks or in none, as `config.json` can say no more.
+    fn check_biases(&self) -> Result<()> {
+        let names = self.header.tensors().iter().map(|tensor| tensor.name.as_str());
+        let is_bias = |name: &&str| name.starts_with("blk.") && name.rsplit('.').next() == Some("bias");
+        let biases: BTreeSet<&str> = names.filter(is_bias).collect();
+        let Some(first) = biases.first() else { return Ok(()) };
+        if self.is_mistral()? {
+            return Err(Error::Unsupported(format!(
+                "the tensor `{first}` is not supported: Mistral models, and Llamas with a sliding window, have no biases"
+            )));
+        }
+        for layers in [&ATTENTION[..], &FEED_FORWARD] {
+            let found = biases.iter().find(|name| layers.iter().any(|layer| name.contains(layer)));
+            let Some(found) = found else { continue };
+            let blocks = 0..self.blocks;
+            let mut expected = blocks.flat_map(|block| layers.iter().map(move |layer| (block, layer)));
+            let missing = expected.find_map(|(block, layer)| {
+                let name = format!("blk.{block}{layer}");
+                (!biases.contains(name.as_str())).then_some(name)
+            });
+            if let Some(missing) = missing {
+                return Err(Error::Unsupported(format!(
+                    "there is the tensor `{found}`, but no tensor `{missing}`: models with biases for only some layers \
+                     are not supported"
+                )));
+            }
+        }
         Ok(())
+    }
+
+    /// Returns whether the model has a window in every layer, which only this kind of Llama has.
+    fn is_mistral(&self) -> Result<bool> {
+        Ok(self.model_type == "mistral" || self.window()?.is_some())
+    }
+
+    /// Returns the window in tokens, if there is one.
+    fn window(&self) -> Result<Option<u64>> {
+        Ok(self.integer("attention.sliding_window")?.filter(|&window| window > 0))
     }
 
     fn key(&self, key: &str) -> String {
@@ -206,7 +216,6 @@ impl<'a> Architecture<'a> {
             metadata: self.metadata,
             architecture: self.name,
             head_dim: self.head_dim,
-            default_base: if self.family == Family::Gemma3 { 1_000_000.0 } else { 10_000.0 },
             is_partial: self.family == Family::Phi3,
             has_local_layers: self.family == Family::Gemma3,
             factors,
@@ -215,7 +224,7 @@ impl<'a> Architecture<'a> {
 
     /// Returns the settings that only some families have.
     fn family_config(&self) -> Result<Map<String, Value>> {
-        let window = self.integer("attention.sliding_window")?.filter(|&window| window > 0);
+        let window = self.window()?;
         let required_window = || {
             let key = self.key("attention.sliding_window");
             window.ok_or_else(|| {
@@ -230,10 +239,10 @@ impl<'a> Architecture<'a> {
         let mut put = |name: &str, value: Value| config.insert(name.to_owned(), value);
         match self.family {
             Family::Llama => {
-                let has_bias = |layer: &str| self.header.tensor(&format!("blk.0.{layer}.bias")).is_some();
-                put("attention_bias", has_bias("attn_q").into());
-                put("mlp_bias", has_bias("ffn_gate").into());
-                if window.is_some() || self.model_type == "mistral" {
+                let has_bias = |layer: &str| self.header.tensor(&format!("blk.0{layer}")).is_some();
+                put("attention_bias", has_bias(ATTENTION[0]).into());
+                put("mlp_bias", has_bias(FEED_FORWARD[0]).into());
+                if self.is_mistral()? {
                     put("model_type", "mistral".into());
                     put("sliding_window", window.map_or(Value::Null, Value::from));
                 }
@@ -245,9 +254,14 @@ impl<'a> Architecture<'a> {
                 put("sliding_window", window.map_or(Value::Null, Value::from));
             }
             Family::Gemma2 => {
-                let required = |key: &str| self.float(key)?.ok_or_else(|| missing(&self.key(key)));
-                put("attn_logit_softcapping", shortest(required("attn_logit_softcapping")?));
-                put("final_logit_softcapping", shortest(required("final_logit_softcapping")?));
+                for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
+                    let cap = self.float(name)?.ok_or_else(|| missing(&self.key(name)))?;
+                    if cap <= 0.0 {
+                        let key = self.key(name);
+                        return Err(Error::Content(format!("`{key}` is {cap}, expected a number above 0")));
+                    }
+                    put(name, shortest(cap));
+                }
                 put("sliding_window", required_window()?.into());
                 put("query_pre_attn_scalar", self.query_scalar(46).into());
             }
@@ -256,9 +270,9 @@ impl<'a> Architecture<'a> {
                 put("sliding_window", required_window()?.into());
                 put("sliding_window_pattern", pattern.into());
                 put("query_pre_attn_scalar", self.query_scalar(62).into());
-                let local = self.float("rope.freq_base_swa")?.unwrap_or(10_000.0);
+                let local = self.float("rope.freq_base_swa")?.unwrap_or(DEFAULT_BASE);
                 put("rope_local_base_freq", shortest(local));
-                if let Some(cap) = self.float("final_logit_softcapping")? {
+                if let Some(cap) = self.float("final_logit_softcapping")?.filter(|&cap| cap > 0.0) {
                     put("final_logit_softcapping", shortest(cap));
                 }
             }

@@ -16,6 +16,14 @@ pub enum Error {
     /// The file uses a feature that is not supported.
     #[error("{0}")]
     Unsupported(String),
+    /// The file holds only a part of a model.
+    #[error("the file is part {} of {count} of a model", index.saturating_add(1))]
+    Part {
+        /// Number of the part, from 0.
+        index: u64,
+        /// Number of parts.
+        count: u64,
+    },
 }
 
 /// Result with [`Error`].
@@ -25,7 +33,7 @@ impl Failure for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Io(error) => Kind::of_io(error),
-            Self::Content(_) | Self::Unsupported(_) => Kind::BadInput,
+            Self::Content(_) | Self::Unsupported(_) | Self::Part { .. } => Kind::BadInput,
         }
     }
 
@@ -38,6 +46,10 @@ impl Failure for Error {
             Self::Unsupported(_) => {
                 Some("use a file in one of the supported formats, or the original model".to_owned())
             }
+            Self::Part { .. } => Some(
+                "merge the parts, and use the merged file: `llama-gguf-split --merge FIRST-PART.gguf MERGED.gguf`"
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -137,7 +137,7 @@ fn in_place(error: Error, what: &str, name: &str) -> Error {
     match error {
         Error::Content(reason) => Error::Content(format!("{what} `{name}`: {reason}")),
         Error::Unsupported(reason) => Error::Unsupported(format!("{what} `{name}`: {reason}")),
-        Error::Io(error) => Error::Io(error),
+        other @ (Error::Io(_) | Error::Part { .. }) => other,
     }
 }
 

@@ -11,6 +11,7 @@ mod blocks;
 mod error;
 mod groups;
 mod header;
+mod keys;
 mod metadata;
 mod names;
 mod numbers;

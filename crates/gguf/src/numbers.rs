@@ -24,16 +24,11 @@ const SIZES: [(&str, u64); 12] = [
 /// Sizes of which 0 means none.
 const SIZES_OR_NONE: [(&str, u64); 1] = [("attention.sliding_window", 1 << 31)];
 /// Numbers that divide, are raised to a power, or keep a root from zero.
-const POSITIVE: [&str; 6] = [
-    "attention.layer_norm_rms_epsilon",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "rope.freq_base",
-    "rope.freq_base_swa",
-    "rope.scaling.attn_factor",
-];
+const POSITIVE: [&str; 4] =
+    ["attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.freq_base_swa", "rope.scaling.attn_factor"];
 /// Divisors of which 0 means none.
-const POSITIVE_OR_NONE: [&str; 2] = ["rope.scale_linear", "rope.scaling.factor"];
+const POSITIVE_OR_NONE: [&str; 4] =
+    ["attn_logit_softcapping", "final_logit_softcapping", "rope.scale_linear", "rope.scaling.factor"];
 
 /// Checks type and range of every number of the architecture `name`.
 ///

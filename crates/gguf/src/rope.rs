@@ -1,5 +1,7 @@
 //! Rotary positions: settings of `config.json` from keys and tensors of GGUF.
 
+use std::fmt::Display;
+
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
@@ -14,6 +16,8 @@ pub(crate) const KEYS: [&str; 6] = [
     "rope.scaling.original_context_length",
     "rope.scaling.type",
 ];
+/// Base of the rotation of a file that does not name one, as in llama.cpp.
+pub(crate) const DEFAULT_BASE: f64 = 10_000.0;
 /// Divisors of the frequencies under the scaling of Llama 3.
 const FREQUENCIES: &str = "rope_freqs.weight";
 /// Divisors of the frequencies of Phi for rows beyond and within the original context.
@@ -27,13 +31,21 @@ const LOW_FREQUENCY_FACTOR: f64 = 1.0;
 const HIGH_FREQUENCY_FACTOR: f64 = 4.0;
 const ORIGINAL_CONTEXT: u32 = 8192;
 
+/// Kind of the scaling of a longer context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    None,
+    Linear,
+    Yarn,
+    Longrope,
+}
+
 /// Inputs of the rotation beside its own keys.
 pub(crate) struct Rope<'a> {
     pub(crate) metadata: Metadata<'a>,
     /// Name of the architecture, with which its keys start.
     pub(crate) architecture: &'a str,
     pub(crate) head_dim: u64,
-    pub(crate) default_base: f64,
     /// Whether the rotation may cover a part of each head.
     pub(crate) is_partial: bool,
     /// Whether some layers have a rotation of their own, to which llama.cpp applies the factor of the scores as well.
@@ -65,7 +77,7 @@ impl Rope<'_> {
     /// Returns the settings of `config.json`.
     pub(crate) fn config(&self) -> Result<Map<String, Value>> {
         let mut config = Map::new();
-        let base = self.float("rope.freq_base")?.unwrap_or(self.default_base);
+        let base = self.float("rope.freq_base")?.unwrap_or(DEFAULT_BASE);
         config.insert("rope_theta".to_owned(), shortest(base));
         let dimensions = self.integer("rope.dimension_count")?.unwrap_or(self.head_dim);
         if dimensions != self.head_dim {
@@ -98,55 +110,90 @@ impl Rope<'_> {
         self.metadata.float(&self.key(key))
     }
 
+    /// Returns the settings of the scaling, if there is one.
     fn scaling(&self, base: f64, dimensions: u64) -> Result<Map<String, Value>> {
-        let kind = self.metadata.text(&self.key("rope.scaling.type"))?.unwrap_or("none");
-        let factors = [self.float("rope.scaling.factor")?, self.float("rope.scale_linear")?];
-        let factor = factors.into_iter().flatten().find(|&factor| factor != 0.0);
+        let kind = self.kind()?;
+        let factor = self.factor(kind)?;
+        self.check_combination(kind, factor)?;
         let original = self.integer("rope.scaling.original_context_length")?;
         let attention_factor = self.float("rope.scaling.attn_factor")?;
-        if kind != "yarn" || self.has_local_layers {
+        if kind != Kind::Yarn || self.has_local_layers {
             self.check_attention_factor(attention_factor, original)?;
         }
-        let required = |name: &str| missing(&self.key(name));
+        let original = || original.ok_or_else(|| missing(&self.key("rope.scaling.original_context_length")));
         let mut config = Map::new();
-        let scaling = match (kind, &self.factors) {
-            (_, Factors { long: Some(long), short: Some(short), .. }) => {
-                let original = original.ok_or_else(|| required("rope.scaling.original_context_length"))?;
+        let scaling = match (&self.factors, kind) {
+            (Factors { long: Some(long), short: Some(short), .. }, _) => {
                 check_divisors(LONG_FACTORS, long, dimensions)?;
                 check_divisors(SHORT_FACTORS, short, dimensions)?;
-                config.insert("original_max_position_embeddings".to_owned(), original.into());
+                config.insert("original_max_position_embeddings".to_owned(), original()?.into());
                 json!({ "type": "longrope", "long_factor": numbers(long), "short_factor": numbers(short) })
             }
-            (_, Factors { long: None, short: None, frequencies: Some(divisors) }) => {
-                llama3(divisors, base, dimensions)?
+            (Factors { frequencies: Some(divisors), .. }, _) => llama3(divisors, base, dimensions)?,
+            (_, Kind::Yarn) => {
+                let factor = factor.ok_or_else(|| missing(&self.key("rope.scaling.factor")))?;
+                yarn(factor, original()?, attention_factor)
             }
-            ("linear", _) => {
-                let factor = factor.ok_or_else(|| required("rope.scaling.factor"))?;
-                json!({ "rope_type": "linear", "factor": shortest(factor) })
-            }
-            ("yarn", _) => {
-                let factor = factor.ok_or_else(|| required("rope.scaling.factor"))?;
-                let original = original.ok_or_else(|| required("rope.scaling.original_context_length"))?;
-                let mut table = json!({
-                    "rope_type": "yarn",
-                    "factor": shortest(factor),
-                    "original_max_position_embeddings": original,
-                });
-                // A factor of the usual one, which `config.json` does without.
-                if let Some(share) = attention_factor.filter(|share| (share - 1.0).abs() > f64::EPSILON) {
-                    let usual = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
-                    table["attention_factor"] = shortest(f64::from((share * usual) as f32));
+            (_, Kind::None | Kind::Linear | Kind::Longrope) => {
+                match factor.filter(|&factor| is_change(factor)) {
+                    None => return Ok(config),
+                    Some(factor) => json!({ "rope_type": "linear", "factor": shortest(factor) }),
                 }
-                table
             }
-            ("none", _) => match factor.filter(|&factor| (factor - 1.0).abs() > f64::EPSILON) {
-                None => return Ok(config),
-                Some(factor) => json!({ "rope_type": "linear", "factor": shortest(factor) }),
-            },
-            (other, _) => return Err(Error::Unsupported(format!("the rope scaling is `{other}`"))),
         };
         config.insert("rope_scaling".to_owned(), scaling);
         Ok(config)
+    }
+
+    /// Returns the kind of scaling: linear if the file names none, as in llama.cpp.
+    fn kind(&self) -> Result<Kind> {
+        Ok(match self.metadata.text(&self.key("rope.scaling.type"))? {
+            Some("none") => Kind::None,
+            None | Some("linear") => Kind::Linear,
+            Some("yarn") => Kind::Yarn,
+            Some("longrope") => Kind::Longrope,
+            Some(other) => return Err(Error::Unsupported(format!("the rope scaling is `{other}`"))),
+        })
+    }
+
+    /// Returns the factor of the context, if the file has one that counts. The newer of two keys decides, 0 means none, and
+    /// the kind `none` means that nothing is scaled.
+    fn factor(&self, kind: Kind) -> Result<Option<f64>> {
+        let factor = match self.float("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.float("rope.scale_linear")?,
+        };
+        Ok(factor.filter(|&factor| kind != Kind::None && factor != 0.0))
+    }
+
+    /// Checks that at most one kind of scaling is asked for: `config.json` has room for one, while llama.cpp multiplies them.
+    fn check_combination(&self, kind: Kind, factor: Option<f64>) -> Result<()> {
+        let refused = |reason: String| Err(Error::Unsupported(reason));
+        let tensor = match &self.factors {
+            Factors { frequencies: None, long: None, short: None } if kind == Kind::Longrope => {
+                let kind = self.key("rope.scaling.type");
+                return refused(format!("`{kind}` is `longrope`, but there is no tensor `{LONG_FACTORS}`"));
+            }
+            Factors { frequencies: None, long: None, short: None } => return Ok(()),
+            Factors { frequencies: Some(_), long: None, short: None } => FREQUENCIES,
+            Factors { frequencies: None, long: Some(_), short: Some(_) } => LONG_FACTORS,
+            Factors { frequencies: Some(_), long, .. } => {
+                let other = if long.is_some() { LONG_FACTORS } else { SHORT_FACTORS };
+                return refused(format!("the tensors `{FREQUENCIES}` and `{other}` exclude each other"));
+            }
+            Factors { long: Some(_), .. } => return refused(alone(LONG_FACTORS, SHORT_FACTORS)),
+            Factors { short: Some(_), .. } => return refused(alone(SHORT_FACTORS, LONG_FACTORS)),
+        };
+        let both = |key: &str, value: &dyn Display| {
+            let key = self.key(key);
+            refused(format!("`{key}` {value} beside the tensor `{tensor}` is not supported"))
+        };
+        match factor.filter(|&factor| is_change(factor)) {
+            _ if kind == Kind::Yarn => both("rope.scaling.type", &"`yarn`"),
+            _ if kind == Kind::Longrope && tensor == FREQUENCIES => both("rope.scaling.type", &"`longrope`"),
+            Some(factor) => both("rope.scaling.factor", &factor),
+            None => Ok(()),
+        }
     }
 
     /// Checks that the factor of the scores is the one that follows from the other settings, as in published models.
@@ -179,6 +226,30 @@ fn check_divisors(name: &str, values: &[f32], dimensions: u64) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// Returns whether a factor of the context scales anything.
+fn is_change(factor: f64) -> bool {
+    (factor - 1.0).abs() > f64::EPSILON
+}
+
+/// Returns the message for one of two tensors without the other.
+fn alone(found: &str, missing: &str) -> String {
+    format!("there is the tensor `{found}`, but no tensor `{missing}`")
+}
+
+fn yarn(factor: f64, original: u64, attention_factor: Option<f64>) -> Value {
+    let mut table = json!({
+        "rope_type": "yarn",
+        "factor": shortest(factor),
+        "original_max_position_embeddings": original,
+    });
+    // A factor of the usual one, which `config.json` does without.
+    if let Some(share) = attention_factor.filter(|&share| is_change(share)) {
+        let usual = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
+        table["attention_factor"] = shortest(f64::from((share * usual) as f32));
+    }
+    table
 }
 
 fn numbers(values: &[f32]) -> Vec<Value> {

@@ -279,3 +279,10 @@ proptest! {
         let _ = render(&source);
     }
 }
+
+#[test]
+fn a_field_that_goes_on_after_a_bracket_is_refused() {
+    let error = render("{{ '{0[a]ʻ}'.format({'a': 1}) }}").unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Type);
+    assert!(error.message.contains("may follow ']'"), "{error}");
+}

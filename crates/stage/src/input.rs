@@ -115,17 +115,7 @@ impl Input {
     pub(crate) fn verify(&self) -> Result<Witness> {
         match &self.source {
             Source::Bare(witness) => Ok(witness.clone()),
-            Source::Artifact(artifact, output) => {
-                let mut witness = Witness::default();
-                for file in &artifact.manifest().files {
-                    if output.is_empty() || file.role == *output {
-                        let path = artifact.data_dir().join(&file.path);
-                        witness.add(path, file.sha256).map_err(bad_input)?;
-                    }
-                }
-                artifact.verify_output(output)?;
-                Ok(witness)
-            }
+            Source::Artifact(artifact, output) => artifact.verify_output(output).map_err(bad_input),
         }
     }
 }

@@ -55,6 +55,8 @@ mod args;
 mod below;
 mod config;
 mod ending;
+mod environment;
+mod folders;
 pub mod free_names;
 mod identity;
 mod input;
@@ -73,20 +75,25 @@ mod scratch_folder;
 mod segment;
 mod shape;
 mod signals;
+mod target;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 pub use args::{CommonArgs, MemoryArgs, UnpackArgs, Verbosity};
 pub use below::last_folder_in;
 pub use config::Config;
 pub use failure::{Context, Error, Failure, Kind, Required, Result};
+pub use folders::make_folder;
 pub use input::{Input, locate};
 pub use job::Job;
 pub use logging::{colour, progress_bar};
+pub use output::print_path;
 pub use ranks::{end_now, speak_as_rank};
 pub use run::{KeyedRun, Run};
 pub use segment::SEGMENT_OUTPUT;
-pub use signals::{StopFlag, Unhurried};
+pub use signals::{StopFlag, Unhurried, end_after_grace, end_by_signal};
+pub use target::{create_file, is_stdout, write_file};
 
 /// Runs a program: listens for signals, and does the rest as [`program`] does.
 pub fn main<A: clap::Parser, V: AsRef<Verbosity>>(
@@ -108,24 +115,38 @@ pub fn program<A: clap::Parser, V: AsRef<Verbosity>>(
     body: impl FnOnce(A) -> Result<()>,
     verbosity: fn(&A) -> &V,
 ) -> ExitCode {
-    let command = A::command().version(env!("CARGO_PKG_VERSION"));
+    let command = environment::ignore_empty(A::command().version(env!("CARGO_PKG_VERSION")));
     let parsed = command.try_get_matches().and_then(|matches| A::from_arg_matches(&matches));
     let args = match parsed {
         Ok(args) => args,
-        Err(error) => {
-            // Help goes to stdout, errors to stderr; a closed pipe is not an error.
-            let _ = error.print();
-            return ExitCode::from(error.exit_code() as u8);
-        }
+        Err(error) => return print_help_or_refusal(&error),
     };
     logging::start(*verbosity(&args).as_ref());
+    if let Err(error) = signals::catch_size_limit() {
+        tracing::warn!("cannot catch signals: {error}");
+    }
     match body(args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if !matches!(error.kind(), Kind::Status(_)) {
-                logging::print_error_line(&error.report());
-            }
-            ExitCode::from(error.kind().exit_code())
-        }
+        Err(error) => print_error(&error),
     }
+}
+
+/// Prints what the parser of the command line has to say: help and version to stdout, errors to stderr.
+fn print_help_or_refusal(said: &clap::Error) -> ExitCode {
+    let printed = said.print().and_then(|()| io::stdout().flush());
+    match printed {
+        // Where stderr is not writable, nothing can be said about it.
+        Err(error) if !said.use_stderr() && error.kind() != io::ErrorKind::BrokenPipe => {
+            print_error(&Error::wrap(Kind::Storage, error).context(output::TO_STDOUT))
+        }
+        _ => ExitCode::from(said.exit_code() as u8),
+    }
+}
+
+/// Prints an error, unless its exit code says everything, and returns that code.
+fn print_error(error: &Error) -> ExitCode {
+    if !matches!(error.kind(), Kind::Status(_)) {
+        logging::print_error_line(&error.report());
+    }
+    ExitCode::from(error.kind().exit_code())
 }

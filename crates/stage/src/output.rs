@@ -6,17 +6,29 @@ use std::path::Path;
 use artifact::Artifact;
 use failure::{Context, Result};
 
-/// Prints the path of the artifact to stdout.
-pub(crate) fn print_path(path: &Path) -> Result<()> {
+/// What a program was doing when stdout could not be written.
+pub(crate) const TO_STDOUT: &str = "writing to stdout";
+
+/// Prints a path to stdout, as the last line of a program, and ignores a closed pipe.
+///
+/// # Errors
+///
+/// Fails when stdout cannot be written.
+pub fn print_path(path: &Path) -> Result<()> {
     print_line(&path.display().to_string())
 }
 
 /// Prints one line to stdout and ignores a closed pipe.
 pub(crate) fn print_line(line: &str) -> Result<()> {
+    print_bytes(format!("{line}\n").as_bytes())
+}
+
+/// Writes to stdout and ignores a closed pipe.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("writing to stdout"),
+        result => result.context(TO_STDOUT),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::plan::{Memory, Notes};
 use crate::provenance::Recorder;
 use crate::scratch_folder::ScratchFolder;
 use crate::signals::StopFlag;
-use crate::{ending, lineage, output, plan};
+use crate::{ending, folders, lineage, output, plan};
 
 /// Run of the stage with settings `C`, while its inputs are collected.
 ///
@@ -64,6 +64,7 @@ impl<C: Config> Run<C> {
         let mut config = config::resolve::<C>(common)?;
         adjust(&mut config);
         config::check(&mut config)?;
+        check_folders(common)?;
         let store = match &common.out {
             // Refs are still found where the store is.
             Some(_) => Store::open(&common.store).ok(),
@@ -446,7 +447,7 @@ impl<C: Config> KeyedRun<C> {
             ending::up_to_date(id.stage, out, run.recorder.elapsed());
             return output::print_path(out);
         }
-        let folder = begun.hint("choose another folder for `--out`, or delete this one first")?;
+        let folder = explained(begun, "give `--out` a new or empty folder")?;
         let scratch = ScratchFolder::new(&run.common, id)?;
         let mut job = Job::new(folder.data(), folder.telemetry(), scratch.path(), None, &run.numerics);
         job.is_resumable = scratch.is_kept();
@@ -459,7 +460,9 @@ impl<C: Config> KeyedRun<C> {
         if Recorder::is_reproducible() {
             folder.drop_telemetry()?;
         }
-        refused(folder.seal(&draft, &mut || check_inputs(&witnesses))).context("writing the artifact")?;
+        let sealed = folder.seal(&draft, &mut || check_inputs(&witnesses));
+        explained(sealed, "move it out of the folder, then run the same command again")
+            .context("writing the artifact")?;
         scratch.remove()?;
         ending::finished(id.stage, &summary, out, run.recorder.elapsed());
         output::print_path(out)
@@ -511,6 +514,22 @@ impl<C: Config> KeyedRun<C> {
         }
         output::print_path(artifact.path())
     }
+}
+
+/// Fails if the folder of a flag is something else.
+fn check_folders(common: &CommonArgs) -> Result<()> {
+    match &common.out {
+        Some(out) => folders::check("--out", out)?,
+        None => folders::check("--store", &common.store)?,
+    }
+    common.resume_dir.as_ref().map_or(Ok(()), |dir| folders::check("--resume-dir", dir))
+}
+
+/// Adds what to do about something else in the folder of `--out`.
+fn explained<T>(result: artifact::Result<T>, hint: &str) -> Result<T> {
+    let is_occupied = matches!(result, Err(artifact::Error::Occupied { .. }));
+    let result = refused(result);
+    if is_occupied { result.hint(hint) } else { result }
 }
 
 fn check_inputs(witnesses: &BTreeMap<String, Witness>) -> artifact::Result<()> {

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::args::CommonArgs;
+use crate::folders::make_folder;
 use crate::identity::Identity;
 
 /// Environment variable with a folder that builds share; ignored if there is no such folder.
@@ -29,7 +30,7 @@ impl ScratchFolder {
     pub(crate) fn new(common: &CommonArgs, id: &Identity) -> Result<Self> {
         let name = format!("{}-{}", id.stage, id.key.short());
         if let Some(dir) = &common.resume_dir {
-            fs_err::create_dir_all(dir)?;
+            make_folder("--resume-dir", dir)?;
             let path = dir.join(name);
             let locked = lock(&path, Privacy::AsItIs);
             return match locked.with_context(|| format!("locking `{}`", path.display()))? {
@@ -43,8 +44,7 @@ impl ScratchFolder {
         }
         // Users do not share folders.
         let name = format!("{name}-{}", rustix::process::geteuid().as_raw());
-        let shared = std::env::var_os(VARIABLE).map(PathBuf::from).filter(|dir| dir.is_dir());
-        if let Some(dir) = shared {
+        if let Some(dir) = shared().filter(|dir| dir.is_dir()) {
             match claim(&dir.join(&name)) {
                 Ok(Some(lock)) => {
                     tracing::debug!("keeping the resume state in `{}`", dir.display());
@@ -85,12 +85,7 @@ impl ScratchFolder {
         let name = format!("{}-{}", id.stage, id.key.short());
         let path = match &common.resume_dir {
             Some(dir) => dir.join(name),
-            None => match std::env::var_os(VARIABLE) {
-                Some(dir) => {
-                    PathBuf::from(dir).join(format!("{name}-{}", rustix::process::geteuid().as_raw()))
-                }
-                None => return None,
-            },
+            None => shared()?.join(format!("{name}-{}", rustix::process::geteuid().as_raw())),
         };
         let has_entries =
             |path: &PathBuf| fs_err::read_dir(path).is_ok_and(|mut found| found.next().is_some());
@@ -114,6 +109,11 @@ impl ScratchFolder {
             None => fs_err::remove_dir_all(self.path),
         }
     }
+}
+
+/// Returns the folder that builds share, if the variable names one.
+fn shared() -> Option<PathBuf> {
+    std::env::var_os(VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
 /// Creates a folder that only this user can read and write, and locks it; returns `None` if another process holds the lock.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use failure::{Error, Kind, Result};
@@ -13,6 +14,8 @@ use signal_hook::iterator::Signals;
 
 /// Time for work to reach a safe point after a signal.
 const GRACE: Duration = Duration::from_secs(4);
+/// Time for the last message.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Pause between two looks at the time.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -85,35 +88,59 @@ impl StopFlag {
     }
 }
 
+/// Makes writing past a limit of the shell (`ulimit -f`) an error that names the file, instead of the end of the process.
+pub(crate) fn catch_size_limit() -> std::io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
+}
+
 /// Starts to listen for SIGINT, SIGTERM and SIGHUP.
 pub(crate) fn listen() -> std::io::Result<()> {
-    // Writing past a limit of the shell (`ulimit -f`) is then an error that names the file, instead of the end.
-    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in &mut signals {
             let first = REQUESTED.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok();
             if !first {
                 signal_hook::low_level::exit(128 + signal);
             }
-            tracing::warn!("stopping at the next safe point; repeat the signal to stop immediately");
-            // Without a thread, the second signal still ends the process.
-            let watchdog = std::thread::Builder::new().name("watchdog".to_owned());
-            let _ = watchdog.spawn(move || end_after_grace(signal));
+            end_after_grace(signal);
+            // On a thread: this one must hear the second signal, also while nobody reads stderr.
+            let _ = speak(|| {
+                tracing::warn!("stopping at the next safe point; repeat the signal to stop immediately");
+            });
         }
     })?;
     Ok(())
 }
 
-/// Ends the process when it has not reached a safe point in time.
-fn end_after_grace(signal: i32) {
-    let mut end = Instant::now() + GRACE;
-    while Instant::now() < end {
-        std::thread::sleep(POLL);
-        if UNHURRIED.load(Ordering::SeqCst) > 0 {
-            end = Instant::now() + GRACE;
+/// Starts a thread that ends the process, with the exit code of `signal`, when it has not reached a safe point in time.
+pub fn end_after_grace(signal: i32) {
+    // Without a thread, the second signal still ends the process.
+    let _ = thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+        let mut end = Instant::now() + GRACE;
+        while Instant::now() < end {
+            thread::sleep(POLL);
+            if UNHURRIED.load(Ordering::SeqCst) > 0 {
+                end = Instant::now() + GRACE;
+            }
+        }
+        end_by_signal(signal, || {
+            tracing::warn!("no safe point within {} s; stopping now", GRACE.as_secs());
+        });
+    });
+}
+
+/// Ends the process at once, with the exit code of `signal`. `last_words` may print to stderr; if nobody reads it, they are cut off.
+pub fn end_by_signal(signal: i32, last_words: impl FnOnce() + Send + 'static) -> ! {
+    if let Ok(speaker) = speak(last_words) {
+        let end = Instant::now() + LAST_WORDS;
+        while !speaker.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
         }
     }
-    tracing::warn!("no safe point within {} s; stopping now", GRACE.as_secs());
-    signal_hook::low_level::exit(128 + signal);
+    signal_hook::low_level::exit(128 + signal)
+}
+
+/// Prints from another thread, which may wait for ever: stderr may be a pipe that nobody reads.
+fn speak(words: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("last-words".to_owned()).spawn(words)
 }

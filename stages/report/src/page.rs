@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use chart::markup::{Element, classed, element};
 use stage::Context as _;
 
-use crate::parts::{Section, print_path};
+use crate::parts::Section;
 
 /// Sorts, filters and pages the tables that are marked for it. Pages are complete without it.
 const SCRIPT: &str = include_str!("style/page.js");
@@ -28,17 +28,19 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// Writes the page to a file, with the folders above it, and prints its path.
+    /// Writes the page to a file, with the folders above it, and prints its path. A page that is already there stays until the new
+    /// one is complete.
     ///
     /// # Errors
     ///
     /// Fails when the file or stdout cannot be written.
     pub(crate) fn write_to(self, path: &Path) -> stage::Result<()> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs_err::create_dir_all(folder).context("writing the page")?;
+            stage::make_folder("--out", folder).context("writing the page")?;
         }
-        fs_err::write(path, self.write()).context("writing the page")?;
-        print_path(path)
+        stage::write_file(path, self.write().as_bytes()).context("writing the page")?;
+        // Behind a page on stdout, the path would be part of it.
+        if stage::is_stdout(path) { Ok(()) } else { stage::print_path(path) }
     }
 
     /// Writes the page.

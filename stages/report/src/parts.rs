@@ -1,11 +1,7 @@
 //! Parts that all pages share: sections, tables, folded lists, hashes and texts.
 
-use std::io::Write as _;
-use std::path::Path;
-
 use chart::markup::{Element, classed, element};
 use chart::{Bars, Chart, Histogram, Parallel, Size};
-use stage::Context as _;
 
 use crate::number;
 
@@ -30,15 +26,6 @@ pub(crate) fn id_of(name: &str) -> String {
         other => format!("_{:x}_", u32::from(other)),
     };
     name.chars().map(part).collect()
-}
-
-/// Prints the path of a page that was written, on stdout.
-///
-/// # Errors
-///
-/// Fails when stdout cannot be written.
-pub(crate) fn print_path(path: &Path) -> stage::Result<()> {
-    writeln!(std::io::stdout(), "{}", path.display()).context("printing the path")
 }
 
 /// A section of a page.

@@ -79,7 +79,9 @@ pub(crate) fn program(args: &SweepArgs) -> Result<()> {
     let store = Store::open(&args.store).ok();
     let sweep = Sweep::read(args, store.as_ref())?;
     let folder = args.record.parent().unwrap_or(Path::new(""));
-    let preset = fs_err::read_to_string(folder.join(BEST)).ok();
+    // A named pipe would wait for a writer.
+    let preset = Some(folder.join(BEST)).filter(|file| file.is_file());
+    let preset = preset.and_then(|file| fs_err::read_to_string(file).ok());
     let differences = Differences::new(&sweep, store.as_ref());
     let out = args.out.clone().unwrap_or_else(|| folder.join(PAGE));
     page(&sweep, differences.as_ref(), preset.as_deref()).write_to(&out)

@@ -140,6 +140,75 @@ fn reports_are_compared_and_what_is_no_report_is_named() {
     assert!(wrong.contains("was made by stage `train`, not by report"), "{wrong}");
 }
 
+/// A sandbox with a page of a comparison, `old.html`, and the arguments that write it again.
+fn compared() -> (Sandbox, [String; 3]) {
+    let sandbox = Sandbox::new();
+    let inputs = published(sandbox.path());
+    let run = report(&sandbox, &inputs, &[]).path_text();
+    let arguments = ["compare".to_owned(), format!("run={run}"), "--out".to_owned()];
+    let mut program = sandbox.program(env!("CARGO_BIN_EXE_report"));
+    program.args(&arguments).arg("old.html").run().succeeded();
+    (sandbox, arguments)
+}
+
+#[test]
+fn a_page_goes_where_its_name_leads_and_waits_for_nobody() {
+    let (sandbox, arguments) = compared();
+    let to = |path: &str| {
+        let mut limited = sandbox.program("timeout");
+        limited.args(["60", env!("CARGO_BIN_EXE_report")]).args(&arguments).arg(path).run()
+    };
+    let page = sandbox.read("old.html");
+    Command::new("mkfifo").arg(sandbox.join("pipe")).status().expect("mkfifo");
+    let refused = to("pipe").failed(2);
+    assert!(refused.contains("`pipe` is a named pipe that nobody reads\nhint: "), "{refused}");
+    assert!(to(".").failed(2).contains("`.` is a folder"));
+    let below = to("old.html/page.html").failed(2);
+    assert!(below.contains("`old.html` is not a folder\nhint: choose another path for `--out`"), "{below}");
+
+    assert_eq!(to("/dev/stdout").succeeded(), page);
+    assert_eq!(to("/dev/null").succeeded(), "/dev/null\n");
+    sandbox.write("real.html", "x");
+    std::os::unix::fs::symlink("real.html", sandbox.join("link.html")).expect("a link");
+    assert_eq!(to("link.html").succeeded(), "link.html\n");
+    assert!(sandbox.join("link.html").is_symlink() && sandbox.read("real.html") == page);
+}
+
+#[test]
+fn a_page_that_cannot_be_written_leaves_the_old_one() {
+    let (sandbox, arguments) = compared();
+    let page = sandbox.read("old.html");
+    let names = || {
+        let entries = fs_err::read_dir(sandbox.path()).expect("the sandbox");
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    // A page is longer than 8 blocks, of 512 or 1024 bytes.
+    let script = r#"ulimit -f 8; exec "$@""#;
+    let mut shell = sandbox.program("sh");
+    shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_report")]).args(&arguments).arg("old.html");
+    let said = shell.run().failed(74);
+    assert!(said.contains("old.html`") && said.contains("File too large"), "{said}");
+    assert!(sandbox.read("old.html") == page, "half a page is left");
+    assert_eq!(names(), before);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn stdout_is_named_when_it_cannot_be_written() {
+    let (sandbox, arguments) = compared();
+    for path in ["old.html", "/dev/stdout"] {
+        let mut program = sandbox.program(env!("CARGO_BIN_EXE_report"));
+        let full = fs_err::OpenOptions::new().write(true).open("/dev/full").expect("the device");
+        program.args(&arguments).arg(path).command().stdout(full.into_file());
+        let ran = program.run();
+        assert_eq!(ran.code, Some(74), "{path}: {}", ran.stderr);
+        ran.says(&["writing to stdout\n", "caused by: No space left on device"]);
+    }
+}
+
 #[test]
 fn a_sweep_is_a_page_with_members_differences_and_the_best_settings() {
     let sandbox = Sandbox::new();

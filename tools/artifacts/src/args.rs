@@ -247,8 +247,8 @@ pub enum Direction {
 /// Verify artifacts.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The exit code is the sum of: 1 an artifact is damaged; 2 an input, a labelled or a kept artifact is missing, or something \
-among the artifacts is none; 4 something could not be read. A damaged artifact is replaced when its stage runs again.")]
+The exit code is the sum of: 1 an artifact is damaged; 2 an input is missing or has other bytes than those that were \
+read, a labelled or a kept artifact is missing, or something among the artifacts is none; 4 something could not be read. A damaged artifact is replaced when its stage runs again.")]
 pub struct Verify {
     /// Artifacts to verify [default: the whole store, labels and kept runs included]
     #[arg(value_name = "ARTIFACT")]
@@ -302,12 +302,15 @@ that were made or used within the grace period, and everything that these were m
 open is never removed. Stages may run at the same time.
 
 `make` keeps one folder of pointers for each combination of settings, `build/PIPELINE/MODEL/…/`, and all of them count: delete a \
-folder to let its run go.
+folder to let its run go. When several checkouts share a store, name the pointer folder of each with --pointers, that of this \
+checkout too: what only an unnamed folder points at is removed after the grace period.
 
 Examples:
   artifacts gc                  show what would be removed
   artifacts gc --delete         remove it
-  artifacts gc --grace 1h       also what has not been used for an hour")]
+  artifacts gc --grace 1h       also what has not been used for an hour
+  artifacts gc --pointers build --pointers ../other/build
+                                when another checkout uses the same store")]
 pub struct Gc {
     /// Remove; without this flag, only show what would be removed
     #[arg(long)]
@@ -452,7 +455,7 @@ pub struct Reproduce {
     /// Folder or file with plain inputs (repeatable)
     #[arg(long, value_name = "PATH")]
     pub files: Vec<PathBuf>,
-    /// Store for the new artifacts
+    /// Folder for the new artifacts and their settings; every --run makes a new folder below it
     #[arg(long, value_name = "DIR", default_value = "build/reproduce")]
     pub into: PathBuf,
     /// Folder with the programs of the stages [default: that of this program]

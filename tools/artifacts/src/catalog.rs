@@ -200,8 +200,14 @@ pub(crate) fn read_summary(artifact: &Path) -> Result<Summary> {
 
 /// Reads the manifest of one artifact and checks that it is consistent.
 pub(crate) fn read_manifest(artifact: &Path) -> Result<Manifest> {
+    Ok(read_hashed_manifest(artifact)?.0)
+}
+
+/// As [`read_manifest`]; also returns the hash of the file.
+pub(crate) fn read_hashed_manifest(artifact: &Path) -> Result<(Manifest, FileHash)> {
     let path = artifact.join("manifest.json");
-    Ok(Manifest::from_bytes(&path, &files::read(&path, MANIFEST_BYTES)?)?)
+    let bytes = files::read(&path, MANIFEST_BYTES)?;
+    Ok((Manifest::from_bytes(&path, &bytes)?, FileHash::of(&bytes)))
 }
 
 /// Returns the hash of an artifact's manifest.

@@ -61,6 +61,26 @@ pub(crate) enum Error {
         /// Their tree hashes.
         trees: (TreeHash, TreeHash),
     },
+    /// An artifact was made from something else than what now has the key of its input.
+    #[error(
+        "`{consumer}` was not made from `{origin}` as it is: its input `{role}` had the same key, but other content"
+    )]
+    Contradiction {
+        /// The artifact that was made.
+        consumer: String,
+        /// The artifact with the key of its input.
+        origin: String,
+        /// Role of the input.
+        role: String,
+    },
+    /// An artifact at the place to pull from is damaged.
+    #[error("`{place}` is damaged: {reason}")]
+    DamagedThere {
+        /// The artifact, or a file of it.
+        place: String,
+        /// The first difference.
+        reason: String,
+    },
     /// An artifact that was made again has other bytes.
     #[error(
         "`{}` was not reproduced: `{}` has the tree {} instead of {}",
@@ -136,9 +156,12 @@ impl Failure for Error {
         match self {
             Self::Io(error) => Kind::of_io(error),
             Self::Artifact(error) => error.kind(),
-            Self::NotFound { .. } | Self::Ambiguous { .. } | Self::BadFile { .. } | Self::NoFiles { .. } => {
-                Kind::BadInput
-            }
+            Self::NotFound { .. }
+            | Self::Ambiguous { .. }
+            | Self::BadFile { .. }
+            | Self::NoFiles { .. }
+            | Self::Contradiction { .. }
+            | Self::DamagedThere { .. } => Kind::BadInput,
             Self::Clock { .. } | Self::Remote { .. } => Kind::Failed,
             Self::Different { .. } | Self::NotReproduced { .. } => Kind::Nondeterministic,
             Self::Usage(_) => Kind::Usage,
@@ -159,6 +182,12 @@ impl Failure for Error {
             Self::Remote { hint, .. } => hint.clone(),
             Self::Different { .. } => {
                 Some("the stage is not deterministic: run it with --check, and keep only one of the two".to_owned())
+            }
+            Self::Contradiction { consumer, .. } => Some(format!(
+                "delete `{consumer}` and run its stage again, or bring back the artifact that it was made from"
+            )),
+            Self::DamagedThere { .. } => {
+                Some("delete that artifact there, and push it again from a store that has it".to_owned())
             }
             Self::NotReproduced { other_machine: true, .. } => Some(
                 "the numerics differ (`artifacts diff` shows them): bytes are promised for equal numerics only".to_owned(),

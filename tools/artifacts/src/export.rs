@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::args::{Export, ExportFormat};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result, bad_file};
+use crate::fits::fits;
 use crate::locate::locate;
 use crate::signing::SignerKey;
 use crate::text;
@@ -25,27 +26,53 @@ const MODEL_SIGNATURE: &str = "model.sig";
 /// Writes an artifact in another format into a new folder.
 pub(crate) fn run(catalog: &Catalog, options: &Export) -> Result<()> {
     let path = locate(catalog, &options.artifact)?;
+    if options.to.symlink_metadata().is_ok() {
+        return Err(occupied(&options.to));
+    }
     let artifact = Artifact::open_with(&path, Level::Hash)?;
     let key = options.key.as_deref().map(SignerKey::read).transpose()?;
     let format = options.format.unwrap_or_else(|| default_format(artifact.manifest()));
     if key.is_some() && matches!(format, ExportFormat::RoCrate | ExportFormat::Croissant) {
         return Err(Error::Usage("`--key` signs the formats `model` and `in-toto`".to_owned()));
     }
-    let chain = lineage(catalog, &artifact)?;
-    if options.to.symlink_metadata().is_ok() {
-        return Err(artifact::Error::Occupied {
-            path: options.to.clone(),
-            reason: "exists; choose another folder for `--to`, or delete this one first".to_owned(),
-        }
-        .into());
+    let chain = match format {
+        ExportFormat::Croissant => Vec::new(),
+        _ => lineage(catalog, &artifact)?,
+    };
+    let bytes = copied_bytes(artifact.manifest(), format);
+    if bytes > 0 {
+        artifact::check_space(&options.to, bytes)?;
     }
-    atomic::write_folder(&options.to, |to| match format {
+    let written: Option<()> = atomic::write_new_folder(&options.to, |to| match format {
         ExportFormat::Model => model(&artifact, &chain, key.as_ref(), to),
         ExportFormat::InToto => write(&to.join(PROVENANCE), &attestation::lines(&chain, key.as_ref())?),
         ExportFormat::RoCrate => ro_crate::write(&artifact, &chain, to),
         ExportFormat::Croissant => croissant::write(&artifact, to),
     })?;
+    // Another program may have made the folder meanwhile.
+    written.ok_or_else(|| occupied(&options.to))?;
     Ok(text::print_path(&options.to)?)
+}
+
+fn occupied(to: &Path) -> Error {
+    let reason = "exists; choose another folder for `--to`, or delete this one first".to_owned();
+    artifact::Error::Occupied { path: to.to_owned(), reason }.into()
+}
+
+/// Returns the number of data bytes that an export copies.
+fn copied_bytes(manifest: &Manifest, format: ExportFormat) -> u64 {
+    let bytes = |name: &str| manifest.outputs.get(name).map_or(0, |output| output.bytes);
+    match format {
+        ExportFormat::Model => model_output(manifest).map_or(0, bytes),
+        ExportFormat::InToto => 0,
+        ExportFormat::RoCrate => manifest.outputs.values().map(|output| output.bytes).sum(),
+        ExportFormat::Croissant => bytes(outputs::ROWS),
+    }
+}
+
+/// Returns the output that is exported as a model.
+fn model_output(manifest: &Manifest) -> Option<&'static str> {
+    [outputs::MODEL, outputs::ADAPTERS].into_iter().find(|name| manifest.outputs.contains_key(*name))
 }
 
 fn default_format(manifest: &Manifest) -> ExportFormat {
@@ -76,9 +103,10 @@ fn collect(
     if !seen.insert(artifact.manifest().key) {
         return Ok(());
     }
-    for record in artifact.manifest().inputs.values() {
+    for (role, record) in &artifact.manifest().inputs {
         let (Some(stage), Some(key)) = (&record.stage, &record.key) else { continue };
         if let Some(input) = catalog.store.lookup_with(stage, key, "", Level::Size)? {
+            check_origin(artifact, role, &input)?;
             collect(catalog, &input, seen, chain)?;
         } else {
             tracing::warn!("{stage}/{} is not in the store; its statement is missing", key.short());
@@ -88,10 +116,21 @@ fn collect(
     Ok(())
 }
 
+/// Fails if `artifact` was made from something else than `input`: nobody may sign that it was.
+fn check_origin(artifact: &Artifact, role: &str, input: &Artifact) -> Result<()> {
+    if fits(artifact.manifest(), role, input.manifest(), input.manifest_hash()) {
+        return Ok(());
+    }
+    Err(Error::Contradiction {
+        consumer: artifact.path().display().to_string(),
+        origin: input.path().display().to_string(),
+        role: role.to_owned(),
+    })
+}
+
 /// Copies the model with the statements about it, and signs all of that.
 fn model(artifact: &Artifact, chain: &[Artifact], key: Option<&SignerKey>, to: &Path) -> Result<()> {
-    let names = [outputs::MODEL, outputs::ADAPTERS];
-    let Some(output) = names.iter().find(|name| artifact.manifest().outputs.contains_key(**name)) else {
+    let Some(output) = model_output(artifact.manifest()) else {
         let reason = format!("has no output `{}` or `{}`", outputs::MODEL, outputs::ADAPTERS);
         return Err(bad_file(artifact.path(), reason));
     };
@@ -152,6 +191,9 @@ fn copy_output(artifact: &Artifact, output: &str, to: &Path) -> Result<()> {
 /// Copies a file into a folder that need not exist; the copy can be written to.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
+    if let Some(signal) = crate::signal::stopped() {
+        return Err(Error::Stopped { signal });
+    }
     fs_err::create_dir_all(to.parent().unwrap_or(to))?;
     reflink_copy::reflink_or_copy(from, to).map_err(|source| {
         let message = format!("failed to copy `{}` to `{}`: {source}", from.display(), to.display());

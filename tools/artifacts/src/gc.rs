@@ -4,19 +4,20 @@
 //! that has it open, and none that was used since it was listed.
 
 mod plan;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use artifact::{CollectionLock, Condemnation, Discarded, Key, Store, Wait};
+use artifact::{CollectionLock, Condemnation, Discarded, Key, Store};
 use serde_json::{Value, json};
 
 use crate::args::Gc;
-use crate::catalog::{Catalog, Entry, Item, key_of_folder};
+use crate::catalog::{Catalog, Entry, Item};
 use crate::error::{Error, Result};
-use crate::leftovers::{self, Kind, Leftover};
+use crate::leftovers::{self, Leftover};
 use crate::roots;
 use crate::text::{self, Align, Table};
 
@@ -28,8 +29,6 @@ const SKEW: Duration = Duration::from_mins(5);
 const LONG_UNUSED: Duration = Duration::from_hours(400 * 24);
 /// Artifacts that are removed together.
 const BATCH: usize = 50;
-/// A temporary file that is still being written is younger than this, and so is an artifact that a running pipeline has just made.
-const TEMPORARY: Duration = Duration::from_hours(1);
 
 /// Everything that gc decided.
 struct Decision {
@@ -98,7 +97,7 @@ fn decide(catalog: &Catalog, options: &Gc, now: SystemTime) -> Result<Decision> 
     let remove: Vec<Item> = order.iter().map(|key| by_key[key].clone()).collect();
     let kept_bytes = kept.keys().map(|key| by_key[key].summary.bytes()).sum();
     let mut leftovers = leftovers::find(catalog.store.root())?;
-    leftovers.retain(|leftover| is_garbage(catalog, leftover, now, options.grace));
+    leftovers.retain(|leftover| sweep::is_garbage(&catalog.store, leftover, now, options.grace));
     let unreadable = unreadable.into_iter().map(|(entry, _)| entry.path).collect();
     Ok(Decision { items, remove, leftovers, kept, unreadable, kept_bytes })
 }
@@ -188,28 +187,6 @@ fn check_origins(
     Ok(())
 }
 
-/// Returns whether a leftover may go.
-fn is_garbage(catalog: &Catalog, leftover: &Leftover, now: SystemTime, grace: Duration) -> bool {
-    let age = now.duration_since(leftover.modified).unwrap_or_default();
-    match leftover.kind {
-        Kind::Trash => true,
-        Kind::Temporary | Kind::Staging => age > TEMPORARY,
-        Kind::Quarantined => age > grace,
-        // Nothing resumes from the workspace of a finished run.
-        Kind::Workspace => age > grace || age > TEMPORARY && finished(catalog, leftover),
-    }
-}
-
-fn finished(catalog: &Catalog, workspace: &Leftover) -> bool {
-    let Some((stage, key)) = workspace_key(workspace) else { return false };
-    catalog.store.find(&stage, &key, "").is_ok_and(|found| found.is_some())
-}
-
-fn workspace_key(workspace: &Leftover) -> Option<(String, Key)> {
-    let key = key_of_folder(workspace.path.file_name()?.to_str()?)?;
-    Some((workspace.path.parent()?.file_name()?.to_str()?.to_owned(), key))
-}
-
 fn collect(catalog: &Catalog, options: &Gc, lock: &CollectionLock, decision: &Decision) -> Result<Outcome> {
     let store = &catalog.store;
     let mut outcome = Outcome::default();
@@ -221,7 +198,7 @@ fn collect(catalog: &Catalog, options: &Gc, lock: &CollectionLock, decision: &De
         store.empty_trash(lock)?;
     }
     for leftover in &decision.leftovers {
-        if let Some(reason) = discard_leftover(store, lock, leftover)? {
+        if let Some(reason) = sweep::discard(store, lock, leftover)? {
             outcome.spared.push((leftover.path.clone(), reason));
         } else {
             outcome.removed += 1;
@@ -272,34 +249,11 @@ fn collect_batch(
 fn why_spared(reason: Discarded) -> &'static str {
     match reason {
         Discarded::InUse => "in use",
+        Discarded::MayBeInUse => {
+            "perhaps in use by another machine, as locks may not work here; delete it by hand if it is not"
+        }
         Discarded::Changed | Discarded::Moved => "used a moment ago, or gone",
     }
-}
-
-/// Removes a leftover; returns the reason if it stays.
-fn discard_leftover(
-    store: &Store,
-    lock: &CollectionLock,
-    leftover: &Leftover,
-) -> Result<Option<&'static str>> {
-    let discarded = match leftover.kind {
-        Kind::Trash => Discarded::Moved,
-        Kind::Temporary | Kind::Quarantined => store.discard_leftover(lock, &leftover.path)?,
-        Kind::Staging => match fs_err::metadata(&leftover.path) {
-            Ok(metadata) => store.discard(lock, &leftover.path, metadata.modified()?)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Discarded::Changed,
-            Err(error) => return Err(error.into()),
-        },
-        Kind::Workspace => {
-            let Some((stage, key)) = workspace_key(leftover) else { return Ok(Some("not a workspace")) };
-            let wait = Wait::AtMost(Duration::ZERO);
-            let Ok(_key_lock) = store.lock(&stage, &key, wait, &mut |_| {}, &|| false) else {
-                return Ok(Some("in use"));
-            };
-            store.discard_leftover(lock, &leftover.path)?
-        }
-    };
-    Ok((discarded != Discarded::Moved).then(|| why_spared(discarded)))
 }
 
 fn report(

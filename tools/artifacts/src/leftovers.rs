@@ -1,6 +1,5 @@
 //! Leftovers: what is in a store besides artifacts: workspaces, staging folders, quarantine, trash and temporary files.
 
-use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -18,7 +17,7 @@ pub(crate) enum Kind {
     Quarantined,
     /// Folder that a killed gc did not delete.
     Trash,
-    /// File written beside its target by a process that was killed.
+    /// File written beside its target by a process that was killed, or workspace that such a process did not delete.
     Temporary,
 }
 
@@ -67,8 +66,10 @@ pub(crate) struct Leftover {
 pub(crate) fn find(root: &Path) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
     for stage in children(&root.join(".work"))? {
-        for workspace in children(&stage)? {
-            found.extend(measure(Kind::Workspace, &workspace));
+        for path in children(&stage)? {
+            // A run renames its workspace before it deletes it.
+            let kind = if begins_with(&path, ".") { Kind::Temporary } else { Kind::Workspace };
+            found.extend(measure(kind, &path));
         }
     }
     for (folder, kind) in [(".quarantine", Kind::Quarantined), (".trash", Kind::Trash)] {
@@ -76,40 +77,42 @@ pub(crate) fn find(root: &Path) -> Result<Vec<Leftover>> {
             found.extend(measure(kind, &path));
         }
     }
-    for path in children(root)? {
+    // The store itself may be a link, but nothing else in it is followed.
+    for path in if root.is_dir() { sorted(root)? } else { Vec::new() } {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with(".STORE-") {
             found.extend(measure(Kind::Temporary, &path));
-        } else if (name == "refs" || name == ".kept") && path.is_dir() {
-            let hidden = children(&path)?.into_iter().filter(|path| begins_with_dot(path));
+        } else if name == "refs" || name == ".kept" {
+            let hidden = children(&path)?.into_iter().filter(|path| begins_with(path, "."));
             found.extend(hidden.filter_map(|path| measure(Kind::Temporary, &path)));
-        } else if !name.starts_with('.') && path.is_dir() {
-            let staging =
-                |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".tmp-"));
-            found.extend(
-                children(&path)?
-                    .iter()
-                    .filter(|path| staging(path))
-                    .filter_map(|p| measure(Kind::Staging, p)),
-            );
+        } else if !name.starts_with('.') {
+            let staging = children(&path)?.into_iter().filter(|path| begins_with(path, ".tmp-"));
+            found.extend(staging.filter_map(|path| measure(staging_kind(&path), &path)));
         }
     }
     Ok(found)
 }
 
-fn begins_with_dot(path: &Path) -> bool {
-    path.file_name().is_some_and(|name: &OsStr| name.as_encoded_bytes().starts_with(b"."))
+/// Returns the kind of what has the name of a staging folder: a file or link is never in use.
+fn staging_kind(path: &Path) -> Kind {
+    if is_folder(path) { Kind::Staging } else { Kind::Temporary }
 }
 
-/// Lists the entries of a folder, sorted; none if it is missing or no folder.
+fn begins_with(path: &Path, start: &str) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(start.as_bytes()))
+}
+
+fn is_folder(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+}
+
+/// Lists the entries of a folder, sorted; none if it is missing, a link or no folder.
 fn children(dir: &Path) -> Result<Vec<PathBuf>> {
-    if !dir.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
-        return Ok(Vec::new());
-    }
-    let mut paths = Vec::new();
-    for entry in crate::catalog::list(dir)? {
-        paths.push(entry.path());
-    }
+    if is_folder(dir) { sorted(dir) } else { Ok(Vec::new()) }
+}
+
+fn sorted(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths: Vec<PathBuf> = crate::catalog::list(dir)?.into_iter().map(|entry| entry.path()).collect();
     paths.sort();
     Ok(paths)
 }

@@ -8,6 +8,7 @@ mod catalog;
 mod diff;
 mod error;
 mod export;
+mod fits;
 mod gc;
 mod keep;
 mod leftovers;
@@ -23,6 +24,7 @@ mod signing;
 mod status;
 mod text;
 mod transfer;
+mod verified;
 mod verify;
 mod why;
 

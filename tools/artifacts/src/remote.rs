@@ -19,6 +19,9 @@ pub(crate) use s3::S3;
 /// Most bytes that are read of a file which describes an artifact.
 pub(crate) const DESCRIPTION_BYTES: u64 = 64 << 20;
 
+/// Most bytes of the name of a stage, and of a slug.
+const LONGEST_PART: usize = 40;
+
 /// The file with the hash of every file of an artifact.
 pub(crate) const SUMS: &str = "SHA256SUMS";
 /// The file that says what was made, from what and how.
@@ -43,8 +46,7 @@ impl Name {
         let (stage, folder) = text.split_once('/')?;
         let (key, slug) = folder.split_once('-')?;
         crate::catalog::key_of_folder(key)?;
-        let plain = |text: &str| !text.is_empty() && !text.starts_with('.') && !text.contains('/');
-        (plain(stage) && !slug.is_empty() && !slug.contains('/')).then(|| Self {
+        (is_stage(stage) && is_slug(slug)).then(|| Self {
             stage: stage.to_owned(),
             key: key.to_owned(),
             slug: slug.to_owned(),
@@ -63,6 +65,19 @@ impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}-{}", self.stage, self.key, self.slug)
     }
+}
+
+/// Returns whether a store can have a stage of this name: `[a-z][a-z0-9-]{0,39}`, not `refs`.
+fn is_stage(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let begins_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
+    begins_well && name.len() <= LONGEST_PART && name.bytes().all(plain) && name != "refs"
+}
+
+/// Returns whether the name of an artifact can end with this slug: `[a-z0-9.-]{1,40}`.
+fn is_slug(slug: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    (1..=LONGEST_PART).contains(&slug.len()) && slug.bytes().all(plain)
 }
 
 /// Outcome of sending an artifact.
@@ -135,11 +150,82 @@ pub(crate) fn read_limited(reader: impl Read, limit: u64, place: &str) -> Result
     Ok(bytes)
 }
 
+/// Returns what is damaged in a copy that is not accepted, by its name at `place` instead of in the staging folder, which is gone;
+/// gives the error back if it is about something else.
+pub(crate) fn damage_of_copy(
+    error: artifact::Error,
+    staging: &Path,
+    place: &str,
+) -> Result<(String, String), artifact::Error> {
+    use artifact::Error::{Damaged, Json, NotAnArtifact, Tree};
+    let (path, reason) = match &error {
+        Damaged { path, reason } | NotAnArtifact { path, reason } | Tree { path, reason } => {
+            (path, reason.clone())
+        }
+        Json { path, source } => (path, format!("it is not the JSON that it should be: {source}")),
+        _ => return Err(error),
+    };
+    let Ok(below) = path.strip_prefix(staging) else { return Err(error) };
+    let below = below.display().to_string();
+    let damaged = if below.is_empty() { place.to_owned() } else { format!("{place}/{below}") };
+    Ok((damaged, reason))
+}
+
 /// Makes the error for a file that is longer than it should be.
 pub(crate) fn too_long(place: &str, limit: u64) -> Error {
     Error::Remote {
         place: place.to_owned(),
         problem: format!("has more than the expected {limit} bytes"),
         hint: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_artifacts_are_parsed() {
+        let parsed = Name::parse("import-model/0123456789abcdef-lora.r8-2").unwrap();
+        assert_eq!(parsed.to_string(), "import-model/0123456789abcdef-lora.r8-2");
+        let long = "a".repeat(41);
+        for text in [
+            "0123456789abcdef-x",
+            "My Stuff/0123456789abcdef-x",
+            "my_stuff/0123456789abcdef-x",
+            "2025/0123456789abcdef-x",
+            "refs/0123456789abcdef-x",
+            "/0123456789abcdef-x",
+            "../0123456789abcdef-x",
+            ".tmp/0123456789abcdef-x",
+            &format!("{long}/0123456789abcdef-x"),
+            "train/0123456789abcdef",
+            "train/0123456789abcdef-",
+            "train/0123456789abcdef-Copy of x",
+            "train/0123456789abcdef-x/y",
+            &format!("train/0123456789abcdef-{long}"),
+            "train/0123456789abcde-x",
+            "train/0123456789ABCDEF-x",
+        ] {
+            assert_eq!(Name::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn damage_is_named_at_its_place() {
+        let staging = Path::new("/store/train/.tmp-1-2-x");
+        let at = |path: &str| {
+            let error = artifact::Error::Damaged { path: path.into(), reason: "why".to_owned() };
+            damage_of_copy(error, staging, "away/train/k-s")
+        };
+        let found = |place: &str| (place.to_owned(), "why".to_owned());
+        assert_eq!(at("/store/train/.tmp-1-2-x").unwrap(), found("away/train/k-s"));
+        assert_eq!(
+            at("/store/train/.tmp-1-2-x/manifest.json").unwrap(),
+            found("away/train/k-s/manifest.json")
+        );
+        assert!(at("/store/train/other").is_err(), "another artifact is not at that place");
+        let io = artifact::Error::Io(std::io::Error::other("disk"));
+        assert!(damage_of_copy(io, staging, "away/train/k-s").is_err());
     }
 }

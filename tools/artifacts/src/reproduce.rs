@@ -1,102 +1,59 @@
 //! `reproduce`: the commands that make an artifact again from its plain inputs, and whether they give the same bytes.
 
 mod commands;
+mod folders;
+mod plain;
+mod plan;
+mod script;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use artifact::{Artifact, Bare, Level, TreeHash};
+use artifact::{Artifact, Level};
 
 use crate::args::Reproduce;
-use crate::catalog::{Catalog, read_manifest};
+use crate::catalog::Catalog;
 use crate::error::{Error, Result, bad_file};
 use crate::locate::locate;
 use crate::text;
 
-use commands::{Made, Step, Word};
-
-/// Plain files that the user has, with their tree hash.
-struct Given {
-    path: PathBuf,
-    tree: TreeHash,
-}
+use commands::{Made, Word};
+use folders::Folders;
 
 /// Prints the commands, and runs them if asked to.
 pub(crate) fn run(catalog: &Catalog, options: &Reproduce) -> Result<()> {
     let path = locate(catalog, &options.artifact)?;
-    let given = given(&options.files)?;
-    let mut steps = Vec::new();
-    plan(catalog, &path, options.only, &mut steps)?;
-    let mut made: Vec<(PathBuf, Made)> = Vec::new();
+    folders::refuse_the_store(catalog.store.root(), options)?;
+    let steps = plan::steps(catalog, &path, options)?;
     let programs = programs(options)?;
+    let folders = Folders::new(options)?;
+    let mut made: Vec<(PathBuf, Made)> = Vec::new();
     for (number, step) in steps.iter().enumerate() {
         let artifact = Artifact::open_with(&step.path, Level::Size)?;
-        let stage = &artifact.manifest().stage;
-        if !outputs::STAGES.iter().any(|known| known.name == *stage) {
-            return Err(bad_file(&step.path, format!("was made by `{stage}`, which is no stage")));
-        }
-        let settings = commands::settings_file(artifact.manifest());
-        let place = options.into.join(format!("{stage}.toml"));
-        let find =
-            |tree: &TreeHash| given.iter().find(|given| given.tree == *tree).map(|given| given.path.clone());
-        let inputs = commands::inputs(catalog, &artifact, &made, &find)?;
-        let mut arguments = vec![Word::text("--config"), Word::path("", &place)];
-        arguments.extend([Word::text("--store"), Word::path("", &options.into)]);
-        arguments.extend(inputs);
-        let program = programs.join(stage);
+        let manifest = artifact.manifest();
+        let program = programs.join(&manifest.stage);
+        let settings = folders.settings(&manifest.stage);
+        let content = commands::settings_file(manifest);
+        let mut arguments = vec![Word::text("--config"), Word::path("", &settings)];
+        arguments.extend([Word::text("--store"), Word::path("", &folders.store())]);
+        arguments.extend(commands::inputs(catalog, &artifact, &step.plain, &made)?);
+        arguments.extend(commands::other_flags(manifest));
         if !options.run {
-            let variable = shell_name(stage, number);
-            print_step(&program, &place, &settings, &variable, &arguments)?;
+            let variable = script::variable(&manifest.stage, number);
+            script::print_step(&program, &settings, &content, &variable, &arguments)?;
             made.push((step.path.clone(), Made::Variable(variable)));
             continue;
         }
-        fs_err::create_dir_all(&options.into)?;
-        fs_err::write(&place, &settings)?;
+        fs_err::create_dir_all(settings.parent().unwrap_or(&settings))?;
+        fs_err::write(&settings, &content)?;
         let again = execute(&program, &arguments)?;
         compare(&artifact, &again)?;
         made.push((step.path.clone(), Made::Path(again)));
     }
-    Ok(())
-}
-
-/// Hashes the given files and folders, and what is directly in the folders, since a stage may read single files.
-fn given(paths: &[PathBuf]) -> Result<Vec<Given>> {
-    let mut given = Vec::new();
-    for path in paths {
-        if path.is_dir() {
-            let children = crate::catalog::names(path)?.into_iter().map(|name| path.join(name));
-            let readable = children
-                .filter_map(|child| Some(Given { tree: Bare::scan(&child).ok()?.hash(), path: child }));
-            given.extend(readable);
-        }
-        // A folder may hold anything if only files in it are inputs.
-        match Bare::scan(path) {
-            Ok(bare) => given.push(Given { path: path.clone(), tree: bare.hash() }),
-            Err(error) if !path.is_dir() => return Err(error.into()),
-            Err(error) => tracing::debug!("left out: {}", failure::describe(&error)),
-        }
+    if options.run {
+        let store = text::escape(&folders.store().display().to_string());
+        tracing::info!("the new artifacts are in `{store}`");
     }
-    Ok(given)
-}
-
-/// Lists the artifacts to make again, those first that others are made from.
-fn plan(catalog: &Catalog, path: &Path, only: bool, steps: &mut Vec<Step>) -> Result<()> {
-    if steps.iter().any(|step| step.path == path) {
-        return Ok(());
-    }
-    if !only {
-        for record in read_manifest(path)?.inputs.values() {
-            let (Some(stage), Some(key)) = (&record.stage, &record.key) else { continue };
-            let Some(input) = catalog.store.find(stage, key, "")? else {
-                return Err(Error::NotFound {
-                    name: format!("{stage}/{}", key.short()),
-                    store: catalog.store.root().to_owned(),
-                });
-            };
-            plan(catalog, &input, false, steps)?;
-        }
-    }
-    steps.push(Step { path: path.to_owned() });
     Ok(())
 }
 
@@ -105,51 +62,6 @@ fn programs(options: &Reproduce) -> Result<PathBuf> {
     match &options.bin {
         Some(bin) => Ok(bin.clone()),
         None => Ok(std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default()),
-    }
-}
-
-/// Prints one step as shell commands, which put the path of the artifact into a variable.
-fn print_step(
-    program: &Path,
-    place: &Path,
-    settings: &str,
-    variable: &str,
-    arguments: &[Word],
-) -> Result<()> {
-    let words: Vec<String> = arguments.iter().map(shell_word).collect();
-    let folder = place.parent().unwrap_or(Path::new("."));
-    let text = format!(
-        "mkdir -p {} && cat >{} <<'END'\n{settings}END\n{variable}=$({} {})\n",
-        quote(&folder.display().to_string()),
-        quote(&place.display().to_string()),
-        quote(&program.display().to_string()),
-        words.join(" ")
-    );
-    Ok(text::print(&text)?)
-}
-
-/// Writes an argument for the shell; a variable holds the path of an artifact that an earlier command made.
-fn shell_word(word: &Word) -> String {
-    let text = word.text.to_string_lossy();
-    match &word.variable {
-        None => quote(&text),
-        Some(name) if text.is_empty() => format!("\"${name}\""),
-        Some(name) => format!("{}\"${name}\"", quote(&text)),
-    }
-}
-
-/// Returns the name of a shell variable for the path of a step's artifact; several steps can run one stage.
-fn shell_name(stage: &str, number: usize) -> String {
-    format!("{}_{}", stage.replace('-', "_").to_uppercase(), number + 1)
-}
-
-/// Quotes a word for the shell.
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }
 

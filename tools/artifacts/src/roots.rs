@@ -1,6 +1,10 @@
 //! Roots of gc: labels, pointers of pipelines, and kept runs.
 
+use std::ffi::OsString;
+use std::fs::Metadata;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use artifact::{Artifact, Key, Store, atomic};
@@ -58,20 +62,30 @@ impl Kept {
     }
 }
 
-/// Lists the pointers (`*.path`) in and below folders; a missing folder has none.
+/// Lists the pointers (`*.path`) in and below folders, through links; a missing folder has none.
 ///
 /// # Errors
 ///
-/// Fails when a folder cannot be listed or a pointer cannot be read.
+/// Fails when a folder cannot be listed, and when a pointer or a link cannot be read.
 pub(crate) fn pointers(folders: &[PathBuf]) -> Result<Vec<Pointer>> {
     let mut found = Vec::new();
     for folder in folders {
-        collect(folder, POINTER_DEPTH, &mut found)?;
+        collect(folder, &mut Vec::new(), &mut found)?;
     }
     Ok(found)
 }
 
-fn collect(folder: &Path, depth: usize, found: &mut Vec<Pointer>) -> Result<()> {
+/// Device and inode of a folder.
+type Identity = (u64, u64);
+
+/// Collects the pointers in a folder and below it; `above` are the folders in which it was found.
+fn collect(folder: &Path, above: &mut Vec<Identity>, found: &mut Vec<Pointer>) -> Result<()> {
+    let Some(metadata) = look(folder)? else { return Ok(()) };
+    let identity = (metadata.dev(), metadata.ino());
+    // A link to a folder above leads to nothing new.
+    if above.contains(&identity) {
+        return Ok(());
+    }
     let mut here = read_folder(folder)?;
     // A pointer that is being replaced has two names, one after the other; list again until none of them vanishes.
     for _ in 0..RELISTINGS {
@@ -81,8 +95,12 @@ fn collect(folder: &Path, depth: usize, found: &mut Vec<Pointer>) -> Result<()> 
         here = read_folder(folder)?;
     }
     found.extend(here.pointers);
-    for below in here.folders.iter().filter(|_| depth > 0) {
-        collect(below, depth - 1, found)?;
+    if above.len() < POINTER_DEPTH {
+        above.push(identity);
+        for below in here.folders {
+            collect(&below, above, found)?;
+        }
+        above.pop();
     }
     Ok(())
 }
@@ -96,7 +114,6 @@ struct Listing {
 }
 
 fn read_folder(folder: &Path) -> Result<Listing> {
-    use std::os::unix::ffi::OsStringExt as _;
     let mut listing = Listing { pointers: Vec::new(), folders: Vec::new(), is_complete: true };
     let entries = match list(folder) {
         Ok(entries) => entries,
@@ -106,27 +123,56 @@ fn read_folder(folder: &Path) -> Result<Listing> {
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {
-        let Ok(metadata) = path.symlink_metadata() else {
+        let Some(metadata) = look(&path)? else {
             listing.is_complete = false;
             continue;
         };
         if metadata.is_dir() {
             listing.folders.push(path);
-        } else if metadata.is_file() && is_pointer(&path) {
-            match files::read(&path, ROOT_BYTES) {
-                Ok(mut bytes) => {
-                    if bytes.ends_with(b"\n") {
-                        bytes.pop();
-                    }
-                    let target = std::ffi::OsString::from_vec(bytes).into();
-                    listing.pointers.push(Pointer { file: path, target });
-                }
-                Err(_) if !path.exists() => listing.is_complete = false,
-                Err(error) => return Err(error.into()),
+        } else if is_pointer(&path) {
+            match read_pointer(&path)? {
+                Some(pointer) => listing.pointers.push(pointer),
+                None => listing.is_complete = false,
             }
         }
     }
     Ok(listing)
+}
+
+/// Reads a pointer; `None` if it is gone meanwhile.
+fn read_pointer(path: &Path) -> Result<Option<Pointer>> {
+    let mut bytes = match files::read(path, ROOT_BYTES) {
+        Ok(bytes) => bytes,
+        Err(_) if path.symlink_metadata().is_err() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+    }
+    Ok(Some(Pointer { file: path.to_owned(), target: OsString::from_vec(bytes).into() }))
+}
+
+/// Looks at a file or folder, through links; `None` if it is gone.
+///
+/// # Errors
+///
+/// Fails on a link that leads nowhere: what it should lead to may be a pointer.
+fn look(path: &Path) -> Result<Option<Metadata>> {
+    let error = match path.metadata() {
+        Ok(metadata) => return Ok(Some(metadata)),
+        Err(error) => error,
+    };
+    match path.read_link() {
+        Ok(target) => {
+            let reason = format!(
+                "is a link to `{}`, which cannot be read ({error}): restore what it leads to, or delete the link",
+                target.display()
+            );
+            Err(bad_file(path, reason))
+        }
+        Err(_) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(_) => Ok(Some(fs_err::metadata(path)?)),
+    }
 }
 
 /// Returns whether a file is a pointer, `STAGE.path`, or one that is just being written, `STAGE.path.…` or `.STAGE.path.…`.

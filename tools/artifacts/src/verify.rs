@@ -4,24 +4,24 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use artifact::{Fault, InputRecord, Key, Level, Problem, Store, Wait, atomic};
+use artifact::{Fault, InputRecord, Level, Manifest, Problem, Store, Wait};
 use serde_json::{Value, json};
 
 use crate::args::Verify;
-use crate::catalog::{Catalog, Entry};
+use crate::catalog::{Catalog, Entry, read_hashed_manifest};
 use crate::error::{Error, Result};
+use crate::fits::fits;
 use crate::locate::locate;
-use crate::text;
+use crate::verified::{self, Identity};
+use crate::{show, text};
 
-/// Folder of the store with the time of each artifact's last complete verification.
-const VERIFIED: &str = ".verified";
 /// Number of problems of an artifact that are listed in text.
 const LISTED: usize = 3;
 /// Longest wait for a run that makes a damaged artifact again.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Exit bit: an artifact is damaged.
 const DAMAGED: u8 = 1;
-/// Exit bit: something that should be there is missing, or something else is among the artifacts.
+/// Exit bit: something that should be there is missing or was replaced, or something else is among the artifacts.
 const MISSING: u8 = 2;
 /// Exit bit: something could not be read.
 const UNREADABLE: u8 = 4;
@@ -32,6 +32,13 @@ struct Finding {
     bit: u8,
     path: PathBuf,
     message: String,
+}
+
+impl Finding {
+    /// Returns the finding with one more part of its sentence.
+    fn and(self, more: &str) -> Self {
+        Self { message: format!("{}; {more}", self.message), ..self }
+    }
 }
 
 /// Verifies artifacts and returns the exit code, the sum of bits.
@@ -108,7 +115,7 @@ fn targets(catalog: &Catalog, options: &Verify) -> Result<Vec<PathBuf>> {
         return options.artifacts.iter().map(find).collect();
     }
     let mut entries: Vec<(Option<SystemTime>, &Entry)> =
-        catalog.entries.iter().map(|entry| (last_verified(&catalog.store, entry), entry)).collect();
+        catalog.entries.iter().map(|entry| (verified::last(&catalog.store, entry), entry)).collect();
     if options.incremental {
         entries.sort_by_key(|(time, entry)| (*time, entry.name()));
         let now = artifact::now();
@@ -123,43 +130,67 @@ fn targets(catalog: &Catalog, options: &Verify) -> Result<Vec<PathBuf>> {
 /// Verifies one artifact; returns the number of its data bytes.
 fn verify(catalog: &Catalog, path: &Path, options: &Verify) -> Result<u64, Finding> {
     let level = Level::from(options.level);
+    let identity = Identity::of(path);
     let found = artifact::verify(path, level, &catalog.store.memo());
     let manifest = match &found.manifest {
         Some(manifest) if found.is_sound() => manifest,
         _ => return Err(blame(path, &found.problems)),
     };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let parent = path.parent().and_then(Path::file_name).unwrap_or_default();
-    let in_store = is_in(path, catalog.store.root());
-    if in_store
-        && (!name.starts_with(&format!("{}-", manifest.key.short())) || parent != manifest.stage.as_str())
-    {
-        let message = format!("`{}` is named like another artifact", path.display());
-        return Err(Finding { bit: DAMAGED, path: path.to_owned(), message });
-    }
-    for (role, record) in &manifest.inputs {
-        if in_store && is_absent(&catalog.store, record) {
-            let origin = crate::show::origin_of(record);
-            let message = format!("`{}`: its input `{role}` ({origin}) is not in the store", path.display());
-            return Err(Finding { bit: MISSING, path: path.to_owned(), message });
+    if let Some(place) = place_in(path, catalog.store.root()) {
+        check_name(path, &place, manifest)?;
+        check_inputs(&catalog.store, path, manifest)?;
+        if let Some(identity) = identity.filter(|_| level == Level::Hash) {
+            verified::note(&catalog.store, &manifest.stage, &manifest.key, &identity);
         }
-    }
-    if in_store && level == Level::Hash {
-        note_verified(&catalog.store, &manifest.stage, &manifest.key);
     }
     Ok(found.bytes)
 }
 
-/// Returns whether `path` is `root/STAGE/NAME`, however both are written.
-fn is_in(path: &Path, root: &Path) -> bool {
-    let absolute = |path: &Path| fs_err::canonicalize(path).ok();
-    absolute(path)
-        .is_some_and(|path| path.parent().and_then(Path::parent).map(Path::to_owned) == absolute(root))
+/// Returns `path` without links if that is `root/STAGE/NAME`, however both are written.
+fn place_in(path: &Path, root: &Path) -> Option<PathBuf> {
+    let (path, root) = (absolute(path)?, absolute(root)?);
+    (path.parent()?.parent()? == root).then_some(path)
 }
 
-fn is_absent(store: &Store, record: &InputRecord) -> bool {
-    let (Some(stage), Some(key)) = (&record.stage, &record.key) else { return false };
-    store.find(stage, key, "").is_ok_and(|found| found.is_none())
+fn absolute(path: &Path) -> Option<PathBuf> {
+    fs_err::canonicalize(path).ok()
+}
+
+/// Checks that an artifact in the store, at `place`, has the name of its stage and key.
+fn check_name(path: &Path, place: &Path, manifest: &Manifest) -> Result<(), Finding> {
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    let stage = place.parent().and_then(Path::file_name).unwrap_or_default();
+    if name.starts_with(&format!("{}-", manifest.key.short())) && stage == manifest.stage.as_str() {
+        return Ok(());
+    }
+    let message = format!("`{}` is named like another artifact", path.display());
+    Err(Finding { bit: DAMAGED, path: path.to_owned(), message })
+}
+
+/// Checks that what an artifact was made from is in the store.
+fn check_inputs(store: &Store, path: &Path, manifest: &Manifest) -> Result<(), Finding> {
+    for (role, record) in &manifest.inputs {
+        if let Some(problem) = input_problem(store, manifest, role, record) {
+            let origin = show::origin_of(record);
+            let message = format!("`{}`: its input `{role}` ({origin}) {problem}", path.display());
+            return Err(Finding { bit: MISSING, path: path.to_owned(), message });
+        }
+    }
+    Ok(())
+}
+
+/// Returns what is wrong with an input, as the end of a sentence.
+fn input_problem(
+    store: &Store,
+    manifest: &Manifest,
+    role: &str,
+    record: &InputRecord,
+) -> Option<&'static str> {
+    let (Some(stage), Some(key)) = (&record.stage, &record.key) else { return None };
+    let Some(origin) = store.find(stage, key, "").ok()? else { return Some("is not in the store") };
+    // An origin that cannot be read is a finding of its own.
+    let (origin, hash) = read_hashed_manifest(&origin).ok()?;
+    (!fits(manifest, role, &origin, hash)).then_some("has other bytes than those it was made from")
 }
 
 /// Sums up the problems of an artifact.
@@ -184,32 +215,36 @@ fn blame(path: &Path, problems: &[Problem]) -> Finding {
 
 /// Moves a damaged artifact to quarantine if that was asked for.
 fn quarantined(catalog: &Catalog, path: &Path, options: &Verify, finding: Finding) -> Finding {
-    let entry = catalog.entries.iter().find(|entry| entry.path == path);
-    let damaged = finding.bit & DAMAGED != 0;
-    let (true, true, Some(entry)) = (options.quarantine, damaged, entry) else { return finding };
+    if !options.quarantine || finding.bit & DAMAGED == 0 {
+        return finding;
+    }
+    let Some(entry) = entry_at(catalog, path) else {
+        return finding.and("not moved: it is not in this store");
+    };
     let (store, key) = (&catalog.store, entry.folder_key());
     let lock = store.lock(&entry.stage, &key, Wait::AtMost(PATIENCE), &mut |_| {}, &|| false);
     if let Err(error) = &lock {
-        let message = format!("{}; not moved: {}", finding.message, failure::describe(error));
-        return Finding { message, ..finding };
+        return finding.and(&format!("not moved: {}", failure::describe(error)));
     }
     // Another process may have replaced it by a sound one.
     let finding = match verify(catalog, path, options) {
         Err(again) if again.bit & DAMAGED != 0 => again,
-        _ => {
-            let message = format!("{}; another process has just replaced it", finding.message);
-            return Finding { message, ..finding };
-        }
+        _ => return finding.and("another process has just replaced it"),
     };
-    match store.quarantine(path, &entry.stage, &key, "damaged") {
-        Ok(moved) => {
-            Finding { message: format!("{}; moved to `{}`", finding.message, moved.display()), ..finding }
-        }
+    match store.quarantine(&entry.path, &entry.stage, &key, "damaged") {
+        Ok(moved) => finding.and(&format!("moved to `{}`", moved.display())),
         Err(error) => {
-            let message = format!("{}; cannot move it: {}", finding.message, failure::describe(&error));
-            Finding { message, bit: finding.bit | UNREADABLE, ..finding }
+            let finding = finding.and(&format!("cannot move it: {}", failure::describe(&error)));
+            Finding { bit: finding.bit | UNREADABLE, ..finding }
         }
     }
+}
+
+/// Finds the artifact of the store at `path`, however that is written.
+fn entry_at<'a>(catalog: &'a Catalog, path: &Path) -> Option<&'a Entry> {
+    let place = absolute(path)?;
+    let has_name = |entry: &&Entry| entry.path.file_name() == place.file_name();
+    catalog.entries.iter().filter(has_name).find(|entry| absolute(&entry.path).as_ref() == Some(&place))
 }
 
 /// Finds labels and kept runs whose artifact is gone, and strangers among the artifacts.
@@ -250,24 +285,4 @@ fn dangling(catalog: &Catalog) -> Result<Vec<Finding>> {
         }
     }
     Ok(findings)
-}
-
-fn record(store: &Store, stage: &str, key: &str) -> PathBuf {
-    store.root().join(VERIFIED).join(format!("{stage}.{key}"))
-}
-
-fn last_verified(store: &Store, entry: &Entry) -> Option<SystemTime> {
-    let path = record(store, &entry.stage, &entry.key);
-    humantime::parse_rfc3339(files::read_text(&path, 64).ok()?.trim_end()).ok()
-}
-
-/// Records the time; a store that cannot be written is verified all the same.
-fn note_verified(store: &Store, stage: &str, key: &Key) {
-    let path = record(store, stage, &key.short());
-    let text = format!("{}\n", artifact::format_utc(artifact::now()));
-    let written = fs_err::create_dir_all(store.root().join(VERIFIED))
-        .and_then(|()| atomic::write_file(&path, text.as_bytes()));
-    if let Err(error) = written {
-        tracing::debug!("cannot record a verification: {}", failure::describe(&error));
-    }
 }

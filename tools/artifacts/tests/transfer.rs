@@ -1,5 +1,7 @@
 //! Push and pull: only whole, verified artifacts become visible, wherever a copy is cut.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -91,6 +93,70 @@ fn damage_is_neither_pushed_nor_pulled() {
     pull(&toy, "away").succeeded();
     toy.run("pull away").succeeded();
     assert_eq!(toy.run("verify").code, Some(0));
+}
+
+/// Flips a bit of a published file.
+fn flip(path: &Path) {
+    let mut bytes = fs_err::read(path).unwrap();
+    bytes[0] ^= 1;
+    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    fs_err::write(path, bytes).unwrap();
+}
+
+#[test]
+fn damage_is_named_where_it_is() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    toy.run("push away").succeeded();
+    let train = name(&made.train);
+    for (file, expected) in [
+        ("data/adapters.bin", format!("`away/{train}` is damaged: `data/adapters.bin` has other bytes")),
+        ("telemetry/timing.jsonl", format!("`away/{train}` is damaged: `telemetry/timing.jsonl` has other")),
+        ("provenance.json", format!("`away/{train}` is damaged: `provenance.json` does not match `COMMIT`")),
+    ] {
+        flip(&toy.path().join("away").join(&train).join(file));
+        let ran = pull(&toy, "away");
+        ran.failed(65);
+        ran.says(&[&expected, "hint: delete that artifact there, and push it again"]);
+        assert!(!ran.stderr.contains(".tmp-"), "{}", ran.stderr);
+        flip(&toy.path().join("away").join(&train).join(file));
+    }
+    let manifest = toy.path().join("away").join(&train).join("manifest.json");
+    flip(&manifest);
+    pull(&toy, "away").failed(65);
+    pull(&toy, "away").says(&[&format!("`away/{train}/manifest.json`")]);
+    fs_err::remove_file(&manifest).unwrap();
+    pull(&toy, "away").says(&[&format!("`away/{train}/manifest.json` is missing")]);
+
+    // What is pushed is verified first, telemetry included: the place that it goes to is not to blame.
+    flip(&made.train.path().join("telemetry/timing.jsonl"));
+    let ran = toy.run("push elsewhere");
+    ran.failed(65);
+    ran.says(&[&format!("`artifacts/{train}` is damaged: `telemetry/timing.jsonl` has other bytes")]);
+    assert!(!ran.stderr.contains("elsewhere"), "{}", ran.stderr);
+    assert!(!toy.path().join("elsewhere").join(&train).exists());
+}
+
+#[test]
+fn folders_that_are_no_artifacts_are_left_out() {
+    let toy = Toy::new();
+    toy.pipeline(8, 64);
+    toy.run("push away").succeeded();
+    let strays =
+        ["My Stuff/0123456789abcdef-x", "train/0123456789abcdef-Copy of x", "2025/0123456789abcdef-x"];
+    for stray in strays {
+        for store in ["away", "artifacts"] {
+            let folder = toy.path().join(store).join(stray);
+            fs_err::create_dir_all(&folder).unwrap();
+            fs_err::write(folder.join("COMMIT"), "").unwrap();
+        }
+    }
+    assert!(pull(&toy, "away").succeeded().starts_with("pulled 4 artifacts"));
+    let ran = toy.run("push other");
+    assert!(ran.succeeded().starts_with("pushed 4 artifacts"));
+    for stray in strays {
+        ran.says(&[&format!("`artifacts/{stray}` has no name of an artifact and is left out")]);
+    }
 }
 
 #[test]

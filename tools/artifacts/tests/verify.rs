@@ -7,8 +7,9 @@ mod common;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use artifact::{Level, Memo};
-use common::{Recipe, Toy, files};
+use artifact::{Artifact, Level, Memo};
+use common::{Recipe, Toy, files, name};
+use serde_json::json;
 
 fn writable(path: &Path) {
     fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -149,4 +150,117 @@ fn incremental_verification_leaves_out_what_was_verified_lately() {
     assert!(toy.run("verify --incremental").succeeded().starts_with("verified 0 artifacts"));
     assert!(toy.run("verify --incremental --max-age 0s").succeeded().starts_with("verified 4 artifacts"));
     assert!(toy.run("verify --time-limit 0s").succeeded().starts_with("verified 0 artifacts"));
+}
+
+#[test]
+fn a_copy_of_a_store_is_verified_again() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    assert!(toy.run("verify --incremental").succeeded().starts_with("verified 4 artifacts"));
+    testutil::files::copy(toy.root(), &toy.path().join("copy"));
+    let damaged = toy.path().join("copy").join(name(&made.train)).join("data/adapters.bin");
+    writable(&damaged);
+    fs_err::write(&damaged, "9 64").unwrap();
+    let ran = toy.run("--store copy verify --incremental");
+    assert_eq!(ran.code, Some(1), "{}", ran.stdout);
+    assert!(ran.stdout.contains("verified 3 artifacts"), "{}", ran.stdout);
+    // An artifact that took the place of another one, as `rsync` does.
+    let train = toy.root().join(name(&made.train));
+    testutil::files::remove(&train);
+    testutil::files::copy(&toy.path().join("copy").join(name(&made.train)), &train);
+    assert_eq!(toy.run("verify --incremental").code, Some(1));
+}
+
+#[test]
+fn a_record_without_an_identity_is_none() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    toy.run("verify").succeeded();
+    assert!(toy.run("verify --incremental").succeeded().starts_with("verified 0 artifacts"));
+    let record = toy.root().join(".verified").join(format!("train.{}", made.train.manifest().key.short()));
+    let text = fs_err::read_to_string(&record).unwrap();
+    let (time, identity) = text.trim_end().split_once(' ').unwrap();
+    for record_text in [format!("{time}\n"), format!("{time} {identity}1\n"), "garbage\n".to_owned()] {
+        fs_err::write(&record, &record_text).unwrap();
+        let ran = toy.run("verify --incremental");
+        assert!(ran.succeeded().starts_with("verified 1 artifact,"), "{record_text}: {}", ran.stdout);
+    }
+}
+
+/// Makes the training run of a pipeline again with other bytes, in another store.
+fn another_train(toy: &Toy, made: &common::Pipeline) -> Artifact {
+    let train = toy.make(&Recipe {
+        config: json!({"rank": 8, "seed": 1}),
+        inputs: &[("model", &made.model, "model"), ("rows", &made.data, "rows")],
+        files: &[("adapters.bin", b"other"), ("summary.json", b"{\"steps\":4}\n")],
+        ..Recipe::default()
+    });
+    assert_eq!(train.manifest().key, made.train.manifest().key);
+    train
+}
+
+#[test]
+fn an_input_with_other_bytes_is_found() {
+    let (toy, elsewhere) = (Toy::new(), Toy::new());
+    let made = toy.pipeline(8, 64);
+    let other = another_train(&elsewhere, &made);
+    testutil::files::remove(made.train.path());
+    testutil::files::copy(other.path(), made.train.path());
+    let key = other.manifest().key.short();
+    let expected = format!(
+        "missing: `artifacts/{}`: its input `model_0_fused` (train/{key}) has other bytes than those it was made from",
+        name(&made.evaluate)
+    );
+    for command in
+        ["verify", "verify --level size", "verify --quarantine", &format!("verify {}", name(&made.evaluate))]
+    {
+        let ran = toy.run(command);
+        assert_eq!(ran.code, Some(2), "{command}: {}", ran.stdout);
+        assert!(ran.stdout.contains(&expected), "{command}: {}", ran.stdout);
+    }
+    assert_eq!(toy.names().len(), 4, "both are sound by themselves");
+    assert_eq!(toy.run(&format!("verify {}", name(&made.train))).code, Some(0));
+    assert!(toy.run("verify --incremental").stdout.contains("verified 0 artifacts"), "the others are known");
+}
+
+#[test]
+fn damage_is_moved_whatever_the_spelling_of_its_path() {
+    for spelling in ["full", "dot", "up", "link"] {
+        let toy = Toy::new();
+        let made = toy.pipeline(8, 64);
+        let train = name(&made.train);
+        std::os::unix::fs::symlink(made.train.path(), toy.path().join("link")).unwrap();
+        let path = match spelling {
+            "full" => toy.root().join(&train).display().to_string(),
+            "dot" => format!("./artifacts/{train}/."),
+            "up" => format!("artifacts/train/../{train}"),
+            _ => "./link".to_owned(),
+        };
+        let verify = || toy.run(&format!("verify --quarantine {path}"));
+        assert_eq!(verify().code, Some(0), "{spelling}: it is sound");
+        assert!(made.train.path().exists(), "{spelling}");
+        let damaged = made.train.path().join("data/adapters.bin");
+        writable(&damaged);
+        fs_err::write(&damaged, "9 64").unwrap();
+        let ran = verify();
+        assert_eq!(ran.code, Some(1), "{spelling}");
+        assert!(ran.stdout.contains("; moved to `artifacts/.quarantine/"), "{spelling}: {}", ran.stdout);
+        assert!(!made.train.path().exists() && toy.path().join("link").is_symlink(), "{spelling}");
+    }
+}
+
+#[test]
+fn damage_outside_the_store_stays_and_verify_says_so() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    let copy = toy.path().join("copy");
+    testutil::files::copy(made.train.path(), &copy);
+    let damaged = copy.join("data/adapters.bin");
+    writable(&damaged);
+    fs_err::write(&damaged, "9 64").unwrap();
+    let ran = toy.run("verify --quarantine ./copy");
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stdout.contains("; not moved: it is not in this store"), "{}", ran.stdout);
+    assert!(!toy.run("verify ./copy").stdout.contains("not moved"));
+    assert_eq!((copy.exists(), toy.names().len()), (true, 4));
 }

@@ -8,6 +8,7 @@ use stage::{Context as _, Result};
 use crate::args::Args;
 use crate::engine::{Engine, Prompt};
 use crate::interrupt::Interrupt;
+use crate::output::TO_STDOUT;
 use crate::stream::TextStream;
 use crate::timing::Timing;
 
@@ -27,6 +28,7 @@ pub(crate) fn run(args: &Args, engine: &Engine, interrupt: &Interrupt) -> Result
         text => text.to_owned(),
     };
     let tokens = engine.tokens(&Prompt::Text(text)).context("reading the prompt")?;
+    interrupt.set_answering(true);
     let answering = Answering { engine, interrupt, stop: &args.stop, verbose: args.is_verbose() };
     let mut out = io::stdout().lock();
     let mut models = vec![("adapters", &engine.model)];
@@ -36,7 +38,7 @@ pub(crate) fn run(args: &Args, engine: &Engine, interrupt: &Interrupt) -> Result
     for (index, (name, model)) in models.iter().enumerate() {
         if models.len() > 1 {
             let gap = if index > 0 { "\n" } else { "" };
-            writeln!(out, "{gap}=== {name} ===")?;
+            writeln!(out, "{gap}=== {name} ===").context(TO_STDOUT)?;
         }
         let mut conversation = Conversation::new(model);
         answering.answer(&mut conversation, &tokens, &args.sampling(0), &mut out)?;
@@ -82,9 +84,9 @@ impl Answering<'_> {
         }
         write_piece(stream.finish(), &mut text, out)?;
         if !text.ends_with('\n') {
-            writeln!(out)?;
+            writeln!(out).context(TO_STDOUT)?;
         }
-        out.flush()?;
+        out.flush().context(TO_STDOUT)?;
         if self.verbose {
             timing.print_answer(prompt.len(), cached_tokens);
         }
@@ -95,8 +97,7 @@ impl Answering<'_> {
 /// Writes a piece of text and appends it to `text`.
 fn write_piece(piece: dataset::Result<String>, text: &mut String, out: &mut impl Write) -> Result<()> {
     let piece = piece?;
-    out.write_all(piece.as_bytes())?;
-    out.flush()?;
+    out.write_all(piece.as_bytes()).and_then(|()| out.flush()).context(TO_STDOUT)?;
     text.push_str(&piece);
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! A file of prompts, answered in batches; the answers keep the order of the rows.
 
-use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use dataset::{Error, Place, RawRow, RowReader};
@@ -11,6 +10,7 @@ use stage::{Context as _, Result};
 use crate::args::Args;
 use crate::engine::{Engine, Prompt, PromptError};
 use crate::interrupt::Interrupt;
+use crate::output::Output;
 use crate::stream::TextStream;
 use crate::timing::Timing;
 
@@ -32,10 +32,8 @@ struct Answer {
 /// Answers every row of `input`. If a signal stops the program, the answers already written remain.
 pub(crate) fn run(args: &Args, engine: &Engine, input: &Path, interrupt: &Interrupt) -> Result<()> {
     let rows = read(engine, input).context("reading the rows")?;
-    let mut out: Box<dyn Write> = match &args.output {
-        Some(path) => Box::new(BufWriter::new(fs_err::File::create(path)?)),
-        None => Box::new(BufWriter::new(io::stdout())),
-    };
+    let mut out = Output::open(args.output.as_deref())?;
+    interrupt.set_answering(true);
     let bar = stage::progress_bar(rows.len() as u64);
     let mut batches = Batches { args, engine, interrupt, timing: Timing::start() };
     let rows_together = args.batch_size * BATCHES_TOGETHER;
@@ -45,13 +43,10 @@ pub(crate) fn run(args: &Args, engine: &Engine, input: &Path, interrupt: &Interr
         let base_answers =
             engine.base.as_ref().map(|base| batches.answer(base, rows, first_row)).transpose()?;
         interrupt.check()?;
-        for (index, row) in rows.iter().enumerate() {
+        out.write_lines(rows.iter().enumerate().map(|(index, row)| {
             let base = base_answers.as_ref().map(|answers| &answers[index]);
-            let mut line = line(row, &answers[index], base, args.token_ids).to_string();
-            line.push('\n');
-            out.write_all(line.as_bytes())?;
-        }
-        out.flush()?;
+            line(row, &answers[index], base, args.token_ids).to_string()
+        }))?;
         bar.inc(rows.len() as u64);
     }
     bar.finish_and_clear();

@@ -7,6 +7,7 @@ use stage::{Error, Result};
 
 const MODEL_FILE: &str = "config.json";
 const ADAPTERS_FILE: &str = "adapter_config.json";
+const STORE_HINT: &str = "choose another path for `--store`";
 
 /// Returns the model folder for `locator`.
 pub(crate) fn model(locator: &Path, store: &Path) -> Result<PathBuf> {
@@ -31,7 +32,14 @@ pub(crate) fn adapters(locator: &Path, store: &Path) -> Result<PathBuf> {
 
 /// Finds the artifact; `marker` is the file that a plain folder would have.
 fn find(locator: &Path, store: &Path, marker: &str) -> Result<Artifact> {
-    let found = stage::locate(Store::open(store).ok().as_ref(), locator);
+    let store = match Store::open(store) {
+        Err(error) if !locator.exists() => {
+            let error = Error::from(error);
+            return Err(if error.hints().is_empty() { error.hinted(STORE_HINT) } else { error });
+        }
+        store => store.ok(),
+    };
+    let found = stage::locate(store.as_ref(), locator);
     if locator.join("COMMIT").exists() {
         return found;
     }

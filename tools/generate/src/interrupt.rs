@@ -1,6 +1,9 @@
 //! Ctrl-C: the first one ends an answer, the second one the program.
+//!
+//! Outside a chat, a signal ends the program: at once while nothing is being written, such as when it loads the model or waits for
+//! its stdin, and otherwise after the answer or the batch, which has a few seconds for that.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -16,7 +19,7 @@ pub(crate) struct Interrupt(Arc<State>);
 struct State {
     /// The signal received since the last [`Interrupt::clear`]; 0 for none.
     signal: AtomicI32,
-    /// Whether an answer is being generated; otherwise a chat waits for a line.
+    /// Whether answers are being generated; otherwise a chat waits for a line, and nothing has been written yet without one.
     answering: AtomicBool,
 }
 
@@ -56,7 +59,7 @@ impl Interrupt {
         self.0.signal.store(0, Ordering::SeqCst);
     }
 
-    /// Sets whether an answer is being generated.
+    /// Sets whether answers are being generated.
     pub(crate) fn set_answering(&self, answering: bool) {
         self.0.answering.store(answering, Ordering::SeqCst);
     }
@@ -65,12 +68,21 @@ impl Interrupt {
 impl State {
     fn receive(&self, signal: i32, chat: bool) {
         let first = self.signal.swap(signal, Ordering::SeqCst) == 0;
-        if !first || (chat && signal != SIGINT) {
-            let _ = io::stderr().write_all(b"\n");
-            signal_hook::low_level::exit(128 + signal);
+        let answering = self.answering.load(Ordering::SeqCst);
+        if !first || (chat && signal != SIGINT) || (!chat && !answering) {
+            stage::end_by_signal(signal, end_line);
         }
-        if chat && !self.answering.load(Ordering::SeqCst) {
+        if !chat {
+            stage::end_after_grace(signal);
+        } else if !answering {
             let _ = io::stderr().write_all(b"\n(press Ctrl-C again, or type /quit, to leave)\n> ");
         }
+    }
+}
+
+/// Ends the line with `^C` on a terminal.
+fn end_line() {
+    if io::stderr().is_terminal() {
+        let _ = io::stderr().write_all(b"\n");
     }
 }

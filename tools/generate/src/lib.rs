@@ -10,6 +10,7 @@ mod chat;
 mod engine;
 mod folders;
 mod interrupt;
+mod output;
 mod stream;
 mod timing;
 

@@ -141,6 +141,72 @@ fn rows_go_to_a_file_and_come_from_stdin_or_a_table() {
 }
 
 #[test]
+fn rows_go_to_pipes_and_devices_without_waiting_for_a_reader() {
+    let sandbox = Sandbox::new();
+    let input = rows_file(&sandbox);
+    let fixed = ["--input", input.to_str().unwrap(), "--max-tokens", "2", "--output"];
+    let to = |path: &str| program(&golden("llama"), &[&fixed[..], &[path]].concat());
+    let expected = text(&generate(&golden("llama"), &fixed[..4]));
+    assert_eq!(text(&to("/dev/stdout").run()), expected);
+    assert_eq!(text(&to("/dev/null").run()), "");
+
+    let pipe = sandbox.join("pipe");
+    Program::new("mkfifo").arg(&pipe).run().succeeded();
+    let mut limited = Program::new("timeout");
+    limited
+        .args(["60", env!("CARGO_BIN_EXE_generate"), "--model"])
+        .arg(golden("llama"))
+        .args(fixed)
+        .arg(&pipe);
+    insta::assert_snapshot!(limited.run().failed(2), @"
+    error: opening the output
+      caused by: `[SANDBOX]/pipe` is a named pipe that nobody reads
+    hint: start the program that reads it first, or name a file
+    ");
+    let reader = Program::new("cat").arg(&pipe).spawn();
+    to(pipe.to_str().unwrap()).run().succeeded();
+    assert_eq!(text(&Ran::from(reader.wait_with_output().unwrap())), expected);
+
+    let folder = to(sandbox.path().to_str().unwrap()).run().failed(2);
+    assert!(folder.contains("is a folder\nhint: name a file"), "{folder}");
+    // Behind what a shell wrote before, not over it.
+    let script = r#"echo before >"$0"; "$@" >>"$0""#;
+    let mut shell = Program::new("sh");
+    shell.args(["-c", script]).arg(sandbox.join("log")).arg(env!("CARGO_BIN_EXE_generate")).arg("--model");
+    shell.arg(golden("llama")).args(fixed).arg("/dev/stdout").run().succeeded();
+    assert_eq!(sandbox.read("log"), format!("before\n{expected}"));
+}
+
+#[test]
+fn limit_of_the_shell_on_files_is_an_error_that_names_the_file() {
+    let sandbox = Sandbox::new();
+    let row = json!({"prompt": "Aloha", "note": "x".repeat(100_000)});
+    let input = sandbox.write("rows.jsonl", row.to_string());
+    let script = r#"ulimit -f 8; exec "$@""#;
+    let mut shell = sandbox.program("sh");
+    shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_generate"), "--model"]).arg(golden("llama"));
+    shell.args(["--max-tokens", "2", "--output", "answers.jsonl", "--input"]).arg(input);
+    let said = shell.run().failed(74);
+    assert!(said.contains("answers.jsonl`") && said.contains("File too large"), "{said}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn stdout_is_named_when_it_cannot_be_written() {
+    let sandbox = Sandbox::new();
+    let input = rows_file(&sandbox);
+    let input = ["--input", input.to_str().unwrap()];
+    for task in [&["--prompt", "Aloha"][..], &["--chat"], &input] {
+        let mut program = program(&golden("llama"), &[task, &["--max-tokens", "2"]].concat());
+        let full = fs_err::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        program.command().stdout(full.into_file());
+        let ran = program.run_with_stdin("Aloha\n");
+        assert_eq!(ran.code, Some(74), "{task:?}: {}", ran.stderr);
+        ran.says(&["error: writing to stdout\n", "caused by: No space left on device"]);
+    }
+}
+
+#[test]
 fn compare_shows_the_base_beside_the_adapters() {
     let sandbox = Sandbox::new();
     let adapters = adapters(&sandbox);

@@ -2,14 +2,20 @@
 
 use crate::error::{Error, Result};
 use crate::runtime::budget::Budget;
-use crate::runtime::memory::Text;
+use crate::runtime::memory::{Held, Text};
 use crate::runtime::value::Value;
 
 /// A named argument.
 #[derive(Clone, Debug)]
 pub(crate) struct Named {
-    pub(crate) name: String,
+    pub(crate) name: Text,
     pub(crate) value: Value,
+}
+
+impl Named {
+    fn is(&self, name: &str) -> bool {
+        *self.name == *name
+    }
 }
 
 /// The values of a call's arguments.
@@ -18,11 +24,36 @@ pub(crate) struct Arguments {
     pub(crate) positional: Vec<Value>,
     pub(crate) named: Vec<Named>,
     taken: usize,
+    held: Held,
 }
 
 impl Arguments {
     pub(crate) fn new(positional: Vec<Value>, named: Vec<Named>) -> Self {
-        Self { positional, named, taken: 0 }
+        let held = Held::new(size_of_val(&*positional) + size_of_val(&*named));
+        Self { positional, named, taken: 0, held }
+    }
+
+    /// Adds positional arguments.
+    pub(crate) fn extend(&mut self, values: Vec<Value>) {
+        self.held.add(size_of_val(&*values));
+        self.positional.extend(values);
+    }
+
+    /// Adds a named argument.
+    pub(crate) fn push(&mut self, name: Text, value: Value) {
+        self.held.add(size_of::<Named>());
+        self.named.push(Named { name, value });
+    }
+
+    /// Returns the place of the named argument `name`.
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        self.named.iter().position(|named| named.is(name))
+    }
+
+    /// Spends the work of looking for the named argument `name`: those of the same length are compared to their ends.
+    pub(crate) fn search(&self, name: &str, budget: &Budget) -> Result<()> {
+        let same = self.named.iter().filter(|named| named.name.len() == name.len()).count();
+        budget.copies((4 * self.named.len()).saturating_add(same.saturating_mul(name.len())))
     }
 
     /// Takes the next parameter, by position or by `name`.
@@ -31,7 +62,7 @@ impl Arguments {
             self.taken += 1;
             return Some(std::mem::replace(&mut self.positional[self.taken - 1], Value::None));
         }
-        let at = self.named.iter().position(|named| named.name == name)?;
+        let at = self.position(name)?;
         Some(self.named.remove(at).value)
     }
 
@@ -66,10 +97,10 @@ impl Arguments {
         self.take(name).is_some_and(|value| value.is_true())
     }
 
-    /// Returns the positional arguments that are left.
+    /// Takes the positional arguments that are left.
     pub(crate) fn rest(&mut self) -> Vec<Value> {
-        let rest = self.positional[self.taken..].to_vec();
-        self.taken = self.positional.len();
+        let mut rest = std::mem::take(&mut self.positional);
+        rest.drain(..std::mem::take(&mut self.taken));
         rest
     }
 
@@ -90,7 +121,7 @@ impl Arguments {
         }
         match self.named.first() {
             Some(named) => {
-                let name = &named.name;
+                let name = &*named.name;
                 Err(Error::of_type(format!("{function}() got an unexpected keyword argument '{name}'")))
             }
             None => Ok(()),

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::runtime::memory::{OVERHEAD_BYTES, VALUE_BYTES, held};
+use crate::runtime::memory::{Held, OVERHEAD_BYTES, VALUE_BYTES, held};
 
 /// Steps of a rendering without input; a long conversation takes some hundred thousand.
 const STEPS: u64 = 3_000_000;
@@ -15,6 +15,11 @@ const MEMORY_BYTES: usize = 64 << 20;
 const MEMORY_PER_BYTE: usize = 8;
 /// Deepest nesting of a value that is printed or compared.
 pub(crate) const MAX_VALUE_DEPTH: usize = 200;
+
+/// Digits of the longest float; the others that a text may have are zeros.
+const FLOAT_DIGITS: usize = 1100;
+/// Steps of writing the shortest text of a float, or of beginning another.
+const FLOAT_STEPS: usize = 8;
 
 /// Work is counted in copied bytes: a step is worth 64 of them, a visited character 8.
 const STEP: u64 = 64;
@@ -65,6 +70,34 @@ impl Budget {
         self.work((count as u64).saturating_mul(VISIT))
     }
 
+    /// Spends the work of writing the shortest text of a float.
+    pub(crate) fn float(&self) -> Result<()> {
+        self.steps(FLOAT_STEPS)
+    }
+
+    /// Spends the work of writing or reading `digits` digits of a float. Each may take arithmetic on numbers of a thousand bits.
+    pub(crate) fn float_digits(&self, digits: usize) -> Result<()> {
+        self.steps(2 * FLOAT_STEPS + digits.min(FLOAT_DIGITS))
+    }
+
+    /// Spends the work of looking for `part` in `text`, and returns whether it is short enough to be there. The search first
+    /// reads all of `part` several times.
+    pub(crate) fn search(&self, text: &str, part: &str) -> Result<bool> {
+        self.copies(text.len())?;
+        if part.len() > text.len() {
+            return Ok(false);
+        }
+        self.visits(part.len())?;
+        Ok(true)
+    }
+
+    /// Asks for the memory of `count` values that are counted until the result is dropped.
+    pub(crate) fn hold_values(&self, count: usize) -> Result<Held> {
+        let bytes = count.saturating_mul(VALUE_BYTES);
+        self.fits(bytes)?;
+        Ok(Held::new(bytes))
+    }
+
     /// Fails unless `bytes` more fit into memory.
     pub(crate) fn fits(&self, bytes: usize) -> Result<()> {
         let used = held().saturating_sub(self.base).saturating_add(self.written.get());
@@ -104,6 +137,14 @@ impl Budget {
         Ok(())
     }
 
+    /// Counts `bytes` of what the output says besides its text.
+    pub(crate) fn record(&self, bytes: usize) -> Result<()> {
+        // A list that grows holds up to twice its length.
+        self.fits(bytes)?;
+        self.written.set(self.written.get().saturating_add(bytes.saturating_mul(2)));
+        Ok(())
+    }
+
     /// Gives back the memory of a captured text.
     pub(crate) fn end_capture(&self, bytes: usize) {
         self.written.set(self.written.get().saturating_sub(bytes));
@@ -118,15 +159,16 @@ pub(crate) fn check_depth(depth: usize) -> Result<()> {
     Ok(())
 }
 
-/// A text that grows within a budget.
+/// A text that grows within a budget. Its memory is counted, since other texts may be made meanwhile.
 pub(crate) struct Builder<'b> {
     budget: &'b Budget,
     text: String,
+    held: Held,
 }
 
 impl<'b> Builder<'b> {
     pub(crate) fn new(budget: &'b Budget) -> Self {
-        Self { budget, text: String::new() }
+        Self { budget, text: String::new(), held: Held::default() }
     }
 
     pub(crate) fn budget(&self) -> &'b Budget {
@@ -151,8 +193,18 @@ impl<'b> Builder<'b> {
         letters.into_iter().try_for_each(|letter| self.push(letter))
     }
 
+    /// Adds a backslash, `kind` and the `digits` last hexadecimal digits of `code`.
+    pub(crate) fn escape(&mut self, kind: char, code: u32, digits: u32) -> Result<()> {
+        self.extend(['\\', kind])?;
+        let digit = |place| char::from_digit((code >> (4 * place)) & 15, 16).expect("four bits");
+        self.extend((0..digits).rev().map(digit))
+    }
+
     /// Adds `text` `count` times.
     pub(crate) fn repeat(&mut self, text: &str, count: usize) -> Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
         let bytes = text.len().saturating_mul(count);
         self.budget.copies(bytes)?;
         self.grow(bytes)?;
@@ -160,9 +212,19 @@ impl<'b> Builder<'b> {
         Ok(())
     }
 
-    fn grow(&self, bytes: usize) -> Result<()> {
-        // A string that grows holds up to twice its length.
-        self.budget.fits(self.text.len().saturating_mul(2).saturating_add(bytes))
+    /// Makes room for `bytes` more.
+    fn grow(&mut self, bytes: usize) -> Result<()> {
+        let needed = self.text.len().saturating_add(bytes);
+        if needed <= self.text.capacity() {
+            return Ok(());
+        }
+        // The text moves, so that both places exist for a moment.
+        self.budget.fits(needed)?;
+        let roomy = needed.max(self.text.capacity().saturating_mul(2));
+        let room = if self.budget.fits(roomy).is_ok() { roomy } else { needed };
+        self.text.reserve_exact(room - self.text.len());
+        self.held = Held::new(self.text.capacity());
+        Ok(())
     }
 
     pub(crate) fn finish(self) -> String {

@@ -1,6 +1,6 @@
 //! Lists, tuples, dicts and `loop`: their methods, items and slices.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::runtime::arguments::Arguments;
 use crate::runtime::budget::{Budget, check_depth};
 use crate::runtime::comparison::all_equal;
@@ -25,7 +25,7 @@ pub(crate) fn call(owner: &Value, name: &str, arguments: &mut Arguments, budget:
             Ok(match name {
                 "get" => {
                     let key = arguments.require("key")?;
-                    check_key(&key)?;
+                    check_key(&key, budget)?;
                     let default = arguments.take("default").unwrap_or(Value::None);
                     dict.get(&key, budget)?.cloned().unwrap_or(default)
                 }
@@ -87,21 +87,18 @@ pub(crate) fn call(owner: &Value, name: &str, arguments: &mut Arguments, budget:
 }
 
 /// Fails if `key` cannot be the key of a dict.
-pub(crate) fn check_key(key: &Value) -> Result<()> {
-    check_key_at(key, 0)
+pub(crate) fn check_key(key: &Value, budget: &Budget) -> Result<()> {
+    check_key_at(key, budget, 0)
 }
 
-fn check_key_at(key: &Value, depth: usize) -> Result<()> {
+fn check_key_at(key: &Value, budget: &Budget, depth: usize) -> Result<()> {
+    budget.visits(1)?;
     check_depth(depth)?;
     match key {
         Value::List(_) | Value::Dict(_) | Value::Lazy(_) => {
             Err(Error::of_type(format!("unhashable type: '{}'", key.type_name())))
         }
-        // Shared tuples would be visited again and again.
-        Value::Tuple(items) if depth > 8 && items.iter().any(Value::is_nested) => {
-            Err(Error::new(ErrorKind::Limit, "a key is nested too deeply"))
-        }
-        Value::Tuple(items) => items.iter().try_for_each(|item| check_key_at(item, depth + 1)),
+        Value::Tuple(items) => items.iter().try_for_each(|item| check_key_at(item, budget, depth + 1)),
         _ => Ok(()),
     }
 }

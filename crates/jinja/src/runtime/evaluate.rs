@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
-use crate::runtime::arguments::{Arguments, Named};
+use crate::runtime::arguments::Arguments;
 use crate::runtime::budget::{Budget, Builder};
 use crate::runtime::dict::Dict;
 use crate::runtime::functions;
@@ -107,7 +107,12 @@ impl Machine<'_> {
     }
 
     fn all(&mut self, items: &[Expr], scope: &Rc<Scope>) -> Result<Vec<Value>> {
-        items.iter().map(|item| self.evaluate(item, scope)).collect()
+        let _held = self.budget.hold_values(items.len())?;
+        let mut values = Vec::with_capacity(items.len());
+        for item in items {
+            values.push(self.evaluate(item, scope)?);
+        }
+        Ok(values)
     }
 
     fn dict(&mut self, entries: &[Entry], scope: &Rc<Scope>) -> Result<Value> {
@@ -115,7 +120,7 @@ impl Machine<'_> {
         for entry in entries {
             let key = self.evaluate(&entry.key, scope)?;
             let value = self.evaluate(&entry.value, scope)?;
-            containers::check_key(&key)?;
+            containers::check_key(&key, self.budget)?;
             dict.insert(key, value, self.budget)?;
         }
         Ok(Value::Dict(Rc::new(dict)))
@@ -145,23 +150,24 @@ impl Machine<'_> {
 
     /// Evaluates the arguments of a call.
     pub(crate) fn arguments(&mut self, args: &Args, scope: &Rc<Scope>) -> Result<Arguments> {
-        let mut positional = self.all(&args.positional, scope)?;
-        let mut named = Vec::new();
+        let mut arguments = Arguments::new(self.all(&args.positional, scope)?, Vec::new());
         for arg in &args.named {
-            named.push(Named { name: arg.name.clone(), value: self.evaluate(&arg.value, scope)? });
+            let value = self.evaluate(&arg.value, scope)?;
+            self.budget.text(arg.name.len())?;
+            arguments.push(arg.name.as_str().into(), value);
         }
         if let Some(list) = &args.list {
-            positional.extend(self.evaluate(list, scope)?.iterate(self.budget)?);
+            arguments.extend(self.evaluate(list, scope)?.iterate(self.budget)?);
         }
         if let Some(map) = &args.map {
             match self.evaluate(map, scope)? {
                 Value::Dict(dict) => {
                     self.budget.list(2 * dict.len())?;
                     for item in dict.items() {
-                        let name =
-                            item.key.as_str().ok_or_else(|| Error::of_type("keywords must be strings"))?;
-                        self.budget.copies(name.len())?;
-                        named.push(Named { name: name.to_owned(), value: item.value.clone() });
+                        let Value::Str(name) = &item.key else {
+                            return Err(Error::of_type("keywords must be strings"));
+                        };
+                        arguments.push(name.clone(), item.value.clone());
                     }
                 }
                 other => {
@@ -170,7 +176,7 @@ impl Machine<'_> {
                 }
             }
         }
-        Ok(Arguments::new(positional, named))
+        Ok(arguments)
     }
 
     /// Evaluates a call, with `caller` as an additional argument if it is that of a call block.
@@ -186,7 +192,7 @@ impl Machine<'_> {
         let callee = self.evaluate(callee, scope)?;
         let mut arguments = self.arguments(args, scope)?;
         if let Some(value) = caller {
-            arguments.named.push(Named { name: "caller".to_owned(), value });
+            arguments.push("caller".into(), value);
         }
         self.line = expr.line;
         self.call(&callee, arguments)
@@ -222,7 +228,7 @@ impl Machine<'_> {
 }
 
 /// Returns a name as messages print it.
-fn shortened(name: &str) -> &str {
+pub(crate) fn shortened(name: &str) -> &str {
     let end = name.char_indices().nth(100).map_or(name.len(), |(at, _)| at);
     &name[..end]
 }

@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::runtime::arguments::Arguments;
 use crate::runtime::budget::{Budget, Builder};
-use crate::runtime::format;
+use crate::runtime::evaluate::shortened;
+use crate::runtime::format::{self, whole_digits};
 use crate::runtime::json;
 use crate::runtime::machine::Machine;
 use crate::runtime::memory::Text;
@@ -91,7 +92,7 @@ impl Machine<'_> {
             "abs" => absolute(&value)?,
             "int" => whole(&value, &mut arguments, self.budget)?,
             "float" => real(&value, &mut arguments, self.budget)?,
-            "round" => round(&value, &mut arguments)?,
+            "round" => round(&value, &mut arguments, self.budget)?,
             "attr" => {
                 let name = arguments.text("name")?.unwrap_or_else(|| "".into());
                 attribute_only(&value, &name, self.budget)?
@@ -326,7 +327,10 @@ fn whole(value: &Value, arguments: &mut Arguments, budget: &Budget) -> Result<Va
                 _ => &text,
             };
             let number = i128::from_str_radix(digits, base).ok();
-            number.or_else(|| text.parse::<f64>().ok().filter(|n| n.is_finite()).map(|n| n.trunc() as i128))
+            match number {
+                Some(number) => Some(number),
+                None => parsed(&text, budget)?.filter(|n| n.is_finite()).map(|n| n.trunc() as i128),
+            }
         }
         _ => match value.number() {
             Some(Number::Int(number)) => Some(number),
@@ -347,14 +351,20 @@ fn real(value: &Value, arguments: &mut Arguments, budget: &Budget) -> Result<Val
         Value::Str(text) => {
             budget.visits(text.len())?;
             budget.text(text.len())?;
-            text.trim_matches(is_space).replace('_', "").parse().ok()
+            parsed(&text.trim_matches(is_space).replace('_', ""), budget)?
         }
         _ => value.number().map(Number::float),
     };
     Ok(found.map_or(default, Value::Float))
 }
 
-fn round(value: &Value, arguments: &mut Arguments) -> Result<Value> {
+/// Reads a float.
+fn parsed(text: &str, budget: &Budget) -> Result<Option<f64>> {
+    budget.float_digits(text.len())?;
+    Ok(text.parse().ok())
+}
+
+fn round(value: &Value, arguments: &mut Arguments, budget: &Budget) -> Result<Value> {
     let precision = arguments.integer("precision")?.unwrap_or(0).clamp(-300, 300) as i32;
     let method = arguments.text("method")?.unwrap_or_else(|| "common".into());
     let Some(number) = value.number() else {
@@ -370,8 +380,9 @@ fn round(value: &Value, arguments: &mut Arguments) -> Result<Value> {
         "floor" => scaled.floor() / factor,
         "common" if precision >= 0 => {
             let digits = precision as usize;
+            budget.float_digits(digits + whole_digits(number.float()))?;
             // The decimal text of a float is rounded correctly, ties to even.
-            format!("{:.digits$}", number.float()).parse().unwrap_or(scaled / factor)
+            parsed(&format!("{:.digits$}", number.float()), budget)?.unwrap_or(scaled / factor)
         }
         "common" => scaled.round_ties_even() / factor,
         _ => return Err(Error::of_type("method must be common, ceil or floor")),
@@ -388,7 +399,7 @@ fn attribute_only(value: &Value, name: &str, budget: &Budget) -> Result<Value> {
             Ok(if is_method {
                 found
             } else {
-                Value::undefined(format!("'dict object' has no attribute '{name}'"))
+                Value::undefined(format!("'dict object' has no attribute '{}'", shortened(name)))
             })
         }
         _ => crate::runtime::evaluate::attribute(value, name, budget),

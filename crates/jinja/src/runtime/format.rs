@@ -34,6 +34,8 @@ struct Spec {
 /// Returns `format % values`.
 pub(crate) fn percent(machine: &mut Machine<'_>, format: &str, values: &Value) -> Result<String> {
     let budget = machine.budget;
+    // Flags and digits are read one by one as well.
+    budget.visits(format.len())?;
     let mut positional = match values {
         Value::Tuple(items) => {
             budget.list(items.len())?;
@@ -205,10 +207,12 @@ fn number(value: &Value, spec: &Spec, budget: &Budget) -> Result<String> {
         ('o', Number::Int(number)) => (number < 0, format!("{:o}", number.unsigned_abs())),
         ('b', Number::Int(number)) => (number < 0, format!("{:b}", number.unsigned_abs())),
         ('r', number) if spec.precision.is_none() => {
+            budget.float()?;
             (number.float().is_sign_negative(), float(number.float().abs()))
         }
         ('f' | 'F' | 'e' | 'E' | 'g' | 'G' | '%' | 'r', number) => {
             let number = number.float();
+            allow_digits(number, kind, spec.precision, budget)?;
             (number.is_sign_negative(), real(number.abs(), kind, spec.precision, spec.alternate))
         }
         _ => {
@@ -241,6 +245,22 @@ fn number(value: &Value, spec: &Spec, budget: &Budget) -> Result<String> {
     }
     let align = spec.align.or(Some('>'));
     padded(&format!("{sign}{body}"), &Spec { align, ..spec.clone() }, budget)
+}
+
+/// Returns the digits of a float before the point, about.
+pub(crate) fn whole_digits(number: f64) -> usize {
+    number.abs().log10().clamp(0.0, 400.0) as usize + 1
+}
+
+/// Asks for the work of [`real`].
+fn allow_digits(number: f64, kind: char, precision: Option<usize>, budget: &Budget) -> Result<()> {
+    let digits = precision.unwrap_or(6);
+    match kind {
+        'e' | 'E' => budget.float_digits(digits),
+        'f' | 'F' | '%' => budget.float_digits(whole_digits(number).saturating_add(digits)),
+        // The digits are written twice, first to see how many there are.
+        _ => budget.float_digits(digits).and_then(|()| budget.float_digits(digits.saturating_add(5))),
+    }
 }
 
 fn real(number: f64, kind: char, precision: Option<usize>, alternate: bool) -> String {
@@ -371,7 +391,6 @@ fn replacement(
     nested: usize,
 ) -> Result<String> {
     let budget = machine.budget;
-    budget.copies(4 * arguments.named.len())?;
     let (path, conversion, spec) = parts(field);
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (first, mut rest) = path.split_at(end);
@@ -381,7 +400,8 @@ fn replacement(
     } else if let Ok(index) = first.parse::<usize>() {
         arguments.positional.get(index).cloned()
     } else {
-        arguments.named.iter().find(|named| named.name == first).map(|named| named.value.clone())
+        arguments.search(first, budget)?;
+        arguments.position(first).map(|at| arguments.named[at].value.clone())
     }
     .ok_or_else(|| Error::of_type(format!("Replacement index or key '{first}' is missing")))?;
     while !rest.is_empty() {
@@ -391,8 +411,10 @@ fn replacement(
             value = evaluate::attribute(&value, &after[..end], budget)?;
             rest = &after[end..];
         } else {
+            let rule = "Only '.' or '[' may follow ']' in format field specifier";
+            let bracket = rest.strip_prefix('[').ok_or_else(|| Error::of_type(rule))?;
             let (key, after) =
-                rest[1..].split_once(']').ok_or_else(|| Error::of_type("Missing ']' in format string"))?;
+                bracket.split_once(']').ok_or_else(|| Error::of_type("Missing ']' in format string"))?;
             let index = key.parse().map_or_else(|_| Value::from(key), Value::Int);
             value = evaluate::item(&value, &index, budget)?;
             rest = after;

@@ -106,7 +106,7 @@ fn dict(arguments: &mut Arguments, budget: &Budget) -> Result<Dict> {
             for pair in pairs.iterate(budget)? {
                 match pair.iterate(budget)?.as_slice() {
                     [key, value] => {
-                        check_key(key)?;
+                        check_key(key, budget)?;
                         dict.insert(key.clone(), value.clone(), budget)?;
                     }
                     _ => return Err(Error::of_type("dictionary update sequence element must have length 2")),
@@ -117,7 +117,7 @@ fn dict(arguments: &mut Arguments, budget: &Budget) -> Result<Dict> {
         more => return Err(Error::of_type(format!("dict expected at most 1 argument, got {}", more.len()))),
     };
     for named in std::mem::take(&mut arguments.named) {
-        dict.insert(named.name.into(), named.value, budget)?;
+        dict.insert(Value::Str(named.name), named.value, budget)?;
     }
     Ok(dict)
 }

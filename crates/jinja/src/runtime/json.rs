@@ -18,17 +18,18 @@ pub(crate) fn tojson(value: &Value, mut arguments: Arguments, budget: &Budget) -
     let ascii = arguments.flag("ensure_ascii");
     let indent = match arguments.take("indent") {
         None | Some(Value::None) => None,
-        Some(Value::Str(text)) => Some(text.to_string()),
-        Some(Value::Bool(value)) => Some(" ".repeat(usize::from(value))),
+        Some(Value::Str(text)) => Some(text),
+        Some(Value::Bool(value)) => Some(spaces(usize::from(value), budget)?),
         Some(Value::Int(width)) if width > MAX_INDENT => return Err(too_long()),
-        Some(Value::Int(width)) => Some(" ".repeat(width.max(0) as usize)),
+        Some(Value::Int(width)) => Some(spaces(width.max(0) as usize, budget)?),
         Some(_) => return Err(Error::of_type("`indent` must be an integer or a string")),
     };
-    let (mut item, mut key) = (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
+    let mut item: Text = if indent.is_some() { "," } else { ", " }.into();
+    let mut key: Text = ": ".into();
     match arguments.take("separators") {
         None | Some(Value::None) => {}
         Some(Value::List(given) | Value::Tuple(given)) => match &given[..] {
-            [Value::Str(a), Value::Str(b)] => (item, key) = (a.to_string(), b.to_string()),
+            [Value::Str(a), Value::Str(b)] => (item, key) = (a.clone(), b.clone()),
             _ => return Err(Error::of_type("`separators` must be two strings")),
         },
         Some(_) => return Err(Error::of_type("`separators` must be two strings")),
@@ -41,10 +42,15 @@ pub(crate) fn tojson(value: &Value, mut arguments: Arguments, budget: &Budget) -
     Ok(out.finish().into())
 }
 
+fn spaces(count: usize, budget: &Budget) -> Result<Text> {
+    budget.text(count)?;
+    Ok(" ".repeat(count).into())
+}
+
 struct Dumps {
-    item: String,
-    key: String,
-    indent: Option<String>,
+    item: Text,
+    key: Text,
+    indent: Option<Text>,
     ascii: bool,
     sorted: bool,
 }
@@ -57,7 +63,7 @@ impl Dumps {
             Value::None => out.push_str("null"),
             Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
             Value::Int(number) => out.push_str(&number.to_string()),
-            Value::Float(number) => out.push_str(&json_float(*number)),
+            Value::Float(number) => out.push_str(&json_float(*number, out.budget())?),
             Value::Str(text) => self.string(out, text),
             Value::List(items) | Value::Tuple(items) => {
                 self.block(out, ['[', ']'], depth, items, |out, item| self.write(out, item, depth + 1))
@@ -85,7 +91,7 @@ impl Dumps {
                 Value::None => out.push_str("\"null\"")?,
                 Value::Bool(value) => out.push_str(&format!("\"{value}\""))?,
                 Value::Int(number) => out.push_str(&format!("\"{number}\""))?,
-                Value::Float(number) => out.push_str(&format!("\"{}\"", json_float(*number)))?,
+                Value::Float(number) => out.push_str(&format!("\"{}\"", json_float(*number, budget)?))?,
                 other => {
                     let kind = other.type_name();
                     let reason = format!("keys must be str, int, float, bool or None, not {kind}");
@@ -142,7 +148,7 @@ impl Dumps {
                 '\u{c}' => out.push_str("\\f")?,
                 _ if letter < ' ' || (self.ascii && letter > '~') => {
                     for unit in letter.encode_utf16(&mut [0; 2]) {
-                        out.push_str(&format!("\\u{unit:04x}"))?;
+                        out.escape('u', u32::from(*unit), 4)?;
                     }
                 }
                 _ => out.push(letter)?,
@@ -152,12 +158,13 @@ impl Dumps {
     }
 }
 
-fn json_float(number: f64) -> String {
-    if number.is_nan() {
-        return "NaN".to_owned();
-    }
-    if number.is_infinite() {
-        return if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
-    }
-    float(number)
+fn json_float(number: f64, budget: &Budget) -> Result<String> {
+    budget.float()?;
+    Ok(if number.is_nan() {
+        "NaN".to_owned()
+    } else if number.is_infinite() {
+        if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
+    } else {
+        float(number)
+    })
 }

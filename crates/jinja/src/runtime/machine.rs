@@ -1,6 +1,7 @@
 //! Compiled templates, and the machine that renders them.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::arguments::Arguments;
 use crate::runtime::budget::{Budget, check_depth};
 use crate::runtime::dict::Dict;
+use crate::runtime::evaluate::shortened;
 use crate::runtime::memory::{Items, Text};
 use crate::runtime::output::{Notation, Output, Printed, Span, Watch, Watched};
 use crate::runtime::print::str_of;
@@ -26,6 +28,8 @@ const MAX_DEPTH: usize = 4000;
 /// Stack that an expression finds at least, and that is added when less is left, in bytes.
 const MIN_STACK: usize = 512 << 10;
 const MORE_STACK: usize = 4 << 20;
+/// Steps of adding stack, which the system maps and unmaps.
+const STEPS_PER_STACK: usize = 100;
 /// Longest template, in bytes; the longest that are published have some ten thousand.
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 
@@ -180,6 +184,9 @@ impl<'w> Machine<'w> {
         if self.depth >= MAX_DEPTH {
             return Err(Error::new(ErrorKind::Limit, "maximum recursion depth exceeded"));
         }
+        if stacker::remaining_stack().is_none_or(|left| left < MIN_STACK) {
+            self.budget.steps(STEPS_PER_STACK)?;
+        }
         self.depth += 1;
         let done = stacker::maybe_grow(MIN_STACK, MORE_STACK, || work(self));
         self.depth -= 1;
@@ -269,8 +276,7 @@ impl<'w> Machine<'w> {
         if self.captures.is_empty() {
             let start = self.output.text.len();
             let flow = self.run(body, &inner)?;
-            let range = start..self.output.text.len();
-            self.output.generation.get_or_insert_default().push(range);
+            self.add_generated(start)?;
             return Ok(flow);
         }
         self.write(&OPEN.to_string())?;
@@ -289,40 +295,47 @@ impl<'w> Machine<'w> {
         let start = target.len();
         if is_output && text.contains(OPEN) {
             self.budget.visits(text.len())?;
-            self.write_marked(text);
+            self.write_marked(text)?;
         } else {
             target.push_str(text);
         }
-        if is_output {
-            self.extend_span(start);
-        }
+        if is_output { self.extend_span(start) } else { Ok(()) }
+    }
+
+    /// Records that the output from `start` was generated.
+    fn add_generated(&mut self, start: usize) -> Result<()> {
+        self.budget.record(size_of::<Range<usize>>())?;
+        let range = start..self.output.text.len();
+        self.output.generation.get_or_insert_default().push(range);
         Ok(())
     }
 
     /// Records that the text from `start` belongs to the current item.
-    fn extend_span(&mut self, start: usize) {
+    fn extend_span(&mut self, start: usize) -> Result<()> {
         let end = self.output.text.len();
         match (self.item, self.output.spans.last_mut()) {
             _ if start == end => {}
             (Some(item), Some(span)) if span.item == item && span.range.end == start => span.range.end = end,
-            (Some(item), _) => self.output.spans.push(Span { item, range: start..end }),
+            (Some(item), _) => {
+                self.budget.record(size_of::<Span>())?;
+                self.output.spans.push(Span { item, range: start..end });
+            }
             (None, _) => {}
         }
+        Ok(())
     }
 
     /// Writes a captured text with marks around its generated parts.
-    fn write_marked(&mut self, text: &str) {
+    fn write_marked(&mut self, text: &str) -> Result<()> {
         let mut start = self.output.text.len();
         for letter in text.chars() {
             match letter {
                 OPEN => start = self.output.text.len(),
-                CLOSE => {
-                    let range = start..self.output.text.len();
-                    self.output.generation.get_or_insert_default().push(range);
-                }
+                CLOSE => self.add_generated(start)?,
                 _ => self.output.text.push(letter),
             }
         }
+        Ok(())
     }
 
     /// Runs `body`, and returns its text after the filters.
@@ -458,18 +471,21 @@ impl<'w> Machine<'w> {
         let outer = found.scope.upgrade().ok_or_else(|| Error::of_type("the macro's scope has ended"))?;
         let inner = Scope::inside(&outer);
         // `caller` may be given by a call block, or not at all.
-        let caller = arguments.named.iter().position(|named| named.name == "caller");
+        let caller = arguments.position("caller");
         if let Some(at) = caller.filter(|_| !def.params.iter().any(|param| param.name == "caller")) {
             inner.set("caller", arguments.named.remove(at).value, self.budget)?;
         } else {
             inner.set("caller", Value::undefined("No caller defined"), self.budget)?;
         }
-        self.budget.copies(def.params.len().saturating_mul(4 * arguments.named.len() + 1))?;
+        self.budget.copies(def.params.len().saturating_add(def.name.len()))?;
         for param in &def.params {
+            arguments.search(&param.name, self.budget)?;
             let value = match (arguments.take(&param.name), &param.default) {
                 (Some(value), _) => value,
                 (None, Some(default)) => self.evaluate(default, &inner)?,
-                (None, None) => Value::undefined(format!("parameter '{}' was not provided", param.name)),
+                (None, None) => {
+                    Value::undefined(format!("parameter '{}' was not provided", shortened(&param.name)))
+                }
             };
             inner.set(&param.name, value, self.budget)?;
         }
@@ -479,7 +495,7 @@ impl<'w> Machine<'w> {
         if def.uses_kwargs {
             let mut dict = Dict::default();
             for named in std::mem::take(&mut arguments.named) {
-                dict.insert(named.name.into(), named.value, self.budget)?;
+                dict.insert(Value::Str(named.name), named.value, self.budget)?;
             }
             inner.set("kwargs", Value::Dict(Rc::new(dict)), self.budget)?;
         }
@@ -518,6 +534,7 @@ impl<'w> Machine<'w> {
         self.budget.copies(self.printed.search_bytes())?;
         if let Some(at) = self.printed.position(value) {
             self.budget.steps(4)?;
+            self.budget.record(size_of::<Printed>())?;
             let line = self.line;
             self.output.printed.push(Printed { value: at, notation, line });
             return Ok(());

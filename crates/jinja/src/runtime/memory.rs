@@ -31,6 +31,34 @@ pub(crate) fn release(bytes: usize) {
     let _ = HELD.try_with(|held| held.set(held.get().saturating_sub(bytes)));
 }
 
+/// Memory that is counted until this is dropped: that of values on their way into a list or string.
+#[derive(Debug, Default)]
+pub(crate) struct Held(usize);
+
+impl Held {
+    pub(crate) fn new(bytes: usize) -> Self {
+        hold(bytes);
+        Self(bytes)
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) {
+        hold(bytes);
+        self.0 += bytes;
+    }
+}
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        Self::new(self.0)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        release(self.0);
+    }
+}
+
 /// A shared string.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Text(Rc<Letters>);

@@ -177,10 +177,7 @@ pub(crate) fn compare(operator: Comparator, left: &Value, right: &Value, budget:
 pub(crate) fn contains(container: &Value, item: &Value, budget: &Budget) -> Result<bool> {
     match container {
         Value::Str(text) => match item {
-            Value::Str(part) => {
-                budget.copies(text.len())?;
-                Ok(text.contains(&**part))
-            }
+            Value::Str(part) => Ok(budget.search(text, part)? && text.contains(&**part)),
             other => {
                 let kind = other.type_name();
                 Err(Error::of_type(format!("'in <string>' requires string as left operand, not {kind}")))

@@ -1,7 +1,5 @@
 //! Values as text, as Python's `str` and `repr` print them.
 
-use std::fmt::Write as _;
-
 use crate::error::Result;
 use crate::runtime::budget::{Budget, Builder, check_depth};
 use crate::runtime::dict::Dict;
@@ -33,7 +31,10 @@ fn write(out: &mut Builder<'_>, value: &Value, depth: usize) -> Result<()> {
         Value::Bool(true) => out.push_str("True"),
         Value::Bool(false) => out.push_str("False"),
         Value::Int(number) => out.push_str(&number.to_string()),
-        Value::Float(number) => out.push_str(&float(*number)),
+        Value::Float(number) => {
+            out.budget().float()?;
+            out.push_str(&float(*number))
+        }
         Value::Str(text) => quoted(out, text),
         Value::List(items) => joined(out, "[", items, "]", depth),
         Value::Tuple(items) => joined(out, "(", items, if items.len() == 1 { ",)" } else { ")" }, depth),
@@ -86,22 +87,18 @@ fn dict_entries(out: &mut Builder<'_>, dict: &Dict, depth: usize) -> Result<()> 
 fn quoted(out: &mut Builder<'_>, text: &str) -> Result<()> {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote)?;
-    let mut escape = String::new();
     for letter in text.chars() {
-        escape.clear();
         match letter {
-            '\n' => escape.push_str("\\n"),
-            '\r' => escape.push_str("\\r"),
-            '\t' => escape.push_str("\\t"),
-            '\\' => escape.push_str("\\\\"),
-            _ if letter == quote => escape.extend(['\\', letter]),
-            _ if is_printable(letter) => escape.push(letter),
-            '\0'..='\u{FF}' => write!(escape, "\\x{:02x}", letter as u32).expect("a string grows"),
-            '\0'..='\u{FFFF}' => write!(escape, "\\u{:04x}", letter as u32).expect("a string grows"),
-            _ => write!(escape, "\\U{:08x}", letter as u32).expect("a string grows"),
+            '\n' => out.push_str("\\n")?,
+            '\r' => out.push_str("\\r")?,
+            '\t' => out.push_str("\\t")?,
+            '\\' => out.push_str("\\\\")?,
+            _ if letter == quote => out.extend(['\\', letter])?,
+            _ if is_printable(letter) => out.push(letter)?,
+            '\0'..='\u{FF}' => out.escape('x', letter.into(), 2)?,
+            '\0'..='\u{FFFF}' => out.escape('u', letter.into(), 4)?,
+            _ => out.escape('U', letter.into(), 8)?,
         }
-        out.budget().visits(1)?;
-        out.push_str(&escape)?;
     }
     out.push(quote)
 }

@@ -28,11 +28,10 @@ impl Scope {
 
     pub(crate) fn set(&self, name: &str, value: Value, budget: &Budget) -> Result<()> {
         let mut variables = self.variables.borrow_mut();
-        budget.copies(name.len() + 4 * variables.len())?;
-        if let Some(variable) = variables.iter_mut().find(|variable| variable.name == name) {
-            variable.value = value;
-        } else {
-            variables.push(Variable { name: name.to_owned(), value });
+        budget.copies(name.len())?;
+        match position(&variables, name, budget)? {
+            Some(at) => variables[at].value = value,
+            None => variables.push(Variable { name: name.to_owned(), value }),
         }
         Ok(())
     }
@@ -41,9 +40,9 @@ impl Scope {
         let mut scope = self;
         loop {
             let variables = scope.variables.borrow();
-            budget.copies(16 + 4 * variables.len())?;
-            if let Some(found) = variables.iter().find(|variable| variable.name == name) {
-                return Ok(Some(found.value.clone()));
+            budget.copies(16)?;
+            if let Some(at) = position(&variables, name, budget)? {
+                return Ok(Some(variables[at].value.clone()));
             }
             match &scope.parent {
                 Some(parent) => scope = parent,
@@ -51,6 +50,20 @@ impl Scope {
             }
         }
     }
+}
+
+/// Returns the place of the variable `name`. Names of the same length are compared to their ends.
+fn position(variables: &[Variable], name: &str, budget: &Budget) -> Result<Option<usize>> {
+    budget.copies(4 * variables.len())?;
+    for (at, variable) in variables.iter().enumerate() {
+        if variable.name.len() == name.len() {
+            budget.copies(name.len())?;
+            if variable.name == name {
+                return Ok(Some(at));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Assigns a value in `scope`.

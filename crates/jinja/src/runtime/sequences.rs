@@ -114,6 +114,7 @@ impl Machine<'_> {
     ) -> Result<Value> {
         let budget = self.budget;
         let items = value.iterate(budget)?;
+        let _held = budget.hold_values(items.len())?;
         if name == "map" {
             return self.map(items, arguments);
         }
@@ -137,8 +138,9 @@ impl Machine<'_> {
 
     fn map(&mut self, items: Vec<Value>, mut arguments: Arguments) -> Result<Value> {
         let budget = self.budget;
-        let mut mapped = Vec::new();
-        let path = arguments.named.iter().position(|named| named.name == "attribute");
+        let _held = budget.hold_values(items.len())?;
+        let mut mapped = Vec::with_capacity(items.len());
+        let path = arguments.position("attribute");
         if let Some(path) = path.map(|at| arguments.named.remove(at).value) {
             let default = arguments.take("default");
             for item in items {
@@ -153,7 +155,6 @@ impl Machine<'_> {
         let rest = Arguments::new(arguments.rest(), arguments.named);
         for item in items {
             budget.steps(1)?;
-            budget.fits(mapped.len().saturating_mul(crate::runtime::memory::VALUE_BYTES))?;
             let rest = rest.copy(budget)?;
             mapped.push(self.deeper(|machine| machine.filter(&name, item, rest))?);
         }

@@ -1,5 +1,7 @@
 //! The methods of Python's strings; positions count characters.
 
+use std::collections::HashSet;
+
 use crate::error::{Error, Result};
 use crate::runtime::arguments::Arguments;
 use crate::runtime::budget::{Budget, Builder};
@@ -8,7 +10,7 @@ use crate::runtime::machine::Machine;
 use crate::runtime::memory::Text;
 use crate::runtime::numerals;
 use crate::runtime::print::is_printable;
-use crate::runtime::value::Value;
+use crate::runtime::value::{Item, Value};
 use crate::syntax::lexer::is_space;
 
 pub(crate) const METHODS: [&str; 44] = [
@@ -109,7 +111,7 @@ pub(crate) fn call(
         "splitlines" => texts(split_lines(text, arguments.flag("keepends"), budget)?),
         "partition" | "rpartition" => {
             budget.text(2 * text.len())?;
-            partition(text, &required(arguments, "sep")?, name == "rpartition")?
+            partition(text, &required(arguments, "sep")?, name == "rpartition", budget)?
         }
         "join" => join(machine, text, &arguments.require("iterable")?)?,
         "expandtabs" => expand_tabs(text, arguments.integer("tabsize")?.unwrap_or(8), budget)?.into(),
@@ -122,11 +124,15 @@ pub(crate) fn call(
         "format_map" => {
             let map = arguments.require("mapping")?;
             budget.list(2 * map.length(budget)?)?;
-            let named = map.entries().map(|(name, value)| crate::runtime::arguments::Named {
-                name: name.into(),
-                value: value.clone(),
-            });
-            format::format(machine, text, &Arguments::new(Vec::new(), named.collect()))?.into()
+            let mut fields = Arguments::default();
+            if let Value::Dict(dict) = &map {
+                for Item { key, value } in dict.items() {
+                    if let Value::Str(name) = key {
+                        fields.push(name.clone(), value.clone());
+                    }
+                }
+            }
+            format::format(machine, text, &fields)?.into()
         }
         _ => {
             budget.visits(text.len())?;
@@ -222,13 +228,25 @@ pub(crate) fn strip(
     end: bool,
     budget: &Budget,
 ) -> Result<String> {
-    let removes = |letter: char| letters.map_or_else(|| is_space(letter), |letters| letters.contains(letter));
+    budget.visits(text.len())?;
+    budget.text(text.len())?;
+    let set = letters.map(|letters| letter_set(letters, budget)).transpose()?;
+    let removes = |letter: char| set.as_ref().map_or_else(|| is_space(letter), |set| set.contains(&letter));
     let kept = if start { text.trim_start_matches(removes) } else { text };
     let kept = if end { kept.trim_end_matches(removes) } else { kept };
-    // Each removed letter was searched in all of `letters`.
-    budget.copies((text.len() - kept.len() + 2).saturating_mul(8 + letters.map_or(0, str::len)))?;
-    budget.text(kept.len())?;
     Ok(kept.to_owned())
+}
+
+/// Returns the different letters of a text; there are about a million in all.
+fn letter_set(letters: &str, budget: &Budget) -> Result<HashSet<char>> {
+    budget.visits(letters.len().saturating_mul(4))?;
+    budget.fits(letters.len().min(char::MAX as usize).saturating_mul(4 * size_of::<char>()))?;
+    // Collecting them would make room for each letter of the text.
+    let mut set = HashSet::new();
+    for letter in letters.chars() {
+        set.insert(letter);
+    }
+    Ok(set)
 }
 
 fn affix(text: &str, at_start: bool, arguments: &mut Arguments, budget: &Budget) -> Result<Value> {
@@ -287,12 +305,24 @@ fn bounds<'t>(text: &'t str, arguments: &mut Arguments, budget: &Budget) -> Resu
 fn search(text: &str, name: &str, arguments: &mut Arguments, budget: &Budget) -> Result<Value> {
     let wanted = required(arguments, "sub")?;
     let Part { start, part } = bounds(text, arguments, budget)?;
-    budget.copies(part.len())?;
+    let fits = budget.search(part, &wanted)?;
     if name == "count" {
-        let count = if wanted.is_empty() { part.chars().count() + 1 } else { part.matches(&*wanted).count() };
+        let count = if wanted.is_empty() {
+            part.chars().count() + 1
+        } else if fits {
+            part.matches(&*wanted).count()
+        } else {
+            0
+        };
         return Ok(count.into());
     }
-    let found = if name.starts_with('r') { part.rfind(&*wanted) } else { part.find(&*wanted) };
+    let found = if !fits {
+        None
+    } else if name.starts_with('r') {
+        part.rfind(&*wanted)
+    } else {
+        part.find(&*wanted)
+    };
     match found {
         Some(bytes) => Ok((start + part[..bytes].chars().count()).into()),
         None if name.ends_with("find") => Ok(Value::Int(-1)),
@@ -309,6 +339,11 @@ pub(crate) fn replace(
     budget: &Budget,
 ) -> Result<String> {
     budget.visits(text.len())?;
+    // The text is searched twice.
+    if !(budget.search(text, old)? && budget.search(text, old)?) {
+        budget.text(text.len())?;
+        return Ok(text.to_owned());
+    }
     let occurrences = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
     let count = count.map_or(occurrences, |count| (count as usize).min(occurrences));
     // The text grows as it is written, up to twice its length.
@@ -332,6 +367,11 @@ fn split(
     };
     if separator.is_empty() {
         return Err(Error::of_type("empty separator"));
+    }
+    // The text is searched twice.
+    if !(budget.search(text, separator)? && budget.search(text, separator)?) {
+        budget.texts(1, text.len())?;
+        return Ok(vec![text.to_owned()]);
     }
     budget.texts(2 * text.matches(separator).count().min(limit).saturating_add(1), text.len())?;
     let limit = limit.saturating_add(1);
@@ -395,11 +435,17 @@ pub(crate) fn split_lines(text: &str, keep_ends: bool, budget: &Budget) -> Resul
     Ok(lines)
 }
 
-fn partition(text: &str, separator: &str, from_right: bool) -> Result<Value> {
+fn partition(text: &str, separator: &str, from_right: bool, budget: &Budget) -> Result<Value> {
     if separator.is_empty() {
         return Err(Error::of_type("empty separator"));
     }
-    let found = if from_right { text.rsplit_once(separator) } else { text.split_once(separator) };
+    let found = if !budget.search(text, separator)? {
+        None
+    } else if from_right {
+        text.rsplit_once(separator)
+    } else {
+        text.split_once(separator)
+    };
     let parts = match (found, from_right) {
         (Some((before, after)), _) => [before, separator, after],
         (None, false) => [text, "", ""],

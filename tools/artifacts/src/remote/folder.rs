@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use artifact::{Artifact, Published, Store};
 
-use super::{Name, Remote, Sent, files, read_limited, too_long};
+use super::{Name, Remote, Sent, damage_of_copy, files, read_limited, too_long};
 use crate::catalog::{Catalog, names};
 use crate::error::{Error, Result};
 
@@ -23,6 +23,19 @@ impl Folder {
 
     fn path(&self, name: &Name) -> PathBuf {
         self.store.root().join(name.to_string())
+    }
+
+    /// Makes the error for a copy that is not what was sent, although that was sound.
+    fn bad_copy(&self, error: artifact::Error, staging: &Path, name: &Name) -> Error {
+        let place = self.path(name).display().to_string();
+        match damage_of_copy(error, staging, &place) {
+            Ok((place, reason)) => Error::Remote {
+                place,
+                problem: format!("was copied there, but the copy is damaged: {reason}"),
+                hint: Some("check that disk, then run the same command again".to_owned()),
+            },
+            Err(error) => error.into(),
+        }
     }
 }
 
@@ -75,10 +88,12 @@ impl Remote for Folder {
             fs_err::create_dir_all(to.parent().unwrap_or(&to))?;
             copy(&artifact.path().join(&file), &to)?;
         }
-        match staging.adopt(&name.slug)? {
-            Published::New(_) => Ok(Sent::New),
-            Published::Same(_) => Ok(Sent::Same),
-            Published::Different { artifact: there, .. } => Err(different(&there, artifact)),
+        let folder = staging.root().to_owned();
+        match staging.adopt(&name.slug) {
+            Ok(Published::New(_)) => Ok(Sent::New),
+            Ok(Published::Same(_)) => Ok(Sent::Same),
+            Ok(Published::Different { artifact: there, .. }) => Err(different(&there, artifact)),
+            Err(error) => Err(self.bad_copy(error, &folder, name)),
         }
     }
 }

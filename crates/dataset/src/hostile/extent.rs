@@ -1,0 +1,88 @@
+//! How much a part of a JSON file holds, found without keeping it.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// The size of a JSON value, and what it is if it is a number or list.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extent {
+    /// Values in it, keys and itself included.
+    pub(super) values: usize,
+    /// Bytes of its texts.
+    pub(super) bytes: usize,
+    /// Bytes of its longest text.
+    pub(super) longest: usize,
+    pub(super) number: Option<f64>,
+    pub(super) is_list: bool,
+}
+
+impl Extent {
+    fn number(number: f64) -> Self {
+        Self { values: 1, number: Some(number), ..Self::default() }
+    }
+
+    /// Includes a value inside this one.
+    pub(super) fn add(&mut self, inner: Self) {
+        self.values += inner.values;
+        self.bytes += inner.bytes;
+        self.longest = self.longest.max(inner.longest);
+    }
+}
+
+impl<'de> Deserialize<'de> for Extent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ExtentVisitor)
+    }
+}
+
+struct ExtentVisitor;
+
+impl<'de> Visitor<'de> for ExtentVisitor {
+    type Value = Extent;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Extent, E> {
+        Ok(Extent { values: 1, ..Extent::default() })
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Extent, E> {
+        Ok(Extent { values: 1, ..Extent::default() })
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Extent, E> {
+        Ok(Extent::number(number as f64))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Extent, E> {
+        Ok(Extent::number(number as f64))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Extent, E> {
+        Ok(Extent::number(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Extent, E> {
+        Ok(Extent { values: 1, bytes: text.len(), longest: text.len(), ..Extent::default() })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Extent, A::Error> {
+        let mut list = Extent { values: 1, is_list: true, ..Extent::default() };
+        while let Some(item) = items.next_element()? {
+            list.add(item);
+        }
+        Ok(list)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Extent, A::Error> {
+        let mut map = Extent { values: 1, ..Extent::default() };
+        while let Some((key, value)) = entries.next_entry::<Extent, Extent>()? {
+            map.add(key);
+            map.add(value);
+        }
+        Ok(map)
+    }
+}

@@ -1,0 +1,108 @@
+//! What the model of a `tokenizer.json` costs: its settings and its longest tokens, found without keeping the vocabulary.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+use super::extent::Extent;
+
+/// Longest word, in characters, that a `WordPiece` model may look at: its work grows with the cube. Published ones take 100.
+const MAX_WORD_LETTERS: f64 = 1000.0;
+/// Longest text that a model adds to pieces of a word or writes for unknown ones. Published ones have about ten bytes.
+const MAX_AFFIX_BYTES: usize = 256;
+/// Longest token. Published ones have some hundred bytes. Encoding and decoding copy it.
+const MAX_TOKEN_BYTES: usize = 4096;
+/// Longest token of a `Unigram` model, which looks up all beginnings of a text at each place. Published ones have about 50 bytes.
+const MAX_PIECE_BYTES: usize = 512;
+
+/// The model of a `tokenizer.json`. A setting that is there twice counts with its worst value.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    /// All of it.
+    pub(super) extent: Extent,
+    /// Share of the merges that are dropped at random.
+    dropout: f64,
+    word_letters: f64,
+    longest_affix: usize,
+    longest_token: usize,
+    /// Whether the vocabulary is a list, as only Unigram models have it.
+    is_unigram: bool,
+}
+
+impl Model {
+    /// Fails with the reason when the model tokenizes at random, or takes far more time or memory than a text has bytes.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self { dropout, word_letters, longest_affix, longest_token, is_unigram, .. } = *self;
+        if dropout != 0.0 {
+            return Err(format!(
+                "the model drops merges at random (`dropout` is {dropout}); set `model.dropout` to null"
+            ));
+        }
+        if word_letters > MAX_WORD_LETTERS {
+            return Err(format!(
+                "`model.max_input_chars_per_word` is {word_letters}, and at most {MAX_WORD_LETTERS} is supported"
+            ));
+        }
+        if longest_affix > MAX_AFFIX_BYTES {
+            return Err(format!(
+                "`unk_token`, `continuing_subword_prefix` or `end_of_word_suffix` of the model has {longest_affix} bytes, \
+                and at most {MAX_AFFIX_BYTES} are supported"
+            ));
+        }
+        check_token(longest_token, if is_unigram { MAX_PIECE_BYTES } else { MAX_TOKEN_BYTES })
+    }
+
+    fn set(&mut self, name: &str, value: Extent) {
+        let number = value.number.unwrap_or(0.0);
+        match name {
+            "dropout" if number != 0.0 => self.dropout = number,
+            "max_input_chars_per_word" => self.word_letters = self.word_letters.max(number),
+            "unk_token" | "continuing_subword_prefix" | "end_of_word_suffix" => {
+                self.longest_affix = self.longest_affix.max(value.longest);
+            }
+            "vocab" => {
+                self.longest_token = self.longest_token.max(value.longest);
+                self.is_unigram |= value.is_list;
+            }
+            _ => {}
+        }
+        self.extent.add(value);
+    }
+}
+
+/// Fails if the longest of some tokens has more than `limit` bytes.
+fn check_token(longest: usize, limit: usize) -> Result<(), String> {
+    if longest > limit {
+        return Err(format!("a token has {longest} bytes, and at most {limit} are supported"));
+    }
+    Ok(())
+}
+
+/// Fails if an added token is too long.
+pub(super) fn check_added_tokens(tokens: Extent) -> Result<(), String> {
+    check_token(tokens.longest, MAX_TOKEN_BYTES)
+}
+
+impl<'de> Deserialize<'de> for Model {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ModelVisitor)
+    }
+}
+
+struct ModelVisitor;
+
+impl<'de> Visitor<'de> for ModelVisitor {
+    type Value = Model;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a model")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Model, A::Error> {
+        let mut model = Model::default();
+        while let Some(name) = entries.next_key::<String>()? {
+            model.set(&name, entries.next_value()?);
+        }
+        Ok(model)
+    }
+}

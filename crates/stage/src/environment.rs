@@ -1,0 +1,12 @@
+//! Variables of the environment that set flags.
+
+use clap::Command;
+
+/// Makes a command take empty variables for variables that are not set, as make does.
+pub(crate) fn ignore_empty(command: Command) -> Command {
+    let ignore = |arg: clap::Arg| {
+        let value = arg.get_env().and_then(std::env::var_os);
+        if value.is_some_and(|value| value.is_empty()) { arg.env(None::<&'static str>) } else { arg }
+    };
+    command.mut_args(ignore).mut_subcommands(ignore_empty)
+}

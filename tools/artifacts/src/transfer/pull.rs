@@ -1,0 +1,278 @@
+//! `pull`: looks at every manifest first, so that artifacts which contradict each other are refused before anything is copied.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use artifact::{Artifact, FileHash, Key, Level, Manifest, Published, Staging, Store};
+
+use super::Tally;
+use crate::args::Pull;
+use crate::catalog::{Catalog, read_hashed_manifest};
+use crate::error::{Error, Result, bad_file};
+use crate::fits::fits;
+use crate::locate::digits;
+use crate::remote::{
+    self, COMMIT, DESCRIPTION_BYTES, MANIFEST, Name, PROVENANCE, Remote, SUMS, damage_of_copy,
+};
+use crate::text;
+
+/// The files that describe an artifact.
+const DESCRIPTIONS: [&str; 4] = [COMMIT, SUMS, MANIFEST, PROVENANCE];
+/// Most bytes of one file in `telemetry/`, whose size no manifest limits.
+const TELEMETRY_BYTES: u64 = 1 << 30;
+
+/// Copies artifacts from another place into the store.
+pub(crate) fn pull(catalog: &Catalog, options: &Pull) -> Result<()> {
+    let remote = remote::open(&options.remote)?;
+    let available = remote.list()?;
+    let wanted: Vec<Name> = if options.artifacts.is_empty() {
+        available.clone()
+    } else {
+        let find = |name: &String| select(&available, name, &options.remote);
+        options.artifacts.iter().map(find).collect::<Result<_>>()?
+    };
+    let source = Source { remote: remote.as_ref(), address: options.remote.trim_end_matches('/') };
+    let mut selection = Selection {
+        source: &source,
+        store: &catalog.store,
+        available: &available,
+        lineage: !options.no_lineage,
+        found: BTreeMap::new(),
+        order: Vec::new(),
+    };
+    for name in &wanted {
+        selection.add(name)?;
+    }
+    let mut tally = Tally::default();
+    for (name, described) in &selection.order {
+        if is_there(&catalog.store, &source, name, &described.manifest)? {
+            tally.present += 1;
+        } else {
+            copy(&catalog.store, &source, name, described, &mut tally)?;
+        }
+    }
+    tally.report("pulled", options.format.json)
+}
+
+/// Finds the artifact that a word names: `STAGE/KEY` or the first digits of a key.
+fn select(available: &[Name], word: &str, place: &str) -> Result<Name> {
+    let (stage, rest) = word.rsplit_once('/').map_or((None, word), |(stage, rest)| (Some(stage), rest));
+    let digits = digits(rest).unwrap_or_default();
+    let fits = |name: &&Name| {
+        stage.is_none_or(|stage| name.stage == stage) && !digits.is_empty() && name.key.starts_with(digits)
+    };
+    let found: Vec<&Name> = available.iter().filter(fits).collect();
+    match found.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => Err(Error::Remote {
+            place: place.to_owned(),
+            problem: format!("holds no artifact `{word}`"),
+            hint: Some(
+                "give STAGE/KEY or the first digits of a key; without one, everything is pulled".to_owned(),
+            ),
+        }),
+        several => Err(Error::Ambiguous {
+            name: word.to_owned(),
+            found: several.iter().map(ToString::to_string).collect(),
+        }),
+    }
+}
+
+/// The place that artifacts are pulled from.
+struct Source<'a> {
+    remote: &'a dyn Remote,
+    address: &'a str,
+}
+
+/// What the manifest of an artifact says.
+struct Described {
+    manifest: Manifest,
+    /// Hash of the file.
+    hash: FileHash,
+}
+
+impl Source<'_> {
+    /// Returns where an artifact is, for messages.
+    fn place(&self, name: &Name) -> String {
+        format!("{}/{name}", self.address)
+    }
+
+    /// Reads a file that describes an artifact.
+    fn description(&self, name: &Name, file: &str) -> Result<Vec<u8>> {
+        let found = self.remote.read(name, file, DESCRIPTION_BYTES)?;
+        found.ok_or_else(|| bad_file(format!("{}/{file}", self.place(name)), "is missing"))
+    }
+
+    fn describe(&self, name: &Name) -> Result<Described> {
+        let bytes = self.description(name, MANIFEST)?;
+        let place = format!("{}/{MANIFEST}", self.place(name));
+        let manifest = Manifest::from_bytes(Path::new(&place), &bytes)?;
+        if manifest.stage != name.stage || manifest.key.short() != name.key {
+            return Err(bad_file(self.place(name), "is named like another artifact"));
+        }
+        Ok(Described { manifest, hash: FileHash::of(&bytes) })
+    }
+}
+
+/// The artifacts to pull.
+struct Selection<'a> {
+    source: &'a Source<'a>,
+    store: &'a Store,
+    available: &'a [Name],
+    lineage: bool,
+    /// Every artifact that was looked at.
+    found: BTreeMap<Name, Rc<Described>>,
+    /// The artifacts to pull, those first that others were made from.
+    order: Vec<(Name, Rc<Described>)>,
+}
+
+impl Selection<'_> {
+    /// Adds an artifact after those it was made from, unless it was added before.
+    fn add(&mut self, name: &Name) -> Result<Rc<Described>> {
+        if let Some(described) = self.found.get(name) {
+            return Ok(Rc::clone(described));
+        }
+        let described = Rc::new(self.source.describe(name)?);
+        self.found.insert(name.clone(), Rc::clone(&described));
+        for (role, record) in &described.manifest.inputs {
+            if let (Some(stage), Some(key)) = (&record.stage, &record.key) {
+                self.add_origin(name, &described.manifest, role, (stage, key))?;
+            }
+        }
+        self.order.push((name.clone(), Rc::clone(&described)));
+        Ok(described)
+    }
+
+    /// Adds the artifact that an input was read from; fails if `consumer` was not made from it as it is there, or here.
+    fn add_origin(
+        &mut self,
+        name: &Name,
+        consumer: &Manifest,
+        role: &str,
+        (stage, key): (&str, &Key),
+    ) -> Result<()> {
+        let is_origin = |other: &&Name| other.stage == stage && other.key == key.short();
+        let available = self.available;
+        if let Some(there) = available.iter().find(is_origin).filter(|_| self.lineage) {
+            let origin = self.add(there)?;
+            if !fits(consumer, role, &origin.manifest, origin.hash) {
+                return Err(self.contradiction(name, role, self.source.place(there)));
+            }
+        } else if let Some(here) = self.store.find(stage, key, "")? {
+            // Nothing is known of a damaged one, which `verify` reports.
+            let Some((origin, hash)) = readable(read_hashed_manifest(&here))? else { return Ok(()) };
+            if !fits(consumer, role, &origin, hash) {
+                return Err(self.contradiction(name, role, here.display().to_string()));
+            }
+        } else if self.lineage {
+            tracing::warn!("{stage}/{} is neither there nor in the store and is left out", key.short());
+        }
+        Ok(())
+    }
+
+    fn contradiction(&self, name: &Name, role: &str, origin: String) -> Error {
+        Error::Contradiction { consumer: self.source.place(name), origin, role: role.to_owned() }
+    }
+}
+
+/// Returns `None` for what is damaged or gone.
+fn readable<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns whether the store has the artifact, sound and with the same bytes.
+fn is_there(store: &Store, source: &Source<'_>, name: &Name, manifest: &Manifest) -> Result<bool> {
+    let Some(path) = store.find(&manifest.stage, &manifest.key, &name.slug)? else { return Ok(false) };
+    match Artifact::open_with(&path, Level::Hash) {
+        Ok(here) if here.manifest().key == manifest.key => {
+            if here.tree() == manifest.tree {
+                return Ok(true);
+            }
+            Err(Error::Different {
+                there: source.place(name),
+                trees: (manifest.tree, here.tree()),
+                here: path,
+            })
+        }
+        _ => {
+            tracing::warn!("`{}` is damaged and is pulled again", text::escape(&path.display().to_string()));
+            Ok(false)
+        }
+    }
+}
+
+/// Copies an artifact into a staging folder, verifies it, and gives it its name.
+fn copy(
+    store: &Store,
+    source: &Source<'_>,
+    name: &Name,
+    described: &Described,
+    tally: &mut Tally,
+) -> Result<()> {
+    let bytes = described.manifest.outputs.values().map(|output| output.bytes).sum();
+    store.check_space(bytes)?;
+    tracing::info!("pulling {name} ({})", text::bytes(bytes));
+    let staging = store.stage_new(&name.stage)?;
+    download(source, name, described, &staging)?;
+    let folder = staging.root().to_owned();
+    let adopted = staging.adopt(&name.slug).map_err(|error| {
+        match damage_of_copy(error, &folder, &source.place(name)) {
+            Ok((place, reason)) => Error::DamagedThere { place, reason },
+            Err(error) => error.into(),
+        }
+    });
+    match adopted? {
+        Published::New(_) => {
+            tally.copied.push(name.to_string());
+            tally.bytes += bytes;
+        }
+        Published::Same(_) => tally.present += 1,
+        Published::Different { artifact, tree, .. } => {
+            return Err(Error::Different {
+                there: source.place(name),
+                here: artifact.path().to_owned(),
+                trees: (tree, artifact.tree()),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Copies all files of an artifact into a staging folder.
+fn download(source: &Source<'_>, name: &Name, described: &Described, staging: &Staging) -> Result<()> {
+    // Also checks that no path leaves the folder.
+    let tree = described.manifest.tree(Path::new(&source.place(name)))?;
+    for file in DESCRIPTIONS {
+        let bytes = source.description(name, file)?;
+        if file == MANIFEST && FileHash::of(&bytes) != described.hash {
+            return Err(Error::Remote {
+                place: source.place(name),
+                problem: "was replaced while it was pulled".to_owned(),
+                hint: Some("run the same command again".to_owned()),
+            });
+        }
+        fs_err::write(staging.root().join(file), bytes)?;
+    }
+    for file in tree.files() {
+        if let Some(signal) = crate::signal::stopped() {
+            return Err(Error::Stopped { signal });
+        }
+        let to = staging.data().join(&file.path);
+        fs_err::create_dir_all(to.parent().unwrap_or(&to))?;
+        source.remote.download(name, &format!("data/{}", file.path), file.size_bytes, &to)?;
+    }
+    for file in source.remote.telemetry(name)? {
+        if file.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+            && !file.starts_with('.')
+        {
+            let to = staging.telemetry().join(&file);
+            source.remote.download(name, &format!("telemetry/{file}"), TELEMETRY_BYTES, &to)?;
+        }
+    }
+    Ok(())
+}
