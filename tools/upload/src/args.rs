@@ -23,8 +23,8 @@ pub struct Args {
     /// Artifact of `evaluate` that scored it; the card then lists scores and intervals (`model-index`)
     #[arg(long, value_name = "ARTIFACT")]
     pub scores: Option<PathBuf>,
-    /// Dataset on the hub that the card of `adapters` names; may be repeated. Other cards name those of `fuse.datasets`
-    #[arg(long = "dataset", value_name = "OWNER/NAME")]
+    /// Dataset on the hub for the card of `adapters` (repeatable)
+    #[arg(long = "dataset", value_name = "ID")]
     pub datasets: Vec<String>,
     /// Repository on the hub; created if missing
     #[arg(long, value_name = "OWNER/NAME")]

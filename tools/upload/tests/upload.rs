@@ -392,9 +392,7 @@ fn help_lists_the_options() {
                                [default: model]
           --scores <ARTIFACT>  Artifact of `evaluate` that scored it; the card then lists scores and
                                intervals (`model-index`)
-          --dataset <OWNER/NAME>
-                               Dataset on the hub that the card of `adapters` names; may be repeated.
-                               Other cards name those of `fuse.datasets`
+          --dataset <ID>       Dataset on the hub for the card of `adapters` (repeatable)
           --id <OWNER/NAME>    Repository on the hub; created if missing
           --revision <BRANCH>  Branch on the hub; created if missing [default: main]
           --private            Make a new repository private; an existing one is not changed
