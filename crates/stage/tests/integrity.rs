@@ -128,8 +128,9 @@ fn file_that_appears_in_an_input_artifact_never_reaches_the_store() {
     let home = Home::new();
     let made = artifact(&home, &home.run(""));
     make_writable(&made);
-    let slow = ["--set", "milliseconds_per_line=1500", "--set", "nested.rank=9", "--before"];
-    for name in ["chat_template.jinja", ".hidden"] {
+    for (rank, name) in [(8, "chat_template.jinja"), (9, ".hidden")] {
+        let rank = format!("nested.rank={rank}");
+        let slow = ["--set", "milliseconds_per_line=1500", "--set", &rank, "--before"];
         let child =
             testutil::Program::new(common::program()).current_dir(home.path()).args(slow).arg(&made).spawn();
         std::thread::sleep(Duration::from_millis(500));
