@@ -8,8 +8,8 @@
 //! files are never read; a leftover folder is removed by the next [`write_folder`] to the same path. Where a folder replaces
 //! another, the old one is removed first, so a crash in between leaves neither.
 //!
-//! [`write_folder`] is for folders whose surroundings belong to the program. Where users name the folder, anything may lie beside
-//! it: [`write_new_folder`] removes and replaces nothing. Its temporary folder (`.unfinished-…`) remains only if the process is
+//! [`write_folder`] is for folders inside a folder of the program. Use [`write_new_folder`] for a folder that a user named: it never
+//! removes or replaces anything beside it. Its temporary folder (`.unfinished-…`) remains only if the process is
 //! killed.
 
 use std::ffi::{OsStr, OsString};
@@ -70,16 +70,15 @@ pub fn write_folder<T, E: From<io::Error>>(
     Ok(filled)
 }
 
-/// Fills a new folder with `fill`, then gives it the name `path`; returns `None`, and leaves everything as it is, if something has
-/// that name by then.
+/// Fills a new folder with `fill` and renames it to `path`. Returns `None` if `path` exists by then.
 ///
-/// Nothing else beside it is touched. Several processes may write to the same path: one of them succeeds. `fill` must put something
-/// into the folder.
+/// Nothing beside `path` is touched. If several processes write to the same path, one of them succeeds. `fill` must create at least one
+/// file.
 ///
 /// # Errors
 ///
-/// Returns the error of `fill`, or fails when the folder cannot be written; then nothing of it stays. If the last flush fails, the
-/// whole folder has its name, but a power failure may lose it.
+/// Fails when `fill` does and when the folder cannot be written; the unfinished folder is removed. If the last flush fails, the folder
+/// is complete, but a power failure may lose it.
 pub fn write_new_folder<T, E: From<io::Error>>(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<T, E>,

@@ -3,17 +3,16 @@
 //! A folder is first renamed into `.trash/`, flushed, and then deleted, so nothing half-deleted is ever visible under the name of
 //! an artifact. A killed collection leaves whole artifacts, and a `.trash/` that the next one empties.
 //!
-//! Where locks are missing or do nothing, the age of an artifact alone protects it. What a run is still writing is protected by the
-//! number of its process.
+//! Without working locks, an artifact is protected only by its age, and the folders of a running stage by its process number.
 
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::alive::User;
 use crate::digest::Key;
 use crate::error::{Error, Result};
+use crate::liveness::Liveness;
 use crate::lock::{self, Tried, Wait};
 use crate::store::Store;
 use crate::{hold, network, os};
@@ -27,7 +26,7 @@ pub enum Discarded {
     Moved,
     /// A process has it open, or works in it.
     InUse,
-    /// It belongs to a process of another machine, or of an earlier boot of this one, and no lock tells whether that is alive.
+    /// Its process ran on another machine or in an earlier boot of this one, and there is no lock that shows whether it is alive.
     MayBeInUse,
     /// It was used since it was listed, or is gone.
     Changed,
@@ -142,7 +141,7 @@ impl Store {
         }
     }
 
-    /// Removes the staging folder of a run that died; one stays whose process is alive, or may be.
+    /// Removes the staging folder of a run that died. Keeps it if its process is alive or may be.
     ///
     /// # Errors
     ///
@@ -157,14 +156,14 @@ impl Store {
             Condemnation::Ready(condemned) => condemned,
             Condemnation::Spared(reason) => return Ok(reason),
         };
-        if let Some(reason) = spares(User::of_staging(folder), condemned.excludes()) {
+        if let Some(reason) = reason_to_keep(Liveness::of_staging(folder), condemned.excludes()) {
             return Ok(reason);
         }
         self.remove(lock, condemned)?;
         Ok(Discarded::Moved)
     }
 
-    /// Removes the workspace of a key; it stays while a process works in it, or may do so.
+    /// Removes the workspace of a key. Keeps it if a process uses it or may use it.
     ///
     /// # Errors
     ///
@@ -177,13 +176,13 @@ impl Store {
             key_lock => key_lock?,
         };
         let excludes = key_lock.excludes() && !network::is_network(self.root());
-        match spares(User::of_workspace(workspace), excludes) {
+        match reason_to_keep(Liveness::of_workspace(workspace), excludes) {
             Some(reason) => Ok(reason),
             None => self.discard_leftover(lock, workspace),
         }
     }
 
-    /// Moves any file or folder of the store to `.trash/` that no process works in; its owner may have removed it meanwhile.
+    /// Moves a file or folder of the store that no process uses to `.trash/`. Its owner may have removed it in the meantime.
     ///
     /// # Errors
     ///
@@ -230,13 +229,13 @@ fn is_gone(path: &Path) -> bool {
     path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Returns why a folder stays that gc has locked; `None` if it may go. A lock that `excludes` other processes shows that none of
-/// another machine or boot uses it.
-fn spares(user: User, excludes: bool) -> Option<Discarded> {
-    match user {
-        User::Nobody => None,
-        User::Alive => Some(Discarded::InUse),
-        User::Unknown => (!excludes).then_some(Discarded::MayBeInUse),
+/// Returns the reason to keep a folder that gc has locked, if there is one. A lock that `excludes` other processes proves that no
+/// process of another machine or boot uses it.
+fn reason_to_keep(owner: Liveness, excludes: bool) -> Option<Discarded> {
+    match owner {
+        Liveness::Dead => None,
+        Liveness::Alive => Some(Discarded::InUse),
+        Liveness::Unknown => (!excludes).then_some(Discarded::MayBeInUse),
     }
 }
 
@@ -246,12 +245,16 @@ mod tests {
 
     #[test]
     fn only_a_lock_shows_that_no_other_machine_uses_a_folder() {
-        for (user, locked, unlocked) in [
-            (User::Nobody, None, None),
-            (User::Alive, Some(Discarded::InUse), Some(Discarded::InUse)),
-            (User::Unknown, None, Some(Discarded::MayBeInUse)),
+        for (owner, locked, unlocked) in [
+            (Liveness::Dead, None, None),
+            (Liveness::Alive, Some(Discarded::InUse), Some(Discarded::InUse)),
+            (Liveness::Unknown, None, Some(Discarded::MayBeInUse)),
         ] {
-            assert_eq!((spares(user, true), spares(user, false)), (locked, unlocked), "{user:?}");
+            assert_eq!(
+                (reason_to_keep(owner, true), reason_to_keep(owner, false)),
+                (locked, unlocked),
+                "{owner:?}"
+            );
         }
     }
 }

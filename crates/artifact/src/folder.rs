@@ -4,8 +4,8 @@
 //! writes, and is locked by it. Two processes that write to the same folder therefore wait for each other; the mark of a dead
 //! process is taken over by renaming it, which one process can do.
 //!
-//! The folder may be one of the user, named by mistake. It is taken over only if a mark of this program is in it, and nothing but
-//! what this program writes beside it.
+//! A user may name one of their own folders by mistake. A folder is therefore taken over only if it contains a mark of this program
+//! and otherwise only files that this program writes.
 
 mod mark;
 
@@ -39,7 +39,7 @@ pub struct Folder {
 enum State {
     /// It is missing or has no entry.
     Empty,
-    /// A process writes to it, or died while it did; the path is that of its mark.
+    /// A process is writing it or died while doing so. Holds the path of its mark.
     Marked(PathBuf),
 }
 
@@ -110,7 +110,7 @@ impl Folder {
     /// # Errors
     ///
     /// Fails and removes the folder when data is refused, when `before_commit` fails, or on an I/O error. [`Error::Occupied`] when
-    /// something that is not part of the artifact was put into the folder; the artifact is whole once that is moved away.
+    /// the folder contains something that is not part of the artifact. The artifact is complete once that is moved away.
     pub fn seal(mut self, draft: &Draft, before_commit: &mut dyn FnMut() -> Result<()>) -> Result<Artifact> {
         let dir = self.dir.clone();
         // A crash before the mark is removed leaves a folder that readers refuse.
@@ -172,8 +172,11 @@ fn look(out: &Path) -> Result<State> {
     }
 }
 
-/// Returns the mark that stands for all in a folder with these names, none of which is foreign; fails if the folder may not come from
-/// this program.
+/// Returns the mark that decides for a folder with these names, none of which is foreign.
+///
+/// # Errors
+///
+/// Fails if the folder may not have been written by this program.
 fn marked<'a>(out: &Path, names: &'a [String]) -> Result<&'a str> {
     // Before the marks: a process that has not written its mark yet has not put anything beside it.
     let content = first_content(out, names)?;
@@ -196,7 +199,7 @@ fn marked<'a>(out: &Path, names: &'a [String]) -> Result<&'a str> {
     }
 }
 
-/// Lists what is in an output folder, sorted; nothing if there is no folder.
+/// Returns the sorted names in an output folder; none if the folder does not exist.
 fn names(out: &Path) -> Result<Vec<String>> {
     let entries = match os::entries(out) {
         Ok(entries) => entries,
@@ -212,12 +215,12 @@ fn names(out: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Returns whether this program may have put something of this name into an output folder.
+/// Returns whether this program writes a file or folder of this name into an output folder.
 fn is_ours(name: &str) -> bool {
     mark::is_name(name) || OURS.contains(&name)
 }
 
-/// Returns the name of something in the folder that is not part of an artifact.
+/// Returns the first name in the folder that is not part of an artifact.
 fn foreign_name(out: &Path) -> Result<Option<String>> {
     Ok(names(out)?.into_iter().find(|name| !is_ours(name)))
 }

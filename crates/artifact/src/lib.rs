@@ -25,7 +25,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod alive;
 pub mod atomic;
 mod bare;
 mod canonical;
@@ -39,6 +38,7 @@ pub mod faults;
 mod folder;
 mod hashing;
 mod hold;
+mod liveness;
 mod lock;
 mod manifest;
 mod material;
@@ -75,7 +75,7 @@ pub use reader::{Artifact, Level};
 pub use seal::Draft;
 pub use share::{hand_over_file, share_file};
 pub use stamp::{Stamp, Witness};
-pub use store::{Ref, Store};
+pub use store::{Ref, Store, check_slug, check_stage};
 pub use tree::{Tree, TreeFile};
 pub use verify::{Fault, Problem, Verification, verify};
 pub use workspace::Workspace;

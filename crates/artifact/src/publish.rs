@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::atomic::dirs_bottom_up;
 use crate::digest::TreeHash;
 use crate::error::{Error, Result, damaged};
+use crate::liveness::{Liveness, STAGING};
 use crate::lock::{self, Tried};
 use crate::manifest::Manifest;
 use crate::memo::Memo;
@@ -15,9 +16,7 @@ use crate::store::{self, Store};
 use crate::verify::{Fault, verify};
 use crate::{network, os};
 
-/// Beginning of the names of staging folders; boot and process number follow.
-const STAGING: &str = ".tmp-";
-/// Number of staging folders in a row that may vanish before they are locked.
+/// Number of times that other processes may remove or replace the same folder before this one gives up.
 const ATTEMPTS: usize = 100;
 
 /// A folder beside the published artifacts in which a new one is prepared; removed on drop unless published.
@@ -167,7 +166,7 @@ impl Staging {
         let key = manifest.key;
         let parent = self.store.stage_dir(&manifest.stage)?;
         let target = parent.join(format!("{}-{slug}", key.short()));
-        for _ in 0..3 {
+        for _ in 0..ATTEMPTS {
             if os::rename_exclusive(&self.dir, &target)? {
                 self.published = true;
                 os::sync_dir(&parent)?;
@@ -183,7 +182,7 @@ impl Staging {
         Err(Error::Occupied { path: target, reason: "could not be replaced".to_owned() })
     }
 
-    /// Compares with the artifact that has the name; `None` if it was damaged and is now in quarantine.
+    /// Compares with the artifact that has the name; `None` if it is gone, or was damaged and is now in quarantine.
     fn yield_to(&mut self, target: &Path, manifest: &Manifest) -> Result<Option<Published>> {
         let (stage, key, tree) = (&manifest.stage, &manifest.key, manifest.tree);
         match Artifact::open_with(target, Level::Hash) {
@@ -222,16 +221,15 @@ impl Drop for Staging {
 /// boot is left too: it may belong to another machine.
 fn clear_abandoned(parent: &Path, can_lock: bool) {
     for entry in os::entries(parent).into_iter().flatten() {
-        let name = entry.file_name();
-        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(STAGING)) else { continue };
-        let mut parts = rest.split('-');
-        let is_this_boot = parts.next() == Some(os::boot_id());
-        let pid: i32 = parts.next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
-        let may_live = if is_this_boot { os::process_is_alive(pid) } else { !can_lock };
-        if may_live {
+        let path = entry.path();
+        if !entry.file_name().as_encoded_bytes().starts_with(STAGING.as_bytes()) {
             continue;
         }
-        let path = entry.path();
+        match Liveness::of_staging(&path) {
+            Liveness::Alive => continue,
+            Liveness::Unknown if !can_lock => continue,
+            Liveness::Unknown | Liveness::Dead => {}
+        }
         // Links and the folders of other users are not ours to remove.
         let Ok(dir) = os::open_dir(&path) else { continue };
         if os::is_ours(&dir) && matches!(lock::try_lock(&path, &dir), Ok(Tried::Locked | Tried::Unsupported))

@@ -130,8 +130,8 @@ impl Artifact {
         self.verify_bytes(level, |_| true)
     }
 
-    /// Verifies the names and sizes of all files, and the bytes of one named output (of all if `name` is empty) at [`Level::Auto`].
-    /// Returns a witness of these, to notice later changes.
+    /// Verifies the names and sizes of all files, and the bytes of one output (of all outputs if `name` is empty) at [`Level::Auto`].
+    /// Returns a witness that detects later changes.
     ///
     /// # Errors
     ///

@@ -1,6 +1,7 @@
 //! The store: a folder of artifacts that are found by stage and key.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -40,7 +41,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails when the folder is a store of an unknown format. [`Error::Occupied`] when the path, or one above it, is no folder.
+    /// Fails when the store has an unknown format. Returns [`Error::Occupied`] when the path or one of its parents is not a folder.
     pub fn open(root: &Path) -> Result<Self> {
         let is_folder = match root.metadata() {
             Ok(found) => found.is_dir(),
@@ -243,8 +244,8 @@ impl Store {
         self.move_below(".quarantine", path, &format!("{time}-{stage}-{}-{reason}", key.short()))
     }
 
-    /// Moves an artifact into `.quarantine/` if it is damaged; returns `None` if another process has already replaced it by
-    /// a sound one, which stays.
+    /// Moves an artifact into `.quarantine/` if it is damaged. Returns `None` if it is gone, or if another process has already replaced
+    /// it.
     ///
     /// Callers hold the lock of the key. Where locks do nothing, another process may have replaced the artifact since it was
     /// looked at, so it is looked at again once it has been moved, and a sound one is moved back.
@@ -257,7 +258,10 @@ impl Store {
             !is_link(path)
                 && Artifact::open_with(path, Level::Hash).is_ok_and(|found| found.manifest().key == *key)
         };
-        if is_sound(path) {
+        let identity = |path: &Path| path.symlink_metadata().ok().map(|found| (found.dev(), found.ino()));
+        let before = identity(path);
+        // What appears after a removal was not looked at.
+        if before.is_none() || is_sound(path) || identity(path) != before {
             return Ok(None);
         }
         let moved = match self.quarantine(path, stage, key, "damaged") {
@@ -312,7 +316,12 @@ pub(crate) fn check_space(path: &Path, planned_bytes: u64) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn check_stage(name: &str) -> Result<()> {
+/// Checks the name of a stage: `[a-z][a-z0-9-]{0,39}`, not `refs`.
+///
+/// # Errors
+///
+/// [`Error::BadName`] for other names.
+pub fn check_stage(name: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if name.is_empty()
         || name.len() > 40
@@ -326,7 +335,12 @@ pub(crate) fn check_stage(name: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn check_slug(slug: &str) -> Result<()> {
+/// Checks the readable end of an artifact's name: `[a-z0-9.-]{1,40}`.
+///
+/// # Errors
+///
+/// [`Error::BadName`] for other slugs.
+pub fn check_slug(slug: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
     if slug.is_empty() || slug.len() > 40 || !slug.bytes().all(plain) {
         let reason = "expected [a-z0-9.-]{1,40}";

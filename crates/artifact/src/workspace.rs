@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::digest::Key;
 use crate::error::Result;
+use crate::liveness::{CLAIM, Liveness};
 use crate::store::{self, Store};
 use crate::{atomic, clock, os};
 
@@ -14,8 +15,6 @@ const OWNER: &str = "owner.json";
 /// Longest file that names an owner.
 const OWNER_BYTES: u64 = 64 << 10;
 const STATE: &str = "ckpt";
-/// Names the process that works in the folder, where locks cannot.
-const CLAIM: &str = "claim";
 /// Number of tries for a claim while others come and go.
 const ATTEMPTS: usize = 20;
 
@@ -90,10 +89,7 @@ impl Workspace {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error.into()),
             }
-            let Ok(claim) = os::read_small(&path, OWNER_BYTES) else { continue };
-            let claim = String::from_utf8_lossy(&claim);
-            let (boot, pid) = claim.trim_end().split_once(' ').unwrap_or_default();
-            if boot != os::boot_id() || os::process_is_alive(pid.parse().unwrap_or(0)) {
+            if Liveness::of_workspace(&self.dir) != Liveness::Dead {
                 return Ok(false);
             }
             // One of several processes can rename the claim of a dead one.

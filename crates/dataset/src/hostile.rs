@@ -22,11 +22,11 @@ use model::Model;
 
 /// Most steps of a tokenizer before and after its model. Published ones have about ten.
 const MAX_STEPS: usize = 256;
-/// Most values of a `tokenizer.json`, which takes about a hundred bytes of memory for each. A vocabulary of 262,144 tokens with its
-/// merges has two million.
+/// Maximum number of JSON values in a `tokenizer.json`; each takes about 100 bytes of memory. A vocabulary of 262,144 tokens with its merges
+/// has two million.
 const MAX_VALUES: usize = 10_000_000;
-/// Most values of the steps before and after the model, and most bytes of their texts. The table of a `Precompiled` normalizer has
-/// half a megabyte.
+/// Maximum number of JSON values, and of bytes of text, in the steps before and after the model. The table of a `Precompiled`
+/// normalizer has half a megabyte.
 const MAX_STEP_VALUES: usize = 100_000;
 const MAX_STEP_BYTES: usize = 16 << 20;
 
@@ -82,7 +82,7 @@ struct Steps {
 }
 
 impl Steps {
-    /// Fails when there are too many of them, when they make a text many times as long, and when they break on some texts.
+    /// Fails when there are too many steps, when they make a text many times longer, and when they panic on some texts.
     fn check(&self) -> Result<(), String> {
         let parts = [&self.normalizer, &self.pre_tokenizer, &self.post_processor, &self.decoder];
         if parts.map(steps).iter().sum::<usize>() > MAX_STEPS {
@@ -102,9 +102,9 @@ impl Steps {
 ///
 /// # Errors
 ///
-/// Fails with the reason when the crate `tokenizers` cannot read it, when it tokenizes at random, when it would make a text or
-/// an answer many times as long, take very long for a long word, or break on short tokens, and when it would take far more
-/// memory than published tokenizers.
+/// Returns the reason when the crate `tokenizers` cannot read the file, when tokenization is random, when a text or answer would become
+/// many times longer, when a long word would take very long or a short token would panic, and when the tokenizer would need far
+/// more memory than published ones.
 pub fn open_tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
     let sizes: Sizes = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     sizes.check()?;
@@ -223,7 +223,7 @@ mod tests {
         }
     }
 
-    /// Opens a tokenizer with a decoder, and with a model of words that are this long at most.
+    /// Opens a tokenizer with this decoder and `max_input_chars_per_word`.
     fn decoding(decoder: &Value, longest: &Value) -> Result<Tokenizer, String> {
         let file = json!({
             "version": "1.0", "added_tokens": [], "decoder": decoder,

@@ -73,5 +73,7 @@ pub use shell::quoted;
 pub use source::RowReader;
 pub use special::{ControlTokens, OnSpecial};
 pub use template::{ChatTemplate, Conversation, Rendered};
-pub use tokenizer::{TemplateSettings, TextTokenizer, Tokens, check_templates, tokenizer_files};
+pub use tokenizer::{
+    TemplateSettings, TextTokenizer, Tokens, chat_templates, check_templates, tokenizer_files,
+};
 pub use tokens::{Row, Split, SplitWriter, is_target};

@@ -17,7 +17,7 @@ use crate::template::ChatTemplate;
 
 /// Longest `tokenizer.json`, in bytes. The other files of its folder have the limit of settings.
 const MAX_BYTES: u64 = 256 << 20;
-/// Most bytes of all chat templates, which take about a hundred times as much memory. Published ones have some ten thousand.
+/// Maximum total size of the chat templates in bytes; parsing takes about 100 times as much memory. Published ones have some ten thousand.
 const MAX_TEMPLATE_BYTES: usize = 4 << 20;
 
 /// The files of a tokenizer, besides those in the folder of [`TEMPLATES`] and the chat settings.
@@ -452,6 +452,17 @@ impl TemplateSource {
     fn new(name: &str, label: impl Into<String>, text: impl Into<String>) -> Self {
         Self { name: name.to_owned(), label: label.into(), text: text.into() }
     }
+}
+
+/// Returns the chat templates of a tokenizer folder by name; `default` is for conversations.
+///
+/// # Errors
+///
+/// Fails when a file cannot be read, and when `tokenizer_config.json` lists a template without a name or text.
+pub fn chat_templates(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let config = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+    let sources = template_sources(folder, &config)?;
+    Ok(sources.into_iter().map(|source| (source.name, source.text)).collect())
 }
 
 /// Returns the chat templates of a folder. As in transformers, those of `tokenizer_config.json` count only if there is no

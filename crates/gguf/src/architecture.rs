@@ -24,7 +24,7 @@ const FAMILIES: [(&str, Family, &str); 7] = [
     ("qwen3", Family::Qwen3, "qwen3"),
 ];
 
-/// Ends of the names of biases that a Llama has together, after the number of the block.
+/// Suffixes of the names of biases that a Llama has together or not at all.
 const ATTENTION: [&str; 4] = [".attn_q.bias", ".attn_k.bias", ".attn_v.bias", ".attn_output.bias"];
 const FEED_FORWARD: [&str; 3] = [".ffn_gate.bias", ".ffn_up.bias", ".ffn_down.bias"];
 
@@ -123,7 +123,7 @@ impl<'a> Architecture<'a> {
         if self.family == Family::Llama { self.check_biases() } else { Ok(()) }
     }
 
-    /// Checks that each group of layers has biases in all blocks or in none, as `config.json` can say no more.
+    /// Checks that each group of layers has biases in all blocks or in none, since `config.json` has one setting for each group.
     fn check_biases(&self) -> Result<()> {
         let names = self.header.tensors().iter().map(|tensor| tensor.name.as_str());
         let is_bias = |name: &&str| name.starts_with("blk.") && name.rsplit('.').next() == Some("bias");

@@ -1,12 +1,12 @@
-//! Keys below an architecture's name: those that its models follow, and those of other architectures that change nothing.
+//! Metadata keys of an architecture: supported keys, and keys of other architectures whose values have no effect.
 //!
-//! A key that is neither is refused: the imported model would compute something else than the file says.
+//! Other keys are refused, because the imported model would not compute what the file describes.
 
 use crate::error::{Error, Result};
 use crate::metadata::Metadata;
 use crate::rope::{self, DEFAULT_BASE};
 
-/// Kinds of models that are told apart.
+/// Families of models with different keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     Gemma2,
@@ -23,7 +23,7 @@ const SCORE_CAP: &str = "attn_logit_softcapping";
 const LOGIT_CAP: &str = "final_logit_softcapping";
 const LOCAL_BASE: &str = "rope.freq_base_swa";
 
-/// Keys that every architecture follows, or that change nothing.
+/// Keys that every architecture supports or can ignore.
 const COMMON: [&str; 13] = [
     "attention.head_count",
     "attention.head_count_kv",
@@ -39,13 +39,13 @@ const COMMON: [&str; 13] = [
     "tensor_data_layout",
     "vocab_size",
 ];
-/// Keys of mixtures of experts; 0 means that the model is none.
+/// Keys of mixtures of experts; the value 0 means that the model is dense.
 const EXPERTS: [&str; 4] =
     ["expert_count", "expert_group_count", "expert_group_used_count", "expert_used_count"];
-/// Layers of Gemma 2 from one without a window to the next, which is fixed.
+/// Fixed distance between layers of Gemma 2 without a window.
 const GEMMA2_PATTERN: u64 = 2;
 
-/// Returns the further keys that models of a family follow.
+/// Returns the additional keys that a family supports.
 fn followed(family: Family) -> &'static [&'static str] {
     match family {
         Family::Llama | Family::Phi3 => &[WINDOW],
@@ -55,11 +55,11 @@ fn followed(family: Family) -> &'static [&'static str] {
     }
 }
 
-/// Checks that models of the architecture `name` follow every key below it.
+/// Checks that the family supports every key of the architecture `name`.
 ///
 /// # Errors
 ///
-/// Names the first key that they do not follow.
+/// Fails on the first unsupported key and names it.
 pub(crate) fn check(metadata: Metadata<'_>, name: &str, family: Family) -> Result<()> {
     let prefix = format!("{name}.");
     for key in metadata.keys(&prefix) {
@@ -73,7 +73,7 @@ pub(crate) fn check(metadata: Metadata<'_>, name: &str, family: Family) -> Resul
     Ok(())
 }
 
-/// Returns whether a key that the models do not follow has a value with which nothing is left to follow.
+/// Returns whether an unsupported key has a value without effect.
 fn changes_nothing(metadata: Metadata<'_>, prefix: &str, key: &str, family: Family) -> Result<bool> {
     let (integer, float) = (
         |key: &str| metadata.integer(&format!("{prefix}{key}")),

@@ -20,6 +20,7 @@ mod quantize;
 mod reader;
 mod rope;
 mod storage;
+mod tokens;
 mod value;
 
 pub use architecture::{Architecture, Change};
@@ -30,4 +31,5 @@ pub use names::{GEMMA_LAYERS, LAYERS, OUTER_LAYERS, PHI_LAYERS};
 pub use pack::{Packed, pack};
 pub use rope::{Factors, llama3_divisor};
 pub use storage::Storage;
+pub use tokens::{Ends, kind};
 pub use value::Value;

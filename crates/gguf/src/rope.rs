@@ -16,7 +16,7 @@ pub(crate) const KEYS: [&str; 6] = [
     "rope.scaling.original_context_length",
     "rope.scaling.type",
 ];
-/// Base of the rotation of a file that does not name one, as in llama.cpp.
+/// Default base of the rotation, as in llama.cpp.
 pub(crate) const DEFAULT_BASE: f64 = 10_000.0;
 /// Divisors of the frequencies under the scaling of Llama 3.
 const FREQUENCIES: &str = "rope_freqs.weight";
@@ -31,7 +31,7 @@ const LOW_FREQUENCY_FACTOR: f64 = 1.0;
 const HIGH_FREQUENCY_FACTOR: f64 = 4.0;
 const ORIGINAL_CONTEXT: u32 = 8192;
 
-/// Kind of the scaling of a longer context.
+/// Kind of context scaling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     None,
@@ -156,8 +156,7 @@ impl Rope<'_> {
         })
     }
 
-    /// Returns the factor of the context, if the file has one that counts. The newer of two keys decides, 0 means none, and
-    /// the kind `none` means that nothing is scaled.
+    /// Returns the scaling factor, if there is one. The newer of two keys takes precedence; 0 and the kind `none` mean no scaling.
     fn factor(&self, kind: Kind) -> Result<Option<f64>> {
         let factor = match self.float("rope.scaling.factor")? {
             Some(factor) => Some(factor),
@@ -166,7 +165,7 @@ impl Rope<'_> {
         Ok(factor.filter(|&factor| kind != Kind::None && factor != 0.0))
     }
 
-    /// Checks that at most one kind of scaling is asked for: `config.json` has room for one, while llama.cpp multiplies them.
+    /// Checks that there is at most one kind of scaling: `config.json` can describe one, while llama.cpp multiplies them.
     fn check_combination(&self, kind: Kind, factor: Option<f64>) -> Result<()> {
         let refused = |reason: String| Err(Error::Unsupported(reason));
         let tensor = match &self.factors {

@@ -1,4 +1,4 @@
-//! What the keys and tensors of a file say about the model, in the terms of `config.json`; what cannot be said is refused.
+//! The keys and tensors of a file become `config.json`. Settings that it cannot express are refused.
 
 use std::convert::Infallible;
 use std::io::Cursor;

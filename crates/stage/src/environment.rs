@@ -1,8 +1,8 @@
-//! Variables of the environment that set flags.
+//! Environment variables that set flags.
 
 use clap::Command;
 
-/// Makes a command take empty variables for variables that are not set, as make does.
+/// Makes a command treat empty variables as unset, like make.
 pub(crate) fn ignore_empty(command: Command) -> Command {
     let ignore = |arg: clap::Arg| {
         let value = arg.get_env().and_then(std::env::var_os);

@@ -1,21 +1,21 @@
-//! Folders that users name, which need not exist.
+//! Folders named on the command line, which need not exist.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
 use failure::{Error, Result};
 
-/// Makes the folder that `flag` names, with its parents, unless it exists.
+/// Creates the folder that `flag` names, with its parents, unless it exists.
 ///
 /// # Errors
 ///
-/// Fails if it, or one above it, is no folder (exit 2), and if it cannot be made.
+/// Fails if the path or one of its parents is not a folder (exit 2), and if it cannot be created.
 pub fn make_folder(flag: &str, path: &Path) -> Result<()> {
     check(flag, path)?;
     Ok(fs_err::create_dir_all(path)?)
 }
 
-/// Fails if the path that `flag` names is no folder, and if none can be made there because one above it is no folder (exit 2).
+/// Fails if the path that `flag` names, or one of its parents, exists and is not a folder (exit 2).
 pub(crate) fn check(flag: &str, path: &Path) -> Result<()> {
     let refused = |path: &Path, what: &str| {
         let error = Error::usage(format!("`{}` {what}", path.display()));

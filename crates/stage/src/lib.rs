@@ -88,7 +88,7 @@ pub use folders::make_folder;
 pub use input::{Input, locate};
 pub use job::Job;
 pub use logging::{colour, progress_bar};
-pub use output::print_path;
+pub use output::{TO_STDOUT, print_path};
 pub use ranks::{end_now, speak_as_rank};
 pub use run::{KeyedRun, Run};
 pub use segment::SEGMENT_OUTPUT;
@@ -131,19 +131,19 @@ pub fn program<A: clap::Parser, V: AsRef<Verbosity>>(
     }
 }
 
-/// Prints what the parser of the command line has to say: help and version to stdout, errors to stderr.
+/// Prints help and version to stdout, and errors about the command line to stderr.
 fn print_help_or_refusal(said: &clap::Error) -> ExitCode {
     let printed = said.print().and_then(|()| io::stdout().flush());
     match printed {
         // Where stderr is not writable, nothing can be said about it.
         Err(error) if !said.use_stderr() && error.kind() != io::ErrorKind::BrokenPipe => {
-            print_error(&Error::wrap(Kind::Storage, error).context(output::TO_STDOUT))
+            print_error(&Error::wrap(Kind::Storage, error).context(TO_STDOUT))
         }
         _ => ExitCode::from(said.exit_code() as u8),
     }
 }
 
-/// Prints an error, unless its exit code says everything, and returns that code.
+/// Prints an error, unless it only carries an exit code, and returns its exit code.
 fn print_error(error: &Error) -> ExitCode {
     if !matches!(error.kind(), Kind::Status(_)) {
         logging::print_error_line(&error.report());

@@ -6,10 +6,10 @@ use std::path::Path;
 use artifact::Artifact;
 use failure::{Context, Result};
 
-/// What a program was doing when stdout could not be written.
-pub(crate) const TO_STDOUT: &str = "writing to stdout";
+/// Context of an error from writing to stdout.
+pub const TO_STDOUT: &str = "writing to stdout";
 
-/// Prints a path to stdout, as the last line of a program, and ignores a closed pipe.
+/// Prints a path to stdout. Ignores a closed pipe.
 ///
 /// # Errors
 ///
@@ -23,7 +23,7 @@ pub(crate) fn print_line(line: &str) -> Result<()> {
     print_bytes(format!("{line}\n").as_bytes())
 }
 
-/// Writes to stdout and ignores a closed pipe.
+/// Writes to stdout. Ignores a closed pipe.
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {

@@ -516,7 +516,7 @@ impl<C: Config> KeyedRun<C> {
     }
 }
 
-/// Fails if the folder of a flag is something else.
+/// Fails if a flag that takes a folder names something else.
 fn check_folders(common: &CommonArgs) -> Result<()> {
     match &common.out {
         Some(out) => folders::check("--out", out)?,
@@ -525,7 +525,7 @@ fn check_folders(common: &CommonArgs) -> Result<()> {
     common.resume_dir.as_ref().map_or(Ok(()), |dir| folders::check("--resume-dir", dir))
 }
 
-/// Adds what to do about something else in the folder of `--out`.
+/// Adds `hint` to an error about a foreign file in the folder of `--out`.
 fn explained<T>(result: artifact::Result<T>, hint: &str) -> Result<T> {
     let is_occupied = matches!(result, Err(artifact::Error::Occupied { .. }));
     let result = refused(result);

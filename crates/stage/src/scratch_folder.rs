@@ -111,7 +111,7 @@ impl ScratchFolder {
     }
 }
 
-/// Returns the folder that builds share, if the variable names one.
+/// Returns the folder that the environment variable names, if it is set.
 fn shared() -> Option<PathBuf> {
     std::env::var_os(VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }

@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 
 /// Time for work to reach a safe point after a signal.
 const GRACE: Duration = Duration::from_secs(4);
-/// Time for the last message.
+/// Time limit for the last message.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Pause between two looks at the time.
 const POLL: Duration = Duration::from_millis(50);
@@ -88,7 +88,7 @@ impl StopFlag {
     }
 }
 
-/// Makes writing past a limit of the shell (`ulimit -f`) an error that names the file, instead of the end of the process.
+/// Turns the signal for exceeding the file size limit (`ulimit -f`) into a write error.
 pub(crate) fn catch_size_limit() -> std::io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
@@ -112,7 +112,7 @@ pub(crate) fn listen() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Starts a thread that ends the process, with the exit code of `signal`, when it has not reached a safe point in time.
+/// Starts a thread that exits with the code of `signal` if the process does not reach a safe point within the grace period.
 pub fn end_after_grace(signal: i32) {
     // Without a thread, the second signal still ends the process.
     let _ = thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
@@ -129,7 +129,7 @@ pub fn end_after_grace(signal: i32) {
     });
 }
 
-/// Ends the process at once, with the exit code of `signal`. `last_words` may print to stderr; if nobody reads it, they are cut off.
+/// Exits immediately with the code of `signal`. `last_words` may print to stderr; it gets half a second, in case nobody reads stderr.
 pub fn end_by_signal(signal: i32, last_words: impl FnOnce() + Send + 'static) -> ! {
     if let Ok(speaker) = speak(last_words) {
         let end = Instant::now() + LAST_WORDS;
@@ -140,7 +140,7 @@ pub fn end_by_signal(signal: i32, last_words: impl FnOnce() + Send + 'static) ->
     signal_hook::low_level::exit(128 + signal)
 }
 
-/// Prints from another thread, which may wait for ever: stderr may be a pipe that nobody reads.
+/// Prints from another thread, because stderr may be a full pipe that nobody reads.
 fn speak(words: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().name("last-words".to_owned()).spawn(words)
 }

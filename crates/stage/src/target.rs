@@ -1,7 +1,7 @@
-//! Files that users name for output.
+//! Output files named on the command line.
 //!
-//! The name may be that of a pipe or a device: `/dev/stdout`, `/dev/null`, `>(program)` of a shell. To open a named pipe is to wait
-//! until somebody reads it, so a pipe that nobody reads is refused.
+//! The name may be a pipe or a device, such as `/dev/stdout`, `/dev/null` or `>(program)` of a shell. Opening a named pipe would block until a
+//! reader opens it, so a pipe without a reader is refused.
 
 use std::fs::FileType;
 use std::io::{self, ErrorKind, Write as _};
@@ -15,11 +15,11 @@ use rustix::fs::OFlags;
 
 use crate::output;
 
-/// Names of the stdout of this process.
+/// Names of stdout.
 const STDOUT: [&str; 3] = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
-/// Names of what this process has open, and folders with such names: what they lead to belongs to whoever opened it.
+/// Names of open files and of folders with such names. Their targets are written in place, not replaced.
 const OPENED: [&str; 3] = ["/dev/fd", "/dev/stderr", "/proc"];
-/// Largest number of symbolic links that lead to one file.
+/// Maximum number of symbolic links to follow.
 const LINKS: usize = 40;
 
 /// Returns whether a path is a name of stdout.
@@ -27,12 +27,11 @@ pub fn is_stdout(path: &Path) -> bool {
     STDOUT.iter().any(|name| path == Path::new(name))
 }
 
-/// Opens a file for writing, through symbolic links, and empties it; creates it if it does not exist. Pipes and devices are opened,
-/// too.
+/// Creates or truncates a file, following symbolic links. Also opens pipes and devices.
 ///
 /// # Errors
 ///
-/// Fails on a folder, a socket, and a named pipe that nobody reads (exit 2), and if the file cannot be opened.
+/// Fails on a folder, a socket and a named pipe without a reader (exit 2), and if the file cannot be opened.
 pub fn create_file(path: &Path) -> Result<File> {
     // A pipe would wait for a reader, and a terminal could become that of this process.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
@@ -49,13 +48,13 @@ pub fn create_file(path: &Path) -> Result<File> {
     }
 }
 
-/// Makes writing to an opened pipe or device wait, as it usually does.
+/// Restores blocking writes.
 fn wait_for_reader(file: &File) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(file.file())?;
     Ok(rustix::fs::fcntl_setfl(file.file(), flags - OFlags::NONBLOCK)?)
 }
 
-/// Returns the error for something that cannot be opened for writing because of its kind.
+/// Returns the error for a file that cannot be opened for writing because of its type.
 fn refusal(path: &Path, kind: FileType) -> Option<Error> {
     let (what, hint) = if kind.is_dir() {
         ("is a folder", "name a file")
@@ -69,8 +68,8 @@ fn refusal(path: &Path, kind: FileType) -> Option<Error> {
     Some(Error::usage(format!("`{}` {what}", path.display())).hinted(hint))
 }
 
-/// Writes a whole file. A regular one, also through symbolic links, is replaced once its bytes are on the disk, so that a failure leaves
-/// it as it was; stdout, pipes and devices are written as they are, and a closed pipe is ignored.
+/// Writes a whole file. A regular file, also behind symbolic links, is replaced atomically. Stdout, pipes and devices are written
+/// directly; a closed pipe is ignored.
 ///
 /// # Errors
 ///
@@ -93,7 +92,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Returns where the links that a path may be lead to, which need not exist.
+/// Follows symbolic links to a target, which need not exist.
 fn through_links(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     for _ in 0..LINKS {

@@ -48,7 +48,7 @@ pub(crate) fn find_in_wheel(wheel: &Wheel, path: &Path) -> Result<Option<PathBuf
     find_among(path, &wheel.place(), &option)
 }
 
-/// As [`find`]; messages call the folder `place`, and name a file in it as `option` does.
+/// As [`find`]. In messages, the folder is `place`, and `option` returns the setting that selects a file.
 fn find_among(path: &Path, place: &str, option: &dyn Fn(&str) -> String) -> Result<Option<PathBuf>, Error> {
     if path.is_file() {
         return Ok((is_named_gguf(path) || starts_as_gguf(path)?).then(|| path.to_owned()));

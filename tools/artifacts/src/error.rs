@@ -63,7 +63,7 @@ pub(crate) enum Error {
     },
     /// An artifact was made from something else than what now has the key of its input.
     #[error(
-        "`{consumer}` was not made from `{origin}` as it is: its input `{role}` had the same key, but other content"
+        "`{consumer}` was not made from `{origin}`: its input `{role}` had the same key but different content"
     )]
     Contradiction {
         /// The artifact that was made.

@@ -1,13 +1,12 @@
-//! Whether an artifact is what another one was made from, byte for byte.
+//! Whether an artifact was made from another one, byte for byte.
 //!
-//! A key says what was asked for. Artifacts of the same key can have other bytes: a stage may be nondeterministic, and a store may
-//! have been put together from several.
+//! Artifacts with the same key can have different bytes: a stage may be nondeterministic, and a store may contain artifacts from several
+//! machines.
 
 use artifact::{FileHash, InputContent, Manifest, TreeHash};
 
-/// Returns whether `origin` is the artifact that `consumer` read as `role`: it has the recorded stage and key, and the bytes that
-/// were read. If the key of `consumer` depends on the whole history of the input, `origin_manifest`, the hash of the origin's
-/// `manifest.json`, counts too.
+/// Returns whether `origin` is the artifact that `consumer` read as `role`: it has the recorded stage, key and bytes. If the key of
+/// `consumer` contains the manifest of the input, `origin_manifest`, the hash of the origin's `manifest.json`, must also match.
 ///
 /// Returns `false` if `consumer` has no input `role`.
 pub(crate) fn fits(consumer: &Manifest, role: &str, origin: &Manifest, origin_manifest: FileHash) -> bool {

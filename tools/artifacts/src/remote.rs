@@ -19,9 +19,6 @@ pub(crate) use s3::S3;
 /// Most bytes that are read of a file which describes an artifact.
 pub(crate) const DESCRIPTION_BYTES: u64 = 64 << 20;
 
-/// Most bytes of the name of a stage, and of a slug.
-const LONGEST_PART: usize = 40;
-
 /// The file with the hash of every file of an artifact.
 pub(crate) const SUMS: &str = "SHA256SUMS";
 /// The file that says what was made, from what and how.
@@ -46,7 +43,7 @@ impl Name {
         let (stage, folder) = text.split_once('/')?;
         let (key, slug) = folder.split_once('-')?;
         crate::catalog::key_of_folder(key)?;
-        (is_stage(stage) && is_slug(slug)).then(|| Self {
+        (artifact::check_stage(stage).is_ok() && artifact::check_slug(slug).is_ok()).then(|| Self {
             stage: stage.to_owned(),
             key: key.to_owned(),
             slug: slug.to_owned(),
@@ -65,19 +62,6 @@ impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}-{}", self.stage, self.key, self.slug)
     }
-}
-
-/// Returns whether a store can have a stage of this name: `[a-z][a-z0-9-]{0,39}`, not `refs`.
-fn is_stage(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let begins_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
-    begins_well && name.len() <= LONGEST_PART && name.bytes().all(plain) && name != "refs"
-}
-
-/// Returns whether the name of an artifact can end with this slug: `[a-z0-9.-]{1,40}`.
-fn is_slug(slug: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
-    (1..=LONGEST_PART).contains(&slug.len()) && slug.bytes().all(plain)
 }
 
 /// Outcome of sending an artifact.
@@ -150,8 +134,8 @@ pub(crate) fn read_limited(reader: impl Read, limit: u64, place: &str) -> Result
     Ok(bytes)
 }
 
-/// Returns what is damaged in a copy that is not accepted, by its name at `place` instead of in the staging folder, which is gone;
-/// gives the error back if it is about something else.
+/// Splits an error about a damaged copy into the damaged file, named below `place` instead of below the deleted staging folder, and the
+/// reason. Returns other errors as they are.
 pub(crate) fn damage_of_copy(
     error: artifact::Error,
     staging: &Path,

@@ -1,7 +1,7 @@
 //! Records of complete verifications, one file for each artifact in the folder `.verified/` of the store.
 //!
-//! A copy of a store has the records of the original, but its bytes are others. So a record also holds the device, inode and change
-//! time of the artifact's `COMMIT`, which no copy shares.
+//! A copy of a store contains the records of the original, but its files have not been verified. A record therefore also holds the device,
+//! inode and change time of the artifact's `COMMIT`, which differ in every copy.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const FOLDER: &str = ".verified";
 /// Longest record.
 const RECORD_BYTES: u64 = 256;
 
-/// Tells the folder of an artifact from every copy of it.
+/// Distinguishes the folder of an artifact from its copies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity(String);
 
@@ -29,7 +29,7 @@ impl Identity {
     }
 }
 
-/// Returns when an artifact was last verified completely, in its place.
+/// Returns the time when this folder was last verified completely.
 pub(crate) fn last(store: &Store, entry: &Entry) -> Option<SystemTime> {
     let text = files::read_text(&file(store, &entry.stage, &entry.key), RECORD_BYTES).ok()?;
     // The first version of the format had the time alone.
@@ -38,8 +38,7 @@ pub(crate) fn last(store: &Store, entry: &Entry) -> Option<SystemTime> {
     is_same.then(|| humantime::parse_rfc3339(time).ok())?
 }
 
-/// Records that the artifact that had this identity before it was read is sound. A store that cannot be written is verified all the
-/// same.
+/// Records that an artifact is sound. `identity` is that before it was read. Errors are ignored, so that a read-only store can be verified.
 pub(crate) fn note(store: &Store, stage: &str, key: &Key, identity: &Identity) {
     let text = format!("{} {}\n", artifact::format_utc(artifact::now()), identity.0);
     let written = fs_err::create_dir_all(store.root().join(FOLDER))

@@ -3,12 +3,11 @@
 use std::io::{self, Read as _, Write};
 
 use models::{Conversation, Flow, Sampling};
-use stage::{Context as _, Result};
+use stage::{Context as _, Result, TO_STDOUT};
 
 use crate::args::Args;
 use crate::engine::{Engine, Prompt};
 use crate::interrupt::Interrupt;
-use crate::output::TO_STDOUT;
 use crate::stream::TextStream;
 use crate::timing::Timing;
 

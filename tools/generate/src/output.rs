@@ -1,17 +1,14 @@
-//! Where the answers to a file of prompts go.
+//! Destination of the answers to a file of prompts.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use stage::{Context as _, Result};
-
-/// What the program was doing when stdout could not be written.
-pub(crate) const TO_STDOUT: &str = "writing to stdout";
+use stage::{Context as _, Result, TO_STDOUT};
 
 /// A file, a pipe or stdout.
 pub(crate) struct Output {
     writer: BufWriter<Box<dyn Write>>,
-    /// What is being done when it cannot be written.
+    /// Context of an error from writing.
     writing: &'static str,
 }
 
@@ -27,7 +24,7 @@ impl Output {
         Ok(Self { writer: BufWriter::new(writer), writing })
     }
 
-    /// Writes lines, each as a whole, and hands them on.
+    /// Writes whole lines and flushes.
     pub(crate) fn write_lines(&mut self, mut lines: impl Iterator<Item = String>) -> Result<()> {
         let write = |line: String| self.writer.write_all((line + "\n").as_bytes());
         let written = lines.try_for_each(write).and_then(|()| self.writer.flush());

@@ -1,4 +1,4 @@
-//! The mark of an output folder: a file that names the process that writes the folder.
+//! The mark of an output folder: a file that names the process writing it.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
@@ -26,21 +26,21 @@ pub(super) fn text() -> String {
     format!("{FIRST_LINE}{} {}\n", os::boot_id(), std::process::id())
 }
 
-/// What has the name of a mark.
+/// Kind of a file that is named like a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     /// A mark.
     Whole,
-    /// What may have become a mark, had the process not died, or does so now.
+    /// A mark that a process is writing, or did not finish.
     Torn,
-    /// Something else.
+    /// Not written by this program.
     Foreign,
-    /// Nothing any more: a process has renamed or removed it.
+    /// No longer there: a process renamed or removed it.
     Gone,
 }
 
 impl Found {
-    /// Looks at what has the name of a mark.
+    /// Reads the file `path`, which is named like a mark.
     pub(super) fn at(path: &Path) -> Result<Self> {
         let is_gone = |error: &std::io::Error| error.kind() == ErrorKind::NotFound;
         let mut bytes = Vec::new();
@@ -80,7 +80,7 @@ impl Mark {
         Some(Self::read_from(&os::open_file(path).ok()?))
     }
 
-    /// Reads a mark; one that is torn or cannot be read names no process.
+    /// Reads a mark. A torn or unreadable one names no process.
     pub(super) fn read_from(file: &File) -> Self {
         let mut text = String::new();
         let _ = file.take(MARK_BYTES).read_to_string(&mut text);

@@ -1,17 +1,17 @@
-//! How much a part of a JSON file holds, found without keeping it.
+//! Size of a JSON value, measured without storing it.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// The size of a JSON value, and what it is if it is a number or list.
+/// Size of a JSON value, and its value if it is a number.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Extent {
-    /// Values in it, keys and itself included.
+    /// Number of values, including keys and the value itself.
     pub(super) values: usize,
-    /// Bytes of its texts.
+    /// Total length of its texts in bytes.
     pub(super) bytes: usize,
-    /// Bytes of its longest text.
+    /// Length of its longest text in bytes.
     pub(super) longest: usize,
     pub(super) number: Option<f64>,
     pub(super) is_list: bool,
@@ -22,7 +22,7 @@ impl Extent {
         Self { values: 1, number: Some(number), ..Self::default() }
     }
 
-    /// Includes a value inside this one.
+    /// Adds the size of a nested value.
     pub(super) fn add(&mut self, inner: Self) {
         self.values += inner.values;
         self.bytes += inner.bytes;

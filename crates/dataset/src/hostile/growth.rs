@@ -1,17 +1,17 @@
-//! How many times as long the steps of a tokenizer make a text, and which of them panic.
+//! Checks of the steps of a tokenizer: by what factor they lengthen a text, and whether they can panic.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-/// Most bytes that a part may make of one byte of text. Published ones make about 44, for a rare character.
+/// Maximum factor by which one part may lengthen a text. Published ones reach about 44, for a rare character.
 const MAX_GROWTH: usize = 64;
-/// Most bytes that the steps before the model may make of one byte of text. Published ones make about 132.
+/// Maximum factor of all steps before the model. Published ones reach about 132.
 const MAX_GROWTH_BEFORE_MODEL: usize = 256;
-/// Growth by a normal form, which may take each character apart that the steps since the last one put together.
+/// Factor of a second Unicode normalization, which may decompose characters that earlier steps composed.
 const FORM_GROWTH: usize = 3;
 const COMPATIBILITY_FORM_GROWTH: usize = 11;
-/// Most pieces of the template around a text, and most tokens in it.
+/// Maximum number of pieces in a post-processor's template, and of tokens in it.
 const MAX_PIECES: usize = 256;
 
 /// Returns the parts of a sequence; none if `part` is none.
@@ -25,7 +25,7 @@ pub(super) fn steps(part: &Value) -> usize {
     1 + parts_of(part).map(steps).sum::<usize>()
 }
 
-/// Fails unless `part` is an object, or missing. The library also reads the fields of a part from a list.
+/// Fails unless `part` is an object or missing. The library would also read its fields from a list.
 fn check_object(part: &Value) -> Result<(), String> {
     if part.is_object() || part.is_null() {
         return Ok(());
@@ -33,7 +33,7 @@ fn check_object(part: &Value) -> Result<(), String> {
     Err("a step before or after the model is not an object".to_owned())
 }
 
-/// Checks that the template of a post-processor adds few tokens, and repeats the text a few times at most.
+/// Checks that the template of a post-processor adds few tokens and repeats the text at most a few times.
 pub(super) fn check_template(part: &Value) -> Result<(), String> {
     let pieces = |name: &str| part.get(name).and_then(Value::as_array).map_or(0, Vec::len);
     let special = part.get("special_tokens").and_then(Value::as_object);
@@ -48,13 +48,13 @@ pub(super) fn check_template(part: &Value) -> Result<(), String> {
     parts_of(part).try_for_each(check_template)
 }
 
-/// Checks that a decoder cuts nothing off the ends of tokens, since the library breaks on tokens that are shorter than the cut, and
-/// that it looks for no empty text, which is between all characters.
+/// Checks that a decoder does not strip the ends of tokens, because the library panics on tokens shorter than the stripped part, and that
+/// it does not replace the empty text, which matches everywhere.
 pub(super) fn check_decoder(decoder: &Value) -> Result<(), String> {
     let strips = decoder.get("content").is_some() && decoder.get("start").is_some();
     if strips && decoder.get("stop").is_some_and(|stop| stop.as_u64() != Some(0)) {
         return Err(format!(
-            "the decoder `Strip` breaks on short tokens: `stop` is {}, not 0",
+            "the decoder `Strip` panics on short tokens: `stop` is {}, not 0",
             decoder["stop"]
         ));
     }
@@ -66,11 +66,11 @@ pub(super) fn check_decoder(decoder: &Value) -> Result<(), String> {
     parts_of(decoder).try_for_each(check_decoder)
 }
 
-/// How many bytes steps make of one byte of text.
+/// Factor by which a sequence of steps lengthens a text.
 pub(super) struct Growth {
     times: usize,
     most: usize,
-    /// Whether a step brings the text into a normal form.
+    /// Whether a step applies a Unicode normalization form.
     has_form: bool,
 }
 
@@ -105,8 +105,8 @@ impl Growth {
     }
 }
 
-/// Returns how many bytes a step makes of one byte of text, those of its parts apart. The library also accepts steps without a type,
-/// or of an unknown one, by their fields, and ignores other fields.
+/// Returns the factor of one step, without its nested parts. The library also recognizes steps without a type, or with an unknown one,
+/// by their fields, and ignores other fields.
 fn own_growth(part: &Value, kind: &str) -> Result<usize, String> {
     let has = |name: &str| part.get(name).is_some();
     let mut growth: usize = 1;
@@ -134,7 +134,7 @@ fn own_growth(part: &Value, kind: &str) -> Result<usize, String> {
     Ok(growth)
 }
 
-/// Returns the growth of a text by a normal form that is not its first.
+/// Returns the factor of a Unicode normalization that is not the first.
 fn form_growth(part: &Value, kind: &str) -> Option<usize> {
     match kind {
         "NFKC" | "NFKD" => Some(COMPATIBILITY_FORM_GROWTH),
@@ -143,7 +143,7 @@ fn form_growth(part: &Value, kind: &str) -> Option<usize> {
     }
 }
 
-/// Returns the growth of a text by the normalizer `Replace`.
+/// Returns the factor of the normalizer `Replace`.
 fn replacement(part: &Value) -> Result<usize, String> {
     let content = part.get("content").and_then(Value::as_str).unwrap_or_default();
     let pattern = part.get("pattern").unwrap_or(&Value::Null);
@@ -157,8 +157,8 @@ fn replacement(part: &Value) -> Result<usize, String> {
     Ok(content.len().div_ceil(matched) + usize::from(pattern.get("Regex").is_some()))
 }
 
-/// Checks the table of a precompiled normalizer: the length of its tree, the tree, and texts that end in NUL. Returns the growth of
-/// a text, if the longest replacement is one of a character with three bytes.
+/// Checks the table of a precompiled normalizer: the length of its tree, the tree, and texts that end in NUL. Returns
+/// its factor, assuming that the longest replacement is for a three-byte character.
 fn check_precompiled(part: &Value) -> Result<usize, String> {
     let invalid = |what: &str| Err(format!("the table of the normalizer `Precompiled` {what}"));
     let Some(text) = part.get("precompiled_charsmap").and_then(Value::as_str) else {

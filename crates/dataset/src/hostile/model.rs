@@ -1,4 +1,4 @@
-//! What the model of a `tokenizer.json` costs: its settings and its longest tokens, found without keeping the vocabulary.
+//! Limits for the model of a `tokenizer.json`: its settings and longest tokens, read without storing the vocabulary.
 
 use std::fmt;
 
@@ -6,19 +6,19 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::extent::Extent;
 
-/// Longest word, in characters, that a `WordPiece` model may look at: its work grows with the cube. Published ones take 100.
+/// Maximum word length of a `WordPiece` model in characters; its work grows with the cube of it. Published ones have 100.
 const MAX_WORD_LETTERS: f64 = 1000.0;
-/// Longest text that a model adds to pieces of a word or writes for unknown ones. Published ones have about ten bytes.
+/// Maximum length of affixes and of the unknown token, in bytes. Published ones have about ten.
 const MAX_AFFIX_BYTES: usize = 256;
-/// Longest token. Published ones have some hundred bytes. Encoding and decoding copy it.
+/// Maximum length of a token in bytes; encoding and decoding copy it. Published ones have a few hundred.
 const MAX_TOKEN_BYTES: usize = 4096;
-/// Longest token of a `Unigram` model, which looks up all beginnings of a text at each place. Published ones have about 50 bytes.
+/// Maximum length of a token of a `Unigram` model in bytes; the model looks up every prefix at every position. Published ones have about 50.
 const MAX_PIECE_BYTES: usize = 512;
 
-/// The model of a `tokenizer.json`. A setting that is there twice counts with its worst value.
+/// The model of a `tokenizer.json`. If a setting occurs twice, the worse value counts.
 #[derive(Debug, Default)]
 pub(super) struct Model {
-    /// All of it.
+    /// Size of the whole model.
     pub(super) extent: Extent,
     /// Share of the merges that are dropped at random.
     dropout: f64,
@@ -30,7 +30,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Fails with the reason when the model tokenizes at random, or takes far more time or memory than a text has bytes.
+    /// Returns the reason when tokenization is random or would take far more time or memory than the length of the text.
     pub(super) fn check(&self) -> Result<(), String> {
         let Self { dropout, word_letters, longest_affix, longest_token, is_unigram, .. } = *self;
         if dropout != 0.0 {

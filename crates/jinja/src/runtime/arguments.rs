@@ -45,12 +45,12 @@ impl Arguments {
         self.named.push(Named { name, value });
     }
 
-    /// Returns the place of the named argument `name`.
+    /// Returns the index of the named argument `name`.
     pub(crate) fn position(&self, name: &str) -> Option<usize> {
         self.named.iter().position(|named| named.is(name))
     }
 
-    /// Spends the work of looking for the named argument `name`: those of the same length are compared to their ends.
+    /// Spends the work of searching for the named argument `name`, including comparisons with names of the same length.
     pub(crate) fn search(&self, name: &str, budget: &Budget) -> Result<()> {
         let same = self.named.iter().filter(|named| named.name.len() == name.len()).count();
         budget.copies((4 * self.named.len()).saturating_add(same.saturating_mul(name.len())))

@@ -16,9 +16,9 @@ const MEMORY_PER_BYTE: usize = 8;
 /// Deepest nesting of a value that is printed or compared.
 pub(crate) const MAX_VALUE_DEPTH: usize = 200;
 
-/// Digits of the longest float; the others that a text may have are zeros.
+/// Number of significant digits of the longest float; further digits are zeros.
 const FLOAT_DIGITS: usize = 1100;
-/// Steps of writing the shortest text of a float, or of beginning another.
+/// Work of printing the shortest form of a float, in steps.
 const FLOAT_STEPS: usize = 8;
 
 /// Work is counted in copied bytes: a step is worth 64 of them, a visited character 8.
@@ -70,18 +70,17 @@ impl Budget {
         self.work((count as u64).saturating_mul(VISIT))
     }
 
-    /// Spends the work of writing the shortest text of a float.
+    /// Spends the work of printing the shortest form of a float.
     pub(crate) fn float(&self) -> Result<()> {
         self.steps(FLOAT_STEPS)
     }
 
-    /// Spends the work of writing or reading `digits` digits of a float. Each may take arithmetic on numbers of a thousand bits.
+    /// Spends the work of printing or parsing `digits` digits of a float. Each may take arithmetic on numbers of 1,000 bits.
     pub(crate) fn float_digits(&self, digits: usize) -> Result<()> {
         self.steps(2 * FLOAT_STEPS + digits.min(FLOAT_DIGITS))
     }
 
-    /// Spends the work of looking for `part` in `text`, and returns whether it is short enough to be there. The search first
-    /// reads all of `part` several times.
+    /// Spends the work of searching `text` for `part`, which first preprocesses `part`. Returns whether `part` is short enough to occur.
     pub(crate) fn search(&self, text: &str, part: &str) -> Result<bool> {
         self.copies(text.len())?;
         if part.len() > text.len() {
@@ -91,7 +90,7 @@ impl Budget {
         Ok(true)
     }
 
-    /// Asks for the memory of `count` values that are counted until the result is dropped.
+    /// Reserves memory for `count` values until the result is dropped.
     pub(crate) fn hold_values(&self, count: usize) -> Result<Held> {
         let bytes = count.saturating_mul(VALUE_BYTES);
         self.fits(bytes)?;
@@ -137,7 +136,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Counts `bytes` of what the output says besides its text.
+    /// Counts memory for spans and other records of the output, in bytes.
     pub(crate) fn record(&self, bytes: usize) -> Result<()> {
         // A list that grows holds up to twice its length.
         self.fits(bytes)?;
@@ -159,7 +158,7 @@ pub(crate) fn check_depth(depth: usize) -> Result<()> {
     Ok(())
 }
 
-/// A text that grows within a budget. Its memory is counted, since other texts may be made meanwhile.
+/// A text that grows within a budget. Its memory is counted while it grows.
 pub(crate) struct Builder<'b> {
     budget: &'b Budget,
     text: String,
@@ -212,7 +211,7 @@ impl<'b> Builder<'b> {
         Ok(())
     }
 
-    /// Makes room for `bytes` more.
+    /// Reserves capacity for `bytes` more bytes.
     fn grow(&mut self, bytes: usize) -> Result<()> {
         let needed = self.text.len().saturating_add(bytes);
         if needed <= self.text.capacity() {

@@ -247,12 +247,12 @@ fn number(value: &Value, spec: &Spec, budget: &Budget) -> Result<String> {
     padded(&format!("{sign}{body}"), &Spec { align, ..spec.clone() }, budget)
 }
 
-/// Returns the digits of a float before the point, about.
+/// Returns the approximate number of digits before the decimal point.
 pub(crate) fn whole_digits(number: f64) -> usize {
     number.abs().log10().clamp(0.0, 400.0) as usize + 1
 }
 
-/// Asks for the work of [`real`].
+/// Spends the work of [`real`].
 fn allow_digits(number: f64, kind: char, precision: Option<usize>, budget: &Budget) -> Result<()> {
     let digits = precision.unwrap_or(6);
     match kind {

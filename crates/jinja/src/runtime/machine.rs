@@ -28,7 +28,7 @@ const MAX_DEPTH: usize = 4000;
 /// Stack that an expression finds at least, and that is added when less is left, in bytes.
 const MIN_STACK: usize = 512 << 10;
 const MORE_STACK: usize = 4 << 20;
-/// Steps of adding stack, which the system maps and unmaps.
+/// Work of allocating another stack, in steps.
 const STEPS_PER_STACK: usize = 100;
 /// Longest template, in bytes; the longest that are published have some ten thousand.
 const MAX_SOURCE_BYTES: usize = 1 << 20;
@@ -302,7 +302,7 @@ impl<'w> Machine<'w> {
         if is_output { self.extend_span(start) } else { Ok(()) }
     }
 
-    /// Records that the output from `start` was generated.
+    /// Records the output from `start` as a `generation` block.
     fn add_generated(&mut self, start: usize) -> Result<()> {
         self.budget.record(size_of::<Range<usize>>())?;
         let range = start..self.output.text.len();

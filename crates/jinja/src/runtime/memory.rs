@@ -31,7 +31,7 @@ pub(crate) fn release(bytes: usize) {
     let _ = HELD.try_with(|held| held.set(held.get().saturating_sub(bytes)));
 }
 
-/// Memory that is counted until this is dropped: that of values on their way into a list or string.
+/// Memory of values under construction, counted until this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Held(usize);
 

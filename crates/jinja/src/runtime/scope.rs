@@ -52,7 +52,7 @@ impl Scope {
     }
 }
 
-/// Returns the place of the variable `name`. Names of the same length are compared to their ends.
+/// Returns the index of the variable `name`. Spends the work of comparing names of the same length.
 fn position(variables: &[Variable], name: &str, budget: &Budget) -> Result<Option<usize>> {
     budget.copies(4 * variables.len())?;
     for (at, variable) in variables.iter().enumerate() {

@@ -237,7 +237,7 @@ pub(crate) fn strip(
     Ok(kept.to_owned())
 }
 
-/// Returns the different letters of a text; there are about a million in all.
+/// Returns the set of characters in a text.
 fn letter_set(letters: &str, budget: &Budget) -> Result<HashSet<char>> {
     budget.visits(letters.len().saturating_mul(4))?;
     budget.fits(letters.len().min(char::MAX as usize).saturating_mul(4 * size_of::<char>()))?;

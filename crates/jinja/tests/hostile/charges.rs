@@ -1,4 +1,4 @@
-//! Operations whose work is not that of copying a value: searching, collecting letters, visiting shared values, writing digits.
+//! Operations whose work is not proportional to the values that they copy: searching, visiting shared values, printing digits.
 
 use jinja::{ErrorKind, Template, Value, Watch};
 use serde_json::json;

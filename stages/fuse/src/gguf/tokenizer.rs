@@ -9,6 +9,7 @@ mod templates;
 use std::path::Path;
 
 use failure::{Error, Result};
+use gguf::kind;
 use serde_json::Value;
 
 use super::header::{Datum, Metadata};
@@ -19,20 +20,10 @@ use crate::json::read_json;
 /// Character that represents a space in the tokens of `SentencePiece`.
 const MARK: &str = "▁";
 
-/// Kinds of tokens, with their numbers in llama.cpp.
-mod kind {
-    pub(super) const NORMAL: i32 = 1;
-    pub(super) const UNKNOWN: i32 = 2;
-    pub(super) const CONTROL: i32 = 3;
-    pub(super) const USER_DEFINED: i32 = 4;
-    pub(super) const UNUSED: i32 = 5;
-    pub(super) const BYTE: i32 = 6;
-}
-
 /// The tokens of a model by id.
 struct Tokens {
     texts: Vec<String>,
-    kinds: Vec<i32>,
+    kinds: Vec<i64>,
 }
 
 impl Tokens {
@@ -77,12 +68,12 @@ pub(super) fn metadata(folder: &Path, config: &Value, rows: usize) -> Result<Met
         push(key, value);
     }
     push("tokens", Datum::Texts(tokens.texts));
-    push("token_type", Datum::Ints(tokens.kinds));
+    push("token_type", Datum::Ints(tokens.kinds.into_iter().map(|kind| kind as i32).collect()));
     all.extend(templates::metadata(folder)?);
     Ok(all)
 }
 
-/// Fails on a tokenizer that llama.cpp does not have.
+/// Fails on a tokenizer that llama.cpp does not support.
 fn check(tokenizer: &Value, is_pieces: bool) -> Result<()> {
     let model = &tokenizer["model"];
     if model["type"] != "BPE" {
@@ -151,7 +142,7 @@ fn tokens(tokenizer: &Value, is_pieces: bool, rows: usize) -> Result<Tokens> {
     let mut texts: Vec<String> = (0..rows).map(|id| format!("[PAD{id}]")).collect();
     let mut kinds = vec![kind::UNUSED; rows];
     let unknown = tokenizer["model"]["unk_token"].as_str();
-    let mut put = |id: Option<u64>, text: &str, kind: i32| -> Result<()> {
+    let mut put = |id: Option<u64>, text: &str, kind: i64| -> Result<()> {
         let id = id.ok_or_else(|| Error::bad_input("`tokenizer.json` has a token without an id"))? as usize;
         if id >= rows {
             let last = rows.saturating_sub(1);
@@ -179,8 +170,8 @@ fn tokens(tokenizer: &Value, is_pieces: bool, rows: usize) -> Result<Tokens> {
     Ok(Tokens { texts, kinds })
 }
 
-/// Returns the keys of the special tokens, and whether texts begin with one. What `tokenizer_config.json` says of added tokens
-/// does not count: `tokenizer.json` decides.
+/// Returns the metadata of the special tokens. Whether they are added to texts is determined by `tokenizer.json`, not by
+/// `tokenizer_config.json`.
 fn special(folder: &Path, config: &Value, tokens: &Tokens) -> Result<Vec<(&'static str, Datum)>> {
     let boundaries = Boundaries::read(folder)?;
     let added = boundaries.added(tokens)?;

@@ -1,25 +1,25 @@
-//! Merges of `SentencePiece` pieces: every way to make a piece from two others, in the order of the scores.
+//! Merges of `SentencePiece` pieces: every way to join two pieces into another, sorted by score.
 //!
-//! `SentencePiece` and llama.cpp merge the pair whose piece has the highest score, the leftmost one among equals. A list of
-//! merges has an order of its own among equals, so pieces whose order shows are refused when they have the same score.
+//! `SentencePiece` and llama.cpp merge the pair whose piece has the highest score, and the leftmost pair among equal scores. A list of
+//! merges has a fixed order instead, so pieces with equal scores are refused if that order could change the tokens of a text.
 
 use std::collections::HashMap;
 
-use gguf::{Error, Result};
+use gguf::{Error, Result, kind};
 use serde_json::{Value, json};
 
-use super::tokens::{Tokens, kind, shortened};
+use super::tokens::{Tokens, shortened};
 
-/// Longest piece that is made from others, in bytes; the longest one of Gemma has 93.
+/// Maximum length of a merged piece in bytes. The longest one of Gemma has 93.
 const MAX_PIECE_BYTES: usize = 256;
-/// Most steps of the search for merges, in bytes that are compared: ten times those of Gemma, whose pieces are the most.
+/// Maximum work of the search for merges, in compared bytes: ten times that of Gemma, which has the most pieces.
 const MAX_STEPS: usize = 1 << 28;
-/// Most bytes of all merges: more than twice those of Gemma.
+/// Maximum total size of the merges in bytes: more than twice that of Gemma.
 const MAX_MERGE_BYTES: usize = 64 << 20;
-/// Bytes of a merge beside its text, about as in memory.
+/// Approximate memory of a merge besides its text, in bytes.
 const MERGE_BYTES: usize = 48;
 
-/// A way to make a piece: its id, and where in its text the second part starts.
+/// A merge: the id of the piece, and the byte offset of the second part in its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Merge {
     id: u32,
@@ -117,10 +117,10 @@ impl<'a> Pieces<'a> {
         Ok(merges)
     }
 
-    /// Checks that no order of pieces with the same score shows in the tokens of a text; `merges` are sorted by score.
+    /// Checks that the order of pieces with equal scores cannot change the tokens of a text; `merges` are sorted by score.
     ///
-    /// It shows when two of them can share a part, and when one of them goes on to a piece that comes no later. A
-    /// user-defined token is matched before anything is merged.
+    /// It could if two of them can share a part, or if one of them is part of a piece that is not merged later. User-defined tokens are
+    /// matched before anything is merged.
     fn check_ties(&self, merges: &[Merge]) -> Result<()> {
         let is_competing = |merge: &&Merge| self.tokens.kinds[merge.id()] != kind::USER_DEFINED;
         let runs = self.first_runs(merges);
@@ -151,7 +151,7 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    /// Checks that no two of some pieces with the same score can take the same part of a text.
+    /// Checks that no two pieces of a group with equal scores can use the same part of a text.
     fn check_shared_parts(&self, group: &[Merge], runs: &HashMap<char, f32>) -> Result<()> {
         let mut starting: HashMap<&str, Vec<usize>> = HashMap::new();
         for &merge in group {
@@ -180,8 +180,8 @@ impl<'a> Pieces<'a> {
         runs
     }
 
-    /// Returns whether both pieces are runs of one character that no run with a higher score precedes. The longer one
-    /// comes first, and all are made from the left, so their order is known. Llama 2 has such runs of spaces.
+    /// Returns whether both pieces repeat the same character and no such piece has a higher score. Longer runs come first and all are
+    /// merged from the left, so their order is known. Llama 2 has such runs of spaces.
     fn is_run_of_both(&self, a: usize, b: usize, runs: &HashMap<char, f32>) -> bool {
         let run = run_of(self.text(a));
         let is_first = |character| runs.get(&character).is_some_and(|&score| score <= self.score(a));

@@ -1,4 +1,4 @@
-//! Rules by which byte-level tokenizers split words, by their names in llama.cpp.
+//! Rules for splitting words in byte-level tokenizers, by their names in llama.cpp.
 
 use gguf::{Error, Result};
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 const KEY: &str = "tokenizer.chat_template";
 /// Start of the keys of templates for other purposes, such as `tokenizer.chat_template.tool_use`.
 const NAMED: &str = "tokenizer.chat_template.";
-/// Most bytes of all templates: as many as one may have.
+/// Maximum total size of the templates in bytes, which is also that of one.
 const MAX_BYTES: usize = 1 << 20;
 
 /// Returns the templates: a text if there is only the one for conversations, a list if others have names, `None` if there is none.

@@ -1,24 +1,13 @@
 //! The tokens of a file with their kinds.
 
-use gguf::{Error, Metadata, Result, missing};
+use gguf::{Error, Metadata, Result, kind, missing};
 use serde_json::{Map, Value, json};
 
-/// Kinds of tokens, with their numbers in llama.cpp.
-pub(super) mod kind {
-    pub(in super::super) const ALL: std::ops::RangeInclusive<i64> = 0..=6;
-    pub(in super::super) const NORMAL: i64 = 1;
-    pub(in super::super) const UNKNOWN: i64 = 2;
-    pub(in super::super) const CONTROL: i64 = 3;
-    pub(in super::super) const USER_DEFINED: i64 = 4;
-    pub(in super::super) const UNUSED: i64 = 5;
-    pub(in super::super) const BYTE: i64 = 6;
-}
-
-/// Most tokens that are matched before the text is split: twice those of models that have one for each sound.
+/// Maximum number of tokens that are matched before the text is split: twice that of models with audio tokens.
 const MAX_ADDED: usize = 1 << 17;
-/// Most bytes of these tokens: programs that look for all of them at once need far more memory.
+/// Maximum total length of these tokens in bytes. The automaton that searches for them needs far more memory.
 const MAX_ADDED_BYTES: usize = 4 << 20;
-/// Tokens after which Phi-3 keeps white space.
+/// Tokens of Phi-3 that do not strip the white space after them.
 const KEEPS_SPACE: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
 /// The tokens of a file by id.
@@ -82,8 +71,8 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// Returns the tokens that are matched before the text is split; `strips` says whether they take the white space after
-    /// them, as those of Phi-3 do.
+    /// Returns the tokens that are matched before the text is split; `strips` tells whether they strip the white space
+    /// after them, like those of Phi-3.
     pub(super) fn added(&self, strips: bool) -> Value {
         let entry = |(id, text, kind): (usize, &str, i64)| {
             json!({
@@ -112,8 +101,8 @@ pub(super) fn shortened(text: &str) -> String {
     if characters.next().is_some() { start + "…" } else { start }
 }
 
-/// Returns whether control tokens take the white space after them: those of Phi-3 do. GGUF does not store it; llama.cpp goes
-/// by the name of the model, which converters write in other ways too.
+/// Returns whether control tokens strip the white space after them, like those of Phi-3. GGUF does not store this. llama.cpp uses the name of
+/// the model, but some converters write other names.
 pub(super) fn strips(metadata: &Metadata<'_>, model: &str) -> Result<bool> {
     let name = metadata.text("general.name")?.unwrap_or_default().to_ascii_lowercase();
     let is_phi3 = metadata.text("general.architecture")? == Some("phi3");

@@ -1,4 +1,4 @@
-//! Leftovers of killed runs: which of them may go, and how each kind is removed without harm to a run that is alive.
+//! Leftovers of killed runs: which of them may be removed, and how to remove each kind without harming a running stage.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use crate::leftovers::{Kind, Leftover};
 /// A temporary file that is still being written is younger than this, and so is an artifact that a running pipeline has just made.
 const TEMPORARY: Duration = Duration::from_hours(1);
 
-/// Returns whether a leftover is old enough to go.
+/// Returns whether a leftover is old enough to be removed.
 pub(super) fn is_garbage(store: &Store, leftover: &Leftover, now: SystemTime, grace: Duration) -> bool {
     let age = now.duration_since(leftover.modified).unwrap_or_default();
     match leftover.kind {
@@ -33,7 +33,7 @@ fn workspace_key(workspace: &Leftover) -> Option<(String, Key)> {
     Some((workspace.path.parent()?.file_name()?.to_str()?.to_owned(), key))
 }
 
-/// Removes a leftover; returns the reason if it stays.
+/// Removes a leftover, or returns the reason for keeping it.
 pub(super) fn discard(
     store: &Store,
     lock: &CollectionLock,

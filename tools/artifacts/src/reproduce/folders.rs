@@ -1,4 +1,4 @@
-//! Where the settings and the new artifacts go.
+//! Destination folders of settings files and new artifacts.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ fn new_folder(into: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Fails if the new artifacts would go into the store with the old ones, where they would be compared with themselves.
+/// Fails if the new artifacts would be written to the store of the old ones, where they would be compared with themselves.
 pub(super) fn refuse_the_store(store: &Path, options: &Reproduce) -> Result<()> {
     let (store, into) = (resolved(store), resolved(&options.into));
     let is_printed_store = !options.run && resolved(&options.into.join(STORE)) == store;

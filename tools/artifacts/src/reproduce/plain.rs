@@ -1,4 +1,4 @@
-//! Where plain inputs are: among the files that the user gave, or in an artifact that was read as a plain folder or file.
+//! Finds plain inputs: among the files that the user gave, or in an artifact that was read as a plain folder or file.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Which artifacts are made again, in which order, and where their plain inputs are.
+//! Plans which artifacts are made again, in which order, and from which plain inputs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub(super) struct Step {
 ///
 /// # Errors
 ///
-/// Fails when an artifact is missing or was made by no stage, and when nobody knows where plain files are: before anything runs.
+/// Fails when an artifact is missing or was not made by a stage, and when plain files cannot be found. Nothing has run by then.
 pub(super) fn steps(catalog: &Catalog, path: &Path, options: &Reproduce) -> Result<Vec<Step>> {
     let given = plain::given(&options.files)?;
     let mut plan = Plan { catalog, given: &given, only: options.only, begun: Vec::new(), steps: Vec::new() };

@@ -1,4 +1,4 @@
-//! `pull`: looks at every manifest first, so that artifacts which contradict each other are refused before anything is copied.
+//! `pull`: reads every manifest first, so that artifacts that contradict each other are refused before anything is copied.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -144,7 +144,7 @@ impl Selection<'_> {
         Ok(described)
     }
 
-    /// Adds the artifact that an input was read from; fails if `consumer` was not made from it as it is there, or here.
+    /// Adds the artifact of an input. Fails if `consumer` was made from other bytes than it has in the remote or the store.
     fn add_origin(
         &mut self,
         name: &Name,
@@ -160,7 +160,7 @@ impl Selection<'_> {
                 return Err(self.contradiction(name, role, self.source.place(there)));
             }
         } else if let Some(here) = self.store.find(stage, key, "")? {
-            // Nothing is known of a damaged one, which `verify` reports.
+            // A damaged one is reported by `verify`.
             let Some((origin, hash)) = readable(read_hashed_manifest(&here))? else { return Ok(()) };
             if !fits(consumer, role, &origin, hash) {
                 return Err(self.contradiction(name, role, here.display().to_string()));
@@ -176,7 +176,7 @@ impl Selection<'_> {
     }
 }
 
-/// Returns `None` for what is damaged or gone.
+/// Returns `None` if the artifact is damaged or missing.
 fn readable<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(value) => Ok(Some(value)),

@@ -1,4 +1,4 @@
-//! Added tokens: llama.cpp finds their texts anywhere in a text as it was given, and keeps the white space around them.
+//! Added tokens. llama.cpp matches them anywhere in the original text and keeps the white space around them.
 
 use failure::Result;
 use serde_json::Value;
@@ -6,15 +6,15 @@ use serde_json::Value;
 use super::{MARK, steps};
 use crate::gguf::{WITHOUT_GGUF, unsupported};
 
-/// Settings of an added token that llama.cpp does not follow, with their effects. It strips white space only for a few models that it
-/// knows by `general.name`, which written files do not have.
+/// Settings of an added token that llama.cpp ignores, with their effects. It strips white space only for a few values of `general.name`,
+/// which exported files do not have.
 const FLAGS: [(&str, &str); 3] = [
     ("lstrip", "takes the white space before it"),
     ("rstrip", "takes the white space after it"),
     ("single_word", "is not found inside words"),
 ];
 
-/// Fails on an added token that the tokenizer finds in another way than llama.cpp does.
+/// Fails on an added token that llama.cpp would match differently.
 pub(super) fn check(tokenizer: &Value, is_pieces: bool) -> Result<()> {
     let normalizers = steps(&tokenizer["normalizer"], "normalizers");
     let has_prefix = normalizers.iter().any(|step| step["type"] == "Prepend");

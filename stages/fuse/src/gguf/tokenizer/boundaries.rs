@@ -1,14 +1,15 @@
-//! The tokens that begin a text and those that end an answer.
+//! Begin and end tokens.
 
 use std::path::Path;
 
 use dataset::TextTokenizer;
 use failure::Result;
+use gguf::Ends;
 
 use super::Tokens;
 use crate::gguf::{WITHOUT_GGUF, unsupported};
 
-/// The tokens at the ends of texts, as they are encoded in the rest of the program.
+/// Begin and end tokens, as all other stages use them.
 pub(super) struct Boundaries {
     /// Token that begins texts.
     pub(super) begin: Option<u32>,
@@ -58,45 +59,12 @@ impl Boundaries {
 const END_OF_MESSAGE: &str = "<|eom_id|>";
 /// Texts of tokens that end turns.
 const ENDS_OF_TURNS: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>"];
-/// Texts of other tokens that end answers in llama.cpp whatever the file says.
-const OTHER_ENDS: [&str; 29] = [
-    "<|return|>",
-    "<|call|>",
-    "<|flush|>",
-    "<|calls|>",
-    "<|endoftext|>",
-    "</s>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "<|end_of_text|>",
-    "<end_of_utterance>",
-    "<eos>",
-    "<turn|>",
-    "<|tool_response>",
-    "<｜end▁of▁sentence｜>",
-    "[e~[",
-    END_OF_MESSAGE,
-    "<|fim_pad|>",
-    "<fim-pad>",
-    "<fim_pad>",
-    "<PAD>",
-    "[PAD]",
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<fim-repo>",
-    "<REPO>",
-    "<reponame>",
-    "<|file_sep|>",
-];
-
-/// Returns the keys of the end tokens. The first token ends plain text and gets `eos_token_id`. If there are more tokens than keys,
-/// those whose texts llama.cpp knows are left out, because it finds them itself.
+/// Returns the metadata keys of the end tokens. The first token ends plain text and becomes `eos_token_id`. If there are more tokens than
+/// keys, those that llama.cpp recognizes by their texts are left out.
 ///
 /// # Errors
 ///
-/// Fails when there is none, and when llama.cpp would not end answers with one.
+/// Fails when there is no end token, and when llama.cpp would not end answers at one of them.
 pub(super) fn end_keys(ends: &[u32], tokens: &Tokens) -> Result<Vec<(&'static str, u32)>> {
     let Some((&first, rest)) = ends.split_first() else {
         return Err(unsupported(
@@ -104,11 +72,13 @@ pub(super) fn end_keys(ends: &[u32], tokens: &Tokens) -> Result<Vec<(&'static st
             &format!("llama.cpp needs one; {WITHOUT_GGUF}"),
         ));
     };
-    let is_found = |&id: &u32| {
-        let text = tokens.text(id);
-        ENDS_OF_TURNS.contains(&text) || OTHER_ENDS.contains(&text)
+    let found_by_llama_cpp = |keys: &[(&str, u32)]| {
+        let id = |name: &str| keys.iter().find(|(key, _)| key.strip_suffix("_token_id") == Some(name));
+        Ends::new(&tokens.texts, |name| id(name).map(|&(_, id)| id as usize)).ids
     };
-    let (found, mut named): (Vec<u32>, Vec<u32>) = rest.iter().partition(|id| is_found(id));
+    let known = found_by_llama_cpp(&[("eos_token_id", first)]);
+    let (found, mut named): (Vec<u32>, Vec<u32>) =
+        rest.iter().partition(|id| known.contains(&(**id as usize)));
     if named.len() > 2 {
         return Err(unsupported(
             &format!("a model whose answers also end with {}", tokens.names(&named[2..])),
@@ -125,7 +95,16 @@ pub(super) fn end_keys(ends: &[u32], tokens: &Tokens) -> Result<Vec<(&'static st
     });
     let is_message = |ids: &[u32]| matches!(ids, [id] if tokens.text(*id) == END_OF_MESSAGE);
     let keys = if is_message(&named) { &["eom_token_id"][..] } else { &["eot_token_id", "eom_token_id"] };
-    Ok([("eos_token_id", first)].into_iter().chain(keys.iter().copied().zip(named)).collect())
+    let keys: Vec<_> = [("eos_token_id", first)].into_iter().chain(keys.iter().copied().zip(named)).collect();
+    let found = found_by_llama_cpp(&keys);
+    let lost: Vec<u32> = ends.iter().copied().filter(|id| !found.contains(&(*id as usize))).collect();
+    if lost.is_empty() {
+        return Ok(keys);
+    }
+    Err(unsupported(
+        &format!("a model whose answers end with {}", tokens.names(&lost)),
+        &format!("beside its other tokens, llama.cpp does not end answers with it; {WITHOUT_GGUF}"),
+    ))
 }
 
 #[cfg(test)]
@@ -162,6 +141,8 @@ mod tests {
         let error = keys(&["<eos>", "<x>", "<y>", "<z>", "<|eot_id|>", "<w>"]).unwrap_err();
         assert!(error.contains("also end with `<z>`, `<w>` cannot be written as GGUF"), "{error}");
         assert!(keys(&[]).unwrap_err().contains("without an end token"));
+        let error = keys(&["<|return|>", "<|call|>", "<|end|>"]).unwrap_err();
+        assert!(error.contains("answers end with `<|end|>` cannot be written as GGUF"), "{error}");
     }
 
     #[test]

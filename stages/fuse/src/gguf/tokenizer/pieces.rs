@@ -1,14 +1,15 @@
-//! Byte-fallback tokenizers as the `SentencePiece` of llama.cpp: scores instead of merges, and marks for spaces.
+//! Exports byte-fallback tokenizers as `SentencePiece` tokenizers of llama.cpp, with scores instead of merges.
 
 use std::collections::HashMap;
 
 use failure::Result;
+use gguf::kind;
 use serde_json::Value;
 
-use super::{MARK, Tokens, kind, marks_spaces, steps};
+use super::{MARK, Tokens, marks_spaces, steps};
 use crate::gguf::{WITHOUT_GGUF, unsupported};
 
-/// Fails on steps before merging that llama.cpp does not have: it replaces spaces by marks and splits nothing.
+/// Fails on pre-tokenizers that llama.cpp does not have: it replaces spaces with `▁` and does not split the text.
 pub(super) fn check_splitting(tokenizer: &Value) -> Result<()> {
     let is_marked = steps(&tokenizer["normalizer"], "normalizers").into_iter().any(marks_spaces);
     let splits = steps(&tokenizer["pre_tokenizer"], "pretokenizers");
@@ -32,12 +33,11 @@ pub(super) fn check_splitting(tokenizer: &Value) -> Result<()> {
     ))
 }
 
-/// Returns the scores that decide which pieces are merged first: the earlier the merge of a piece is listed, the higher. No two
-/// tokens have the same.
+/// Returns the score of every token. Pieces whose merge is listed earlier have higher scores, and all scores are distinct.
 ///
 /// # Errors
 ///
-/// Fails on a piece that no merge makes but llama.cpp would.
+/// Fails on a piece without a merge that llama.cpp would merge.
 pub(super) fn scores(tokens: &Tokens, merges: &[(String, String)]) -> Result<Vec<f32>> {
     let mut ranks: HashMap<String, usize> = HashMap::new();
     for (left, right) in merges {
@@ -55,8 +55,8 @@ pub(super) fn scores(tokens: &Tokens, merges: &[(String, String)]) -> Result<Vec
     Ok(tokens.texts.iter().map(|text| -(rank(text) as f32) - 1.0).collect())
 }
 
-/// Fails on a token without a merge whose halves are characters or made by merges: llama.cpp merges any two pieces that are a
-/// token together. A token whose halves are never made is harmless.
+/// Fails on a token without a merge if it can be split into two pieces that are characters or have merges: llama.cpp joins any two pieces
+/// that form a token. Other tokens without a merge are harmless.
 fn check_unmerged(tokens: &Tokens, ranks: &HashMap<String, usize>) -> Result<()> {
     let is_made = |text: &str| text.chars().nth(1).is_none() || ranks.contains_key(text);
     for (text, kind) in tokens.texts.iter().zip(&tokens.kinds) {
@@ -92,13 +92,13 @@ mod tests {
 
     use super::*;
 
-    fn scores_of(texts: &[&str], kinds: &[i32], merges: &[(&str, &str)]) -> Result<Vec<f32>> {
+    fn scores_of(texts: &[&str], kinds: &[i64], merges: &[(&str, &str)]) -> Result<Vec<f32>> {
         let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
         let merges: Vec<_> = merges.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect();
         scores(&Tokens { texts, kinds: kinds.to_vec() }, &merges)
     }
 
-    fn refusal(texts: &[&str], kinds: &[i32], merges: &[(&str, &str)]) -> String {
+    fn refusal(texts: &[&str], kinds: &[i64], merges: &[(&str, &str)]) -> String {
         scores_of(texts, kinds, merges).expect_err("a piece without a merge is refused").report()
     }
 

@@ -1,4 +1,4 @@
-//! How byte-level tokenizers split texts into words, by llama.cpp's names.
+//! Word splitting of byte-level tokenizers, by the names in llama.cpp.
 
 use failure::Result;
 use serde_json::Value;
@@ -6,14 +6,14 @@ use serde_json::Value;
 use super::steps;
 use crate::gguf::{WITHOUT_GGUF, unsupported};
 
-/// A way to split words. Its name in llama.cpp also tells whether words that are tokens are merged (`ignore_merges`).
+/// Rule for splitting a text into words. Its name in llama.cpp also implies `ignore_merges`.
 #[derive(Clone, Copy)]
 struct Split {
-    /// Name if the pieces of every word are merged.
+    /// Name without `ignore_merges`.
     merged: &'static str,
-    /// Name if words that are tokens are left whole.
+    /// Name with `ignore_merges`.
     whole: Option<&'static str>,
-    /// The tokenizer that is known for it.
+    /// Best-known tokenizer with this rule.
     of: &'static str,
 }
 
@@ -34,11 +34,11 @@ const EXPRESSIONS: [(&str, Split); 2] = [
     ),
 ];
 
-/// Returns llama.cpp's name for the way in which a byte-level tokenizer splits words.
+/// Returns the name in llama.cpp of the rule by which a tokenizer splits words.
 ///
 /// # Errors
 ///
-/// Fails when llama.cpp has no such way.
+/// Fails when llama.cpp does not have the rule.
 pub(super) fn name(tokenizer: &Value) -> Result<&'static str> {
     let steps = steps(&tokenizer["pre_tokenizer"], "pretokenizers");
     let adds_space = |step: &&Value| step["type"] == "ByteLevel" && step["add_prefix_space"] == true;
