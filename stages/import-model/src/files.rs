@@ -7,8 +7,13 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, GET_AGAIN};
 
+/// Reads a JSON file that later stages read whole, too: of at most [`MAX_JSON_BYTES`](::files::MAX_JSON_BYTES).
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    read_json_up_to(path, ::files::MAX_JSON_BYTES)
+}
+
 /// Reads a JSON file of at most `limit` bytes.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<T, Error> {
+pub(crate) fn read_json_up_to<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<T, Error> {
     let malformed = |reason| Error::Json { path: path.into(), reason, hint: GET_AGAIN };
     let bytes = fs_err::metadata(path)?.len();
     if bytes > limit {

@@ -14,9 +14,6 @@ use crate::found::Found;
 use crate::layout;
 use crate::{parts, tokenizer, weights};
 
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
-const MAX_JSON_BYTES: u64 = 256 << 20;
-
 /// Finds the model in a local folder. Links to files are followed, as the hub's snapshots consist of links.
 ///
 /// # Errors
@@ -130,7 +127,7 @@ pub(crate) fn select(
 ) -> Result<BTreeSet<String>, Error> {
     layout::check_no_adapter(place, names, || {
         let config = names.contains("adapter_config.json").then(|| path("adapter_config.json"));
-        config.and_then(|path| read_json(&path, MAX_CONFIG_BYTES).ok()).unwrap_or_default()
+        config.and_then(|path| read_json(&path).ok()).unwrap_or_default()
     })?;
     if names.contains(INDEX) {
         check_no_pointer(&path(INDEX))?;
@@ -154,7 +151,7 @@ pub(crate) fn select(
 ///
 /// Fails on an unsupported model type and on a quantization that MLX does not read.
 pub fn check_config(path: &Path) -> Result<(), Error> {
-    let config: Value = read_json(path, MAX_CONFIG_BYTES)?;
+    let config: Value = read_json(path)?;
     let unusable = |reason, hint| Error::Json { path: path.into(), reason, hint };
     let Some(model_type) = config["model_type"].as_str() else {
         return Err(unusable(
@@ -173,7 +170,7 @@ pub fn check_config(path: &Path) -> Result<(), Error> {
 
 /// Returns whether a `config.json` describes a sentence encoder.
 fn is_encoder(path: &Path) -> Result<bool, Error> {
-    let config: Value = read_json(path, MAX_CONFIG_BYTES)?;
+    let config: Value = read_json(path)?;
     Ok(config["model_type"].as_str().is_some_and(|kind| models::supported_encoders().contains(&kind)))
 }
 
@@ -185,7 +182,7 @@ fn is_encoder(path: &Path) -> Result<bool, Error> {
 ///
 /// Fails on a quantization that MLX does not read.
 pub(crate) fn check_quantization(path: &Path, is_plain: bool) -> Result<(), Error> {
-    let config: Value = read_json(path, MAX_CONFIG_BYTES)?;
+    let config: Value = read_json(path)?;
     let table = &config["quantization_config"];
     let is_ours = table.get("bits").is_some() && table.get("mode").is_some();
     match table["quant_method"].as_str() {
@@ -228,7 +225,7 @@ pub fn check(found: &Found) -> Result<tokenizers::Tokenizer, Error> {
     let paths = found.paths();
     check_config(&found.files["config.json"])?;
     for name in found.files.keys().filter(|name| layout::is_small_json(name)) {
-        read_json::<serde::de::IgnoredAny>(&found.files[name], MAX_JSON_BYTES)?;
+        read_json::<serde::de::IgnoredAny>(&found.files[name])?;
     }
     let shards = paths.iter().filter(|(name, _)| name.ends_with(".safetensors"));
     let shards = shards.map(|(name, path)| (name.clone(), *path)).collect();

@@ -16,7 +16,6 @@ use crate::files::read_json;
 use crate::found::Found;
 use crate::{layout, weights};
 
-const MAX_BYTES: u64 = 256 << 20;
 /// Bytes that are compared at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -27,7 +26,7 @@ const CHUNK: usize = 1 << 20;
 /// Names every tensor that is missing, unknown or misshapen, and tokens without an embedding.
 pub(crate) fn check(found: &Found, tokenizer: &Tokenizer, is_ready: bool) -> Result<(), Error> {
     let config_path = &found.files["config.json"];
-    let config: Value = read_json(config_path, MAX_BYTES)?;
+    let config: Value = read_json(config_path)?;
     check_tied_head(config_path, &config, &weight_paths(found))?;
     if !is_ready && mlx_ext::init(&mlx_ext::Options::default()).is_err() {
         tracing::warn!("the weights are not compared with `config.json`: this machine lacks the device");
@@ -50,7 +49,7 @@ pub(crate) fn check_encoder(found: &Found, tokenizer: &Tokenizer, folder: &Path)
         return Ok(());
     }
     let rows = models::Encoder::check(folder)?;
-    let config: Value = read_json(&found.files["config.json"], MAX_BYTES)?;
+    let config: Value = read_json(&found.files["config.json"])?;
     check_vocabulary(found, &config, tokenizer, rows)
 }
 
@@ -65,7 +64,7 @@ pub(crate) fn check_added_tokens(
     files: &BTreeMap<String, PathBuf>,
     tokenizer: &Tokenizer,
 ) -> Result<(), Error> {
-    let read = |name: &str| files.get(name).map_or(Ok(Value::Null), |path| read_json(path, MAX_BYTES));
+    let read = |name: &str| files.get(name).map_or(Ok(Value::Null), |path| read_json(path));
     let mut tokens: Vec<(&str, Option<u64>, String)> = Vec::new();
     if let Value::Object(table) = read("added_tokens.json")? {
         let listed =
@@ -131,7 +130,7 @@ fn check_boundaries(found: &Found, rows: u32) -> Result<(), Error> {
         if !["config.json", "generation_config.json"].contains(&file.as_str()) {
             continue;
         }
-        let config: Value = read_json(path, MAX_BYTES)?;
+        let config: Value = read_json(path)?;
         for (table, key) in [&config, &config["text_config"]]
             .into_iter()
             .flat_map(|table| ["bos_token_id", "eos_token_id"].map(|key| (table, key)))
@@ -305,7 +304,7 @@ pub(crate) fn complete(found: &Found, folder: &Path) -> Result<(), Error> {
 
 /// Removes quantization settings from the `config.json` of a model whose weights are plain floats.
 fn remove_leftover(path: &Path) -> Result<(), Error> {
-    let mut config: serde_json::Map<String, Value> = read_json(path, MAX_BYTES)?;
+    let mut config: serde_json::Map<String, Value> = read_json(path)?;
     let mut removed = Vec::new();
     for name in ["quantization", "quantization_config"] {
         if config.get(name).is_some_and(|table| !table.is_null()) {

@@ -20,7 +20,6 @@ pub type Hashes = BTreeMap<String, String>;
 const TABLE: &str = "import-model";
 /// File in an artifact's `telemetry/` with the hashes of the source files, where a conversion changed them.
 const SOURCE_RECORD: &str = "source.json";
-const MAX_RECORD_BYTES: u64 = 16 << 20;
 /// Hint for a model that differs from its pins.
 const UNPIN: &str = "if the change is intended, remove `files` from the model's settings, import, and pin again with \
                      `--write-lock`";
@@ -50,7 +49,7 @@ impl SourceFiles {
         let place = artifact.path().join("data/model").display().to_string();
         let record = artifact.path().join("telemetry").join(SOURCE_RECORD);
         if is_converted && record.is_file() {
-            return Ok(Self::new(place, read_json(&record, MAX_RECORD_BYTES)?));
+            return Ok(Self::new(place, read_json(&record)?));
         }
         let files = artifact.manifest().files.iter();
         let mut hashes: Hashes = files

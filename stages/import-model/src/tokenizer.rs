@@ -64,8 +64,7 @@ pub fn open(path: &Path) -> Result<Tokenizer, Error> {
 ///
 /// Fails when one of the files is not valid JSON.
 pub fn ids(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer) -> Result<Ids, Error> {
-    let read =
-        |name: &str| files.get(name).map_or(Ok(Value::Null), |path| read_json::<Value>(path, MAX_BYTES));
+    let read = |name: &str| files.get(name).map_or(Ok(Value::Null), |path| read_json::<Value>(path));
     let own = match read("tokenizer_config.json")? {
         Value::Null => read("special_tokens_map.json")?,
         config => config,
@@ -117,9 +116,8 @@ pub fn write(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer, out: &Path)
     }
     // Some repositories keep the template in a file that only image processors read.
     if let (Some(path), false) = (files.get("chat_template.json"), out.join("chat_template.jinja").exists()) {
-        let has_own =
-            read_json::<Value>(&config_path, MAX_BYTES)?.get("chat_template").is_some_and(|it| !it.is_null());
-        let template: Value = read_json(path, MAX_BYTES)?;
+        let has_own = read_json::<Value>(&config_path)?.get("chat_template").is_some_and(|it| !it.is_null());
+        let template: Value = read_json(path)?;
         if let (false, Some(text)) = (has_own, template["chat_template"].as_str()) {
             fs_err::write(out.join("chat_template.jinja"), text)?;
         }

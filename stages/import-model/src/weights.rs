@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tensors::TensorHeader;
 
 use crate::error::{Error, GET_AGAIN};
-use crate::files::read_json;
+use crate::files::read_json_up_to;
 use crate::layout::is_plain_name;
 
 /// Largest index that is read, a few times larger than that of the largest published models.
@@ -126,7 +126,7 @@ pub fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let index: Index = read_json(path, MAX_INDEX_BYTES)?;
+    let index: Index = read_json_up_to(path, MAX_INDEX_BYTES)?;
     let malformed = |reason| Error::Index { path: path.into(), reason, hint: GET_AGAIN };
     if index.weight_map.is_empty() {
         return Err(malformed("`weight_map` is empty".into()));

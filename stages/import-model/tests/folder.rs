@@ -425,6 +425,26 @@ fn broken_tokenizers_are_refused() {
     assert!(refusal(folder.path()).contains("tokenizer_config.json"));
 }
 
+#[test]
+fn files_too_large_for_later_stages_are_refused() {
+    let padding = " ".repeat(16 << 20);
+    for name in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+    ] {
+        let folder = llama();
+        let path = folder.path().join(name);
+        let text = fs_err::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
+        fs_err::write(&path, text + &padding).unwrap();
+        let message = refusal(folder.path());
+        assert!(message.contains(name) && message.contains("16777216"), "{message}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn special_files_are_refused_without_blocking() {
