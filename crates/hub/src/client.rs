@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 use ureq::http::Uri;
@@ -123,10 +123,13 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// Asks for another attempt when the connection breaks or the body is longer than `limit` bytes.
-    pub fn read_to_end<E>(&mut self, limit: u64) -> Result<Vec<u8>, AttemptError<E>> {
+    /// Asks for another attempt when the connection breaks; fails when the body is longer than `limit` bytes.
+    pub fn read_to_end<E: From<Error>>(&mut self, limit: u64) -> Result<Vec<u8>, AttemptError<E>> {
         let body = read_body(&mut self.last, limit);
-        body.map_err(|error| AttemptError::retry(format!("the connection broke during the answer: {error}")))
+        body.map_err(|error| match error.kind() {
+            ErrorKind::FileTooLarge => AttemptError::Fatal(too_long(limit).into()),
+            _ => AttemptError::retry(format!("the connection broke during the answer: {error}")),
+        })
     }
 }
 
@@ -135,7 +138,7 @@ fn read_body(response: &mut ureq::http::Response<ureq::Body>, limit: u64) -> std
     let mut bytes = Vec::new();
     response.body_mut().as_reader().take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        return Err(std::io::Error::other(format!("it has more than {limit} bytes")));
+        return Err(ErrorKind::FileTooLarge.into());
     }
     Ok(bytes)
 }
@@ -405,6 +408,13 @@ fn connection_error<E: From<Error>>(url: &str, error: &ureq::Error) -> AttemptEr
             AttemptError::Fatal(Error::Refused { reason, hint: hint.into() }.into())
         }
         _ => AttemptError::retry(format!("no connection: {error}")),
+    }
+}
+
+fn too_long(limit: u64) -> Error {
+    Error::Refused {
+        reason: format!("an answer of the hub has more than {limit} bytes"),
+        hint: Refusal::CHECK_ENDPOINT.into(),
     }
 }
 

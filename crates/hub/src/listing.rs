@@ -9,6 +9,12 @@ use crate::client::{AttemptError, Client, Progress, quoted};
 use crate::error::Error;
 use crate::hex::is_hex;
 
+/// Files that a repository may have; the hub advises to stay below this number.
+const MAX_FILES: usize = 100_000;
+const MAX_PAGES: usize = 1000;
+/// Bytes of one answer; a page of 1,000 files has less than 1 MiB.
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
+
 /// A file of a repository as the hub lists it.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
@@ -37,14 +43,14 @@ pub fn resolve(client: &Client<'_>, id: &str, revision: &str) -> Result<String, 
     if is_hex(&info.sha, 40) {
         return Ok(info.sha);
     }
-    Err(malformed(id, &format!("the commit of `{revision}` is `{}`, expected 40 hex digits", info.sha)))
+    Err(malformed(id, &format!("the commit of `{revision}` does not have 40 hex digits")))
 }
 
 /// Returns all files of a commit, from all pages of the list.
 ///
 /// # Errors
 ///
-/// Fails when there is no such commit or the list is malformed.
+/// Fails when there is no such commit and when the list is malformed or too long.
 pub fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeMap<String, Entry>, Error> {
     #[derive(Deserialize)]
     struct Item {
@@ -62,11 +68,9 @@ pub fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeMap<Stri
         oid: String,
         size: u64,
     }
-    const MAX_PAGES: usize = 1000;
     let (mut entries, mut seen) = (BTreeMap::new(), BTreeSet::new());
     let mut next = Some(client.url(&format!("api/models/{id}/tree/{commit}?recursive=true")));
-    for _ in 0..MAX_PAGES {
-        let Some(url) = next.take() else { return Ok(entries) };
+    while let Some(url) = next.take() {
         if !seen.insert(url.clone()) {
             return Err(malformed(id, "a page of the list of files leads back to an earlier one"));
         }
@@ -76,10 +80,10 @@ pub fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeMap<Stri
                 continue;
             }
             let sha256 = item.lfs.as_ref().map(|lfs| lfs.oid.trim_start_matches("sha256:").to_owned());
-            if let Some(hash) = sha256.as_ref().filter(|hash| !is_hex(hash, 64)) {
+            if sha256.as_ref().is_some_and(|hash| !is_hex(hash, 64)) {
                 return Err(malformed(
                     id,
-                    &format!("the hash of `{}` is `{hash}`, expected 64 hex digits", item.path),
+                    &format!("the hash of `{}` does not have 64 hex digits", item.path),
                 ));
             }
             let bytes = item.lfs.map(|lfs| lfs.size).or(item.size);
@@ -88,16 +92,19 @@ pub fn tree(client: &Client<'_>, id: &str, commit: &str) -> Result<BTreeMap<Stri
                 Entry { bytes, sha256, git_oid: item.oid, promised_by: "listed by the hub" },
             );
         }
+        if entries.len() > MAX_FILES || seen.len() > MAX_PAGES {
+            return Err(malformed(id, &format!("it lists more than {MAX_FILES} files or {MAX_PAGES} pages")));
+        }
         next = link.as_deref().and_then(next_page).map(|target| Client::absolute(&url, target));
     }
-    Err(malformed(id, &format!("the list of files has more than {MAX_PAGES} pages")))
+    Ok(entries)
 }
 
 fn json<T: DeserializeOwned>(client: &Client<'_>, url: &str) -> Result<(T, Option<String>), Error> {
     client.retrying(url, |_: &mut Progress| {
         let mut response = client.get::<Error>(url, 0)?;
         let link = response.header("link");
-        let bytes = response.read_to_end(64 << 20)?;
+        let bytes = response.read_to_end(MAX_ANSWER_BYTES)?;
         let value = serde_json::from_slice(&bytes)
             .map_err(|error| AttemptError::retry(format!("unexpected JSON in the answer: {error}")))?;
         Ok((value, link))

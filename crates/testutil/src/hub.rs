@@ -151,6 +151,8 @@ pub enum Fault {
     Hangup,
     /// Redirects to this address.
     RedirectTo(String),
+    /// Answers 200 with this body.
+    Body(String),
     /// Reads this many bytes of the request body, then closes the connection.
     CutRequest(usize),
     /// Processes the request, but closes the connection without an answer.
@@ -313,6 +315,7 @@ fn answer(mut stream: TcpStream, state: &State, on_storage: bool) {
             }
         }
         (Some(Fault::RedirectTo(address)), _) => Response::new(302, "").header("location", address),
+        (Some(Fault::Body(body)), _) => Response::new(200, body.as_str()),
         (_, true) => storage_page(state, &request, &target, keep_range),
         (_, false) => hub_page(state, &request, &target, keep_range),
     };

@@ -25,8 +25,6 @@ use crate::model;
 use crate::pins::{self, Hashes};
 use crate::{layout, tokenizer, weights};
 
-/// Longest file of a model other than its weights, in bytes.
-const MAX_SMALL_BYTES: u64 = 256 << 20;
 /// Space that must stay free beside a download.
 const RESERVE_BYTES: u64 = 64 << 20;
 
@@ -171,13 +169,14 @@ impl<'a> Hub<'a> {
         }
         let get = |name: &String| -> Result<PathBuf, Error> {
             let entry = &entries[name];
-            check_listed_size(id, name, entry)?;
+            check_listed_size(&place, name, entry)?;
             match cached.get(name).filter(|path| cache::is_same(path, entry)) {
                 Some(path) => cache::verify_same(path, entry).map(|()| path.clone()),
                 None => download::file(
                     &client,
                     &format!("{id}/resolve/{commit}/{name}"),
                     entry,
+                    layout::max_bytes(name),
                     &place_for(folder, name)?,
                 ),
             }
@@ -268,14 +267,14 @@ fn apply_pins(id: &str, entries: &mut BTreeMap<String, Entry>, pins: &Hashes) ->
 }
 
 /// Fails when the hub lists a size for a file other than weights that no such file has.
-fn check_listed_size(id: &str, name: &str, entry: &Entry) -> Result<(), Error> {
+fn check_listed_size(place: &str, name: &str, entry: &Entry) -> Result<(), Error> {
     let bytes = entry.bytes.unwrap_or(0);
-    if name.ends_with(".safetensors") || bytes <= MAX_SMALL_BYTES {
+    if name.ends_with(".safetensors") || bytes <= layout::max_bytes(name) {
         return Ok(());
     }
-    let limit = MAX_SMALL_BYTES >> 20;
+    let limit = layout::max_bytes(name) >> 20;
     Err(Error::Layout {
-        place: id.into(),
+        place: place.into(),
         reason: format!("the hub lists {bytes} bytes for `{name}`, more than the {limit} MiB of such files"),
         hint: "use another repository or revision".into(),
     })
@@ -292,7 +291,7 @@ fn check_space(
         let present = size(name) + size(&format!("{name}.part"));
         entries[name].bytes.unwrap_or(0).saturating_sub(present)
     };
-    let needed_bytes = shards.iter().map(missing).sum::<u64>() + RESERVE_BYTES;
+    let needed_bytes = shards.iter().map(missing).fold(RESERVE_BYTES, u64::saturating_add);
     let space = rustix::fs::statvfs(folder).map_err(std::io::Error::from)?;
     let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
     if free_bytes < needed_bytes {

@@ -7,7 +7,7 @@ use stage::{KeyedRun, Run};
 use crate::config::{Config, Source};
 use crate::error::Error;
 use crate::pins::SourceFiles;
-use crate::{gguf, model};
+use crate::{gguf, layout, model, weights};
 
 /// Bytes of dequantized weights per byte of quantized ones, from 4 bits to 16.
 const DEQUANTIZED_GROWTH: u64 = 4;
@@ -24,11 +24,15 @@ pub fn open_folder(run: &mut Run<Config>) -> failure::Result<Option<SourceFiles>
         return open_gguf(run, &file).map(Some);
     }
     let found = model::find_in_folder(&folder)?; // names a missing file better than hashing would
+    for (_, path) in found.files.iter().filter(|(name, _)| layout::is_weights(name)) {
+        weights::check_file(path)?; // refuses a damaged file before it is hashed
+    }
     let input = run.input_folder("source", &folder)?;
     let is_kept = |file: &&artifact::File| found.files.contains_key(&file.path);
     let kept: Vec<_> = input.manifest().files.iter().filter(is_kept).collect();
     let growth = if run.config().dequantize { DEQUANTIZED_GROWTH } else { 1 };
-    run.expect_bytes(kept.iter().map(|file| file.size).sum::<u64>() * growth);
+    let bytes = kept.iter().map(|file| file.size).fold(0, u64::saturating_add);
+    run.expect_bytes(bytes.saturating_mul(growth));
     let hashes = kept.iter().map(|file| (file.path.clone(), file.sha256.to_string())).collect();
     Ok(Some(SourceFiles::new(found.place, hashes)))
 }

@@ -34,6 +34,9 @@ pub const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// Folder of a model's chat templates for other purposes, such as tools.
 const TEMPLATES: &str = "additional_chat_templates/";
 
+/// Maximum number of files in [`TEMPLATES`].
+const MAX_TEMPLATES: usize = 64;
+
 const PICKLES: &[&str] = &[".bin", ".pt", ".pth", ".ckpt", ".pkl"];
 /// Hint for a folder without a model.
 const EXPECTED_LAYOUT: &str =
@@ -47,6 +50,16 @@ pub fn is_kept(name: &str) -> bool {
 /// Returns whether the file is kept beside the weights.
 pub(crate) fn is_beside_weights(name: &str) -> bool {
     KEPT.contains(&name) || is_additional_template(name)
+}
+
+/// Returns the maximum size in bytes of a file beside the weights; the stages that read it whole refuse longer ones.
+pub(crate) fn max_bytes(name: &str) -> u64 {
+    match name {
+        "tokenizer.json" | "tokenizer.model" => 256 << 20,
+        INDEX => 24 << 20, // a few times larger than those of the largest published models
+        _ if name.ends_with(".jinja") => 4 << 20,
+        _ => ::files::MAX_JSON_BYTES,
+    }
 }
 
 /// Returns whether the file `name` at `path` has the name of the settings of chats that `fuse` writes, and is something else.
@@ -269,12 +282,20 @@ pub(crate) fn shorten(names: &[String]) -> String {
     }
 }
 
-/// Fails when `names` lacks a file that every model needs.
+/// Fails when `names` lacks a file that every model needs, and on more chat templates than any model has.
 ///
 /// # Errors
 ///
-/// Names the first missing file.
+/// Names the first missing file, or the number of templates.
 pub fn check_required(place: &str, names: &BTreeSet<String>) -> Result<(), Error> {
+    let templates = names.iter().filter(|name| is_additional_template(name)).count();
+    if templates > MAX_TEMPLATES {
+        return Err(Error::Layout {
+            place: place.into(),
+            reason: format!("`{TEMPLATES}` has {templates} files; up to {MAX_TEMPLATES} are supported"),
+            hint: "use another source, or a copy without those files".into(),
+        });
+    }
     let Some(missing) = REQUIRED.iter().find(|name| !names.contains(**name)) else { return Ok(()) };
     let hint = if *missing == "tokenizer.json" && names.contains("tokenizer.model") {
         "make a fast tokenizer from `tokenizer.model`: \

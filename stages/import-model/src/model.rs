@@ -8,8 +8,8 @@ use outputs::{Document as _, Import, ImportSource, Quantization};
 use serde_json::Value;
 use tensors::INDEX;
 
-use crate::error::Error;
-use crate::files::{copy, link, read_json};
+use crate::error::{Error, GET_AGAIN};
+use crate::files::{copy, link, read_json, too_large};
 use crate::found::Found;
 use crate::layout;
 use crate::{parts, tokenizer, weights};
@@ -142,7 +142,20 @@ pub(crate) fn select(
     let beside = names.iter().filter(|name| layout::is_beside_weights(name));
     let beside = beside.filter(|name| !(is_stale && *name == INDEX));
     let beside = beside.filter(|name| !layout::is_foreign_chat(name, &path(name))).cloned();
-    Ok(beside.chain(weights).collect())
+    let kept: BTreeSet<String> = beside.chain(weights).collect();
+    check_sizes(kept.iter().filter(|name| !layout::is_weights(name)).map(|name| (name, path(name))))?;
+    Ok(kept)
+}
+
+/// Checks, before they are hashed, that the files beside the weights are no longer than the stages can read.
+fn check_sizes<'a>(files: impl Iterator<Item = (&'a String, PathBuf)>) -> Result<(), Error> {
+    for (name, path) in files {
+        let (bytes, limit) = (fs_err::metadata(&path)?.len(), layout::max_bytes(name));
+        if bytes > limit {
+            return Err(Error::Json { path, reason: too_large(bytes, limit), hint: GET_AGAIN });
+        }
+    }
+    Ok(())
 }
 
 /// Checks that `config.json` is valid and that its model is supported.

@@ -137,20 +137,25 @@ fn check_boundaries(found: &Found, rows: u32) -> Result<(), Error> {
         {
             let value = &table[key];
             let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            let mut outside = Vec::new();
             for id in ids.iter().filter(|id| !id.is_null()) {
-                let Some(id) = id.as_i64() else {
+                let Some(number) = id.as_i64() else {
                     return Err(Error::Json {
                         path: path.clone(),
                         reason: format!("`{key}` is `{value}`, expected a number or a list of numbers"),
                         hint: "write the number that `tokenizer.json` gives the token, or remove the key",
                     });
                 };
-                if id >= i64::from(rows) {
-                    tracing::warn!(
-                        "`{key}` in `{file}` is {id}, but the model's tokens are 0 to {}: no text has it",
-                        rows.saturating_sub(1)
-                    );
+                if !(0..i64::from(rows)).contains(&number) {
+                    outside.push(number.to_string());
                 }
+            }
+            if !outside.is_empty() {
+                tracing::warn!(
+                    "`{key}` in `{file}` is {}, but the model's tokens are 0 to {}: no text has it",
+                    layout::shorten(&outside),
+                    rows.saturating_sub(1)
+                );
             }
         }
     }

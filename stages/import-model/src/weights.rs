@@ -8,14 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
-use tensors::TensorHeader;
+use tensors::{INDEX, TensorHeader};
 
 use crate::error::{Error, GET_AGAIN};
 use crate::files::read_json_up_to;
-use crate::layout::is_plain_name;
-
-/// Largest index that is read, a few times larger than that of the largest published models.
-const MAX_INDEX_BYTES: u64 = 24 << 20;
+use crate::layout::{self, is_plain_name};
 
 /// Checks one safetensors file and returns the names of its tensors.
 ///
@@ -126,7 +123,7 @@ pub fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let index: Index = read_json_up_to(path, MAX_INDEX_BYTES)?;
+    let index: Index = read_json_up_to(path, layout::max_bytes(INDEX))?;
     let malformed = |reason| Error::Index { path: path.into(), reason, hint: GET_AGAIN };
     if index.weight_map.is_empty() {
         return Err(malformed("`weight_map` is empty".into()));

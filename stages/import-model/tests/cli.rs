@@ -143,6 +143,35 @@ fn hostile_weights_end_with_65_and_nothing_published() {
 }
 
 #[test]
+fn files_without_end_are_refused_before_they_are_hashed() {
+    let shell = no_hub();
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+        let model = shell.path("model");
+        copy_files(&golden_dir().join("llama"), &model);
+        let start = Instant::now();
+        fs_err::OpenOptions::new().write(true).open(model.join(name)).unwrap().set_len(1 << 40).unwrap();
+        let said = shell.refused(&["--model-dir", text(&model)], 65);
+        assert!(said.contains(name), "{said}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{name}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn numbers_that_are_no_tokens_are_told_once() {
+    let shell = no_hub();
+    let model = shell.path("model");
+    copy_files(&golden_dir().join("llama"), &model);
+    let ids: Vec<i32> = (-1..100_000).collect();
+    let table = serde_json::json!({ "eos_token_id": ids }).to_string();
+    fs_err::write(model.join("generation_config.json"), table).unwrap();
+    let ran = shell.run(&["--model-dir", text(&model)]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let told: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("no text has it")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("`eos_token_id` in `generation_config.json` is -1, "), "{told:?}");
+}
+
+#[test]
 fn mistakes_in_the_settings_end_with_2() {
     let shell = no_hub();
     assert_snapshot!(shell.refused(&[], 2), @r"

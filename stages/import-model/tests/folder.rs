@@ -441,7 +441,7 @@ fn files_too_large_for_later_stages_are_refused() {
         let text = fs_err::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
         fs_err::write(&path, text + &padding).unwrap();
         let message = refusal(folder.path());
-        assert!(message.contains(name) && message.contains("16777216"), "{message}");
+        assert!(message.contains(name) && message.contains("more than the limit of"), "{message}");
     }
 }
 

@@ -599,7 +599,7 @@ fn endless_answers_are_cut_off() {
         assert!(left < 1 << 20, "{left} bytes are left");
     }
     // Files whose size is listed, and the list itself.
-    for (part, says) in [("/api/resolve-cache/", "sent more than the"), ("/tree/", "/tree/")] {
+    for (part, says) in [("/api/resolve-cache/", "sent more than the"), ("/tree/", "more than")] {
         let hub = HubServer::start(vec![repo()]);
         hub.fail(part, std::iter::repeat_n(Fault::Endless, 100));
         let import = Import::new();
@@ -607,6 +607,52 @@ fn endless_answers_are_cut_off() {
         assert!(text.contains(says), "{text}");
         assert!(contents(import.out.path()).is_empty());
     }
+}
+
+#[test]
+fn lists_that_no_repository_has_are_refused_at_once() {
+    let files: Vec<_> = (0..=100_000).map(|index| format!(r#"{{"type":"file","path":"{index}"}}"#)).collect();
+    for (list, says) in [
+        (format!("[{}]", files.join(",")), "more than 100000 files"),
+        (" ".repeat((16 << 20) + 1), "an answer of the hub has more than 16777216 bytes"),
+    ] {
+        let hub = HubServer::start(vec![repo()]);
+        hub.fail("/tree/", [Fault::Body(list)]);
+        let text = message(Import::new().run(&settings(&hub)));
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[test]
+fn a_shard_larger_than_any_disk_is_refused_before_the_download() {
+    let entry = |name: &str| format!(r#"{{"type":"file","path":"{name}"}}"#);
+    let shard = |name: &str, bytes: u64| {
+        let oid = "0".repeat(64);
+        format!(r#"{{"type":"file","path":"{name}","lfs":{{"oid":"{oid}","size":{bytes}}}}}"#)
+    };
+    for shards in [
+        vec![shard("model.safetensors", u64::MAX)],
+        vec![
+            shard("model-00001-of-00002.safetensors", 1 << 63),
+            shard("model-00002-of-00002.safetensors", 1 << 63),
+        ],
+    ] {
+        let hub = HubServer::start(vec![repo()]);
+        let list = [vec![entry("config.json"), entry("tokenizer.json")], shards].concat().join(",");
+        hub.fail("/tree/", [Fault::Body(format!("[{list}]"))]);
+        let text = message(Import::new().run(&settings(&hub)));
+        assert!(text.contains("free"), "{text}");
+    }
+}
+
+#[test]
+fn a_repository_with_countless_templates_is_refused_before_they_are_downloaded() {
+    let files = (0..65).map(|index| format!("additional_chat_templates/t{index}.jinja"));
+    let repo = files.fold(repo(), |repo, name| repo.file(&name, b"x"));
+    let hub = HubServer::start(vec![repo]);
+    let text = message(Import::new().run(&settings(&hub)));
+    assert!(text.contains("has 65 files; up to 64"), "{text}");
+    assert!(hub.requests().iter().all(|request| !request.target.contains("/resolve/")));
 }
 
 /// Stops after this number of bytes.

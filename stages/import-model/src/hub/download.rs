@@ -14,11 +14,18 @@ use crate::hub::cache::verify_listed;
 
 type Failed = hub::AttemptError<Error>;
 
-/// Longest file whose size the hub does not list, in bytes.
+/// Maximum size of a file whose size the hub does not list, in bytes.
 const MAX_UNLISTED_BYTES: u64 = 64 << 20;
 
-/// Downloads `path` of the hub to `target`, unless `target` exists.
-pub(super) fn file(client: &Client<'_>, path: &str, entry: &Entry, target: &Path) -> Result<PathBuf, Error> {
+/// Downloads `path` of the hub to `target`, unless `target` exists. A file whose size the hub does not list may have up to
+/// `limit` bytes.
+pub(super) fn file(
+    client: &Client<'_>,
+    path: &str,
+    entry: &Entry,
+    limit: u64,
+    target: &Path,
+) -> Result<PathBuf, Error> {
     if target.is_file() {
         // An earlier process downloaded it, but it may have been damaged since.
         match verify_listed(target, entry) {
@@ -30,7 +37,7 @@ pub(super) fn file(client: &Client<'_>, path: &str, entry: &Entry, target: &Path
             Err(error) => return Err(error),
         }
     }
-    let mut part = PartialFile::open(target, entry)?;
+    let mut part = PartialFile::open(target, entry, limit.min(MAX_UNLISTED_BYTES))?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     client.watch().begin(&name, entry.bytes, part.bytes);
     let url = client.url(path);
@@ -122,6 +129,8 @@ struct PartialFile {
     bytes: u64,
     hasher: Sha256,
     expected: Entry,
+    /// Maximum number of bytes if the hub lists none.
+    limit: u64,
     /// Largest number of bytes so far, across restarts.
     furthest: u64,
     /// Number of times that the hash was wrong.
@@ -132,7 +141,7 @@ impl PartialFile {
     /// Opens the file that an earlier process left, or an empty one.
     ///
     /// Starts over when the expected hash is unknown, because the file on the hub may have changed.
-    fn open(target: &Path, entry: &Entry) -> Result<Self, Error> {
+    fn open(target: &Path, entry: &Entry, limit: u64) -> Result<Self, Error> {
         let mut path = target.as_os_str().to_owned();
         path.push(".part");
         let path = PathBuf::from(path);
@@ -144,6 +153,7 @@ impl PartialFile {
             bytes: 0,
             hasher: Sha256::new(),
             expected: entry.clone(),
+            limit,
             furthest: 0,
             mismatches: 0,
         };
@@ -179,13 +189,13 @@ impl PartialFile {
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), Failed> {
         let after = self.bytes + bytes.len() as u64;
-        if self.expected.bytes.is_none() && after > MAX_UNLISTED_BYTES {
+        if self.expected.bytes.is_none() && after > self.limit {
             self.restart()?;
             return Err(Error::from(hub::Error::Refused {
                 reason: format!(
                     "the hub lists no size for `{}` and sent more than {} MiB",
                     self.path.with_extension("").display(),
-                    MAX_UNLISTED_BYTES >> 20
+                    self.limit >> 20
                 ),
                 hint: hub::Refusal::CHECK_ENDPOINT.into(),
             })
