@@ -31,7 +31,7 @@ pub struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)?;
+        write!(f, "{}:{}", failure::one_line(&self.file.display().to_string()), self.line)?;
         self.column.map_or(Ok(()), |column| write!(f, ":{column}"))
     }
 }
@@ -179,7 +179,7 @@ impl Failure for Error {
             | Self::Template { hint, .. }
             | Self::Message { hint, .. }
             | Self::Rows { hint, .. } => Some(hint.clone()),
-            Self::Unreadable { path, source } => Some(unreadable_hint(path, source)),
+            Self::Unreadable { path, source } => unreadable_hint(path, source),
             Self::Tokenizer { .. } => {
                 Some("check the tokenizer folder; `tokenizer.json` must be a Hugging Face tokenizer".into())
             }
@@ -195,12 +195,18 @@ impl From<MessageProblem> for Error {
     }
 }
 
-fn unreadable_hint(path: &Path, error: &io::Error) -> String {
+/// Returns the hint for a file that cannot be read; none where the system lacks something, for which `failure` has hints.
+fn unreadable_hint(path: &Path, error: &io::Error) -> Option<String> {
     let path = path.display();
     match error.kind() {
-        io::ErrorKind::NotFound => format!("check that `{path}` is the right path"),
-        io::ErrorKind::PermissionDenied => format!("make the file readable: `chmod u+r '{path}'`"),
-        _ => format!("check that `{path}` is a readable file"),
+        io::ErrorKind::NotFound => Some(format!("check that `{path}` is the right path")),
+        io::ErrorKind::PermissionDenied => Some(format!("make the file readable: `chmod u+r '{path}'`")),
+        io::ErrorKind::InvalidData
+        | io::ErrorKind::InvalidFilename
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::UnexpectedEof => Some(format!("check that `{path}` is a readable file")),
+        _ => None,
     }
 }
 

@@ -39,6 +39,12 @@ const FOREIGN: &[Foreign] = &[
     ),
     foreign(b"PAR1", "is a Parquet file, which is not read", Remedy::Pandas("read_parquet")),
     foreign(b"ARROW1", "is an Arrow file, which is not read", Remedy::Pandas("read_feather")),
+    foreign(b"\xFF\xFE\0\0", "is UTF-32 text", Remedy::Recode("UTF-32")),
+    foreign(b"\0\0\xFE\xFF", "is UTF-32 text", Remedy::Recode("UTF-32")),
+    foreign(b"{\0\0\0", "is UTF-32 text", Remedy::Recode("UTF-32LE")),
+    foreign(b"[\0\0\0", "is UTF-32 text", Remedy::Recode("UTF-32LE")),
+    foreign(b"\0\0\0{", "is UTF-32 text", Remedy::Recode("UTF-32BE")),
+    foreign(b"\0\0\0[", "is UTF-32 text", Remedy::Recode("UTF-32BE")),
     foreign(b"\xFF\xFE", "is UTF-16 text", Remedy::Recode("UTF-16")),
     foreign(b"\xFE\xFF", "is UTF-16 text", Remedy::Recode("UTF-16")),
     foreign(b"{\0", "is UTF-16 text", Remedy::Recode("UTF-16LE")),
@@ -179,5 +185,22 @@ mod tests {
     fn a_carriage_return_inside_crlf_or_text_is_no_line_ending() {
         assert!(refuse(Path::new("a"), b"a,b\r\n1,2\r\n").is_ok());
         assert!(refuse(Path::new("a"), b"a,b\r1,2\r").is_err());
+    }
+
+    #[test]
+    fn utf_32_is_not_called_utf_16() {
+        for (start, encoding) in [
+            (&b"\xFF\xFE\0\0{\0\0\0"[..], "UTF-32"),
+            (b"\0\0\xFE\xFF\0\0\0a", "UTF-32"),
+            (b"{\0\0\0\"\0\0\0", "UTF-32LE"),
+            (b"\0\0\0[", "UTF-32BE"),
+            (b"\xFF\xFE{\0", "UTF-16"),
+            (b"{\0\"\0", "UTF-16LE"),
+            (b"\0[\0{", "UTF-16BE"),
+        ] {
+            let error = failure::Error::from(refuse(Path::new("rows"), start).unwrap_err()).report();
+            assert!(error.contains(&format!("is {} text", &encoding[..6])), "{error}");
+            assert!(error.contains(&format!("`iconv -f {encoding} -t UTF-8 'rows'")), "{error}");
+        }
     }
 }

@@ -52,7 +52,7 @@ const LAYOUT: [Tensor; 5] = [
 pub struct SplitWriter {
     path: PathBuf,
     /// Temporary file of each tensor of [`LAYOUT`].
-    tensors: [BufWriter<std::fs::File>; 5],
+    tensors: [BufWriter<File>; 5],
     rows: u64,
     tokens: u64,
 }
@@ -65,7 +65,7 @@ impl SplitWriter {
     /// Fails when temporary files cannot be created beside `path`.
     pub fn create(path: &Path) -> Result<Self> {
         let folder = path.parent().unwrap_or(Path::new("."));
-        let tensor = || tempfile::tempfile_in(folder).map(BufWriter::new);
+        let tensor = || files::temporary(folder).map(BufWriter::new);
         let mut tensors = [tensor()?, tensor()?, tensor()?, tensor()?, tensor()?];
         tensors[OFFSETS].write_all(&0u64.to_le_bytes())?;
         Ok(Self { path: path.to_owned(), tensors, rows: 0, tokens: 0 })

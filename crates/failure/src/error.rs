@@ -6,7 +6,7 @@ use std::io;
 
 use crate::chain::{causes, messages};
 use crate::kind::Kind;
-use crate::printable::printable;
+use crate::printable::message;
 use crate::system;
 
 /// An error that knows its kind and what to do about it.
@@ -114,11 +114,9 @@ impl Error {
     pub fn report(&self) -> String {
         let messages = self.messages();
         let leads = std::iter::once("error: ").chain(std::iter::repeat("  caused by: "));
-        let mut lines: Vec<String> = leads
-            .zip(&messages)
-            .map(|(lead, message)| format!("{lead}{}", printable(message).replace('\n', "\n  ")))
-            .collect();
-        lines.extend(self.hints().iter().map(|hint| format!("hint: {}", printable(hint))));
+        let mut lines: Vec<String> =
+            leads.zip(&messages).map(|(lead, text)| format!("{lead}{}", message(text))).collect();
+        lines.extend(self.hints().iter().map(|hint| format!("hint: {}", message(hint))));
         lines.join("\n")
     }
 }

@@ -26,6 +26,38 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Returns `text` as [`printable`] does, so that none of its lines looks like the first line of another message: an end of a line
+/// within backticks, as in the name of a file, is escaped, and the lines after all others are indented.
+///
+/// ```
+/// assert_eq!(failure::message("`a\nb` is wrong:\nsee"), "`a\\x0ab` is wrong:\n  see");
+/// ```
+pub fn message(text: &str) -> String {
+    let mut is_quoted = false;
+    let mut out = String::new();
+    for letter in printable(text).chars() {
+        is_quoted ^= letter == '`';
+        match letter {
+            '\n' if is_quoted => out.push_str(NEWLINE),
+            '\n' => out.push_str("\n  "),
+            _ => out.push(letter),
+        }
+    }
+    out
+}
+
+/// Returns `text` as [`printable`] does, in one line.
+///
+/// ```
+/// assert_eq!(failure::one_line("a\nb.jsonl"), "a\\x0ab.jsonl");
+/// ```
+pub fn one_line(text: &str) -> String {
+    printable(text).replace('\n', NEWLINE)
+}
+
+/// An escaped end of a line.
+const NEWLINE: &str = "\\x0a";
+
 /// Returns whether a terminal obeys `letter`: controls, and marks of the direction of text.
 fn is_obeyed(letter: char) -> bool {
     let is_direction = matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -58,5 +90,15 @@ mod tests {
         let report = error.report();
         assert!(!report.contains(['\u{1b}', '\r']), "{report:?}");
         assert!(report.contains("tensor `\\x1b[2J`"), "{report}");
+    }
+
+    #[test]
+    fn a_name_forges_no_line_of_a_message() {
+        let error =
+            crate::Error::bad_input("file `a\nerror: b`:\nlist\nhint: c").hinted("rename `a\nhint: d`");
+        assert_eq!(
+            error.report(),
+            "error: file `a\\x0aerror: b`:\n  list\n  hint: c\nhint: rename `a\\x0ahint: d`"
+        );
     }
 }

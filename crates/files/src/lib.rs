@@ -16,10 +16,12 @@
 //! # }
 //! ```
 
+use std::error::Error;
+use std::fmt;
 use std::fs::FileType;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fs_err::File;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
@@ -95,6 +97,37 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     })
 }
 
+/// Creates a file without a name in `folder`, which is gone when it is closed. Errors call it `temporary file`.
+///
+/// # Errors
+///
+/// Fails when the file cannot be created.
+pub fn temporary(folder: &Path) -> io::Result<File> {
+    let named = |source: io::Error| {
+        io::Error::new(source.kind(), NoTemporaryFile { folder: folder.to_owned(), source })
+    };
+    Ok(File::from_parts(tempfile::tempfile_in(folder).map_err(named)?, folder.join("temporary file")))
+}
+
+/// A temporary file cannot be created.
+#[derive(Debug)]
+struct NoTemporaryFile {
+    folder: PathBuf,
+    source: io::Error,
+}
+
+impl fmt::Display for NoTemporaryFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "failed to create a temporary file in `{}`: {}", self.folder.display(), self.source)
+    }
+}
+
+impl Error for NoTemporaryFile {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
@@ -139,5 +172,16 @@ mod tests {
         assert!(
             error.to_string().ends_with("is not UTF-8 text: byte 2 (counted from 0) begins no character")
         );
+    }
+
+    #[test]
+    fn errors_of_temporary_files_name_their_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = temporary(folder.path()).unwrap();
+        let error = file.set_len(u64::MAX).unwrap_err().to_string();
+        assert!(error.contains(&format!("{}/temporary file", folder.path().display())), "{error}");
+        let error = temporary(&folder.path().join("missing")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("/missing`: No such file"), "{error}");
     }
 }

@@ -127,6 +127,6 @@ where
         }
         let mut text = String::new();
         context.field_format().format_fields(Writer::new(&mut text), event)?;
-        writeln!(writer, "{}", failure::printable(&text))
+        writeln!(writer, "{}", failure::message(&text))
     }
 }

@@ -1,10 +1,10 @@
 //! What enters the head of a model at every target, kept in a file, and how far two models differ there.
 
-use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 
 use failure::Result;
+use fs_err::File;
 use mlx_rs::ops::indexing::argmax_axis;
 use mlx_rs::{Array, Dtype};
 use models::Model;
@@ -24,7 +24,7 @@ pub(crate) struct States {
 impl States {
     /// Makes an empty list; its file is in `folder`.
     pub(crate) fn new(folder: &Path) -> Result<Self> {
-        Ok(Self { file: tempfile::tempfile_in(folder)?, dtype: Dtype::Float32, width: 0, count: 0 })
+        Ok(Self { file: files::temporary(folder)?, dtype: Dtype::Float32, width: 0, count: 0 })
     }
 
     /// Returns the type of the states.

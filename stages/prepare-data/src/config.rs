@@ -363,6 +363,9 @@ impl Config {
             reserved.iter().any(|name| self.template_arguments.contains_key(*name)),
             "`template_arguments` cannot replace `messages`, `tools`, `documents` or `add_generation_prompt`",
         );
+        let numberless = self.template_arguments.iter().find(|(_, value)| has_null(value));
+        let numberless = numberless
+            .map(|(name, _)| format!("`template_arguments.{name}` has a value that is not finite, or none"));
         refuse(
             self.conditions.iter().any(|condition| condition.field.is_empty()),
             "a condition in `where` has no `field`",
@@ -371,6 +374,7 @@ impl Config {
             self.conditions.iter().any(Condition::is_empty),
             "a condition in `where` has only `field`: add `equals`, `one_of`, `at_least`, `at_most`, `min_words` or `max_words`",
         );
+        problems.extend(numberless);
         problems.extend(Texts::of_config(self).problems(""));
         problems.extend(self.mixture_problems());
         problems
@@ -449,6 +453,15 @@ impl Condition {
     }
 }
 
+/// Returns whether a value holds null, as which JSON has numbers that are not finite.
+fn has_null(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::Array(items) => items.iter().any(has_null),
+        serde_json::Value::Object(fields) => fields.values().any(has_null),
+        value => value.is_null(),
+    }
+}
+
 impl stage::Config for Config {
     const STAGE: &'static str = "prepare-data";
     const VERSION: u32 = 5;
@@ -524,6 +537,14 @@ mod tests {
         `mixture` with `split.by = "files"` requires `train`
         the file `a` in `mixture` is not in any split
         "#);
+    }
+
+    #[test]
+    fn a_template_argument_that_is_not_finite_is_refused_by_name() {
+        for value in ["nan", "-inf", "[1, { b = inf }]"] {
+            let config: Config = toml::from_str(&format!("template_arguments = {{ a = {value} }}")).unwrap();
+            assert_eq!(config.problems(), ["`template_arguments.a` has a value that is not finite, or none"]);
+        }
     }
 
     #[test]

@@ -232,10 +232,11 @@ fn describe_leaks(leaks: &[Leak], count: u64, into: &str) -> Vec<String> {
 
 /// Describes a leak into a row of the split `into` in one line.
 fn describe_leak(leak: &Leak, into: &str) -> String {
-    let Leak { row, source, split, .. } = leak;
+    let Leak { row, split, .. } = leak;
+    let source = failure::one_line(&leak.source);
     let percent = leak.overlap * 100.0;
     let train = match (&leak.train_row, &leak.train_source) {
-        (Some(id), Some(source)) => format!("{into} row `{id}` ({source})"),
+        (Some(id), Some(source)) => format!("{into} row `{id}` ({})", failure::one_line(source)),
         _ => format!("several {into} rows together"),
     };
     let how = match leak.kind {

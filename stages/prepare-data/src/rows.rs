@@ -72,7 +72,9 @@ fn skip_or_fail(config: &Config, stats: &mut Stats, problem: RowProblem, file: &
 /// Describes an unusable row in one line, without the folder of the file, so that `stats.json` does not depend on it.
 pub(crate) fn one_line(error: &Error, file: &DataFile) -> String {
     let text = error.to_string();
-    let folder = file.path.parent().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
+    let folder =
+        file.path.parent().map(|folder| format!("{}/", failure::one_line(&folder.display().to_string())));
+    let folder = folder.unwrap_or_default();
     let line = text.lines().next().unwrap_or_default();
     line.strip_prefix(&folder).unwrap_or(line).to_owned()
 }

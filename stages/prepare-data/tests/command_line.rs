@@ -259,3 +259,53 @@ fn names_with_terminal_escapes_are_escaped() {
     assert_eq!(ran.code, Some(65), "{}", ran.stderr);
     assert!(!ran.stderr.contains('\u{1b}') && ran.stderr.contains("rows\\x1b[2J.jsonl"), "{}", ran.stderr);
 }
+
+#[test]
+fn too_few_open_files_are_an_error_that_names_a_file() {
+    let sandbox = Sandbox::new();
+    sandbox.write("pairs.jsonl", pairs(20));
+    let mut failures = 0;
+    for limit in 8..32 {
+        let mut program = sandbox.program("sh");
+        let prepare_data = env!("CARGO_BIN_EXE_prepare-data");
+        let script = format!("ulimit -n {limit}; exec '{prepare_data}' \"$@\"");
+        program.args(["-c", &script, "sh", "--data", "pairs.jsonl", "--out", "out", "--tokenizer"]);
+        let ran = program.arg(golden("gemma3_text")).run();
+        if ran.code == Some(0) {
+            break;
+        }
+        failures += 1;
+        let (error, hint) = ran.stderr.split_once("hint: ").unwrap_or_default();
+        assert!(
+            error.contains("Too many open files") && hint.contains("ulimit -n"),
+            "{limit}: {}",
+            ran.stderr
+        );
+        let names_a_file = |line: &str| line.contains('`') && line.contains(['/', '.']);
+        assert!(error.lines().any(names_a_file), "{limit}: {}", ran.stderr);
+    }
+    assert!(failures > 3, "{failures}");
+}
+
+#[test]
+fn a_value_that_is_not_a_number_is_refused_with_its_setting() {
+    let sandbox = Sandbox::new();
+    sandbox.write("pairs.jsonl", pairs(20));
+    let stderr = refused(&sandbox, "pairs.jsonl", "template_arguments = { x = nan }", 2);
+    assert!(stderr.contains("`template_arguments.x` has a value that is not finite"), "{stderr}");
+}
+
+#[test]
+fn a_line_break_in_the_name_of_a_file_begins_no_line_of_a_message() {
+    let sandbox = Sandbox::new();
+    let name = "a\nerror: b.jsonl";
+    sandbox.write(name, pairs(2) + "{\n");
+    let settings = "on_bad_row = 'skip'\nsplit = { validation = 0, test = 0 }";
+    let warned = run(&sandbox, name, settings).stderr;
+    sandbox.write(name, "{");
+    let failed = refused(&sandbox, name, "", 65);
+    for stderr in [warned, failed] {
+        assert!(stderr.contains(r"a\x0aerror"), "{stderr}");
+        assert!(!stderr.contains("\nerror: b.jsonl"), "{stderr}");
+    }
+}

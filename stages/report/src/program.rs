@@ -32,7 +32,10 @@ pub fn program(args: &Args) -> Result<()> {
         let since = std::env::var("ASHLAR_PIPELINE_START").ok();
         let aside = Aside { folder: job.telemetry_dir(), since: since.as_deref() };
         let summary = write(&inputs, config, job.out(), Some(aside))?;
-        tracing::info!("{}\n{}", summary.headline, summary.table.trim_end());
+        tracing::info!("{}", summary.headline);
+        for line in summary.table.trim_end().lines() {
+            tracing::info!("{line}");
+        }
         Ok(())
     })
 }

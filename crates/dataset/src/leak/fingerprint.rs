@@ -3,6 +3,8 @@
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
+use fs_err::File;
+
 use super::short::{Keys, Words};
 use crate::error::Result;
 use crate::hash::Hash;
@@ -86,13 +88,13 @@ pub(super) struct Spilled {
 /// Rows in a file that disappears when it is closed, so that memory does not grow with the rows.
 #[derive(Debug)]
 pub(super) struct Spill {
-    file: BufWriter<std::fs::File>,
+    file: BufWriter<File>,
     rows: u32,
 }
 
 impl Spill {
     pub(super) fn new(folder: &Path) -> Result<Self> {
-        let file = BufWriter::with_capacity(1 << 18, tempfile::tempfile_in(folder)?);
+        let file = BufWriter::with_capacity(1 << 18, files::temporary(folder)?);
         Ok(Self { file, rows: 0 })
     }
 
@@ -137,7 +139,7 @@ impl Spill {
 }
 
 pub(super) struct Reader<'a> {
-    file: BufReader<&'a std::fs::File>,
+    file: BufReader<&'a File>,
     left: u32,
 }
 
