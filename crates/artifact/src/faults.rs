@@ -2,7 +2,9 @@
 //!
 //! `ASHLAR_FAULT=kill@7` kills the process at the seventh file-system operation; `enospc@7`, `edquot@7`, `erofs@7`, `emfile@7`,
 //! `eio@7` and `eintr@7` make it fail. An interrupted operation is repeated, so `eintr` only shows that it is.
-//! `ASHLAR_LOCKS=none` makes every lock fail as on a file system without locks; with `ignored`, locks succeed and do nothing.
+//! `ASHLAR_LOCKS=none` makes every lock fail as on a file system without locks; with `ignored`, locks succeed and do nothing. With
+//! `network`, every process is on a machine of its own and shares a network file system whose locks exclude only processes of the
+//! same machine.
 //! An observer sees every operation that changes the file system, after it was done.
 
 use std::cell::RefCell;
@@ -53,14 +55,24 @@ pub(crate) fn count_operation() -> io::Result<()> {
     }
 }
 
+/// Returns `ASHLAR_LOCKS`, if it is set.
+fn planned_locks() -> Option<&'static str> {
+    static PLAN: OnceLock<Option<String>> = OnceLock::new();
+    PLAN.get_or_init(|| std::env::var("ASHLAR_LOCKS").ok()).as_deref()
+}
+
 /// Returns the result of a lock under `ASHLAR_LOCKS`; `None` to lock really.
 pub(crate) fn planned_lock() -> Option<Result<(), TryLockError>> {
-    static PLAN: OnceLock<Option<String>> = OnceLock::new();
-    match PLAN.get_or_init(|| std::env::var("ASHLAR_LOCKS").ok()).as_deref()? {
+    match planned_locks()? {
         "none" => Some(Err(TryLockError::Error(Errno::NOLCK.into()))),
-        "ignored" => Some(Ok(())),
+        "ignored" | "network" => Some(Ok(())),
         _ => None,
     }
+}
+
+/// Returns whether every folder is to count as one on a network file system.
+pub(crate) fn is_network_planned() -> bool {
+    planned_locks() == Some("network")
 }
 
 type Observer = Box<dyn FnMut(&str, &Path)>;

@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::lock::{self, Tried, Wait};
+use crate::os;
 use crate::reader::{Artifact, COMMIT, DATA, Level, MANIFEST, PROVENANCE, SUMS, TELEMETRY};
 use crate::seal::{Draft, seal};
-use crate::{network, os};
 use mark::{Found, INCOMPLETE, LOOSE_MARK, Mark};
 
 /// Files and folders of an artifact, other than marks.
@@ -338,7 +338,7 @@ fn take_over(out: &Path, old: &Path) -> Result<Option<File>> {
 /// Returns whether the process that wrote a mark may still be alive. If it ran before a reboot, in another container or on
 /// another machine, its number proves nothing and only the lock does; `tried` is the result of trying to lock the mark.
 fn may_live_elsewhere(path: &Path, tried: Tried) -> bool {
-    tried != Tried::Locked || !lock::excludes(path) || network::is_network(path)
+    tried != Tried::Locked || !lock::excludes(path)
 }
 
 /// Writes an artifact at `out`; `fill` is called with the empty `data` folder.

@@ -28,6 +28,7 @@
 pub mod atomic;
 mod bare;
 mod canonical;
+mod claim;
 mod clock;
 mod collect;
 mod diff;
@@ -58,6 +59,9 @@ mod workspace;
 
 pub use bare::Bare;
 pub use canonical::canonical;
+pub use claim::{
+    CLAIM, Claimed, Locked, claim_folder, has_content, lock_folder, release_folder, remove_claimed_folder,
+};
 pub use clock::{format_utc, now};
 pub use collect::{CollectionLock, Condemnation, Condemned, Discarded};
 pub use diff::{Change, changes};

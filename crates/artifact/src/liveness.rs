@@ -1,17 +1,16 @@
 //! Whether the process that owns a staging folder or workspace is alive.
 //!
-//! A staging folder is named after its process. A workspace has a claim that names its process where there are no locks. Process
-//! numbers are only unique within one boot of one machine.
+//! A staging folder is named after its process. A workspace has a claim that names its process where there are no locks or
+//! they may exclude only the processes of one machine. Process numbers are only unique within one boot of one machine.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
+use crate::claim::CLAIM;
 use crate::os;
 
 /// Prefix of the names of staging folders; boot and process number follow.
 pub(crate) const STAGING: &str = ".tmp-";
-/// File in a workspace that names its process.
-pub(crate) const CLAIM: &str = "claim";
 /// Maximum size of a claim.
 const CLAIM_BYTES: u64 = 64 << 10;
 
@@ -34,7 +33,8 @@ impl Liveness {
         Self::named(parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
     }
 
-    /// Returns the state of the owner of a workspace. Every process claims its workspace where there are no locks.
+    /// Returns the state of the owner of a workspace. Every process claims its workspace where there are no locks, and on a network
+    /// file system.
     pub(crate) fn of_workspace(dir: &Path) -> Self {
         match os::read_small(&dir.join(CLAIM), CLAIM_BYTES) {
             Ok(claim) => {

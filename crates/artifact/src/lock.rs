@@ -13,8 +13,8 @@ use rustix::io::Errno;
 
 use crate::digest::Key;
 use crate::error::{Error, Result};
-use crate::os;
 use crate::store::{self, Store};
+use crate::{network, os};
 
 const POLL: Duration = Duration::from_millis(50);
 /// Folder of the lock files in a store.
@@ -37,7 +37,8 @@ pub struct KeyLock {
 }
 
 impl KeyLock {
-    /// Returns whether the lock keeps other processes out; `false` where locks are missing or do nothing.
+    /// Returns whether the lock keeps other processes out; `false` where locks are missing or do nothing, and on network file
+    /// systems, whose locks may exclude only the processes of this machine.
     pub fn excludes(&self) -> bool {
         self.excludes
     }
@@ -122,12 +123,12 @@ pub(crate) fn try_lock_shared(path: &Path, file: &File) -> Result<Tried> {
     tried(path, os::try_lock_shared(file))
 }
 
-/// Returns whether a lock that this process holds on `path` keeps others out.
+/// Returns whether a lock that this process holds on `path` keeps the processes of all machines out.
 ///
-/// Where locks are accepted and ignored, a second one on the same file succeeds.
+/// Where locks are accepted and ignored, a second one on the same file succeeds. On a network file system, it may exclude only the
+/// processes of this machine.
 pub(crate) fn excludes(path: &Path) -> bool {
-    let second = os::open_lock(path).or_else(|_| os::open_dir(path));
-    second.is_ok_and(|second| matches!(os::try_lock(&second), Err(TryLockError::WouldBlock)))
+    os::refuses_second_lock(path) && !network::is_network(path)
 }
 
 fn tried(path: &Path, result: Result<(), TryLockError>) -> Result<Tried> {

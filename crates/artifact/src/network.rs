@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::os;
+
 /// Types of file systems that other machines, or a program, serve. Names with a dot behind them (`fuse.sshfs`) count too.
 const NETWORK_TYPES: [&str; 38] = [
     "9p",
@@ -46,7 +48,9 @@ const NETWORK_TYPES: [&str; 38] = [
 
 /// Returns whether `path` is on a network or user-space file system.
 pub(crate) fn is_network(path: &Path) -> bool {
-    file_system_type(path).is_some_and(|name| is_network_type(&name)) || is_served(path)
+    os::is_network_planned()
+        || file_system_type(path).is_some_and(|name| is_network_type(&name))
+        || is_served(path)
 }
 
 fn is_network_type(name: &str) -> bool {

@@ -38,6 +38,25 @@ pub(crate) fn done(operation: &str, path: &Path) {
 #[cfg(not(feature = "fault-injection"))]
 pub(crate) fn done(_operation: &str, _path: &Path) {}
 
+/// Returns whether tests make every file system one of the network.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn is_network_planned() -> bool {
+    crate::faults::is_network_planned()
+}
+
+/// Returns `false`: only tests plan a network.
+#[cfg(not(feature = "fault-injection"))]
+pub(crate) fn is_network_planned() -> bool {
+    false
+}
+
+/// Returns whether this machine refuses a second lock on a file or folder that this process has locked.
+pub(crate) fn refuses_second_lock(path: &Path) -> bool {
+    let second = open_lock(path).or_else(|_| open_dir(path));
+    is_network_planned()
+        || second.is_ok_and(|second| matches!(try_lock(&second), Err(TryLockError::WouldBlock)))
+}
+
 /// Tries to lock an opened file exclusively, against other processes.
 pub(crate) fn try_lock(file: &File) -> Result<(), TryLockError> {
     #[cfg(feature = "fault-injection")]

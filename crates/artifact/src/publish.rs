@@ -10,11 +10,11 @@ use crate::liveness::{Liveness, STAGING};
 use crate::lock::{self, Tried};
 use crate::manifest::Manifest;
 use crate::memo::Memo;
+use crate::os;
 use crate::reader::{Artifact, DATA, Level, TELEMETRY};
 use crate::seal::{Draft, flush, seal};
 use crate::store::{self, Store};
 use crate::verify::{Fault, verify};
-use crate::{network, os};
 
 /// Number of times that other processes may remove or replace the same folder before this one gives up.
 const ATTEMPTS: usize = 100;
@@ -95,7 +95,7 @@ fn claim(dir: &Path) -> Result<Option<(File, bool)>> {
     // Shared, because the folder keeps its lock when it is renamed, and readers of the artifact take one too.
     let tried = lock::try_lock_shared(dir, &opened)?;
     let is_there = dir.symlink_metadata().is_ok();
-    let can_lock = tried == Tried::Locked && lock::excludes(dir) && !network::is_network(dir);
+    let can_lock = tried == Tried::Locked && lock::excludes(dir);
     Ok((tried != Tried::Busy && is_there).then_some((opened, can_lock)))
 }
 

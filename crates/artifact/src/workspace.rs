@@ -1,22 +1,19 @@
 //! Workspaces: the resume folder of each key, which survives a killed process.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::claim::{ATTEMPTS, Claimed};
 use crate::digest::Key;
 use crate::error::Result;
-use crate::liveness::{CLAIM, Liveness};
 use crate::store::{self, Store};
-use crate::{atomic, clock, os};
+use crate::{atomic, claim, clock, os};
 
 const OWNER: &str = "owner.json";
 /// Longest file that names an owner.
 const OWNER_BYTES: u64 = 64 << 10;
 const STATE: &str = "ckpt";
-/// Number of tries for a claim while others come and go.
-const ATTEMPTS: usize = 20;
 
 /// The folder `.work/<stage>/<key16>/` of a store; the same key always has the same one.
 #[derive(Debug, Clone)]
@@ -75,30 +72,29 @@ impl Workspace {
     ///
     /// Fails when the folder cannot be written.
     pub fn claim(&self, store: &Store) -> Result<bool> {
-        let text = format!("{} {}\n", os::boot_id(), std::process::id());
-        let path = self.dir.join(CLAIM);
         for _ in 0..ATTEMPTS {
             os::create_dir_all(&self.dir)?;
-            match atomic::write_new_file(&path, text.as_bytes()) {
-                Ok(true) => {
-                    self.prepare(store)?;
-                    return Ok(true);
-                }
-                Ok(false) => {}
-                // The process that worked in it has just removed it.
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => return Err(error.into()),
-            }
-            if Liveness::of_workspace(&self.dir) != Liveness::Dead {
-                return Ok(false);
-            }
-            // One of several processes can rename the claim of a dead one.
-            let taken = self.dir.join(format!(".{CLAIM}-{}", std::process::id()));
-            if os::rename_over(&path, &taken)? {
-                os::remove_file(&taken)?;
+            match claim::claim_folder(&self.dir)? {
+                Claimed::Ours => return self.prepare(store).map(|()| true),
+                Claimed::Theirs => return Ok(false),
+                Claimed::Again => {}
             }
         }
         Ok(false)
+    }
+
+    /// Returns the file that names the process working in the folder, where no lock keeps others out.
+    pub fn claim_path(&self) -> PathBuf {
+        self.dir.join(claim::CLAIM)
+    }
+
+    /// Gives up the claim of this process, if it has one; the resume state stays.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the claim cannot be removed.
+    pub fn release(&self) -> Result<()> {
+        claim::release_folder(&self.dir)
     }
 
     /// Removes the workspace, once its artifact is published.
@@ -107,20 +103,7 @@ impl Workspace {
     ///
     /// Fails when it cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        // Renamed first: where no lock keeps others out, another process may begin to use the folder.
-        let removed = self.dir.with_file_name(format!(".{}-{}", self.key.short(), std::process::id()));
-        os::remove_tree(&removed)?;
-        if os::rename_over(&self.dir, &removed)? {
-            for _ in 0..ATTEMPTS {
-                match os::remove_tree(&removed) {
-                    // A process that was kept out by no lock has just written into it.
-                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
-                    result => return Ok(result?),
-                }
-            }
-            tracing::debug!("`{}` is in use and is left for gc", removed.display());
-        }
-        Ok(())
+        claim::remove_claimed_folder(&self.dir)
     }
 
     /// Describes the last owner for messages: ` (process 12 on host, since …)`, or nothing.

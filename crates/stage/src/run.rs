@@ -335,19 +335,30 @@ impl<C: Config> KeyedRun<C> {
         }
         let comparing = common.check && existing.is_some();
         let workspace = if comparing { None } else { self.workspace(store, &lock)? };
-        let (artifact, summary) = self.work(store, workspace.as_ref(), &witnesses, body)?;
+        let worked = self.work(store, workspace.as_ref(), &witnesses, body);
+        if let (Err(_), Some(workspace)) = (&worked, &workspace)
+            && let Err(error) = workspace.release()
+        {
+            tracing::warn!("the next run may start from the beginning: {}", failure::describe(&error));
+        }
+        let (artifact, summary) = worked?;
         drop(lock);
         self.finish(store, &artifact, Some(summary))
     }
 
-    /// Returns the workspace, prepared; `None` if another process may be working in it, because locks do nothing here.
+    /// Returns the workspace, prepared; `None` if another process may be working in it, because locks do nothing here or may exclude
+    /// only the processes of this machine.
     fn workspace(&self, store: &Store, lock: &KeyLock) -> Result<Option<Workspace>> {
         let workspace = store.workspace(self.id.stage, &self.id.key)?;
         self.run.recorder.note_resumed(workspace.has_state());
         if lock.excludes() {
             workspace.prepare(store)?;
         } else if !workspace.claim(store)? {
-            tracing::info!("another process may be making the same artifact; this run cannot be resumed");
+            tracing::warn!(
+                "another process may be making the same artifact, so this run cannot be resumed; if there is none, \
+                 remove `{}`",
+                workspace.claim_path().display()
+            );
             self.run.recorder.note_resumed(false);
             return Ok(None);
         }

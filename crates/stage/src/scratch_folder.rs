@@ -1,9 +1,9 @@
 //! The scratch folder: where a run with `--out` keeps its resume state.
 
-use std::fs::TryLockError;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use artifact::{CLAIM, Claimed, Locked};
 use failure::{Context, Result};
 use fs_err::File;
 use rustix::fs::{Mode, OFlags};
@@ -21,8 +21,23 @@ const VARIABLE: &str = "ASHLAR_SCRATCH";
 pub(crate) struct ScratchFolder {
     path: PathBuf,
     temporary: Option<tempfile::TempDir>,
-    /// Held while the folder is in use.
-    _lock: Option<File>,
+    /// Keeps other processes away from a folder that is not temporary.
+    _hold: Option<Hold>,
+}
+
+/// The lock of a folder, and its claim where the lock may not exclude others. Dropping it gives both up.
+#[derive(Debug)]
+struct Hold {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Err(error) = artifact::release_folder(&self.path) {
+            tracing::warn!("the next run may start from the beginning: {}", failure::describe(&error));
+        }
+    }
 }
 
 impl ScratchFolder {
@@ -34,10 +49,9 @@ impl ScratchFolder {
             let path = dir.join(name);
             let locked = lock(&path, Privacy::AsItIs);
             return match locked.with_context(|| format!("locking `{}`", path.display()))? {
-                Claim::Held(lock) => Ok(Self { path, temporary: None, _lock: Some(lock) }),
-                Claim::NoLocks => Ok(Self { path, temporary: None, _lock: None }),
-                Claim::Busy => {
-                    tracing::warn!("another process uses `{}`; this run cannot be resumed", path.display());
+                Some(hold) => Ok(Self { path, temporary: None, _hold: Some(hold) }),
+                None => {
+                    tracing::warn!("{}", describe_use(&path));
                     Self::temporary()
                 }
             };
@@ -45,14 +59,13 @@ impl ScratchFolder {
         // Users do not share folders.
         let name = format!("{name}-{}", rustix::process::geteuid().as_raw());
         if let Some(dir) = shared().filter(|dir| dir.is_dir()) {
-            match claim(&dir.join(&name)) {
-                Ok(Some(lock)) => {
+            let path = dir.join(&name);
+            match lock_private(&path) {
+                Ok(Some(hold)) => {
                     tracing::debug!("keeping the resume state in `{}`", dir.display());
-                    return Ok(Self { path: dir.join(&name), temporary: None, _lock: Some(lock) });
+                    return Ok(Self { path, temporary: None, _hold: Some(hold) });
                 }
-                Ok(None) => {
-                    tracing::info!("another process uses `{}`; this run cannot be resumed", dir.display());
-                }
+                Ok(None) => tracing::info!("{}", describe_use(&path)),
                 Err(error) => {
                     tracing::warn!(
                         "cannot use `{}`, so this run cannot be resumed: {}",
@@ -67,7 +80,7 @@ impl ScratchFolder {
 
     fn temporary() -> Result<Self> {
         let temporary = tempfile::tempdir().context("creating a temporary folder")?;
-        Ok(Self { path: temporary.path().to_owned(), temporary: Some(temporary), _lock: None })
+        Ok(Self { path: temporary.path().to_owned(), temporary: Some(temporary), _hold: None })
     }
 
     /// Returns whether the folder outlives this process.
@@ -103,10 +116,10 @@ impl ScratchFolder {
     }
 
     /// Removes the folder after the artifact was written.
-    pub(crate) fn remove(self) -> std::io::Result<()> {
+    pub(crate) fn remove(self) -> Result<()> {
         match self.temporary {
-            Some(temporary) => temporary.close(),
-            None => fs_err::remove_dir_all(self.path),
+            Some(temporary) => Ok(temporary.close()?),
+            None => Ok(artifact::remove_claimed_folder(&self.path)?),
         }
     }
 }
@@ -116,19 +129,25 @@ fn shared() -> Option<PathBuf> {
     std::env::var_os(VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
-/// Creates a folder that only this user can read and write, and locks it; returns `None` if another process holds the lock.
+/// Describes a folder that another process uses; where locks do not tell, what to do if there is none.
+fn describe_use(path: &Path) -> String {
+    let claim = path.join(CLAIM);
+    if claim.exists() {
+        let (path, claim) = (path.display(), claim.display());
+        return format!(
+            "another process may be using `{path}`, so this run cannot be resumed; if there is none, remove `{claim}`"
+        );
+    }
+    format!("another process uses `{}`; this run cannot be resumed", path.display())
+}
+
+/// Creates a folder that only this user can read and write, and locks it; returns `None` if another process uses it.
 ///
 /// A run resumes from the content of the folder, so it must come from this user: a folder of somebody else, a link, and a folder
 /// that others could replace are errors.
-fn claim(path: &Path) -> std::io::Result<Option<File>> {
+fn lock_private(path: &Path) -> Result<Option<Hold>> {
     check_parent(path)?;
-    match lock(path, Privacy::Required)? {
-        Claim::Held(lock) => Ok(Some(lock)),
-        Claim::Busy => Ok(None),
-        Claim::NoLocks => {
-            Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "locks do not work there"))
-        }
-    }
+    lock(path, Privacy::Required)
 }
 
 /// Who may read and write a folder.
@@ -140,54 +159,47 @@ enum Privacy {
     AsItIs,
 }
 
-/// Outcome of locking a folder.
-#[derive(Debug)]
-enum Claim {
-    /// This process has the lock.
-    Held(File),
-    /// Another process has it.
-    Busy,
-    /// The file system has no locks.
-    NoLocks,
-}
-
-/// Creates a folder if it does not exist, and locks it.
-fn lock(path: &Path, privacy: Privacy) -> std::io::Result<Claim> {
+/// Creates a folder if it does not exist, and locks it; also claims it where the lock may not exclude others. Returns `None` if
+/// another process uses it, or may.
+fn lock(path: &Path, privacy: Privacy) -> Result<Option<Hold>> {
     let mode = if privacy == Privacy::Required { Mode::RWXU } else { Mode::RWXU | Mode::RWXG | Mode::RWXO };
     loop {
         match rustix::fs::mkdir(path, mode) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => return Err(std::io::Error::from(errno).into()),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = match rustix::fs::open(path, flags, Mode::empty()) {
             // The process that held the lock has just removed it.
             Err(Errno::NOENT) => continue,
-            opened => std::fs::File::from(opened?),
+            opened => std::fs::File::from(opened.map_err(std::io::Error::from)?),
         };
         let folder = File::from_parts(folder, path);
         if privacy == Privacy::Required {
             check_private(&folder, path)?;
         }
-        match folder.file().try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Claim::Busy),
-            Err(TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Claim::NoLocks),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-        // The process that held the lock may have removed the folder in the meantime.
-        let same = fs_err::symlink_metadata(path)
-            .is_ok_and(|now| folder.metadata().is_ok_and(|held| held.ino() == now.ino()));
-        if same {
-            return Ok(Claim::Held(folder));
+        let claimed = match artifact::lock_folder(path, folder.file())? {
+            Locked::Busy => Claimed::Theirs,
+            Locked::Excludes => Claimed::Ours,
+            Locked::MayNotExclude => artifact::claim_folder(path)?,
+        };
+        match claimed {
+            // The process that had the folder may have removed it in the meantime.
+            Claimed::Ours if is_at(&folder, path) => {
+                return Ok(Some(Hold { path: path.to_owned(), _lock: folder }));
+            }
+            Claimed::Theirs => return Ok(None),
+            // What was claimed is another folder.
+            Claimed::Ours => artifact::release_folder(path)?,
+            Claimed::Again => {}
         }
     }
 }
 
-/// Returns whether an error of a lock says that the file system has none.
-fn has_no_locks(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::Unsupported
-        || error.raw_os_error() == Some(Errno::NOLCK.raw_os_error())
+/// Returns whether `path` still names the folder that was opened.
+fn is_at(folder: &File, path: &Path) -> bool {
+    fs_err::symlink_metadata(path)
+        .is_ok_and(|now| folder.metadata().is_ok_and(|opened| opened.ino() == now.ino()))
 }
 
 /// In the sandbox of Nix, root has the number of users who are not known there.
@@ -229,21 +241,21 @@ mod tests {
     }
 
     fn refused(path: &Path) -> String {
-        claim(path).expect_err("it must be refused").to_string()
+        lock_private(path).expect_err("it must be refused").to_string()
     }
 
     #[test]
     fn a_folder_is_private_and_the_mask_of_the_process_stays() {
         let shared = tempfile::tempdir().unwrap();
         let path = shared.path().join("train-1");
-        let lock = claim(&path).unwrap().expect("it is free");
+        let lock = lock_private(&path).unwrap().expect("it is free");
         assert_eq!(fs_err::metadata(&path).unwrap().mode() & 0o777, 0o700);
         let file = shared.path().join("file");
         fs_err::write(&file, "").unwrap();
         assert_eq!(fs_err::metadata(&file).unwrap().mode() & 0o022, 0);
-        assert!(claim(&path).unwrap().is_none(), "it is locked");
+        assert!(lock_private(&path).unwrap().is_none(), "it is locked");
         drop(lock);
-        assert!(claim(&path).unwrap().is_some());
+        assert!(lock_private(&path).unwrap().is_some());
     }
 
     #[test]
@@ -279,10 +291,10 @@ mod tests {
         assert!(refused(&path).contains("open to others"));
         set_mode(&path, 0o700);
         symlink(&path, &link).unwrap();
-        claim(&link).unwrap_err();
+        lock_private(&link).unwrap_err();
         set_mode(shared.path(), 0o777);
         assert!(refused(&path).contains("chmod +t"));
         set_mode(shared.path(), 0o1777);
-        assert!(claim(&path).unwrap().is_some());
+        assert!(lock_private(&path).unwrap().is_some());
     }
 }

@@ -7,16 +7,18 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::time::{Duration, Instant};
 
 use artifact::{Artifact, Level};
 use common::Home;
 use testutil::Ran;
 
 const PROCESSES: usize = 16;
-/// Values of `ASHLAR_LOCKS`: real ones, failing ones, and ones that succeed without locking.
-const LOCKS: [&str; 3] = ["", "none", "ignored"];
+/// Values of `ASHLAR_LOCKS`: real ones, failing ones, ones that succeed without locking, and those of a network file system, which
+/// exclude only processes of the same machine.
+const LOCKS: [&str; 4] = ["", "none", "ignored", "network"];
 
 fn rounds() -> usize {
     std::env::var("ASHLAR_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
@@ -139,4 +141,108 @@ fn living_staging_folder_is_kept_where_locks_do_nothing() {
         }
         wait_for(vec![slow], locks);
     }
+}
+
+/// A run of three steps, slow enough to look at.
+const SLOW: &str = "-v --set milliseconds_per_line=80";
+/// Where runs keep their resume state: flags of two runs of the same key, and the variable with a shared folder.
+const PLACES: [(&str, &str, &str); 3] = [
+    ("", "", ""),
+    ("--out a --resume-dir keep", "--out b --resume-dir keep", ""),
+    ("--out a", "--out b", "shared"),
+];
+
+/// Waits for a file of this name anywhere in `folder`.
+fn wait_for_file(folder: &Path, name: &str) -> PathBuf {
+    let find = || {
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs_err::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.file_name() == name {
+                    return Some(entry.path());
+                }
+                folders.extend(entry.file_type().unwrap().is_dir().then(|| entry.path()));
+            }
+        }
+        None
+    };
+    let begun = Instant::now();
+    loop {
+        if let Some(path) = find() {
+            return path;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "no `{name}` in `{}`", folder.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn runs_of_one_key_do_not_work_in_the_same_folder_where_locks_do_not_exclude() {
+    for locks in ["none", "network"] {
+        for (first, second, shared) in PLACES {
+            let home = Home::new();
+            fs_err::create_dir(home.path().join("shared")).unwrap();
+            let prepare = |flags: &str| {
+                let mut program = home.command(&format!("{SLOW} {flags}"));
+                program.env("ASHLAR_LOCKS", locks).env("ASHLAR_SCRATCH", shared);
+                program
+            };
+            let child = prepare(first).spawn();
+            wait_for_file(home.path(), "done");
+            let other = prepare(second).run();
+            let what = format!("locks `{locks}`, `{first}`: {}", other.stderr);
+            assert_eq!(other.code, Some(0), "{what}");
+            assert!(!other.stderr.contains("resuming after line"), "{what}");
+            assert!(other.stderr.contains("this run cannot be resumed"), "{what}");
+            wait_for(vec![child], locks);
+            assert_eq!(fs_err::read_dir(home.path().join("shared")).unwrap().count(), 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_run_resumes_what_another_machine_gave_up_and_nothing_that_it_may_still_use() {
+    for (flags, _, shared) in PLACES {
+        let home = Home::new();
+        for name in ["shared", "tmp"] {
+            fs_err::create_dir(home.path().join(name)).unwrap();
+        }
+        let prepare = || {
+            let mut program = home.command(&format!("{SLOW} {flags}"));
+            program.env("ASHLAR_LOCKS", "network").env("ASHLAR_SCRATCH", shared);
+            program.env("TMPDIR", home.path().join("tmp"));
+            program
+        };
+        let mut child = prepare().spawn();
+        wait_for_file(home.path(), "done");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // As if the machine of the process were another one.
+        let claim = wait_for_file(home.path(), "claim");
+        fs_err::write(&claim, format!("00000000 {}\n", child.id())).unwrap();
+        let kept_out = prepare().args(["--plan"]).run();
+        assert_eq!(kept_out.code, Some(11), "{}", kept_out.stderr);
+        let child = prepare().spawn();
+        wait_for_file(&home.path().join("tmp"), "done");
+        interrupt(&child);
+        let kept_out = Ran::from(child.wait_with_output().unwrap());
+        assert_eq!(kept_out.code, Some(130), "{}", kept_out.stderr);
+        assert!(!kept_out.stderr.contains("resuming after line"), "{}", kept_out.stderr);
+        assert!(kept_out.stderr.contains("/claim`"), "{}", kept_out.stderr);
+        fs_err::remove_file(&claim).unwrap();
+        let child = prepare().spawn();
+        wait_for_file(home.path(), "claim");
+        interrupt(&child);
+        let given_up = Ran::from(child.wait_with_output().unwrap());
+        assert!(given_up.stderr.contains("resuming after line 1"), "{}", given_up.stderr);
+        assert!(!claim.exists(), "{}", given_up.stderr);
+        let resumed = prepare().run();
+        assert_eq!(resumed.code, Some(0), "{}", resumed.stderr);
+        assert!(resumed.stderr.contains("resuming after line"), "{}", resumed.stderr);
+    }
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
 }
