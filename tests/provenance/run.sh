@@ -10,6 +10,8 @@ trap 'rm -rf "$out"' EXIT
 openssl ecparam -name prime256v1 -genkey -noout -out "$out/key.pem"
 openssl ec -in "$out/key.pem" -pubout -out "$out/public.pem" 2>/dev/null
 
+$artifacts export select-best --to "$out/adapters" --key "$out/key.pem"
+.venv/bin/model_signing verify key "$out/adapters" --signature "$out/adapters/model.sig" --public_key "$out/public.pem"
 $artifacts export fuse --to "$out/model" --key "$out/key.pem"
 verify="model_signing verify key $out/model --signature $out/model/model.sig --public_key $out/public.pem"
 .venv/bin/$verify

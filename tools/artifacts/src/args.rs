@@ -416,10 +416,17 @@ pub struct Export {
     /// Format [default: what suits the artifact]
     #[arg(long, value_enum)]
     pub format: Option<ExportFormat>,
+    /// Output that the format `model` copies: model, adapters, peft, quantized or gguf [default: the first that there is]
+    #[arg(long, value_name = "NAME", value_parser = MODEL_OUTPUTS)]
+    pub output: Option<String>,
     /// Sign with this private key: PEM, curve P-256, no password
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
 }
+
+/// Outputs that can be exported as a model.
+pub(crate) const MODEL_OUTPUTS: [&str; 5] =
+    [outputs::MODEL, outputs::ADAPTERS, outputs::PEFT, outputs::QUANTIZED, outputs::GGUF];
 
 /// Format of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -105,9 +105,10 @@ fn to_json(difference: &Difference) -> Value {
         .iter()
         .map(|metric| {
             let interval = metric.interval.map(|interval| [interval.low, interval.high]);
-            let is_paired = metric.interval.map(|interval| interval.is_paired);
+            let (confidence, is_paired) =
+                metric.interval.map(|interval| (interval.confidence, interval.is_paired)).unzip();
             json!({"name": metric.name, "old": metric.old, "new": metric.new, "delta": metric.delta(),
-                   "interval": interval, "paired": is_paired})
+                   "interval": interval, "confidence": confidence, "paired": is_paired})
         })
         .collect();
     let content = |content: &Option<(u64, FileHash)>| {

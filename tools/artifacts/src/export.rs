@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use artifact::{Artifact, FileHash, Key, Level, Manifest, atomic};
 use serde_json::{Value, json};
 
-use crate::args::{Export, ExportFormat};
+use crate::args::{Export, ExportFormat, MODEL_OUTPUTS};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result, bad_file};
 use crate::fits::fits;
@@ -20,6 +20,8 @@ use crate::text;
 
 /// File with the statements about an artifact and everything it was made from.
 const PROVENANCE: &str = "provenance.intoto.jsonl";
+/// Field of `provenance.json` with the segment that a training run resumed from.
+const SEGMENT: &str = "resumed_from";
 /// File with the signature of a model.
 const MODEL_SIGNATURE: &str = "model.sig";
 
@@ -31,7 +33,12 @@ pub(crate) fn run(catalog: &Catalog, options: &Export) -> Result<()> {
     }
     let artifact = Artifact::open_with(&path, Level::Hash)?;
     let key = options.key.as_deref().map(SignerKey::read).transpose()?;
-    let format = options.format.unwrap_or_else(|| default_format(artifact.manifest()));
+    let wanted = options.output.as_deref();
+    let format = options.format.unwrap_or_else(|| default_format(artifact.manifest(), wanted));
+    if wanted.is_some() && format != ExportFormat::Model {
+        return Err(Error::Usage("`--output` chooses what the format `model` copies".to_owned()));
+    }
+    let output = model_output(artifact.manifest(), wanted);
     if key.is_some() && matches!(format, ExportFormat::RoCrate | ExportFormat::Croissant) {
         return Err(Error::Usage("`--key` signs the formats `model` and `in-toto`".to_owned()));
     }
@@ -39,12 +46,15 @@ pub(crate) fn run(catalog: &Catalog, options: &Export) -> Result<()> {
         ExportFormat::Croissant => Vec::new(),
         _ => lineage(catalog, &artifact)?,
     };
-    let bytes = copied_bytes(artifact.manifest(), format);
+    let bytes = copied_bytes(artifact.manifest(), format, output);
     if bytes > 0 {
         artifact::check_space(&options.to, bytes)?;
     }
     let written: Option<()> = atomic::write_new_folder(&options.to, |to| match format {
-        ExportFormat::Model => model(&artifact, &chain, key.as_ref(), to),
+        ExportFormat::Model => {
+            let output = output.ok_or_else(|| no_output(&artifact, wanted))?;
+            model(&artifact, output, &chain, key.as_ref(), to)
+        }
         ExportFormat::InToto => write(&to.join(PROVENANCE), &attestation::lines(&chain, key.as_ref())?),
         ExportFormat::RoCrate => ro_crate::write(&artifact, &chain, to),
         ExportFormat::Croissant => croissant::write(&artifact, to),
@@ -60,23 +70,34 @@ fn occupied(to: &Path) -> Error {
 }
 
 /// Returns the number of data bytes that an export copies.
-fn copied_bytes(manifest: &Manifest, format: ExportFormat) -> u64 {
+fn copied_bytes(manifest: &Manifest, format: ExportFormat, model: Option<&str>) -> u64 {
     let bytes = |name: &str| manifest.outputs.get(name).map_or(0, |output| output.bytes);
     match format {
-        ExportFormat::Model => model_output(manifest).map_or(0, bytes),
+        ExportFormat::Model => model.map_or(0, bytes),
         ExportFormat::InToto => 0,
-        ExportFormat::RoCrate => manifest.outputs.values().map(|output| output.bytes).sum(),
+        ExportFormat::RoCrate => {
+            manifest.outputs.values().map(|output| output.bytes).fold(0, u64::saturating_add)
+        }
         ExportFormat::Croissant => bytes(outputs::ROWS),
     }
 }
 
-/// Returns the output that is exported as a model.
-fn model_output(manifest: &Manifest) -> Option<&'static str> {
-    [outputs::MODEL, outputs::ADAPTERS].into_iter().find(|name| manifest.outputs.contains_key(*name))
+/// Returns the output that is exported as a model: the wanted one, or the first that there is.
+fn model_output(manifest: &Manifest, wanted: Option<&str>) -> Option<&'static str> {
+    let is_meant = |name: &&str| wanted.is_none_or(|wanted| wanted == *name);
+    MODEL_OUTPUTS.into_iter().filter(is_meant).find(|name| manifest.outputs.contains_key(*name))
 }
 
-fn default_format(manifest: &Manifest) -> ExportFormat {
-    if manifest.outputs.contains_key(outputs::MODEL) {
+fn no_output(artifact: &Artifact, wanted: Option<&str>) -> Error {
+    let names: Vec<String> = match wanted {
+        Some(name) => vec![format!("`{name}`")],
+        None => MODEL_OUTPUTS.iter().map(|name| format!("`{name}`")).collect(),
+    };
+    bad_file(artifact.path(), format!("has no output {}", names.join(" or ")))
+}
+
+fn default_format(manifest: &Manifest, wanted: Option<&str>) -> ExportFormat {
+    if wanted.is_some() || model_output(manifest, None).is_some() {
         ExportFormat::Model
     } else if manifest.outputs.contains_key(outputs::ROWS) {
         ExportFormat::Croissant
@@ -103,10 +124,9 @@ fn collect(
     if !seen.insert(artifact.manifest().key) {
         return Ok(());
     }
-    for (role, record) in &artifact.manifest().inputs {
-        let (Some(stage), Some(key)) = (&record.stage, &record.key) else { continue };
-        if let Some(input) = catalog.store.lookup_with(stage, key, "", Level::Size)? {
-            check_origin(artifact, role, &input)?;
+    for Origin { role, stage, key } in origins(artifact)? {
+        if let Some(input) = catalog.store.lookup_with(&stage, &key, "", Level::Size)? {
+            check_origin(artifact, &role, &input)?;
             collect(catalog, &input, seen, chain)?;
         } else {
             tracing::warn!("{stage}/{} is not in the store; its statement is missing", key.short());
@@ -116,9 +136,30 @@ fn collect(
     Ok(())
 }
 
+/// An artifact that another one was made from.
+struct Origin {
+    role: String,
+    stage: String,
+    key: Key,
+}
+
+/// Returns the artifacts that `artifact` was made from: its inputs, and the segment that a training run resumed from.
+fn origins(artifact: &Artifact) -> Result<Vec<Origin>> {
+    let inputs = artifact.manifest().inputs.iter().filter_map(|(role, record)| {
+        Some(Origin { role: role.clone(), stage: record.stage.clone()?, key: record.key? })
+    });
+    let segment = &artifact.provenance()?[SEGMENT];
+    let segment = segment["stage"].as_str().zip(segment["key"].as_str()).and_then(|(stage, key)| {
+        Some(Origin { role: SEGMENT.to_owned(), stage: stage.to_owned(), key: key.parse().ok()? })
+    });
+    Ok(inputs.chain(segment).collect())
+}
+
 /// Fails if `artifact` was made from something else than `input`: nobody may sign that it was.
 fn check_origin(artifact: &Artifact, role: &str, input: &Artifact) -> Result<()> {
-    if fits(artifact.manifest(), role, input.manifest(), input.manifest_hash()) {
+    let is_segment =
+        role == SEGMENT && artifact.provenance()?[SEGMENT]["tree"] == json!(input.manifest().tree);
+    if is_segment || fits(artifact.manifest(), role, input.manifest(), input.manifest_hash()) {
         return Ok(());
     }
     Err(Error::Contradiction {
@@ -129,11 +170,13 @@ fn check_origin(artifact: &Artifact, role: &str, input: &Artifact) -> Result<()>
 }
 
 /// Copies the model with the statements about it, and signs all of that.
-fn model(artifact: &Artifact, chain: &[Artifact], key: Option<&SignerKey>, to: &Path) -> Result<()> {
-    let Some(output) = model_output(artifact.manifest()) else {
-        let reason = format!("has no output `{}` or `{}`", outputs::MODEL, outputs::ADAPTERS);
-        return Err(bad_file(artifact.path(), reason));
-    };
+fn model(
+    artifact: &Artifact,
+    output: &str,
+    chain: &[Artifact],
+    key: Option<&SignerKey>,
+    to: &Path,
+) -> Result<()> {
     copy_output(artifact, output, to)?;
     write(&to.join(PROVENANCE), &attestation::lines(chain, key)?)?;
     let Some(key) = key else { return Ok(()) };

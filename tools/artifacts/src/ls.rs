@@ -1,6 +1,6 @@
 //! `ls`: the artifacts of a store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
@@ -52,11 +52,7 @@ pub(crate) fn run(catalog: &Catalog, options: &Ls, as_json: bool) -> Result<()> 
             headline(&item.summary.metrics, &labels_of(item)),
         ]);
     }
-    let mut output = if table.is_empty() {
-        format!("no artifacts in `{}`\n", text::escape(&catalog.store.root().display().to_string()))
-    } else {
-        table.text()
-    };
+    let mut output = if table.is_empty() { nothing(catalog, &options.stages, &hidden) } else { table.text() };
     if options.stages.is_empty() && !hidden.is_empty() {
         let pieces = text::count(hidden.len(), "cached piece");
         let size = text::bytes(hidden.iter().map(|item| item.summary.bytes()).sum());
@@ -64,6 +60,17 @@ pub(crate) fn run(catalog: &Catalog, options: &Ls, as_json: bool) -> Result<()> 
             .expect("writing to a string succeeds");
     }
     Ok(text::print(&output)?)
+}
+
+/// Says that there are no artifacts, or none of the wanted stages, and which stages have some.
+fn nothing(catalog: &Catalog, wanted: &[String], others: &[Item]) -> String {
+    let store = text::escape(&catalog.store.root().display().to_string());
+    let stages: BTreeSet<&str> = others.iter().map(|item| item.entry.stage.as_str()).collect();
+    if wanted.is_empty() || stages.is_empty() {
+        return format!("no artifacts in `{store}`\n");
+    }
+    let stages = Vec::from_iter(stages).join(", ");
+    format!("no artifacts of {} in `{store}`, which has some of {stages}\n", text::escape(&wanted.join(", ")))
 }
 
 fn headline(metrics: &BTreeMap<String, String>, labels: &[String]) -> String {

@@ -28,6 +28,9 @@ pub(crate) fn run(catalog: &Catalog, options: &Reproduce) -> Result<()> {
     let programs = programs(options)?;
     let folders = Folders::new(options)?;
     let mut made: Vec<(PathBuf, Made)> = Vec::new();
+    if !options.run {
+        text::print(script::BEGINNING)?;
+    }
     for (number, step) in steps.iter().enumerate() {
         let artifact = Artifact::open_with(&step.path, Level::Size)?;
         let manifest = artifact.manifest();

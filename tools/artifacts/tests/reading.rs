@@ -192,7 +192,13 @@ fn diff_shows_settings_metrics_inputs_and_files() {
         assert!(text.succeeded().contains(part), "`{part}` is not in\n{}", text.stdout);
     }
     let markdown = toy.run(&(pair(&old.evaluate, &new.evaluate) + " --format markdown"));
-    for part in ["### Metrics", "| fused_loss | 3.92 | 3.84 | -0.08 | [", "### Inputs", "| model_0_fused |"] {
+    for part in [
+        "### Metrics",
+        "| 90% interval |",
+        "| fused_loss | 3.92 | 3.84 | -0.08 | [",
+        "### Inputs",
+        "| model_0_fused |",
+    ] {
         assert!(markdown.succeeded().contains(part), "`{part}` is not in\n{}", markdown.stdout);
     }
     let ran = toy.run(&(pair(&old.evaluate, &new.evaluate) + " --format json"));
@@ -206,7 +212,7 @@ fn diff_shows_settings_metrics_inputs_and_files() {
         let ends = [0, 1].map(|end| metric["interval"][end].as_f64().unwrap());
         // Both rows get better, so that every draw does.
         assert!(ends.iter().all(|end| sign * end >= 0.0) && ends[0] < ends[1], "{metric}");
-        assert_eq!(metric["paired"], true);
+        assert_eq!((&metric["paired"], &metric["confidence"]), (&json!(true), &json!(0.9)));
     }
     assert_eq!(value["files"][0]["path"], "metrics.json");
     // Over other rows, the intervals of both scores are combined.

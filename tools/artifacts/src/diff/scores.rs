@@ -19,6 +19,8 @@ use super::Metric;
 pub(super) struct Interval {
     pub(super) low: f64,
     pub(super) high: f64,
+    /// The probability that it covers the difference, such as 0.95.
+    pub(super) confidence: f64,
     /// Whether the same rows were drawn for both.
     pub(super) is_paired: bool,
 }
@@ -36,6 +38,11 @@ impl Evaluation {
         let read = |path: PathBuf| Prediction::read(&path).ok()?.collect::<Result<Vec<_>, _>>().ok();
         let rows = artifact.output_dir(outputs::PREDICTIONS).and_then(read);
         Some(Self { scores, rows: rows.unwrap_or_default() })
+    }
+
+    /// Returns the confidence of its intervals, if they are recorded.
+    fn confidence(&self) -> Option<f64> {
+        self.scores.statistics.as_ref().map(|found| found.confidence)
     }
 
     /// Returns the counts of a model's score on the rows that have it, with the indices of these rows.
@@ -95,7 +102,10 @@ pub(super) fn metrics(old: &Artifact, new: &Artifact) -> Vec<Metric> {
                 name: format!("{model}_{metric}"),
                 old: before,
                 new: after,
-                interval: paired.or_else(|| combined(sides[0]?, sides[1]?, metric)),
+                interval: paired.or_else(|| {
+                    let confidence = old.confidence().filter(|found| new.confidence() == Some(*found))?;
+                    combined(sides[0]?, sides[1]?, metric, confidence)
+                }),
             });
         }
     }
@@ -135,17 +145,19 @@ fn paired(old: &Evaluation, new: &Evaluation, model: &str, metric: &str) -> Opti
     };
     let drawn = distributions(&units, &[&before, &after], &settings).ok()?;
     let interval = drawn[1].minus(&drawn[0]).interval(settings.confidence);
-    Some(Interval { low: interval.low, high: interval.high, is_paired: true })
+    let Bootstrap { confidence, .. } = settings;
+    Some(Interval { low: interval.low, high: interval.high, confidence, is_paired: true })
 }
 
-/// Combines the intervals of two scores as those of independent numbers.
-fn combined(old: &ModelScores, new: &ModelScores, metric: &str) -> Option<Interval> {
+/// Combines the intervals of two scores, of one confidence, as those of independent numbers.
+fn combined(old: &ModelScores, new: &ModelScores, metric: &str, confidence: f64) -> Option<Interval> {
     let ([old_low, old_high], [new_low, new_high]) =
         (*old.intervals.get(metric)?, *new.intervals.get(metric)?);
     let (before, after) = (value(old, metric)?, value(new, metric)?);
     Some(Interval {
         low: after - before - (after - new_low).hypot(old_high - before),
         high: after - before + (new_high - after).hypot(before - old_low),
+        confidence,
         is_paired: false,
     })
 }

@@ -61,12 +61,15 @@ fn sections(difference: &Difference) -> [(&'static str, Table); 4] {
     for change in &difference.inputs {
         inputs.row(change_cells(change));
     }
+    let confidence = difference.metrics.iter().find_map(|metric| Some(metric.interval?.confidence));
+    let interval =
+        confidence.map_or_else(String::new, |found| format!("{}% interval", text::number(100.0 * found)));
     let columns = [
         ("name", Align::Left),
         ("A", Align::Right),
         ("B", Align::Right),
         ("B − A", Align::Right),
-        ("95% interval", Align::Left),
+        (interval.as_str(), Align::Left),
     ];
     let mut metrics = Table::new(&columns);
     for metric in &difference.metrics {

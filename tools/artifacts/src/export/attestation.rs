@@ -1,9 +1,9 @@
 //! in-toto statements with SLSA provenance, one for each artifact of a chain.
 
-use artifact::{Artifact, FileHash, InputContent};
+use artifact::{Artifact, FileHash, InputContent, TreeHash};
 use serde_json::{Value, json};
 
-use super::chain_name;
+use super::{SEGMENT, chain_name};
 use crate::error::Result;
 use crate::signing::SignerKey;
 
@@ -35,7 +35,7 @@ fn statement(artifact: &Artifact) -> Result<Value> {
     subject.extend(manifest.files.iter().map(
         |file| json!({"name": format!("{name}/data/{}", file.path), "digest": {"sha256": file.sha256}}),
     ));
-    let dependencies: Vec<Value> = manifest
+    let mut dependencies: Vec<Value> = manifest
         .inputs
         .iter()
         .map(|(role, record)| {
@@ -55,6 +55,7 @@ fn statement(artifact: &Artifact) -> Result<Value> {
         })
         .collect();
     let field = |pointer: &str| provenance.pointer(pointer).cloned();
+    dependencies.extend(provenance.get(SEGMENT).map(resumed_from));
     let mut metadata =
         json!({"invocationId": format!("urn:ashlar:artifact:{}:{}", manifest.stage, manifest.key)});
     for (name, pointer) in [("startedOn", "/start"), ("finishedOn", "/end")] {
@@ -92,4 +93,14 @@ fn statement(artifact: &Artifact) -> Result<Value> {
             },
         },
     }))
+}
+
+/// Describes the segment from which a training run resumed. It is no input: the bytes are those of one uninterrupted run.
+fn resumed_from(segment: &Value) -> Value {
+    let text = |name: &str| segment[name].as_str().unwrap_or_default();
+    let tree: Option<TreeHash> = serde_json::from_value(segment["tree"].clone()).ok();
+    json!({
+        "name": SEGMENT, "uri": format!("urn:ashlar:artifact:{}:{}", text("stage"), text("key")),
+        "digest": {"sha256": tree.map(|hash| hash.to_string())},
+    })
 }

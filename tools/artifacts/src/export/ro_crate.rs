@@ -1,11 +1,12 @@
 //! A run as an RO-Crate (Process Run Crate 0.5): the actions of all stages, with the data of the last one.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use artifact::Artifact;
+use artifact::{Artifact, Key};
 use serde_json::{Value, json};
 
-use super::{chain_name, copy, descriptions, write as write_text};
+use super::{chain_name, copy, descriptions, origins, write as write_text};
 use crate::error::Result;
 use crate::show::origin_of;
 
@@ -39,7 +40,7 @@ pub(super) fn write(artifact: &Artifact, chain: &[Artifact], to: &Path) -> Resul
                 graph.push(entity);
             }
         }
-        graph.extend(stage_entities(member, &folder, &files)?);
+        graph.extend(stage_entities(member, chain, &folder, &files)?);
         parts.push(reference(&folder));
     }
     let last = artifact.provenance()?;
@@ -69,6 +70,9 @@ pub(super) fn write(artifact: &Artifact, chain: &[Artifact], to: &Path) -> Resul
         "@id": "#license", "@type": "CreativeWork", "name": "See the licences of the model and of the data",
         "description": "Ashlar records the licence of a model in import.json; the data has its own.",
     }));
+    // Stages share inputs, and an entity is described once.
+    let mut seen = BTreeSet::new();
+    graph.retain(|entity| seen.insert(entity["@id"].to_string()));
     let document = json!({"@context": ["https://w3id.org/ro/crate/1.1/context", {
         "sha256": "https://w3id.org/ro/terms/workflow-run#sha256",
     }], "@graph": graph});
@@ -76,7 +80,12 @@ pub(super) fn write(artifact: &Artifact, chain: &[Artifact], to: &Path) -> Resul
 }
 
 /// Returns the folder, the program and the action of one stage, with its settings and plain inputs.
-fn stage_entities(member: &Artifact, folder: &str, files: &[String]) -> Result<Vec<Value>> {
+fn stage_entities(
+    member: &Artifact,
+    chain: &[Artifact],
+    folder: &str,
+    files: &[String],
+) -> Result<Vec<Value>> {
     let manifest = member.manifest();
     let provenance = member.provenance()?;
     let program = format!("#program-{}-{}", manifest.stage, manifest.key.short());
@@ -95,12 +104,17 @@ fn stage_entities(member: &Artifact, folder: &str, files: &[String]) -> Result<V
         .cloned()
         .unwrap_or_else(|| manifest.stage_version.to_string().into());
     entities.push(software);
-    let mut objects = Vec::new();
+    // What one stage made is what the next one read.
+    let used: Vec<Key> = origins(member)?.into_iter().map(|origin| origin.key).collect();
+    let producers = chain.iter().filter(|made| used.contains(&made.manifest().key));
+    let mut objects: Vec<Value> =
+        producers.map(|made| reference(&format!("{}/", chain_name(made)))).collect();
+    let known: BTreeSet<Key> = chain.iter().map(|made| made.manifest().key).collect();
     for (role, record) in &manifest.inputs {
-        let id = match (&record.stage, &record.key) {
-            (Some(stage), Some(key)) => format!("#input-{stage}-{}-{role}", key.short()),
-            _ => format!("#files-{}", record.tree.short()),
-        };
+        if record.key.is_some_and(|key| known.contains(&key)) {
+            continue;
+        }
+        let id = format!("#files-{role}-{}", record.tree);
         objects.push(reference(&id));
         entities.push(json!({
             "@id": id, "@type": "CreativeWork", "name": role, "description": origin_of(record),
@@ -125,7 +139,6 @@ fn stage_entities(member: &Artifact, folder: &str, files: &[String]) -> Result<V
         }
     }
     entities.push(action);
-    entities.dedup();
     Ok(entities)
 }
 

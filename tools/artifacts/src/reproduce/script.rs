@@ -7,6 +7,9 @@ use super::commands::Word;
 use crate::error::Result;
 use crate::text;
 
+/// First line of the script: it ends with the first command that fails.
+pub(super) const BEGINNING: &str = "set -eu\n";
+
 /// Prints one step: `content` is written to the file `settings`, and the path of the artifact is put into a variable.
 pub(super) fn print_step(
     program: &Path,

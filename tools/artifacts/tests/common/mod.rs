@@ -30,6 +30,8 @@ pub(crate) struct Recipe<'a> {
     /// Files below `data/`.
     pub(crate) files: &'a [(&'a str, &'a [u8])],
     pub(crate) telemetry: &'a [(&'a str, &'a [u8])],
+    /// Segment that a training run resumed from.
+    pub(crate) resumed_from: Option<&'a Artifact>,
 }
 
 impl Default for Recipe<'_> {
@@ -41,6 +43,7 @@ impl Default for Recipe<'_> {
             metrics: &[],
             files: &[("out.json", b"{}\n")],
             telemetry: &[],
+            resumed_from: None,
         }
     }
 }
@@ -90,6 +93,10 @@ impl Toy {
         draft.config_defaults = json!({"rank": 8, "seed": 1});
         draft.provenance =
             json!({"tool": {"name": recipe.stage, "version": "0.1.0"}, "start": "2026-01-01T00:00:00Z"});
+        if let Some(manifest) = recipe.resumed_from.map(Artifact::manifest) {
+            draft.provenance["resumed_from"] =
+                json!({"stage": manifest.stage, "key": manifest.key, "tree": manifest.tree, "steps": 1});
+        }
         let staging = self.store.stage_new(recipe.stage).unwrap();
         for (folder, files) in [(staging.data(), recipe.files), (staging.telemetry(), recipe.telemetry)] {
             for (name, bytes) in files {
@@ -126,6 +133,7 @@ impl Toy {
                 ("summary.json", b"{\"steps\":4}\n"),
             ],
             telemetry: &[("timing.jsonl", b"{\"ms\":12}\n")],
+            resumed_from: None,
         });
         let loss = 4.0 - rank as f64 / 100.0;
         let row = |id: &str, loss: f64, answer: &str| {
