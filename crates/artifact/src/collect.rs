@@ -1,12 +1,15 @@
 //! Removing what nothing needs: the part of gc that touches the store. What may be removed is decided by the caller.
 //!
-//! A folder is first renamed into `.trash/`, flushed, and then deleted, so nothing half-deleted is ever visible under the name of
-//! an artifact. A killed collection leaves whole artifacts, and a `.trash/` that the next one empties.
+//! A folder is first renamed into `.trash/`. The renames are flushed together, and only then is anything deleted, so nothing
+//! half-deleted is ever visible under the name of an artifact. A killed collection leaves whole artifacts, and a `.trash/` that the next one empties.
 //!
 //! Without working locks, an artifact is protected only by its age, and the folders of a running stage by its process number.
 
-use std::fs::{File, TryLockError};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs::{File, Permissions, TryLockError};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::liveness::Liveness;
 use crate::lock::{self, Tried, Wait};
 use crate::store::Store;
-use crate::{hold, network, os};
+use crate::{network, os};
 
 const TRASH: &str = ".trash";
 
@@ -28,8 +31,10 @@ pub enum Discarded {
     InUse,
     /// Its process ran on another machine or in an earlier boot of this one, and there is no lock that shows whether it is alive.
     MayBeInUse,
-    /// It was used since it was listed, or is gone.
+    /// It was used since it was listed, is gone, or was replaced.
     Changed,
+    /// It belongs to another user, or is in a folder that this user cannot change.
+    Denied,
 }
 
 /// Exclusive lock on an artifact that is to be removed: no process has it open, and none can open it until this is dropped. Where
@@ -61,6 +66,23 @@ pub enum Condemnation {
 #[derive(Debug)]
 pub struct CollectionLock {
     _file: File,
+    /// Folders from which something was moved to `.trash/` since they were last flushed.
+    unflushed: RefCell<BTreeSet<PathBuf>>,
+}
+
+impl CollectionLock {
+    /// Flushes `trash` and every folder from which something was moved there.
+    fn flush(&self, trash: &Path) -> Result<()> {
+        let mut unflushed = self.unflushed.borrow_mut();
+        if !unflushed.is_empty() {
+            os::sync_dir(trash)?;
+        }
+        for folder in unflushed.iter() {
+            os::sync_dir(folder)?;
+        }
+        unflushed.clear();
+        Ok(())
+    }
 }
 
 impl Store {
@@ -77,13 +99,15 @@ impl Store {
             Err(TryLockError::WouldBlock) => {
                 Err(Error::Locked { what: "gc of this store".to_owned(), holder: String::new() })
             }
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(CollectionLock { _file: file }),
+            Ok(()) | Err(TryLockError::Error(_)) => {
+                Ok(CollectionLock { _file: file, unflushed: RefCell::default() })
+            }
         }
     }
 
     /// Locks an artifact that is to be removed, unless a process has it open or it was used since `last_use`, its modification
     /// time when it was listed. The lock lets the caller check once more that nothing needs the artifact. Keep it short: readers
-    /// give up after two seconds.
+    /// wait.
     ///
     /// # Errors
     ///
@@ -99,6 +123,9 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Condemnation::Spared(Discarded::Changed));
             }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Condemnation::Spared(Discarded::Denied));
+            }
             Err(error) => return Err(error.into()),
         };
         let tried = lock::try_lock(artifact, &dir)?;
@@ -107,23 +134,40 @@ impl Store {
         }
         let modified = dir.metadata().and_then(|metadata| metadata.modified());
         let modified = modified.map_err(|error| os::named(error, "look at", artifact))?;
-        if !hold::is_still(&dir, artifact) || modified != last_use {
+        if !os::is_at(&dir, artifact) || modified != last_use {
             return Ok(Condemnation::Spared(Discarded::Changed));
         }
         let is_locked = tried == Tried::Locked;
         Ok(Condemnation::Ready(Condemned { path: artifact.to_owned(), lock: dir, is_locked }))
     }
 
-    /// Moves a condemned artifact to `.trash/`.
+    /// Moves a condemned artifact to `.trash/`, unless something else has its path by now. [`Store::empty_trash`] flushes this.
     ///
     /// # Errors
     ///
-    /// Fails when the folder cannot be moved.
-    pub fn remove(&self, _lock: &CollectionLock, condemned: Condemned) -> Result<()> {
-        let Condemned { path, lock, .. } = condemned;
-        let moved = self.move_to_trash(&path);
-        drop(lock);
-        moved
+    /// Fails when the folder cannot be moved, except for want of rights.
+    pub fn remove(&self, lock: &CollectionLock, condemned: Condemned) -> Result<Discarded> {
+        let Condemned { path, lock: dir, .. } = condemned;
+        if os::is_at(&dir, &path) { self.move_locked(lock, &dir, &path) } else { Ok(Discarded::Changed) }
+    }
+
+    /// Moves what is at `path` to `.trash/`, and back if it is not the folder `dir`.
+    fn move_locked(&self, lock: &CollectionLock, dir: &File, path: &Path) -> Result<Discarded> {
+        if os::is_ours(dir) {
+            // A read-only folder cannot be moved to another parent.
+            let _ = dir.set_permissions(Permissions::from_mode(0o755));
+        }
+        let moved = match self.move_to_trash(lock, path) {
+            Ok(moved) => moved,
+            Err(_) if !os::is_at(dir, path) => return Ok(Discarded::Changed),
+            Err(error) => return denied(error),
+        };
+        if os::is_at(dir, &moved) {
+            return Ok(Discarded::Moved);
+        }
+        // If the path is taken again, that artifact has the same key, and this one is a copy that nobody finds.
+        os::rename_exclusive(&moved, path)?;
+        Ok(Discarded::Changed)
     }
 
     /// Locks and removes in one call, for folders that nothing refers to.
@@ -133,10 +177,7 @@ impl Store {
     /// As [`Store::condemn`] and [`Store::remove`].
     pub fn discard(&self, lock: &CollectionLock, folder: &Path, last_use: SystemTime) -> Result<Discarded> {
         match self.condemn(lock, folder, last_use)? {
-            Condemnation::Ready(condemned) => {
-                self.remove(lock, condemned)?;
-                Ok(Discarded::Moved)
-            }
+            Condemnation::Ready(condemned) => self.remove(lock, condemned),
             Condemnation::Spared(reason) => Ok(reason),
         }
     }
@@ -159,8 +200,7 @@ impl Store {
         if let Some(reason) = reason_to_keep(Liveness::of_staging(folder), condemned.excludes()) {
             return Ok(reason);
         }
-        self.remove(lock, condemned)?;
-        Ok(Discarded::Moved)
+        self.remove(lock, condemned)
     }
 
     /// Removes the workspace of a key. Keeps it if a process uses it or may use it.
@@ -186,42 +226,61 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails when it cannot be moved.
-    pub fn discard_leftover(&self, _lock: &CollectionLock, path: &Path) -> Result<Discarded> {
-        match self.move_to_trash(path) {
-            Ok(()) => Ok(Discarded::Moved),
+    /// Fails when it cannot be moved, except for want of rights.
+    pub fn discard_leftover(&self, lock: &CollectionLock, path: &Path) -> Result<Discarded> {
+        os::make_writable(path);
+        match self.move_to_trash(lock, path) {
+            Ok(_) => Ok(Discarded::Moved),
             Err(_) if is_gone(path) => Ok(Discarded::Changed),
-            Err(error) => Err(error),
+            Err(error) => denied(error),
         }
     }
 
-    /// Renames and flushes, before anything in it is deleted, so that a power cut cannot bring back a folder without its files.
-    fn move_to_trash(&self, path: &Path) -> Result<()> {
+    /// Renames into `.trash/` and returns the new path; [`Store::empty_trash`] flushes this.
+    fn move_to_trash(&self, lock: &CollectionLock, path: &Path) -> Result<PathBuf> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let base = format!("{}-{}", std::process::id(), name.trim_start_matches('.'));
-        self.move_below(TRASH, path, &base)?;
-        Ok(())
+        let moved = self.rename_below(TRASH, path, &base)?;
+        lock.unflushed.borrow_mut().insert(os::parent(path).to_owned());
+        Ok(moved)
     }
 
-    /// Deletes everything in `.trash/`.
+    /// Deletes everything in `.trash/`, and returns what this user may not delete.
+    ///
+    /// The renames are flushed first, so that a power failure cannot bring back a folder without its files.
     ///
     /// # Errors
     ///
-    /// Fails when something cannot be deleted.
-    pub fn empty_trash(&self, _lock: &CollectionLock) -> Result<()> {
-        let entries = match os::entries(&self.root().join(TRASH)) {
+    /// Fails when the renames cannot be flushed, or, after everything else was deleted, when something cannot be deleted.
+    pub fn empty_trash(&self, lock: &CollectionLock) -> Result<Vec<PathBuf>> {
+        let trash = self.root().join(TRASH);
+        let entries = match os::entries(&trash) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
         };
+        lock.flush(&trash)?;
+        let (mut left, mut failed) = (Vec::new(), None);
         for entry in entries {
-            if entry.file_type()?.is_dir() {
-                os::remove_tree(&entry.path())?;
-            } else {
-                os::remove_file(&entry.path())?;
+            match delete(&entry) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => left.push(entry.path()),
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(())
+        failed.map_or(Ok(left), |error| Err(error.into()))
+    }
+}
+
+fn delete(entry: &fs_err::DirEntry) -> io::Result<()> {
+    if entry.file_type()?.is_dir() { os::remove_tree(&entry.path()) } else { os::remove_file(&entry.path()) }
+}
+
+/// Returns [`Discarded::Denied`] if the error says that this user may not do that.
+fn denied(error: Error) -> Result<Discarded> {
+    match error {
+        Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Discarded::Denied),
+        error => Err(error),
     }
 }
 
@@ -241,7 +300,76 @@ fn reason_to_keep(owner: Liveness, excludes: bool) -> Option<Discarded> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::{Artifact, Draft, KeyMaterial};
+
+    fn publish(store: &Store) -> Artifact {
+        let staging = store.stage_new("demo").unwrap();
+        fs_err::write(staging.data().join("a.json"), "{}").unwrap();
+        let draft = Draft::new("toy", KeyMaterial::new("demo", 1, json!({})));
+        staging.publish(&draft, &mut || Ok(())).unwrap().artifact().clone()
+    }
+
+    /// Makes a store whose only artifact is condemned, and then replaced by a new one as if the first had been damaged.
+    fn replaced() -> (tempfile::TempDir, Store, CollectionLock, Condemned) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("artifacts")).unwrap();
+        let path = publish(&store).path().to_owned();
+        let lock = store.lock_collection().unwrap();
+        let used = fs_err::metadata(&path).unwrap().modified().unwrap();
+        let Condemnation::Ready(condemned) = store.condemn(&lock, &path, used).unwrap() else {
+            panic!("nobody uses it")
+        };
+        os::make_writable(&path);
+        fs_err::rename(&path, folder.path().join("elsewhere")).unwrap();
+        drop(publish(&store));
+        (folder, store, lock, condemned)
+    }
+
+    #[test]
+    fn what_took_the_path_of_a_condemned_artifact_stays() {
+        let (_folder, store, lock, condemned) = replaced();
+        let path = condemned.path.clone();
+        assert_eq!(store.remove(&lock, condemned).unwrap(), Discarded::Changed);
+        store.empty_trash(&lock).unwrap();
+        Artifact::open(&path).unwrap();
+    }
+
+    #[test]
+    fn what_took_the_path_just_before_the_rename_is_moved_back() {
+        let (_folder, store, lock, condemned) = replaced();
+        let Condemned { path, lock: dir, .. } = condemned;
+        // Only its owner can move a read-only folder.
+        os::make_writable(&path);
+        assert_eq!(store.move_locked(&lock, &dir, &path).unwrap(), Discarded::Changed);
+        store.empty_trash(&lock).unwrap();
+        Artifact::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_batch_is_renamed_before_anything_is_flushed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("artifacts")).unwrap();
+        let path = publish(&store).path().to_owned();
+        let lock = store.lock_collection().unwrap();
+        let used = fs_err::metadata(&path).unwrap().modified().unwrap();
+        assert_eq!(store.discard(&lock, &path, used).unwrap(), Discarded::Moved);
+        assert_eq!(*lock.unflushed.borrow(), BTreeSet::from([os::parent(&path).to_owned()]));
+        assert!(store.empty_trash(&lock).unwrap().is_empty() && lock.unflushed.borrow().is_empty());
+    }
+
+    #[test]
+    fn want_of_rights_is_a_reason_to_spare() {
+        for errno in [rustix::io::Errno::PERM, rustix::io::Errno::ACCESS] {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            let error = os::named(error, "rename", Path::new("a"));
+            assert_eq!(denied(error.into()).unwrap(), Discarded::Denied);
+        }
+        let disk = io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error());
+        assert!(denied(disk.into()).is_err());
+    }
 
     #[test]
     fn only_a_lock_shows_that_no_other_machine_uses_a_folder() {

@@ -90,6 +90,12 @@ pub enum Error {
         /// Description of the process, with a leading space; empty if unknown.
         holder: String,
     },
+    /// Another process has locked the folder of an artifact, and the wait is over.
+    #[error("another process has locked `{}`", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The process was asked to stop while it waited for a lock.
     #[error("stopped while waiting for a lock")]
     Stopped,
@@ -103,7 +109,31 @@ pub enum Error {
         /// Bytes free.
         free_bytes: u64,
     },
-    /// A ref is malformed, or its artifact is not in the store.
+    /// The file `STORE` is not that of a store.
+    #[error("`{}` does not say that its folder is a store: {source}", path.display())]
+    StoreFile {
+        /// The file.
+        path: PathBuf,
+        /// Message of the parser, with line and column.
+        source: serde_json::Error,
+    },
+    /// The file of a ref does not name an artifact.
+    #[error("ref `{name}` is malformed: `{}` is not a line `STAGE KEY TREE`", path.display())]
+    MalformedRef {
+        /// The name of the ref.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+    },
+    /// Another ref has the same name in other letters, which is the same file on some file systems.
+    #[error("the name `{name}` differs only in case from the existing ref `{existing}`")]
+    RefCase {
+        /// The new name.
+        name: String,
+        /// The name of the existing ref.
+        existing: String,
+    },
+    /// The artifact of a ref is not in the store.
     #[error("ref `{name}` {reason}")]
     Ref {
         /// The name of the ref.
@@ -143,11 +173,15 @@ impl Failure for Error {
             | Self::UnknownSchema { .. }
             | Self::Tree { .. }
             | Self::Json { .. }
+            | Self::StoreFile { .. }
+            | Self::MalformedRef { .. }
             | Self::Ref { .. } => Kind::BadInput,
-            Self::KeyDomain { .. } | Self::BadName { .. } | Self::Occupied { .. } => Kind::Usage,
+            Self::KeyDomain { .. } | Self::BadName { .. } | Self::RefCase { .. } | Self::Occupied { .. } => {
+                Kind::Usage
+            }
             Self::Precondition(error) => error.kind(),
             Self::Payload(_) => Kind::Failed,
-            Self::Locked { .. } => Kind::Locked,
+            Self::Locked { .. } | Self::InUse { .. } => Kind::Locked,
             Self::Stopped => Kind::Interrupted { signal: SIGINT },
             Self::NoSpace { .. } => Kind::Storage,
         }
@@ -157,7 +191,24 @@ impl Failure for Error {
         let hint = match self {
             Self::NotAnArtifact { .. } => "give the folder that a stage printed",
             Self::Damaged { .. } => "delete that folder and run the stage that made it again",
+            Self::InUse { .. } => {
+                "run the same command again when that process has finished; `fuser -v FOLDER` lists the processes \
+                 that have the folder open"
+            }
             Self::UnknownSchema { .. } => "use the version of Ashlar that wrote it, or another `--store`",
+            Self::StoreFile { .. } => {
+                "delete that file, and the next run writes it again; or give another `--store`"
+            }
+            Self::MalformedRef { name, .. } => {
+                return Some(format!(
+                    "delete that file; to label the artifact again, run its stage again with `--label {name}`"
+                ));
+            }
+            Self::RefCase { existing, .. } => {
+                return Some(format!(
+                    "use `--label {existing}`, or delete the file `refs/{existing}` of the store"
+                ));
+            }
             _ => return None,
         };
         Some(hint.to_owned())

@@ -1,10 +1,11 @@
 //! Planned faults for tests. Only compiled with the feature `fault-injection`.
 //!
 //! `ASHLAR_FAULT=kill@7` kills the process at the seventh file-system operation; `enospc@7`, `edquot@7`, `erofs@7`, `emfile@7`,
-//! `eio@7` and `eintr@7` make it fail. An interrupted operation is repeated, so `eintr` only shows that it is.
+//! `eio@7`, `eacces@7` and `eintr@7` make it fail. An interrupted operation is repeated, so `eintr` only shows that it is.
 //! `ASHLAR_LOCKS=none` makes every lock fail as on a file system without locks; with `ignored`, locks succeed and do nothing. With
 //! `network`, every process is on a machine of its own and shares a network file system whose locks exclude only processes of the
 //! same machine.
+//! `ASHLAR_PATIENCE=100ms` replaces the longest wait for the folder of an artifact that another process has locked.
 //! An observer sees every operation that changes the file system, after it was done.
 
 use std::cell::RefCell;
@@ -13,6 +14,7 @@ use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
@@ -35,6 +37,7 @@ fn planned_fault() -> Option<(Fault, u64)> {
             "erofs" => Fault::Error(Errno::ROFS),
             "emfile" => Fault::Error(Errno::MFILE),
             "eio" => Fault::Error(Errno::IO),
+            "eacces" => Fault::Error(Errno::ACCESS),
             "eintr" => Fault::Error(Errno::INTR),
             _ => return None,
         };
@@ -73,6 +76,11 @@ pub(crate) fn planned_lock() -> Option<Result<(), TryLockError>> {
 /// Returns whether every folder is to count as one on a network file system.
 pub(crate) fn is_network_planned() -> bool {
     planned_locks() == Some("network")
+}
+
+/// Returns the longest wait for a locked folder under `ASHLAR_PATIENCE`.
+pub(crate) fn planned_patience() -> Option<Duration> {
+    humantime::parse_duration(&std::env::var("ASHLAR_PATIENCE").ok()?).ok()
 }
 
 type Observer = Box<dyn FnMut(&str, &Path)>;

@@ -54,7 +54,7 @@ impl Store {
         if path.exists() {
             let bytes = os::read_small(&path, STORE_BYTES)?;
             let value: Value = serde_json::from_slice(&bytes)
-                .map_err(|source| Error::Json { path: path.clone(), source })?;
+                .map_err(|source| Error::StoreFile { path: path.clone(), source })?;
             let found = value.get("format").and_then(Value::as_str).unwrap_or_default();
             if found != SCHEMA {
                 return Err(Error::UnknownSchema { path, found: found.to_owned(), expected: SCHEMA });
@@ -109,9 +109,7 @@ impl Store {
         }
         let artifact = match Artifact::open_with(&path, level) {
             // Another process moved a damaged artifact away while it was being opened.
-            Err(_) if path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) => {
-                return Ok(None);
-            }
+            Err(_) if is_missing(&path) => return Ok(None),
             opened => opened?,
         };
         let manifest = artifact.manifest();
@@ -183,12 +181,13 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails on a bad name, or when the file cannot be replaced.
+    /// Fails on a bad name, on one that differs from an existing one only in case, and when the file cannot be replaced.
     pub fn set_ref(&self, name: &str, artifact: &Artifact) -> Result<()> {
         check_ref(name)?;
         self.ensure()?;
         let dir = self.root.join("refs");
         os::create_dir_all(&dir)?;
+        check_case(&dir, name)?;
         let manifest = artifact.manifest();
         let text = format!("{} {} {}\n", manifest.stage, manifest.key, manifest.tree);
         Ok(atomic::write_file(&dir.join(name), text.as_bytes())?)
@@ -198,26 +197,22 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails when the ref is malformed.
+    /// Fails when the ref is malformed or cannot be read.
     pub fn read_ref(&self, name: &str) -> Result<Option<Ref>> {
         let name = name.strip_prefix("refs/").unwrap_or(name);
         let path = self.root.join("refs").join(name);
-        if check_ref(name).is_err() || !path.is_file() {
+        if check_ref(name).is_err() || is_missing(&path) || path.is_dir() {
             return Ok(None);
         }
-        let text = String::from_utf8(os::read_small(&path, STORE_BYTES)?).unwrap_or_default();
-        let parsed = (|| {
-            let mut words = text.strip_suffix('\n')?.split(' ');
-            let (stage, key, tree) = (words.next()?, words.next()?, words.next()?);
-            let complete = words.next().is_none();
-            complete.then_some(Ref {
-                stage: stage.to_owned(),
-                key: key.parse().ok()?,
-                tree: tree.parse().ok()?,
-            })
-        })();
-        let malformed = || Error::Ref { name: name.to_owned(), reason: "is malformed".to_owned() };
-        parsed.map(Some).ok_or_else(malformed)
+        let malformed = || Error::MalformedRef { name: name.to_owned(), path: path.clone() };
+        let bytes = match os::read_small(&path, STORE_BYTES) {
+            Ok(bytes) => bytes,
+            Err(_) if is_missing(&path) => return Ok(None),
+            // Too long, or no file.
+            Err(error) if error.kind() == ErrorKind::InvalidData => return Err(malformed()),
+            Err(error) => return Err(error.into()),
+        };
+        parse_ref(&bytes).map(Some).ok_or_else(malformed)
     }
 
     /// Opens the artifact that a ref names and verifies it at the given level; `None` if there is no such ref.
@@ -252,44 +247,90 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails when the folder cannot be moved.
+    /// Fails when the artifact cannot be read or is locked, which says nothing about its bytes, and when the folder cannot be moved.
     pub fn quarantine_damaged(&self, path: &Path, stage: &str, key: &Key) -> Result<Option<PathBuf>> {
-        let is_sound = |path: &Path| {
-            !is_link(path)
-                && Artifact::open_with(path, Level::Hash).is_ok_and(|found| found.manifest().key == *key)
-        };
         let identity = |path: &Path| path.symlink_metadata().ok().map(|found| (found.dev(), found.ino()));
         let before = identity(path);
         // What appears after a removal was not looked at.
-        if before.is_none() || is_sound(path) || identity(path) != before {
+        if before.is_none() || is_sound(path, key)? || identity(path) != before {
             return Ok(None);
         }
         let moved = match self.quarantine(path, stage, key, "damaged") {
             Err(Error::Io(error)) if error.kind() == ErrorKind::NotFound => return Ok(None),
             moved => moved?,
         };
-        if is_sound(&moved) && os::rename_exclusive(&moved, path)? {
+        let looked = is_sound(&moved, key);
+        // What cannot be read now may be sound.
+        if !matches!(looked, Ok(false)) && os::rename_exclusive(&moved, path)? {
             os::sync_dir(os::parent(path))?;
-            return Ok(None);
+            return looked.map(|_| None);
         }
         Ok(Some(moved))
     }
 
-    pub(crate) fn move_below(&self, folder: &str, path: &Path, base: &str) -> Result<PathBuf> {
-        let dir = self.root.join(folder);
-        os::create_dir_all(&dir)?;
+    /// Moves something of this store into `folder`, and flushes that.
+    fn move_below(&self, folder: &str, path: &Path, base: &str) -> Result<PathBuf> {
         // A read-only folder cannot be moved to another parent.
         os::make_writable(path);
+        let target = self.rename_below(folder, path, base)?;
+        os::sync_dir(os::parent(&target))?;
+        os::sync_dir(os::parent(path))?;
+        Ok(target)
+    }
+
+    /// Renames something of this store to a free name in `folder` that begins with `base`.
+    pub(crate) fn rename_below(&self, folder: &str, path: &Path, base: &str) -> Result<PathBuf> {
+        let dir = self.root.join(folder);
+        os::create_dir_all(&dir)?;
         for attempt in 0_u32.. {
             let suffix = if attempt == 0 { String::new() } else { format!("-{attempt}") };
             let target = dir.join(format!("{base}{suffix}"));
             if os::rename_exclusive(path, &target)? {
-                os::sync_dir(&dir)?;
-                os::sync_dir(os::parent(path))?;
                 return Ok(target);
             }
         }
         unreachable!("one of the names is free")
+    }
+}
+
+/// Parses the line `STAGE KEY TREE`.
+fn parse_ref(bytes: &[u8]) -> Option<Ref> {
+    let mut words = str::from_utf8(bytes).ok()?.strip_suffix('\n')?.split(' ');
+    let (stage, key, tree) = (words.next()?, words.next()?, words.next()?);
+    check_stage(stage).ok()?;
+    let complete = words.next().is_none();
+    complete.then_some(Ref { stage: stage.to_owned(), key: key.parse().ok()?, tree: tree.parse().ok()? })
+}
+
+/// Checks that no other ref in the folder `dir` is the same file where the file system ignores case.
+fn check_case(dir: &Path, name: &str) -> Result<()> {
+    for entry in os::entries(dir)? {
+        let Ok(existing) = entry.file_name().into_string() else { continue };
+        if existing != name && existing.eq_ignore_ascii_case(name) {
+            return Err(Error::RefCase { name: name.to_owned(), existing });
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether there is nothing at `path`; a link that leads nowhere is something.
+fn is_missing(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// Returns whether the artifact with a key is at `path` and undamaged.
+///
+/// # Errors
+///
+/// Fails when that cannot be told.
+fn is_sound(path: &Path, key: &Key) -> Result<bool> {
+    if is_link(path) {
+        return Ok(false);
+    }
+    match Artifact::open_with(path, Level::Hash) {
+        Ok(found) => Ok(found.manifest().key == *key),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -283,8 +283,72 @@ fn refs_name_artifacts() {
     assert_eq!(text, format!("demo {} {}\n", manifest.key, manifest.tree));
     assert!(store.set_ref("../evil", published.artifact()).is_err());
     assert!(store.read_ref("../best").unwrap().is_none());
-    fs_err::write(store.root().join("refs/bad"), "demo 12 34\n").unwrap();
-    assert!(store.read_ref("bad").is_err());
+}
+
+#[test]
+fn a_malformed_ref_names_its_file_and_a_remedy() {
+    let (_dir, store) = empty_store();
+    store.set_ref("rel", publish(&store, 8, "{}").unwrap().artifact()).unwrap();
+    let path = store.root().join("refs/rel");
+    let good = fs_err::read_to_string(&path).unwrap();
+    let long = "x".repeat(70_000);
+    for text in
+        ["", "demo 12 34\n", good.trim_end(), &good.replace("demo", "../demo"), &format!("{good}\n"), &long]
+    {
+        fs_err::write(&path, text).unwrap();
+        let error = store.read_ref("rel").unwrap_err();
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        assert!(failure::Failure::hint(&error).unwrap().contains("delete that file"), "{error}");
+    }
+    // What it should name is not known, as little as with a link that leads nowhere.
+    fs_err::remove_file(&path).unwrap();
+    symlink("nowhere", &path).unwrap();
+    assert!(store.read_ref("rel").is_err());
+}
+
+#[test]
+fn refs_that_differ_only_in_case_are_refused() {
+    let (_dir, store) = empty_store();
+    let published = publish(&store, 8, "{}").unwrap();
+    store.set_ref("Prod", published.artifact()).unwrap();
+    let error = store.set_ref("prod", published.artifact()).unwrap_err();
+    assert!(error.to_string().contains("`Prod`"), "{error}");
+    assert_eq!(failure::Failure::kind(&error), failure::Kind::Usage);
+    store.set_ref("Prod", published.artifact()).unwrap();
+    store.set_ref("prod2", published.artifact()).unwrap();
+}
+
+#[test]
+fn a_store_file_that_says_nothing_has_a_remedy() {
+    let (_dir, store) = empty_store();
+    publish(&store, 8, "{}").unwrap();
+    let path = store.root().join("STORE");
+    fs_err::write(&path, "").unwrap();
+    let error = Store::open(store.root()).unwrap_err();
+    assert!(!error.is_damage() && error.to_string().contains("STORE"), "{error}");
+    assert!(failure::Failure::hint(&error).unwrap().contains("delete that file"));
+    fs_err::remove_file(&path).unwrap();
+    Store::open(store.root()).unwrap().ensure().unwrap();
+    assert!(lock(&Store::open(store.root()).unwrap(), &draft(8).key().unwrap()).is_ok());
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_quarantined() {
+    let (_dir, store) = empty_store();
+    let key = draft(8).key().unwrap();
+    let path = publish(&store, 8, "{}").unwrap().artifact().path().to_owned();
+    // An artifact of a later version is no damage.
+    let manifest = path.join("manifest.json");
+    let later = fs_err::read_to_string(&manifest).unwrap().replace("manifest-v1", "manifest-v9");
+    make_writable(&path);
+    fs_err::write(&manifest, &later).unwrap();
+    let commit = fs_err::read_to_string(path.join("COMMIT")).unwrap();
+    let line = commit.lines().nth(1).unwrap();
+    let new = format!("{}  manifest.json", FileHash::of(later.as_bytes()));
+    fs_err::write(path.join("COMMIT"), commit.replace(line, &new)).unwrap();
+    let error = store.quarantine_damaged(&path, "demo", &key).unwrap_err();
+    assert!(matches!(error, Error::UnknownSchema { .. }), "{error}");
+    assert!(path.exists());
 }
 
 #[test]

@@ -155,3 +155,23 @@ fn planted_staging_link_is_left_alone() {
     home.run("--set nested.rank=9").succeeded();
     assert_eq!(fs_err::metadata(&private).unwrap().permissions().mode() & 0o777, 0o700);
 }
+
+#[test]
+fn an_artifact_that_another_program_has_locked_is_not_made_again() {
+    let home = Home::new();
+    let made = home.path().join(home.run("").path());
+    let folder = fs_err::File::open(&made).unwrap();
+    folder.file().lock().unwrap();
+    for arguments in ["", "--check"] {
+        let busy = home.run_with(arguments, "ASHLAR_PATIENCE", "50ms");
+        assert_eq!(busy.code, Some(75), "{}", busy.stderr);
+        assert!(busy.stderr.contains("another process has locked"), "{}", busy.stderr);
+        assert!(busy.stderr.contains("hint: run the same command again when"), "{}", busy.stderr);
+    }
+    assert!(made.exists() && !home.store().join(".quarantine").exists());
+    let child = home.command("").spawn();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    drop(folder);
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    assert!(ran.succeeded().contains("tally/") && ran.stderr.contains("up to date"), "{}", ran.stderr);
+}

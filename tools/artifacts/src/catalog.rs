@@ -240,10 +240,11 @@ pub(crate) fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Lists the stages with a folder in the store, in the order of the pipeline; those outside it come last, by name.
+/// Lists the stages with a folder in the store, in the order of the pipeline; those outside it come last, by name. Folders that no
+/// stage can have, such as `lost+found` of a disk, are left out.
 fn stages(root: &Path) -> Result<Vec<String>> {
-    let mut stages: Vec<String> =
-        names(root)?.into_iter().filter(|name| name != "refs" && root.join(name).is_dir()).collect();
+    let is_stage = |name: &String| artifact::check_stage(name).is_ok() && root.join(name).is_dir();
+    let mut stages: Vec<String> = names(root)?.into_iter().filter(is_stage).collect();
     let rank = |name: &str| outputs::STAGES.iter().position(|stage| stage.name == name).unwrap_or(usize::MAX);
     stages.sort_by_key(|name| (rank(name), name.clone()));
     Ok(stages)

@@ -8,7 +8,7 @@ mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use artifact::{CollectionLock, Condemnation, Discarded, Key, Store};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::args::Gc;
 use crate::catalog::{Catalog, Entry, Item};
 use crate::error::{Error, Result};
-use crate::leftovers::{self, Leftover};
+use crate::leftovers::{self, Kind, Leftover};
 use crate::roots;
 use crate::text::{self, Align, Table};
 
@@ -49,12 +49,35 @@ struct Decision {
 /// Outcome of a collection.
 #[derive(Default)]
 struct Outcome {
-    removed: usize,
+    removed: BTreeSet<PathBuf>,
     bytes: u64,
     /// Items that were spared at the last moment, with the reason.
     spared: Vec<(PathBuf, &'static str)>,
-    /// Artifacts that were in use when they were to be removed: what they were made from stays as well.
+    /// Artifacts that could not be removed when their turn came: what they were made from stays as well.
     in_use: BTreeSet<Key>,
+}
+
+impl Outcome {
+    fn remove(&mut self, path: &Path, bytes: u64) {
+        self.removed.insert(path.to_owned());
+        self.bytes += bytes;
+    }
+
+    fn spare(&mut self, item: &Item, reason: Discarded) {
+        self.in_use.insert(item.summary.key);
+        self.spared.push((item.entry.path.clone(), why_spared(reason)));
+    }
+
+    /// Notes what is left of a plan that ended early.
+    fn spare_rest(&mut self, decision: &Decision) {
+        let artifacts = decision.remove.iter().map(|item| &item.entry.path);
+        let leftovers = decision.leftovers.iter().map(|leftover| &leftover.path);
+        let spared: BTreeSet<PathBuf> = self.spared.iter().map(|(path, _)| path.clone()).collect();
+        let rest = artifacts
+            .chain(leftovers)
+            .filter(|path| !self.removed.contains(*path) && !spared.contains(*path));
+        self.spared.extend(rest.map(|path| (path.clone(), "not reached")));
+    }
 }
 
 /// Collects, or shows what would be collected.
@@ -69,11 +92,12 @@ pub(crate) fn run(catalog: &Catalog, options: &Gc) -> Result<()> {
         check_clock(catalog, now)?;
     }
     let decision = decide(catalog, options, now)?;
-    let outcome = match &lock {
-        Some(lock) => collect(catalog, options, lock, &decision)?,
-        None => Outcome::default(),
+    let (outcome, collected) = match &lock {
+        Some(lock) => collect(catalog, options, lock, &decision),
+        None => (Outcome::default(), Ok(())),
     };
-    report(catalog, options, &decision, &outcome, now)
+    report(catalog, options, &decision, &outcome, now)?;
+    collected
 }
 
 /// Refuses to compare times with a clock that is behind the store, or far ahead of it.
@@ -187,26 +211,70 @@ fn check_origins(
     Ok(())
 }
 
-fn collect(catalog: &Catalog, options: &Gc, lock: &CollectionLock, decision: &Decision) -> Result<Outcome> {
-    let store = &catalog.store;
+/// Removes what was decided. Says what was removed also if something fails, and deletes what is in the trash by then.
+fn collect(
+    catalog: &Catalog,
+    options: &Gc,
+    lock: &CollectionLock,
+    decision: &Decision,
+) -> (Outcome, Result<()>) {
     let mut outcome = Outcome::default();
+    let collected = remove_artifacts(&catalog.store, options, lock, decision, &mut outcome)
+        .and_then(|()| remove_leftovers(&catalog.store, lock, decision, &mut outcome));
+    let emptied = empty_trash(&catalog.store, lock, decision, &mut outcome);
+    let collected = collected.and(emptied);
+    if collected.is_err() {
+        outcome.spare_rest(decision);
+    }
+    (outcome, collected)
+}
+
+fn remove_artifacts(
+    store: &Store,
+    options: &Gc,
+    lock: &CollectionLock,
+    decision: &Decision,
+    outcome: &mut Outcome,
+) -> Result<()> {
     for batch in decision.remove.chunks(BATCH) {
         if let Some(signal) = crate::signal::stopped() {
             return Err(Error::Stopped { signal });
         }
-        collect_batch(store, options, lock, (batch, &decision.items), &mut outcome)?;
+        collect_batch(store, options, lock, (batch, &decision.items), outcome)?;
         store.empty_trash(lock)?;
     }
-    for leftover in &decision.leftovers {
-        if let Some(reason) = sweep::discard(store, lock, leftover)? {
-            outcome.spared.push((leftover.path.clone(), reason));
-        } else {
-            outcome.removed += 1;
-            outcome.bytes += leftover.bytes;
+    Ok(())
+}
+
+fn remove_leftovers(
+    store: &Store,
+    lock: &CollectionLock,
+    decision: &Decision,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    for leftover in decision.leftovers.iter().filter(|leftover| leftover.kind != Kind::Trash) {
+        match sweep::discard(store, lock, leftover)? {
+            Some(reason) => outcome.spared.push((leftover.path.clone(), reason)),
+            None => outcome.remove(&leftover.path, leftover.bytes),
         }
     }
-    store.empty_trash(lock)?;
-    Ok(outcome)
+    Ok(())
+}
+
+fn empty_trash(
+    store: &Store,
+    lock: &CollectionLock,
+    decision: &Decision,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let left = store.empty_trash(lock)?;
+    for leftover in decision.leftovers.iter().filter(|leftover| leftover.kind == Kind::Trash) {
+        if !left.contains(&leftover.path) {
+            outcome.remove(&leftover.path, leftover.bytes);
+        }
+    }
+    outcome.spared.extend(left.into_iter().map(|path| (path, why_spared(Discarded::Denied))));
+    Ok(())
 }
 
 /// Removes artifacts, except those that something needs by now; `known` are the artifacts as they were read before.
@@ -225,23 +293,27 @@ fn collect_batch(
     for item in batch {
         match store.condemn(lock, &item.entry.path, item.entry.last_use)? {
             Condemnation::Ready(ready) => condemned.push((item, ready)),
-            Condemnation::Spared(reason) => {
-                outcome.in_use.insert(item.summary.key);
-                outcome.spared.push((item.entry.path.clone(), why_spared(reason)));
-            }
+            Condemnation::Spared(reason) => outcome.spare(item, reason),
         }
     }
     let catalog = Catalog::open(store.root())?;
     let (items, unreadable) = catalog.items_beside(known);
-    let (needed, _) = divide(&catalog, options, artifact::now(), (&items, &unreadable), &outcome.in_use)?;
+    let now = artifact::now();
+    let needed = |in_use: &BTreeSet<Key>| divide(&catalog, options, now, (&items, &unreadable), in_use);
+    let (mut kept, _) = needed(&outcome.in_use)?;
+    // Nothing is flushed before all of them are renamed, since readers wait for the locks.
     for (item, ready) in condemned {
-        if needed.contains_key(&item.summary.key) {
+        if kept.contains_key(&item.summary.key) {
             outcome.spared.push((item.entry.path.clone(), "needed by something new, or in use"));
             continue;
         }
-        store.remove(lock, ready)?;
-        outcome.removed += 1;
-        outcome.bytes += item.summary.bytes();
+        match store.remove(lock, ready)? {
+            Discarded::Moved => outcome.remove(&item.entry.path, item.summary.bytes()),
+            reason => {
+                outcome.spare(item, reason);
+                (kept, _) = needed(&outcome.in_use)?;
+            }
+        }
     }
     Ok(())
 }
@@ -252,6 +324,7 @@ fn why_spared(reason: Discarded) -> &'static str {
         Discarded::MayBeInUse => {
             "perhaps in use by another machine, as locks may not work here; delete it by hand if it is not"
         }
+        Discarded::Denied => "belongs to another user, or is in a folder that this user cannot change",
         Discarded::Changed | Discarded::Moved => "used a moment ago, or gone",
     }
 }
@@ -298,7 +371,7 @@ fn report(
         + decision.leftovers.iter().map(|leftover| leftover.bytes).sum::<u64>();
     let number = decision.remove.len() + decision.leftovers.len();
     let done = if options.delete {
-        format!("removed {} ({})", text::count(outcome.removed, "item"), text::bytes(outcome.bytes))
+        format!("removed {} ({})", text::count(outcome.removed.len(), "item"), text::bytes(outcome.bytes))
     } else {
         format!("would remove {} ({})", text::count(number, "item"), text::bytes(planned))
     };
@@ -340,7 +413,7 @@ fn to_json(catalog: &Catalog, options: &Gc, decision: &Decision, outcome: &Outco
     json!({
         "store": catalog.store.root(), "dry_run": !options.delete,
         "remove": artifacts.chain(leftovers).collect::<Vec<_>>(), "keep": kept, "spared": spared,
-        "unreadable": decision.unreadable, "removed": outcome.removed, "removed_bytes": outcome.bytes,
+        "unreadable": decision.unreadable, "removed": outcome.removed.len(), "removed_bytes": outcome.bytes,
     })
 }
 
@@ -392,7 +465,8 @@ mod tests {
         let decision = decide(&catalog, &options, artifact::now()).unwrap();
         assert_eq!(decision.remove.len(), 3);
         let during = between(&store, &paths);
-        let outcome = collect(&catalog, &options, &lock, &decision).unwrap();
+        let (outcome, collected) = collect(&catalog, &options, &lock, &decision);
+        collected.unwrap();
         drop(during);
         (folder, paths, outcome)
     }
@@ -400,7 +474,7 @@ mod tests {
     #[test]
     fn what_nothing_refers_to_goes() {
         let (_folder, paths, outcome) = collected(|_, _| ());
-        assert_eq!((outcome.removed, outcome.spared.len()), (3, 0));
+        assert_eq!((outcome.removed.len(), outcome.spared.len()), (3, 0));
         assert!(paths.iter().all(|path| !path.exists()));
     }
 
@@ -410,7 +484,7 @@ mod tests {
         let kept = collected(|store, paths| drop(crate::roots::keep(store, &open(&paths[0]), "").unwrap()));
         let labelled = collected(|store, paths| store.set_ref("best", &open(&paths[0])).unwrap());
         for (_folder, paths, outcome) in [kept, labelled] {
-            assert_eq!((outcome.removed, outcome.spared.len()), (0, 3));
+            assert_eq!((outcome.removed.len(), outcome.spared.len()), (0, 3));
             assert!(paths.iter().all(|path| path.exists()));
         }
     }
@@ -420,11 +494,11 @@ mod tests {
         // `keep` has opened the report, and is about to write that it is kept.
         let (_folder, paths, outcome) =
             collected(|_, paths| Artifact::open_with(&paths[0], Level::Size).unwrap());
-        assert_eq!(outcome.removed, 0, "{:?}", outcome.spared);
+        assert_eq!(outcome.removed.len(), 0, "{:?}", outcome.spared);
         assert!(paths.iter().all(|path| path.exists()));
         let (_folder, paths, outcome) =
             collected(|_, paths| Artifact::open_with(&paths[1], Level::Size).unwrap());
-        assert_eq!(outcome.removed, 1, "{:?}", outcome.spared);
+        assert_eq!(outcome.removed.len(), 1, "{:?}", outcome.spared);
         assert!(!paths[0].exists() && paths[1].exists() && paths[2].exists());
     }
 }

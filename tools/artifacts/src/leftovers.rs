@@ -1,10 +1,11 @@
 //! Leftovers: what is in a store besides artifacts: workspaces, staging folders, quarantine, trash and temporary files.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Kind of a leftover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +86,7 @@ pub(crate) fn find(root: &Path) -> Result<Vec<Leftover>> {
         } else if name == "refs" || name == ".kept" {
             let hidden = children(&path)?.into_iter().filter(|path| begins_with(path, "."));
             found.extend(hidden.filter_map(|path| measure(Kind::Temporary, &path)));
-        } else if !name.starts_with('.') {
+        } else if artifact::check_stage(&name).is_ok() {
             let staging = children(&path)?.into_iter().filter(|path| begins_with(path, ".tmp-"));
             found.extend(staging.filter_map(|path| measure(staging_kind(&path), &path)));
         }
@@ -106,9 +107,15 @@ fn is_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
 }
 
-/// Lists the entries of a folder, sorted; none if it is missing, a link or no folder.
+/// Lists the entries of a folder, sorted; none if it is missing, a link or no folder, or is private to another user.
 fn children(dir: &Path) -> Result<Vec<PathBuf>> {
-    if is_folder(dir) { sorted(dir) } else { Ok(Vec::new()) }
+    if !is_folder(dir) {
+        return Ok(Vec::new());
+    }
+    match sorted(dir) {
+        Err(Error::Io(error)) if error.kind() == ErrorKind::PermissionDenied => Ok(Vec::new()),
+        listed => listed,
+    }
 }
 
 fn sorted(dir: &Path) -> Result<Vec<PathBuf>> {

@@ -40,8 +40,8 @@ pub(super) fn discard(
     leftover: &Leftover,
 ) -> Result<Option<&'static str>> {
     let discarded = match leftover.kind {
-        // It is emptied at the end.
-        Kind::Trash => Discarded::Moved,
+        // [`Store::empty_trash`] deletes it.
+        Kind::Trash => return Ok(None),
         Kind::Temporary | Kind::Quarantined => store.discard_leftover(lock, &leftover.path)?,
         Kind::Staging => store.discard_staging(lock, &leftover.path)?,
         Kind::Workspace => {
