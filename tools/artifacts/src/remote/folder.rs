@@ -75,8 +75,14 @@ impl Remote for Folder {
             let there =
                 self.store.lookup_with(&manifest.stage, &manifest.key, &name.slug, artifact::Level::Hash);
             match there {
-                Ok(Some(there)) if there.tree() == artifact.tree() => return Ok(Sent::Same),
+                Ok(Some(there)) if there.tree() == artifact.tree() => {
+                    // gc of that store must not remove it before what was made from it is there as well.
+                    there.mark_used();
+                    return Ok(Sent::Same);
+                }
                 Ok(Some(there)) => return Err(different(&there, artifact)),
+                // A copy that is locked or cannot be read may be sound.
+                Err(error) if !error.is_damage() => return Err(error.into()),
                 // A damaged copy is replaced by `adopt`.
                 Ok(None) | Err(_) => {}
             }

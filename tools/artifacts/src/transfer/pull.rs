@@ -24,7 +24,10 @@ const TELEMETRY_BYTES: u64 = 1 << 30;
 
 /// Copies artifacts from another place into the store.
 pub(crate) fn pull(catalog: &Catalog, options: &Pull) -> Result<()> {
-    let remote = remote::open(&options.remote)?;
+    pull_from(remote::open(&options.remote)?.as_ref(), catalog, options)
+}
+
+fn pull_from(remote: &dyn Remote, catalog: &Catalog, options: &Pull) -> Result<()> {
     let available = remote.list()?;
     let wanted: Vec<Name> = if options.artifacts.is_empty() {
         available.clone()
@@ -32,7 +35,7 @@ pub(crate) fn pull(catalog: &Catalog, options: &Pull) -> Result<()> {
         let find = |name: &String| select(&available, name, &options.remote);
         options.artifacts.iter().map(find).collect::<Result<_>>()?
     };
-    let source = Source { remote: remote.as_ref(), address: options.remote.trim_end_matches('/') };
+    let source = Source { remote, address: options.remote.trim_end_matches('/') };
     let mut selection = Selection {
         source: &source,
         store: &catalog.store,
@@ -45,14 +48,50 @@ pub(crate) fn pull(catalog: &Catalog, options: &Pull) -> Result<()> {
         selection.add(name)?;
     }
     let mut tally = Tally::default();
-    for (name, described) in &selection.order {
-        if is_there(&catalog.store, &source, name, &described.manifest)? {
-            tally.present += 1;
-        } else {
-            copy(&catalog.store, &source, name, described, &mut tally)?;
-        }
+    let last_consumers = last_consumers(&selection.order);
+    // Stay open until everything made from them is in the store, so that gc does not remove them meanwhile.
+    let mut held = BTreeMap::new();
+    for (at, (name, described)) in selection.order.iter().enumerate() {
+        hold_origins(&catalog.store, &described.manifest, &mut held)?;
+        let artifact = match find_sound(&catalog.store, &source, name, &described.manifest)? {
+            Some(here) => {
+                tally.present += 1;
+                here
+            }
+            None => copy(&catalog.store, &source, name, described, &mut tally)?,
+        };
+        artifact.mark_used();
+        held.insert(described.manifest.key, artifact);
+        held.retain(|key, _| last_consumers.get(key).is_some_and(|last| *last > at));
     }
     tally.report("pulled", options.format.json)
+}
+
+/// Returns for each input the place of the last artifact in `order` that was made from it.
+fn last_consumers(order: &[(Name, Rc<Described>)]) -> BTreeMap<Key, usize> {
+    let consumers = order.iter().enumerate();
+    let keys = |(at, (_, described)): (usize, &(Name, Rc<Described>))| {
+        let keys: Vec<Key> = described.manifest.inputs.values().filter_map(|record| record.key).collect();
+        keys.into_iter().map(move |key| (key, at))
+    };
+    consumers.flat_map(keys).collect()
+}
+
+/// Opens the artifacts of the store from which one was made that is about to be pulled.
+fn hold_origins(store: &Store, consumer: &Manifest, held: &mut BTreeMap<Key, Artifact>) -> Result<()> {
+    for record in consumer.inputs.values() {
+        let (Some(stage), Some(key)) = (&record.stage, &record.key) else { continue };
+        if held.contains_key(key) {
+            continue;
+        }
+        let Some(path) = store.find(stage, key, "")? else { continue };
+        // A damaged one is reported by `verify`.
+        if let Some(origin) = readable(Artifact::open_with(&path, Level::Size).map_err(Error::from))? {
+            origin.mark_used();
+            held.insert(*key, origin);
+        }
+    }
+    Ok(())
 }
 
 /// Finds the artifact that a word names: `STAGE/KEY` or the first digits of a key.
@@ -185,35 +224,44 @@ fn readable<T>(read: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Returns whether the store has the artifact, sound and with the same bytes.
-fn is_there(store: &Store, source: &Source<'_>, name: &Name, manifest: &Manifest) -> Result<bool> {
-    let Some(path) = store.find(&manifest.stage, &manifest.key, &name.slug)? else { return Ok(false) };
+/// Opens the artifact of the store if it is there, sound and with the same bytes.
+fn find_sound(
+    store: &Store,
+    source: &Source<'_>,
+    name: &Name,
+    manifest: &Manifest,
+) -> Result<Option<Artifact>> {
+    let Some(path) = store.find(&manifest.stage, &manifest.key, &name.slug)? else { return Ok(None) };
     match Artifact::open_with(&path, Level::Hash) {
         Ok(here) if here.manifest().key == manifest.key => {
             if here.tree() == manifest.tree {
-                return Ok(true);
+                return Ok(Some(here));
             }
-            Err(Error::Different {
+            return Err(Error::Different {
                 there: source.place(name),
                 trees: (manifest.tree, here.tree()),
                 here: path,
-            })
+            });
         }
-        _ => {
+        // One that is locked or cannot be read may be sound.
+        Err(error) if !error.is_damage() => return Err(error.into()),
+        // Removed by gc since it was found.
+        Err(_) if path.symlink_metadata().is_err() => {}
+        Ok(_) | Err(_) => {
             tracing::warn!("`{}` is damaged and is pulled again", text::escape(&path.display().to_string()));
-            Ok(false)
         }
     }
+    Ok(None)
 }
 
-/// Copies an artifact into a staging folder, verifies it, and gives it its name.
+/// Copies an artifact into a staging folder, verifies it, gives it its name and returns it opened.
 fn copy(
     store: &Store,
     source: &Source<'_>,
     name: &Name,
     described: &Described,
     tally: &mut Tally,
-) -> Result<()> {
+) -> Result<Artifact> {
     let bytes = described.manifest.outputs.values().map(|output| output.bytes).sum();
     store.check_space(bytes)?;
     tracing::info!("pulling {name} ({})", text::bytes(bytes));
@@ -227,20 +275,21 @@ fn copy(
         }
     });
     match adopted? {
-        Published::New(_) => {
+        Published::New(artifact) => {
             tally.copied.push(name.to_string());
             tally.bytes += bytes;
+            Ok(artifact)
         }
-        Published::Same(_) => tally.present += 1,
-        Published::Different { artifact, tree, .. } => {
-            return Err(Error::Different {
-                there: source.place(name),
-                here: artifact.path().to_owned(),
-                trees: (tree, artifact.tree()),
-            });
+        Published::Same(artifact) => {
+            tally.present += 1;
+            Ok(artifact)
         }
+        Published::Different { artifact, tree, .. } => Err(Error::Different {
+            there: source.place(name),
+            here: artifact.path().to_owned(),
+            trees: (tree, artifact.tree()),
+        }),
     }
-    Ok(())
 }
 
 /// Copies all files of an artifact into a staging folder.
@@ -275,4 +324,79 @@ fn download(source: &Source<'_>, name: &Name, described: &Described, staging: &S
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use artifact::{Condemnation, Draft, InputContent, InputRecord, KeyMaterial, faults};
+    use clap::Parser as _;
+    use serde_json::json;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    /// Publishes an artifact of a stage, made from another one; returns its folder.
+    fn publish(store: &Store, stage: &str, origin: Option<&Path>) -> PathBuf {
+        let mut material = KeyMaterial::new(stage, 1, json!({}));
+        let mut inputs = BTreeMap::new();
+        if let Some(origin) = origin {
+            let origin = Artifact::open(origin).unwrap();
+            let (manifest, role) = (origin.manifest(), "origin".to_owned());
+            material.inputs.insert(role.clone(), InputContent::Tree(manifest.tree));
+            let (stage, key) = (Some(manifest.stage.clone()), Some(manifest.key));
+            inputs.insert(role, InputRecord { stage, key, tree: manifest.tree, output: None });
+        }
+        let staging = store.stage_new(stage).unwrap();
+        fs_err::write(staging.data().join("out.txt"), "x").unwrap();
+        let draft = Draft { inputs, ..Draft::new("toy", material) };
+        staging.publish(&draft, &mut || Ok(())).unwrap().artifact().path().to_owned()
+    }
+
+    /// Pulls an artifact whose origin is in the store and old, and perhaps at the other place as well. Returns how often gc could
+    /// have taken the origin while the artifact was copied, and how often it tried.
+    fn taken(origin_is_away: bool) -> (usize, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str| Store::open(&folder.path().join(name)).unwrap();
+        let (away, here) = (open("away"), open("here"));
+        let model = publish(&away, "import-model", None);
+        publish(&away, "train", Some(&model));
+        if !origin_is_away {
+            testutil::files::remove(&model);
+        }
+        let origin = publish(&here, "import-model", None);
+        let old = artifact::now() - Duration::from_hours(100 * 24);
+        let times = std::fs::FileTimes::new().set_modified(old);
+        fs_err::File::open(&origin).unwrap().file().set_times(times).unwrap();
+
+        let words = ["artifacts", "pull", away.root().to_str().unwrap()];
+        let Command::Pull(options) = Args::try_parse_from(words).unwrap().command else {
+            unreachable!("a pull was asked for")
+        };
+        let catalog = Catalog::open(here.root()).unwrap();
+        let lock = here.lock_collection().unwrap();
+        let taken = Rc::new(RefCell::new((0, 0)));
+        let counts = Rc::clone(&taken);
+        let observer = move |_: &str, path: &Path| {
+            if path.starts_with(here.root().join("train")) {
+                let used = fs_err::metadata(&origin).unwrap().modified().unwrap();
+                let condemned = here.condemn(&lock, &origin, used).unwrap();
+                counts.borrow_mut().0 += usize::from(matches!(condemned, Condemnation::Ready(_)));
+                counts.borrow_mut().1 += 1;
+            }
+        };
+        faults::observe(observer, || pull(&catalog, &options)).unwrap();
+        *taken.borrow()
+    }
+
+    #[test]
+    fn gc_cannot_take_an_origin_that_is_there_before_what_was_made_from_it_is_pulled() {
+        for origin_is_away in [true, false] {
+            let (taken, tried) = taken(origin_is_away);
+            assert!(taken == 0 && tried > 5, "{origin_is_away}: {taken} of {tried}");
+        }
+    }
 }
