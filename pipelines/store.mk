@@ -1,7 +1,7 @@
 # The store from Make: the program `artifacts` with the store and pointers of this checkout.
 
 GRACE ?= 14days
-unexport ARTIFACT STAGE GRACE REMOTE A B TO KEY FORMAT OUTPUT DELETE RUN_AGAIN
+unexport ARTIFACT STAGE GRACE REMOTE A B TO KEY FORMAT DELETE RUN_AGAIN
 
 artifacts = $(call quote,$(call raw,BIN)/artifacts) --store $(call quoted,STORE)
 # A variable as an argument, if it is set; and with a flag before it.
@@ -61,7 +61,7 @@ pull: build ## Copy from a folder or s3://BUCKET/PREFIX: REMOTE=… [ARTIFACT=ST
 export: build ## Write a model, a run or a dataset in other formats: ARTIFACT=fuse TO=my-model [KEY=key.pem OUTPUT=gguf FORMAT=ro-crate]
 	@$(call needs,ARTIFACT,ARTIFACT=fuse TO=my-model) $(call needs,TO,ARTIFACT=fuse TO=my-model) \
 	  $(artifacts) export $(call quoted,ARTIFACT) --to $(call quoted,TO) $(call flagged,--key,KEY) \
-	  $(call flagged,--format,FORMAT) $(call flagged,--output,OUTPUT)
+	  $(call flagged,--format,FORMAT) $(if $(filter file,$(origin OUTPUT)),,$(call flagged,--output,OUTPUT))
 
 reproduce: build ## Print the commands that make an artifact again: ARTIFACT=report [RUN_AGAIN=1]
 	@$(call needs,ARTIFACT,ARTIFACT=report) $(artifacts) reproduce $(call quoted,ARTIFACT) --files $(call quoted,DATA) \
