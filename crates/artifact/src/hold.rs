@@ -119,7 +119,7 @@ mod tests {
         let other = os::open_dir(&path).unwrap();
         other.lock().unwrap();
         let hold = std::thread::scope(|scope| {
-            let reader = scope.spawn(|| Hold::take_within(&path, Duration::from_secs(60)));
+            let reader = scope.spawn(|| Hold::take_within(&path, Duration::from_mins(1)));
             std::thread::sleep(POLL * 5);
             fs_err::rename(&path, &trash).unwrap();
             fs_err::create_dir(&path).unwrap();
