@@ -18,17 +18,26 @@ MEMORY   ?=
 from-command-line := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
 $(foreach name,$(from-command-line),$(eval override $(name) := $$(value $(name))))
 
-# The value of a variable as it was given, except that `$$` means `$`: nothing in it is expanded.
-raw       = $(subst $$$$,$$,$(value $(1)))
+# The value of a variable as it was given, except that `$$` means `$`: nothing in it is expanded. A line break would end the line of
+# a recipe, in the middle of a quoted word.
+text      = $(subst $$$$,$$,$(value $(1)))
+raw       = $(if $(findstring $(newline),$(value $(1))),$(error $(1) contains a line break, which make cannot pass on))$(text)
+# A list of words: a line break separates them, like a space.
+listed    = $(strip $(text))
 # A text, and the value of a variable, as one word for the shell.
 quote     = '$(subst ','\'',$(1))'
 quoted    = $(call quote,$(call raw,$(1)))
 empty    :=
 space    := $(empty) $(empty)
 tab      := $(empty)	$(empty)
-# SET as flags. A word without `=` continues the value before it.
-set-words = $(foreach word,$(subst ','\'',$(call raw,SET)),$(if $(findstring =,$(word)),$(tab))$(word))
-set-flags = $(if $(strip $(call raw,SET)),--set '$(subst $(space)$(tab),' --set ',$(subst ^$(tab),,^$(set-words)))')
+define newline
+
+
+endef
+# SET as flags. One tab marks a word that begins a setting, two mark a word without `=`, which continues the value before it.
+set-words = $(foreach word,$(subst ','\'',$(call listed,SET)),$(tab)$(if $(findstring =,$(word)),,$(tab))$(word))
+set-joined = $(subst $(space)$(tab),' --set ',$(subst $(space)$(tab)$(tab),$(space),$(set-words)))
+set-flags = $(if $(call listed,SET),--set '$(subst $(tab),,$(set-joined))')
 
 # Preset of the sentence encoder that scores similarity; empty for none. The demo needs no network, so it has none.
 ifeq ($(origin ENCODER),undefined)
@@ -114,7 +123,7 @@ test: native ## Run all tests
 
 test-nix: native ## Test the flake and the pipelines in the Nix sandbox (needs Nix)
 	$(programs-for-tests)
-	tests/nix/run.sh target/debug $(foreach group,$(call raw,NIX_TESTS),$(call quote,$(group)))
+	tests/nix/run.sh target/debug $(foreach group,$(call listed,NIX_TESTS),$(call quote,$(group)))
 
 test-golden: native ## Run the golden cases in GOLDEN_DIR (default tests/golden)
 	folder=$$(cd $(call quote,$(or $(call raw,GOLDEN_DIR),tests/golden)) && pwd) && \
@@ -202,11 +211,11 @@ upload: $(if $(call raw,ID),$(upload-needs)) ## Push the fused model to the hub:
 	@$(if $(call raw,ID),,echo 'error: set ID to a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
 	  $(pointers); $(call quote,$(call raw,BIN)/upload) --output $(call quoted,OUTPUT) --id $(call quoted,ID) \
 	  --model $(call of,$(if $(filter adapters,$(call raw,OUTPUT)),select-best,fuse)) $(if $(scored-output),--scores $(call of,evaluate)) \
-	  $(addprefix --dataset ,$(foreach id,$(call raw,DATASETS),$(call quote,$(id)))) $(if $(call raw,REVISION),--revision $(call quoted,REVISION)) $(if $(call raw,PRIVATE),--private)
+	  $(addprefix --dataset ,$(foreach id,$(call listed,DATASETS),$(call quote,$(id)))) $(if $(call raw,REVISION),--revision $(call quoted,REVISION)) $(if $(call raw,PRIVATE),--private)
 
 compare: build ## Compare runs on one page: RUNS="RUN RUN…" [OUT=build/compare.html]
-	@$(if $(call raw,RUNS),,echo 'error: set RUNS to reports, such as `make compare RUNS="build/haw-eng/demo artifacts/report/9c0d…"`' >&2; exit 2;) \
-	  $(call quote,$(call raw,BIN)/report) compare $(foreach run,$(subst ','\'',$(call raw,RUNS)),'$(run)') \
+	@$(if $(call listed,RUNS),,echo 'error: set RUNS to reports, such as `make compare RUNS="build/haw-eng/demo artifacts/report/9c0d…"`' >&2; exit 2;) \
+	  $(call quote,$(call raw,BIN)/report) compare $(foreach run,$(subst ','\'',$(call listed,RUNS)),'$(run)') \
 	  --store $(call quoted,STORE) --out $(or $(if $(call raw,OUT),$(call quoted,OUT)),$(call quote,$(call raw,BUILD)/compare.html))
 
 data-report: prepare-data ## Make a page about the dataset [OUT=build/data-report.html]

@@ -7,7 +7,7 @@
 STAGES := import-model prepare-data train validate select-best fuse evaluate report
 
 LATEST := $(call raw,BUILD)/$(call raw,PIPELINE)/$(call raw,MODEL)
-ASKED  := $(foreach name,BACKEND STORE DATA MODEL_DIR MEMORY ENCODER LAUNCH SHARD_LAYERS SET,$(call quoted,$(name)))
+ASKED  := $(foreach name,BACKEND STORE DATA MODEL_DIR MEMORY ENCODER LAUNCH SHARD_LAYERS,$(call quoted,$(name))) $(call quote,$(call listed,SET))
 RUN    := $(LATEST)/$(shell printf '%s\n' $(ASKED) | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12)
 
 # The page with times, which no hash covers, says which artifacts were made before this moment.

@@ -200,6 +200,43 @@ fn names_of_presets_are_not_run() -> Result<()> {
 }
 
 #[test]
+fn settings_are_passed_on_as_they_were_written() -> Result<()> {
+    let checkout = Checkout::new("written")?;
+    for (set, flags) in [
+        ("train.rank", &["train.rank"][..]),
+        ("^a b  c=1 d", &["^a b", "c=1 d"]),
+        ("a=1\nb=2", &["a=1", "b=2"]),
+        ("=x ^y", &["=x ^y"]),
+    ] {
+        let (ran, arguments) = checkout.make("train", &[("SET", set)], false)?;
+        ensure!(ran.code == Some(0), "SET={set}: {}", ran.stderr);
+        let places = arguments.windows(2).filter(|pair| pair[0] == "--set").map(|pair| &pair[1]);
+        let places: Vec<&String> = places.take(flags.len()).collect();
+        ensure!(places == flags, "SET={set}: {arguments:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_line_break_in_a_variable_is_refused_by_its_name() -> Result<()> {
+    let checkout = Checkout::new("breaks")?;
+    for (target, names) in TARGETS {
+        for name in names {
+            for value in ["a\nb", "a'\nb\n"] {
+                let (ran, _) = checkout.make(target, &[("ARTIFACT", "train"), (name, value)], false)?;
+                let reason = format!("*** {name} contains a line break");
+                ensure!(
+                    ran.code == Some(2) && ran.stderr.contains(&reason),
+                    "{target} {name}: {}",
+                    ran.stderr
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn line_breaks_do_not_begin_a_command() -> Result<()> {
     let checkout = Checkout::new("lines")?;
     let values = [
