@@ -245,6 +245,39 @@ fn errors_have_a_kind_and_the_line() {
 }
 
 #[test]
+fn numbers_without_a_value_are_errors() {
+    for (source, message) in [
+        ("(0 - 2**126 - 2**126)|abs", "the number is too large"),
+        ("'%c' % -1", "%c arg not in range(0x110000)"),
+        ("'%c' % 1114112", "%c arg not in range(0x110000)"),
+        ("'%c' % 'ab'", "%c requires int or char"),
+        ("'%c' % 65.0", "%c requires int or char"),
+        ("0 ** -1", "0.0 cannot be raised to a negative power"),
+        ("0.0 ** -0.5", "0.0 cannot be raised to a negative power"),
+        ("(-8) ** 0.5", "complex numbers are not supported"),
+        ("10.0 ** 400", "the number is too large"),
+        ("1e300|int", "the number is too large"),
+        ("('9' * 50)|int", "the number is too large"),
+        ("'%d' % 1e39", "the number is too large"),
+        ("1e308|round(3, 'ceil')", "the number is too large"),
+    ] {
+        let error = render(&format!("{{{{ {source} }}}}")).unwrap_err();
+        assert_eq!(error.message, message, "{source}");
+    }
+    for (source, expected) in [
+        ("'%c%c' % (65, 'é')", "Aé"),
+        ("(1 - 2**126 - 2**126)|abs", "170141183460469231731687303715884105727"),
+        ("2 ** -1", "0.5"),
+        ("0.0 ** 0", "1.0"),
+        ("1e30|int", "1000000000000000019884624838656"),
+        ("'%d' % -1e30", "-1000000000000000019884624838656"),
+        ("'1e9'|int", "1000000000"),
+    ] {
+        assert_eq!(text(&format!("{{{{ {source} }}}}")), expected, "{source}");
+    }
+}
+
+#[test]
 fn work_and_text_are_bounded() {
     for source in [
         "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",

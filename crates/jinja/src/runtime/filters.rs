@@ -8,6 +8,7 @@ use crate::runtime::format::{self, whole_digits};
 use crate::runtime::json;
 use crate::runtime::machine::Machine;
 use crate::runtime::memory::Text;
+use crate::runtime::operators::{too_large, whole_part};
 use crate::runtime::output::Notation;
 use crate::runtime::strings::{allow_case_change, capitalize, replace, split_lines, strip};
 use crate::runtime::value::{Number, Value};
@@ -305,7 +306,7 @@ impl Lines<'_> {
 
 fn absolute(value: &Value) -> Result<Value> {
     match (value, value.number()) {
-        (_, Some(Number::Int(number))) => Ok(Value::Int(number.saturating_abs())),
+        (_, Some(Number::Int(number))) => number.checked_abs().map(Value::Int).ok_or_else(too_large),
         (_, Some(Number::Float(number))) => Ok(Value::Float(number.abs())),
         (Value::Undefined(what), _) => Err(Error::undefined(&**what)),
         _ => Err(Error::of_type(format!("bad operand type for abs(): '{}'", value.type_name()))),
@@ -329,12 +330,12 @@ fn whole(value: &Value, arguments: &mut Arguments, budget: &Budget) -> Result<Va
             let number = i128::from_str_radix(digits, base).ok();
             match number {
                 Some(number) => Some(number),
-                None => parsed(&text, budget)?.filter(|n| n.is_finite()).map(|n| n.trunc() as i128),
+                None => parsed(&text, budget)?.filter(|n| n.is_finite()).map(whole_part).transpose()?,
             }
         }
         _ => match value.number() {
             Some(Number::Int(number)) => Some(number),
-            Some(Number::Float(number)) if number.is_finite() => Some(number.trunc() as i128),
+            Some(Number::Float(number)) if number.is_finite() => Some(whole_part(number)?),
             _ => None,
         },
     };
@@ -375,6 +376,9 @@ fn round(value: &Value, arguments: &mut Arguments, budget: &Budget) -> Result<Va
     }
     let factor = 10f64.powi(precision);
     let scaled = number.float() * factor;
+    if scaled.is_infinite() && number.float().is_finite() && &*method != "common" {
+        return Err(too_large());
+    }
     let rounded = match &*method {
         "ceil" => scaled.ceil() / factor,
         "floor" => scaled.floor() / factor,

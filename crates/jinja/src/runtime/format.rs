@@ -8,7 +8,7 @@ use crate::runtime::arguments::Arguments;
 use crate::runtime::budget::{Budget, Builder};
 use crate::runtime::evaluate;
 use crate::runtime::machine::Machine;
-use crate::runtime::operators::too_long;
+use crate::runtime::operators::{too_long, whole_part};
 use crate::runtime::print::{float, repr};
 use crate::runtime::value::{Number, Value};
 
@@ -134,12 +134,12 @@ fn percent_value(machine: &mut Machine<'_>, kind: char, value: &Value, mut spec:
         }
         'c' => {
             spec.fill = None;
-            padded(&machine.text_of(value)?, &spec, budget)
+            padded(&letter(value)?.to_string(), &spec, budget)
         }
         'd' | 'i' | 'u' | 'x' | 'X' | 'o' => {
             let whole = match value.number() {
                 Some(Number::Int(number)) => number,
-                Some(Number::Float(number)) if "diu".contains(kind) => number.trunc() as i128,
+                Some(Number::Float(number)) if "diu".contains(kind) => whole_part(number)?,
                 _ => {
                     let found = value.type_name();
                     return Err(Error::of_type(format!(
@@ -157,6 +157,21 @@ fn percent_value(machine: &mut Machine<'_>, kind: char, value: &Value, mut spec:
         }
         other => Err(Error::of_type(format!("unsupported format character '{other}'"))),
     }
+}
+
+/// Returns the letter of `%c`: one letter, or its number.
+fn letter(value: &Value) -> Result<char> {
+    if let Value::Str(text) = value {
+        let mut letters = text.chars();
+        if let (Some(letter), None) = (letters.next(), letters.next()) {
+            return Ok(letter);
+        }
+    }
+    let Some(Number::Int(number)) = value.number() else {
+        return Err(Error::of_type("%c requires int or char"));
+    };
+    let letter = u32::try_from(number).ok().and_then(char::from_u32);
+    letter.ok_or_else(|| Error::of_type("%c arg not in range(0x110000)"))
 }
 
 fn cut(text: &str, precision: Option<usize>, budget: &Budget) -> Result<String> {

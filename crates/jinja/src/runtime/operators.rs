@@ -13,8 +13,14 @@ pub(crate) fn too_long() -> Error {
     Error::new(ErrorKind::Limit, "the text is too long")
 }
 
-fn too_large() -> Error {
+pub(crate) fn too_large() -> Error {
     Error::new(ErrorKind::Limit, "the number is too large")
+}
+
+/// Returns a finite float without its digits after the point. Python's integers have no limit, ours have 128 bits.
+pub(crate) fn whole_part(number: f64) -> Result<i128> {
+    const LIMIT: f64 = (1_u128 << 127) as f64;
+    if (-LIMIT..LIMIT).contains(&number) { Ok(number.trunc() as i128) } else { Err(too_large()) }
 }
 
 fn symbol(operator: Operator) -> &'static str {
@@ -117,7 +123,7 @@ fn arithmetic(operator: Operator, a: Number, b: Number) -> Result<Value> {
             Operator::Modulo => {
                 a.checked_rem(b).map(|rest| if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest })
             }
-            Operator::Power if b < 0 => return Ok(Value::Float((a as f64).powf(b as f64))),
+            Operator::Power if b < 0 => return power(a as f64, b as f64).map(Value::Float),
             Operator::Power => u32::try_from(b).ok().and_then(|b| a.checked_pow(b)),
         };
         return result.map(Value::Int).ok_or_else(too_large);
@@ -135,9 +141,23 @@ fn arithmetic(operator: Operator, a: Number, b: Number) -> Result<Value> {
             let rest = a % b;
             if rest != 0.0 && (rest < 0.0) != (b < 0.0) { rest + b } else { rest }
         }
-        Operator::Power => a.powf(b),
+        Operator::Power => power(a, b)?,
     };
     Ok(Value::Float(result))
+}
+
+/// Returns `base ** exponent` of floats, with Python's errors where the result would not be a number of its own.
+fn power(base: f64, exponent: f64) -> Result<f64> {
+    let result = base.powf(exponent);
+    if !base.is_finite() || !exponent.is_finite() || result.is_finite() {
+        Ok(result)
+    } else if base == 0.0 {
+        Err(Error::of_type("0.0 cannot be raised to a negative power"))
+    } else if result.is_nan() {
+        Err(Error::of_type("complex numbers are not supported"))
+    } else {
+        Err(too_large())
+    }
 }
 
 pub(crate) fn negative(value: &Value) -> Result<Value> {
