@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::hex::is_hex;
 use crate::network::tls;
 use crate::settings::Settings;
+use crate::steady::{Steady, least_bytes};
 use crate::watch::Watch;
 
 const MAX_REDIRECTS: usize = 10;
@@ -21,6 +22,8 @@ const FIRST_ATTEMPTS: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_mins(2);
 /// Slowest connection that does not time out while a body is sent.
 const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
+/// Longest time for a small answer, as a multiple of the time without data that ends a connection.
+const ANSWER_SILENCES: u32 = 10;
 /// Most bytes that are read of the body of a refusal.
 const MAX_REASON_BYTES: u64 = 1 << 16;
 
@@ -101,6 +104,8 @@ pub struct Response {
     last: ureq::http::Response<ureq::Body>,
     /// SHA-256 of the file, from the header `X-Linked-Etag` of the hub's redirect.
     pub linked_sha256: Option<String>,
+    /// Longest time without data.
+    silence: Duration,
 }
 
 impl Response {
@@ -114,18 +119,18 @@ impl Response {
         header(&self.last, name)
     }
 
-    /// Returns a reader of the body, which streams it from the connection.
+    /// Returns a reader of the body, which streams it from the connection. It times out when no bytes come, or very few.
     pub fn reader(self) -> impl Read {
-        self.last.into_body().into_reader()
+        Steady::new(self.last.into_body().into_reader(), self.silence, Duration::MAX)
     }
 
     /// Reads a small body into memory.
     ///
     /// # Errors
     ///
-    /// Asks for another attempt when the connection breaks; fails when the body is longer than `limit` bytes.
+    /// Asks for another attempt when the connection breaks or is too slow; fails when the body is longer than `limit` bytes.
     pub fn read_to_end<E: From<Error>>(&mut self, limit: u64) -> Result<Vec<u8>, AttemptError<E>> {
-        let body = read_body(&mut self.last, limit);
+        let body = read_body(&mut self.last, limit, self.silence);
         body.map_err(|error| match error.kind() {
             ErrorKind::FileTooLarge => AttemptError::Fatal(too_long(limit).into()),
             _ => AttemptError::retry(format!("the connection broke during the answer: {error}")),
@@ -134,9 +139,14 @@ impl Response {
 }
 
 /// Reads a body of at most `limit` bytes, which count after it was decompressed.
-fn read_body(response: &mut ureq::http::Response<ureq::Body>, limit: u64) -> std::io::Result<Vec<u8>> {
+fn read_body(
+    response: &mut ureq::http::Response<ureq::Body>,
+    limit: u64,
+    silence: Duration,
+) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    response.body_mut().as_reader().take(limit + 1).read_to_end(&mut bytes)?;
+    let reader = Steady::new(response.body_mut().as_reader(), silence, silence * ANSWER_SILENCES);
+    reader.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(ErrorKind::FileTooLarge.into());
     }
@@ -249,7 +259,9 @@ impl<'a> Client<'a> {
                     }
                     url = next;
                 }
-                (200 | 206 | 416, _) => return Ok(Response { last: response, linked_sha256 }),
+                (200 | 206 | 416, _) => {
+                    return Ok(Response { last: response, linked_sha256, silence: self.settings.silence });
+                }
                 (status, _) => return Err(self.status_error(&url, status, &mut response)),
             }
         }
@@ -287,7 +299,7 @@ impl<'a> Client<'a> {
         self.answered.set(true);
         match response.status().as_u16() {
             status if status < 300 || accepted.contains(&status) => {
-                Ok(Response { last: response, linked_sha256: None })
+                Ok(Response { last: response, linked_sha256: None, silence: self.settings.silence })
             }
             status => Err(self.status_error(url, status, &mut response)),
         }
@@ -295,7 +307,7 @@ impl<'a> Client<'a> {
 
     /// Calls `attempt` until it succeeds, fails for good, or fails too often in a row.
     ///
-    /// [`Progress::made`] resets the count of failures.
+    /// Progress resets the count of failures.
     ///
     /// # Errors
     ///
@@ -308,13 +320,14 @@ impl<'a> Client<'a> {
     ) -> Result<T, E> {
         let mut failures = 0;
         loop {
-            let mut progress = Progress(false);
+            let (mut progress, begun) = (Progress::default(), Instant::now());
             let (reason, pause) = match attempt(&mut progress) {
                 Ok(value) => return Ok(value),
                 Err(AttemptError::Fatal(error)) => return Err(error),
                 Err(AttemptError::Retry { reason, pause }) => (reason, pause),
             };
-            failures = if progress.0 { 1 } else { failures + 1 };
+            let is_progress = progress.counts(begun.elapsed(), self.settings.silence);
+            failures = if is_progress { 1 } else { failures + 1 };
             let attempts = self.settings.attempts;
             let limit = if self.answered.get() { attempts } else { attempts.min(FIRST_ATTEMPTS) };
             if failures >= limit {
@@ -380,7 +393,8 @@ impl<'a> Client<'a> {
             id: self.repository(url),
             status,
             code: header(response, "x-error-code").unwrap_or_default(),
-            message: header(response, "x-error-message").unwrap_or_else(|| reason(response)),
+            message: header(response, "x-error-message")
+                .unwrap_or_else(|| reason(response, self.settings.silence)),
             endpoint: &self.settings.endpoint,
             has_token: self.settings.token.is_some(),
         };
@@ -389,8 +403,8 @@ impl<'a> Client<'a> {
 }
 
 /// Returns the field `error` or `message` of an answer's body as one line.
-fn reason(response: &mut ureq::http::Response<ureq::Body>) -> String {
-    let body = read_body(response, MAX_REASON_BYTES).unwrap_or_default();
+fn reason(response: &mut ureq::http::Response<ureq::Body>, silence: Duration) -> String {
+    let body = read_body(response, MAX_REASON_BYTES, silence).unwrap_or_default();
     let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let text = json["error"].as_str().or_else(|| json["message"].as_str()).unwrap_or_default();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -432,12 +446,27 @@ impl Refusal<'_> {
 }
 
 /// Records whether an attempt made progress.
-pub struct Progress(bool);
+#[derive(Default)]
+pub struct Progress {
+    is_made: bool,
+    bytes: u64,
+}
 
 impl Progress {
-    /// Records progress, which resets the count of failures.
+    /// Records progress.
     pub fn made(&mut self) {
-        self.0 = true;
+        self.is_made = true;
+    }
+
+    /// Records new bytes, which are progress unless they came too slowly.
+    pub fn received(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// Returns whether an attempt of that length made progress.
+    fn counts(&self, time: Duration, silence: Duration) -> bool {
+        let is_slow = time >= silence && self.bytes < least_bytes(time);
+        self.is_made || (self.bytes > 0 && !is_slow)
     }
 }
 

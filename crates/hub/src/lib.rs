@@ -18,6 +18,7 @@ mod listing;
 mod network;
 mod oid;
 mod settings;
+mod steady;
 mod watch;
 
 pub use client::{AttemptError, Client, Progress, Refusal, Request, Response, quoted, without_query};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 /// A request; header names are in lower case.
 pub(crate) struct Incoming {
@@ -41,15 +42,30 @@ impl Response {
         head_only: bool,
         body_limit: usize,
     ) -> std::io::Result<()> {
-        let mut head = vec![format!("HTTP/1.1 {} Whatever", self.status), "connection: close".into()];
-        head.push(format!("content-length: {}", self.body.len()));
-        head.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
-        let head = head.join("\r\n") + "\r\n\r\n";
-        stream.write_all(head.as_bytes())?;
+        stream.write_all(self.head().as_bytes())?;
         if !head_only {
             stream.write_all(&self.body[..self.body.len().min(body_limit)])?;
         }
         stream.flush()
+    }
+
+    /// Writes the response with a pause before each byte of the body, until the peer closes the connection.
+    pub(crate) fn drip(&self, stream: &mut TcpStream, pause: Duration) {
+        let mut written = stream.write_all(self.head().as_bytes());
+        for byte in self.body.chunks(1) {
+            if written.is_err() {
+                return;
+            }
+            std::thread::sleep(pause);
+            written = stream.write_all(byte);
+        }
+    }
+
+    fn head(&self) -> String {
+        let mut head = vec![format!("HTTP/1.1 {} Whatever", self.status), "connection: close".into()];
+        head.push(format!("content-length: {}", self.body.len()));
+        head.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+        head.join("\r\n") + "\r\n\r\n"
     }
 }
 

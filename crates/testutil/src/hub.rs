@@ -139,6 +139,8 @@ pub enum Fault {
     DropAfter(usize),
     /// Sends this many bytes of the body, then nothing for this long.
     StallAfter(usize, Duration),
+    /// Sends the body byte by byte with this pause before each.
+    Drip(Duration),
     /// Answers with this status, and `Retry-After` in seconds if given.
     Status(u16, Option<u64>),
     /// Ignores the byte range: answers 200 with the whole file.
@@ -325,6 +327,7 @@ fn answer(mut stream: TcpStream, state: &State, on_storage: bool) {
         Some(Fault::Endless) => return http::write_without_end(&mut stream),
         Some(Fault::DropAfter(bytes)) => limit = bytes,
         Some(Fault::StallAfter(bytes, time)) => (limit, pause) = (bytes, time),
+        Some(Fault::Drip(pause)) => return response.drip(&mut stream, pause),
         Some(Fault::WrongBytes) => response.body.iter_mut().for_each(|byte| *byte ^= 0x55),
         _ => {}
     }

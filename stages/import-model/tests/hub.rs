@@ -153,6 +153,23 @@ fn a_silent_connection_times_out_and_is_resumed() {
 }
 
 #[test]
+fn an_answer_that_comes_byte_by_byte_times_out() {
+    let drip = || Fault::Drip(Duration::from_millis(10));
+    for part in ["/blobs/org/tiny/model.safetensors", "/tree/", "/resolve-cache/"] {
+        let hub = HubServer::start(vec![repo()]);
+        let settings = Settings { silence: Duration::from_millis(120), attempts: 2, ..settings(&hub) };
+        hub.fail(part, [drip()]);
+        let import = Import::new();
+        import.run(&settings).unwrap();
+        import.assert_complete();
+        // The bytes that came do not count as progress.
+        hub.fail(part, vec![drip(); 2]);
+        let error = Import::new().run(&settings).unwrap_err().to_string();
+        assert!(error.contains("only ") && error.contains("attempt 2 of 2"), "{part}: {error}");
+    }
+}
+
+#[test]
 fn a_server_that_ignores_ranges_is_read_from_the_start() {
     let hub = HubServer::start(vec![repo()]);
     hub.fail("/blobs/org/tiny/model.safetensors", [Fault::DropAfter(1000), Fault::IgnoreRange]);

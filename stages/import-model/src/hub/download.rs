@@ -115,8 +115,8 @@ fn copy_body(
         part.append(&buffer[..bytes])?;
         if part.bytes > part.furthest {
             // Only new bytes count as progress; otherwise a server that always starts over would be retried forever.
+            progress.received(part.bytes - part.furthest);
             part.furthest = part.bytes;
-            progress.made();
         }
         client.watch().advance(bytes as u64);
     }
