@@ -120,6 +120,7 @@ pub fn distributions(
         .iter()
         .map(|counts| Distribution { value: counts.score(), draws: Vec::with_capacity(settings.resamples) })
         .collect();
+    threads::start();
     let mut stream = Stream::new(settings.seed, "bootstrap");
     let mut left = settings.resamples;
     while left > 0 {

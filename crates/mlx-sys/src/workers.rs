@@ -7,22 +7,22 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rayon::ThreadPoolBuilder;
-
 thread_local! {
     /// Whether this thread has called [`join_workers`].
     static ASKED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Creates a thread pool for MLX's operations with the calling thread as one of its workers. Only the first caller joins the pool;
-/// operations of other threads run on rayon's global pool.
+/// operations of other threads run on rayon's global pool. Where the system allows no further threads, the first caller works alone.
 pub fn join_workers() {
     static TAKEN: AtomicBool = AtomicBool::new(false);
-    if ASKED.replace(true) || rayon::current_thread_index().is_some() || TAKEN.swap(true, Ordering::Relaxed) {
+    if ASKED.replace(true) || rayon::current_thread_index().is_some() {
         return;
     }
-    // If this fails, operations run on rayon's global pool.
-    if let Ok(pool) = ThreadPoolBuilder::new().use_current_thread().build() {
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return threads::start();
+    }
+    if let Some(pool) = threads::pool_of_caller() {
         // The pool lives as long as the process.
         std::mem::forget(pool);
     }

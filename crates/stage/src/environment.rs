@@ -1,6 +1,7 @@
-//! Environment variables that set flags.
+//! Environment variables that set flags, and the number of threads.
 
 use clap::Command;
+use failure::{Error, Result};
 
 /// Makes a command treat empty variables as unset, like make.
 pub(crate) fn ignore_empty(command: Command) -> Command {
@@ -9,4 +10,10 @@ pub(crate) fn ignore_empty(command: Command) -> Command {
         if value.is_some_and(|value| value.is_empty()) { arg.env(None::<&'static str>) } else { arg }
     };
     command.mut_args(ignore).mut_subcommands(ignore_empty)
+}
+
+/// Refuses a number of threads that no machine could start.
+pub(crate) fn check_threads() -> Result<()> {
+    let hint = "unset it, to use all processors; results do not depend on the number of threads";
+    threads::check().map_err(|reason| Error::usage(reason).hinted(hint))
 }

@@ -125,7 +125,7 @@ pub fn program<A: clap::Parser, V: AsRef<Verbosity>>(
     if let Err(error) = signals::catch_size_limit() {
         tracing::warn!("cannot catch signals: {error}");
     }
-    match body(args) {
+    match environment::check_threads().and_then(|()| body(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => print_error(&error),
     }

@@ -147,6 +147,7 @@ impl<'a> Writer<'a> {
         self.waiting_bytes = 0;
         let this = &*self;
         let encode_row = |Waiting { record, route }| (this.ready(record, &route.place), route);
+        threads::start();
         let encoded: Vec<_> = waiting.into_par_iter().map(encode_row).collect();
         for (ready, route) in encoded {
             match ready {
