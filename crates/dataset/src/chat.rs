@@ -5,10 +5,18 @@
 //! of Python or as JSON text inside JSON, or leaves out a text, the other forms with the same meaning are tried. A chat
 //! without a form that the template writes whole is refused.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::template::{ChatTemplate, Conversation, Field, Rendered};
+
+/// Maximum work for one chat. Finding the turns of N messages renders about N² messages; 2,000 short ones take half of it, 10 seconds.
+pub(crate) const MAX_WORK: u64 = 10_000_000_000;
+/// Work of rendering a message, where a byte that is copied or a token that is looked at counts 1.
+const MESSAGE_WORK: u64 = 1000;
 
 /// A chat whose values suit the template.
 #[derive(Clone, Debug)]
@@ -18,6 +26,10 @@ pub(crate) struct Chat<'a> {
     pub(crate) messages: Vec<Value>,
     /// The whole chat, rendered.
     pub(crate) full: Rendered,
+    /// Length of messages and tools as JSON.
+    pub(crate) bytes: u64,
+    /// Work so far, also for copies of this chat.
+    pub(crate) work: Rc<Cell<u64>>,
 }
 
 /// Form of the values whose type templates disagree about.
@@ -55,7 +67,10 @@ impl<'a> Chat<'a> {
             let conversation = Conversation { messages: &messages, tools, add_generation_prompt: false };
             let problem = match template.render_full(&conversation) {
                 Ok(full) => match defect(template, &messages, &full) {
-                    None => return Ok(Self { template, tools, messages, full }),
+                    None => {
+                        let bytes = json_bytes(&messages) + json_bytes(&tools);
+                        return Ok(Self { template, tools, messages, full, bytes, work: Rc::default() });
+                    }
                     Some(problem) => problem,
                 },
                 Err(error) => error,
@@ -66,10 +81,42 @@ impl<'a> Chat<'a> {
     }
 
     /// Renders the first `count` messages.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the template refuses them. Callers that go on then check with [`Chat::spend`] that it was not for the work.
     pub(crate) fn first(&self, count: usize, add_generation_prompt: bool) -> Result<Rendered> {
+        self.spend(self.bytes + count as u64 * MESSAGE_WORK)?;
         let messages = &self.messages[..count];
-        self.template.render_full(&Conversation { messages, tools: self.tools, add_generation_prompt })
+        let conversation = Conversation { messages, tools: self.tools, add_generation_prompt };
+        let rendered = self.template.render_full(&conversation)?;
+        self.spend(rendered.text.len() as u64)?;
+        Ok(rendered)
     }
+
+    /// Counts work for this chat.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the chat has taken too much.
+    pub(crate) fn spend(&self, work: u64) -> Result<()> {
+        self.work.set(self.work.get().saturating_add(work));
+        if self.work.get() <= MAX_WORK {
+            return Ok(());
+        }
+        Err(Error::Message {
+            reason: format!(
+                "the chat has {} messages and is too long: finding the turns of the assistant renders the earlier messages for each",
+                self.messages.len()
+            ),
+            hint: "divide it into chats of at most 1000 messages".into(),
+        })
+    }
+}
+
+/// Returns the length of a value as JSON.
+fn json_bytes(value: &impl serde::Serialize) -> u64 {
+    serde_json::to_string(value).map_or(0, |text| text.len() as u64)
 }
 
 /// Returns the forms to try, the given one first.

@@ -208,15 +208,19 @@ fn encode_chat(
     settings: EncodeSettings,
 ) -> Result<Encoded> {
     let template = tokenizer.chat_template_for(tools).ok_or_else(|| tokenizer.no_template())?;
-    let chat = Chat::new(template, messages, tools)?;
+    encode_turns(tokenizer, &Chat::new(template, messages, tools)?, settings)
+}
+
+fn encode_turns(tokenizer: &TextTokenizer, chat: &Chat<'_>, settings: EncodeSettings) -> Result<Encoded> {
     let encoding = tokenizer.encode_with_offsets(&chat.full.text, false)?;
-    let turns = turns::turns(&chat, tokenizer);
-    let mut notes = TurnNotes { unread: unread(&chat), unwritten: unwritten(&chat), ..TurnNotes::default() };
+    let turns = turns::turns(chat, tokenizer)?;
+    let mut notes = TurnNotes { unread: unread(chat), unwritten: unwritten(chat), ..TurnNotes::default() };
     let mut trained = vec![u8::from(settings.loss_on == LossOn::All); encoding.ids.len()];
     let mut last: Option<LastTurn> = None;
     for turn in &turns {
+        chat.spend(encoding.ids.len() as u64)?;
         let range = tokens_in(&encoding, &turn.text);
-        let choice = choice(&chat, turn, settings)?;
+        let choice = choice(chat, turn, settings)?;
         match choice {
             Choice::Excluded => {
                 notes.excluded += 1;
@@ -227,7 +231,7 @@ fn encode_chat(
                 trained[range.clone()].fill(0);
             }
             Choice::Target => {
-                for target in targets(tokenizer, &chat, turn) {
+                for target in targets(tokenizer, chat, turn) {
                     let tokens = tokens_in(&encoding, &target.text);
                     notes.ends.push(TurnEnd { token: target.end_token, at: tokens.end });
                     trained[tokens].fill(1);
@@ -244,12 +248,13 @@ fn encode_chat(
             });
         }
     }
-    notes.excluded += follow_flags(&chat, &encoding, &mut trained, settings.loss_on)?;
+    notes.excluded += follow_flags(chat, &encoding, &mut trained, settings.loss_on)?;
     let mut encoded = Encoded::new(encoding.ids, trained);
     encoded.turns = notes;
     if let Some(last) = last {
-        ask_for(&mut encoded, tokenizer, &chat, &last)?;
+        ask_for(&mut encoded, tokenizer, chat, &last)?;
     }
+    chat.spend(0)?;
     Ok(encoded)
 }
 
@@ -273,7 +278,9 @@ fn follow_flags(chat: &Chat<'_>, encoding: &Tokens, trained: &mut [u8], loss_on:
                 });
             }
             (Some(false), LossOn::All) => {
-                let text = turns::text_of(chat, index).ok_or_else(|| Error::Message {
+                let text = turns::text_of(chat, index);
+                chat.spend((chat.full.parts.len() + encoding.ids.len()) as u64)?;
+                let text = text.ok_or_else(|| Error::Message {
                     reason: format!(
                         "message {number} says that it does not train, but the chat template does not write it in one piece"
                     ),
@@ -438,4 +445,46 @@ fn tokens_in(encoding: &Tokens, part: &Range<usize>) -> Range<usize> {
         encoding.offsets.iter().position(|range| inside(range) || after(range)).unwrap_or(encoding.ids.len());
     let last = encoding.offsets.iter().rposition(inside).map_or(first, |index| index + 1).max(first);
     first..last
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::chat::MAX_WORK;
+    use crate::template::ChatTemplate;
+
+    #[test]
+    fn a_chat_with_too_much_work_is_refused_and_never_encoded_in_part() {
+        let folder = tempfile::tempdir().unwrap();
+        let golden = testutil::golden("llama").join("tokenizer.json");
+        fs_err::copy(golden, folder.path().join("tokenizer.json")).unwrap();
+        let tokenizer = TextTokenizer::open(folder.path()).unwrap();
+        let source = "{% for m in messages %}<|start|>{{ m.content }}<|end|>{% endfor %}";
+        let template = ChatTemplate::new(source, "t", BTreeMap::new(), None).unwrap();
+        let messages = |count: usize| -> Vec<Value> {
+            let role = |index: usize| if index.is_multiple_of(2) { "user" } else { "assistant" };
+            (0..count)
+                .map(|index| json!({"role": role(index), "content": "x", "train": index % 2 == 1}))
+                .collect()
+        };
+        let encoded = |count: usize, work: u64, loss_on: LossOn| {
+            let chat = Chat::new(&template, &messages(count), None)?;
+            chat.work.set(work);
+            encode_turns(&tokenizer, &chat, loss_on.into()).map(|encoded| (encoded, chat.work.get() - work))
+        };
+        for loss_on in [LossOn::Completions, LossOn::All] {
+            let (whole, work) = encoded(20, 0, loss_on).unwrap();
+            assert_eq!(encoded(20, MAX_WORK - work, loss_on).unwrap().0, whole);
+            for less in (0..work).step_by(work as usize / 50) {
+                let error = encoded(20, MAX_WORK - less, loss_on).unwrap_err();
+                assert!(error.to_string().starts_with("the chat has 20 messages and is too long"), "{error}");
+            }
+            let work = encoded(1000, 0, loss_on).unwrap().1;
+            assert!(work < MAX_WORK / 5, "{work}");
+        }
+    }
 }

@@ -10,11 +10,13 @@
 //! with other text than the turn has within the whole chat, as when reasoning is dropped; or the template's header asks for
 //! more than the turn begins with. Empty blocks, such as `<think>` with nothing in it, make no difference.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde_json::Value;
 
 use crate::chat::Chat;
+use crate::error::Result;
 use crate::message::is_assistant;
 use crate::template::Rendered;
 use crate::tokenizer::TextTokenizer;
@@ -33,15 +35,20 @@ pub(crate) struct Turn {
 }
 
 /// Finds every assistant turn of a chat.
-pub(crate) fn turns(chat: &Chat<'_>, tokenizer: &TextTokenizer) -> Vec<Turn> {
+///
+/// # Errors
+///
+/// Fails when the chat takes too much work.
+pub(crate) fn turns(chat: &Chat<'_>, tokenizer: &TextTokenizer) -> Result<Vec<Turn>> {
     let mut turns: Vec<Turn> = Vec::new();
     for (index, message) in chat.messages.iter().enumerate() {
         if is_assistant(message) {
             let from = turns.last().map_or(0, |turn| turn.text.end);
             turns.push(turn(chat, index, from, tokenizer));
+            chat.spend(chat.full.parts.len() as u64)?;
         }
     }
-    turns
+    Ok(turns)
 }
 
 fn turn(chat: &Chat<'_>, index: usize, from: usize, tokenizer: &TextTokenizer) -> Turn {
@@ -180,7 +187,9 @@ fn marked_content(chat: &Chat<'_>, index: usize) -> Option<Range<usize>> {
     if !chat.messages[index].get("content").is_some_and(Value::is_string) {
         return None;
     }
-    let marker = (0xE000..0xF8FFu32).filter_map(char::from_u32).find(|&letter| !full.contains(letter))?;
+    let private = '\u{E000}'..'\u{F8FF}';
+    let used: BTreeSet<char> = full.chars().filter(|letter| private.contains(letter)).collect();
+    let marker = private.into_iter().find(|letter| !used.contains(letter))?;
     let mut messages = chat.messages.clone();
     messages[index]["content"] = Value::String(marker.to_string());
     let other = Chat { messages, ..chat.clone() };
