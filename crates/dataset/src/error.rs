@@ -15,6 +15,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Hint for files that `prepare-data` wrote and that were changed since.
 pub(crate) const REMAKE: &str = "make the dataset again with `prepare-data`";
 
+/// Hint for a tokenizer that does not finish.
+const ENDLESS: &str = "check the regular expressions in `tokenizer.json`, or divide the text";
+
 /// Stands for the file in the hints of rows, whose reader does not know its name.
 pub(crate) const THE_FILE: &str = "{file}";
 
@@ -143,6 +146,15 @@ pub enum Error {
         /// The problem.
         reason: String,
     },
+    /// The tokenizer takes so long for a text that it is given up. The same row may succeed on a faster machine, so it must not be
+    /// left out as a bad row.
+    #[error("tokenizer `{}`: it does not finish: a text takes more than {seconds} seconds", path.display())]
+    EndlessTokenizer {
+        /// Folder of the tokenizer.
+        path: PathBuf,
+        /// The limit.
+        seconds: u64,
+    },
     /// A token file is truncated or was not written by `prepare-data`.
     #[error("token file `{}`: {reason}", path.display())]
     Tokens {
@@ -183,6 +195,7 @@ impl Failure for Error {
             Self::Tokenizer { .. } => {
                 Some("check the tokenizer folder; `tokenizer.json` must be a Hugging Face tokenizer".into())
             }
+            Self::EndlessTokenizer { .. } => Some(ENDLESS.into()),
             Self::Tokens { .. } => Some(REMAKE.into()),
             Self::Io(_) => None,
         }
@@ -225,6 +238,9 @@ impl Error {
                 hint: "the tokenizer cannot encode this text: correct the row or use another tokenizer"
                     .into(),
             },
+            Self::EndlessTokenizer { .. } => {
+                Self::Row { place, reason: self.to_string(), hint: ENDLESS.into() }
+            }
             other => other,
         }
     }

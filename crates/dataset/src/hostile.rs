@@ -4,6 +4,7 @@
 //! drops merges at random if asked to. This module checks what can be checked before it reads the file, and turns a panic
 //! during its work into an error.
 
+mod deadline;
 mod extent;
 mod growth;
 mod model;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+pub(crate) use deadline::{SHORT_BYTES, Stop, in_time, time_limit};
 use extent::Extent;
 use growth::{Growth, check_decoder, check_template, steps};
 use model::Model;
@@ -25,6 +27,14 @@ const MAX_STEPS: usize = 256;
 /// Maximum number of JSON values in a `tokenizer.json`; each takes about 100 bytes of memory. A vocabulary of 262,144 tokens with its merges
 /// has two million.
 const MAX_VALUES: usize = 10_000_000;
+/// Maximum memory of an open tokenizer in bytes, by the estimates below. Published ones stay below a third of it.
+const MAX_MEMORY: usize = 1 << 30;
+/// Estimated memory of a JSON value, of a byte of text, of a byte in the automaton that finds added tokens, and of a node in the
+/// tree of the pieces of a `Unigram` model.
+const VALUE_MEMORY: usize = 100;
+const TEXT_MEMORY: usize = 4;
+const ADDED_MEMORY: usize = 64;
+const NODE_MEMORY: usize = 340;
 /// Maximum number of JSON values, and of bytes of text, in the steps before and after the model. The table of a `Precompiled`
 /// normalizer has half a megabyte.
 const MAX_STEP_VALUES: usize = 100_000;
@@ -66,6 +76,24 @@ impl Sizes {
         model::check_added_tokens(self.added_tokens)?;
         self.model.check()
     }
+
+    /// Fails when the tokenizer would take too much memory. `growth` is the factor by which the normalizer makes added tokens
+    /// longer, and `nodes` the size of the tree of pieces.
+    fn check_memory(&self, growth: usize, nodes: usize) -> Result<(), String> {
+        let Self { added_tokens, model, .. } = self;
+        let values = (added_tokens.values + model.extent.values) * VALUE_MEMORY;
+        let text = model.extent.bytes * TEXT_MEMORY;
+        let added = added_tokens.bytes.saturating_mul(growth).saturating_mul(ADDED_MEMORY);
+        let memory = added.saturating_add(values + text + nodes * NODE_MEMORY);
+        if memory > MAX_MEMORY {
+            return Err(format!(
+                "its vocabulary would take about {} MiB of memory, and at most {} MiB are supported",
+                memory >> 20,
+                MAX_MEMORY >> 20
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The steps of a `tokenizer.json` before and after its model.
@@ -82,19 +110,25 @@ struct Steps {
 }
 
 impl Steps {
+    /// Returns the factor by which the normalizer makes a text longer.
+    ///
+    /// # Errors
+    ///
     /// Fails when there are too many steps, when they make a text many times longer, and when they panic on some texts.
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<usize, String> {
         let parts = [&self.normalizer, &self.pre_tokenizer, &self.post_processor, &self.decoder];
         if parts.map(steps).iter().sum::<usize>() > MAX_STEPS {
             return Err(format!("it has more than {MAX_STEPS} steps before and after the model"));
         }
         let mut growth = Growth::default();
         growth.add(&self.normalizer)?;
+        let normalized = growth.most_times();
         growth.add_after(&self.pre_tokenizer)?;
         Growth::default().add(&self.post_processor)?;
         Growth::default().add(&self.decoder)?;
         check_template(&self.post_processor)?;
-        check_decoder(&self.decoder)
+        check_decoder(&self.decoder)?;
+        Ok(normalized)
     }
 }
 
@@ -109,7 +143,8 @@ pub fn open_tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
     let sizes: Sizes = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     sizes.check()?;
     let steps: Steps = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    steps.check()?;
+    let nodes = if sizes.model.is_unigram { model::count_nodes(bytes)? } else { 0 };
+    sizes.check_memory(steps.check()?, nodes)?;
     contained(|| Tokenizer::from_bytes(bytes).map_err(|error| error.to_string()))
 }
 
@@ -246,7 +281,7 @@ mod tests {
             (&twice, 100, "times as long"),
             (&strip(0, 2), 100, "`stop` is 2"),
             (&within, 100, "`stop` is 1"),
-            (&Value::Null, 1_000_000_000_000_u64, "at most 1000"),
+            (&Value::Null, 1_000_000_000_000_u64, "at most 200"),
         ] {
             let error = decoding(decoder, &json!(longest)).map(|_| ()).unwrap_err();
             assert!(error.contains(reason), "{reason}: {error}");
@@ -349,7 +384,7 @@ mod tests {
                 json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], [piece, 0.0]], "byte_fallback": false}}),
                 "a token has 600 bytes",
             ),
-            (bpe("max_input_chars_per_word", json!(1e12)), "at most 1000"),
+            (bpe("max_input_chars_per_word", json!(1e12)), "at most 200"),
             (bpe("other", json!(vec![0; 10_000_000])), "more than 10000000 values"),
             (json!({"normalizer": {"type": "NFC", "other": vec![0; 100_000]}}), "more than 100000 values"),
             (json!({"decoder": {"type": "Fuse", "other": "x".repeat(17 << 20)}}), "16 MiB of text"),
@@ -360,6 +395,50 @@ mod tests {
         // Of a setting that is there twice, the library takes the last.
         let twice = r#"{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "dropout": 0.1, "dropout": null, "vocab": {"a": 0}, "merges": []}}"#;
         assert!(open_tokenizer(twice.as_bytes()).map(|_| ()).unwrap_err().contains("at random"));
+    }
+
+    #[test]
+    fn vocabularies_that_would_take_all_memory_are_refused() {
+        let unigram = |pieces: Vec<String>| {
+            let vocabulary: Vec<Value> = pieces.iter().map(|piece| json!([piece, -1.0])).collect();
+            json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": vocabulary, "byte_fallback": false}})
+        };
+        let token = |number: usize, content: String| json!({"id": number, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": true});
+        // The first letters differ, so that pieces share few nodes.
+        let pieces = |count: usize, length: usize| -> Vec<String> {
+            (0..count).map(|number| format!("{number:x<length$}")).collect()
+        };
+        let added = |texts: Vec<String>| -> Vec<Value> {
+            texts.into_iter().enumerate().map(|(number, text)| token(number + 1, text)).collect()
+        };
+        let longer = json!({"type": "Replace", "pattern": {"String": "x"}, "content": "y".repeat(60)});
+        for fields in [
+            unigram(pieces(20_000, 200)),
+            json!({"added_tokens": added(pieces(5000, 4000))}),
+            json!({"added_tokens": added(pieces(1000, 400)), "normalizer": longer}),
+        ] {
+            let reason = refusal(&fields);
+            assert!(reason.contains("MiB of memory"), "{reason}");
+        }
+        // As large as the vocabularies of XLM-RoBERTa, and the added tokens of Gemma and of models of speech.
+        for (fields, nodes) in [
+            (unigram(pieces(250_000, 9)), 1_000_000..2_000_000),
+            (json!({"added_tokens": added(pieces(65_000, 12))}), 0..1),
+            (json!({"added_tokens": added(pieces(12_000, 22)), "normalizer": {"type": "NFC"}}), 0..1),
+        ] {
+            let mut file = json!({
+                "version": "1.0", "added_tokens": [],
+                "model": {"type": "BPE", "unk_token": null, "vocab": {"a": 0}, "merges": []},
+            });
+            file.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            let file = file.to_string();
+            let sizes: Sizes = serde_json::from_str(&file).unwrap();
+            let steps: Steps = serde_json::from_str(&file).unwrap();
+            let found = if sizes.model.is_unigram { model::count_nodes(file.as_bytes()).unwrap() } else { 0 };
+            assert!(nodes.contains(&found), "{found}");
+            sizes.check().unwrap();
+            sizes.check_memory(steps.check().unwrap(), found).unwrap();
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use jinja::Date;
 use outputs::{ChatSettings, Document as _};
@@ -11,7 +13,7 @@ use tokenizers::Tokenizer;
 use crate::chat::Chat;
 use crate::error::{Error, Result};
 use crate::foreign;
-use crate::hostile::{contained, open_tokenizer};
+use crate::hostile::{SHORT_BYTES, Stop, contained, in_time, open_tokenizer, time_limit};
 use crate::message;
 use crate::template::ChatTemplate;
 
@@ -41,7 +43,7 @@ const CHAT_TEMPLATE_JSON: &str = "chat_template.json";
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
     path: PathBuf,
-    inner: Tokenizer,
+    inner: Arc<Tokenizer>,
     bos: Option<u32>,
     eos: Vec<u32>,
     special: BTreeSet<u32>,
@@ -157,7 +159,7 @@ impl TextTokenizer {
             templates.insert(name, ChatTemplate::new(&text, &label, variables.clone(), date)?);
         }
         let controls = controls(&inner, &eos);
-        let path = path.to_owned();
+        let (path, inner) = (path.to_owned(), Arc::new(inner));
         Ok(Self { path, inner, bos, eos, special, controls, templates, chat_settings: settled })
     }
 
@@ -183,14 +185,20 @@ impl TextTokenizer {
     ///
     /// As [`TextTokenizer::encode`].
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Tokens> {
-        let encode = || self.inner.encode(text, add_special).map_err(|error| error.to_string());
-        let encoding = contained(encode).map_err(|reason| self.error(&reason))?;
-        let mut tokens =
-            Tokens { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() };
+        let mut tokens = if text.len() <= SHORT_BYTES {
+            contained(|| encode(&self.inner, text, add_special)).map_err(|reason| self.error(&reason))?
+        } else {
+            self.encode_in_time(text, add_special, time_limit(text.len()))?
+        };
         if add_special {
             tokens.leave_out_doubles();
         }
         Ok(tokens)
+    }
+
+    fn encode_in_time(&self, text: &str, add_special: bool, limit: Duration) -> Result<Tokens> {
+        let (inner, text) = (Arc::clone(&self.inner), text.to_owned());
+        in_time(limit, move || encode(&inner, &text, add_special)).map_err(|stop| self.stopped(stop))
     }
 
     /// Returns the text of `tokens`, without special tokens if `skip_special`.
@@ -199,8 +207,16 @@ impl TextTokenizer {
     ///
     /// Fails when the tokenizer cannot decode the tokens.
     pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
-        let decode = || self.inner.decode(tokens, skip_special).map_err(|error| error.to_string());
-        contained(decode).map_err(|reason| self.error(&reason))
+        let decode = move |inner: &Tokenizer, tokens: &[u32]| {
+            inner.decode(tokens, skip_special).map_err(|error| error.to_string())
+        };
+        // A token has about four bytes.
+        let bytes = tokens.len() * 4;
+        if bytes <= SHORT_BYTES {
+            return contained(|| decode(&self.inner, tokens)).map_err(|reason| self.error(&reason));
+        }
+        let (inner, tokens) = (Arc::clone(&self.inner), tokens.to_owned());
+        in_time(time_limit(bytes), move || decode(&inner, &tokens)).map_err(|stop| self.stopped(stop))
     }
 
     /// Returns the end tokens. The first one is appended to plain text.
@@ -327,9 +343,23 @@ impl TextTokenizer {
         }
     }
 
+    fn stopped(&self, stop: Stop) -> Error {
+        match stop {
+            Stop::Failed(reason) => self.error(&reason),
+            Stop::Endless(limit) => {
+                Error::EndlessTokenizer { path: self.path.clone(), seconds: limit.as_secs() }
+            }
+        }
+    }
+
     fn error(&self, reason: &str) -> Error {
         Error::Tokenizer { path: self.path.clone(), reason: reason.to_owned() }
     }
+}
+
+fn encode(inner: &Tokenizer, text: &str, add_special: bool) -> Result<Tokens, String> {
+    let encoding = inner.encode(text, add_special).map_err(|error| error.to_string())?;
+    Ok(Tokens { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
 }
 
 fn read_text(path: &Path) -> Result<Option<String>> {
@@ -495,7 +525,6 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> 
     }
     if sources.is_empty()
         && let Some(processor) = read_json(&path.join(CHAT_TEMPLATE_JSON))?
-        && let Some(text) = processor["chat_template"].as_str()
     {
         sources.push(TemplateSource::new("default", CHAT_TEMPLATE_JSON, text));
     }
@@ -562,4 +591,35 @@ pub fn tokenizer_files(path: &Path) -> Result<Vec<PathBuf>> {
     let files = FILES.map(PathBuf::from).into_iter();
     let templates = template_names(path)?.into_iter().map(|name| Path::new(TEMPLATES).join(name + ".jinja"));
     Ok(files.filter(|file| path.join(file).exists()).chain(templates).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::error::Place;
+
+    #[test]
+    fn a_text_for_which_the_tokenizer_takes_too_long_is_an_error_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let split =
+            json!({"type": "Split", "pattern": {"Regex": "a*?c|a"}, "behavior": "Isolated", "invert": false});
+        let file = json!({
+            "version": "1.0", "added_tokens": [], "pre_tokenizer": split,
+            "model": {"type": "BPE", "unk_token": null, "vocab": {"a": 0}, "merges": []},
+        });
+        fs_err::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
+        let tokenizer = TextTokenizer::open(folder.path()).unwrap();
+        assert_eq!(tokenizer.encode(&"a".repeat(2000), false).unwrap(), [0; 2000]);
+        let error =
+            tokenizer.encode_in_time(&"a".repeat(30_000), false, Duration::from_millis(100)).unwrap_err();
+        let error = error.at_row(Place { file: "rows.jsonl".into(), line: 7, column: None });
+        let report = failure::Error::from(error).report();
+        assert!(report.starts_with("error: rows.jsonl:7: tokenizer `"), "{report}");
+        assert!(
+            report.contains("it does not finish") && report.contains("hint: check the regular"),
+            "{report}"
+        );
+    }
 }

@@ -146,9 +146,13 @@ impl<'a> Writer<'a> {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
         let this = &*self;
-        let encode_row = |Waiting { record, route }| (this.ready(record, &route.place), route);
+        let encode_row = |Waiting { record, route }| match this.ready(record, &route.place) {
+            // It depends on the machine, so it never decides which rows there are.
+            Err(error @ Error::EndlessTokenizer { .. }) => Err(error.at_row(route.place)),
+            ready => Ok((ready, route)),
+        };
         threads::start();
-        let encoded: Vec<_> = waiting.into_par_iter().map(encode_row).collect();
+        let encoded: Vec<_> = waiting.into_par_iter().map(encode_row).collect::<Result<_>>()?;
         for (ready, route) in encoded {
             match ready {
                 Ok(ready) => {

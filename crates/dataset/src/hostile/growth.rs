@@ -70,13 +70,13 @@ pub(super) fn check_decoder(decoder: &Value) -> Result<(), String> {
 pub(super) struct Growth {
     times: usize,
     most: usize,
-    /// Whether a step applies a Unicode normalization form.
-    has_form: bool,
+    /// Factor of the Unicode normalization forms that steps apply; 1 if there is none.
+    form: usize,
 }
 
 impl Default for Growth {
     fn default() -> Self {
-        Self { times: 1, most: MAX_GROWTH, has_form: false }
+        Self { times: 1, most: MAX_GROWTH, form: 1 }
     }
 }
 
@@ -87,16 +87,22 @@ impl Growth {
         self.add(part)
     }
 
+    /// Returns the factor with that of the first Unicode normalization form.
+    pub(super) fn most_times(&self) -> usize {
+        self.times.saturating_mul(self.form)
+    }
+
     /// Adds the steps of `part`.
     pub(super) fn add(&mut self, part: &Value) -> Result<(), String> {
         check_object(part)?;
         let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
         self.times = self.times.saturating_mul(own_growth(part, kind)?);
-        if let Some(growth) = form_growth(part, kind)
+        if let Some(growth) = form_growth(part, kind) {
             // Published normalizers have one beside `Precompiled`, which takes the same characters apart.
-            && std::mem::replace(&mut self.has_form, true)
-        {
-            self.times = self.times.saturating_mul(growth);
+            if self.form > 1 {
+                self.times = self.times.saturating_mul(growth);
+            }
+            self.form = self.form.max(growth);
         }
         if self.times > self.most {
             return Err(format!("`{kind}` makes a text more than {} times as long", self.most));

@@ -1,19 +1,22 @@
 //! Limits for the model of a `tokenizer.json`: its settings and longest tokens, read without storing the vocabulary.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::extent::Extent;
 
 /// Maximum word length of a `WordPiece` model in characters; its work grows with the cube of it. Published ones have 100.
-const MAX_WORD_LETTERS: f64 = 1000.0;
+const MAX_WORD_LETTERS: f64 = 200.0;
 /// Maximum length of affixes and of the unknown token, in bytes. Published ones have about ten.
 const MAX_AFFIX_BYTES: usize = 256;
 /// Maximum length of a token in bytes; encoding and decoding copy it. Published ones have a few hundred.
 const MAX_TOKEN_BYTES: usize = 4096;
-/// Maximum length of a token of a `Unigram` model in bytes; the model looks up every prefix at every position. Published ones have about 50.
-const MAX_PIECE_BYTES: usize = 512;
+/// Maximum length of a token of a `Unigram` model in bytes; the model copies every prefix at every position.
+/// Published ones have about 50, and runs of spaces up to 100.
+const MAX_PIECE_BYTES: usize = 256;
 
 /// The model of a `tokenizer.json`. If a setting occurs twice, the worse value counts.
 #[derive(Debug, Default)]
@@ -26,7 +29,7 @@ pub(super) struct Model {
     longest_affix: usize,
     longest_token: usize,
     /// Whether the vocabulary is a list, as only Unigram models have it.
-    is_unigram: bool,
+    pub(super) is_unigram: bool,
 }
 
 impl Model {
@@ -69,6 +72,37 @@ impl Model {
         self.extent.add(value);
     }
 }
+
+/// Counts the nodes in the tree of the pieces of a `Unigram` model, which has one for each different beginning of a piece, in bytes.
+pub(super) fn count_nodes(file: &[u8]) -> Result<usize, String> {
+    let file: UnigramFile<'_> = serde_json::from_slice(file).map_err(|error| error.to_string())?;
+    let mut pieces: Vec<Cow<'_, str>> = file.model.vocab.into_iter().map(|piece| piece.0).collect();
+    pieces.sort_unstable();
+    let mut nodes = 0;
+    let mut before = "";
+    for piece in &pieces {
+        let same = piece.bytes().zip(before.bytes()).take_while(|(a, b)| a == b).count();
+        nodes += piece.len() - same;
+        before = piece;
+    }
+    Ok(nodes)
+}
+
+#[derive(Deserialize)]
+struct UnigramFile<'a> {
+    #[serde(borrow)]
+    model: Unigram<'a>,
+}
+
+#[derive(Deserialize)]
+struct Unigram<'a> {
+    #[serde(borrow)]
+    vocab: Vec<Piece<'a>>,
+}
+
+/// A piece with its score.
+#[derive(Deserialize)]
+struct Piece<'a>(#[serde(borrow)] Cow<'a, str>, IgnoredAny);
 
 /// Fails if the longest of some tokens has more than `limit` bytes.
 fn check_token(longest: usize, limit: usize) -> Result<(), String> {
