@@ -266,3 +266,47 @@ fn a_second_interrupt_ends_the_process_immediately_and_loses_no_saved_step() -> 
     fixture.finish(&store, &[])?.says(&[RESUMED]);
     Ok(())
 }
+
+/// Returns whether the provenance of an artifact says that its run resumed.
+fn says_resumed(folder: &Path) -> Result<bool> {
+    Ok(artifact::Artifact::open(folder)?.provenance()?["resumed"] == true)
+}
+
+#[test]
+fn a_run_says_that_it_resumes_only_if_it_does() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let more = ["--save-every", "100"];
+    let plan = |store: &Path| {
+        let inputs = ["--model", &fixture.model, "--dataset", &fixture.dataset, "--plan"];
+        fixture.sandbox.stage_in(store, "train", &[&inputs[..], &more].concat()).run().code
+    };
+    let (store, ran) = fixture.interrupted(Signal::TERM)?;
+    ensure!(plan(&store) == Some(11), "{}", ran.stderr);
+    let key = fs_err::read_dir(store.join(".work/train"))?.next().context("there is a workspace")??.path();
+    let state = key.join("ckpt/state");
+    let kept = fixture.sandbox.join("kept");
+    testutil::files::copy(&key, &kept);
+    let resumed = fixture.finish(&store, &more)?;
+    ensure!(says_resumed(&resumed.path())?, "{}", resumed.stderr);
+
+    // As a kill before the first resume state leaves it.
+    let restore = || {
+        testutil::files::remove(&store.join("train"));
+        testutil::files::copy(&kept, &key);
+    };
+    restore();
+    fs_err::remove_dir_all(&state)?;
+    ensure!(plan(&store) == Some(10), "nothing is there to resume from");
+    let begun = fixture.finish(&store, &more)?;
+    ensure!(!says_resumed(&begun.path())?, "{}", begun.stderr);
+
+    // Every resume state is damaged.
+    restore();
+    for entry in fs_err::read_dir(&state)? {
+        fs_err::write(entry?.path().join("weights.safetensors"), "x")?;
+    }
+    let damaged = fixture.finish(&store, &more)?;
+    ensure!(damaged.stderr.contains("resume state is damaged"), "{}", damaged.stderr);
+    ensure!(!says_resumed(&damaged.path())?, "{}", damaged.stderr);
+    Ok(())
+}

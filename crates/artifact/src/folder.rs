@@ -86,6 +86,16 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Returns whether `out` holds a finished artifact, sound or damaged.
+    pub fn is_committed(out: &Path) -> bool {
+        names(out).is_ok_and(|names| is_committed(&names))
+    }
+
+    /// Returns the first name in `out` that is not part of an artifact.
+    pub fn foreign_name(out: &Path) -> Option<String> {
+        foreign_name(out).ok().flatten()
+    }
+
     /// Returns the folder to fill with named outputs.
     pub fn data(&self) -> &Path {
         &self.data
@@ -163,7 +173,7 @@ fn look(out: &Path) -> Result<State> {
     if names.is_empty() {
         return Ok(State::Empty);
     }
-    if !names.iter().any(|name| mark::is_name(name)) && names.iter().any(|name| name == COMMIT) {
+    if is_committed(&names) {
         return Err(occupied(out, "already holds an artifact"));
     }
     match names.iter().find(|name| !is_ours(name)) {
@@ -213,6 +223,11 @@ fn names(out: &Path) -> Result<Vec<String>> {
     let mut names: Vec<String> = entries.iter().map(name).collect();
     names.sort();
     Ok(names)
+}
+
+/// Returns whether an output folder with these names is finished: no process is writing it.
+fn is_committed(names: &[String]) -> bool {
+    !names.iter().any(|name| mark::is_name(name)) && names.iter().any(|name| name == COMMIT)
 }
 
 /// Returns whether this program writes a file or folder of this name into an output folder.

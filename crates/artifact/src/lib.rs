@@ -95,3 +95,12 @@ pub const FEATURES: &[&str] = if cfg!(feature = "fault-injection") { &["fault-in
 pub fn check_space(path: &std::path::Path, planned_bytes: u64) -> Result<()> {
     store::check_space(path, planned_bytes)
 }
+
+/// Returns the free space for this user at `path`, which need not exist, in bytes.
+///
+/// # Errors
+///
+/// Fails when the file system cannot be measured.
+pub fn free_bytes(path: &std::path::Path) -> Result<u64> {
+    Ok(os::free_bytes(path)?)
+}

@@ -78,6 +78,9 @@ struct Args {
     /// Write NaN into the results
     #[arg(long)]
     nan: bool,
+    /// Announce a resume state of N bytes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    state_bytes: u64,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
             let data = args.data.as_ref().map(|path| run.input_folder("data", path)).transpose()?;
             let before = args.before.as_ref().map(|path| run.input("before", path, "tally")).transpose()?;
             run.note("memory: negligible".to_owned());
+            run.expect_state_bytes(args.state_bytes);
             run.execute(|job, config| {
                 let mut text = String::new();
                 for input in data.iter().chain(&before) {
@@ -119,6 +123,7 @@ fn count(job: &mut Job, config: &Config, text: &str) -> Result<()> {
     let saved = job.resume_dir().join("done");
     let mut done: usize = fs_err::read_to_string(&saved).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     if done > 0 {
+        job.resumed();
         tracing::info!("resuming after line {done} in {}", job.resume_dir().display());
     }
     for (index, line) in text.lines().enumerate().skip(done) {

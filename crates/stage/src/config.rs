@@ -40,6 +40,11 @@ pub trait Config: Default + Serialize + DeserializeOwned {
         Vec::new()
     }
 
+    /// Returns whether the folder for the resume state has something that a run resumes from, for `--plan`.
+    fn has_state(folder: &Path) -> bool {
+        artifact::has_content(folder).unwrap_or(false)
+    }
+
     /// Returns a short readable suffix of the artifact's name, made from settings: `[a-z0-9.-]{1,40}`.
     fn slug(&self) -> String;
 }

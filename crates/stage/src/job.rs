@@ -27,6 +27,7 @@ pub struct Job {
     numerics: BTreeMap<String, String>,
     metrics: BTreeMap<String, f64>,
     summary: String,
+    resumed: bool,
     resumed_from: Option<Value>,
     temporary: Vec<tempfile::TempDir>,
     pub(crate) lock_wait: Wait,
@@ -51,6 +52,7 @@ impl Job {
             numerics: numerics.clone(),
             metrics: BTreeMap::new(),
             summary: String::new(),
+            resumed: false,
             resumed_from: None,
             temporary: Vec::new(),
             lock_wait: Wait::Forever,
@@ -91,13 +93,19 @@ impl Job {
         self.summary = summary.into();
     }
 
+    /// Records in the provenance that the run used what an earlier process left in the folder for the resume state.
+    pub fn resumed(&mut self) {
+        self.resumed = true;
+    }
+
     /// Records in the provenance that the run resumed from a published artifact, described by a JSON object.
     pub fn resumed_from(&mut self, artifact: Value) {
         self.resumed_from = Some(artifact);
     }
 
-    pub(crate) fn take_resumed_from(&mut self) -> Option<Value> {
-        self.resumed_from.take()
+    /// Records in `recorder` what the run resumed from.
+    pub(crate) fn record_resuming(&mut self, recorder: &Recorder) {
+        recorder.note_resumed(self.resumed, self.resumed_from.take());
     }
 
     /// Returns the stop flag, to be checked between steps.
@@ -131,6 +139,7 @@ impl Job {
         key_material.numerics = self.numerics.clone();
         let key = key_material.key()?;
         if let Ok(Some(artifact)) = store.lookup_with(stage, &key, UNIT_SLUG, Level::Auto) {
+            self.resumed();
             return Ok(self.hold(artifact));
         }
         let stop = self.stop();
@@ -139,6 +148,7 @@ impl Job {
         stop.check()?;
         let _lock = lock?;
         if let Some(artifact) = find_or_quarantine(&store, stage, &key, UNIT_SLUG)? {
+            self.resumed();
             return Ok(self.hold(artifact));
         }
         let staging = store.stage_new(stage)?;

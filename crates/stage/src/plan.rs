@@ -14,7 +14,6 @@ use crate::input::Input;
 use crate::logging::print_error_line;
 use crate::lookup::read_manifest;
 use crate::output;
-use crate::scratch_folder::ScratchFolder;
 
 /// Maximum number of recent artifacts to compare with.
 const NEAREST_OF: usize = 256;
@@ -73,12 +72,13 @@ impl Action {
     }
 }
 
-/// Plans a run into the store.
+/// Plans a run into the store; `resumes` says whether an earlier process left something to resume from.
 pub(crate) fn for_store(
     common: &CommonArgs,
     store: &Store,
     id: &Identity,
     inputs: &BTreeMap<String, Input>,
+    resumes: bool,
     notes: &Notes,
 ) -> Result<()> {
     let mut lines = Vec::new();
@@ -87,7 +87,6 @@ pub(crate) fn for_store(
         missing => {
             lines.extend(missing.err().map(|error| error.to_string()));
             lines.extend(reasons(store, id, inputs));
-            let resumes = store.workspace(id.stage, &id.key)?.has_state();
             (if resumes { Action::Resume } else { Action::Run }, None)
         }
     };
@@ -95,17 +94,19 @@ pub(crate) fn for_store(
     action.exit()
 }
 
-/// Plans a run with `--out`; `exists` says whether `out` holds the artifact already.
+/// Plans a run with `--out`; `exists` says whether `out` holds the artifact already, and `resumes` whether an earlier process left
+/// something to resume from.
 pub(crate) fn for_folder(
     common: &CommonArgs,
     id: &Identity,
     out: &Path,
     exists: bool,
+    resumes: bool,
     notes: &Notes,
 ) -> Result<()> {
     let action = if exists {
         Action::UpToDate
-    } else if ScratchFolder::is_left(common, id) {
+    } else if resumes {
         Action::Resume
     } else {
         Action::Run

@@ -33,14 +33,9 @@ impl Recorder {
         self.begun.elapsed()
     }
 
-    /// Records whether the run resumed from the state of an earlier process.
-    pub(crate) fn note_resumed(&self, resumed: bool) {
-        self.resumed.set(resumed);
-    }
-
-    /// Records the published artifact that the run resumed from.
-    pub(crate) fn note_resumed_from(&self, artifact: Option<Value>) {
-        self.resumed.set(self.resumed.get() || artifact.is_some());
+    /// Records whether the run used what an earlier process left, and the published artifact that it resumed from, if any.
+    pub(crate) fn note_resumed(&self, resumed: bool, artifact: Option<Value>) {
+        self.resumed.set(resumed || artifact.is_some());
         self.resumed_from.replace(artifact);
     }
 

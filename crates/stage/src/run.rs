@@ -33,6 +33,7 @@ pub struct Run<C: Config> {
     claims_nothing: bool,
     notes: Notes,
     expected_bytes: u64,
+    expected_state_bytes: u64,
     /// Where a segment stops.
     pub(crate) stop_at: Option<String>,
     recorder: Recorder,
@@ -80,6 +81,7 @@ impl<C: Config> Run<C> {
             claims_nothing: false,
             notes: Notes::default(),
             expected_bytes: 0,
+            expected_state_bytes: 0,
             stop_at: None,
             recorder: Recorder::start(memo),
         })
@@ -180,6 +182,11 @@ impl<C: Config> Run<C> {
         self.expected_bytes = bytes;
     }
 
+    /// Sets how many of these bytes the stage will also write to the folder for its resume state, which may be on another file system.
+    pub fn expect_state_bytes(&mut self, bytes: u64) {
+        self.expected_state_bytes = bytes;
+    }
+
     /// Makes this run a segment that stops at `stop_at`. Its body fills the output [`SEGMENT_OUTPUT`](crate::SEGMENT_OUTPUT).
     pub fn stop_at(&mut self, stop_at: &str) {
         self.stop_at = Some(stop_at.to_owned());
@@ -242,6 +249,11 @@ impl<C: Config> KeyedRun<C> {
         self.run.expect_bytes(bytes);
     }
 
+    /// As [`Run::expect_state_bytes`].
+    pub fn expect_state_bytes(&mut self, bytes: u64) {
+        self.run.expect_state_bytes(bytes);
+    }
+
     pub(crate) fn identity(&self) -> &Identity {
         &self.id
     }
@@ -261,7 +273,10 @@ impl<C: Config> KeyedRun<C> {
             let Some(store) = self.store() else { return Ok(None) };
             return Ok(store.lookup_with(self.id.stage, &self.id.key, &self.id.slug, Level::Auto)?);
         };
-        let found = Artifact::open(out).ok();
+        let found = match Artifact::open(out) {
+            Err(error) if Folder::is_committed(out) => return Err(explain_damage(out, error)),
+            found => found.ok(),
+        };
         Ok(found
             .filter(|found| found.manifest().key == self.id.key && found.manifest().stage == self.id.stage))
     }
@@ -298,13 +313,15 @@ impl<C: Config> KeyedRun<C> {
     /// Returns the error of `body` or of publishing; then nothing is published.
     pub fn execute(&self, body: impl FnOnce(&mut Job, &C) -> Result<()>) -> Result<()> {
         let common = &self.run.common;
+        let resumes = || Ok::<_, Error>(self.resume_dir()?.is_some_and(|folder| C::has_state(&folder)));
         match (&common.out, &self.run.store) {
             (Some(out), _) if common.plan => {
-                plan::for_folder(common, &self.id, out, self.existing()?.is_some(), &self.run.notes)
+                let exists = self.existing()?.is_some();
+                plan::for_folder(common, &self.id, out, exists, resumes()?, &self.run.notes)
             }
             (Some(out), _) => self.run_to_folder(out, body),
             (None, Some(store)) if common.plan => {
-                plan::for_store(common, store, &self.id, &self.run.inputs, &self.run.notes)
+                plan::for_store(common, store, &self.id, &self.run.inputs, resumes()?, &self.run.notes)
             }
             (None, Some(store)) => self.run_to_store(store, body),
             (None, None) => unreachable!("a run without --out has a store"),
@@ -350,7 +367,6 @@ impl<C: Config> KeyedRun<C> {
     /// only the processes of this machine.
     fn workspace(&self, store: &Store, lock: &KeyLock) -> Result<Option<Workspace>> {
         let workspace = store.workspace(self.id.stage, &self.id.key)?;
-        self.run.recorder.note_resumed(workspace.has_state());
         if lock.excludes() {
             workspace.prepare(store)?;
         } else if !workspace.claim(store)? {
@@ -359,7 +375,6 @@ impl<C: Config> KeyedRun<C> {
                  remove `{}`",
                 workspace.claim_path().display()
             );
-            self.run.recorder.note_resumed(false);
             return Ok(None);
         }
         Ok(Some(workspace))
@@ -377,11 +392,13 @@ impl<C: Config> KeyedRun<C> {
     ) -> Result<(Artifact, String)> {
         let run = &self.run;
         let staging = store.stage_new(self.id.stage)?;
-        let temporary = workspace.is_none().then(tempfile::tempdir).transpose();
-        let temporary = temporary.context("creating a temporary folder")?;
+        let temporary = workspace.is_none().then(ScratchFolder::temporary).transpose()?;
         let resume_dir = match (workspace, &temporary) {
             (Some(workspace), _) => workspace.state_dir(),
-            (None, Some(temporary)) => temporary.path().to_owned(),
+            (None, Some(temporary)) => {
+                temporary.check_space(run.expected_state_bytes)?;
+                temporary.path().to_owned()
+            }
             (None, None) => unreachable!("there is a temporary folder where there is no workspace"),
         };
         let units = workspace.is_some().then(|| store.clone());
@@ -390,7 +407,7 @@ impl<C: Config> KeyedRun<C> {
         job.is_resumable = workspace.is_some();
         body(&mut job, &run.config)?;
 
-        run.recorder.note_resumed_from(job.take_resumed_from());
+        job.record_resuming(&run.recorder);
         let (metrics, summary) = job.into_results();
         let mut draft = self.draft(metrics);
         draft.provenance = run.recorder.finish();
@@ -450,9 +467,10 @@ impl<C: Config> KeyedRun<C> {
         let begun =
             Folder::begin_with(out, run.common.lock_wait, &mut waiting, &|| stop.requested().is_some());
         stop.check()?;
+        // Also with `--force`: a damaged artifact is named.
         if matches!(begun, Err(artifact::Error::Occupied { .. }))
-            && !run.common.force
             && self.existing()?.is_some()
+            && !run.common.force
         {
             tracing::debug!("{}: another process has made it", id.stage);
             ending::up_to_date(id.stage, out, run.recorder.elapsed());
@@ -460,11 +478,13 @@ impl<C: Config> KeyedRun<C> {
         }
         let folder = explained(begun, "give `--out` a new or empty folder")?;
         let scratch = ScratchFolder::new(&run.common, id)?;
+        if !C::has_state(scratch.path()) {
+            scratch.check_space(run.expected_state_bytes)?;
+        }
         let mut job = Job::new(folder.data(), folder.telemetry(), scratch.path(), None, &run.numerics);
         job.is_resumable = scratch.is_kept();
-        run.recorder.note_resumed(scratch.has_state());
         body(&mut job, &run.config)?;
-        run.recorder.note_resumed_from(job.take_resumed_from());
+        job.record_resuming(&run.recorder);
         let (metrics, summary) = job.into_results();
         let mut draft = self.draft(metrics);
         draft.provenance = run.recorder.finish();
@@ -534,6 +554,16 @@ fn check_folders(common: &CommonArgs) -> Result<()> {
         None => folders::check("--store", &common.store)?,
     }
     common.resume_dir.as_ref().map_or(Ok(()), |dir| folders::check("--resume-dir", dir))
+}
+
+/// Adds a remedy to an error about a damaged artifact in the folder `out` of `--out`.
+fn explain_damage(out: &Path, error: artifact::Error) -> Error {
+    let hint = match Folder::foreign_name(out) {
+        _ if !error.is_damage() => return error.into(),
+        Some(name) => format!("move `{name}` out of the folder, then run the same command again"),
+        None => "delete the folder, then run the same command again".to_owned(),
+    };
+    Error::from(error).hinted(hint)
 }
 
 /// Adds `hint` to an error about a foreign file in the folder of `--out`.

@@ -20,6 +20,8 @@ const VARIABLE: &str = "ASHLAR_SCRATCH";
 #[derive(Debug)]
 pub(crate) struct ScratchFolder {
     path: PathBuf,
+    /// Flag or variable that chooses the folder.
+    chosen_by: &'static str,
     temporary: Option<tempfile::TempDir>,
     /// Keeps other processes away from a folder that is not temporary.
     _hold: Option<Hold>,
@@ -49,7 +51,9 @@ impl ScratchFolder {
             let path = dir.join(name);
             let locked = lock(&path, Privacy::AsItIs);
             return match locked.with_context(|| format!("locking `{}`", path.display()))? {
-                Some(hold) => Ok(Self { path, temporary: None, _hold: Some(hold) }),
+                Some(hold) => {
+                    Ok(Self { path, chosen_by: "--resume-dir", temporary: None, _hold: Some(hold) })
+                }
                 None => {
                     tracing::warn!("{}", describe_use(&path));
                     Self::temporary()
@@ -63,7 +67,7 @@ impl ScratchFolder {
             match lock_private(&path) {
                 Ok(Some(hold)) => {
                     tracing::debug!("keeping the resume state in `{}`", dir.display());
-                    return Ok(Self { path, temporary: None, _hold: Some(hold) });
+                    return Ok(Self { path, chosen_by: VARIABLE, temporary: None, _hold: Some(hold) });
                 }
                 Ok(None) => tracing::info!("{}", describe_use(&path)),
                 Err(error) => {
@@ -78,14 +82,27 @@ impl ScratchFolder {
         Self::temporary()
     }
 
-    fn temporary() -> Result<Self> {
+    /// Creates a temporary folder.
+    pub(crate) fn temporary() -> Result<Self> {
         let temporary = tempfile::tempdir().context("creating a temporary folder")?;
-        Ok(Self { path: temporary.path().to_owned(), temporary: Some(temporary), _hold: None })
+        let path = temporary.path().to_owned();
+        Ok(Self { path, chosen_by: "TMPDIR", temporary: Some(temporary), _hold: None })
     }
 
     /// Returns whether the folder outlives this process.
     pub(crate) fn is_kept(&self) -> bool {
         self.temporary.is_none()
+    }
+
+    /// Fails if the bytes of the resume state do not fit; the error names the flag or variable that chose the folder.
+    pub(crate) fn check_space(&self, needed_bytes: u64) -> Result<()> {
+        let free_bytes = artifact::free_bytes(&self.path)?;
+        if free_bytes >= needed_bytes {
+            return Ok(());
+        }
+        let error = artifact::Error::NoSpace { path: self.path.clone(), needed_bytes, free_bytes };
+        let hint = format!("free some space, or set `{}` to a folder with more", self.chosen_by);
+        Err(error).context("checking the folder for the resume state").hint(hint)
     }
 
     /// Returns whether an earlier process of this run left something to resume from.
@@ -100,9 +117,7 @@ impl ScratchFolder {
             Some(dir) => dir.join(name),
             None => shared()?.join(format!("{name}-{}", rustix::process::geteuid().as_raw())),
         };
-        let has_entries =
-            |path: &PathBuf| fs_err::read_dir(path).is_ok_and(|mut found| found.next().is_some());
-        Some(path).filter(has_entries)
+        Some(path).filter(|path| artifact::has_content(path).unwrap_or(false))
     }
 
     /// Returns the folder.
@@ -110,9 +125,10 @@ impl ScratchFolder {
         &self.path
     }
 
-    /// Returns whether an earlier process left something to resume from.
-    pub(crate) fn has_state(&self) -> bool {
-        fs_err::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some())
+    /// Returns whether an earlier process left something in it.
+    #[cfg(test)]
+    fn has_state(&self) -> bool {
+        artifact::has_content(&self.path).unwrap_or(false)
     }
 
     /// Removes the folder after the artifact was written.

@@ -175,3 +175,29 @@ fn an_artifact_that_another_program_has_locked_is_not_made_again() {
     let ran = Ran::from(child.wait_with_output().unwrap());
     assert!(ran.succeeded().contains("tally/") && ran.stderr.contains("up to date"), "{}", ran.stderr);
 }
+
+#[test]
+fn damaged_output_folder_is_named_with_the_file_and_the_remedy() {
+    let home = Home::new();
+    home.run("--out o").path();
+    let title = home.path().join("o/data/title.json");
+    make_writable(&title);
+    fs_err::write(&title, "\"pla1n\"\n").unwrap();
+    for flags in ["", "--force", "--plan"] {
+        let refused = home.run(&format!("--out o {flags}"));
+        assert_eq!(refused.code, Some(65), "{flags}: {}", refused.stderr);
+        for part in ["artifact `o` is damaged", "title.json", "hint: delete the folder"] {
+            assert!(refused.stderr.contains(part), "{flags}: {}", refused.stderr);
+        }
+    }
+    fs_err::write(&title, "\"plain\"\n").unwrap();
+    fs_err::write(home.path().join("o/notes.txt"), "").unwrap();
+    let refused = home.run("--out o");
+    assert!(refused.stderr.contains("hint: move `notes.txt` out of the folder"), "{}", refused.stderr);
+    fs_err::remove_file(home.path().join("o/notes.txt")).unwrap();
+    assert_eq!(home.run("--out o").code, Some(0));
+    let occupied = home.run("--out o --force");
+    assert_eq!(occupied.code, Some(2), "{}", occupied.stderr);
+    fs_err::remove_dir_all(home.path().join("o")).unwrap();
+    assert_eq!(home.run("--out o --plan").code, Some(10));
+}

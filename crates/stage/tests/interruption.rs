@@ -29,6 +29,14 @@ fn killed_run_resumes_in_the_same_folder() {
     assert_eq!(trees(&home.store()), trees(&unbroken.store()));
     assert_eq!(home.leftovers(), 0);
     assert_eq!(home.run(&format!("{slow} --plan")).code, Some(0));
+    let says_resumed = |home: &Home, ran: &Ran| {
+        Artifact::open(&home.path().join(ran.path())).unwrap().provenance().unwrap()["resumed"] == true
+    };
+    assert!(says_resumed(&home, &resumed));
+    assert!(!says_resumed(&unbroken, &unbroken.run(slow)));
+    // A unit that another run left.
+    let unit = unbroken.run("--set learning_rate=0.5");
+    assert!(!unit.stderr.contains("computing a unit") && says_resumed(&unbroken, &unit), "{}", unit.stderr);
 }
 
 #[test]

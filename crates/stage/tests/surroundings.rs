@@ -360,3 +360,32 @@ fn full_pipe_as_stderr_keeps_no_signal_away() {
     drop(reader);
     filling.join().unwrap();
 }
+
+#[test]
+fn resume_state_that_does_not_fit_into_its_folder_is_refused_before_the_work() {
+    let home = Home::new();
+    home.run("").path();
+    for name in ["tmp", "shared"] {
+        fs_err::create_dir(home.path().join(name)).unwrap();
+    }
+    for (flags, scratch, folder, chosen_by) in [
+        ("--check", "", "tmp", "TMPDIR"),
+        ("--out o", "", "tmp", "TMPDIR"),
+        ("--out o", "shared", "shared", "ASHLAR_SCRATCH"),
+        ("--out o --resume-dir keep", "", "keep", "--resume-dir"),
+    ] {
+        let run = |bytes: &str| {
+            let mut program = home.command(&format!("-v {flags} --state-bytes {bytes}"));
+            program.env("TMPDIR", home.path().join("tmp")).env("ASHLAR_SCRATCH", scratch).run()
+        };
+        let refused = run("1000000000000000000");
+        assert_eq!(refused.code, Some(74), "{flags}: {}", refused.stderr);
+        for part in ["too little space at `", folder, chosen_by, "1000000000000000000 needed"] {
+            assert!(refused.stderr.contains(part), "{flags}: {}", refused.stderr);
+        }
+        assert!(!refused.stderr.contains("debug: line 1"), "{flags}: {}", refused.stderr);
+        let accepted = run("1000");
+        assert_eq!(accepted.code, Some(0), "{flags}: {}", accepted.stderr);
+        let _ = fs_err::remove_dir_all(home.path().join("o"));
+    }
+}

@@ -55,7 +55,7 @@ pub use head::chunk_rows as head_chunk_rows;
 pub use mixture::Mixture;
 pub use optimizer::{Optimizer, OptimizerName, OptimizerSettings};
 pub use ranks::{Ending, Ranks};
-pub use resume_state::{ResumeState, RunCounters, step_name};
+pub use resume_state::{ResumeState, RunCounters, check_outputs, has_resume_state, step_name};
 pub use schedule::{ScheduleName, ScheduleSettings};
 #[cfg(feature = "test-hooks")]
 pub use score::score_batch;

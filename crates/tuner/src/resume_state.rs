@@ -145,8 +145,7 @@ impl ResumeState {
     /// Loads one state and verifies every byte.
     pub fn load(folder: &Path, names: &[String]) -> Result<Self> {
         verify(folder)?;
-        let counters: CountersFile = serde_json::from_str(&fs_err::read_to_string(folder.join(COUNTERS))?)
-            .map_err(|error| Error::ResumeState { path: folder.join(COUNTERS), reason: error.to_string() })?;
+        let counters = read_counters(folder)?;
         let weights = TensorFiles::open_file(&folder.join(WEIGHTS))?;
         let parameters = names.iter().map(|name| weights.array(name)).collect::<models::Result<_>>()?;
         let stored = TensorFiles::open_file(&folder.join(OPTIMIZER))?;
@@ -156,6 +155,60 @@ impl ResumeState {
             .collect::<models::Result<_>>()?;
         Ok(Self { parameters, moments, optimizer_steps: counters.optimizer_steps, counters: counters.run })
     }
+}
+
+/// Returns whether there is a complete resume state under `folder`; it may be damaged.
+pub fn has_resume_state(folder: &Path) -> bool {
+    states(folder).is_ok_and(|states| states.iter().any(|state| state.join(SUMS).is_file()))
+}
+
+/// Verifies the outputs of a run in `out`: the resume state, and against it the metrics and the checkpoints.
+///
+/// # Errors
+///
+/// Fails when a file is missing or differs, and when there are checkpoints that the state does not know, because another
+/// process has written to the folder of the run.
+pub fn check_outputs(out: &Path) -> Result<()> {
+    let state = out.join(outputs::STATE);
+    verify(&state)?;
+    let counters = read_counters(&state)?.run;
+    check_file(out.join(outputs::METRICS), u64::MAX, &counters.metrics_sha256)?;
+    let folder = out.join(outputs::CHECKPOINTS);
+    check_checkpoints(&folder, &counters)?;
+    let known = |path: &PathBuf| {
+        let step = path.file_name().and_then(step_of);
+        step.is_some_and(|step| counters.checkpoints.contains_key(&step))
+    };
+    let found = if folder.exists() { states(&folder)? } else { Vec::new() };
+    match found.into_iter().find(|path| !known(path)) {
+        Some(path) => Err(Error::ResumeState {
+            path,
+            reason: "is a checkpoint that the resume state does not know".to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Verifies the checkpoints in `folder` against their hashes.
+pub(crate) fn check_checkpoints(folder: &Path, counters: &RunCounters) -> Result<()> {
+    for (step, sum) in &counters.checkpoints {
+        check_file(folder.join(step_name(*step)).join("adapters/adapters.safetensors"), u64::MAX, sum)?;
+    }
+    Ok(())
+}
+
+/// Verifies the first `bytes` bytes of a file against a hash in a resume state.
+pub(crate) fn check_file(path: PathBuf, bytes: u64, sum: &str) -> Result<()> {
+    if sha256_of_first(&path, bytes)? == sum {
+        return Ok(());
+    }
+    Err(Error::ResumeState { path, reason: "does not match its hash in the resume state".to_owned() })
+}
+
+fn read_counters(folder: &Path) -> Result<CountersFile> {
+    let path = folder.join(COUNTERS);
+    serde_json::from_str(&fs_err::read_to_string(&path)?)
+        .map_err(|error| Error::ResumeState { path, reason: error.to_string() })
 }
 
 /// Returns the name of a step's folder: at least seven digits, so that the names of the first 9,999,999 steps sort as steps do.
@@ -225,7 +278,7 @@ pub(crate) fn sha256_of(path: &Path) -> Result<String> {
 }
 
 /// Returns the SHA-256 of the first `bytes` bytes of a file in hexadecimal.
-pub(crate) fn sha256_of_first(path: &Path, bytes: u64) -> Result<String> {
+fn sha256_of_first(path: &Path, bytes: u64) -> Result<String> {
     let mut reader = fs_err::File::open(path)?.take(bytes);
     Ok(FileHash::of_reader(&mut reader)?.to_string())
 }
@@ -321,6 +374,32 @@ mod tests {
             let loaded = ResumeState::load_newest(folder.path(), &names(), |_| Ok(()))?.expect("it stays");
             assert_eq!(loaded.counters.step, 10);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn outputs_that_another_process_has_changed_are_refused() -> Result<()> {
+        let out = tempfile::tempdir()?;
+        let path = |name: &str| out.path().join(name);
+        let adapters = "checkpoints/0000005/adapters/adapters.safetensors";
+        fs_err::create_dir_all(path(adapters).parent().expect("it has a folder"))?;
+        fs_err::create_dir(path(outputs::STATE))?;
+        fs_err::write(path(adapters), "5")?;
+        fs_err::write(path(outputs::METRICS), "{}\n")?;
+        let mut state = resume_state(5);
+        state.counters.metrics_sha256 = sha256_of(&path(outputs::METRICS))?;
+        state.counters.checkpoints = BTreeMap::from([(5, sha256_of(&path(adapters))?)]);
+        state.write(&path(outputs::STATE), &names())?;
+        check_outputs(out.path())?;
+        for (file, before, after) in [(outputs::METRICS, "{}\n", "{}\n{}\n"), (adapters, "5", "6")] {
+            fs_err::write(path(file), after)?;
+            let refused = check_outputs(out.path()).expect_err("it was changed").to_string();
+            assert!(refused.contains(file), "{refused}");
+            fs_err::write(path(file), before)?;
+        }
+        check_outputs(out.path())?;
+        fs_err::create_dir(path("checkpoints/0000010"))?;
+        assert!(check_outputs(out.path()).is_err(), "it is not a checkpoint of the run");
         Ok(())
     }
 

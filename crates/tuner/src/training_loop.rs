@@ -15,7 +15,9 @@ use crate::distrust::Distrust;
 use crate::early_stopping::EarlyStopping;
 use crate::error::{Error, Result};
 use crate::prefetch::{Source, StepData, with_data};
-use crate::resume_state::{ResumeState, RunCounters, sha256_of, sha256_of_first, step_name, sync};
+use crate::resume_state::{
+    ResumeState, RunCounters, check_checkpoints, check_file, sha256_of, step_name, sync,
+};
 use crate::schedule::ScheduleSettings;
 use crate::score::{Scorer, score_by_ranks};
 use crate::sharing;
@@ -157,6 +159,7 @@ pub fn train(
         settings,
         folder,
         counters: RunCounters::default(),
+        metrics_bytes: 0,
         rows: Vec::new(),
         saved: None,
         started: None,
@@ -204,6 +207,8 @@ struct TrainingLoop<'a> {
     settings: &'a TrainingSettings,
     folder: &'a Path,
     counters: RunCounters,
+    /// Length of the metrics that this run has written.
+    metrics_bytes: u64,
     /// Rows of the last step.
     rows: Vec<u32>,
     /// Step of the newest resume state.
@@ -257,29 +262,18 @@ impl TrainingLoop<'_> {
         }
         // Lines that were written after the state will be written again.
         let metrics = fs_err::OpenOptions::new().create(true).append(true).open(self.metrics_path())?;
-        metrics.set_len(self.counters.metrics_bytes)?;
+        self.metrics_bytes = self.counters.metrics_bytes;
+        metrics.set_len(self.metrics_bytes)?;
         metrics.sync_all()?;
         Ok(())
     }
 
     /// Verifies metrics and checkpoints against the hashes in a resume state.
     fn check(&self, counters: &RunCounters) -> Result<()> {
-        let differs = |path: PathBuf| {
-            let reason = "does not match its hash in the resume state".to_owned();
-            Err(Error::ResumeState { path, reason })
-        };
-        if counters.metrics_bytes > 0
-            && sha256_of_first(&self.metrics_path(), counters.metrics_bytes)? != counters.metrics_sha256
-        {
-            return differs(self.metrics_path());
+        if counters.metrics_bytes > 0 {
+            check_file(self.metrics_path(), counters.metrics_bytes, &counters.metrics_sha256)?;
         }
-        for (step, sum) in &counters.checkpoints {
-            let path = self.checkpoint_path(*step).join("adapters/adapters.safetensors");
-            if sha256_of(&path)? != *sum {
-                return differs(path);
-            }
-        }
-        Ok(())
+        check_checkpoints(&self.folder.join(outputs::CHECKPOINTS), counters)
     }
 
     /// Returns how the run ended, if it ended with the last step; saves a resume state of an interrupted run.
@@ -464,7 +458,7 @@ impl TrainingLoop<'_> {
     }
 
     /// Returns the mean loss of the validation split; `None` if the observer interrupts.
-    fn validate(&self, validation: &Split, observer: &mut dyn Observer) -> Result<Option<f64>> {
+    fn validate(&mut self, validation: &Split, observer: &mut dyn Observer) -> Result<Option<f64>> {
         let model = self.trainer.model()?;
         let batch_size = self.settings.validation_batch_size;
         let ranks = self.trainer.ranks().map(Rc::as_ref);
@@ -498,12 +492,15 @@ impl TrainingLoop<'_> {
         Ok(Some(loss))
     }
 
-    fn append(&self, line: &MetricsLine) -> Result<()> {
+    fn append(&mut self, line: &MetricsLine) -> Result<()> {
         if !self.has_folder() {
             return Ok(());
         }
         let mut file = fs_err::OpenOptions::new().append(true).open(self.metrics_path())?;
-        Ok(file.write_all(line.to_line().as_bytes())?)
+        let line = line.to_line();
+        file.write_all(line.as_bytes())?;
+        self.metrics_bytes += line.len() as u64;
+        Ok(())
     }
 
     /// Writes the parameters as a checkpoint, completely or not at all.
@@ -540,7 +537,7 @@ impl TrainingLoop<'_> {
         }))
     }
 
-    /// Saves a resume state.
+    /// Saves a resume state. Fails if another process has written to the metrics.
     fn save(&mut self) -> Result<()> {
         self.check_finite()?;
         if !self.has_folder() {
@@ -549,6 +546,11 @@ impl TrainingLoop<'_> {
         let metrics = self.metrics_path();
         sync(&metrics)?;
         self.counters.metrics_bytes = fs_err::metadata(&metrics)?.len();
+        if self.counters.metrics_bytes != self.metrics_bytes {
+            let reason =
+                "has lines that this run did not write; another process works in the same folder".to_owned();
+            return Err(Error::ResumeState { path: metrics, reason });
+        }
         self.counters.metrics_sha256 = sha256_of(&metrics)?;
         let optimizer = self.trainer.optimizer();
         let state = ResumeState {

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,8 @@ struct Watch {
     step: usize,
     stop_after: Option<usize>,
     copies: Option<Copies>,
+    /// File to which another process adds a line after the first step.
+    disturbed: Option<PathBuf>,
 }
 
 /// Folder to copy, and folder for a copy per step.
@@ -42,6 +45,10 @@ impl Observer for Watch {
         self.step = step;
         if let Some(Copies { from, to }) = &self.copies {
             copy_folder(from, &to.join(step.to_string())).expect("the folder can be copied");
+        }
+        if let Some(disturbed) = self.disturbed.take() {
+            let file = fs_err::OpenOptions::new().append(true).open(disturbed);
+            file.and_then(|mut file| writeln!(file, "{{}}")).expect("the file can be written");
         }
     }
 
@@ -263,6 +270,17 @@ fn a_run_with_damaged_files_resumes_from_an_older_state_to_the_same_bytes() -> R
         left.retain(|path, _| !path.to_string_lossy().contains("bad-"));
         ensure!(left == result(unbroken.path())?, "`{damaged}` damaged: different bytes");
     }
+    Ok(())
+}
+
+#[test]
+fn a_run_into_whose_folder_another_process_writes_fails() -> Result<()> {
+    let setup = Setup::new(false)?;
+    let folder = tempfile::tempdir()?;
+    let disturbed = Some(folder.path().join("metrics.jsonl"));
+    let failed = setup.run(folder.path(), 100, &mut Watch { disturbed, ..Watch::default() });
+    let error = failed.err().context("the metrics are not those of the run")?.to_string();
+    ensure!(error.contains("metrics.jsonl`: has lines that this run did not write"), "{error}");
     Ok(())
 }
 

@@ -237,6 +237,10 @@ impl stage::Config for Config {
         problems
     }
 
+    fn has_state(folder: &std::path::Path) -> bool {
+        crate::kept_answers::is_any_kept(folder)
+    }
+
     fn slug(&self) -> String {
         "test".to_owned()
     }

@@ -3,7 +3,7 @@
 //! They cost time and money, so a run that fails later must not lose them: the next run of the same key asks only for the others.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 
 use failure::{Context, Result};
@@ -19,6 +19,20 @@ struct Line {
     row: usize,
     text: String,
     is_unfinished: bool,
+}
+
+/// Returns whether a folder has an answer that an earlier run received.
+pub(crate) fn is_any_kept(folder: &Path) -> bool {
+    let has_answer = |path: &Path| {
+        let first = File::open(path).ok().and_then(|file| BufReader::new(file).lines().next()?.ok());
+        first.is_some_and(|line| serde_json::from_str::<Line>(&line).is_ok())
+    };
+    let files = fs_err::read_dir(folder).into_iter().flatten().flatten();
+    files.into_iter().any(|entry| {
+        let name = entry.file_name();
+        let is_kept = name.to_str().is_some_and(|name| name.starts_with("answers-"));
+        is_kept && has_answer(&entry.path())
+    })
 }
 
 /// The file with the kept answers of one endpoint.
@@ -76,6 +90,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let (mut kept, none) = KeptAnswers::open(folder.path(), "a")?;
         assert!(none.is_empty());
+        assert!(!is_any_kept(folder.path()), "an empty file has none");
         let cut_off = Answer { is_unfinished: true, ..Answer::new("Aloha\nkākou") };
         kept.push(3, &cut_off)?;
         kept.push(5, &Answer::failed("no route"))?;
@@ -88,6 +103,7 @@ mod tests {
             assert_eq!(KeptAnswers::open(folder.path(), "a")?.1, expected);
         }
         assert!(KeptAnswers::open(folder.path(), "b")?.1.is_empty());
+        assert!(is_any_kept(folder.path()));
         Ok(())
     }
 }

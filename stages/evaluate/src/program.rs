@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::evaluate::{Task, evaluate, evaluate_scores};
 use crate::guard::{GENERAL_ENGLISH, GuardSource};
 use crate::inputs::{DatasetFolders, NamedModel, Subject};
+use crate::kept_answers;
 
 /// Inputs of an evaluation of models and answers.
 struct Inputs {
@@ -109,6 +110,9 @@ fn evaluate_models(mut run: Run<Config>, args: &Args) -> Result<KeyedRun<Config>
 fn run_task(inputs: &Inputs, config: &Config, backend: Option<&Backend>, job: &mut Job) -> Result<()> {
     if backend.is_some() {
         mlx_ext::warn_if_slow()?;
+    }
+    if kept_answers::is_any_kept(job.resume_dir()) {
+        job.resumed();
     }
     let dataset = inputs.dataset.as_ref().map(|[rows, tokens, tokenizer]| DatasetFolders {
         rows: rows.path(),

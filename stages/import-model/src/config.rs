@@ -118,6 +118,10 @@ impl stage::Config for Config {
         problems
     }
 
+    fn has_state(folder: &std::path::Path) -> bool {
+        crate::run::has_downloads(folder)
+    }
+
     fn slug(&self) -> String {
         let source = if self.wheel.is_empty() { &self.id } else { &self.wheel };
         let name = source.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();

@@ -42,6 +42,8 @@ fn open_gguf(run: &mut Run<Config>, file: &Path) -> failure::Result<SourceFiles>
     let bytes = gguf::check(file, run.config().blocks())?; // refuses a damaged file before it is hashed
     let input = run.input_folder("source", file)?;
     run.expect_bytes(bytes);
+    // Converted there, then written to the artifact.
+    run.expect_state_bytes(bytes);
     let files = input.manifest().files.iter();
     let hashes = files.map(|file| (file.path.clone(), file.sha256.to_string())).collect();
     Ok(SourceFiles::new(file.display().to_string(), hashes))

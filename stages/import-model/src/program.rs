@@ -37,6 +37,9 @@ pub fn program(args: &Args) -> Result<()> {
     }
     run.execute(|job, config| {
         let terminal = Terminal::new(job.stop());
+        if run::has_downloads(job.resume_dir()) {
+            job.resumed();
+        }
         let found = run::run(config, &settings, &terminal, job.resume_dir(), job.out())?;
         job.summary(format!("{} files from `{}`", found.files.len(), found.place));
         if is_hub && (config.conversion().is_some() || args.write_lock.is_some()) {

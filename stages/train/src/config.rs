@@ -312,6 +312,10 @@ impl stage::Config for Config {
         problems
     }
 
+    fn has_state(folder: &std::path::Path) -> bool {
+        crate::reuse::has_state(folder)
+    }
+
     fn slug(&self) -> String {
         match self.fine_tune_type {
             FineTuneType::Lora => format!("lora-r{}", self.rank),

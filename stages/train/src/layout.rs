@@ -8,6 +8,8 @@ use outputs::{ADAPTERS, CHECKPOINTS, ChatSettings, Document as _, METRICS, STATE
 
 /// Copies the checkpoints, the metrics and the newest resume state from `work` to `out`, and writes the summary. Each
 /// checkpoint gets the chat settings of the dataset in `tokens`, if there are any.
+///
+/// Fails if the metrics or the checkpoints are not those that the resume state knows.
 pub(crate) fn write_outputs(work: &Path, out: &Path, summary: &Summary, tokens: &Path) -> Result<()> {
     fs_err::create_dir_all(out)?;
     if work.join(CHECKPOINTS).exists() {
@@ -28,6 +30,9 @@ pub(crate) fn write_outputs(work: &Path, out: &Path, summary: &Summary, tokens: 
     let newest = tuner::step_name(summary.steps as usize);
     copy_tree(&work.join(STATE).join(newest), &out.join(STATE), artifact::hand_over_file)?;
     reflink_copy::reflink_or_copy(work.join(METRICS), out.join(METRICS))?;
+    tuner::check_outputs(out)
+        .context("another process has changed files of this run")
+        .hint("run the same command again, and only once at a time")?;
     Ok(summary.write(out)?)
 }
 

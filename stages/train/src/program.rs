@@ -159,7 +159,9 @@ fn execute(
     ranks: Option<&Rc<Ranks>>,
 ) -> Result<()> {
     let estimate = estimate(args, inputs, run.config(), backend, ranks)?;
-    run.expect_bytes(planned_bytes(&estimate, inputs, run.config(), args.keep_last)?);
+    let bytes = planned_bytes(&estimate, inputs, run.config(), args.keep_last)?;
+    run.expect_bytes(bytes);
+    run.expect_state_bytes(bytes);
     run.expect_memory(estimate.total() as u64, backend.memory_limit as u64);
     let of = if args.shard_layers { " on rank 0" } else { "" };
     run.note(format!("needs about {estimate}{of}"));
@@ -263,8 +265,11 @@ fn train(
     let summary = run::run_on(sharing, inputs, config, backend, saving, &mut progress)?;
     drop(unhurried);
     progress.finish();
-    if let Some(artifact) = earlier::read(job.resume_dir())? {
-        job.resumed_from(artifact);
+    if !progress.is_from_the_start() {
+        job.resumed();
+        if let Some(artifact) = earlier::read(job.resume_dir())? {
+            job.resumed_from(artifact);
+        }
     }
     match &summary.stop {
         Stop::Interrupted if job.out().join(stage::SEGMENT_OUTPUT).exists() => {

@@ -23,6 +23,7 @@ pub struct Progress {
     bar: ProgressBar,
     steps: usize,
     first_step: usize,
+    has_started: bool,
     started: Instant,
     losses: VecDeque<f64>,
     tokens: usize,
@@ -49,6 +50,7 @@ impl Progress {
             bar: ProgressBar::hidden(),
             steps: 0,
             first_step: 0,
+            has_started: false,
             started: Instant::now(),
             losses: VecDeque::new(),
             tokens: 0,
@@ -126,6 +128,11 @@ impl Progress {
         self.with_group_norms = true;
     }
 
+    /// Returns whether training began with the first step.
+    pub fn is_from_the_start(&self) -> bool {
+        self.has_started && self.first_step == 0
+    }
+
     /// Ends the bar and leaves its last state on the screen.
     pub fn finish(&self) {
         self.bar.abandon();
@@ -171,6 +178,7 @@ impl Observer for Progress {
     fn started(&mut self, step: usize, steps: usize) {
         self.steps = steps;
         self.first_step = step;
+        self.has_started = true;
         self.checkpoint = step;
         self.started = Instant::now();
         if step > 0 {

@@ -127,9 +127,9 @@ fn describe(
     Some(format!("will not use the published run of {most} steps: {reason}"))
 }
 
-/// Returns whether the folder of a run has a resume state.
-fn has_state(work: &Path) -> bool {
-    work.join(outputs::STATE).exists()
+/// Returns whether the folder of a run has a complete resume state.
+pub(crate) fn has_state(work: &Path) -> bool {
+    tuner::has_resume_state(&work.join(outputs::STATE))
 }
 
 #[cfg(test)]

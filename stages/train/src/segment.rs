@@ -11,7 +11,7 @@ use failure::Result;
 use outputs::{Document as _, Summary};
 use tuner::{Observer, StepReport};
 
-use crate::{earlier, layout};
+use crate::{earlier, layout, reuse};
 
 /// Step at which a run stops on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl fmt::Display for StopAt {
 /// Copies the resume state of a segment into `work`, unless a killed run left one there; returns the segment's summary.
 pub(crate) fn adopt(segment: &Path, work: &Path) -> Result<Summary> {
     let summary = Summary::read(&segment.join(outputs::SUMMARY))?;
-    if !work.join(outputs::STATE).exists() {
+    if !reuse::has_state(work) {
         let steps = summary.steps as usize;
         layout::adopt_outputs(segment, steps, work)?;
         // `data/part` of the artifact.
