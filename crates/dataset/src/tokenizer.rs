@@ -525,6 +525,7 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> 
     }
     if sources.is_empty()
         && let Some(processor) = read_json(&path.join(CHAT_TEMPLATE_JSON))?
+        && let Some(text) = processor["chat_template"].as_str()
     {
         sources.push(TemplateSource::new("default", CHAT_TEMPLATE_JSON, text));
     }
