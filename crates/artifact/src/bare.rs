@@ -57,7 +57,7 @@ impl Bare {
         let mut files = Vec::new();
         for ((name, place), hashed) in found.into_iter().zip(hash_through_links(&jobs, memo)?) {
             files.push(TreeFile { path: name, size_bytes: hashed.stamp.size, sha256: hashed.sha256 });
-            witness.add_stamped(place, hashed.stamp, hashed.sha256);
+            witness.add_hashed(place, &hashed);
         }
         Ok(Self { tree: Tree::of_sorted(files), witness })
     }

@@ -4,12 +4,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Builder;
+use std::time::SystemTime;
 
 use crate::digest::FileHash;
 use crate::error::{Result, tree_error};
 use crate::memo::Memo;
-use crate::os;
-use crate::stamp::Stamp;
+use crate::stamp::{LARGE, Stamp};
+use crate::{clock, os};
 
 /// Below this size one thread hashes faster than several.
 const PARALLEL_BYTES: u64 = 8 << 20;
@@ -56,35 +58,58 @@ pub(crate) struct Hashed {
     pub(crate) sha256: FileHash,
     /// Stamp before the file was read.
     pub(crate) stamp: Stamp,
+    /// Whether the stamp was settled before the file was read: while it is read, time passes, but a write may leave no trace.
+    pub(crate) is_settled: bool,
     /// Bytes that were read: none if the hash was remembered.
     pub(crate) read: u64,
 }
 
 impl Hashed {
-    /// Remembers the hash if the file did not change while it was read.
+    /// Remembers the hash of a settled file that did not change while it was read.
     fn remember(&self, memo: &Memo, path: &Path) {
-        if Stamp::of(path).is_ok_and(|stamp| stamp == self.stamp) {
+        if self.is_settled && Stamp::of(path).is_ok_and(|stamp| stamp == self.stamp) {
             memo.remember(&self.stamp, &self.sha256);
         }
     }
 }
 
 /// Hashes an opened file, or recalls its hash.
-fn hash_opened(path: &Path, mut file: File, memo: Option<&Memo>) -> Result<Hashed> {
-    let metadata = file.metadata().map_err(|error| os::named(error, "look at", path))?;
-    if !metadata.is_file() {
-        return Err(tree_error(path, "it is not a regular file"));
-    }
-    let stamp = Stamp::of_metadata(&metadata);
+fn hash_opened(path: &Path, file: File, memo: Option<&Memo>) -> Result<Hashed> {
+    hash_by_clock(path, file, memo, clock::now)
+}
+
+/// As [`hash_opened`], where `now` tells the time.
+fn hash_by_clock(
+    path: &Path,
+    mut file: File,
+    memo: Option<&Memo>,
+    now: impl Fn() -> SystemTime,
+) -> Result<Hashed> {
+    let mut stamp = stamp_of(path, &file)?;
+    let mut is_settled = stamp.is_settled(now());
     if let Some(sha256) = memo.and_then(|memo| memo.recall(&stamp)) {
-        return Ok(Hashed { sha256, stamp, read: 0 });
+        return Ok(Hashed { sha256, stamp, is_settled, read: 0 });
+    }
+    if is_settled && stamp.size >= LARGE {
+        os::flush_mapped(path, &file);
+        stamp = stamp_of(path, &file)?;
+        is_settled = stamp.is_settled(now());
     }
     let sha256 = FileHash::of_reader(&mut file).map_err(|error| os::named(error, "read", path))?;
-    let hashed = Hashed { sha256, stamp, read: stamp.size };
+    let hashed = Hashed { sha256, stamp, is_settled, read: stamp.size };
     if let Some(memo) = memo {
         hashed.remember(memo, path);
     }
     Ok(hashed)
+}
+
+/// Returns the stamp of an opened file.
+fn stamp_of(path: &Path, file: &File) -> Result<Stamp> {
+    let metadata = file.metadata().map_err(|error| os::named(error, "look at", path))?;
+    if !metadata.is_file() {
+        return Err(tree_error(path, "it is not a regular file"));
+    }
+    Ok(Stamp::of_metadata(&metadata))
 }
 
 /// Works on files given with their sizes, in several threads if there is enough to read.
@@ -96,19 +121,77 @@ fn in_threads<T: Send>(files: &[(PathBuf, u64)], work: &(dyn Fn(&Path) -> T + Sy
     }
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(files.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some((index, (path, _))) = Some(next.fetch_add(1, Ordering::Relaxed))
-                    .and_then(|index| files.get(index).map(|file| (index, file)))
-                {
-                    let result = work(path);
-                    done.lock().expect("no worker panics").push((index, result));
-                }
-            });
+    let worker = || {
+        while let Some((index, (path, _))) = Some(next.fetch_add(1, Ordering::Relaxed))
+            .and_then(|index| files.get(index).map(|file| (index, file)))
+        {
+            let result = work(path);
+            done.lock().expect("no worker panics").push((index, result));
         }
+    };
+    std::thread::scope(|scope| {
+        // This thread is one of them; the system may allow no further ones.
+        for _ in 1..workers {
+            let _ = Builder::new().spawn_scoped(scope, worker);
+        }
+        worker();
     });
     let mut done = done.into_inner().expect("no worker panics");
     done.sort_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn large_file(dir: &Path) -> PathBuf {
+        let path = dir.join("large.bin");
+        fs_err::write(&path, vec![1; LARGE as usize]).unwrap();
+        path
+    }
+
+    fn hash_after(path: &Path, memo: &Memo, seconds: u64) -> Hashed {
+        let file = os::open_file(path).unwrap();
+        hash_by_clock(path, file, Some(memo), || clock::now() + Duration::from_secs(seconds)).unwrap()
+    }
+
+    #[test]
+    fn file_that_was_new_before_it_was_read_is_never_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, memo) = (large_file(dir.path()), Memo::in_folder(dir.path(), "memo"));
+        let new = hash_after(&path, &memo, 0);
+        assert!(!new.is_settled);
+        // As if reading it had taken long enough for its times to look old.
+        new.remember(&memo, &path);
+        assert_eq!(memo.recall(&new.stamp), None);
+
+        let old = hash_after(&path, &memo, 10);
+        assert!(old.is_settled);
+        assert_eq!((memo.recall(&new.stamp), old.read), (Some(new.sha256), LARGE));
+        assert_eq!(hash_after(&path, &memo, 10).read, 0);
+    }
+
+    #[cfg(feature = "fault-injection")]
+    #[test]
+    fn large_file_is_flushed_before_its_times_are_trusted() {
+        use std::cell::RefCell;
+        use std::rc::Rc;
+        let dir = tempfile::tempdir().unwrap();
+        let (path, memo) = (large_file(dir.path()), Memo::in_folder(dir.path(), "memo"));
+        let flushes = |seconds: u64| {
+            let seen = Rc::new(RefCell::new(0_usize));
+            let count = Rc::clone(&seen);
+            let observer = move |operation: &str, _: &Path| {
+                *count.borrow_mut() += usize::from(operation == "flush");
+            };
+            crate::faults::observe(observer, || hash_after(&path, &memo, seconds));
+            *seen.borrow()
+        };
+        assert_eq!(flushes(0), 0, "its times are not trusted");
+        assert_eq!(flushes(10), 1);
+        assert_eq!(flushes(10), 0, "its hash is remembered");
+    }
 }

@@ -4,19 +4,17 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::digest::FileHash;
-use crate::stamp::Stamp;
+use crate::stamp::{LARGE, Stamp};
 use crate::{atomic, os};
 
-/// Size in bytes from which a hash is remembered; smaller files are hashed quickly.
-const LARGE: u64 = 1 << 20;
 /// Longest remembered entry in bytes.
 const LONGEST: u64 = 1024;
 
 /// Hashes of files by device, inode, size and times; the default remembers nothing.
 ///
 /// The folder may be deleted at any time, and never enters a key. An entry counts only if it belongs to this user or to root,
-/// nobody else can write to it, and it contains all fields of the stamp. A file that changed within the last seconds is not
-/// remembered, because its times could hide another write.
+/// nobody else can write to it, and it contains all fields of the stamp. A file that changed within the seconds before it was read
+/// is not remembered, because its times could hide another write.
 #[derive(Debug, Clone, Default)]
 pub struct Memo {
     dir: Option<PathBuf>,
@@ -46,9 +44,9 @@ impl Memo {
         (text == entry(stamp, &hash)).then_some(hash)
     }
 
-    /// Remembers a hash; a failure is only logged.
+    /// Remembers the hash of a file whose stamp was settled before it was read; a failure is only logged.
     pub(crate) fn remember(&self, stamp: &Stamp, sha256: &FileHash) {
-        let Some(path) = self.path(stamp).filter(|_| stamp.is_settled()) else { return };
+        let Some(path) = self.path(stamp) else { return };
         let folder = os::parent(&path);
         let is_link = || folder.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir());
         let written = fs_err::create_dir_all(folder).and_then(|()| {

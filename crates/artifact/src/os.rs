@@ -234,6 +234,15 @@ pub(crate) fn sync_file(path: &Path) -> io::Result<()> {
     call("sync", path, || file.sync_all())
 }
 
+/// Flushes what was written to a file through a mapping, so that the next such write sets the times of the file: the system sets
+/// them at the first write to a clean page only. A failure is only logged.
+pub(crate) fn flush_mapped(path: &Path, file: &File) {
+    match rustix::fs::fsync(file) {
+        Ok(()) => done("flush", path),
+        Err(errno) => tracing::debug!("cannot flush `{}` before it is hashed: {errno}", path.display()),
+    }
+}
+
 /// Flushes the entries of a folder; does nothing on file systems that cannot.
 pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     call("sync folder", path, || {
@@ -254,9 +263,13 @@ fn unsupported(error: &io::Error) -> bool {
     [Errno::INVAL, Errno::NOTSUP, Errno::NOTTY].iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()))
 }
 
-/// Sets permission bits.
+/// Sets permission bits; a refusal does not matter if the file or folder has these bits already.
 pub(crate) fn chmod(path: &Path, mode: u32) -> io::Result<()> {
-    call("change the mode of", path, || fs_err::set_permissions(path, Permissions::from_mode(mode)))
+    let has_mode = || fs_err::metadata(path).is_ok_and(|found| found.mode() & 0o777 == mode);
+    call("change the mode of", path, || match fs_err::set_permissions(path, Permissions::from_mode(mode)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && has_mode() => Ok(()),
+        result => result,
+    })
 }
 
 /// Creates one folder that must not exist.

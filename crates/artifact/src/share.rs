@@ -1,5 +1,6 @@
 //! Copies that take no space where they can: of files that never change again.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -16,11 +17,7 @@ pub fn share_file(from: &Path, to: &Path) -> io::Result<()> {
     if reflink_copy::reflink(from, to).is_ok() {
         return Ok(());
     }
-    let is_published = fs_err::symlink_metadata(from).is_ok_and(|metadata| {
-        metadata.is_file()
-            && metadata.mode() & 0o222 == 0
-            && metadata.uid() == rustix::process::geteuid().as_raw()
-    });
+    let is_published = own_file(from).is_some_and(|metadata| metadata.mode() & 0o222 == 0);
     let same_store = || store_of(from).is_some_and(|store| store_of(os::parent(to)) == Some(store));
     if is_published && same_store() && fs_err::hard_link(from, to).is_ok() {
         return Ok(());
@@ -30,14 +27,25 @@ pub fn share_file(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Hands a file that this program wrote and will not write again to another place: shares its blocks, else links it, else copies it.
 ///
+/// In a store of a group, an earlier run of another user may have written it. Such a file is copied, because only its owner may make
+/// it read-only.
+///
 /// # Errors
 ///
 /// Fails when the file cannot be copied.
 pub fn hand_over_file(from: &Path, to: &Path) -> io::Result<()> {
-    if reflink_copy::reflink(from, to).is_ok() || fs_err::hard_link(from, to).is_ok() {
+    if reflink_copy::reflink(from, to).is_ok()
+        || own_file(from).is_some() && fs_err::hard_link(from, to).is_ok()
+    {
         return Ok(());
     }
     fs_err::copy(from, to).map(drop)
+}
+
+/// Returns the metadata of a regular file that belongs to the user of this process.
+fn own_file(path: &Path) -> Option<Metadata> {
+    let metadata = fs_err::symlink_metadata(path).ok()?;
+    (metadata.is_file() && metadata.uid() == rustix::process::geteuid().as_raw()).then_some(metadata)
 }
 
 /// Returns the folder of the store that holds `path`.
@@ -90,5 +98,22 @@ mod tests {
         let own = write(&store, ".work/y", 0o644);
         hand_over_file(&own, &store.join("fuse/.tmp/4")).unwrap();
         assert_eq!(fs_err::read(store.join("fuse/.tmp/4")).unwrap(), b".work/y");
+    }
+
+    #[test]
+    fn files_of_other_users_are_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = write(dir.path(), "from", 0o664);
+        assert!(own_file(&from).is_some());
+        assert!(own_file(dir.path()).is_none(), "not a file");
+        // Only root can give files away.
+        if std::os::unix::fs::chown(&from, Some(12345), None).is_err() {
+            return;
+        }
+        assert!(own_file(&from).is_none());
+        let to = dir.path().join("to");
+        hand_over_file(&from, &to).unwrap();
+        assert_eq!((links(&from), fs_err::read(&to).unwrap()), (1, b"from".to_vec()));
+        assert!(own_file(&to).is_some(), "its owner may change its mode");
     }
 }

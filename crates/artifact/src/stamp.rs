@@ -9,7 +9,10 @@ use std::time::SystemTime;
 use crate::clock;
 use crate::digest::FileHash;
 use crate::error::Result;
+use crate::hashing::Hashed;
 
+/// Size in bytes from which a stamp may stand for the bytes; smaller files are read again quickly.
+pub(crate) const LARGE: u64 = 1 << 20;
 /// A file changed more recently could change again within one tick of its file system's clock.
 const SETTLED_SECONDS: i64 = 2;
 
@@ -49,9 +52,11 @@ impl Stamp {
         }
     }
 
-    /// Returns whether every later write gets another time than the stamp has.
-    pub(crate) fn is_settled(&self) -> bool {
-        let now = clock::since_1970(clock::now()).as_secs() as i64;
+    /// Returns whether every later write gets another time than the stamp has, if it is `now`.
+    ///
+    /// Says nothing about bytes that were read before `now`: ask before the first byte is read.
+    pub(crate) fn is_settled(&self, now: SystemTime) -> bool {
+        let now = clock::since_1970(now).as_secs() as i64;
         self.modified.0.max(self.changed.0) + SETTLED_SECONDS < now
     }
 
@@ -79,6 +84,7 @@ struct Seen {
     path: PathBuf,
     stamp: Stamp,
     sha256: FileHash,
+    /// Whether the times of the stamp tell every later write.
     is_settled: bool,
 }
 
@@ -91,20 +97,21 @@ struct Listing {
 }
 
 impl Witness {
-    /// Adds a file with its hash.
+    /// Adds a file, which is yet to be read, with the hash that its bytes should have.
     ///
     /// # Errors
     ///
     /// Fails when the metadata of the file cannot be read.
     pub fn add(&mut self, path: PathBuf, sha256: FileHash) -> Result<()> {
         let stamp = Stamp::of(&path)?;
-        self.add_stamped(path, stamp, sha256);
+        self.files.push(Seen { path, stamp, sha256, is_settled: stamp.is_settled(clock::now()) });
         Ok(())
     }
 
-    /// Adds a file with its hash and the stamp it had before it was hashed.
-    pub(crate) fn add_stamped(&mut self, path: PathBuf, stamp: Stamp, sha256: FileHash) {
-        self.files.push(Seen { path, stamp, sha256, is_settled: stamp.is_settled() });
+    /// Adds a file that was hashed.
+    pub(crate) fn add_hashed(&mut self, path: PathBuf, hashed: &Hashed) {
+        let Hashed { sha256, stamp, is_settled, .. } = *hashed;
+        self.files.push(Seen { path, stamp, sha256, is_settled });
     }
 
     /// Adds a folder, in which `list` found `files`, sorted.
@@ -119,8 +126,9 @@ impl Witness {
 
     /// Returns the first file that changed, appeared or is gone.
     ///
-    /// Size, modification time and inode must be equal. If only the change time differs (a new mode or link), or if the file
-    /// was so new that another write may have left no trace in its times, the bytes are compared.
+    /// Size, modification time and inode must be equal. If only the change time differs (a new mode or link), or if another write
+    /// may have left no trace in the times, the bytes are compared. It may if the file had changed just before it was hashed, or
+    /// through a mapping: large files are flushed against that before they are hashed, and small ones are always compared.
     pub fn changed(&self) -> Option<PathBuf> {
         let file = self.files.iter().find(|seen| seen.differs()).map(|seen| seen.path.clone());
         file.or_else(|| self.folders.iter().find_map(Listing::changed))
@@ -130,7 +138,7 @@ impl Witness {
 impl Seen {
     fn differs(&self) -> bool {
         match Stamp::of(&self.path) {
-            Ok(new) if new == self.stamp && self.is_settled => false,
+            Ok(new) if new == self.stamp && self.is_settled && new.size >= LARGE => false,
             Ok(new) if (Stamp { changed: self.stamp.changed, ..new }) == self.stamp => {
                 let read = |mut file| FileHash::of_reader(&mut file);
                 fs_err::File::open(&self.path).and_then(read).ok() != Some(self.sha256)
@@ -145,5 +153,42 @@ impl Listing {
         let Ok(now) = (self.list)(&self.folder) else { return Some(self.folder.clone()) };
         let added = now.iter().find(|path| self.files.binary_search(path).is_err());
         added.or_else(|| self.files.iter().find(|path| now.binary_search(path).is_err())).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn two_seconds_settle_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stamp = Stamp::of(dir.path()).unwrap();
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(seconds * 1000 + 999);
+        for (modified, changed) in [(1000, 5), (5, 1000), (1000, 1000)] {
+            (stamp.modified.0, stamp.changed.0) = (modified, changed);
+            let settled = [999, 1000, 1002, 1003].map(|now| stamp.is_settled(at(now)));
+            assert_eq!(settled, [false, false, false, true]);
+        }
+    }
+
+    /// Returns whether a witness notices other bytes in a file of `size` bytes that has the same times.
+    fn notices(size: u64, is_settled: bool) -> bool {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs_err::write(&path, vec![1; size as usize]).unwrap();
+        let (sha256, stamp) = (FileHash::of(b"what was there before"), Stamp::of(&path).unwrap());
+        let mut witness = Witness::default();
+        witness.add_hashed(path.clone(), &Hashed { sha256, stamp, is_settled, read: size });
+        witness.changed() == Some(path)
+    }
+
+    #[test]
+    fn times_stand_for_the_bytes_of_large_files_that_were_settled_when_they_were_hashed() {
+        assert!(notices(LARGE, false), "written again within the tick, while another file was hashed");
+        assert!(notices(LARGE - 1, true), "written through a mapping");
+        assert!(!notices(LARGE, true));
     }
 }
