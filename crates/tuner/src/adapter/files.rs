@@ -137,12 +137,13 @@ pub fn save_adapters(
 
 /// Reads an adapter folder, in mlx-lm's or PEFT's format, into `model`.
 ///
-/// As in mlx-lm, keys that match no layer and a `num_layers` above the number of blocks are ignored: only the tensors
-/// decide whether the adapter fits.
+/// As in mlx-lm and PEFT, names that match no layer are ignored, with a warning, and so is a `num_layers` above the number
+/// of blocks: the tensors decide whether the adapter fits.
 ///
 /// # Errors
 ///
-/// Fails when a tensor is missing, unknown, or does not have the shape that model and config require.
+/// Fails when a tensor is missing, unknown, or does not have the shape that model and config require, and when no layer is
+/// adapted.
 pub fn load_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
     let trainable = read_adapters(model, folder)?;
     // The adapters stay as they are: DoRA's norms are computed once, not in every pass.
@@ -169,7 +170,14 @@ fn read_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
     }
     let stored = TensorFiles::open_file(&weights_path)?;
     check_rank(&weights_path, &settings, &stored)?;
-    let (names, _) = place(model, &settings, 0)?;
+    let (names, unused) = place(model, &settings, 0)?;
+    if settings.fine_tune_type != FineTuneType::Full {
+        let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
+        check_names(&config_path, "keys", &unused, names.len())?;
+    }
+    if names.is_empty() {
+        return Err(without_layers(&config_path, "no layer of the model is adapted".to_owned()));
+    }
     let trainable = count(model, names);
     let mut tensors = stored.arrays()?;
     let mut problems = Vec::new();
@@ -196,6 +204,32 @@ fn read_adapters(model: &mut Model, folder: &Path) -> Result<Trainable> {
     }
     problems.extend(tensors.keys().map(|name| format!("unknown tensor `{name}`")));
     if problems.is_empty() { Ok(trainable) } else { Err(invalid(&weights_path, problems.join("\n"))) }
+}
+
+/// Warns about the names `unmatched` of a setting, which match no layer of the model; fails if nothing else matched.
+pub(super) fn check_names(path: &Path, setting: &str, unmatched: &[&str], matched: usize) -> Result<()> {
+    const SHOWN: usize = 5;
+    if unmatched.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<String> = unmatched.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = match unmatched.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let reason =
+        format!("`{setting}` names {}{more}, but the model has no such linear layer", shown.join(", "));
+    if matched == 0 {
+        return Err(without_layers(path, reason));
+    }
+    tracing::warn!("`{}`: {reason}", path.display());
+    Ok(())
+}
+
+/// Returns the error for an adapter that would leave the model as it is.
+pub(super) fn without_layers(path: &Path, reason: String) -> Error {
+    let hint = "give the base model that the adapter was trained on".to_owned();
+    Error::Adapter { path: path.to_owned(), reason, hint: Some(hint) }
 }
 
 /// Returns the error for a folder without `adapter_config.json`, with the settings that its tensors show.
@@ -327,6 +361,34 @@ mod tests {
         foreign(folder.path(), &config, &tensors)?;
         let trainable = load_adapters(&mut model("llama")?, folder.path())?;
         assert_eq!(trainable.names, tensors.into_keys().collect::<Vec<_>>());
+        Ok(())
+    }
+
+    #[test]
+    fn an_adapter_of_no_layer_is_refused() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let read = |config: Value, file: &str| {
+            fs_err::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+            write_safetensors(&folder.path().join(file), &BTreeMap::new()).unwrap();
+            load_adapters(&mut model("llama").unwrap(), folder.path()).unwrap_err().to_string()
+        };
+        let many: Vec<String> = (0..10_000).map(|number| format!("layer{number}")).collect();
+        let no_tensors = "it has no tensors, so no layer of the model is adapted";
+        for (targets, reason) in [
+            (json!(["nothing"]), "`target_modules` names `nothing`, but the model has no such linear layer"),
+            (json!(many), "`layer4` and 9995 more, but the model has no such linear layer"),
+            (json!([]), no_tensors),
+            (json!("nothing"), no_tensors),
+            (json!("("), no_tensors),
+            (json!(null), no_tensors),
+        ] {
+            let config = json!({"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": targets});
+            let error = read(config, "adapter_model.safetensors");
+            assert!(error.contains(reason), "{targets}: {error}");
+        }
+        let lora = json!({"rank": 8, "scale": 2.0, "keys": ["nothing"]});
+        let error = read(json!({"num_layers": 1, "lora_parameters": lora}), "adapters.safetensors");
+        assert!(error.contains("`keys` names `nothing`, but the model has no such linear layer"), "{error}");
         Ok(())
     }
 

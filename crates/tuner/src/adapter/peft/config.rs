@@ -86,8 +86,8 @@ fn compile(name: &str, pattern: &str, before: &str, after: &str) -> Result<Regex
 
 /// Which modules the config lists as adapted.
 enum Targets<'a> {
-    /// Names, or ends of names.
-    Names(Vec<&'a str>),
+    /// Names, or ends of names, as they are written and in a model that is only text.
+    Names(Vec<(&'a str, String)>),
     /// Names that match.
     Pattern(Regex),
     /// All linear layers except the head.
@@ -162,6 +162,21 @@ impl<'a> PeftConfig<'a> {
         });
         in_layers && self.targets.contain(layer)
     }
+
+    /// Returns how many names in `target_modules` match one of the layers, and the other names. A pattern is no name: it may
+    /// be about the names of a multimodal model.
+    pub(super) fn matches(&self, layers: &[&str]) -> (usize, Vec<&'a str>) {
+        let Targets::Names(names) = &self.targets else { return (0, Vec::new()) };
+        let is_known = |name: &String| layers.iter().any(|layer| ends_with(layer, name));
+        let unmatched: Vec<&str> =
+            names.iter().filter(|(_, name)| !is_known(name)).map(|(written, _)| *written).collect();
+        (names.len() - unmatched.len(), unmatched)
+    }
+}
+
+/// Returns whether `layer` is `name` or ends with it, from the start of a part.
+fn ends_with(layer: &str, name: &str) -> bool {
+    layer.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 impl<'a> Targets<'a> {
@@ -170,7 +185,10 @@ impl<'a> Targets<'a> {
             return Self::Unknown;
         }
         match table.get("target_modules") {
-            Some(Value::Array(names)) => Self::Names(names.iter().filter_map(Value::as_str).collect()),
+            Some(Value::Array(names)) => {
+                let names = names.iter().filter_map(Value::as_str);
+                Self::Names(names.map(|name| (name, text_name(name))).collect())
+            }
             Some(Value::String(text)) if text == "all-linear" => Self::AllLinear,
             Some(Value::String(text)) => {
                 compile("target_modules", text, "^(?:", ")$").map_or(Self::Unknown, Self::Pattern)
@@ -181,10 +199,7 @@ impl<'a> Targets<'a> {
 
     fn contain(&self, layer: &str) -> bool {
         match self {
-            Self::Names(names) => names.iter().any(|name| {
-                let name = text_name(name);
-                layer == name || layer.ends_with(&format!(".{name}"))
-            }),
+            Self::Names(names) => names.iter().any(|(_, name)| ends_with(layer, name)),
             Self::Pattern(pattern) => pattern.is_match(layer),
             Self::AllLinear => layer != "lm_head",
             Self::Unknown => false,
@@ -272,6 +287,14 @@ mod tests {
         assert!((scale("model.layers.2.mlp.xq_proj") - 16.0).abs() < 1e-6);
         assert_eq!(settings.rank("model.layers.0.mlp.up_proj"), Some(4.0));
         assert_eq!(settings.rank("model.layers.1.mlp.up_proj"), Some(8.0));
+    }
+
+    #[test]
+    fn names_for_other_architectures_match_nothing() {
+        let config =
+            json!({"peft_type": "LORA", "target_modules": ["c_attn", "q_proj", "proj", "0.mlp.up_proj"]});
+        let layers = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj"];
+        assert_eq!(read(&config).matches(&layers), (2, vec!["c_attn", "proj"]));
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mlx_rs::{Array, Dtype};
-use models::{Adapter, LayerMut, Model, TensorFiles, join};
+use models::{Adapter, Layer, LayerMut, Model, TensorFiles, join};
 use serde_json::Value;
 
+use super::super::files::{check_names, without_layers};
 use super::super::{Trainable, count};
 use super::WEIGHTS;
 use super::config::PeftConfig;
@@ -47,6 +48,11 @@ pub(in super::super) fn load(model: &mut Model, folder: &Path, config: &Value) -
         });
     }
     let mut tensors = Tensors::read(&path)?;
+    check_targets(&config_path, &config, model)?;
+    if tensors.is_empty() {
+        let reason = "it has no tensors, so no layer of the model is adapted";
+        return Err(without_layers(&path, reason.to_owned()));
+    }
     tensors.check_saved(&config);
     let mut names = tensors.replace(model)?;
     names.extend(tensors.adapt(model, &config)?);
@@ -61,6 +67,15 @@ pub(in super::super) fn load(model: &mut Model, folder: &Path, config: &Value) -
     }
     names.sort();
     Ok(count(model, names))
+}
+
+/// Warns about names of `target_modules` that match no layer of the model; like PEFT, fails if none matches.
+fn check_targets(path: &Path, config: &PeftConfig<'_>, model: &Model) -> Result<()> {
+    let layers = model.layers();
+    let linear = layers.iter().filter(|(_, layer)| matches!(layer, Layer::Linear(_)));
+    let linear: Vec<&str> = linear.map(|(path, _)| text_part(path)).collect();
+    let (matched, unmatched) = config.matches(&linear);
+    check_names(path, "target_modules", &unmatched, matched)
 }
 
 /// Returns what is special about a layer that the model lacks.
@@ -100,6 +115,11 @@ impl Tensors {
             }
         }
         Ok(tensors)
+    }
+
+    /// Returns whether the file is empty.
+    fn is_empty(&self) -> bool {
+        self.layers.is_empty() && self.replaced.is_empty() && self.problems.is_empty()
     }
 
     /// Adds a parameter, which may be stored twice with the same values.
