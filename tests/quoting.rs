@@ -222,15 +222,10 @@ fn a_line_break_in_a_variable_is_refused_by_its_name() -> Result<()> {
     let checkout = Checkout::new("breaks")?;
     for (target, names) in TARGETS {
         for name in names {
-            for value in ["a\nb", "a'\nb\n"] {
-                let (ran, _) = checkout.make(target, &[("ARTIFACT", "train"), (name, value)], false)?;
-                let reason = format!("*** {name} contains a line break");
-                ensure!(
-                    ran.code == Some(2) && ran.stderr.contains(&reason),
-                    "{target} {name}: {}",
-                    ran.stderr
-                );
-            }
+            let variables = [("ARTIFACT", "train"), (*name, "a'\nb\n")];
+            let (ran, _) = checkout.make(target, &variables, false)?;
+            let reason = format!("*** {name} contains a line break");
+            ensure!(ran.code == Some(2) && ran.stderr.contains(&reason), "{target} {name}: {}", ran.stderr);
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Generation with a key-value cache, for batches of prompts or turn by turn.
 
 use std::collections::BTreeSet;
+use std::thread::Builder;
 
 use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
 use mlx_rs::{Array, Dtype, transforms};
@@ -242,11 +243,15 @@ impl<'a> Rows<'a> {
                 rows.iter().map(|(row, logits)| row.choose(self.sampling, logits)).collect()
             };
             let (first, rest) = rows.split_at(rows.len().div_ceil(threads));
-            let others: Vec<_> =
-                rest.chunks(first.len()).map(|rows| scope.spawn(move || work(rows))).collect();
+            let start = |rows| Builder::new().spawn_scoped(scope, move || work(rows)).map_err(|_| rows);
+            let others: Vec<_> = rest.chunks(first.len()).map(start).collect();
             let mut tokens = work(first)?;
             for other in others {
-                tokens.extend(other.join().expect("choosing does not panic")?);
+                tokens.extend(match other {
+                    Ok(thread) => thread.join().expect("choosing does not panic")?,
+                    // The system allows no further threads.
+                    Err(rows) => work(rows)?,
+                });
             }
             Ok(tokens)
         })

@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Builder;
 use std::time::Duration;
 
 use failure::{Error, Kind, Result};
@@ -134,18 +135,21 @@ fn ask_all(
     let ended = AtomicBool::new(false);
     let is_ended = || ended.load(Ordering::Relaxed) || stop.requested().is_some();
     let received = Mutex::new(received);
-    std::thread::scope(|scope| {
-        for _ in 0..endpoint.settings.concurrency.min(open.len()) {
-            scope.spawn(|| {
-                while !is_ended() {
-                    let Some(&row) = open.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
-                    let asked = endpoint.ask(&rows.all[row], &is_ended);
-                    let mut received = received.lock().expect("no thread panics while it holds the lock");
-                    received.add(row, asked);
-                    ended.fetch_or(received.error.is_some(), Ordering::Relaxed);
-                }
-            });
+    let ask = || {
+        while !is_ended() {
+            let Some(&row) = open.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let asked = endpoint.ask(&rows.all[row], &is_ended);
+            let mut received = received.lock().expect("no thread panics while it holds the lock");
+            received.add(row, asked);
+            ended.fetch_or(received.error.is_some(), Ordering::Relaxed);
         }
+    };
+    std::thread::scope(|scope| {
+        // This thread is one of them; the system may allow no further ones.
+        for _ in 1..endpoint.settings.concurrency.min(open.len()) {
+            let _ = Builder::new().spawn_scoped(scope, ask);
+        }
+        ask();
     });
     received.into_inner().expect("no thread panicked")
 }
