@@ -372,9 +372,9 @@ fn read_text(path: &Path) -> Result<Option<String>> {
 
 fn read_json(path: &Path) -> Result<Option<Value>> {
     let Some(text) = read_text(path)? else { return Ok(None) };
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|error| Error::Tokenizer { path: path.to_owned(), reason: format!("not JSON: {error}") })
+    let invalid = |reason| Error::Tokenizer { path: path.to_owned(), reason };
+    let value: Value = serde_json::from_str(&text).map_err(|error| invalid(format!("not JSON: {error}")))?;
+    if value.is_object() { Ok(Some(value)) } else { Err(invalid("not a table in braces".to_owned())) }
 }
 
 /// Returns what training has settled about chats with this tokenizer.
@@ -521,17 +521,34 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> 
                 sources.push(TemplateSource::new(&name, label, source));
             }
         }
-        _ => {}
+        None | Some(Value::Null) => {}
+        Some(other) => return Err(not_a_template(path, "tokenizer_config.json", other)),
     }
     if sources.is_empty()
         && let Some(processor) = read_json(&path.join(CHAT_TEMPLATE_JSON))?
-        && let Some(text) = processor["chat_template"].as_str()
     {
-        sources.push(TemplateSource::new("default", CHAT_TEMPLATE_JSON, text));
+        match processor.get("chat_template") {
+            Some(Value::String(text)) => {
+                sources.push(TemplateSource::new("default", CHAT_TEMPLATE_JSON, text));
+            }
+            None | Some(Value::Null) => {}
+            Some(other) => return Err(not_a_template(path, CHAT_TEMPLATE_JSON, other)),
+        }
     }
     sources.retain(is_filled);
     check_length(path, &sources)?;
     Ok(sources)
+}
+
+/// Returns the error for a value that is no template.
+fn not_a_template(path: &Path, file: &str, value: &Value) -> Error {
+    let kind = match value {
+        Value::Bool(_) => "a switch",
+        Value::Number(_) => "a number",
+        Value::Array(_) => "a list",
+        _ => "a table",
+    };
+    Error::Tokenizer { path: path.join(file), reason: format!("`chat_template` is {kind}, expected a text") }
 }
 
 /// Fails if the chat templates of the tokenizer folder `path` are too long together.

@@ -364,6 +364,31 @@ fn settings_that_are_far_too_long_are_not_read() {
 }
 
 #[test]
+fn settings_of_another_type_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    testutil::files::copy(&testutil::golden("llama"), &path);
+    for (name, text, reason) in [
+        ("tokenizer_config.json", "[]", "not a table in braces"),
+        ("tokenizer_config.json", "{\"chat_template\": 5}", "`chat_template` is a number, expected a text"),
+        ("tokenizer_config.json", "{\"chat_template\": {}}", "`chat_template` is a table, expected a text"),
+        ("chat_template.json", "{\"chat_template\": false}", "`chat_template` is a switch, expected a text"),
+        ("tokenizer_config.json", "{\"chat_template\": null}", ""),
+    ] {
+        fs_err::write(path.join("tokenizer_config.json"), "{}").unwrap();
+        fs_err::write(path.join(name), text).unwrap();
+        let checked = dataset::check_templates(&path).map_err(|error| error.to_string());
+        fs_err::remove_file(path.join(name)).unwrap();
+        match checked {
+            Err(error) => {
+                assert!(!reason.is_empty() && error.contains(name) && error.contains(reason), "{error}")
+            }
+            Ok(()) => assert_eq!(reason, "", "{name}: {text}"),
+        }
+    }
+}
+
+#[test]
 fn chat_templates_that_are_too_long_together_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model");

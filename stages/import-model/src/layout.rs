@@ -88,6 +88,11 @@ pub(crate) fn is_small_json(name: &str) -> bool {
     KEPT.contains(&name) && name.ends_with("json") && name != INDEX && name != "tokenizer.json"
 }
 
+/// Returns whether the JSON of a kept file is a table; the others are lists.
+pub(crate) fn is_table(name: &str) -> bool {
+    name != "modules.json"
+}
+
 /// Returns whether a file of this name can be kept in an artifact.
 pub fn can_be_kept(name: &str) -> bool {
     name == POOLING || is_additional_template(name) || is_plain_name(name)

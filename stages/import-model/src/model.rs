@@ -238,7 +238,12 @@ pub fn check(found: &Found) -> Result<tokenizers::Tokenizer, Error> {
     let paths = found.paths();
     check_config(&found.files["config.json"])?;
     for name in found.files.keys().filter(|name| layout::is_small_json(name)) {
-        read_json::<serde::de::IgnoredAny>(&found.files[name])?;
+        let path = &found.files[name];
+        if layout::is_table(name) {
+            read_json::<serde_json::Map<String, Value>>(path)?;
+        } else {
+            read_json::<serde::de::IgnoredAny>(path)?;
+        }
     }
     let shards = paths.iter().filter(|(name, _)| name.ends_with(".safetensors"));
     let shards = shards.map(|(name, path)| (name.clone(), *path)).collect();

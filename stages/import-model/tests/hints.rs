@@ -201,6 +201,15 @@ fn hints_about_settings_and_tokenizers() {
         |folder| write(folder, "added_tokens.json", "{\"<tool>\": 384}"),
         |folder| write(folder, "added_tokens.json", "{}"),
     );
+    for name in
+        ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "added_tokens.json"]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        copy_files(&golden_dir().join("llama"), folder.path());
+        write(folder.path(), name, "[]");
+        let error = import(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("expected a map"), "{error}");
+    }
 }
 
 #[test]
