@@ -15,6 +15,9 @@ const LONGEST: u64 = 1024;
 /// The folder may be deleted at any time, and never enters a key. An entry counts only if it belongs to this user or to root,
 /// nobody else can write to it, and it contains all fields of the stamp. A file that changed within the seconds before it was read
 /// is not remembered, because its times could hide another write.
+///
+/// A file is flushed before it is read, because the system sets its times at the first write through a mapping to a clean page only.
+/// File systems in memory (tmpfs) have no clean pages: there, a program that keeps the file mapped can change it unnoticed.
 #[derive(Debug, Clone, Default)]
 pub struct Memo {
     dir: Option<PathBuf>,

@@ -463,3 +463,18 @@ pub(crate) fn process_is_alive(pid: i32) -> bool {
     rustix::process::Pid::from_raw(pid)
         .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_mode_matters_only_if_it_differs() {
+        // Linux refuses even root to change modes there.
+        let path = Path::new("/proc/self/status");
+        if path.exists() {
+            chmod(path, 0o444).unwrap();
+            assert_eq!(chmod(path, 0o644).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        }
+    }
+}

@@ -91,7 +91,7 @@ pub use logging::{colour, progress_bar};
 pub use output::{TO_STDOUT, print_path};
 pub use ranks::{end_now, speak_as_rank};
 pub use run::{KeyedRun, Run};
-pub use segment::SEGMENT_OUTPUT;
+pub use segment::{SEGMENT_OUTPUT, Segment};
 pub use signals::{StopFlag, Unhurried, end_after_grace, end_by_signal};
 pub use target::{create_file, is_stdout, write_file};
 

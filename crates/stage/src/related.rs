@@ -9,19 +9,19 @@ use crate::config::Config;
 use crate::input::Input;
 use crate::lookup::read_manifest;
 use crate::run::KeyedRun;
-use crate::segment::SEGMENT_OUTPUT;
+use crate::segment::{SEGMENT_OUTPUT, Segment};
 
 impl<C: Config> KeyedRun<C> {
-    /// Opens a segment of this run and returns the folder with its resume state.
+    /// Opens and verifies a segment of this run.
     ///
     /// # Errors
     ///
     /// Fails if `locator` is not a segment, or one of a run with other settings, inputs or numerics (exit 65).
-    pub fn segment(&self, locator: &Path) -> Result<PathBuf> {
+    pub fn segment(&self, locator: &Path) -> Result<Segment> {
         self.open_segment(locator).with_context(|| format!("resuming from `{}`", locator.display()))
     }
 
-    fn open_segment(&self, locator: &Path) -> Result<PathBuf> {
+    fn open_segment(&self, locator: &Path) -> Result<Segment> {
         let input = Input::open(self.shared_store(), locator, "")?;
         let manifest = input.manifest();
         let folder = input.path().join(SEGMENT_OUTPUT);
@@ -39,8 +39,8 @@ impl<C: Config> KeyedRun<C> {
             return Err(Error::bad_input(format!("segment of another run: {}", changed.join("; ")))
                 .hinted("use the settings, the inputs and the kind of machine of the segment"));
         }
-        input.verify()?;
-        Ok(folder)
+        let witness = input.verify()?;
+        Ok(Segment { input, folder, witness })
     }
 
     /// Finds the finished artifacts of this stage with the same inputs, numerics and settings, except for the settings

@@ -6,6 +6,7 @@ use dataset::Split;
 use failure::{Context, Result};
 use mlx_ext::Backend;
 use models::{LoadOptions, Model, Section};
+use stage::Segment;
 use tuner::Trainer;
 
 use crate::config::Config;
@@ -23,8 +24,8 @@ pub struct Inputs<'a> {
     pub losses: Option<&'a Path>,
     /// Artifacts of published runs that differ only in [`LENGTH_SETTINGS`](crate::LENGTH_SETTINGS), not verified yet.
     pub shorter: &'a [PathBuf],
-    /// Data folder of the segment to resume from.
-    pub segment: Option<&'a Path>,
+    /// Segment to resume from.
+    pub segment: Option<&'a Segment>,
 }
 
 impl Inputs<'_> {

@@ -38,8 +38,13 @@ pub(crate) fn write_outputs(work: &Path, out: &Path, summary: &Summary, tokens: 
 
 /// Copies the outputs of another run, in `data`, into `work`, to resume from them after `steps` steps.
 ///
-/// `state/` is renamed into place last, so an interrupted copy is ignored.
-pub(crate) fn adopt_outputs(data: &Path, steps: usize, work: &Path) -> Result<()> {
+/// `state/` is renamed into place last, after `check`, so an interrupted copy is ignored, and so is one that `check` refuses.
+pub(crate) fn adopt_outputs(
+    data: &Path,
+    steps: usize,
+    work: &Path,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let checkpoints = work.join(CHECKPOINTS);
     if checkpoints.exists() {
         fs_err::remove_dir_all(&checkpoints)?;
@@ -51,7 +56,8 @@ pub(crate) fn adopt_outputs(data: &Path, steps: usize, work: &Path) -> Result<()
     // Not `copy`, which would keep the file read-only: more lines will be appended.
     fs_err::write(work.join(METRICS), fs_err::read(data.join(METRICS))?)?;
     atomic::write_folder(&work.join(STATE), |unfinished| {
-        copy_tree(&data.join(STATE), &unfinished.join(tuner::step_name(steps)), copy_file)
+        copy_tree(&data.join(STATE), &unfinished.join(tuner::step_name(steps)), copy_file)?;
+        check()
     })
 }
 

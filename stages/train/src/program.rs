@@ -7,7 +7,7 @@ use std::rc::Rc;
 use mlx_ext::Backend;
 use models::Section;
 use outputs::Stop;
-use stage::{Error, Input, Job, KeyedRun, Result, Run, StopFlag};
+use stage::{Error, Input, Job, KeyedRun, Result, Run, Segment, StopFlag};
 use tuner::{DistrustMode, Ranks};
 
 use crate::args::Args;
@@ -49,14 +49,14 @@ impl Opened {
         Ok(Self { model, tokens, rows, losses })
     }
 
-    fn inputs<'a>(&'a self, shorter: &'a [PathBuf], segment: Option<&'a PathBuf>) -> Inputs<'a> {
+    fn inputs<'a>(&'a self, shorter: &'a [PathBuf], segment: Option<&'a Segment>) -> Inputs<'a> {
         Inputs {
             model: self.model.path(),
             tokens: self.tokens.path(),
             rows: self.rows.as_ref().map(Input::path),
             losses: self.losses.as_ref().map(Input::path),
             shorter,
-            segment: segment.map(PathBuf::as_path),
+            segment,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use artifact::Artifact;
-use failure::{Context, Result};
+use artifact::{Artifact, Level, Witness};
+use failure::{Context, Error, Result};
 use outputs::{Document as _, Stop, Summary};
 use tuner::TrainingSettings;
 
@@ -47,9 +47,11 @@ pub(crate) fn adopt(
     let mut shorter = shorter.to_vec();
     while let Some(Shorter { steps, artifact }) = longest(&shorter, config, settings, end) {
         let artifact = artifact.to_owned();
-        match Artifact::open(&artifact) {
-            Ok(sound) => {
-                layout::adopt_outputs(&sound.data_dir(), steps, work)
+        let verified = Artifact::open_with(&artifact, Level::Size)
+            .and_then(|opened| opened.verify_output("").map(|witness| (opened, witness)));
+        match verified {
+            Ok((sound, witness)) => {
+                layout::adopt_outputs(&sound.data_dir(), steps, work, &|| check_unchanged(&witness))
                     .with_context(|| format!("resuming from `{}`", artifact.display()))?;
                 earlier::record(work, &sound, steps)?;
                 return Ok(Some(steps));
@@ -59,6 +61,13 @@ pub(crate) fn adopt(
         shorter.retain(|other| *other != artifact);
     }
     Ok(None)
+}
+
+/// Fails if a file of a published run changed since it was verified.
+fn check_unchanged(witness: &Witness) -> Result<()> {
+    let Some(path) = witness.changed() else { return Ok(()) };
+    let error = Error::failed(format!("`{}` changed while it was copied", path.display()));
+    Err(error.hinted("run the same command again"))
 }
 
 /// Returns the longest run of `shorter` that ends before step `end` and whose bytes are also those of this run so far.
@@ -134,7 +143,7 @@ pub(crate) fn has_state(work: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use artifact::{Draft, KeyMaterial};
+    use artifact::{Draft, FileHash, KeyMaterial};
     use tuner::ScheduleName;
 
     use super::*;
@@ -153,6 +162,8 @@ mod tests {
                 fs_err::create_dir_all(data.join(output))?;
                 fs_err::write(data.join(output).join("file"), format!("{steps}"))?;
             }
+            // The last file of a resume state.
+            fs_err::write(data.join("state/SHA256SUMS"), "")?;
             fs_err::write(data.join("metrics.jsonl"), "{}\n")?;
             let summary = Summary {
                 frozen_parameters: 1,
@@ -164,6 +175,26 @@ mod tests {
             Ok(summary.write(data).map_err(std::io::Error::other)?)
         })?;
         Ok(out)
+    }
+
+    #[test]
+    fn a_run_that_changes_while_it_is_copied_is_not_resumed() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let data = published(folder.path(), 20, Stop::Finished)?.join("data");
+        let work = folder.path().join("work");
+        fs_err::create_dir_all(&work)?;
+        let mut witness = Witness::default();
+        let state = data.join("state/file");
+        witness.add(state.clone(), FileHash::of(b"20"))?;
+        let adopted = || layout::adopt_outputs(&data, 20, &work, &|| check_unchanged(&witness));
+        fs_err::remove_file(&state)?;
+        fs_err::write(&state, "21")?;
+        assert!(adopted().unwrap_err().to_string().contains("changed while it was copied"));
+        assert!(!has_state(&work));
+        fs_err::write(&state, "20")?;
+        layout::adopt_outputs(&data, 20, &work, &|| Ok(()))?;
+        assert!(has_state(&work));
+        Ok(())
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use artifact::{Artifact, Level};
 use failure::Result;
 use outputs::{Document as _, Summary};
+use stage::Segment;
 use tuner::{Observer, StepReport};
 
 use crate::{earlier, layout, reuse};
@@ -64,17 +64,14 @@ impl fmt::Display for StopAt {
 }
 
 /// Copies the resume state of a segment into `work`, unless a killed run left one there; returns the segment's summary.
-pub(crate) fn adopt(segment: &Path, work: &Path) -> Result<Summary> {
-    let summary = Summary::read(&segment.join(outputs::SUMMARY))?;
+///
+/// Fails, and leaves no resume state in `work`, if the segment has changed since it was opened.
+pub(crate) fn adopt(segment: &Segment, work: &Path) -> Result<Summary> {
+    let summary = Summary::read(&segment.path().join(outputs::SUMMARY))?;
     if !reuse::has_state(work) {
         let steps = summary.steps as usize;
-        layout::adopt_outputs(segment, steps, work)?;
-        // `data/part` of the artifact.
-        if let Some(artifact) =
-            segment.ancestors().nth(2).and_then(|path| Artifact::open_with(path, Level::Size).ok())
-        {
-            earlier::record(work, &artifact, steps)?;
-        }
+        layout::adopt_outputs(segment.path(), steps, work, &|| segment.check_unchanged())?;
+        earlier::record(work, segment.artifact(), steps)?;
     }
     Ok(summary)
 }
