@@ -1,14 +1,19 @@
 # The wiring for Make: which stage feeds which. Make starts every stage each time; a stage whose key is in the store only
 # prints the path. $(RUN)/STAGE.path holds the path of the artifact and is replaced only when it changes.
 #
-# RUN is named by everything that was asked for, so pipelines with different settings never read each other's pointers. Beside
-# it, $(LATEST)/STAGE.path names the artifact of the last run with any settings, for people; no stage reads it.
+# RUN is named by everything that was asked for, so pipelines with different settings never read each other's pointers. That includes
+# the content of the settings files, so that they may be edited, and another pipeline started, while one runs. (Each stage reads them
+# when it starts.) Beside RUN, $(LATEST)/STAGE.path names the artifact of the last run with any settings, for people; no stage reads it.
 
 STAGES := import-model prepare-data train validate select-best fuse evaluate report
 
 LATEST := $(call raw,BUILD)/$(call raw,PIPELINE)/$(call raw,MODEL)
 ASKED  := $(foreach name,BACKEND STORE DATA MODEL_DIR MEMORY ENCODER LAUNCH SHARD_LAYERS,$(call quoted,$(name))) $(call quote,$(call listed,SET))
-RUN    := $(LATEST)/$(shell printf '%s\n' $(ASKED) | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12)
+# The settings files of a pipeline, and those in pipelines/, which presets include.
+PRESETS := $(call quote,pipelines/$(call raw,PIPELINE).toml) $(foreach name,MODEL ENCODER,$(call quote,pipelines/models/$(call raw,$(name)).toml)) \
+           $(call quote,pipelines/memory/$(call raw,MEMORY).toml) pipelines/*.toml
+# `tail` prints the name of each file before its content. An empty variable names a file that does not exist.
+RUN    := $(LATEST)/$(shell { printf '%s\n' $(ASKED); tail -n +1 $(PRESETS) 2>/dev/null; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12)
 
 # The page with times, which no hash covers, says which artifacts were made before this moment.
 export ASHLAR_PIPELINE_START := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)

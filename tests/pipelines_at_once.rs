@@ -89,6 +89,8 @@ fn two_pipelines_with_different_settings_do_not_mix() -> Result<()> {
 #[test]
 fn gc_beside_pipelines_takes_nothing_from_them() -> Result<()> {
     let folder = checkout("gc")?;
+    // gc removes nothing before there is a folder of pointers.
+    fs_err::create_dir_all(folder.join("build"))?;
     let (rounds, is_over) = (rounds()?, AtomicBool::new(false));
     let (collections, checked) = std::thread::scope(|scope| {
         let collector = scope.spawn(|| collect_until(&folder, &is_over));
@@ -162,6 +164,35 @@ fn the_same_pipeline_twice_at_once_and_plans_that_follow_the_plan() -> Result<()
     // Another store has nothing.
     let other = make(&folder, "plan", &set).arg("STORE=other").run();
     ensure!(other.code == Some(0) && other.stdout.contains("import-model: would run"), "{}", other.stdout);
+    Ok(())
+}
+
+/// Returns the folder with the pointers of a pipeline.
+fn pointers(folder: &Path, variables: &[&str]) -> Result<String> {
+    let printing = folder.join("printing.mk");
+    fs_err::write(&printing, "include Makefile\nprint-run:\n\t@echo '$(RUN)'\n")?;
+    let mut make = Program::new("make");
+    make.current_dir(folder).args(["-s", "-f", "printing.mk", "print-run", "PIPELINE=small"]).args(variables);
+    Ok(make.run().succeeded().trim_end().to_owned())
+}
+
+#[test]
+fn pipelines_with_edited_settings_have_other_pointers() -> Result<()> {
+    let folder = checkout("edited")?;
+    let variables = ["MODEL=demo", "ENCODER=minilm", "MEMORY=16"];
+    let before = pointers(&folder, &variables)?;
+    ensure!(before.starts_with("build/small/demo/"), "{before}");
+    // Presets include `overnight.toml`.
+    for name in ["small.toml", "models/demo.toml", "models/minilm.toml", "memory/16.toml", "overnight.toml"] {
+        let preset = folder.join("pipelines").join(name);
+        let text = fs_err::read_to_string(&preset)?;
+        fs_err::write(&preset, format!("{text}# edited\n"))?;
+        ensure!(pointers(&folder, &variables)? != before, "{name}");
+        fs_err::write(&preset, text)?;
+    }
+    // Settings that this pipeline does not read.
+    fs_err::write(folder.join("pipelines/models/other.toml"), "")?;
+    ensure!(pointers(&folder, &variables)? == before);
     Ok(())
 }
 
