@@ -15,8 +15,33 @@ pub(crate) fn read(path: &Path) -> Result<Value> {
     if tensors::is_lfs_pointer(text.as_bytes()) {
         return Err(Error::LfsPointer { path: path.to_owned() });
     }
-    serde_json::from_str(&text)
-        .map_err(|error| Error::Config { path: path.to_owned(), reason: error.to_string() })
+    let invalid = |reason| Error::Config { path: path.to_owned(), reason };
+    let config: Value = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+    match outside_of_floats(&config) {
+        Some((key, number)) => Err(invalid(format!("`{key}` is {number}, which 32 bits cannot hold"))),
+        None => Ok(config),
+    }
+}
+
+/// Returns the first number that becomes zero or infinite in 32 bits, and its key.
+fn outside_of_floats(value: &Value) -> Option<(String, f64)> {
+    let below = |key: &str, value: &Value| {
+        let (rest, number) = outside_of_floats(value)?;
+        Some((if rest.is_empty() { key.to_owned() } else { format!("{key}.{rest}") }, number))
+    };
+    match value {
+        Value::Number(number) => {
+            let number = number.as_f64()?;
+            let short = number as f32;
+            let is_held = short.is_finite() && (short != 0.0 || number == 0.0);
+            (!is_held).then(|| (String::new(), number))
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(index, item)| below(&index.to_string(), item))
+        }
+        Value::Object(table) => table.iter().find_map(|(key, item)| below(key, item)),
+        _ => None,
+    }
 }
 
 /// Returns whether the weights of a model folder are packed, by its `config.json`.
@@ -149,6 +174,17 @@ mod tests {
     #[test]
     fn nulls_are_dropped() {
         assert_eq!(normalized(&json!({"a": null, "b": {"c": null, "d": 1}})), json!({"b": {"d": 1}}));
+    }
+
+    #[test]
+    fn numbers_that_32_bits_cannot_hold_are_named() {
+        let found = |config: &Value| outside_of_floats(config).map(|(key, _)| key);
+        assert_eq!(
+            found(&json!({"rope_scaling": {"factor": 1e-300}})).as_deref(),
+            Some("rope_scaling.factor")
+        );
+        assert_eq!(found(&json!({"a": [1.0, {"b": -1e308}]})).as_deref(), Some("a.1.b"));
+        assert_eq!(found(&json!({"a": 0, "b": 1e-7, "c": 1e38, "d": u64::MAX, "e": "1e308"})), None);
     }
 
     #[test]

@@ -60,6 +60,35 @@ pub(crate) struct RopeScaling {
 }
 
 impl RopeScaling {
+    /// Checks that no number is one that a model cannot have: some lead to angles that are not finite, others to nonsense.
+    fn check(&self) -> Result<(), String> {
+        const FACTORS: (f32, f32) = (0.001, 1e6);
+        const COUNTS: (f32, f32) = (1.0, 2e9);
+        // Zero means the default of some of them.
+        const OTHERS: (f32, f32) = (0.0, 1e6);
+        let numbers = [
+            ("factor", self.factor, FACTORS),
+            ("attention_factor", self.attention_factor, FACTORS),
+            ("original_max_position_embeddings", self.original_max_position_embeddings, COUNTS),
+            ("max_position_embeddings", self.max_position_embeddings, COUNTS),
+            ("low_freq_factor", self.low_freq_factor, OTHERS),
+            ("high_freq_factor", self.high_freq_factor, OTHERS),
+            ("beta_fast", self.beta_fast, OTHERS),
+            ("beta_slow", self.beta_slow, OTHERS),
+            ("mscale", self.mscale, OTHERS),
+            ("mscale_all_dim", self.mscale_all_dim, OTHERS),
+        ];
+        let lists = [("long_factor", &self.long_factor), ("short_factor", &self.short_factor)];
+        let listed = lists
+            .into_iter()
+            .flat_map(|(name, list)| list.iter().flatten().map(move |&number| (name, Some(number), FACTORS)));
+        let wrong = numbers.into_iter().chain(listed).find_map(|(name, number, (least, most))| {
+            let number = number.filter(|number| !(least..=most).contains(number))?;
+            Some(format!("rope scaling: `{name}` is {number}, expected a number from {least} to {most}"))
+        });
+        wrong.map_or(Ok(()), Err)
+    }
+
     fn kind(&self) -> &str {
         self.rope_type.as_deref().or(self.kind.as_deref()).unwrap_or("default")
     }
@@ -229,10 +258,13 @@ impl Rope {
     ///
     /// # Errors
     ///
-    /// Fails when the scaling is not supported or lacks a setting.
+    /// Fails when the scaling is not supported or lacks a setting, and when the base or a number of the scaling is absurd.
     pub(crate) fn new(dimensions: i32, base: f32, scaling: Option<&RopeScaling>) -> Result<Self, String> {
         if dimensions < 2 || dimensions % 2 != 0 {
             return Err(format!("{dimensions} dimensions of each head are rotated, expected an even number"));
+        }
+        if !(1.0..=f32::MAX).contains(&base) {
+            return Err(format!("`rope_theta` is {base}, expected a number from 1"));
         }
         let plain = Self {
             dimensions,
@@ -246,9 +278,12 @@ impl Rope {
             scaling: Scaling::None,
         };
         let Some(scaling) = scaling else { return Ok(plain) };
+        // mrope differs only for image tokens.
+        if matches!(scaling.kind(), "default" | "mrope") {
+            return Ok(plain);
+        }
+        scaling.check()?;
         let (wavelengths, magnitude, scaling) = match scaling.kind() {
-            // mrope differs only for image tokens.
-            "default" | "mrope" => return Ok(plain),
             "linear" => {
                 let factor = scaling.required(scaling.factor, "factor")?;
                 return Ok(Self { scale: 1.0 / factor, scaling: Scaling::Linear(factor), ..plain });
@@ -268,6 +303,9 @@ impl Rope {
                 return Err(format!("rope scaling `{other}` is not supported (supported: {known})"));
             }
         };
+        if !wavelengths.iter().chain(&magnitude).all(|number| number.is_finite() && *number > 0.0) {
+            return Err("rope scaling: its numbers lead to wavelengths that are not finite".to_owned());
+        }
         let frequencies = wavelengths.iter().map(|wavelength| 1.0 / wavelength).collect();
         let wavelengths = Array::from_slice(&wavelengths, &[dimensions / 2]);
         Ok(Self { wavelengths: Some(wavelengths), magnitude, frequencies, scaling, ..plain })
@@ -582,6 +620,50 @@ mod tests {
         insta::assert_snapshot!(refused(r#"{"type":"linear"}"#), @"rope scaling `linear` lacks `factor`");
         insta::assert_snapshot!(refused(r#"{"type":"longrope","short_factor":[1.0]}"#), @"rope scaling: `short_factor` has 1 numbers, expected 4");
         insta::assert_snapshot!(refused(r#"{"type":"longrope","long_factor":[1.0]}"#), @"rope scaling `longrope` lacks `short_factor`");
+    }
+
+    #[test]
+    fn an_absurd_number_is_refused_by_its_name() {
+        let refused =
+            |base: f32, json: &str| Rope::new(8, base, Some(&scaling(json))).err().unwrap_or_default();
+        for (json, part) in [
+            (
+                r#"{"type":"linear","factor":1e-300}"#,
+                "`factor` is 0, expected a number from 0.001 to 1000000",
+            ),
+            (r#"{"type":"linear","factor":-2}"#, "`factor` is -2"),
+            (
+                r#"{"type":"yarn","factor":1e30,"original_max_position_embeddings":64}"#,
+                "`factor` is 1000000000000000",
+            ),
+            (
+                r#"{"type":"yarn","factor":2,"original_max_position_embeddings":0}"#,
+                "`original_max_position_embeddings` is 0",
+            ),
+            (
+                r#"{"type":"yarn","factor":2,"original_max_position_embeddings":64,"attention_factor":0}"#,
+                "`attention_factor` is 0",
+            ),
+            (
+                r#"{"type":"yarn","factor":2,"original_max_position_embeddings":64,"beta_fast":-1}"#,
+                "`beta_fast` is -1",
+            ),
+            (
+                r#"{"type":"longrope","short_factor":[1,1,0,1],"long_factor":[1,1,1,1]}"#,
+                "`short_factor` is 0",
+            ),
+            (
+                r#"{"type":"llama3","factor":8,"low_freq_factor":1e7,"high_freq_factor":4,"original_max_position_embeddings":64}"#,
+                "`low_freq_factor` is 10000000",
+            ),
+        ] {
+            let error = refused(10_000.0, json);
+            assert!(error.contains(part), "{json}: {error}");
+        }
+        for base in [0.0, -1.0, f32::INFINITY, f32::NAN] {
+            assert!(refused(base, r#"{"type":"default"}"#).contains("`rope_theta` is "), "{base}");
+        }
+        assert_eq!(refused(1.0, r#"{"type":"default","factor":0}"#), "");
     }
 
     #[test]
