@@ -114,7 +114,7 @@ fn stamp_of(path: &Path, file: &File) -> Result<Stamp> {
 
 /// Works on files given with their sizes, in several threads if there is enough to read.
 fn in_threads<T: Send>(files: &[(PathBuf, u64)], work: &(dyn Fn(&Path) -> T + Sync)) -> Vec<T> {
-    let total: u64 = files.iter().map(|(_, size)| size).sum();
+    let total: u64 = files.iter().map(|(_, size)| *size).fold(0, u64::saturating_add);
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(4).min(files.len());
     if total < PARALLEL_BYTES || workers < 2 {
         return files.iter().map(|(path, _)| work(path)).collect();

@@ -81,7 +81,7 @@ pub use share::{hand_over_file, share_file};
 pub use stamp::{Stamp, Witness};
 pub use store::{Ref, Store, check_slug, check_stage};
 pub use tree::{Tree, TreeFile};
-pub use verify::{Fault, Problem, Verification, verify};
+pub use verify::{Fault, Problem, Verification, telemetry_names, verify};
 pub use workspace::Workspace;
 
 /// Features that this crate was built with, for the provenance of artifacts.

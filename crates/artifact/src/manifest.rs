@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::canonical::canonical;
 use crate::digest::{FileHash, Key, TreeHash};
 use crate::error::{Error, Result, damaged};
-use crate::material::KeyMaterial;
+use crate::material::{self, InputContent, KeyMaterial};
 use crate::tree::{Tree, TreeFile};
 
 pub(crate) const SCHEMA: &str = "manifest-v1";
@@ -44,6 +44,19 @@ pub struct Manifest {
     /// Fields of later versions, kept as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
+}
+
+/// The schemas in a manifest.
+#[derive(Deserialize)]
+struct Schemas {
+    schema: String,
+    key_material: Option<MaterialSchema>,
+}
+
+/// The schema of key material.
+#[derive(Deserialize)]
+struct MaterialSchema {
+    schema: String,
 }
 
 /// A named output: a folder below `data/`, or a file in it.
@@ -152,20 +165,34 @@ impl Manifest {
         canonical(&serde_json::to_value(self).expect("a manifest is plain data"))
     }
 
+    /// Checks that this version can read the `manifest.json` at `path`: of a later format, nothing else is known.
+    ///
+    /// # Errors
+    ///
+    /// Fails on an unknown schema, of the manifest or of its key material, and on bytes that are not JSON with a schema.
+    pub fn check_schema(path: &Path, bytes: &[u8]) -> Result<()> {
+        let json = |source| Error::Json { path: path.to_owned(), source };
+        let found: Schemas = serde_json::from_slice(bytes).map_err(json)?;
+        let material = found.key_material.map(|material| material.schema);
+        for (found, expected) in [(Some(found.schema), SCHEMA), (material, material::SCHEMA)] {
+            if let Some(found) = found.filter(|found| found != expected) {
+                return Err(Error::UnknownSchema { path: path.to_owned(), found, expected });
+            }
+        }
+        Ok(())
+    }
+
     /// Parses the bytes of the `manifest.json` at `path`.
     ///
     /// # Errors
     ///
     /// Fails on an unknown schema, on bytes that are not canonical JSON (such as repeated names), on a stage or a key that does not
-    /// match the key material, and on a file whose role is not the output in its path.
+    /// match the key material, on an input that the key material does not have, and on a file whose role is not the output in its
+    /// path.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
         let json = |source| Error::Json { path: path.to_owned(), source };
+        Self::check_schema(path, bytes)?;
         let value: Value = serde_json::from_slice(bytes).map_err(json)?;
-        let schema = value.get("schema").and_then(Value::as_str).unwrap_or_default();
-        if schema != SCHEMA {
-            let found = schema.to_owned();
-            return Err(Error::UnknownSchema { path: path.to_owned(), found, expected: SCHEMA });
-        }
         if canonical(&value) != bytes {
             return Err(damaged(path, "it is not canonical JSON"));
         }
@@ -173,6 +200,15 @@ impl Manifest {
         let material = &manifest.key_material;
         if (&manifest.stage, manifest.stage_version) != (&material.stage, material.stage_version) {
             return Err(damaged(path, "its stage does not match its key material"));
+        }
+        for (role, record) in &manifest.inputs {
+            match material.inputs.get(role) {
+                Some(InputContent::Tree(read)) if *read == record.tree => {}
+                Some(InputContent::Manifest(_)) if record.key.is_some() => {}
+                _ => {
+                    return Err(damaged(path, format!("its input `{role}` does not match its key material")));
+                }
+            }
         }
         // Who verifies one output verifies the files with its role.
         if let Some(file) = manifest.files.iter().find(|file| file.role != role(&file.path)) {
@@ -253,5 +289,41 @@ mod tests {
         );
         assert!(refusal(|it| it.stage_version = 4).contains("its stage does not match its key material"));
         assert!(refusal(|it| it.key = Key([0; 32])).contains("its key does not match its key material"));
+    }
+
+    #[test]
+    fn inputs_are_those_of_the_key_material() {
+        let hash = |byte| TreeHash([byte; 32]);
+        let record = |tree, key| InputRecord { stage: None, key, tree, output: None };
+        let refused = |content: Option<InputContent>, record: InputRecord| {
+            let mut manifest = manifest();
+            manifest.key_material.inputs.extend(content.map(|content| ("rows".to_owned(), content)));
+            manifest.key = manifest.key_material.key().unwrap();
+            manifest.inputs.insert("rows".to_owned(), record);
+            Manifest::from_bytes(Path::new("manifest.json"), &manifest.to_bytes()).is_err()
+        };
+        let (tree, history) = (InputContent::Tree(hash(1)), InputContent::Manifest(FileHash::of(b"x")));
+        assert!(!refused(Some(tree), record(hash(1), None)));
+        assert!(!refused(Some(history), record(hash(1), Some(Key([3; 32])))));
+        assert!(refused(None, record(hash(1), None)));
+        assert!(refused(Some(tree), record(hash(2), None)));
+        assert!(refused(Some(history), record(hash(1), None)), "plain files have no history");
+    }
+
+    #[test]
+    fn later_schemas_are_told_from_damage() {
+        let text = String::from_utf8(manifest().to_bytes()).unwrap();
+        let read =
+            |text: &str| Manifest::from_bytes(Path::new("manifest.json"), text.as_bytes()).unwrap_err();
+        for text in [
+            text.replace("manifest-v1", "manifest-v2"),
+            text.replace("\"key-v1\"", "\"key-v2\""),
+            r#"{"schema":"manifest-v2","key_material":{"schema":"key-v2","new":1}}"#.to_owned(),
+        ] {
+            assert!(matches!(read(&text), Error::UnknownSchema { .. }), "{text}");
+        }
+        for text in ["{}", "[]", "", r#"{"schema":1}"#] {
+            assert!(read(text).is_damage(), "{text}");
+        }
     }
 }

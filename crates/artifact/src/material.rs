@@ -41,6 +41,8 @@ enum Schema {
     V1,
 }
 
+/// Schema of key material.
+pub(crate) const SCHEMA: &str = "key-v1";
 /// Schema of a recipe key, so that it never equals a key.
 const RECIPE_SCHEMA: &str = "key-v1-loose";
 

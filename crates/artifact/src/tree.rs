@@ -123,7 +123,7 @@ impl Tree {
             let name = file.path.split('/').next().unwrap_or(&file.path);
             let (files, bytes): &mut (u64, u64) = outputs.entry(name.to_owned()).or_default();
             *files += 1;
-            *bytes += file.size_bytes;
+            *bytes = bytes.saturating_add(file.size_bytes);
         }
         outputs
     }

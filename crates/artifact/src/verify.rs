@@ -61,6 +61,8 @@ pub enum Fault {
     Records,
     /// A file cannot be read, which says nothing about its bytes.
     Unreadable,
+    /// The artifact has a format that this version does not know, so nothing else can be said about it.
+    Format,
 }
 
 impl Verification {
@@ -76,11 +78,17 @@ impl Verification {
     fn add_error(&mut self, path: impl Into<String>, error: &Error) {
         let fault = match error {
             Error::Io(_) => Fault::Unreadable,
+            Error::UnknownSchema { .. } => Fault::Format,
             Error::NotAnArtifact { .. } => Fault::Missing,
             _ => Fault::Records,
         };
         let reason = match error {
             Error::Damaged { reason, .. } => reason.clone(),
+            Error::UnknownSchema { found, expected, .. } => {
+                format!(
+                    "has the unknown schema `{found}`, expected `{expected}`: another version of Ashlar wrote it"
+                )
+            }
             error => failure::describe(error),
         };
         self.add(path, fault, reason);
@@ -121,6 +129,11 @@ pub fn verify(path: &Path, level: Level, memo: &Memo) -> Verification {
             }
             found.manifest = Some(manifest);
         }
+        Err(error @ Error::UnknownSchema { .. }) => {
+            // A later format may have other files.
+            found.problems.clear();
+            found.add_error(MANIFEST, &error);
+        }
         Err(error) => found.add_error(COMMIT, &error),
     }
     found.problems.sort();
@@ -141,7 +154,7 @@ fn check_data(root: &Path, manifest: &Manifest, level: Level, memo: &Memo, found
     let mut jobs = Vec::new();
     for file in &manifest.files {
         found.files += 1;
-        found.bytes += file.size;
+        found.bytes = found.bytes.saturating_add(file.size);
         let path = format!("{DATA}/{}", file.path);
         match listing.files.get(&path) {
             Some(&size) if size == file.size => jobs.push((path, file.size, file.sha256)),
@@ -182,37 +195,46 @@ fn check_bytes(
     }
 }
 
-/// Compares the files in `telemetry/`, which may be missing as a whole, with their hashes in `provenance.json`.
+/// Compares the files in `telemetry/`, which may be missing as a whole, with their names and hashes in `provenance.json`.
 fn check_telemetry(root: &Path, found: &mut Verification) {
     if !root.join(TELEMETRY).is_dir() {
         return;
     }
     let provenance = os::read(&root.join(PROVENANCE)).ok();
-    let provenance: Option<Value> = provenance.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    // Artifacts of older programs have names only.
-    let Some(Value::Object(hashes)) =
-        provenance.and_then(|mut value| value.get_mut(TELEMETRY_HASHES).map(Value::take))
-    else {
-        return;
-    };
+    let provenance: Value =
+        provenance.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let hashes = provenance[TELEMETRY_HASHES].as_object();
+    let names = telemetry_names(&provenance);
     let mut listing = Listing::default();
     list(root, TELEMETRY, 0, &mut listing);
     found.problems.append(&mut listing.problems);
     for path in listing.files.keys() {
-        if !path.strip_prefix("telemetry/").is_some_and(|name| hashes.contains_key(name)) {
+        if !path.strip_prefix("telemetry/").is_some_and(|name| names.contains(name)) {
             found.add(path, Fault::Added, "is not in `provenance.json`");
         }
     }
     let mut jobs = Vec::new();
-    for (name, hash) in &hashes {
+    for name in names {
         let path = format!("{TELEMETRY}/{name}");
-        match (listing.files.get(&path), hash.as_str().and_then(|hash| hash.parse().ok())) {
-            (Some(&size), Some(hash)) => jobs.push((path, size, hash)),
-            (Some(_), None) => found.add(path, Fault::Records, "has no hash in `provenance.json`"),
-            (None, _) => found.add(path, Fault::Missing, "is missing"),
+        let Some(&size) = listing.files.get(&path) else {
+            found.add(path, Fault::Missing, "is missing");
+            continue;
+        };
+        // Artifacts of the first programs have names only.
+        let Some(hashes) = hashes else { continue };
+        match hashes.get(name).and_then(Value::as_str).and_then(|hash| hash.parse().ok()) {
+            Some(hash) => jobs.push((path, size, hash)),
+            None => found.add(path, Fault::Records, "has no hash in `provenance.json`"),
         }
     }
     check_bytes(root, jobs, Level::Hash, &Memo::default(), found);
+}
+
+/// Returns the names of the files in `telemetry/` that a `provenance.json` lists, with or without hashes.
+pub fn telemetry_names(provenance: &Value) -> BTreeSet<&str> {
+    let listed = provenance[TELEMETRY].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let hashed = provenance[TELEMETRY_HASHES].as_object().into_iter().flatten();
+    listed.chain(hashed.map(|(name, _)| name.as_str())).collect()
 }
 
 /// Contents of a folder of an artifact.

@@ -160,6 +160,31 @@ fn every_kind_of_damage_is_listed() {
 }
 
 #[test]
+fn telemetry_that_nobody_listed_is_found() {
+    let (_dir, _store, path) = published(100);
+    let provenance = path.join("provenance.json");
+    let recommit = |change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        let mut value: serde_json::Value =
+            serde_json::from_slice(&fs_err::read(&provenance).unwrap()).unwrap();
+        change(value.as_object_mut().unwrap());
+        fs_err::write(&provenance, value.to_string()).unwrap();
+        let script = "sha256sum SHA256SUMS manifest.json provenance.json >COMMIT";
+        let mut sums = std::process::Command::new("sh");
+        assert!(sums.args(["-c", script]).current_dir(&path).status().unwrap().success());
+    };
+    let added = |name: &str| (format!("telemetry/{name}"), Fault::Added);
+    fs_err::write(path.join("telemetry/report.html"), "<script>").unwrap();
+    assert_eq!(faults(&path, Level::Auto), [added("report.html")]);
+    // The first programs listed names only.
+    recommit(&|fields| drop(fields.remove("telemetry_sha256")));
+    assert_eq!(faults(&path, Level::Auto), [added("report.html")]);
+    recommit(&|fields| drop(fields.remove("telemetry")));
+    assert_eq!(faults(&path, Level::Auto), [added("report.html"), added("timing.jsonl")]);
+    fs_err::remove_dir_all(path.join("telemetry")).unwrap();
+    assert!(faults(&path, Level::Auto).is_empty());
+}
+
+#[test]
 fn unreadable_file_is_not_called_damaged() {
     let (_dir, _store, path) = published(100);
     let weights = path.join("data/model/weights.bin");
