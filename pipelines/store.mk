@@ -1,12 +1,14 @@
 # The store from Make: the program `artifacts` with the store and pointers of this checkout.
 
 GRACE ?= 14days
-unexport ARTIFACT STAGE GRACE REMOTE A B TO KEY FORMAT DELETE RUN_AGAIN
+unexport ARTIFACT STAGE GRACE REMOTE A B TO KEY FORMAT DELETE NO_POINTERS RUN_AGAIN
 
 artifacts = $(call quote,$(call raw,BIN)/artifacts) --store $(call quoted,STORE)
 # A variable as an argument, if it is set; and with a flag before it.
 optional  = $(if $(call raw,$(1)),$(call quoted,$(1)))
 flagged   = $(if $(call raw,$(2)),$(1) $(call quoted,$(2)))
+# The folder of pointers, which need not exist if it is the usual one.
+pointer-folder = $(if $(filter-out build,$(call raw,BUILD)),--pointers $(call quoted,BUILD))
 # Ends the recipe if a variable is not set.
 needs     = $(if $(call raw,$(1)),,echo 'error: set $(1), such as `make $@ $(2)`' >&2; exit 2;)
 
@@ -20,7 +22,7 @@ show: build ## Show one artifact: ARTIFACT=train (a stage, label, key or folder)
 	@$(call needs,ARTIFACT,ARTIFACT=train) $(artifacts) show $(call quoted,ARTIFACT)
 
 status: build ## Show what the store holds and what is left over in it
-	@$(artifacts) status --pointers $(call quoted,BUILD)
+	@$(artifacts) status $(pointer-folder)
 
 # Of a run that is only planned, explains the first stage that would run (or STAGE, if that is up to date).
 why: build $(if $(call raw,ARTIFACT),,check-settings) ## Explain a key: ARTIFACT=…, or of a run that is only planned: SET="train.rank=4" [STAGE=train]
@@ -46,8 +48,9 @@ lineage: build ## Show what an artifact was made from [ARTIFACT=report] [FORMAT=
 verify: build ## Verify every byte of the store
 	@$(artifacts) verify
 
-gc: build ## Show what nothing needs any more; remove it with DELETE=1 [GRACE=14days]
-	@$(artifacts) gc --grace $(call quoted,GRACE) --pointers $(call quoted,BUILD) $(if $(call raw,DELETE),--delete)
+# After `make clean`, no pipeline points at anything: DELETE=1 is refused without NO_POINTERS=1.
+gc: build ## Show what nothing needs any more; remove it with DELETE=1 [GRACE=14days] [NO_POINTERS=1 after clean]
+	@$(artifacts) gc --grace $(call quoted,GRACE) $(if $(call raw,NO_POINTERS),--no-pointers,$(pointer-folder)) $(if $(call raw,DELETE),--delete)
 
 keep: build ## Keep an artifact and all it was made from: ARTIFACT=report
 	@$(artifacts) keep $(call optional,ARTIFACT)

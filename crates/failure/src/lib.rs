@@ -38,7 +38,7 @@ mod system;
 pub use chain::describe;
 pub use error::{Context, Error, Failure, Required, Result};
 pub use kind::Kind;
-pub use printable::{message, one_line, printable};
+pub use printable::{is_obeyed, message, one_line, printable};
 
 /// Returns early with an error of kind [`Kind::Failed`], from a format string.
 #[macro_export]

@@ -58,8 +58,8 @@ pub fn one_line(text: &str) -> String {
 /// An escaped end of a line.
 const NEWLINE: &str = "\\x0a";
 
-/// Returns whether a terminal obeys `letter`: controls, and marks of the direction of text.
-fn is_obeyed(letter: char) -> bool {
+/// Returns whether a terminal obeys `letter`: controls other than line feed and tab, and marks of the direction of text.
+pub fn is_obeyed(letter: char) -> bool {
     let is_direction = matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     is_direction
         || matches!(letter, '\u{2028}' | '\u{2029}')

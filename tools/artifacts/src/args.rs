@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use artifact::Level;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Explains the names and exit codes below the help.
@@ -138,8 +139,8 @@ pub struct Path {
 /// Folders with pointers of pipelines.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Pointers {
-    /// Folder in which `make` keeps the paths of current artifacts (repeatable)
-    #[arg(long, value_name = "DIR", default_value = "build")]
+    /// Folder in which `make` keeps the paths of current artifacts (repeatable) [default: build]
+    #[arg(long, value_name = "DIR")]
     pub pointers: Vec<PathBuf>,
 }
 
@@ -303,7 +304,7 @@ open is never removed. Stages may run at the same time.
 
 `make` keeps one folder of pointers for each combination of settings, `build/PIPELINE/MODEL/…/`, and all of them count: delete a \
 folder to let its run go. When several checkouts share a store, name the pointer folder of each with --pointers, that of this \
-checkout too: what only an unnamed folder points at is removed after the grace period.
+checkout too: what only an unnamed folder points at is removed after the grace period. A named folder must exist.
 
 Examples:
   artifacts gc                  show what would be removed
@@ -321,6 +322,9 @@ pub struct Gc {
     /// Where pipelines point from.
     #[command(flatten)]
     pub pointers: Pointers,
+    /// Keep nothing only because a pipeline points at it; --delete needs this where there is no folder `build`
+    #[arg(long, conflicts_with = "pointers")]
+    pub no_pointers: bool,
     /// Collect although the clock seems to be wrong
     #[arg(long)]
     pub trust_clock: bool,
@@ -363,7 +367,7 @@ incomplete is never taken for an artifact, and the same command completes it.";
 #[command(after_help = REMOTES)]
 pub struct Push {
     /// Where to copy them
-    #[arg(value_name = "REMOTE")]
+    #[arg(value_name = "REMOTE", value_parser = NonEmptyStringValueParser::new())]
     pub remote: String,
     /// Artifacts to copy, each with everything it was made from [default: all]
     #[arg(value_name = "ARTIFACT")]
@@ -381,7 +385,7 @@ pub struct Push {
 #[command(after_help = REMOTES)]
 pub struct Pull {
     /// Where to copy them from
-    #[arg(value_name = "REMOTE")]
+    #[arg(value_name = "REMOTE", value_parser = NonEmptyStringValueParser::new())]
     pub remote: String,
     /// Artifacts to copy, as STAGE/KEY or the first digits of a key, each with everything it was made from [default: all]
     #[arg(value_name = "KEY")]

@@ -69,8 +69,13 @@ pub(crate) struct Summary {
 impl Summary {
     /// Returns the number of data bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.outputs.values().map(|output| output.bytes).sum()
+        total(self.outputs.values().map(|output| output.bytes))
     }
+}
+
+/// Adds up sizes, which a damaged manifest may exaggerate, up to the largest number.
+pub(crate) fn total(bytes: impl IntoIterator<Item = u64>) -> u64 {
+    bytes.into_iter().fold(0, u64::saturating_add)
 }
 
 /// An artifact with its summary.
@@ -195,6 +200,7 @@ impl Catalog {
 pub(crate) fn read_summary(artifact: &Path) -> Result<Summary> {
     let path = artifact.join("manifest.json");
     let bytes = files::read(&path, MANIFEST_BYTES)?;
+    Manifest::check_schema(&path, &bytes)?;
     serde_json::from_slice(&bytes).map_err(|source| artifact::Error::Json { path, source }.into())
 }
 

@@ -26,7 +26,7 @@ pub(crate) enum Error {
         store: PathBuf,
     },
     /// Several artifacts begin with this name.
-    #[error("`{name}` names {} artifacts: {}", found.len(), found.join(", "))]
+    #[error("`{name}` names {} artifacts: {}", found.len(), shortened(found))]
     Ambiguous {
         /// As given on the command line.
         name: String,
@@ -107,6 +107,12 @@ pub(crate) enum Error {
     /// Flags that do not go together.
     #[error("{0}")]
     Usage(String),
+    /// A folder of pointers is not there.
+    #[error("there is no folder `{}`, so it is not known what pipelines point at", folder.display())]
+    NoPointers {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Times cannot be compared.
     #[error("the clock ({now}) {reason}: `{name}` was used at {used}")]
     Clock {
@@ -164,7 +170,7 @@ impl Failure for Error {
             | Self::DamagedThere { .. } => Kind::BadInput,
             Self::Clock { .. } | Self::Remote { .. } => Kind::Failed,
             Self::Different { .. } | Self::NotReproduced { .. } => Kind::Nondeterministic,
-            Self::Usage(_) => Kind::Usage,
+            Self::Usage(_) | Self::NoPointers { .. } => Kind::Usage,
             Self::UnknownOrigin { kind, .. } => *kind,
             Self::Stopped { signal } => Kind::Interrupted { signal: *signal },
         }
@@ -178,6 +184,10 @@ impl Failure for Error {
                     .to_owned(),
             ),
             Self::Ambiguous { .. } => Some("give more digits of the key, or STAGE/KEY".to_owned()),
+            Self::NoPointers { .. } => Some(
+                "name the folder with --pointers (BUILD of make); if there is none, add --no-pointers to gc (NO_POINTERS=1 to make)"
+                    .to_owned(),
+            ),
             Self::Clock { .. } => Some("set the clock, or add --trust-clock if it is right".to_owned()),
             Self::Remote { hint, .. } => hint.clone(),
             Self::Different { .. } => {
@@ -195,11 +205,21 @@ impl Failure for Error {
             Self::NotReproduced { .. } => Some("`artifacts diff` shows which files differ".to_owned()),
             Self::NoFiles { .. } => Some("add --files with the folder or file that the input was read from".to_owned()),
             Self::UnknownOrigin { .. } => Some(
-                "run gc again; if the artifact is damaged, `artifacts verify --quarantine` moves it away".to_owned(),
+                "run gc again, with the version of Ashlar that wrote the artifact if that is another; if the artifact is damaged, \
+                 `artifacts verify --quarantine` moves it away"
+                    .to_owned(),
             ),
             Self::Usage(_) | Self::Io(_) | Self::BadFile { .. } | Self::Stopped { .. } => None,
         }
     }
+}
+
+/// Lists names, but only the first of many.
+fn shortened(names: &[String]) -> String {
+    /// Number of names that are listed.
+    const LISTED: usize = 5;
+    let end = if names.len() > LISTED { ", …" } else { "" };
+    format!("{}{end}", names[..names.len().min(LISTED)].join(", "))
 }
 
 /// Makes an error about a file.

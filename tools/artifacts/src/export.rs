@@ -16,7 +16,7 @@ use crate::error::{Error, Result, bad_file};
 use crate::fits::fits;
 use crate::locate::locate;
 use crate::signing::SignerKey;
-use crate::text;
+use crate::{places, text};
 
 /// File with the statements about an artifact and everything it was made from.
 const PROVENANCE: &str = "provenance.intoto.jsonl";
@@ -28,6 +28,7 @@ const MODEL_SIGNATURE: &str = "model.sig";
 /// Writes an artifact in another format into a new folder.
 pub(crate) fn run(catalog: &Catalog, options: &Export) -> Result<()> {
     let path = locate(catalog, &options.artifact)?;
+    places::refuse_the_store(catalog.store.root(), "--to", &options.to)?;
     if options.to.symlink_metadata().is_ok() {
         return Err(occupied(&options.to));
     }

@@ -15,10 +15,10 @@ use artifact::{CollectionLock, Condemnation, Discarded, Key, Store};
 use serde_json::{Value, json};
 
 use crate::args::Gc;
-use crate::catalog::{Catalog, Entry, Item};
+use crate::catalog::{Catalog, Entry, Item, total};
 use crate::error::{Error, Result};
 use crate::leftovers::{self, Kind, Leftover};
-use crate::roots;
+use crate::roots::{self, Pointer};
 use crate::text::{self, Align, Table};
 
 use plan::{Node, Reason};
@@ -44,6 +44,8 @@ struct Decision {
     unreadable: Vec<PathBuf>,
     /// Total size of what stays, in bytes.
     kept_bytes: u64,
+    /// Number of pointers of pipelines.
+    pointers: usize,
 }
 
 /// Outcome of a collection.
@@ -60,7 +62,7 @@ struct Outcome {
 impl Outcome {
     fn remove(&mut self, path: &Path, bytes: u64) {
         self.removed.insert(path.to_owned());
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 
     fn spare(&mut self, item: &Item, reason: Discarded) {
@@ -119,11 +121,12 @@ fn decide(catalog: &Catalog, options: &Gc, now: SystemTime) -> Result<Decision> 
     let (kept, order) = divide(catalog, options, now, (&items, &unreadable), &BTreeSet::new())?;
     let by_key: BTreeMap<Key, &Item> = items.iter().map(|item| (item.summary.key, item)).collect();
     let remove: Vec<Item> = order.iter().map(|key| by_key[key].clone()).collect();
-    let kept_bytes = kept.keys().map(|key| by_key[key].summary.bytes()).sum();
+    let kept_bytes = total(kept.keys().map(|key| by_key[key].summary.bytes()));
     let mut leftovers = leftovers::find(catalog.store.root())?;
     leftovers.retain(|leftover| sweep::is_garbage(&catalog.store, leftover, now, options.grace));
     let unreadable = unreadable.into_iter().map(|(entry, _)| entry.path).collect();
-    Ok(Decision { items, remove, leftovers, kept, unreadable, kept_bytes })
+    let pointers = find_pointers(options)?.len();
+    Ok(Decision { items, remove, leftovers, kept, unreadable, kept_bytes, pointers })
 }
 
 /// Returns why artifacts stay, those in `in_use` among them, and the others in the order in which to remove them.
@@ -166,10 +169,26 @@ impl Root {
     }
 }
 
+/// Finds the pointers of pipelines. Removes nothing where the folder with them seems to be missing.
+fn find_pointers(options: &Gc) -> Result<Vec<Pointer>> {
+    if options.no_pointers {
+        return Ok(Vec::new());
+    }
+    if options.delete && is_folder_missing(options) {
+        return Err(Error::NoPointers { folder: roots::BUILD.into() });
+    }
+    roots::pointers(&options.pointers.pointers)
+}
+
+/// Returns whether no folder of pointers is named, and the usual one does not exist.
+fn is_folder_missing(options: &Gc) -> bool {
+    options.pointers.pointers.is_empty() && Path::new(roots::BUILD).symlink_metadata().is_err()
+}
+
 /// Finds the roots.
 fn find_roots(catalog: &Catalog, options: &Gc) -> Result<Vec<Root>> {
     let mut roots = Vec::new();
-    for pointer in roots::pointers(&options.pointers.pointers)? {
+    for pointer in find_pointers(options)? {
         // A pointer is relative to the folder in which make ran, so only the name counts.
         let name = |path: Option<&std::path::Path>| {
             path.and_then(|path| path.file_name()).unwrap_or_default().to_string_lossy().into_owned()
@@ -367,8 +386,8 @@ fn report(
         output.push_str(&text::escape(&line));
         output.push('\n');
     }
-    let planned = decision.remove.iter().map(|item| item.summary.bytes()).sum::<u64>()
-        + decision.leftovers.iter().map(|leftover| leftover.bytes).sum::<u64>();
+    let planned = decision.remove.iter().map(|item| item.summary.bytes());
+    let planned = total(planned.chain(decision.leftovers.iter().map(|leftover| leftover.bytes)));
     let number = decision.remove.len() + decision.leftovers.len();
     let done = if options.delete {
         format!("removed {} ({})", text::count(outcome.removed.len(), "item"), text::bytes(outcome.bytes))
@@ -376,10 +395,28 @@ fn report(
         format!("would remove {} ({})", text::count(number, "item"), text::bytes(planned))
     };
     writeln!(output, "{done}; {}", kept_text(decision, options.grace)).expect("writing to a string succeeds");
+    if decision.pointers == 0 && !options.no_pointers {
+        output.push_str(&text::escape(&no_pointers(options)));
+        output.push('\n');
+    }
     if !options.delete && number > 0 {
         output.push_str("this was a dry run: remove them with --delete\n");
     }
     Ok(text::print(&output)?)
+}
+
+/// Says that no pipeline points at anything, and where that was looked for.
+fn no_pointers(options: &Gc) -> String {
+    if is_folder_missing(options) {
+        return format!(
+            "no pointers of pipelines: there is no folder `{}`, so --delete needs --pointers DIR or --no-pointers",
+            roots::BUILD
+        );
+    }
+    let folders: Vec<String> =
+        options.pointers.pointers.iter().map(|folder| format!("`{}`", folder.display())).collect();
+    let folders = if folders.is_empty() { format!("`{}`", roots::BUILD) } else { folders.join(", ") };
+    format!("no pointers of pipelines in {folders}")
 }
 
 fn kept_text(decision: &Decision, grace: Duration) -> String {
@@ -413,7 +450,7 @@ fn to_json(catalog: &Catalog, options: &Gc, decision: &Decision, outcome: &Outco
     json!({
         "store": catalog.store.root(), "dry_run": !options.delete,
         "remove": artifacts.chain(leftovers).collect::<Vec<_>>(), "keep": kept, "spared": spared,
-        "unreadable": decision.unreadable, "removed": outcome.removed.len(), "removed_bytes": outcome.bytes,
+        "unreadable": decision.unreadable, "pointers": decision.pointers, "removed": outcome.removed.len(), "removed_bytes": outcome.bytes,
     })
 }
 
@@ -459,7 +496,7 @@ mod tests {
         let store = Store::open(&folder.path().join("artifacts")).unwrap();
         let paths = chain(&store);
         let catalog = Catalog::open(store.root()).unwrap();
-        let args = Args::try_parse_from(["artifacts", "gc", "--delete"]).unwrap();
+        let args = Args::try_parse_from(["artifacts", "gc", "--delete", "--no-pointers"]).unwrap();
         let Command::Gc(options) = args.command else { unreachable!("gc was asked for") };
         let lock = store.lock_collection().unwrap();
         let decision = decide(&catalog, &options, artifact::now()).unwrap();

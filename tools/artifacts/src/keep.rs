@@ -52,7 +52,12 @@ fn kept_as(catalog: &Catalog, word: &str) -> Result<Option<Kept>> {
     };
     let Some(digits) = digits(rest) else { return Ok(None) };
     let mut kept = roots::kept(&catalog.store)?;
-    kept.retain(|kept| stage.is_none_or(|stage| kept.stage == stage) && kept.key.short().starts_with(digits));
+    kept.sort_by_key(Kept::name);
+    kept.retain(|kept| {
+        stage.is_none_or(|stage| kept.stage == stage) && kept.key.to_string().starts_with(digits)
+    });
+    // Several files may keep the same artifact.
+    kept.dedup_by(|a, b| a.is_same(b));
     if kept.len() > 1 {
         let found = kept.iter().map(Kept::name).collect();
         return Err(Error::Ambiguous { name: word.to_owned(), found });

@@ -140,7 +140,7 @@ fn add_up(path: &Path, bytes: &mut u64, modified: &mut Option<SystemTime>) -> Op
             let _ = add_up(&entry.path(), bytes, modified);
         }
     } else {
-        *bytes += metadata.size();
+        *bytes = bytes.saturating_add(metadata.size());
     }
     Some(())
 }

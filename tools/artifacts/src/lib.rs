@@ -15,6 +15,7 @@ mod leftovers;
 mod lineage;
 mod locate;
 mod ls;
+mod places;
 mod remote;
 mod reproduce;
 mod roots;

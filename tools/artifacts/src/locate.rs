@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::catalog::{Catalog, Entry};
+use artifact::Key;
+
+use crate::catalog::{Catalog, Entry, read_summary};
 use crate::error::{Error, Result};
 
-/// Number of artifacts that a message about an ambiguous name lists.
-const LISTED: usize = 5;
 /// Fewest digits by which a key may be named.
 const MIN_DIGITS: usize = 4;
 
@@ -33,10 +33,7 @@ pub(crate) fn locate(catalog: &Catalog, name: &str) -> Result<PathBuf> {
         [one] => Ok(one.path.clone()),
         [] => newest(catalog, name).map(|entry| entry.path.clone()).ok_or_else(|| missing(catalog, name)),
         several => {
-            let mut found: Vec<String> = several.iter().take(LISTED).map(|entry| entry.name()).collect();
-            if several.len() > LISTED {
-                found.push("…".to_owned());
-            }
+            let found = several.iter().map(|entry| entry.name()).collect();
             Err(Error::Ambiguous { name: name.to_owned(), found })
         }
     }
@@ -57,16 +54,26 @@ fn matching<'a>(catalog: &'a Catalog, name: &str) -> Vec<&'a Entry> {
         Some((stage, rest)) => (Some(stage.rsplit('/').next().unwrap_or(stage)), rest),
         None => (None, name),
     };
-    let Some(short) = digits(rest) else { return Vec::new() };
+    let Some(digits) = digits(rest) else { return Vec::new() };
     let of_stage = |entry: &&Entry| stage.is_none_or(|stage| entry.stage == stage);
-    catalog.entries.iter().filter(of_stage).filter(|entry| entry.key.starts_with(short)).collect()
+    let full = |entry: &Entry| read_summary(&entry.path).ok().map(|summary| summary.key);
+    let has_key = |entry: &&Entry| begins_with(&entry.key, digits, || full(entry));
+    catalog.entries.iter().filter(of_stage).filter(has_key).collect()
 }
 
-/// Returns the first digits of a key, at most 16, in `KEY` or `KEY-SLUG`; `None` if they are too few, or no digits.
+/// Returns whether a key that begins with `short` begins with `digits`; `full` finds the whole key if these are more.
+pub(crate) fn begins_with(short: &str, digits: &str, full: impl FnOnce() -> Option<Key>) -> bool {
+    if digits.len() <= short.len() {
+        return short.starts_with(digits);
+    }
+    digits.starts_with(short) && full().is_some_and(|key| key.to_string().starts_with(digits))
+}
+
+/// Returns the first digits of a key in `KEY` or `KEY-SLUG`; `None` if they are too few, or no digits.
 pub(crate) fn digits(word: &str) -> Option<&str> {
     let digits = word.split('-').next().unwrap_or(word);
     let are_digits = digits.len() >= MIN_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    are_digits.then(|| &digits[..digits.len().min(16)])
+    are_digits.then_some(digits)
 }
 
 fn newest<'a>(catalog: &'a Catalog, stage: &str) -> Option<&'a Entry> {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::args::{Ls, Sort};
-use crate::catalog::{Catalog, Item};
+use crate::catalog::{Catalog, Item, total};
 use crate::error::Result;
 use crate::text::{self, Align, Table};
 
@@ -55,7 +55,7 @@ pub(crate) fn run(catalog: &Catalog, options: &Ls, as_json: bool) -> Result<()> 
     let mut output = if table.is_empty() { nothing(catalog, &options.stages, &hidden) } else { table.text() };
     if options.stages.is_empty() && !hidden.is_empty() {
         let pieces = text::count(hidden.len(), "cached piece");
-        let size = text::bytes(hidden.iter().map(|item| item.summary.bytes()).sum());
+        let size = text::bytes(total(hidden.iter().map(|item| item.summary.bytes())));
         writeln!(output, "and {pieces} of stages ({size}; list with --all)")
             .expect("writing to a string succeeds");
     }

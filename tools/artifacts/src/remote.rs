@@ -78,11 +78,14 @@ pub(crate) trait Remote {
     /// Lists the artifacts whose `COMMIT` is there, sorted.
     fn list(&self) -> Result<Vec<Name>>;
 
+    /// Returns why the place, which holds no artifact, is not even an empty store, as the end of a sentence; `None` if it is one.
+    fn why_no_store(&self) -> Option<&'static str>;
+
     /// Reads a small file of an artifact, at most `limit` bytes; `None` if it is missing.
     fn read(&self, name: &Name, file: &str, limit: u64) -> Result<Option<Vec<u8>>>;
 
-    /// Lists the files below `telemetry/` of an artifact, by their names.
-    fn telemetry(&self, name: &Name) -> Result<Vec<String>>;
+    /// Lists the files in `telemetry/` of an artifact: names and sizes in bytes.
+    fn telemetry(&self, name: &Name) -> Result<Vec<(String, u64)>>;
 
     /// Writes a file of an artifact to `to`, but no more than `bytes` bytes (the caller compares hashes).
     fn download(&self, name: &Name, file: &str, bytes: u64, to: &Path) -> Result<()>;

@@ -11,10 +11,12 @@ use artifact::{Artifact, Key, Store, atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{list, names};
-use crate::error::{Result, bad_file};
+use crate::error::{Error, Result, bad_file};
 
 /// Folder of the store with one file per kept artifact.
 const KEPT: &str = ".kept";
+/// Folder of pointers that is searched if none is named.
+pub(crate) const BUILD: &str = "build";
 /// Deepest folder below a pointer folder that is searched.
 const POINTER_DEPTH: usize = 6;
 /// How often a folder is listed again because pointers in it were replaced meanwhile.
@@ -60,16 +62,28 @@ impl Kept {
     pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.stage, self.key.short())
     }
+
+    /// Returns whether both keep the same artifact.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (&self.stage, self.key) == (&other.stage, other.key)
+    }
 }
 
-/// Lists the pointers (`*.path`) in and below folders, through links; a missing folder has none.
+/// Lists the pointers (`*.path`) in and below folders, through links; without folders, those of [`BUILD`], which may be missing.
 ///
 /// # Errors
 ///
-/// Fails when a folder cannot be listed, and when a pointer or a link cannot be read.
+/// Fails when one of `folders` is not there, which may be a mistyped name, when a folder cannot be listed, and when a pointer or a
+/// link cannot be read.
 pub(crate) fn pointers(folders: &[PathBuf]) -> Result<Vec<Pointer>> {
     let mut found = Vec::new();
     for folder in folders {
+        if !look(folder)?.is_some_and(|metadata| metadata.is_dir()) {
+            return Err(Error::NoPointers { folder: folder.clone() });
+        }
+    }
+    let build = [PathBuf::from(BUILD)];
+    for folder in if folders.is_empty() { &build } else { folders } {
         collect(folder, &mut Vec::new(), &mut found)?;
     }
     Ok(found)
@@ -187,17 +201,28 @@ fn is_pointer(path: &Path) -> bool {
 ///
 /// Fails on a file that cannot be read, since gc must not take it for nothing.
 pub(crate) fn kept(store: &Store) -> Result<Vec<Kept>> {
+    kept_files(store)?.into_iter().map(|(_, kept)| kept).collect()
+}
+
+/// Lists the files that keep artifacts, with what each says.
+///
+/// # Errors
+///
+/// Fails when their folder cannot be listed.
+pub(crate) fn kept_files(store: &Store) -> Result<Vec<(PathBuf, Result<Kept>)>> {
     let dir = store.root().join(KEPT);
-    let mut kept = Vec::new();
-    for name in names(&dir)? {
-        let path = dir.join(name);
-        let bytes = files::read(&path, ROOT_BYTES)?;
-        let parsed = serde_json::from_slice(&bytes);
-        kept.push(
-            parsed.map_err(|error| bad_file(&path, format!("does not name a kept artifact: {error}")))?,
-        );
-    }
-    Ok(kept)
+    let read = |path: PathBuf| {
+        let kept = read_kept(&path);
+        (path, kept)
+    };
+    Ok(names(&dir)?.into_iter().map(|name| read(dir.join(name))).collect())
+}
+
+fn read_kept(path: &Path) -> Result<Kept> {
+    let bytes = files::read(path, ROOT_BYTES)?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        bad_file(path, format!("does not name a kept artifact: {error}: delete the file, and keep it again"))
+    })
 }
 
 /// Keeps an artifact.
@@ -214,18 +239,25 @@ pub(crate) fn keep(store: &Store, artifact: &Artifact, note: &str) -> Result<Kep
     Ok(kept)
 }
 
-/// Stops keeping an artifact, which need not exist; returns whether it was kept.
+/// Stops keeping an artifact, which need not exist, whatever the names of the files that keep it; returns whether it was kept.
 ///
 /// # Errors
 ///
-/// Fails when the store cannot be written.
+/// Fails when the store cannot be written, and on a file that cannot be read, which may keep it.
 pub(crate) fn release(store: &Store, stage: &str, key: Key) -> Result<bool> {
-    let kept = Kept { stage: stage.to_owned(), key, note: String::new() };
-    match fs_err::remove_file(file(store, &kept)) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error.into()),
+    let mut was_kept = false;
+    for (path, kept) in kept_files(store)? {
+        let kept = kept?;
+        if kept.stage != stage || kept.key != key {
+            continue;
+        }
+        match fs_err::remove_file(path) {
+            Ok(()) => was_kept = true,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(was_kept)
 }
 
 fn file(store: &Store, kept: &Kept) -> PathBuf {

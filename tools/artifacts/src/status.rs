@@ -31,7 +31,7 @@ pub(crate) fn run(catalog: &Catalog, pointers: &[PathBuf], as_json: bool) -> Res
         }
         let (_, tally) = stages.last_mut().expect("one was pushed");
         tally.artifacts += 1;
-        tally.bytes += item.summary.bytes();
+        tally.bytes = tally.bytes.saturating_add(item.summary.bytes());
         tally.last_use = tally.last_use.max(Some(item.entry.last_use));
     }
     let leftovers = leftovers::find(root)?;
@@ -92,7 +92,7 @@ fn stage_table(root: &Path, stages: &[(String, Tally)]) -> String {
     let mut all = Tally::default();
     for (stage, tally) in stages {
         all.artifacts += tally.artifacts;
-        all.bytes += tally.bytes;
+        all.bytes = all.bytes.saturating_add(tally.bytes);
         let used = tally.last_use.map(|time| text::age(time, now)).unwrap_or_default();
         table.row([stage.clone(), tally.artifacts.to_string(), text::bytes(tally.bytes), used]);
     }
@@ -109,7 +109,7 @@ fn leftover_lines(leftovers: &[Leftover]) -> Vec<String> {
     for leftover in leftovers {
         let (number, bytes) = by_kind.entry(leftover.kind).or_default();
         *number += 1;
-        *bytes += leftover.bytes;
+        *bytes = bytes.saturating_add(leftover.bytes);
     }
     by_kind
         .iter()

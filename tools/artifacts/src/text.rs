@@ -42,11 +42,11 @@ pub(crate) fn print_json(value: &serde_json::Value) -> io::Result<()> {
     print(&format!("{value:#}\n"))
 }
 
-/// Replaces control characters, which a terminal would obey, by their escapes.
+/// Replaces control characters and marks of the direction of text, which a terminal would obey, by their escapes.
 pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if c.is_control() || failure::is_obeyed(c) {
             safe.extend(c.escape_unicode());
         } else {
             safe.push(c);
@@ -206,6 +206,7 @@ mod tests {
         table.row(["a\u{1b}[2J".to_owned(), "1".to_owned()]);
         table.row(["b|c".to_owned(), "22".to_owned()]);
         assert_eq!(table.text(), "name        size\na\\u{1b}[2J     1\nb|c           22\n");
+        assert_eq!(escape("\u{202e}gnp.\u{2066}a\u{2028}\tʻ"), "\\u{202e}gnp.\\u{2066}a\\u{2028}\\u{9}ʻ");
         assert!(table.markdown().ends_with("| b\\|c | 22 |\n"));
     }
 }

@@ -11,11 +11,11 @@ use artifact::{Artifact, Fault, Level, Memo};
 use serde_json::json;
 
 use crate::args::Push;
-use crate::catalog::{Catalog, read_manifest};
+use crate::catalog::{Catalog, read_manifest, total};
 use crate::error::{Result, bad_file};
 use crate::locate::locate;
 use crate::remote::{self, Name, Sent};
-use crate::text;
+use crate::{places, text};
 
 pub(crate) use pull::pull;
 
@@ -29,6 +29,9 @@ struct Tally {
 
 /// Copies artifacts of the store to another place.
 pub(crate) fn push(catalog: &Catalog, options: &Push) -> Result<()> {
+    if !options.remote.contains("://") {
+        places::refuse_the_store(catalog.store.root(), "REMOTE", Path::new(&options.remote))?;
+    }
     let remote = remote::open(&options.remote)?;
     let mut paths = if options.artifacts.is_empty() { everything(catalog) } else { Vec::new() };
     for name in &options.artifacts {
@@ -41,8 +44,7 @@ pub(crate) fn push(catalog: &Catalog, options: &Push) -> Result<()> {
         tracing::info!("pushing {name}");
         match remote.send(&artifact, &name)? {
             Sent::New => {
-                tally.bytes += artifact.manifest().outputs.values().map(|output| output.bytes).sum::<u64>();
-                tally.copied.push(name.to_string());
+                tally.add(&name, total(artifact.manifest().outputs.values().map(|output| output.bytes)));
             }
             Sent::Same => tally.present += 1,
         }
@@ -101,6 +103,11 @@ fn with_ancestors(catalog: &Catalog, path: PathBuf, lineage: bool, paths: &mut V
 }
 
 impl Tally {
+    fn add(&mut self, name: &Name, bytes: u64) {
+        self.copied.push(name.to_string());
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
     fn report(&self, verb: &str, as_json: bool) -> Result<()> {
         if as_json {
             let value = json!({verb: self.copied, "bytes": self.bytes, "present": self.present});

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use artifact::{Fault, InputRecord, Level, Manifest, Problem, Store, Wait};
+use artifact::{Fault, InputRecord, Key, Level, Manifest, Problem, Store, Wait};
 use serde_json::{Value, json};
 
 use crate::args::Verify;
@@ -12,6 +12,7 @@ use crate::catalog::{Catalog, Entry, read_hashed_manifest};
 use crate::error::{Error, Result};
 use crate::fits::fits;
 use crate::locate::locate;
+use crate::roots::Kept;
 use crate::verified::{self, Identity};
 use crate::{show, text};
 
@@ -47,6 +48,7 @@ pub(crate) fn run(catalog: &Catalog, options: &Verify, as_json: bool) -> Result<
     let targets = targets(catalog, options)?;
     let mut findings = Vec::new();
     let (mut verified, mut bytes) = (0_usize, 0_u64);
+    let mut stopped = None;
     for (index, path) in targets.iter().enumerate() {
         if options.time_limit.is_some_and(|limit| began.elapsed() >= limit) {
             let left = text::count(targets.len() - index, "artifact");
@@ -56,23 +58,24 @@ pub(crate) fn run(catalog: &Catalog, options: &Verify, as_json: bool) -> Result<
         match verify(catalog, path, options) {
             Ok(size) => {
                 verified += 1;
-                bytes += size;
+                bytes = bytes.saturating_add(size);
             }
             // Removed by gc since it was listed.
             Err(_) if path.symlink_metadata().is_err() && options.artifacts.is_empty() => {}
             Err(finding) => findings.push(quarantined(catalog, path, options, finding)),
         }
-        if let Some(signal) = crate::signal::stopped() {
-            return Err(Error::Stopped { signal });
+        stopped = crate::signal::stopped();
+        if stopped.is_some() {
+            break;
         }
     }
-    if options.artifacts.is_empty() {
-        findings.extend(dangling(catalog)?);
+    if options.artifacts.is_empty() && stopped.is_none() {
+        findings.extend(dangling(catalog));
     }
     let seconds = began.elapsed().as_secs_f64();
     let code = findings.iter().fold(0, |code, finding| code | finding.bit);
     report(&findings, verified, bytes, seconds, as_json)?;
-    Ok(code)
+    stopped.map_or(Ok(code), |signal| Err(Error::Stopped { signal }))
 }
 
 fn report(findings: &[Finding], verified: usize, bytes: u64, seconds: f64, as_json: bool) -> Result<()> {
@@ -196,7 +199,7 @@ fn input_problem(
 /// Sums up the problems of an artifact.
 fn blame(path: &Path, problems: &[Problem]) -> Finding {
     let bit = problems.iter().fold(0, |bits, problem| {
-        bits | if problem.fault == Fault::Unreadable { UNREADABLE } else { DAMAGED }
+        bits | if matches!(problem.fault, Fault::Unreadable | Fault::Format) { UNREADABLE } else { DAMAGED }
     });
     let describe = |problem: &Problem| {
         if problem.path.is_empty() {
@@ -247,9 +250,8 @@ fn entry_at<'a>(catalog: &'a Catalog, path: &Path) -> Option<&'a Entry> {
     catalog.entries.iter().filter(has_name).find(|entry| absolute(&entry.path).as_ref() == Some(&place))
 }
 
-/// Finds labels and kept runs whose artifact is gone, and strangers among the artifacts.
-fn dangling(catalog: &Catalog) -> Result<Vec<Finding>> {
-    let store = &catalog.store;
+/// Finds labels and kept runs whose artifact is gone or that cannot be read, and strangers among the artifacts.
+fn dangling(catalog: &Catalog) -> Vec<Finding> {
     let mut findings: Vec<Finding> = catalog
         .strays
         .iter()
@@ -258,31 +260,55 @@ fn dangling(catalog: &Catalog) -> Result<Vec<Finding>> {
             Finding { bit: MISSING, path: path.clone(), message }
         })
         .collect();
+    let store = &catalog.store;
     let refs = store.root().join("refs");
-    for name in crate::catalog::names(&refs)? {
-        let path = refs.join(&name);
-        match store.read_ref(&name) {
-            Ok(Some(target)) => {
-                if store.find(&target.stage, &target.key, "")?.is_none() {
-                    let message = format!(
-                        "label `{name}` names {}/{}, which is gone",
-                        target.stage,
-                        target.key.short()
-                    );
-                    findings.push(Finding { bit: MISSING, path, message });
-                }
-            }
-            Ok(None) => {}
-            Err(error) => {
-                findings.push(Finding { bit: DAMAGED, path, message: failure::describe(&error) });
-            }
+    match crate::catalog::names(&refs) {
+        Ok(names) => {
+            findings.extend(names.iter().filter_map(|name| label_problem(store, name, refs.join(name))))
         }
+        Err(error) => findings.push(cannot_read(refs, &error)),
     }
-    for kept in crate::roots::kept(store)? {
-        if store.find(&kept.stage, &kept.key, "")?.is_none() {
-            let message = format!("{} is kept, but is gone", kept.name());
-            findings.push(Finding { bit: MISSING, path: store.root().join(".kept"), message });
+    match crate::roots::kept_files(store) {
+        Ok(files) => {
+            findings.extend(files.into_iter().filter_map(|(path, kept)| kept_problem(store, path, kept)))
         }
+        Err(error) => findings.push(cannot_read(store.root().join(".kept"), &error)),
     }
-    Ok(findings)
+    findings
+}
+
+/// Returns what is wrong with a label, whose file is `path`.
+fn label_problem(store: &Store, name: &str, path: PathBuf) -> Option<Finding> {
+    let target = match store.read_ref(name) {
+        Ok(target) => target?,
+        Err(error) => return Some(cannot_read(path, &error.into())),
+    };
+    let gone = format!("label `{name}` names {}/{}, which is gone", target.stage, target.key.short());
+    is_gone(store, &target.stage, &target.key, path, gone)
+}
+
+/// Returns what is wrong with a file of a kept artifact.
+fn kept_problem(store: &Store, path: PathBuf, kept: Result<Kept>) -> Option<Finding> {
+    match kept {
+        Ok(kept) => {
+            is_gone(store, &kept.stage, &kept.key, path, format!("{} is kept, but is gone", kept.name()))
+        }
+        Err(error) => Some(cannot_read(path, &error)),
+    }
+}
+
+/// Returns the finding `gone` if an artifact that the file `path` names is not in the store.
+fn is_gone(store: &Store, stage: &str, key: &Key, path: PathBuf, gone: String) -> Option<Finding> {
+    match store.find(stage, key, "") {
+        Ok(Some(_)) => None,
+        Ok(None) => Some(Finding { bit: MISSING, path, message: gone }),
+        Err(error) => Some(cannot_read(path, &error.into())),
+    }
+}
+
+/// Makes the finding for a record that does not say what it should, or cannot be read.
+fn cannot_read(path: PathBuf, error: &Error) -> Finding {
+    let is_io = matches!(error, Error::Io(_) | Error::Artifact(artifact::Error::Io(_)));
+    let bit = if is_io { UNREADABLE } else { DAMAGED };
+    Finding { bit, path, message: failure::describe(error) }
 }

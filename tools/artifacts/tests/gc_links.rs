@@ -34,6 +34,7 @@ fn link(what: &str, toy: &Toy, elsewhere: &Path) {
         _ => (elsewhere.join("evaluate.path"), build.join("haw-eng/demo/evaluate.path")),
     };
     fs_err::create_dir_all(place.parent().unwrap()).unwrap();
+    let _ = fs_err::remove_dir(&place);
     symlink(target, place).unwrap();
 }
 
@@ -73,6 +74,7 @@ fn a_link_that_leads_nowhere_stops_gc() {
         aged(&toy, 8);
         let path = toy.path().join(link);
         fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        let _ = fs_err::remove_dir(&path);
         symlink("/nonexistent/disk", &path).unwrap();
         for command in ["gc", "gc --delete", "status"] {
             let error = toy.run(command).failed(65);
@@ -81,6 +83,7 @@ fn a_link_that_leads_nowhere_stops_gc() {
         }
         assert_eq!(toy.names().len(), 4, "{link}");
         fs_err::remove_file(&path).unwrap();
+        fs_err::create_dir_all(toy.path().join("build")).unwrap();
         assert_eq!(toy.json("gc --delete")["removed"], 4);
     }
 }
@@ -137,4 +140,33 @@ fn checkouts_that_share_a_store_are_all_named() {
         ),
         "{help}"
     );
+}
+
+#[test]
+fn a_folder_of_pointers_that_is_not_there_is_an_error() {
+    let toy = Toy::new();
+    let evaluate = aged(&toy, 8);
+    point(&toy.path().join("build"), &evaluate);
+    fs_err::write(toy.path().join("file"), "").unwrap();
+    for folder in ["bdl", "file", "build/evaluate.path"] {
+        for command in ["gc --delete", "gc", "status"] {
+            let ran = toy.run(&format!("{command} --pointers build --pointers {folder}"));
+            ran.failed(2);
+            ran.says(&[&format!("there is no folder `{folder}`"), "hint: name the folder with --pointers"]);
+        }
+    }
+    assert_eq!(toy.json("gc --delete")["removed"], 0);
+    toy.run("gc --delete --no-pointers --pointers build").failed(2);
+    // As after `make clean`, or from another folder.
+    fs_err::remove_dir_all(toy.path().join("build")).unwrap();
+    toy.run("status").succeeded();
+    let plan = toy.run("gc");
+    assert!(
+        plan.succeeded().contains("no pointers of pipelines: there is no folder `build`, so --delete needs")
+    );
+    toy.run("gc --delete").failed(2);
+    assert_eq!(toy.names().len(), 4);
+    fs_err::create_dir(toy.path().join("other")).unwrap();
+    assert!(toy.run("gc --pointers other").succeeded().contains("no pointers of pipelines in `other`\n"));
+    assert_eq!(toy.json("gc --delete --no-pointers")["removed"], 4);
 }

@@ -39,7 +39,7 @@ fn an_artifact_is_found_by_every_kind_of_name() {
     common::age(&made.train, 1);
     toy.store.set_ref("best", &made.train).unwrap();
     let path = format!("artifacts/{}", name(&made.train));
-    fs_err::create_dir(toy.path().join("build")).unwrap();
+    fs_err::create_dir_all(toy.path().join("build")).unwrap();
     fs_err::write(toy.path().join("build/train.path"), format!("{path}\n")).unwrap();
     let key = made.train.manifest().key.to_string();
     let short = made.train.manifest().key.short();

@@ -76,7 +76,7 @@ fn plain_files_that_nobody_has_are_missed_before_anything_runs() {
         assert!(error.contains("input `model` was made from plain files"), "{error}");
         assert!(error.contains("hint: add --files"), "{error}");
     }
-    assert!(!toy.path().join("build").exists());
+    assert!(!toy.path().join("build/reproduce").exists());
 }
 
 #[test]

@@ -264,3 +264,133 @@ fn damage_outside_the_store_stays_and_verify_says_so() {
     assert!(!toy.run("verify ./copy").stdout.contains("not moved"));
     assert_eq!((copy.exists(), toy.names().len()), (true, 4));
 }
+
+#[test]
+fn records_that_cannot_be_read_are_findings_beside_the_others() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    toy.run("keep train").succeeded();
+    toy.store.set_ref("gone", &made.evaluate).unwrap();
+    testutil::files::remove(made.evaluate.path());
+    fs_err::write(toy.root().join(".kept/bad"), "garbage").unwrap();
+    fs_err::create_dir(toy.root().join(".kept/folder")).unwrap();
+    let report = |code| {
+        let ran = toy.run("verify --json");
+        assert_eq!(ran.code, Some(code), "{ran:?}");
+        let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(report["verified"], 3);
+        let findings = report["findings"].as_array().unwrap();
+        let ends: Vec<String> = findings
+            .iter()
+            .map(|finding| {
+                let path = Path::new(finding["path"].as_str().unwrap()).file_name().unwrap();
+                format!("{} {}", finding["kind"].as_str().unwrap(), path.display())
+            })
+            .collect();
+        ends
+    };
+    assert_eq!(report(7), ["missing gone", "damaged bad", "unreadable folder"]);
+    fs_err::remove_dir_all(toy.root().join("refs")).unwrap();
+    fs_err::write(toy.root().join("refs"), "").unwrap();
+    assert_eq!(report(5), ["unreadable refs", "damaged bad", "unreadable folder"]);
+}
+
+#[test]
+fn what_another_version_wrote_is_neither_damaged_nor_removed() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    let manifest = made.train.path().join("manifest.json");
+    let text = fs_err::read_to_string(&manifest).unwrap().replace("manifest-v1", "manifest-v2");
+    writable(&manifest);
+    fs_err::write(&manifest, text.replace("\"files\":[", "\"lists\":[")).unwrap();
+    writable(&made.train.path().join("COMMIT"));
+    fs_err::set_permissions(made.train.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    fs_err::write(made.train.path().join("INDEX"), "a file of that version").unwrap();
+    let mut sums = testutil::Program::new("sh");
+    sums.current_dir(made.train.path())
+        .args(["-c", "sha256sum SHA256SUMS manifest.json provenance.json >COMMIT"]);
+    sums.run().succeeded();
+    for artifact in [&made.model, &made.data, &made.train, &made.evaluate] {
+        common::age(artifact, 100);
+    }
+    let train = name(&made.train);
+    for command in ["verify", "verify --quarantine", "verify --level size --quarantine"] {
+        let ran = toy.run(command);
+        assert_eq!(ran.code, Some(4), "{command}: {ran:?}");
+        assert!(
+            ran.stdout.contains("unreadable: ") && ran.stdout.contains("unknown schema `manifest-v2`"),
+            "{ran:?}"
+        );
+    }
+    drop((made.model, made.data, made.evaluate));
+    for command in ["gc", "gc --delete --grace 0"] {
+        let ran = toy.run(command);
+        ran.failed(65);
+        ran.says(&[
+            "unknown schema `manifest-v2`",
+            "hint: run gc again, with the version of Ashlar that wrote",
+        ]);
+    }
+    toy.run("ls").says(&[&train, "unknown schema `manifest-v2`"]);
+    assert!(toy.run("status").succeeded().contains(&format!("unreadable: {train}")));
+    assert!(toy.root().join(&train).exists());
+}
+
+#[test]
+fn sizes_that_no_disk_has_do_no_harm() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    for artifact in [&made.train, &made.evaluate] {
+        let manifest = artifact.path().join("manifest.json");
+        let mut value: serde_json::Value = serde_json::from_slice(&fs_err::read(&manifest).unwrap()).unwrap();
+        for output in value["outputs"].as_object_mut().unwrap().values_mut() {
+            output["bytes"] = u64::MAX.into();
+        }
+        for file in value["files"].as_array_mut().unwrap() {
+            file["size"] = u64::MAX.into();
+        }
+        writable(&manifest);
+        fs_err::write(&manifest, value.to_string()).unwrap();
+        let mut sums = testutil::Program::new("sh");
+        writable(&artifact.path().join("COMMIT"));
+        let script = "sha256sum SHA256SUMS manifest.json provenance.json >COMMIT";
+        sums.current_dir(artifact.path()).args(["-c", script]).run().succeeded();
+        common::age(artifact, 100);
+    }
+    for command in ["ls", "ls --sort size", "status", "gc", "lineage"] {
+        toy.run(command).succeeded();
+    }
+    assert_eq!(toy.run("verify").code, Some(1));
+    for command in ["push away", "export train --format ro-crate --to out"] {
+        toy.run(command).failed(65);
+    }
+}
+
+#[test]
+fn an_artifact_is_released_whatever_its_record_is_named() {
+    let toy = Toy::new();
+    toy.pipeline(8, 64);
+    toy.run("keep train --note \u{202e}why").succeeded();
+    assert!(toy.run("keep").succeeded().contains("\\u{202e}why"));
+    let folder = toy.root().join(".kept");
+    let record = fs_err::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    fs_err::copy(&record, folder.join("copy")).unwrap();
+    fs_err::rename(&record, folder.join("renamed")).unwrap();
+    assert!(toy.run("keep train --remove").succeeded().contains("may be removed by gc again"));
+    assert_eq!(toy.json("keep"), json!([]));
+}
+
+#[test]
+fn a_message_about_many_artifacts_counts_all_of_them() {
+    let toy = Toy::new();
+    for number in 0..7 {
+        let digits = format!("0123456789abcde{number}-x");
+        fs_err::create_dir_all(toy.root().join("train").join(digits)).unwrap();
+    }
+    let error = toy.run("path 0123").failed(65);
+    assert!(
+        error.contains("`0123` names 7 artifacts: ")
+            && error.ends_with(", …\nhint: give more digits of the key, or STAGE/KEY\n"),
+        "{error}"
+    );
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use artifact::{Artifact, Published, Store};
 
 use super::{Name, Remote, Sent, damage_of_copy, files, read_limited, too_long};
-use crate::catalog::{Catalog, names};
+use crate::catalog::{Catalog, names, total};
 use crate::error::{Error, Result};
 
 /// A store in another folder, such as a mounted disk.
@@ -48,6 +48,17 @@ impl Remote for Folder {
         Ok(names)
     }
 
+    fn why_no_store(&self) -> Option<&'static str> {
+        let root = self.store.root();
+        if !root.is_dir() {
+            Some("is not a folder")
+        } else if !root.join("STORE").is_file() {
+            Some("is a folder without artifacts")
+        } else {
+            None
+        }
+    }
+
     fn read(&self, name: &Name, file: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         let path = self.path(name).join(file);
         match open_plain(&path) {
@@ -57,8 +68,13 @@ impl Remote for Folder {
         }
     }
 
-    fn telemetry(&self, name: &Name) -> Result<Vec<String>> {
-        names(&self.path(name).join("telemetry"))
+    fn telemetry(&self, name: &Name) -> Result<Vec<(String, u64)>> {
+        let folder = self.path(name).join("telemetry");
+        let with_size = |file: String| {
+            let size = fs_err::symlink_metadata(folder.join(&file))?.len();
+            Ok((file, size))
+        };
+        names(&folder)?.into_iter().map(with_size).collect()
     }
 
     fn download(&self, name: &Name, file: &str, bytes: u64, to: &Path) -> Result<()> {
@@ -87,7 +103,7 @@ impl Remote for Folder {
                 Ok(None) | Err(_) => {}
             }
         }
-        self.store.check_space(manifest.outputs.values().map(|output| output.bytes).sum())?;
+        self.store.check_space(total(manifest.outputs.values().map(|output| output.bytes)))?;
         let staging = self.store.stage_new(&manifest.stage)?;
         for (file, _) in files(artifact)? {
             let to = staging.root().join(&file);

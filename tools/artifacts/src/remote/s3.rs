@@ -237,6 +237,10 @@ impl Remote for S3 {
         Ok(names)
     }
 
+    fn why_no_store(&self) -> Option<&'static str> {
+        Some("holds no artifacts")
+    }
+
     fn read(&self, name: &Name, file: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         let key = self.key(name, file);
         let found = self.runtime.block_on(async {
@@ -254,12 +258,14 @@ impl Remote for S3 {
         }
     }
 
-    fn telemetry(&self, name: &Name) -> Result<Vec<String>> {
+    fn telemetry(&self, name: &Name) -> Result<Vec<(String, u64)>> {
         let folder = format!("{name}/telemetry");
         let objects = self.objects(&folder)?;
-        let names =
-            objects.iter().filter_map(|object| self.below(object)?.strip_prefix(&folder)?.strip_prefix('/'));
-        Ok(names.filter(|name| !name.contains('/')).map(str::to_owned).collect())
+        let with_size = |object: &ObjectMeta| {
+            let file = self.below(object)?.strip_prefix(&folder)?.strip_prefix('/')?;
+            Some((file.to_owned(), object.size))
+        };
+        Ok(objects.iter().filter_map(with_size).collect())
     }
 
     fn download(&self, name: &Name, file: &str, bytes: u64, to: &Path) -> Result<()> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::args::Reproduce;
 use crate::error::{Error, Result};
+use crate::places::resolved;
 
 /// Name of the store in the folder of `--into`, or of one run below it.
 const STORE: &str = "artifacts";
@@ -59,17 +60,6 @@ pub(super) fn refuse_the_store(store: &Path, options: &Reproduce) -> Result<()> 
         "`--into {}` leads into the store, whose artifacts would be compared with themselves; choose another folder",
         options.into.display()
     )))
-}
-
-/// Returns the path without links, as far as it exists.
-fn resolved(path: &Path) -> PathBuf {
-    let existing = path.ancestors().find_map(|ancestor| {
-        let place = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
-        let rest = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
-        Some(fs_err::canonicalize(place).ok()?.join(rest))
-    });
-    // Without a slash at the end.
-    existing.unwrap_or_else(|| path.to_owned()).components().collect()
 }
 
 #[cfg(test)]

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::rc::Rc;
 
 use artifact::{Artifact, FileHash, Key, Level, Manifest, Published, Staging, Store};
+use serde_json::Value;
 
 use super::Tally;
 use crate::args::Pull;
-use crate::catalog::{Catalog, read_hashed_manifest};
+use crate::catalog::{Catalog, read_hashed_manifest, total};
 use crate::error::{Error, Result, bad_file};
 use crate::fits::fits;
-use crate::locate::digits;
+use crate::locate::{begins_with, digits};
 use crate::remote::{
     self, COMMIT, DESCRIPTION_BYTES, MANIFEST, Name, PROVENANCE, Remote, SUMS, damage_of_copy,
 };
@@ -19,8 +20,10 @@ use crate::text;
 
 /// The files that describe an artifact.
 const DESCRIPTIONS: [&str; 4] = [COMMIT, SUMS, MANIFEST, PROVENANCE];
-/// Most bytes of one file in `telemetry/`, whose size no manifest limits.
+/// Most bytes of the files in `telemetry/`, whose sizes no manifest limits.
 const TELEMETRY_BYTES: u64 = 1 << 30;
+/// Most files in `telemetry/`.
+const TELEMETRY_FILES: usize = 1000;
 
 /// Copies artifacts from another place into the store.
 pub(crate) fn pull(catalog: &Catalog, options: &Pull) -> Result<()> {
@@ -29,13 +32,22 @@ pub(crate) fn pull(catalog: &Catalog, options: &Pull) -> Result<()> {
 
 fn pull_from(remote: &dyn Remote, catalog: &Catalog, options: &Pull) -> Result<()> {
     let available = remote.list()?;
+    if available.is_empty()
+        && let Some(problem) = remote.why_no_store()
+    {
+        return Err(Error::Remote {
+            place: options.remote.clone(),
+            problem: problem.to_owned(),
+            hint: Some("check the address; `artifacts push` fills an empty place".to_owned()),
+        });
+    }
+    let source = Source { remote, address: options.remote.trim_end_matches('/') };
     let wanted: Vec<Name> = if options.artifacts.is_empty() {
         available.clone()
     } else {
-        let find = |name: &String| select(&available, name, &options.remote);
+        let find = |name: &String| select(&source, &available, name);
         options.artifacts.iter().map(find).collect::<Result<_>>()?
     };
-    let source = Source { remote, address: options.remote.trim_end_matches('/') };
     let mut selection = Selection {
         source: &source,
         store: &catalog.store,
@@ -95,17 +107,20 @@ fn hold_origins(store: &Store, consumer: &Manifest, held: &mut BTreeMap<Key, Art
 }
 
 /// Finds the artifact that a word names: `STAGE/KEY` or the first digits of a key.
-fn select(available: &[Name], word: &str, place: &str) -> Result<Name> {
+fn select(source: &Source<'_>, available: &[Name], word: &str) -> Result<Name> {
     let (stage, rest) = word.rsplit_once('/').map_or((None, word), |(stage, rest)| (Some(stage), rest));
     let digits = digits(rest).unwrap_or_default();
+    let full = |name: &Name| source.describe(name).ok().map(|described| described.manifest.key);
     let fits = |name: &&Name| {
-        stage.is_none_or(|stage| name.stage == stage) && !digits.is_empty() && name.key.starts_with(digits)
+        stage.is_none_or(|stage| name.stage == stage)
+            && !digits.is_empty()
+            && begins_with(&name.key, digits, || full(name))
     };
     let found: Vec<&Name> = available.iter().filter(fits).collect();
     match found.as_slice() {
         [one] => Ok((*one).clone()),
         [] => Err(Error::Remote {
-            place: place.to_owned(),
+            place: source.address.to_owned(),
             problem: format!("holds no artifact `{word}`"),
             hint: Some(
                 "give STAGE/KEY or the first digits of a key; without one, everything is pulled".to_owned(),
@@ -143,6 +158,40 @@ impl Source<'_> {
         found.ok_or_else(|| bad_file(format!("{}/{file}", self.place(name)), "is missing"))
     }
 
+    /// Reads all files that describe an artifact, by their names.
+    fn descriptions(&self, name: &Name, described: &Described) -> Result<BTreeMap<&'static str, Vec<u8>>> {
+        let mut descriptions = BTreeMap::new();
+        for file in DESCRIPTIONS {
+            let bytes = self.description(name, file)?;
+            if file == MANIFEST && FileHash::of(&bytes) != described.hash {
+                return Err(Error::Remote {
+                    place: self.place(name),
+                    problem: "was replaced while it was pulled".to_owned(),
+                    hint: Some("run the same command again".to_owned()),
+                });
+            }
+            descriptions.insert(file, bytes);
+        }
+        Ok(descriptions)
+    }
+
+    /// Lists the files in `telemetry/` that `provenance.json` names, with their sizes in bytes; none if they are too many or too
+    /// large, since an artifact is complete without them.
+    fn telemetry(&self, name: &Name, provenance: &[u8]) -> Result<Vec<(String, u64)>> {
+        // A damaged file is found when the artifact is verified.
+        let provenance: Value = serde_json::from_slice(provenance).unwrap_or_default();
+        let names = artifact::telemetry_names(&provenance);
+        let mut files = self.remote.telemetry(name)?;
+        files.retain(|(file, _)| names.contains(file.as_str()) && is_plain(file));
+        let bytes = total(files.iter().map(|(_, size)| *size));
+        if files.len() <= TELEMETRY_FILES && bytes <= TELEMETRY_BYTES {
+            return Ok(files);
+        }
+        let (number, bytes) = (text::count(files.len(), "file"), text::bytes(bytes));
+        tracing::warn!("{name}: its telemetry is left out: {number} ({bytes}) are too much");
+        Ok(Vec::new())
+    }
+
     fn describe(&self, name: &Name) -> Result<Described> {
         let bytes = self.description(name, MANIFEST)?;
         let place = format!("{}/{MANIFEST}", self.place(name));
@@ -152,6 +201,11 @@ impl Source<'_> {
         }
         Ok(Described { manifest, hash: FileHash::of(&bytes) })
     }
+}
+
+/// Returns whether a name is that of a visible file in its folder.
+fn is_plain(file: &str) -> bool {
+    file.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) && !file.starts_with('.')
 }
 
 /// The artifacts to pull.
@@ -262,11 +316,16 @@ fn copy(
     described: &Described,
     tally: &mut Tally,
 ) -> Result<Artifact> {
-    let bytes = described.manifest.outputs.values().map(|output| output.bytes).sum();
-    store.check_space(bytes)?;
+    let bytes = total(described.manifest.outputs.values().map(|output| output.bytes));
+    let descriptions = source.descriptions(name, described)?;
+    let telemetry = source.telemetry(name, &descriptions[PROVENANCE])?;
+    store.check_space(telemetry.iter().map(|(_, size)| *size).fold(bytes, u64::saturating_add))?;
     tracing::info!("pulling {name} ({})", text::bytes(bytes));
     let staging = store.stage_new(&name.stage)?;
-    download(source, name, described, &staging)?;
+    for (file, bytes) in descriptions {
+        fs_err::write(staging.root().join(file), bytes)?;
+    }
+    download(source, name, described, &telemetry, &staging)?;
     let folder = staging.root().to_owned();
     let adopted = staging.adopt(&name.slug).map_err(|error| {
         match damage_of_copy(error, &folder, &source.place(name)) {
@@ -276,8 +335,7 @@ fn copy(
     });
     match adopted? {
         Published::New(artifact) => {
-            tally.copied.push(name.to_string());
-            tally.bytes += bytes;
+            tally.add(name, bytes);
             Ok(artifact)
         }
         Published::Same(artifact) => {
@@ -292,21 +350,16 @@ fn copy(
     }
 }
 
-/// Copies all files of an artifact into a staging folder.
-fn download(source: &Source<'_>, name: &Name, described: &Described, staging: &Staging) -> Result<()> {
+/// Copies the data of an artifact, and the files in `telemetry/` with these names and sizes, into a staging folder.
+fn download(
+    source: &Source<'_>,
+    name: &Name,
+    described: &Described,
+    telemetry: &[(String, u64)],
+    staging: &Staging,
+) -> Result<()> {
     // Also checks that no path leaves the folder.
     let tree = described.manifest.tree(Path::new(&source.place(name)))?;
-    for file in DESCRIPTIONS {
-        let bytes = source.description(name, file)?;
-        if file == MANIFEST && FileHash::of(&bytes) != described.hash {
-            return Err(Error::Remote {
-                place: source.place(name),
-                problem: "was replaced while it was pulled".to_owned(),
-                hint: Some("run the same command again".to_owned()),
-            });
-        }
-        fs_err::write(staging.root().join(file), bytes)?;
-    }
     for file in tree.files() {
         if let Some(signal) = crate::signal::stopped() {
             return Err(Error::Stopped { signal });
@@ -315,13 +368,9 @@ fn download(source: &Source<'_>, name: &Name, described: &Described, staging: &S
         fs_err::create_dir_all(to.parent().unwrap_or(&to))?;
         source.remote.download(name, &format!("data/{}", file.path), file.size_bytes, &to)?;
     }
-    for file in source.remote.telemetry(name)? {
-        if file.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-            && !file.starts_with('.')
-        {
-            let to = staging.telemetry().join(&file);
-            source.remote.download(name, &format!("telemetry/{file}"), TELEMETRY_BYTES, &to)?;
-        }
+    for (file, size) in telemetry {
+        let to = staging.telemetry().join(file);
+        source.remote.download(name, &format!("telemetry/{file}"), *size, &to)?;
     }
     Ok(())
 }

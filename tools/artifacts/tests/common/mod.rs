@@ -59,6 +59,8 @@ pub(crate) struct Pipeline {
 impl Toy {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // As make has it, without a pointer.
+        fs_err::create_dir(folder.path().join("build")).unwrap();
         let store = Store::open(&folder.path().join("artifacts")).unwrap();
         Self { folder, store }
     }
