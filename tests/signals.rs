@@ -172,7 +172,12 @@ fn an_import_of_a_huge_file_is_interrupted() -> Result<()> {
     let sandbox = Sandbox::new();
     testutil::files::copy_files(&golden("llama"), &sandbox.join("model"));
     // 64 GiB without a byte on the disk; reading them takes a minute.
-    fs_err::OpenOptions::new().write(true).open(sandbox.join("model/model.safetensors"))?.set_len(1 << 36)?;
+    let bytes = 1_u64 << 36;
+    let header = format!(r#"{{"w":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[0,{bytes}]}}}}"#);
+    let path = sandbox.join("model/model.safetensors");
+    fs_err::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat())?;
+    let length = 8 + header.len() as u64 + bytes;
+    fs_err::OpenOptions::new().write(true).open(path)?.set_len(length)?;
     let child = import(&sandbox, "model").spawn();
     sleep(Duration::from_millis(1500));
     terminate(child)?;

@@ -17,8 +17,8 @@ use crate::digest::Key;
 use crate::error::{Error, Result};
 use crate::liveness::Liveness;
 use crate::lock::{self, Tried, Wait};
+use crate::os;
 use crate::store::Store;
-use crate::{network, os};
 
 const TRASH: &str = ".trash";
 
@@ -49,7 +49,7 @@ pub struct Condemned {
 impl Condemned {
     /// Returns whether the lock keeps the processes of all machines out.
     fn excludes(&self) -> bool {
-        self.is_locked && lock::excludes(&self.path) && !network::is_network(&self.path)
+        self.is_locked && lock::excludes(&self.path)
     }
 }
 
@@ -215,7 +215,7 @@ impl Store {
             Err(Error::Locked { .. }) => return Ok(Discarded::InUse),
             key_lock => key_lock?,
         };
-        let excludes = key_lock.excludes() && !network::is_network(self.root());
+        let excludes = key_lock.excludes();
         match reason_to_keep(Liveness::of_workspace(workspace), excludes) {
             Some(reason) => Ok(reason),
             None => self.discard_leftover(lock, workspace),

@@ -126,9 +126,9 @@ pub(crate) fn try_lock_shared(path: &Path, file: &File) -> Result<Tried> {
 /// Returns whether a lock that this process holds on `path` keeps the processes of all machines out.
 ///
 /// Where locks are accepted and ignored, a second one on the same file succeeds. On a network file system, it may exclude only the
-/// processes of this machine.
+/// processes of this machine, unless the options of the mount say that the server has the locks.
 pub(crate) fn excludes(path: &Path) -> bool {
-    os::refuses_second_lock(path) && !network::is_network(path)
+    os::refuses_second_lock(path) && network::locks_reach_machines(path)
 }
 
 fn tried(path: &Path, result: Result<(), TryLockError>) -> Result<Tried> {

@@ -53,37 +53,73 @@ pub(crate) fn is_network(path: &Path) -> bool {
         || is_served(path)
 }
 
+/// Returns whether a lock on `path` that the system grants keeps the processes of other machines out, too.
+///
+/// Of the network file systems, that is known only of those whose options in the table of mounts say so.
+pub(crate) fn locks_reach_machines(path: &Path) -> bool {
+    !is_network(path)
+        || (!os::is_network_planned() && mount(path).is_some_and(|mount| mount.locks_on_server()))
+}
+
+/// A mounted file system.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    /// Type, such as `nfs4`.
+    kind: String,
+    /// Options, separated by commas.
+    options: String,
+}
+
+impl Mount {
+    /// Returns whether its locks are those of the server, as far as its options say.
+    fn locks_on_server(&self) -> bool {
+        let has = |option: &str| self.options.split(',').any(|found| found == option);
+        match self.kind.as_str() {
+            "nfs" | "nfs4" => has("local_lock=none") && !has("nolock"),
+            "lustre" => has("flock"),
+            _ => false,
+        }
+    }
+}
+
 fn is_network_type(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let base = name.split('.').next().unwrap_or_default();
     NETWORK_TYPES.contains(&base)
 }
 
-/// Returns the type of the file system that `path` is on, from the table of mounts.
-#[cfg(target_os = "linux")]
 fn file_system_type(path: &Path) -> Option<String> {
+    Some(mount(path)?.kind)
+}
+
+/// Returns the file system that `path` is on, from the table of mounts.
+#[cfg(target_os = "linux")]
+fn mount(path: &Path) -> Option<Mount> {
     use std::os::unix::fs::MetadataExt as _;
     let device = fs_err::metadata(path).ok()?.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    type_in_mounts(&fs_err::read_to_string("/proc/self/mountinfo").ok()?, &format!("{major}:{minor}"))
+    find_mount(&fs_err::read_to_string("/proc/self/mountinfo").ok()?, &format!("{major}:{minor}"))
 }
 
-/// Finds the type of the file system with a device number (`8:1`) in the text of `/proc/self/mountinfo`.
+/// Finds the file system with a device number (`8:1`) in the text of `/proc/self/mountinfo`.
 #[cfg(any(target_os = "linux", test))]
-fn type_in_mounts(mounts: &str, device: &str) -> Option<String> {
+fn find_mount(mounts: &str, device: &str) -> Option<Mount> {
     let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some(device))?;
-    Some(line.split_once(" - ")?.1.split(' ').next()?.to_owned())
+    let mut words = line.split_once(" - ")?.1.split(' ');
+    let kind = words.next()?.to_owned();
+    Some(Mount { kind, options: words.nth(1).unwrap_or_default().to_owned() })
 }
 
 #[cfg(target_os = "macos")]
-fn file_system_type(path: &Path) -> Option<String> {
+fn mount(path: &Path) -> Option<Mount> {
     let stat = rustix::fs::statfs(path).ok()?;
     let name = stat.f_fstypename.iter().take_while(|byte| **byte != 0);
-    Some(name.map(|&byte| char::from(byte.cast_unsigned())).collect())
+    let kind = name.map(|&byte| char::from(byte.cast_unsigned())).collect();
+    Some(Mount { kind, options: String::new() })
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-fn file_system_type(_path: &Path) -> Option<String> {
+fn mount(_path: &Path) -> Option<Mount> {
     None
 }
 
@@ -128,7 +164,7 @@ mod tests {
 
     const MOUNTS: &str = "\
 24 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-31 24 0:45 / /home rw,nosuid shared:9 - nfs4 server:/home rw,vers=4.2
+31 24 0:45 / /home rw,nosuid shared:9 - nfs4 server:/home rw,vers=4.2,local_lock=none,addr=10.0.0.1
 32 24 0:46 / /mnt/a\\040b rw - fuse.sshfs me@host:/ rw
 33 24 0:47 / /tmp rw - tmpfs tmpfs rw
 ";
@@ -141,10 +177,28 @@ mod tests {
             ("0:46", "fuse.sshfs", true),
             ("0:47", "tmpfs", false),
         ] {
-            let found = type_in_mounts(MOUNTS, device).unwrap();
-            assert_eq!((found.as_str(), is_network_type(&found)), (name, network));
+            let found = find_mount(MOUNTS, device).unwrap();
+            assert_eq!((found.kind.as_str(), is_network_type(&found.kind)), (name, network));
+            assert_eq!(found.locks_on_server(), name == "nfs4");
         }
-        assert_eq!(type_in_mounts(MOUNTS, "0:4"), None);
+        assert_eq!(find_mount(MOUNTS, "0:4"), None);
+    }
+
+    #[test]
+    fn locks_of_the_server_are_told_from_local_ones() {
+        for (kind, options, expected) in [
+            ("nfs4", "rw,vers=4.2,local_lock=none", true),
+            ("nfs", "rw,vers=3,mountvers=3,local_lock=none", true),
+            ("nfs", "rw,vers=3,nolock,local_lock=all", false),
+            ("nfs4", "rw,local_lock=flock", false),
+            ("nfs4", "rw", false),
+            ("lustre", "rw,flock,lazystatfs", true),
+            ("lustre", "rw,localflock", false),
+            ("cifs", "rw,vers=3.1.1", false),
+        ] {
+            let mount = Mount { kind: kind.to_owned(), options: options.to_owned() };
+            assert_eq!(mount.locks_on_server(), expected, "{mount:?}");
+        }
     }
 
     #[test]
