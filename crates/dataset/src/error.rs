@@ -214,12 +214,8 @@ fn unreadable_hint(path: &Path, error: &io::Error) -> Option<String> {
     match error.kind() {
         io::ErrorKind::NotFound => Some(format!("check that `{path}` is the right path")),
         io::ErrorKind::PermissionDenied => Some(format!("make the file readable: `chmod u+r '{path}'`")),
-        io::ErrorKind::InvalidData
-        | io::ErrorKind::InvalidFilename
-        | io::ErrorKind::IsADirectory
-        | io::ErrorKind::NotADirectory
-        | io::ErrorKind::UnexpectedEof => Some(format!("check that `{path}` is a readable file")),
-        _ => None,
+        _ if failure::remedy(error).is_some() => None,
+        _ => Some(format!("check that `{path}` is a readable file")),
     }
 }
 

@@ -39,6 +39,7 @@ pub use chain::describe;
 pub use error::{Context, Error, Failure, Required, Result};
 pub use kind::Kind;
 pub use printable::{is_obeyed, message, one_line, printable};
+pub use system::remedy;
 
 /// Returns early with an error of kind [`Kind::Failed`], from a format string.
 #[macro_export]

@@ -19,7 +19,7 @@ pub(crate) fn kind(error: &(dyn StdError + 'static)) -> Option<Kind> {
 }
 
 /// Returns the remedy for the first operating-system failure among the causes of `error`.
-pub(crate) fn remedy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+pub fn remedy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     of_system(error).find_map(|error| match (error.kind(), errno(error)) {
         (io::ErrorKind::StorageFull, _) => {
             Some("free some space on that disk, then run the same command again")
