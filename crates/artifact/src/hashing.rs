@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use crate::digest::FileHash;
 use crate::error::{Result, tree_error};
 use crate::memo::Memo;
-use crate::stamp::{LARGE, Stamp};
+use crate::stamp::{Hashed, LARGE, Stamp};
 use crate::{clock, os};
 
 /// Below this size one thread hashes faster than several.
@@ -47,29 +47,15 @@ pub(crate) fn hash_or_recall(files: &[(PathBuf, u64)], memo: &Memo) -> Vec<Resul
 pub(crate) fn hash_and_remember(files: &[(PathBuf, u64)], memo: &Memo) -> Vec<Result<Hashed>> {
     in_threads(files, &|path| {
         let hashed = hash_opened(path, os::open_file(path)?, None)?;
-        hashed.remember(memo, path);
+        remember(&hashed, memo, path);
         Ok(hashed)
     })
 }
 
-/// The hash of a file.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Hashed {
-    pub(crate) sha256: FileHash,
-    /// Stamp before the file was read.
-    pub(crate) stamp: Stamp,
-    /// Whether the stamp was settled before the file was read: while it is read, time passes, but a write may leave no trace.
-    pub(crate) is_settled: bool,
-    /// Bytes that were read: none if the hash was remembered.
-    pub(crate) read: u64,
-}
-
-impl Hashed {
-    /// Remembers the hash of a settled file that did not change while it was read.
-    fn remember(&self, memo: &Memo, path: &Path) {
-        if self.is_settled && Stamp::of(path).is_ok_and(|stamp| stamp == self.stamp) {
-            memo.remember(&self.stamp, &self.sha256);
-        }
+/// Remembers the hash of a settled file that did not change while it was read.
+fn remember(hashed: &Hashed, memo: &Memo, path: &Path) {
+    if hashed.is_settled && Stamp::of(path).is_ok_and(|stamp| stamp == hashed.stamp) {
+        memo.remember(&hashed.stamp, &hashed.sha256);
     }
 }
 
@@ -78,7 +64,7 @@ fn hash_opened(path: &Path, file: File, memo: Option<&Memo>) -> Result<Hashed> {
     hash_by_clock(path, file, memo, clock::now)
 }
 
-/// As [`hash_opened`], where `now` tells the time.
+/// As [`hash_opened`], with the clock `now`.
 fn hash_by_clock(
     path: &Path,
     mut file: File,
@@ -98,7 +84,7 @@ fn hash_by_clock(
     let sha256 = FileHash::of_reader(&mut file).map_err(|error| os::named(error, "read", path))?;
     let hashed = Hashed { sha256, stamp, is_settled, read: stamp.size };
     if let Some(memo) = memo {
-        hashed.remember(memo, path);
+        remember(&hashed, memo, path);
     }
     Ok(hashed)
 }
@@ -165,7 +151,7 @@ mod tests {
         let new = hash_after(&path, &memo, 0);
         assert!(!new.is_settled);
         // As if reading it had taken long enough for its times to look old.
-        new.remember(&memo, &path);
+        remember(&new, &memo, &path);
         assert_eq!(memo.recall(&new.stamp), None);
 
         let old = hash_after(&path, &memo, 10);

@@ -9,7 +9,6 @@ use std::time::SystemTime;
 use crate::clock;
 use crate::digest::FileHash;
 use crate::error::Result;
-use crate::hashing::Hashed;
 
 /// Size in bytes from which a stamp may stand for the bytes; smaller files are read again quickly.
 pub(crate) const LARGE: u64 = 1 << 20;
@@ -71,6 +70,18 @@ impl Stamp {
     }
 }
 
+/// The hash of a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hashed {
+    pub(crate) sha256: FileHash,
+    /// Stamp before the file was read.
+    pub(crate) stamp: Stamp,
+    /// Whether the stamp was settled before the file was read. Asked later, a file that is slow to read would always be.
+    pub(crate) is_settled: bool,
+    /// Bytes that were read: none if the hash was remembered.
+    pub(crate) read: u64,
+}
+
 /// Stamps and hashes of files, and the names in folders, to notice changes during a run.
 #[derive(Debug, Clone, Default)]
 pub struct Witness {
@@ -84,7 +95,7 @@ struct Seen {
     path: PathBuf,
     stamp: Stamp,
     sha256: FileHash,
-    /// Whether the times of the stamp tell every later write.
+    /// Whether every later write changes the times of the stamp.
     is_settled: bool,
 }
 

@@ -8,12 +8,13 @@ use serde_json::Value;
 
 use crate::digest::FileHash;
 use crate::error::{Error, Result};
-use crate::hashing::{Hashed, hash_and_remember, hash_or_recall};
+use crate::hashing::{hash_and_remember, hash_or_recall};
 use crate::manifest::Manifest;
 use crate::memo::Memo;
 use crate::os;
 use crate::reader::{self, COMMIT, DATA, Level, MANIFEST, PROVENANCE, SUMS, TELEMETRY};
 use crate::seal::TELEMETRY_HASHES;
+use crate::stamp::Hashed;
 
 /// Folders are not followed deeper; an artifact has at most 16 levels.
 const MAX_DEPTH: usize = 20;

@@ -90,8 +90,9 @@ pub use job::Job;
 pub use logging::{colour, progress_bar};
 pub use output::{TO_STDOUT, print_path};
 pub use ranks::{end_now, speak_as_rank};
+pub use related::Segment;
 pub use run::{KeyedRun, Run};
-pub use segment::{SEGMENT_OUTPUT, Segment};
+pub use segment::SEGMENT_OUTPUT;
 pub use signals::{StopFlag, Unhurried, end_after_grace, end_by_signal};
 pub use target::{create_file, is_stdout, write_file};
 

@@ -52,11 +52,3 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     }
     Ok(())
 }
-
-/// Links a downloaded file to a second name, so that a run that fails later still has it under the first.
-pub(crate) fn link(from: &Path, to: &Path) -> Result<(), Error> {
-    match fs_err::hard_link(from, to) {
-        Ok(()) => Ok(()),
-        Err(_) => copy(from, to), // not every file system has links
-    }
-}

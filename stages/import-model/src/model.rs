@@ -9,7 +9,7 @@ use serde_json::Value;
 use tensors::INDEX;
 
 use crate::error::{Error, GET_AGAIN};
-use crate::files::{copy, link, read_json, too_large};
+use crate::files::{copy, read_json, too_large};
 use crate::found::Found;
 use crate::layout;
 use crate::{parts, tokenizer, weights};
@@ -318,7 +318,8 @@ pub fn write(
             continue;
         }
         match &found.downloads {
-            Some(folder) if path.starts_with(folder) => link(path, &model.join(name))?,
+            // Linked, not moved, so that a run that fails later still has it.
+            Some(folder) if path.starts_with(folder) => artifact::hand_over_file(path, &model.join(name))?,
             _ => copy(path, &model.join(name))?,
         }
     }
