@@ -264,13 +264,13 @@ fn dangling(catalog: &Catalog) -> Vec<Finding> {
     let refs = store.root().join("refs");
     match crate::catalog::names(&refs) {
         Ok(names) => {
-            findings.extend(names.iter().filter_map(|name| label_problem(store, name, refs.join(name))))
+            findings.extend(names.iter().filter_map(|name| label_problem(store, name, refs.join(name))));
         }
         Err(error) => findings.push(cannot_read(refs, &error)),
     }
     match crate::roots::kept_files(store) {
         Ok(files) => {
-            findings.extend(files.into_iter().filter_map(|(path, kept)| kept_problem(store, path, kept)))
+            findings.extend(files.into_iter().filter_map(|(path, kept)| kept_problem(store, path, kept)));
         }
         Err(error) => findings.push(cannot_read(store.root().join(".kept"), &error)),
     }
