@@ -1,7 +1,9 @@
 //! Publishing into a store: an artifact appears under its name whole, or not at all.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::atomic::dirs_bottom_up;
 use crate::digest::TreeHash;
@@ -13,11 +15,13 @@ use crate::memo::Memo;
 use crate::os;
 use crate::reader::{Artifact, DATA, Level, TELEMETRY};
 use crate::seal::{Draft, flush, seal};
-use crate::store::{self, Store};
+use crate::store::{self, Store, open_if_there};
 use crate::verify::{Fault, verify};
 
 /// Number of times that other processes may remove or replace the same folder before this one gives up.
 const ATTEMPTS: usize = 100;
+/// Pause before another look at a folder that is gone for a moment.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A folder beside the published artifacts in which a new one is prepared; removed on drop unless published.
 #[derive(Debug)]
@@ -170,10 +174,7 @@ impl Staging {
             if os::rename_exclusive(&self.dir, &target)? {
                 self.published = true;
                 os::sync_dir(&parent)?;
-                for dir in dirs_bottom_up(&target)? {
-                    os::chmod(&dir, 0o555)?;
-                }
-                return Artifact::open_with(&target, Level::Size).map(Published::New);
+                return protect_folders(&target).map(Published::New);
             }
             if let Some(published) = self.yield_to(&target, manifest)? {
                 return Ok(published);
@@ -185,11 +186,12 @@ impl Staging {
     /// Compares with the artifact that has the name; `None` if it is gone, or was damaged and is now in quarantine.
     fn yield_to(&mut self, target: &Path, manifest: &Manifest) -> Result<Option<Published>> {
         let (stage, key, tree) = (&manifest.stage, &manifest.key, manifest.tree);
-        match Artifact::open_with(target, Level::Hash) {
-            Ok(artifact) if artifact.manifest().key == *key && artifact.tree() == tree => {
+        match open_if_there(target, Level::Hash) {
+            Ok(None) => Ok(None),
+            Ok(Some(artifact)) if artifact.manifest().key == *key && artifact.tree() == tree => {
                 Ok(Some(Published::Same(artifact)))
             }
-            Ok(artifact) => {
+            Ok(Some(artifact)) => {
                 let quarantined = self.store.quarantine(&self.dir, stage, key, "nondeterministic")?;
                 self.published = true;
                 Ok(Some(Published::Different { artifact, quarantined, tree }))
@@ -213,6 +215,27 @@ impl Drop for Staging {
             tracing::warn!("cannot remove `{}`: {}", self.dir.display(), failure::describe(&error));
         }
     }
+}
+
+/// Makes the folders of a published artifact read-only and opens it.
+///
+/// A process that found a damaged artifact there may take this one for it; it looks again and moves it back.
+fn protect_folders(target: &Path) -> Result<Artifact> {
+    let protect = || -> Result<Artifact> {
+        for dir in dirs_bottom_up(target)? {
+            os::chmod(&dir, 0o555)?;
+        }
+        Artifact::open_with(target, Level::Size)
+    };
+    for _ in 1..ATTEMPTS {
+        match protect() {
+            Err(Error::Io(error)) if error.kind() == ErrorKind::NotFound => {}
+            Err(Error::NotAnArtifact { .. }) if target.symlink_metadata().is_err() => {}
+            done => return done,
+        }
+        std::thread::sleep(PAUSE);
+    }
+    protect()
 }
 
 /// Removes the staging folders of dead processes and of other boots, which may not have reached the disk.

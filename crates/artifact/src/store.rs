@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::claim::ATTEMPTS;
 use crate::digest::{FileHash, Key, TreeHash};
 use crate::error::{Error, Result};
 use crate::memo::Memo;
@@ -107,11 +108,7 @@ impl Store {
         if is_link(&path) {
             return Err(Error::Damaged { path, reason: "it is a symlink".to_owned() });
         }
-        let artifact = match Artifact::open_with(&path, level) {
-            // Another process moved a damaged artifact away while it was being opened.
-            Err(_) if is_missing(&path) => return Ok(None),
-            opened => opened?,
-        };
+        let Some(artifact) = open_if_there(&path, level)? else { return Ok(None) };
         let manifest = artifact.manifest();
         if manifest.stage == stage && manifest.key == *key {
             return Ok(Some(artifact));
@@ -251,8 +248,9 @@ impl Store {
     pub fn quarantine_damaged(&self, path: &Path, stage: &str, key: &Key) -> Result<Option<PathBuf>> {
         let identity = |path: &Path| path.symlink_metadata().ok().map(|found| (found.dev(), found.ino()));
         let before = identity(path);
+        let looked = is_sound(path, key);
         // What appears after a removal was not looked at.
-        if before.is_none() || is_sound(path, key)? || identity(path) != before {
+        if before.is_none() || identity(path) != before || looked? {
             return Ok(None);
         }
         let moved = match self.quarantine(path, stage, key, "damaged") {
@@ -318,6 +316,23 @@ fn is_missing(path: &Path) -> bool {
     path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
+/// Opens the artifact at `path`, which other processes may move away, or replace, at any moment; `None` if nothing is there.
+///
+/// # Errors
+///
+/// As [`Artifact::open_with`].
+pub(crate) fn open_if_there(path: &Path, level: Level) -> Result<Option<Artifact>> {
+    for _ in 1..ATTEMPTS {
+        match Artifact::open_with(path, level) {
+            Err(_) if is_missing(path) => return Ok(None),
+            // Something else was there in the meantime.
+            Err(Error::Io(error)) if error.kind() == ErrorKind::NotFound => {}
+            opened => return opened.map(Some),
+        }
+    }
+    Artifact::open_with(path, level).map(Some)
+}
+
 /// Returns whether the artifact with a key is at `path` and undamaged.
 ///
 /// # Errors
@@ -327,8 +342,8 @@ fn is_sound(path: &Path, key: &Key) -> Result<bool> {
     if is_link(path) {
         return Ok(false);
     }
-    match Artifact::open_with(path, Level::Hash) {
-        Ok(found) => Ok(found.manifest().key == *key),
+    match open_if_there(path, Level::Hash) {
+        Ok(found) => Ok(found.is_some_and(|found| found.manifest().key == *key)),
         Err(error) if error.is_damage() => Ok(false),
         Err(error) => Err(error),
     }
