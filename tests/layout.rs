@@ -17,13 +17,13 @@ use modules::{Modules, code, misplaced_import, phrases, sources};
 /// Stages that do not need MLX.
 const PLAIN_STAGES: [&str; 3] = ["prepare-data", "select-best", "report"];
 /// Crates that do not need MLX.
-const PLAIN_CRATES: [&str; 11] = [
-    "artifact", "files", "gguf", "tensors", "stage", "dataset", "jinja", "metrics", "chart", "failure",
-    "outputs",
+const PLAIN_CRATES: [&str; 12] = [
+    "artifact", "files", "gguf", "tensors", "threads", "stage", "dataset", "jinja", "metrics", "chart",
+    "failure", "outputs",
 ];
-/// Crates that depend on no other crate of the workspace, except `failure` and `files`.
-const LONE_CRATES: [&str; 8] =
-    ["artifact", "gguf", "jinja", "tensors", "metrics", "chart", "failure", "outputs"];
+/// Crates that depend on no other crate of the workspace, except `failure`, `files` and `threads`.
+const LONE_CRATES: [&str; 9] =
+    ["artifact", "gguf", "jinja", "tensors", "threads", "metrics", "chart", "failure", "outputs"];
 /// The only crates with unsafe code.
 const UNSAFE_CRATES: [&str; 2] = ["mlx-sys", "mlx-ext"];
 
@@ -87,9 +87,9 @@ fn arrows_point_one_way() -> Result<()> {
         ensure!(!plain || mlx.is_none(), "`{name}` depends on {mlx:?}");
     }
     for name in LONE_CRATES {
-        let mut siblings = reached(&packages, name)
-            .into_iter()
-            .filter(|found| packages.contains_key(*found) && !["failure", "files"].contains(found));
+        let mut siblings = reached(&packages, name).into_iter().filter(|found| {
+            packages.contains_key(*found) && !["failure", "files", "threads"].contains(found)
+        });
         let sibling = siblings.next();
         ensure!(sibling.is_none(), "`{name}` depends on its sibling {sibling:?}");
     }

@@ -540,7 +540,7 @@ fn template_sources(path: &Path, config: &Value) -> Result<Vec<TemplateSource>> 
     Ok(sources)
 }
 
-/// Returns the error for a value that is no template.
+/// Returns the error for a `chat_template` of another type.
 fn not_a_template(path: &Path, file: &str, value: &Value) -> Error {
     let kind = match value {
         Value::Bool(_) => "a switch",

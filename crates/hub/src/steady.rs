@@ -67,7 +67,7 @@ mod tests {
 
     const SILENCE: Duration = Duration::from_millis(40);
 
-    /// Gives so many bytes every 5 ms.
+    /// Gives this number of bytes every 5 ms.
     struct Drip(usize);
 
     impl Read for Drip {

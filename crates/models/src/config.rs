@@ -18,7 +18,7 @@ pub(crate) fn read(path: &Path) -> Result<Value> {
     let invalid = |reason| Error::Config { path: path.to_owned(), reason };
     let config: Value = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
     match outside_of_floats(&config) {
-        Some((key, number)) => Err(invalid(format!("`{key}` is {number}, which 32 bits cannot hold"))),
+        Some((key, number)) => Err(invalid(format!("`{key}` is {number:?}, which 32 bits cannot hold"))),
         None => Ok(config),
     }
 }

@@ -84,7 +84,7 @@ impl RopeScaling {
             .flat_map(|(name, list)| list.iter().flatten().map(move |&number| (name, Some(number), FACTORS)));
         let wrong = numbers.into_iter().chain(listed).find_map(|(name, number, (least, most))| {
             let number = number.filter(|number| !(least..=most).contains(number))?;
-            Some(format!("rope scaling: `{name}` is {number}, expected a number from {least} to {most}"))
+            Some(format!("rope scaling: `{name}` is {number:?}, expected a number from {least} to {most}"))
         });
         wrong.map_or(Ok(()), Err)
     }
@@ -264,7 +264,7 @@ impl Rope {
             return Err(format!("{dimensions} dimensions of each head are rotated, expected an even number"));
         }
         if !(1.0..=f32::MAX).contains(&base) {
-            return Err(format!("`rope_theta` is {base}, expected a number from 1"));
+            return Err(format!("`rope_theta` is {base:?}, expected a number from 1"));
         }
         let plain = Self {
             dimensions,
@@ -629,12 +629,12 @@ mod tests {
         for (json, part) in [
             (
                 r#"{"type":"linear","factor":1e-300}"#,
-                "`factor` is 0, expected a number from 0.001 to 1000000",
+                "`factor` is 0.0, expected a number from 0.001 to 1000000",
             ),
             (r#"{"type":"linear","factor":-2}"#, "`factor` is -2"),
             (
                 r#"{"type":"yarn","factor":1e30,"original_max_position_embeddings":64}"#,
-                "`factor` is 1000000000000000",
+                "`factor` is 1e30, expected",
             ),
             (
                 r#"{"type":"yarn","factor":2,"original_max_position_embeddings":0}"#,
@@ -654,7 +654,7 @@ mod tests {
             ),
             (
                 r#"{"type":"llama3","factor":8,"low_freq_factor":1e7,"high_freq_factor":4,"original_max_position_embeddings":64}"#,
-                "`low_freq_factor` is 10000000",
+                "`low_freq_factor` is 10000000.0",
             ),
         ] {
             let error = refused(10_000.0, json);

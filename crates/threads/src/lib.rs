@@ -18,11 +18,14 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
 /// Largest number of threads that may be asked for.
 const MOST: usize = 1024;
+/// Address space that must be free for every thread to start: twice its stack. Where it ends while a thread starts, the standard
+/// library aborts.
+const BYTES_PER_THREAD: usize = 4 << 20;
 /// Variables that set the number of threads, as rayon reads them: the first one counts.
 const VARIABLES: [&str; 2] = ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"];
 
 /// Starts the global pool unless it runs already: as many threads as there are processors, or as `RAYON_NUM_THREADS` says. If the
-/// system does not allow so many, it warns and starts one; if that is refused too, the calling thread does all of the work.
+/// system does not allow that number, it warns and starts one; if that is refused too, the calling thread does all of the work.
 pub fn start() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| start_pool(wanted(), &start_thread));
@@ -33,12 +36,13 @@ pub fn start() {
 pub fn pool_of_caller() -> Option<ThreadPool> {
     let pool = |threads: usize| ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
     let wanted = wanted();
-    pool(wanted)
-        .or_else(|_| {
-            warn(wanted);
-            pool(1)
-        })
-        .ok()
+    if has_room(wanted)
+        && let Ok(pool) = pool(wanted)
+    {
+        return Some(pool);
+    }
+    warn(wanted);
+    pool(1).ok()
 }
 
 /// Checks the environment variables that set the number of threads.
@@ -72,6 +76,11 @@ fn wanted() -> usize {
     set.filter(|&threads| threads > 0).unwrap_or_else(processors)
 }
 
+/// Returns whether there is address space for this number of threads.
+fn has_room(threads: usize) -> bool {
+    Vec::<u8>::new().try_reserve_exact(threads * BYTES_PER_THREAD).is_ok()
+}
+
 fn warn(wanted: usize) {
     tracing::warn!("the system does not allow {wanted} threads; one does all of the work, which is slower");
 }
@@ -98,7 +107,8 @@ fn start_thread(work: &Work) -> bool {
 fn start_pool(wanted: usize, start_thread: &dyn Fn(&Work) -> bool) {
     let (sender, receiver) = channel();
     let work = Arc::new(Mutex::new(receiver));
-    let started = (0..wanted).take_while(|_| start_thread(&work)).count();
+    let room = if has_room(wanted) { wanted } else { 1 };
+    let started = (0..room).take_while(|_| start_thread(&work)).count();
     if started < wanted {
         warn(wanted);
     }

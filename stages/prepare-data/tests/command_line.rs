@@ -49,6 +49,23 @@ fn a_dataset_is_published_once_and_found_again() {
 }
 
 #[test]
+fn absurd_numbers_of_threads_are_refused_and_too_many_become_one() {
+    let sandbox = Sandbox::new();
+    sandbox.write("pairs.jsonl", pairs(20));
+    let mut program = prepare_data(&sandbox, &golden("gemma3_text"), "pairs.jsonl", "");
+    let said = sandbox.refused(program.env("RAYON_NUM_THREADS", "99999999"), 2);
+    assert!(said.contains("`RAYON_NUM_THREADS` is `99999999`, expected a number of threads"), "{said}");
+    if cfg!(target_os = "linux") {
+        let mut limited = sandbox.program("sh");
+        limited.args(["-c", "ulimit -v 1500000 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_prepare-data")]);
+        limited.arg("--tokenizer").arg(golden("gemma3_text")).args(["--data", "pairs.jsonl"]);
+        let ran = limited.env("RAYON_NUM_THREADS", "1000").run();
+        assert!(ran.stderr.contains("the system does not allow 1000 threads"), "{}", ran.stderr);
+        assert_eq!(ran.path(), run(&sandbox, "pairs.jsonl", "").path());
+    }
+}
+
+#[test]
 fn a_file_beside_the_named_ones_does_not_matter() {
     let sandbox = Sandbox::new();
     sandbox.write("data/pairs.jsonl", pairs(20));

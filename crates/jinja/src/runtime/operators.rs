@@ -146,7 +146,7 @@ fn arithmetic(operator: Operator, a: Number, b: Number) -> Result<Value> {
     Ok(Value::Float(result))
 }
 
-/// Returns `base ** exponent` of floats, with Python's errors where the result would not be a number of its own.
+/// Returns `base ** exponent` of floats, with Python's errors where a float cannot hold the result.
 fn power(base: f64, exponent: f64) -> Result<f64> {
     let result = base.powf(exponent);
     if !base.is_finite() || !exponent.is_finite() || result.is_finite() {

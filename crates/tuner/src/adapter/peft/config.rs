@@ -163,7 +163,7 @@ impl<'a> PeftConfig<'a> {
         in_layers && self.targets.contain(layer)
     }
 
-    /// Returns how many names in `target_modules` match one of the layers, and the other names. A pattern is no name: it may
+    /// Returns how many names in `target_modules` match one of the layers, and the other names. Patterns do not count: they may
     /// be about the names of a multimodal model.
     pub(super) fn matches(&self, layers: &[&str]) -> (usize, Vec<&'a str>) {
         let Targets::Names(names) = &self.targets else { return (0, Vec::new()) };
