@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::template::{ChatTemplate, Conversation, Field, Rendered};
 
-/// Maximum work for one chat. Finding the turns of N messages renders about N² messages; 2,000 short ones take a third of it, some 5 seconds.
-pub(crate) const MAX_WORK: u64 = 10_000_000_000;
+/// Maximum work for one chat. Finding the turns of N messages renders about N² messages; 1,000 short ones take a fifth of it, 1 to 2 seconds.
+pub(crate) const MAX_WORK: u64 = 5_000_000_000;
 /// Work of rendering a message, where a byte that is copied or a token that is looked at counts 1.
 const MESSAGE_WORK: u64 = 1000;
 
