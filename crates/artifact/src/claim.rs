@@ -5,12 +5,10 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
-use crate::liveness::Liveness;
+use crate::liveness::{CLAIM, Liveness};
 use crate::lock::Tried;
 use crate::{atomic, lock, os};
 
-/// Name of the file.
-pub const CLAIM: &str = "claim";
 /// Number of tries to do something while others come and go.
 pub(crate) const ATTEMPTS: usize = 20;
 

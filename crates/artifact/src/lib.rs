@@ -60,7 +60,7 @@ mod workspace;
 pub use bare::Bare;
 pub use canonical::canonical;
 pub use claim::{
-    CLAIM, Claimed, Locked, claim_folder, has_content, lock_folder, release_folder, remove_claimed_folder,
+    Claimed, Locked, claim_folder, has_content, lock_folder, release_folder, remove_claimed_folder,
 };
 pub use clock::{format_utc, now};
 pub use collect::{CollectionLock, Condemnation, Condemned, Discarded};
@@ -69,6 +69,7 @@ pub use digest::{FileHash, Key, ParseHashError, TreeHash};
 pub use error::{Error, Refused, Result};
 pub use folder::{Folder, write_folder};
 pub use hashing::hash_file;
+pub use liveness::CLAIM;
 pub use lock::{KeyLock, Wait};
 pub use manifest::{Claim, Determinism, File, InputRecord, Manifest, Output};
 pub use material::{InputContent, KeyMaterial};

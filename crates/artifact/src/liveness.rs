@@ -6,11 +6,12 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::claim::CLAIM;
 use crate::os;
 
 /// Prefix of the names of staging folders; boot and process number follow.
 pub(crate) const STAGING: &str = ".tmp-";
+/// Name of the file with the claim of a folder.
+pub const CLAIM: &str = "claim";
 /// Maximum size of a claim.
 const CLAIM_BYTES: u64 = 64 << 10;
 

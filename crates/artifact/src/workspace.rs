@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::claim::{ATTEMPTS, Claimed};
 use crate::digest::Key;
 use crate::error::Result;
+use crate::liveness::CLAIM;
 use crate::store::{self, Store};
 use crate::{atomic, claim, clock, os};
 
@@ -85,7 +86,7 @@ impl Workspace {
 
     /// Returns the file that names the process working in the folder, where no lock keeps others out.
     pub fn claim_path(&self) -> PathBuf {
-        self.dir.join(claim::CLAIM)
+        self.dir.join(CLAIM)
     }
 
     /// Gives up the claim of this process, if it has one; the resume state stays.

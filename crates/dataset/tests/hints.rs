@@ -381,7 +381,7 @@ fn settings_of_another_type_are_named() {
         fs_err::remove_file(path.join(name)).unwrap();
         match checked {
             Err(error) => {
-                assert!(!reason.is_empty() && error.contains(name) && error.contains(reason), "{error}")
+                assert!(!reason.is_empty() && error.contains(name) && error.contains(reason), "{error}");
             }
             Ok(()) => assert_eq!(reason, "", "{name}: {text}"),
         }

@@ -50,15 +50,11 @@ impl ScratchFolder {
             make_folder("--resume-dir", dir)?;
             let path = dir.join(name);
             let locked = lock(&path, Privacy::AsItIs);
-            return match locked.with_context(|| format!("locking `{}`", path.display()))? {
-                Some(hold) => {
-                    Ok(Self { path, chosen_by: "--resume-dir", temporary: None, _hold: Some(hold) })
-                }
-                None => {
-                    tracing::warn!("{}", describe_use(&path));
-                    Self::temporary()
-                }
-            };
+            if let Some(hold) = locked.with_context(|| format!("locking `{}`", path.display()))? {
+                return Ok(Self { path, chosen_by: "--resume-dir", temporary: None, _hold: Some(hold) });
+            }
+            tracing::warn!("{}", describe_use(&path));
+            return Self::temporary();
         }
         // Users do not share folders.
         let name = format!("{name}-{}", rustix::process::geteuid().as_raw());

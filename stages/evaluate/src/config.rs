@@ -238,7 +238,7 @@ impl stage::Config for Config {
     }
 
     fn has_state(folder: &std::path::Path) -> bool {
-        crate::kept_answers::is_any_kept(folder)
+        crate::kept_lines::is_any_kept(folder)
     }
 
     fn slug(&self) -> String {

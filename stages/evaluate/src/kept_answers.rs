@@ -3,37 +3,14 @@
 //! They cost time and money, so a run that fails later must not lose them: the next run of the same key asks only for the others.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 
 use failure::{Context, Result};
 use fs_err::File;
-use serde::{Deserialize, Serialize};
 
 use crate::answers::Answer;
-
-/// One kept answer.
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    /// Index of the row in the split.
-    row: usize,
-    text: String,
-    is_unfinished: bool,
-}
-
-/// Returns whether a folder has an answer that an earlier run received.
-pub(crate) fn is_any_kept(folder: &Path) -> bool {
-    let has_answer = |path: &Path| {
-        let first = File::open(path).ok().and_then(|file| BufReader::new(file).lines().next()?.ok());
-        first.is_some_and(|line| serde_json::from_str::<Line>(&line).is_ok())
-    };
-    let files = fs_err::read_dir(folder).into_iter().flatten().flatten();
-    files.into_iter().any(|entry| {
-        let name = entry.file_name();
-        let is_kept = name.to_str().is_some_and(|name| name.starts_with("answers-"));
-        is_kept && has_answer(&entry.path())
-    })
-}
+use crate::kept_lines::Line;
 
 /// The file with the kept answers of one endpoint.
 #[derive(Debug)]
@@ -84,6 +61,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kept_lines::is_any_kept;
 
     #[test]
     fn answers_come_back_without_failures_and_unfinished_lines() -> Result<()> {

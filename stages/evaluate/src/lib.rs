@@ -18,6 +18,7 @@ mod gate;
 mod guard;
 mod inputs;
 mod kept_answers;
+mod kept_lines;
 mod known;
 mod outcome;
 mod parts;

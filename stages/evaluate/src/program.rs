@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::evaluate::{Task, evaluate, evaluate_scores};
 use crate::guard::{GENERAL_ENGLISH, GuardSource};
 use crate::inputs::{DatasetFolders, NamedModel, Subject};
-use crate::kept_answers;
+use crate::kept_lines;
 
 /// Inputs of an evaluation of models and answers.
 struct Inputs {
@@ -111,7 +111,7 @@ fn run_task(inputs: &Inputs, config: &Config, backend: Option<&Backend>, job: &m
     if backend.is_some() {
         mlx_ext::warn_if_slow()?;
     }
-    if kept_answers::is_any_kept(job.resume_dir()) {
+    if kept_lines::is_any_kept(job.resume_dir()) {
         job.resumed();
     }
     let dataset = inputs.dataset.as_ref().map(|[rows, tokens, tokenizer]| DatasetFolders {

@@ -119,7 +119,7 @@ impl stage::Config for Config {
     }
 
     fn has_state(folder: &std::path::Path) -> bool {
-        crate::run::has_downloads(folder)
+        crate::downloads::has_downloads(folder)
     }
 
     fn slug(&self) -> String {

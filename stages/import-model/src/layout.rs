@@ -57,7 +57,8 @@ pub(crate) fn max_bytes(name: &str) -> u64 {
     match name {
         "tokenizer.json" | "tokenizer.model" => 256 << 20,
         INDEX => 24 << 20, // a few times larger than those of the largest published models
-        _ if name.ends_with(".jinja") => 4 << 20,
+        "chat_template.jinja" => 4 << 20,
+        _ if is_additional_template(name) => 4 << 20,
         _ => ::files::MAX_JSON_BYTES,
     }
 }

@@ -18,6 +18,7 @@
 
 mod args;
 mod config;
+mod downloads;
 mod error;
 mod files;
 mod found;

@@ -8,7 +8,7 @@ use crate::config::{Config, Source};
 use crate::hub::Settings;
 use crate::inputs::{open_folder, published_files};
 use crate::terminal::Terminal;
-use crate::{pins, run};
+use crate::{downloads, pins, run};
 
 /// Runs the program: imports the model, and pins it if asked to.
 ///
@@ -37,7 +37,7 @@ pub fn program(args: &Args) -> Result<()> {
     }
     run.execute(|job, config| {
         let terminal = Terminal::new(job.stop());
-        if run::has_downloads(job.resume_dir()) {
+        if downloads::has_downloads(job.resume_dir()) {
             job.resumed();
         }
         let found = run::run(config, &settings, &terminal, job.resume_dir(), job.out())?;

@@ -7,32 +7,13 @@ use models::Conversion;
 use outputs::ImportSource;
 
 use crate::config::{Config, Source};
+use crate::downloads::{DOWNLOAD, WHEEL};
 use crate::error::Error;
 use crate::found::Found;
 use crate::gguf::{self, Blocks};
 use crate::hub::{Hub, Settings};
 use crate::model;
 use crate::wheel::Wheel;
-
-/// Folder below the one for the resume state with the files from the hub.
-const DOWNLOAD: &str = "download";
-/// Folder below the one for the resume state with the wheel.
-const WHEEL: &str = "wheel";
-
-/// Returns whether an earlier process left a downloaded file, or a part of one, in the folder `resume`.
-pub(crate) fn has_downloads(resume: &Path) -> bool {
-    let mut folders = vec![resume.join(DOWNLOAD), resume.join(WHEEL)];
-    while let Some(folder) = folders.pop() {
-        for entry in fs_err::read_dir(folder).into_iter().flatten().flatten() {
-            match entry.metadata() {
-                Ok(found) if found.is_dir() => folders.push(entry.path()),
-                Ok(found) if found.len() > 0 => return true,
-                _ => {}
-            }
-        }
-    }
-    false
-}
 
 /// Imports the model in `config` into `out` and returns its source files.
 ///

@@ -313,7 +313,7 @@ impl stage::Config for Config {
     }
 
     fn has_state(folder: &std::path::Path) -> bool {
-        crate::reuse::has_state(folder)
+        crate::earlier::has_state(folder)
     }
 
     fn slug(&self) -> String {

@@ -1,4 +1,4 @@
-//! A record of the published artifact that a run resumed from, for its provenance.
+//! What a run resumes from: its own state, and the record of a published artifact for its provenance.
 
 use std::path::Path;
 
@@ -33,4 +33,9 @@ pub(crate) fn read(work: &Path) -> Result<Option<Value>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Returns whether the folder of a run has a complete resume state.
+pub(crate) fn has_state(work: &Path) -> bool {
+    tuner::has_resume_state(&work.join(outputs::STATE))
 }

@@ -8,9 +8,10 @@ use outputs::{Document as _, Stop, Summary};
 use tuner::TrainingSettings;
 
 use crate::config::Config;
+use crate::earlier::{self, has_state};
 use crate::inputs::Inputs;
 use crate::segment::StopAt;
-use crate::{batch_order, earlier, layout};
+use crate::{batch_order, layout};
 
 /// Settings in which a shorter run may differ from a longer one.
 pub const LENGTH_SETTINGS: [&str; 2] = ["epochs", "steps"];
@@ -134,11 +135,6 @@ fn describe(
         "it did not end on a report and a checkpoint, or its warmup was shortened"
     };
     Some(format!("will not use the published run of {most} steps: {reason}"))
-}
-
-/// Returns whether the folder of a run has a complete resume state.
-pub(crate) fn has_state(work: &Path) -> bool {
-    tuner::has_resume_state(&work.join(outputs::STATE))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use outputs::{Document as _, Summary};
 use stage::Segment;
 use tuner::{Observer, StepReport};
 
-use crate::{earlier, layout, reuse};
+use crate::{earlier, layout};
 
 /// Step at which a run stops on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl fmt::Display for StopAt {
 /// Fails, and leaves no resume state in `work`, if the segment has changed since it was opened.
 pub(crate) fn adopt(segment: &Segment, work: &Path) -> Result<Summary> {
     let summary = Summary::read(&segment.path().join(outputs::SUMMARY))?;
-    if !reuse::has_state(work) {
+    if !earlier::has_state(work) {
         let steps = summary.steps as usize;
         layout::adopt_outputs(segment.path(), steps, work, &|| segment.check_unchanged())?;
         earlier::record(work, segment.artifact(), steps)?;

@@ -67,7 +67,7 @@ mod tests {
         assert!(matches!(panicked, Err(Stop::Failed(reason)) if reason.ends_with("index 7")));
         let moment = Duration::from_millis(100);
         let endless = in_time(moment, || {
-            thread::sleep(Duration::from_secs(60));
+            thread::sleep(Duration::from_mins(1));
             Ok(())
         });
         assert_eq!(endless, Err(Stop::Endless(moment)));

@@ -153,7 +153,9 @@ impl Column {
             Value::Null => {}
             Value::Array(items) => {
                 self.is_repeated = true;
-                items.iter().for_each(|item| self.add_item(item));
+                for item in items {
+                    self.add_item(item);
+                }
             }
             value => self.add_scalar(value),
         }
