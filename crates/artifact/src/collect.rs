@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::liveness::Liveness;
 use crate::lock::{self, Tried, Wait};
 use crate::os;
-use crate::store::Store;
+use crate::store::{Store, check_stage};
 
 const TRASH: &str = ".trash";
 
@@ -100,7 +100,7 @@ impl Store {
                 Err(Error::Locked { what: "gc of this store".to_owned(), holder: String::new() })
             }
             Ok(()) | Err(TryLockError::Error(_)) => {
-                Ok(CollectionLock { _file: file, unflushed: RefCell::default() })
+                Ok(CollectionLock { _file: file, unflushed: RefCell::new(self.left_unflushed()) })
             }
         }
     }
@@ -139,6 +139,18 @@ impl Store {
         }
         let is_locked = tried == Tried::Locked;
         Ok(Condemnation::Ready(Condemned { path: artifact.to_owned(), lock: dir, is_locked }))
+    }
+
+    /// Returns the folders of stages if there is something in `.trash/`: the process that moved it may have been killed before it
+    /// flushed that.
+    fn left_unflushed(&self) -> BTreeSet<PathBuf> {
+        let has_trash = os::entries(&self.root().join(TRASH)).is_ok_and(|found| !found.is_empty());
+        let entries = if has_trash { os::entries(self.root()).unwrap_or_default() } else { Vec::new() };
+        let is_stage = |entry: &fs_err::DirEntry| {
+            entry.file_name().to_str().is_some_and(|name| check_stage(name).is_ok())
+                && entry.file_type().is_ok_and(|kind| kind.is_dir())
+        };
+        entries.into_iter().filter(is_stage).map(|entry| entry.path()).collect()
     }
 
     /// Moves a condemned artifact to `.trash/`, unless something else has its path by now. [`Store::empty_trash`] flushes this.
@@ -358,6 +370,19 @@ mod tests {
         assert_eq!(store.discard(&lock, &path, used).unwrap(), Discarded::Moved);
         assert_eq!(*lock.unflushed.borrow(), BTreeSet::from([os::parent(&path).to_owned()]));
         assert!(store.empty_trash(&lock).unwrap().is_empty() && lock.unflushed.borrow().is_empty());
+    }
+
+    #[test]
+    fn what_a_killed_collection_has_moved_is_flushed_before_it_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("artifacts")).unwrap();
+        let path = publish(&store).path().to_owned();
+        let lock = store.lock_collection().unwrap();
+        assert!(lock.unflushed.borrow().is_empty(), "there is no trash");
+        store.discard(&lock, &path, fs_err::metadata(&path).unwrap().modified().unwrap()).unwrap();
+        drop(lock);
+        let lock = store.lock_collection().unwrap();
+        assert_eq!(*lock.unflushed.borrow(), BTreeSet::from([os::parent(&path).to_owned()]));
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::claim::ATTEMPTS;
 use crate::digest::{FileHash, Key, TreeHash};
 use crate::error::{Error, Result};
 use crate::memo::Memo;
@@ -17,6 +16,8 @@ const STORE: &str = "STORE";
 const SCHEMA: &str = "artifact-store-v1";
 /// Longest file `STORE`, and longest ref.
 const STORE_BYTES: u64 = 64 << 10;
+/// Number of looks at a path at which other processes replace an artifact.
+const LOOKS: usize = 20;
 /// Free space required beyond 1.1 × the planned bytes.
 const HEADROOM: u64 = 512 << 20;
 
@@ -322,7 +323,7 @@ fn is_missing(path: &Path) -> bool {
 ///
 /// As [`Artifact::open_with`].
 pub(crate) fn open_if_there(path: &Path, level: Level) -> Result<Option<Artifact>> {
-    for _ in 1..ATTEMPTS {
+    for _ in 1..LOOKS {
         match Artifact::open_with(path, level) {
             Err(_) if is_missing(path) => return Ok(None),
             // Something else was there in the meantime.

@@ -459,6 +459,7 @@ fn quiet_prints_no_progress_and_help_lists_flags() {
           --before <ARTIFACT>  Artifact of this stage whose count is added
           --random             Write different bytes on every run
           --nan                Write NaN into the results
+          --state-bytes <N>    Announce a resume state of N bytes [default: 0]
       -h, --help               Print help
       -V, --version            Print version
     ");
