@@ -258,6 +258,9 @@ impl Store {
             Err(Error::Io(error)) if error.kind() == ErrorKind::NotFound => return Ok(None),
             moved => moved?,
         };
+        if identity(&moved) != before {
+            return self.give_back(&moved, path);
+        }
         let looked = is_sound(&moved, key);
         // What cannot be read now may be sound.
         if !matches!(looked, Ok(false)) && os::rename_exclusive(&moved, path)? {
@@ -265,6 +268,22 @@ impl Store {
             return looked.map(|_| None);
         }
         Ok(Some(moved))
+    }
+
+    /// Moves back what had taken `path` when something damaged there was to be moved away. Returns where it is if that fails because
+    /// the path is taken again, by something else.
+    fn give_back(&self, moved: &Path, path: &Path) -> Result<Option<PathBuf>> {
+        if os::rename_exclusive(moved, path)? {
+            os::sync_dir(os::parent(path))?;
+            return Ok(None);
+        }
+        let tree = |path| Some(open_if_there(path, Level::Hash).ok()??.tree());
+        let is_copy = tree(moved).is_some_and(|found| Some(found) == tree(path));
+        if !is_copy {
+            return Ok(Some(moved.to_owned()));
+        }
+        os::remove_tree(moved)?;
+        Ok(None)
     }
 
     /// Moves something of this store into `folder`, and flushes that.
