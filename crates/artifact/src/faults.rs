@@ -3,8 +3,8 @@
 //! `ASHLAR_FAULT=kill@7` kills the process at the seventh file-system operation; `enospc@7`, `edquot@7`, `erofs@7`, `emfile@7`,
 //! `eio@7`, `eacces@7` and `eintr@7` make it fail. An interrupted operation is repeated, so `eintr` only shows that it is.
 //! `ASHLAR_LOCKS=none` makes every lock fail as on a file system without locks; with `ignored`, locks succeed and do nothing. With
-//! `network`, every process is on a machine of its own and shares a network file system whose locks exclude only processes of the
-//! same machine.
+//! `network`, each process behaves as if it ran on another machine and the store were on a network file system whose locks work only
+//! within one machine.
 //! `ASHLAR_PATIENCE=100ms` replaces the longest wait for the folder of an artifact that another process has locked.
 //! An observer sees every operation that changes the file system, after it was done.
 

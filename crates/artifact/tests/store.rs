@@ -337,7 +337,7 @@ fn what_cannot_be_looked_at_is_not_quarantined() {
     let (_dir, store) = empty_store();
     let key = draft(8).key().unwrap();
     let path = publish(&store, 8, "{}").unwrap().artifact().path().to_owned();
-    // An artifact of a later version is no damage.
+    // An artifact of a later version is not damaged.
     let manifest = path.join("manifest.json");
     let later = fs_err::read_to_string(&manifest).unwrap().replace("manifest-v1", "manifest-v9");
     make_writable(&path);
