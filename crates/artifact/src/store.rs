@@ -259,7 +259,7 @@ impl Store {
             moved => moved?,
         };
         if identity(&moved) != before {
-            return self.give_back(&moved, path);
+            return give_back(&moved, path);
         }
         let looked = is_sound(&moved, key);
         // What cannot be read now may be sound.
@@ -268,22 +268,6 @@ impl Store {
             return looked.map(|_| None);
         }
         Ok(Some(moved))
-    }
-
-    /// Moves back what had taken `path` when something damaged there was to be moved away. Returns where it is if that fails because
-    /// the path is taken again, by something else.
-    fn give_back(&self, moved: &Path, path: &Path) -> Result<Option<PathBuf>> {
-        if os::rename_exclusive(moved, path)? {
-            os::sync_dir(os::parent(path))?;
-            return Ok(None);
-        }
-        let tree = |path| Some(open_if_there(path, Level::Hash).ok()??.tree());
-        let is_copy = tree(moved).is_some_and(|found| Some(found) == tree(path));
-        if !is_copy {
-            return Ok(Some(moved.to_owned()));
-        }
-        os::remove_tree(moved)?;
-        Ok(None)
     }
 
     /// Moves something of this store into `folder`, and flushes that.
@@ -334,6 +318,22 @@ fn check_case(dir: &Path, name: &str) -> Result<()> {
 /// Returns whether there is nothing at `path`; a link that leads nowhere is something.
 fn is_missing(path: &Path) -> bool {
     path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// Moves back what had taken `path` when something damaged there was to be moved away. Returns where it is if that fails because
+/// the path is taken again, by something else.
+fn give_back(moved: &Path, path: &Path) -> Result<Option<PathBuf>> {
+    if os::rename_exclusive(moved, path)? {
+        os::sync_dir(os::parent(path))?;
+        return Ok(None);
+    }
+    let tree = |path| Some(open_if_there(path, Level::Hash).ok()??.tree());
+    let is_copy = tree(moved).is_some_and(|found| Some(found) == tree(path));
+    if !is_copy {
+        return Ok(Some(moved.to_owned()));
+    }
+    os::remove_tree(moved)?;
+    Ok(None)
 }
 
 /// Opens the artifact at `path`, which other processes may move away, or replace, at any moment; `None` if nothing is there.

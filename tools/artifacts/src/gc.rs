@@ -456,26 +456,16 @@ fn to_json(catalog: &Catalog, options: &Gc, decision: &Decision, outcome: &Outco
 
 #[cfg(test)]
 mod tests {
-    use artifact::{Artifact, Draft, InputContent, InputRecord, KeyMaterial, Level};
+    use artifact::{Artifact, Level};
     use clap::Parser as _;
 
     use super::*;
     use crate::args::{Args, Command};
+    use crate::sample;
 
-    /// Publishes an artifact of a stage, made from another one, and sets its last use back by 100 days.
+    /// Publishes an artifact as [`sample::publish`], and sets its last use back by 100 days.
     fn publish(store: &Store, stage: &str, config: Value, origin: Option<&Artifact>) -> Artifact {
-        let mut material = KeyMaterial::new(stage, 1, config);
-        let mut inputs = BTreeMap::new();
-        if let Some(origin) = origin {
-            let (manifest, role) = (origin.manifest(), "origin".to_owned());
-            material.inputs.insert(role.clone(), InputContent::Tree(manifest.tree));
-            let (stage, key) = (Some(manifest.stage.clone()), Some(manifest.key));
-            inputs.insert(role, InputRecord { stage, key, tree: manifest.tree, output: None });
-        }
-        let staging = store.stage_new(stage).unwrap();
-        fs_err::write(staging.data().join("out.txt"), "x").unwrap();
-        let draft = Draft { inputs, ..Draft::new("toy", material) };
-        let artifact = staging.publish(&draft, &mut || Ok(())).unwrap().artifact().clone();
+        let artifact = sample::publish(store, stage, config, origin);
         let old = artifact::now() - Duration::from_hours(100 * 24);
         let times = std::fs::FileTimes::new().set_modified(old);
         fs_err::File::open(artifact.path()).unwrap().file().set_times(times).unwrap();

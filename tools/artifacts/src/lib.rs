@@ -19,6 +19,8 @@ mod places;
 mod remote;
 mod reproduce;
 mod roots;
+#[cfg(test)]
+mod sample;
 mod show;
 mod signal;
 mod signing;

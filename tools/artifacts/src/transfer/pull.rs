@@ -381,28 +381,18 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use artifact::{Condemnation, Draft, InputContent, InputRecord, KeyMaterial, faults};
+    use artifact::{Condemnation, faults};
     use clap::Parser as _;
     use serde_json::json;
 
     use super::*;
     use crate::args::{Args, Command};
+    use crate::sample;
 
     /// Publishes an artifact of a stage, made from another one; returns its folder.
     fn publish(store: &Store, stage: &str, origin: Option<&Path>) -> PathBuf {
-        let mut material = KeyMaterial::new(stage, 1, json!({}));
-        let mut inputs = BTreeMap::new();
-        if let Some(origin) = origin {
-            let origin = Artifact::open(origin).unwrap();
-            let (manifest, role) = (origin.manifest(), "origin".to_owned());
-            material.inputs.insert(role.clone(), InputContent::Tree(manifest.tree));
-            let (stage, key) = (Some(manifest.stage.clone()), Some(manifest.key));
-            inputs.insert(role, InputRecord { stage, key, tree: manifest.tree, output: None });
-        }
-        let staging = store.stage_new(stage).unwrap();
-        fs_err::write(staging.data().join("out.txt"), "x").unwrap();
-        let draft = Draft { inputs, ..Draft::new("toy", material) };
-        staging.publish(&draft, &mut || Ok(())).unwrap().artifact().path().to_owned()
+        let origin = origin.map(|path| Artifact::open(path).unwrap());
+        sample::publish(store, stage, json!({}), origin.as_ref()).path().to_owned()
     }
 
     /// Pulls an artifact whose origin is in the store and old, and perhaps at the other place as well. Returns how often gc could
