@@ -6,7 +6,7 @@ mod fixture;
 
 use std::path::{Path, PathBuf};
 
-use artifact::{Draft, InputRecord, KeyMaterial, Manifest};
+use artifact::{Draft, InputContent, InputRecord, KeyMaterial, Manifest};
 use clap::Parser as _;
 use outputs::{Document as _, SweepMember, SweepRecord, SweepRun};
 use report::{Args, Aside, Config};
@@ -76,7 +76,8 @@ impl Compared {
         fixture::add_statistics(&inputs, true);
         fixture::add_telemetry(&inputs);
         let scores = self.score(&inputs, store)?;
-        let material = KeyMaterial::new("report", 2, serde_json::json!({"run": self.number}));
+        let mut material = KeyMaterial::new("report", 2, serde_json::json!({"run": self.number}));
+        material.inputs.insert("evaluate".to_owned(), InputContent::Tree(scores.tree));
         let draft =
             Draft { inputs: [("evaluate".to_owned(), scores)].into(), ..Draft::new("report", material) };
         let out = self.folder.join("artifact");
