@@ -266,3 +266,14 @@ fn a_sweep_is_a_page_with_members_differences_and_the_best_settings() {
     let refused = page_of(&sandbox).failed(65);
     assert!(refused.contains("no run of this sweep has a report"), "{refused}");
 }
+
+#[test]
+fn the_pages_for_the_browser_tests_can_be_written() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.path().join("pages");
+    let sample = testutil::built_programs().join("examples/sample");
+    sandbox.program(sample).arg(&out).run().succeeded();
+    for page in ["report", "many", "compare", "sweep", "data"] {
+        assert!(out.join(page).with_extension("html").is_file(), "no page `{page}`");
+    }
+}
