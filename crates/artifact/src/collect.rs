@@ -92,7 +92,7 @@ impl Store {
     ///
     /// [`Error::Locked`] when another process collects.
     pub fn lock_collection(&self) -> Result<CollectionLock> {
-        let dir = self.root().join(".locks");
+        let dir = self.folder(".locks")?;
         os::create_dir_all(&dir)?;
         let file = os::open_lock(&dir.join("gc"))?;
         match os::try_lock(&file) {
@@ -265,7 +265,7 @@ impl Store {
     ///
     /// Fails when the renames cannot be flushed, or, after everything else was deleted, when something cannot be deleted.
     pub fn empty_trash(&self, lock: &CollectionLock) -> Result<Vec<PathBuf>> {
-        let trash = self.root().join(TRASH);
+        let trash = self.folder(TRASH)?;
         let entries = match os::entries(&trash) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -149,6 +149,12 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
+    /// A folder of a store is a link.
+    #[error("`{}` is a link, and a store follows no links in it", path.display())]
+    Linked {
+        /// The link.
+        path: PathBuf,
+    },
     /// A check of the caller failed just before publishing.
     #[error(transparent)]
     Precondition(failure::Error),
@@ -175,6 +181,7 @@ impl Failure for Error {
             | Self::Json { .. }
             | Self::StoreFile { .. }
             | Self::MalformedRef { .. }
+            | Self::Linked { .. }
             | Self::Ref { .. } => Kind::BadInput,
             Self::KeyDomain { .. } | Self::BadName { .. } | Self::RefCase { .. } | Self::Occupied { .. } => {
                 Kind::Usage
@@ -196,6 +203,7 @@ impl Failure for Error {
                  that have the folder open"
             }
             Self::UnknownSchema { .. } => "use the version of Ashlar that wrote it, or another `--store`",
+            Self::Linked { .. } => "move the folder itself there, or give another `--store`",
             Self::StoreFile { .. } => {
                 "delete that file, and the next run writes it again; or give another `--store`"
             }

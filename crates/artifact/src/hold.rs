@@ -67,6 +67,11 @@ impl Hold {
         }
     }
 
+    /// Returns whether `path` is still the folder that was opened.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        is_still(&self.dir, path)
+    }
+
     /// Sets the folder's modification time to now. Does nothing where that is not allowed.
     pub(crate) fn touch(&self) {
         let now = std::fs::FileTimes::new().set_modified(crate::clock::now());

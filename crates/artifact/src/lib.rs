@@ -39,6 +39,7 @@ pub mod faults;
 mod folder;
 mod hashing;
 mod hold;
+mod inside;
 mod liveness;
 mod lock;
 mod manifest;

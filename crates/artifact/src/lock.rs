@@ -73,7 +73,7 @@ impl Store {
     ) -> Result<KeyLock> {
         store::check_stage(stage)?;
         self.ensure()?;
-        let dir = self.root().join(LOCKS);
+        let dir = self.folder(LOCKS)?;
         os::create_dir_all(&dir)?;
         let path = dir.join(format!("{stage}.{}", key.short()));
         // It is never removed: two files of one name would be two locks.

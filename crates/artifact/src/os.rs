@@ -263,13 +263,28 @@ fn unsupported(error: &io::Error) -> bool {
     [Errno::INVAL, Errno::NOTSUP, Errno::NOTTY].iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()))
 }
 
-/// Sets permission bits; a refusal does not matter if the file or folder has these bits already.
-pub(crate) fn chmod(path: &Path, mode: u32) -> io::Result<()> {
-    let has_mode = || fs_err::metadata(path).is_ok_and(|found| found.mode() & 0o777 == mode);
-    call("change the mode of", path, || match fs_err::set_permissions(path, Permissions::from_mode(mode)) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && has_mode() => Ok(()),
-        result => result,
+/// Sets permission bits of what is at `path`, which is the folder `root` or below it; a refusal does not matter if it has these bits
+/// already. Never follows a symlink from `root` on.
+pub(crate) fn chmod_in(root: &Path, path: &Path, mode: u32) -> io::Result<()> {
+    call("change the mode of", path, || {
+        let file = open_in(root, path)?;
+        let has_mode = || file.metadata().is_ok_and(|found| found.mode() & 0o777 == mode);
+        match file.set_permissions(Permissions::from_mode(mode)) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && has_mode() => Ok(()),
+            result => result,
+        }
     })
+}
+
+/// Opens the file or folder `path`, which is the folder `root` or below it, name by name; never follows a symlink from `root` on.
+fn open_in(root: &Path, path: &Path) -> io::Result<File> {
+    let below = path.strip_prefix(root).map_err(io::Error::other)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let mut file = open_dir(root)?;
+    for name in below {
+        file = File::from(rustix::fs::openat(&file, name, flags, Mode::empty())?);
+    }
+    Ok(file)
 }
 
 /// Creates one folder that must not exist.
@@ -460,8 +475,17 @@ pub(crate) fn boot_id() -> &'static str {
 
 /// Returns whether a process with the number space of [`boot_id`] is alive.
 pub(crate) fn process_is_alive(pid: i32) -> bool {
-    rustix::process::Pid::from_raw(pid)
-        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+    let exists = rustix::process::Pid::from_raw(pid)
+        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH));
+    exists && !has_ended(pid)
+}
+
+/// Returns whether a process has ended and only its exit status remains, for a parent that may never ask for it; only Linux shows that.
+fn has_ended(pid: i32) -> bool {
+    let Ok(text) = fs_err::read(format!("/proc/{pid}/stat")) else { return false };
+    // The state follows the name in parentheses, which may contain some.
+    let end = text.iter().rposition(|byte| *byte == b')');
+    end.and_then(|end| text.get(end + 2)).is_some_and(|state| b"ZX".contains(state))
 }
 
 #[cfg(test)]
@@ -471,10 +495,43 @@ mod tests {
     #[test]
     fn refused_mode_matters_only_if_it_differs() {
         // Linux refuses even root to change modes there.
-        let path = Path::new("/proc/self/status");
+        let root = PathBuf::from(format!("/proc/{}", std::process::id()));
+        let path = root.join("status");
         if path.exists() {
-            chmod(path, 0o444).unwrap();
-            assert_eq!(chmod(path, 0o644).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            chmod_in(&root, &path, 0o444).unwrap();
+            assert_eq!(chmod_in(&root, &path, 0o644).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         }
+    }
+
+    #[test]
+    fn modes_are_not_changed_through_links() {
+        let home = tempfile::tempdir().unwrap();
+        let (root, private) = (home.path().join("root"), home.path().join("private"));
+        fs_err::create_dir(&root).unwrap();
+        fs_err::create_dir(&private).unwrap();
+        write_new(&private.join("secret"), b"x").unwrap();
+        fs_err::set_permissions(private.join("secret"), Permissions::from_mode(0o600)).unwrap();
+        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, root.join(name)).unwrap();
+        link(&private, "folder");
+        link(&private.join("secret"), "file");
+        for name in ["folder/secret", "folder", "file"] {
+            assert!(chmod_in(&root, &root.join(name), 0o444).is_err(), "{name}");
+        }
+        assert!(chmod_in(&root.join("folder"), &root.join("folder/secret"), 0o444).is_err());
+        assert_eq!(fs_err::metadata(private.join("secret")).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_process_that_ended_is_dead_although_nobody_waited_for_it() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let begun = std::time::Instant::now();
+        while process_is_alive(pid) {
+            assert!(begun.elapsed().as_secs() < 60, "its remains count as alive");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        child.wait().unwrap();
+        assert!(process_is_alive(i32::try_from(std::process::id()).unwrap()));
     }
 }

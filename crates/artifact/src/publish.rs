@@ -142,7 +142,7 @@ impl Staging {
     /// Fails without publishing anything when the folder is not a sound artifact of the stage, or on an I/O error.
     pub fn adopt(self, slug: &str) -> Result<Published> {
         store::check_slug(slug)?;
-        if fs_err::read_dir(&self.telemetry)?.next().is_none() {
+        if os::entries(&self.telemetry)?.is_empty() {
             fs_err::remove_dir(&self.telemetry)?;
         }
         let manifest = Artifact::open_with(&self.dir, Level::Size)?.manifest().clone();
@@ -223,14 +223,14 @@ impl Drop for Staging {
 fn protect_folders(target: &Path) -> Result<Artifact> {
     let protect = || -> Result<Artifact> {
         for dir in dirs_bottom_up(target)? {
-            os::chmod(&dir, 0o555)?;
+            os::chmod_in(target, &dir, 0o555)?;
         }
         Artifact::open_with(target, Level::Size)
     };
     for _ in 1..ATTEMPTS {
         match protect() {
             Err(Error::Io(error)) if error.kind() == ErrorKind::NotFound => {}
-            Err(Error::NotAnArtifact { .. }) if target.symlink_metadata().is_err() => {}
+            Err(Error::NotAnArtifact { .. }) => {}
             done => return done,
         }
         std::thread::sleep(PAUSE);

@@ -13,6 +13,7 @@ use crate::manifest::{self, File, Manifest};
 use crate::memo::Memo;
 use crate::os;
 use crate::stamp::Witness;
+use crate::store::LOOKS;
 use crate::tree::Tree;
 
 pub(crate) const COMMIT: &str = "COMMIT";
@@ -62,10 +63,33 @@ impl Artifact {
     ///
     /// As [`Artifact::open`].
     pub fn open_with(path: &Path, level: Level) -> Result<Self> {
-        if let Some(reason) = why_no_artifact(path)? {
-            return Err(Error::NotAnArtifact { path: path.to_owned(), reason: reason.to_owned() });
+        for _ in 1..LOOKS {
+            if let Some(opened) = Self::look(path, level)? {
+                return Ok(opened);
+            }
         }
-        let hold = Hold::take(path)?;
+        let hold = Self::begin(path)?;
+        Self::read(path, level, hold)
+    }
+
+    /// Opens what is at `path`; `None` if that failed and something else, or nothing, is there by now: then what was read may be parts
+    /// of two folders.
+    fn look(path: &Path, level: Level) -> Result<Option<Self>> {
+        let hold = Self::begin(path)?;
+        match Self::read(path, level, hold.clone()) {
+            Err(_) if !hold.is_at(path) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    fn begin(path: &Path) -> Result<Hold> {
+        match why_no_artifact(path)? {
+            Some(reason) => Err(Error::NotAnArtifact { path: path.to_owned(), reason: reason.to_owned() }),
+            None => Hold::take(path),
+        }
+    }
+
+    fn read(path: &Path, level: Level, hold: Hold) -> Result<Self> {
         let (manifest, manifest_hash) = read_committed(path)?;
         let artifact = Self { path: path.to_owned(), manifest, manifest_hash, hold };
         artifact.check_top_level()?;

@@ -153,7 +153,7 @@ pub(crate) fn flush(root: &Path, manifest: &Manifest) -> Result<()> {
 /// Makes the files read-only and flushes all folders.
 fn protect(root: &Path, manifest: &Manifest) -> Result<()> {
     for path in all_files(root, manifest)? {
-        os::chmod(&path, 0o444)?;
+        os::chmod_in(root, &path, 0o444)?;
     }
     for dir in dirs_bottom_up(root)? {
         os::sync_dir(&dir)?;

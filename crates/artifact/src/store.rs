@@ -10,14 +10,14 @@ use crate::digest::{FileHash, Key, TreeHash};
 use crate::error::{Error, Result};
 use crate::memo::Memo;
 use crate::reader::{Artifact, Level};
-use crate::{atomic, clock, network, os, tree};
+use crate::{atomic, clock, inside, network, os, tree};
 
 const STORE: &str = "STORE";
 const SCHEMA: &str = "artifact-store-v1";
 /// Longest file `STORE`, and longest ref.
 const STORE_BYTES: u64 = 64 << 10;
 /// Number of looks at a path at which other processes replace an artifact.
-const LOOKS: usize = 20;
+pub(crate) const LOOKS: usize = 20;
 /// Free space required beyond 1.1 × the planned bytes.
 const HEADROOM: u64 = 512 << 20;
 
@@ -43,7 +43,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails when the store has an unknown format. Returns [`Error::Occupied`] when the path or one of its parents is not a folder.
+    /// Fails when the store has an unknown format. Returns [`Error::Occupied`] when the path or one of its parents is not a folder,
+    /// and [`Error::Linked`] when a folder in it is a link.
     pub fn open(root: &Path) -> Result<Self> {
         let is_folder = match root.metadata() {
             Ok(found) => found.is_dir(),
@@ -62,6 +63,7 @@ impl Store {
                 return Err(Error::UnknownSchema { path, found: found.to_owned(), expected: SCHEMA });
             }
         }
+        inside::check_all(root)?;
         Ok(Self { root: root.to_owned() })
     }
 
@@ -160,10 +162,21 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails on a bad stage name.
+    /// Fails on a bad stage name, and when the folder is a link.
     pub fn stage_dir(&self, stage: &str) -> Result<PathBuf> {
         check_stage(stage)?;
-        Ok(self.root.join(stage))
+        self.folder(stage)
+    }
+
+    /// Returns the folder `name` directly in the store, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is a link.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.root.join(name);
+        inside::check(&folder)?;
+        Ok(folder)
     }
 
     /// Checks that 1.1 × `planned_bytes` + 512 MiB are free; `ASHLAR_MIN_FREE_BYTES` replaces the 512 MiB.
@@ -175,6 +188,17 @@ impl Store {
         check_space(&self.root, planned_bytes)
     }
 
+    /// Checks that [`Store::set_ref`] can give this name, before any work is done.
+    ///
+    /// # Errors
+    ///
+    /// Fails on a bad name, and on one that differs from an existing one only in case.
+    pub fn check_ref(&self, name: &str) -> Result<()> {
+        check_ref(name)?;
+        let dir = self.folder("refs")?;
+        if dir.is_dir() { check_case(&dir, name) } else { Ok(()) }
+    }
+
     /// Points the ref `name` at an artifact.
     ///
     /// # Errors
@@ -183,7 +207,7 @@ impl Store {
     pub fn set_ref(&self, name: &str, artifact: &Artifact) -> Result<()> {
         check_ref(name)?;
         self.ensure()?;
-        let dir = self.root.join("refs");
+        let dir = self.folder("refs")?;
         os::create_dir_all(&dir)?;
         check_case(&dir, name)?;
         let manifest = artifact.manifest();
@@ -282,7 +306,7 @@ impl Store {
 
     /// Renames something of this store to a free name in `folder` that begins with `base`.
     pub(crate) fn rename_below(&self, folder: &str, path: &Path, base: &str) -> Result<PathBuf> {
-        let dir = self.root.join(folder);
+        let dir = self.folder(folder)?;
         os::create_dir_all(&dir)?;
         for attempt in 0_u32.. {
             let suffix = if attempt == 0 { String::new() } else { format!("-{attempt}") };
@@ -345,8 +369,8 @@ pub(crate) fn open_if_there(path: &Path, level: Level) -> Result<Option<Artifact
     for _ in 1..LOOKS {
         match Artifact::open_with(path, level) {
             Err(_) if is_missing(path) => return Ok(None),
-            // Something else was there in the meantime.
-            Err(Error::Io(error)) if error.kind() == ErrorKind::NotFound => {}
+            // Nothing was there for a moment.
+            Err(Error::NotAnArtifact { .. }) => {}
             opened => return opened.map(Some),
         }
     }
@@ -426,7 +450,7 @@ pub fn check_slug(slug: &str) -> Result<()> {
 }
 
 fn check_ref(name: &str) -> Result<()> {
-    let reason = "expected letters, digits, `.`, `_` and `-`, not beginning with a dot";
+    let reason = "expected at most 128 letters, digits, `.`, `_` and `-`, not beginning with a dot";
     tree::check_component(name).map_err(|_| Error::BadName {
         name: name.to_owned(),
         what: "ref name",

@@ -1,5 +1,6 @@
 //! Workspaces: the resume folder of each key, which survives a killed process.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use crate::digest::Key;
 use crate::error::Result;
 use crate::liveness::CLAIM;
 use crate::store::{self, Store};
-use crate::{atomic, claim, clock, os};
+use crate::{atomic, claim, clock, inside, os};
 
 const OWNER: &str = "owner.json";
 /// Longest file that names an owner.
@@ -29,10 +30,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails on a bad stage name.
+    /// Fails on a bad stage name, and when a folder on the way is a link.
     pub fn workspace(&self, stage: &str, key: &Key) -> Result<Workspace> {
         store::check_stage(stage)?;
-        let dir = self.root().join(".work").join(stage).join(key.short());
+        let dir = self.folder(".work")?.join(stage);
+        inside::check(&dir)?;
+        let dir = dir.join(key.short());
         Ok(Workspace { dir, stage: stage.to_owned(), key: *key })
     }
 }
@@ -45,8 +48,7 @@ impl Workspace {
 
     /// Returns whether an earlier process left something to resume from.
     pub fn has_state(&self) -> bool {
-        self.belongs_here()
-            && fs_err::read_dir(self.state_dir()).is_ok_and(|mut entries| entries.next().is_some())
+        self.belongs_here() && os::entries(&self.state_dir()).is_ok_and(|entries| !entries.is_empty())
     }
 
     /// Creates the folder and records the owner. Files of another key go to quarantine.
@@ -57,6 +59,10 @@ impl Workspace {
     pub fn prepare(&self, store: &Store) -> Result<()> {
         if self.dir.exists() && !self.belongs_here() {
             store.quarantine(&self.dir, &self.stage, &self.key, "foreign-workspace")?;
+        }
+        if let Some(user) = self.other_user() {
+            let state = self.state_dir();
+            tracing::warn!("continuing what the user with the number {user} left in `{}`", state.display());
         }
         os::create_dir_all(&self.state_dir())?;
         let owner = json!({
@@ -113,6 +119,12 @@ impl Workspace {
         let text = |name: &str| owner.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
         let pid = owner.get("pid").map(ToString::to_string).unwrap_or_default();
         format!(" (process {pid} on {}, since {})", text("host"), text("start"))
+    }
+
+    /// Returns the number of another user whose run left something to resume from.
+    fn other_user(&self) -> Option<u32> {
+        let owner = self.state_dir().symlink_metadata().ok()?.uid();
+        (owner != rustix::process::geteuid().as_raw() && self.has_state()).then_some(owner)
     }
 
     fn belongs_here(&self) -> bool {

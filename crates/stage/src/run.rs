@@ -71,6 +71,9 @@ impl<C: Config> Run<C> {
             Some(_) => Store::open(&common.store).ok(),
             None => Some(Store::open(&common.store)?),
         };
+        if let (Some(label), Some(store)) = (&common.label, &store) {
+            store.check_ref(label)?;
+        }
         let memo = store.as_ref().filter(|_| common.out.is_none()).map(Store::memo).unwrap_or_default();
         Ok(Self {
             common: common.clone(),

@@ -385,8 +385,13 @@ fn arguments_that_are_not_utf8_are_recorded() {
     use std::os::unix::ffi::OsStrExt as _;
     let home = Home::new();
     let out = home.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
-    let ran = home.command("").arg("--out").arg(&out).run();
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let ran = home.command("").arg("--out").arg(&out).spawn().wait_with_output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    // The path that is printed is one that exists.
+    assert_eq!(ran.stdout, [out.as_os_str().as_bytes(), b"\n"].concat());
+    let plan = home.command("--plan --json").arg("--out").arg(&out).run();
+    let plan: serde_json::Value = serde_json::from_str(plan.succeeded()).unwrap();
+    assert_eq!(plan["path"], stage::json_path(&out));
 }
 
 #[test]
@@ -422,6 +427,21 @@ fn label_makes_a_ref_that_serves_as_input() {
     let direct = home.run(&format!("--before {}", path.display())).path();
     assert_eq!(home.run("--before refs/best").path(), direct);
     assert_eq!(home.run("--before best").path(), direct);
+}
+
+#[test]
+fn a_label_that_cannot_be_given_is_refused_before_the_work() {
+    let home = Home::new();
+    home.run("--label Best").path();
+    let made = home.artifacts().len();
+    for (label, says) in [("bad/name", "not a valid ref name"), ("best", "differs only in case")] {
+        for plan in ["", "--plan"] {
+            let ran = home.run(&format!("--set title=y --label {label} {plan}"));
+            assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+            assert!(ran.stderr.contains(says) && !ran.stderr.contains("computing"), "{}", ran.stderr);
+        }
+    }
+    assert_eq!(home.artifacts().len(), made);
 }
 
 #[test]

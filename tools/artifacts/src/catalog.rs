@@ -114,7 +114,7 @@ impl Catalog {
     }
 
     fn list_stage(&mut self, stage: &str) -> Result<()> {
-        let dir = self.store.root().join(stage);
+        let dir = self.store.stage_dir(stage)?;
         let mut entries = Vec::new();
         for found in list(&dir)? {
             let Ok(name) = found.file_name().into_string() else {

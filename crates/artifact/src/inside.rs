@@ -1,0 +1,114 @@
+//! What is directly in the folder of a store: folders, never links to some.
+//!
+//! In a store to which others can write, a link could lead into any folder of this user, and gc, a label or a run would then delete or
+//! replace files there. And what belongs to another store has its own labels and pointers, which gc would not see.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::store::check_stage;
+
+/// Folders of a store that do not hold artifacts.
+const OWN: [&str; 8] = [".kept", ".locks", ".memo", ".quarantine", ".trash", ".verified", ".work", "refs"];
+
+/// Checks all folders of the store in `root` that do not hold artifacts.
+///
+/// # Errors
+///
+/// As [`check`].
+pub(crate) fn check_all(root: &Path) -> Result<()> {
+    OWN.iter().try_for_each(|name| check(&root.join(name)))
+}
+
+/// Checks that what is at `path`, which has the name of a folder of a store, is no link; and if it does not hold artifacts, that it is
+/// a folder. It may be missing.
+///
+/// # Errors
+///
+/// [`Error::Linked`] and [`Error::Occupied`] name the path.
+pub(crate) fn check(path: &Path) -> Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let is_own = OWN.contains(&name);
+    if !is_own && check_stage(name).is_err() {
+        return Ok(());
+    }
+    match path.symlink_metadata() {
+        Ok(found) if found.is_symlink() => Err(Error::Linked { path: path.to_owned() }),
+        Ok(found) if is_own && !found.is_dir() => {
+            Err(Error::Occupied { path: path.to_owned(), reason: "is not a folder".to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use crate::{Artifact, Draft, KeyMaterial, Store};
+
+    /// Makes a store with one artifact, and a folder of the user with one file.
+    fn store_and_folder() -> (tempfile::TempDir, Store, PathBuf) {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("artifacts")).unwrap();
+        publish(&store).unwrap();
+        let folder = home.path().join("thesis");
+        fs_err::create_dir_all(folder.join("chapter")).unwrap();
+        fs_err::write(folder.join("chapter/text"), "years of work").unwrap();
+        (home, store, folder)
+    }
+
+    fn publish(store: &Store) -> Result<Artifact> {
+        let staging = store.stage_new("demo")?;
+        fs_err::write(staging.data().join("a.json"), "{}").unwrap();
+        let draft = Draft::new("toy", KeyMaterial::new("demo", 1, serde_json::json!({})));
+        Ok(staging.publish(&draft, &mut || Ok(()))?.artifact().clone())
+    }
+
+    fn is_linked<T>(result: &Result<T>) -> bool {
+        matches!(result, Err(Error::Linked { .. }))
+    }
+
+    #[test]
+    fn a_store_with_a_linked_folder_or_a_file_in_its_place_is_not_opened() {
+        for name in OWN {
+            let (_home, store, folder) = store_and_folder();
+            let place = store.root().join(name);
+            if place.exists() {
+                fs_err::rename(&place, folder.join("moved")).unwrap();
+            }
+            symlink(&folder, &place).unwrap();
+            assert!(is_linked(&Store::open(store.root())), "{name}");
+            fs_err::remove_file(&place).unwrap();
+            fs_err::write(&place, "").unwrap();
+            assert!(matches!(Store::open(store.root()), Err(Error::Occupied { .. })), "{name}");
+        }
+    }
+
+    #[test]
+    fn links_that_appear_after_the_store_was_opened_are_not_followed() {
+        let (_home, store, folder) = store_and_folder();
+        let lock = store.lock_collection().unwrap();
+        let artifact =
+            Artifact::open(&store.root().join("demo").join(&store.names("demo").unwrap()[0])).unwrap();
+        for name in [".trash", ".quarantine", "refs"] {
+            symlink(&folder, store.root().join(name)).unwrap();
+        }
+        assert!(is_linked(&store.empty_trash(&lock)));
+        assert!(is_linked(&store.quarantine(artifact.path(), "demo", &artifact.manifest().key, "test")));
+        assert!(is_linked(&store.set_ref("chapter", &artifact)));
+        assert!(is_linked(&store.check_ref("chapter")));
+
+        let stage = store.root().join("demo");
+        fs_err::rename(&stage, folder.join("demo")).unwrap();
+        symlink(folder.join("demo"), &stage).unwrap();
+        assert!(is_linked(&store.find("demo", &artifact.manifest().key, "")));
+        assert!(is_linked(&publish(&store)));
+        fs_err::create_dir_all(store.root().join(".work")).unwrap();
+        symlink(&folder, store.root().join(".work/demo")).unwrap();
+        assert!(is_linked(&store.workspace("demo", &artifact.manifest().key)));
+        assert_eq!(fs_err::read(folder.join("chapter/text")).unwrap(), b"years of work");
+    }
+}
