@@ -588,11 +588,11 @@ fn help_of_artifacts() {
       -V, --version      Print version
 
     ARTIFACT is the folder of an artifact, a file with its path (build/…/train.path), a label
-    (refs/NAME), STAGE/KEY, the first digits of a key, or the name of a stage, which means its artifact
-    that was made or used last.
+    (refs/NAME), STAGE/KEY, at least the first 4 digits of a key, or the name of a stage, which means
+    its artifact that was made or used last.
 
-    Exit codes: 0 success · 1 failure · 2 wrong command line · 65 no such artifact, or a damaged one ·
-    74 disk full or unreadable · 75 another gc is running. `verify`: the sum of 1 damaged, 2 missing, 4
-    unreadable. `reproduce --run`: 70 different bytes.
+    Exit codes: 0 success · 1 failure · 2 wrong command line · 65 no such artifact or store, or a
+    damaged one · 74 disk full or unreadable · 75 another gc is running. `verify`: the sum of 1 damaged,
+    2 missing, 4 unreadable. `reproduce --run`: 70 different bytes.
     ");
 }

@@ -333,3 +333,17 @@ fn a_slurm_script_makes_what_the_sweep_makes() -> Result<()> {
     ensure!(lines.succeeded().lines().count() == 2 && !lines.stdout.contains(expected), "{}", lines.stdout);
     Ok(())
 }
+
+#[test]
+fn a_folder_that_is_not_named_in_utf8_is_refused() -> Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let checkout = Checkout::new("bytes", &[("ranks", "pipeline = \"small\"\n[vary]\ntrain.rank = [1, 2]")])?;
+    for flag in ["--store", "--build"] {
+        let mut sweep = Program::built("sweep");
+        sweep.current_dir(&checkout.folder).args(["ranks", flag]).arg(std::ffi::OsStr::from_bytes(b"g\xff"));
+        let ran = sweep.run();
+        ran.failed(2);
+        ran.says(&[&format!("`g\u{fffd}` (`{flag}`) is not UTF-8"), "hint: use a folder"]);
+    }
+    Ok(())
+}

@@ -88,7 +88,7 @@ pub use folders::make_folder;
 pub use input::{Input, locate};
 pub use job::Job;
 pub use logging::{colour, progress_bar};
-pub use output::{TO_STDOUT, print_path};
+pub use output::{TO_STDOUT, json_path, print_path};
 pub use ranks::{end_now, speak_as_rank};
 pub use related::Segment;
 pub use run::{KeyedRun, Run};

@@ -125,8 +125,9 @@ fn print(
 ) -> Result<()> {
     if common.json {
         let plan = json!({
-            "stage": id.stage, "action": action.name(), "key": id.key.to_string(), "slug": id.slug, "path": path,
-            "why": reasons, "notes": notes.lines, "memory": notes.memory, "key_material": id.material,
+            "stage": id.stage, "action": action.name(), "key": id.key.to_string(), "slug": id.slug,
+            "path": path.map(output::json_path), "why": reasons, "notes": notes.lines, "memory": notes.memory,
+            "key_material": id.material,
         });
         return output::print_line(&plan.to_string());
     }

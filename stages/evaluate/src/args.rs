@@ -1,8 +1,10 @@
 //! Command line: inputs, and flags that do not change the result.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::str::FromStr;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use stage::{CommonArgs, MemoryArgs, UnpackArgs};
 
@@ -11,16 +13,16 @@ use stage::{CommonArgs, MemoryArgs, UnpackArgs};
 #[command(version)]
 pub struct Args {
     /// Model to score: a name and an artifact or a model folder (repeatable; the others are compared with the first)
-    #[arg(long = "model", value_name = "NAME=ARTIFACT", required_unless_present_any = ["predictions", "scores"])]
+    #[arg(long = "model", value_name = "NAME=ARTIFACT", value_parser = named_path(), required_unless_present_any = ["predictions", "scores"])]
     pub models: Vec<NamedPath>,
     /// Adapters to score with the first model: a name and an artifact or a folder of mlx-lm or PEFT (repeatable)
-    #[arg(long, value_name = "NAME=ARTIFACT", requires = "models")]
+    #[arg(long, value_name = "NAME=ARTIFACT", value_parser = named_path(), requires = "models")]
     pub adapters: Vec<NamedPath>,
     /// Artifact of `train` whose checkpoints are scored with the first model, as `step_N`
     #[arg(long, value_name = "ARTIFACT", requires = "models")]
     pub checkpoints: Option<PathBuf>,
     /// Answers made elsewhere: a name and a file of rows with `id` and `prediction` (repeatable)
-    #[arg(long, value_name = "NAME=FILE")]
+    #[arg(long, value_name = "NAME=FILE", value_parser = named_path())]
     pub predictions: Vec<NamedPath>,
     /// Scores made elsewhere: a file of rows with `model`, the row's id and numbers; excludes all other inputs
     #[arg(long, value_name = "FILE", conflicts_with_all = ["models", "predictions", "dataset", "encoder", "guard"])]
@@ -72,16 +74,19 @@ pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(is_allowed)
 }
 
-impl FromStr for NamedPath {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, path) = text.split_once('=').ok_or("expected NAME=PATH")?;
-        if !is_name(name) {
-            return Err("the name may contain only a-z, 0-9 and _".to_owned());
-        }
-        Ok(Self { name: name.to_owned(), path: path.into() })
+impl NamedPath {
+    /// Parses `NAME=PATH`. The bytes of the path need not be UTF-8.
+    fn parse(text: &OsStr) -> Result<Self, &'static str> {
+        let bytes = text.as_bytes();
+        let end = bytes.iter().position(|byte| *byte == b'=').ok_or("expected NAME=PATH")?;
+        let name = str::from_utf8(&bytes[..end]).ok().filter(|name| is_name(name));
+        let name = name.ok_or("the name may contain only a-z, 0-9 and _")?.to_owned();
+        Ok(Self { name, path: OsStr::from_bytes(&bytes[end + 1..]).into() })
     }
+}
+
+fn named_path() -> impl TypedValueParser<Value = NamedPath> {
+    OsStringValueParser::new().try_map(|text| NamedPath::parse(&text))
 }
 
 #[cfg(test)]
@@ -91,9 +96,11 @@ mod tests {
     #[test]
     fn names_are_those_that_a_key_can_contain() {
         let named = NamedPath { name: "fused_2".to_owned(), path: "a=b".into() };
-        assert_eq!("fused_2=a=b".parse(), Ok(named));
-        for text in ["model", "=model", "Base=model", "a-b=model"] {
-            assert!(text.parse::<NamedPath>().is_err(), "{text}");
+        assert_eq!(NamedPath::parse(OsStr::new("fused_2=a=b")), Ok(named));
+        let bytes = NamedPath::parse(OsStr::from_bytes(b"base=g\xff")).unwrap();
+        assert_eq!(bytes.path.as_os_str().as_bytes(), b"g\xff");
+        for text in [&b"model"[..], b"=model", b"Base=model", b"a-b=model", b"a\xff=model"] {
+            assert!(NamedPath::parse(OsStr::from_bytes(text)).is_err(), "{}", text.escape_ascii());
         }
     }
 }

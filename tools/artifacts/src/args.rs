@@ -9,10 +9,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 /// Explains the names and exit codes below the help.
 const AFTER_HELP: &str = "\
-ARTIFACT is the folder of an artifact, a file with its path (build/…/train.path), a label (refs/NAME), STAGE/KEY, the first \
-digits of a key, or the name of a stage, which means its artifact that was made or used last.
+ARTIFACT is the folder of an artifact, a file with its path (build/…/train.path), a label (refs/NAME), STAGE/KEY, at least the \
+first 4 digits of a key, or the name of a stage, which means its artifact that was made or used last.
 
-Exit codes: 0 success · 1 failure · 2 wrong command line · 65 no such artifact, or a damaged one · 74 disk full or \
+Exit codes: 0 success · 1 failure · 2 wrong command line · 65 no such artifact or store, or a damaged one · 74 disk full or \
 unreadable · 75 another gc is running. `verify`: the sum of 1 damaged, 2 missing, 4 unreadable. `reproduce --run`: 70 \
 different bytes.";
 
@@ -67,6 +67,21 @@ pub enum Command {
     Export(Export),
     /// Print the commands that make an artifact again from its plain inputs; run them and compare on request
     Reproduce(Reproduce),
+}
+
+impl Command {
+    /// Returns whether the command would report success for a store that does not exist, such as a mistyped one, as if it had
+    /// done its work.
+    pub(crate) fn needs_store(&self) -> bool {
+        match self {
+            // A folder that is named need not be in a store.
+            Self::Verify(verify) => verify.artifacts.is_empty(),
+            Self::Gc(gc) => gc.delete,
+            Self::Keep(keep) => keep.artifact.is_some(),
+            Self::Push(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Flag of the commands that can print JSON.
@@ -359,7 +374,7 @@ pub struct Keep {
 /// Explanation of places below the help of `push` and `pull`.
 const REMOTES: &str = "\
 REMOTE is a folder, or s3://BUCKET/PREFIX. S3 is set up by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and \
-AWS_REGION; AWS_ENDPOINT_URL selects another server. A folder is a store itself. Copies may be cut off at any moment: what is \
+AWS_REGION; AWS_ENDPOINT_URL selects another server, AWS_ALLOW_HTTP=true allows one without encryption. A folder is a store itself. Copies may be cut off at any moment: what is \
 incomplete is never taken for an artifact, and the same command completes it.";
 
 /// Push artifacts.
@@ -387,7 +402,7 @@ pub struct Pull {
     /// Where to copy them from
     #[arg(value_name = "REMOTE", value_parser = NonEmptyStringValueParser::new())]
     pub remote: String,
-    /// Artifacts to copy, as STAGE/KEY or the first digits of a key, each with everything it was made from [default: all]
+    /// Artifacts to copy, as STAGE/KEY or at least the first 4 digits of a key, each with everything it was made from [default: all]
     #[arg(value_name = "KEY")]
     pub artifacts: Vec<String>,
     /// Copy only the named artifacts

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use artifact::{Artifact, Change, FileHash, Manifest, changes};
 use serde_json::{Value, json};
+use stage::json_path;
 
 use crate::args::{Diff, DiffFormat};
 use crate::catalog::Catalog;
@@ -89,7 +90,7 @@ fn files(old: &Manifest, new: &Manifest) -> Vec<FileChange> {
 fn to_json(difference: &Difference) -> Value {
     let side = |artifact: &Artifact| {
         let manifest = artifact.manifest();
-        json!({"path": artifact.path(), "stage": manifest.stage, "key": manifest.key, "tree": manifest.tree})
+        json!({"path": json_path(artifact.path()), "stage": manifest.stage, "key": manifest.key, "tree": manifest.tree})
     };
     let changes = |changes: &[Change]| -> Vec<Value> {
         changes

@@ -1,6 +1,6 @@
 //! Errors of the program, with their kinds and hints.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use artifact::TreeHash;
 use failure::{Failure, Kind};
@@ -24,6 +24,14 @@ pub(crate) enum Error {
         name: String,
         /// The store that was searched.
         store: PathBuf,
+    },
+    /// The folder of the store holds no store.
+    #[error("{}", no_store(root, *is_folder))]
+    NoStore {
+        /// The folder.
+        root: PathBuf,
+        /// Whether it exists.
+        is_folder: bool,
     },
     /// Several artifacts begin with this name.
     #[error("`{name}` names {} artifacts: {}", found.len(), shortened(found))]
@@ -50,6 +58,24 @@ pub(crate) enum Error {
         problem: String,
         /// One thing to do.
         hint: Option<String>,
+    },
+    /// A place to pull from does not hold what is wanted.
+    #[error("`{place}`: {problem}")]
+    NotThere {
+        /// Its address.
+        place: String,
+        /// The problem.
+        problem: String,
+        /// One thing to do.
+        hint: &'static str,
+    },
+    /// A file is not a key that can sign.
+    #[error("`{}` {reason}", path.display())]
+    BadKey {
+        /// The file.
+        path: PathBuf,
+        /// The end of a sentence about it.
+        reason: String,
     },
     /// Two artifacts have the same key and other bytes.
     #[error("`{there}` and `{}` have the same key, but other bytes ({} and {})", here.display(), trees.0.short(), trees.1.short())]
@@ -163,6 +189,9 @@ impl Failure for Error {
             Self::Io(error) => Kind::of_io(error),
             Self::Artifact(error) => error.kind(),
             Self::NotFound { .. }
+            | Self::NoStore { .. }
+            | Self::NotThere { .. }
+            | Self::BadKey { .. }
             | Self::Ambiguous { .. }
             | Self::BadFile { .. }
             | Self::NoFiles { .. }
@@ -180,7 +209,16 @@ impl Failure for Error {
         match self {
             Self::Artifact(error) => error.hint(),
             Self::NotFound { .. } => Some(
-                "`artifacts ls` lists them; give a folder, a label, STAGE, or the first digits of a key"
+                "`artifacts ls` lists them; give a folder, a label, STAGE, or at least the first 4 digits of a key"
+                    .to_owned(),
+            ),
+            Self::NoStore { .. } => Some(
+                "check --store (STORE of make); the first stage that runs, or `artifacts pull`, makes the store".to_owned(),
+            ),
+            Self::NotThere { hint, .. } => Some((*hint).to_owned()),
+            Self::BadKey { .. } => Some(
+                "give the private key as PEM; \
+                 `openssl ecparam -name prime256v1 -genkey -noout -out key.pem` makes one"
                     .to_owned(),
             ),
             Self::Ambiguous { .. } => Some("give more digits of the key, or STAGE/KEY".to_owned()),
@@ -220,6 +258,16 @@ fn shortened(names: &[String]) -> String {
     const LISTED: usize = 5;
     let end = if names.len() > LISTED { ", …" } else { "" };
     format!("{}{end}", names[..names.len().min(LISTED)].join(", "))
+}
+
+/// Says that a folder holds no store, or is not there.
+fn no_store(root: &Path, is_folder: bool) -> String {
+    let root = root.display();
+    if is_folder {
+        format!("`{root}` is not a store: it has neither artifacts nor a file `STORE`")
+    } else {
+        format!("there is no store `{root}` yet")
+    }
 }
 
 /// Makes an error about a file.

@@ -45,7 +45,10 @@ pub(crate) fn run(catalog: &Catalog, options: &Export) -> Result<()> {
     }
     let chain = match format {
         ExportFormat::Croissant => Vec::new(),
-        _ => lineage(catalog, &artifact)?,
+        ExportFormat::RoCrate => lineage(catalog, &artifact, "it is missing in the crate")?,
+        ExportFormat::Model | ExportFormat::InToto => {
+            lineage(catalog, &artifact, "its statement is missing")?
+        }
     };
     let bytes = copied_bytes(artifact.manifest(), format, output);
     if bytes > 0 {
@@ -109,32 +112,41 @@ fn default_format(manifest: &Manifest, wanted: Option<&str>) -> ExportFormat {
     }
 }
 
-/// Opens an artifact and everything it was made from, those first that others were made from.
-fn lineage(catalog: &Catalog, artifact: &Artifact) -> Result<Vec<Artifact>> {
-    let (mut chain, mut seen) = (Vec::new(), BTreeSet::new());
-    collect(catalog, artifact, &mut seen, &mut chain)?;
-    Ok(chain)
+/// Opens an artifact and everything it was made from, those first that others were made from. Warns once of each that is not in
+/// the store, with `consequence`.
+fn lineage(catalog: &Catalog, artifact: &Artifact, consequence: &str) -> Result<Vec<Artifact>> {
+    let mut lineage = Lineage { catalog, consequence, seen: BTreeSet::new(), chain: Vec::new() };
+    lineage.collect(artifact)?;
+    Ok(lineage.chain)
 }
 
-fn collect(
-    catalog: &Catalog,
-    artifact: &Artifact,
-    seen: &mut BTreeSet<Key>,
-    chain: &mut Vec<Artifact>,
-) -> Result<()> {
-    if !seen.insert(artifact.manifest().key) {
-        return Ok(());
-    }
-    for Origin { role, stage, key } in origins(artifact)? {
-        if let Some(input) = catalog.store.lookup_with(&stage, &key, "", Level::Size)? {
-            check_origin(artifact, &role, &input)?;
-            collect(catalog, &input, seen, chain)?;
-        } else {
-            tracing::warn!("{stage}/{} is not in the store; its statement is missing", key.short());
+/// The artifacts that one was made from, as they are collected.
+struct Lineage<'a> {
+    catalog: &'a Catalog,
+    /// What follows if an artifact is missing, as the end of a sentence.
+    consequence: &'a str,
+    /// Keys of the artifacts that were looked for.
+    seen: BTreeSet<Key>,
+    chain: Vec<Artifact>,
+}
+
+impl Lineage<'_> {
+    fn collect(&mut self, artifact: &Artifact) -> Result<()> {
+        if !self.seen.insert(artifact.manifest().key) {
+            return Ok(());
         }
+        crate::signal::check()?;
+        for Origin { role, stage, key } in origins(artifact)? {
+            if let Some(input) = self.catalog.store.lookup_with(&stage, &key, "", Level::Size)? {
+                check_origin(artifact, &role, &input)?;
+                self.collect(&input)?;
+            } else if self.seen.insert(key) {
+                tracing::warn!("{stage}/{} is not in the store; {}", key.short(), self.consequence);
+            }
+        }
+        self.chain.push(artifact.clone());
+        Ok(())
     }
-    chain.push(artifact.clone());
-    Ok(())
 }
 
 /// An artifact that another one was made from.
@@ -190,6 +202,7 @@ fn model_statement(folder: &Path, name: &str) -> Result<Value> {
     let mut resources = Vec::new();
     let mut digests = Vec::new();
     for file in files_below(folder, "")? {
+        crate::signal::check()?;
         let hash = FileHash::of_reader(&mut fs_err::File::open(folder.join(&file))?)?;
         digests.extend_from_slice(hash.as_bytes());
         resources.push(json!({"name": file, "algorithm": "sha256", "digest": hash}));
@@ -235,9 +248,7 @@ fn copy_output(artifact: &Artifact, output: &str, to: &Path) -> Result<()> {
 /// Copies a file into a folder that need not exist; the copy can be written to.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    if let Some(signal) = crate::signal::stopped() {
-        return Err(Error::Stopped { signal });
-    }
+    crate::signal::check()?;
     fs_err::create_dir_all(to.parent().unwrap_or(to))?;
     reflink_copy::reflink_or_copy(from, to).map_err(|source| {
         let message = format!("failed to copy `{}` to `{}`: {source}", from.display(), to.display());

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use artifact::{CollectionLock, Condemnation, Discarded, Key, Store};
 use serde_json::{Value, json};
+use stage::json_path;
 
 use crate::args::Gc;
 use crate::catalog::{Catalog, Entry, Item, total};
@@ -256,9 +257,7 @@ fn remove_artifacts(
     outcome: &mut Outcome,
 ) -> Result<()> {
     for batch in decision.remove.chunks(BATCH) {
-        if let Some(signal) = crate::signal::stopped() {
-            return Err(Error::Stopped { signal });
-        }
+        crate::signal::check()?;
         collect_batch(store, options, lock, (batch, &decision.items), outcome)?;
         store.empty_trash(lock)?;
     }
@@ -272,6 +271,7 @@ fn remove_leftovers(
     outcome: &mut Outcome,
 ) -> Result<()> {
     for leftover in decision.leftovers.iter().filter(|leftover| leftover.kind != Kind::Trash) {
+        crate::signal::check()?;
         match sweep::discard(store, lock, leftover)? {
             Some(reason) => outcome.spared.push((leftover.path.clone(), reason)),
             None => outcome.remove(&leftover.path, leftover.bytes),
@@ -436,21 +436,26 @@ fn kept_text(decision: &Decision, grace: Duration) -> String {
 
 fn to_json(catalog: &Catalog, options: &Gc, decision: &Decision, outcome: &Outcome) -> Value {
     let artifacts = decision.remove.iter().map(|item| {
-        json!({"kind": "artifact", "path": item.entry.path, "stage": item.entry.stage, "key": item.summary.key,
+        json!({"kind": "artifact", "path": json_path(&item.entry.path), "stage": item.entry.stage, "key": item.summary.key,
                "bytes": item.summary.bytes(), "last_use": artifact::format_utc(item.entry.last_use)})
     });
     let leftovers = decision.leftovers.iter().map(|leftover| {
-        json!({"kind": leftover.kind.name(), "path": leftover.path, "bytes": leftover.bytes,
+        json!({"kind": leftover.kind.name(), "path": json_path(&leftover.path), "bytes": leftover.bytes,
                "last_use": artifact::format_utc(leftover.modified)})
     });
     let kept: Vec<Value> =
         decision.kept.iter().map(|(key, reason)| json!({"key": key, "reason": reason.name()})).collect();
-    let spared: Vec<Value> =
-        outcome.spared.iter().map(|(path, reason)| json!({"path": path, "reason": reason})).collect();
+    let spared: Vec<Value> = outcome
+        .spared
+        .iter()
+        .map(|(path, reason)| json!({"path": json_path(path), "reason": reason}))
+        .collect();
+    let unreadable: Vec<Value> = decision.unreadable.iter().map(|path| json_path(path)).collect();
     json!({
-        "store": catalog.store.root(), "dry_run": !options.delete,
+        "store": json_path(catalog.store.root()), "dry_run": !options.delete,
         "remove": artifacts.chain(leftovers).collect::<Vec<_>>(), "keep": kept, "spared": spared,
-        "unreadable": decision.unreadable, "pointers": decision.pointers, "removed": outcome.removed.len(), "removed_bytes": outcome.bytes,
+        "unreadable": unreadable, "pointers": decision.pointers,
+        "removed": outcome.removed.len(), "removed_bytes": outcome.bytes,
     })
 }
 

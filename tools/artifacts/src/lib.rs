@@ -44,6 +44,9 @@ use catalog::Catalog;
 /// Fails as the command says; `verify` with [`Kind::Status`], whose code is its finding.
 pub fn run(args: &Args) -> failure::Result<()> {
     let catalog = Catalog::open(&args.store)?;
+    if args.command.needs_store() {
+        places::check_store(&catalog)?;
+    }
     match &args.command {
         Command::Ls(ls) => ls::run(&catalog, ls, ls.format.json)?,
         Command::Show(show) => show::run(&catalog, &show.artifact, show.format.json)?,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use artifact::{InputRecord, Key};
 use serde_json::{Value, json};
+use stage::json_path;
 
 use crate::args::{Direction, GraphFormat};
 use crate::catalog::{Catalog, Item, read_manifest};
@@ -246,7 +247,7 @@ fn to_json(graph: &Graph, nodes: &BTreeSet<Node>, edges: &BTreeSet<Edge>) -> Val
             let item = graph.items.get(key);
             json!({
                 "id": id(node), "type": "artifact", "stage": stage, "key": key,
-                "path": item.map(|item| &item.entry.path), "tree": item.map(|item| item.summary.tree),
+                "path": item.map(|item| json_path(&item.entry.path)), "tree": item.map(|item| item.summary.tree),
             })
         }
     };

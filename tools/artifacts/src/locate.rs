@@ -1,5 +1,7 @@
 //! Finding the artifact that a word on the command line names.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use artifact::Key;
@@ -10,7 +12,7 @@ use crate::error::{Error, Result};
 /// Fewest digits by which a key may be named.
 const MIN_DIGITS: usize = 4;
 
-/// Finds an artifact by its folder, a file with its path (as `make` writes), a label, `STAGE/KEY`, the first digits of its key,
+/// Finds an artifact by its folder, a file with its path (as `make` writes), a label, `STAGE/KEY`, the first digits of its key (at least [`MIN_DIGITS`]),
 /// or a stage, which means the artifact of that stage that was made or used last.
 ///
 /// # Errors
@@ -43,8 +45,11 @@ pub(crate) fn locate(catalog: &Catalog, name: &str) -> Result<PathBuf> {
 fn pointer(path: &Path) -> Option<PathBuf> {
     /// Longer files hold something else.
     const LONGEST: u64 = 8192;
-    let text = files::read_text(path, LONGEST).ok()?;
-    let target = PathBuf::from(text.strip_suffix('\n').unwrap_or(&text));
+    let mut bytes = files::read(path, LONGEST).ok()?;
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+    }
+    let target = PathBuf::from(OsString::from_vec(bytes));
     target.join("COMMIT").is_file().then_some(target)
 }
 

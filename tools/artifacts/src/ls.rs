@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use stage::json_path;
 
 use crate::args::{Ls, Sort};
 use crate::catalog::{Catalog, Item, total};
@@ -93,8 +94,8 @@ fn headline(metrics: &BTreeMap<String, String>, labels: &[String]) -> String {
 fn to_json(item: &Item, labels: &[String]) -> Value {
     let Item { entry, summary } = item;
     json!({
-        "stage": entry.stage, "key": summary.key, "slug": entry.slug, "path": entry.path, "tree": summary.tree,
-        "bytes": summary.bytes(), "last_use": artifact::format_utc(entry.last_use), "metrics": summary.metrics,
+        "stage": entry.stage, "key": summary.key, "slug": entry.slug, "path": json_path(&entry.path),
+        "tree": summary.tree, "bytes": summary.bytes(), "last_use": artifact::format_utc(entry.last_use), "metrics": summary.metrics,
         "labels": labels,
     })
 }

@@ -1,8 +1,12 @@
-//! Folders that a command writes to: none of them may be in the store, which holds artifacts only.
+//! Folders that a command works on: the store must be one, and none that a command writes to may be in it, since it holds
+//! artifacts only.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::catalog::Catalog;
 use crate::error::{Error, Result};
+use crate::leftovers;
 
 /// Fails if `path`, given as `argument`, is the store or a place in it, however both are written.
 ///
@@ -17,6 +21,29 @@ pub(crate) fn refuse_the_store(store: &Path, argument: &str, path: &Path) -> Res
     Err(Error::Usage(format!(
         "`{argument}` names a folder in the store: `{path}` is in `{store}`; choose another"
     )))
+}
+
+/// Fails if there is no store, so that a mistyped one is not taken for an empty one. What holds artifacts, or what a killed run
+/// left, is a store also without the file that says so.
+///
+/// # Errors
+///
+/// As described.
+pub(crate) fn check_store(catalog: &Catalog) -> Result<()> {
+    if !catalog.entries.is_empty() {
+        return Ok(());
+    }
+    let root = catalog.store.root();
+    match fs_err::symlink_metadata(root.join("STORE")) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if !leftovers::find(root)?.is_empty() {
+                return Ok(());
+            }
+            Err(Error::NoStore { root: root.to_owned(), is_folder: root.is_dir() })
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Returns the path without links, as far as it exists.

@@ -6,6 +6,8 @@ mod plain;
 mod plan;
 mod script;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -32,6 +34,7 @@ pub(crate) fn run(catalog: &Catalog, options: &Reproduce) -> Result<()> {
         text::print(script::BEGINNING)?;
     }
     for (number, step) in steps.iter().enumerate() {
+        crate::signal::check()?;
         let artifact = Artifact::open_with(&step.path, Level::Size)?;
         let manifest = artifact.manifest();
         let program = programs.join(&manifest.stage);
@@ -80,14 +83,15 @@ fn execute(program: &Path, arguments: &[Word]) -> Result<PathBuf> {
         let message = format!("cannot run `{}`: {source}", program.display());
         std::io::Error::new(source.kind(), crate::error::Named { message, source })
     })?;
-    if let Some(signal) = crate::signal::stopped() {
-        return Err(Error::Stopped { signal });
-    }
+    crate::signal::check()?;
     if !output.status.success() {
         return Err(bad_file(program, format!("failed with {}", output.status)));
     }
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(PathBuf::from(text.trim_end_matches('\n')))
+    let mut path = output.stdout;
+    if path.ends_with(b"\n") {
+        path.pop();
+    }
+    Ok(OsString::from_vec(path).into())
 }
 
 /// Says whether an artifact that was made again has the same bytes.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use artifact::{Artifact, InputRecord, Level, Manifest};
 use serde_json::{Value, json};
+use stage::json_path;
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result, bad_file};
@@ -37,7 +38,8 @@ pub(crate) fn run(catalog: &Catalog, name: &str, as_json: bool) -> Result<()> {
     let users = users(catalog, artifact.manifest());
     if as_json {
         let value = json!({
-            "path": path, "manifest": artifact.manifest(), "provenance": provenance, "labels": labels, "used_by": users,
+            "path": json_path(&path), "manifest": artifact.manifest(), "provenance": provenance, "labels": labels,
+            "used_by": users,
         });
         return Ok(text::print_json(&value)?);
     }

@@ -1,5 +1,6 @@
 //! Signatures with a local key: DSSE envelopes, alone and in Sigstore bundles.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use artifact::FileHash;
@@ -11,12 +12,15 @@ use p256::ecdsa::{Signature, SigningKey};
 use p256::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
 
-use crate::error::{Result, bad_file};
+use crate::error::{Error, Result};
 
 /// Media type of in-toto statements.
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 /// Media type of the bundles that `OpenSSF` model signing writes.
 const BUNDLE_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+
+/// What is wrong with a file that cannot sign, as the end of a sentence.
+const NO_KEY: &str = "holds no private key of the curve P-256 in PEM without a password";
 
 /// A private key on the curve P-256.
 pub(crate) struct SignerKey {
@@ -30,18 +34,21 @@ impl SignerKey {
     ///
     /// # Errors
     ///
-    /// Fails when the file holds no such key.
+    /// Fails when the file is missing or holds no such key.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = files::read_text(path, files::MAX_JSON_BYTES)?;
+        let bad_key = |reason: String| Error::BadKey { path: path.to_owned(), reason };
+        let text = files::read_text(path, files::MAX_JSON_BYTES).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => bad_key("does not exist".to_owned()),
+            ErrorKind::InvalidData => bad_key(NO_KEY.to_owned()),
+            _ => error.into(),
+        })?;
         // OpenSSL puts the parameters of the curve before the key.
         let begins = text.find("-----BEGIN EC PRIVATE KEY").or_else(|| text.find("-----BEGIN PRIVATE KEY"));
         let pem = begins.map_or(text.as_str(), |at| &text[at..]);
         let secret = SecretKey::from_sec1_pem(pem).ok().or_else(|| SecretKey::from_pkcs8_pem(pem).ok());
-        let reason = "holds no private key of the curve P-256 in PEM without a password; make one with \
-                      `openssl ecparam -name prime256v1 -genkey -noout -out key.pem`";
-        let secret = secret.ok_or_else(|| bad_file(path, reason))?;
+        let secret = secret.ok_or_else(|| bad_key(NO_KEY.to_owned()))?;
         let public = secret.public_key().to_public_key_pem(LineEnding::LF);
-        let public = public.map_err(|error| bad_file(path, format!("has no public key: {error}")))?;
+        let public = public.map_err(|error| bad_key(format!("has no public key: {error}")))?;
         Ok(Self { key: SigningKey::from(secret), id: FileHash::of(public.as_bytes()).to_string() })
     }
 

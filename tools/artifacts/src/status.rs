@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
+use stage::json_path;
 
 use crate::catalog::{Catalog, names};
 use crate::error::Result;
@@ -49,9 +50,10 @@ pub(crate) fn run(catalog: &Catalog, pointers: &[PathBuf], as_json: bool) -> Res
             })
             .collect();
         let unreadable: Vec<_> = unreadable.iter().map(|(entry, _)| entry.name()).collect();
+        let strays: Vec<Value> = catalog.strays.iter().map(|path| json_path(path)).collect();
         let kept: Vec<_> = kept.iter().map(roots::Kept::name).collect();
         let value = json!({
-            "store": root, "stages": stages, "unreadable": unreadable, "strays": catalog.strays, "labels": labels,
+            "store": json_path(root), "stages": stages, "unreadable": unreadable, "strays": strays, "labels": labels,
             "kept": kept, "leftovers": leftovers.iter().map(leftover_json).collect::<Vec<_>>(),
             "pointers": pointers.iter().map(pointer_json).collect::<Vec<_>>(), "free_bytes": free,
         });
@@ -118,12 +120,12 @@ fn leftover_lines(leftovers: &[Leftover]) -> Vec<String> {
 }
 
 fn leftover_json(leftover: &Leftover) -> Value {
-    json!({"kind": leftover.kind.name(), "path": leftover.path, "bytes": leftover.bytes,
+    json!({"kind": leftover.kind.name(), "path": json_path(&leftover.path), "bytes": leftover.bytes,
            "modified": artifact::format_utc(leftover.modified)})
 }
 
 fn pointer_json(pointer: &Pointer) -> Value {
-    json!({"file": pointer.file, "artifact": pointer.target, "exists": pointer.exists()})
+    json!({"file": json_path(&pointer.file), "artifact": json_path(&pointer.target), "exists": pointer.exists()})
 }
 
 fn free_bytes(root: &Path) -> Option<u64> {

@@ -24,7 +24,12 @@ pub(crate) fn print_path(path: &Path) -> io::Result<()> {
     print_bytes(&[path.as_os_str().as_bytes(), b"\n"].concat())
 }
 
-fn print_bytes(bytes: &[u8]) -> io::Result<()> {
+/// Prints bytes to stdout, which need not be UTF-8, and ignores a closed pipe.
+///
+/// # Errors
+///
+/// As [`print`].
+pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

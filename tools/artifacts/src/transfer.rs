@@ -5,9 +5,10 @@
 
 mod pull;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use artifact::{Artifact, Fault, Level, Memo};
+use artifact::{Artifact, Fault, Key, Level, Memo};
 use serde_json::json;
 
 use crate::args::Push;
@@ -15,7 +16,7 @@ use crate::catalog::{Catalog, read_manifest, total};
 use crate::error::{Result, bad_file};
 use crate::locate::locate;
 use crate::remote::{self, Name, Sent};
-use crate::{places, text};
+use crate::{places, text, verify};
 
 pub(crate) use pull::pull;
 
@@ -34,11 +35,13 @@ pub(crate) fn push(catalog: &Catalog, options: &Push) -> Result<()> {
     }
     let remote = remote::open(&options.remote)?;
     let mut paths = if options.artifacts.is_empty() { everything(catalog) } else { Vec::new() };
+    let mut missing = BTreeSet::new();
     for name in &options.artifacts {
-        with_ancestors(catalog, locate(catalog, name)?, !options.no_lineage, &mut paths)?;
+        with_ancestors(catalog, locate(catalog, name)?, !options.no_lineage, &mut paths, &mut missing)?;
     }
     let mut tally = Tally::default();
     for path in paths {
+        crate::signal::check()?;
         let name = Name::of_folder(&path).ok_or_else(|| bad_file(&path, "is not named STAGE/KEY-SLUG"))?;
         let artifact = verified(&path)?;
         tracing::info!("pushing {name}");
@@ -72,7 +75,7 @@ fn verified(path: &Path) -> Result<Artifact> {
     let artifact = Artifact::open_with(path, Level::Size)?;
     let found = artifact::verify(path, Level::Hash, &Memo::beside(path));
     let Some(problem) = found.problems.first() else { return Ok(artifact) };
-    let reason = format!("`{}` {}", problem.path, problem.reason);
+    let reason = verify::describe(problem);
     if problem.fault == Fault::Unreadable {
         // Says why in a form that decides the exit code.
         Artifact::open_with(path, Level::Hash)?;
@@ -81,8 +84,14 @@ fn verified(path: &Path) -> Result<Artifact> {
     Err(artifact::Error::Damaged { path: path.to_owned(), reason }.into())
 }
 
-/// Collects an artifact after those it was made from, as far as they are in the store.
-fn with_ancestors(catalog: &Catalog, path: PathBuf, lineage: bool, paths: &mut Vec<PathBuf>) -> Result<()> {
+/// Collects an artifact after those it was made from, as far as they are in the store; warns once of each that is `missing`.
+fn with_ancestors(
+    catalog: &Catalog,
+    path: PathBuf,
+    lineage: bool,
+    paths: &mut Vec<PathBuf>,
+    missing: &mut BTreeSet<Key>,
+) -> Result<()> {
     if paths.contains(&path) {
         return Ok(());
     }
@@ -90,8 +99,8 @@ fn with_ancestors(catalog: &Catalog, path: PathBuf, lineage: bool, paths: &mut V
         for record in read_manifest(&path)?.inputs.values() {
             let (Some(stage), Some(key)) = (&record.stage, &record.key) else { continue };
             if let Some(input) = catalog.store.find(stage, key, "")? {
-                with_ancestors(catalog, input, true, paths)?;
-            } else {
+                with_ancestors(catalog, input, true, paths, missing)?;
+            } else if missing.insert(*key) {
                 tracing::warn!("{stage}/{} is not in the store and is left out", key.short());
             }
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use artifact::{Fault, InputRecord, Key, Level, Manifest, Problem, Store, Wait};
 use serde_json::{Value, json};
+use stage::json_path;
 
 use crate::args::Verify;
 use crate::catalog::{Catalog, Entry, read_hashed_manifest};
@@ -87,7 +88,7 @@ fn report(findings: &[Finding], verified: usize, bytes: u64, seconds: f64, as_js
     if as_json {
         let list: Vec<Value> = findings
             .iter()
-            .map(|found| json!({"kind": kind(found.bit), "path": found.path, "message": found.message}))
+            .map(|found| json!({"kind": kind(found.bit), "path": json_path(&found.path), "message": found.message}))
             .collect();
         let value = json!({"verified": verified, "bytes": bytes, "seconds": seconds, "findings": list});
         return Ok(text::print_json(&value)?);
@@ -201,19 +202,21 @@ fn blame(path: &Path, problems: &[Problem]) -> Finding {
     let bit = problems.iter().fold(0, |bits, problem| {
         bits | if matches!(problem.fault, Fault::Unreadable | Fault::Format) { UNREADABLE } else { DAMAGED }
     });
-    let describe = |problem: &Problem| {
-        if problem.path.is_empty() {
-            problem.reason.clone()
-        } else {
-            format!("`{}` {}", problem.path, problem.reason)
-        }
-    };
     let mut parts: Vec<String> = problems.iter().take(LISTED).map(describe).collect();
     if problems.len() > LISTED {
         parts.push(format!("and {} more", problems.len() - LISTED));
     }
     let message = format!("`{}`: {}", path.display(), parts.join("; "));
     Finding { bit, path: path.to_owned(), message }
+}
+
+/// Returns a sentence about a problem. A reason that begins with the name of a file is a sentence already.
+pub(crate) fn describe(problem: &Problem) -> String {
+    if problem.path.is_empty() || problem.reason.starts_with('`') {
+        problem.reason.clone()
+    } else {
+        format!("`{}` {}", problem.path, problem.reason)
+    }
 }
 
 /// Moves a damaged artifact to quarantine if that was asked for.

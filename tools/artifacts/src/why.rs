@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use artifact::{Change, InputContent, Key, KeyMaterial, Manifest, changes};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use stage::json_path;
 
 use crate::args::Why;
 use crate::catalog::{Catalog, Entry, Item, MANIFEST_BYTES, manifest_hash, read_manifest};
@@ -62,8 +63,8 @@ pub(crate) fn run(catalog: &Catalog, options: &Why) -> Result<()> {
     let existing = catalog.store.find(&subject.material.stage, &key, "")?;
     if options.format.json {
         let value = json!({
-            "stage": subject.material.stage, "key": key, "exists": existing,
-            "nearest": explanation.as_ref().map(|found| &found.old),
+            "stage": subject.material.stage, "key": key, "exists": existing.as_deref().map(json_path),
+            "nearest": explanation.as_ref().map(|found| json_path(&found.old)),
             "reasons": explanation.as_ref().map_or_else(Vec::new, |found| found.reasons.iter().map(to_json).collect()),
         });
         return Ok(text::print_json(&value)?);
@@ -260,7 +261,7 @@ fn to_json(reason: &Reason) -> Value {
         Change::Value { pointer, old, new } => json!({"pointer": pointer, "old": old, "new": new}),
     };
     if let Some((old, new)) = &reason.producer {
-        value["producer"] = json!({"old": old, "new": new});
+        value["producer"] = json!({"old": json_path(old), "new": json_path(new)});
     }
     if let Some(because) = &reason.because {
         value["because"] = because.reasons.iter().map(to_json).collect::<Vec<_>>().into();

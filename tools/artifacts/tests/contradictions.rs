@@ -59,7 +59,7 @@ fn contradicting_artifacts_are_not_pulled() {
         assert_names(&ran.stderr, &places[0], &places[1]);
         assert!(names_in(&toy.path().join("copy")).is_empty(), "something was copied");
     }
-    toy.run("--store copy pull away train").failed(1);
+    toy.run("--store copy pull away train").failed(65);
     let train = format!("away train/{}", again.manifest().key);
     assert!(toy.run(&format!("--store copy pull {train}")).succeeded().starts_with("pulled 3 artifacts"));
 }

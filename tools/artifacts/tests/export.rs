@@ -140,6 +140,23 @@ fn adapters_are_exported_as_a_model_and_any_output_by_name() {
 }
 
 #[test]
+fn a_file_that_cannot_sign_is_refused_with_a_hint() {
+    let toy = Toy::new();
+    toy.pipeline(8, 64);
+    fs_err::write(toy.path().join("public.pem"), "-----BEGIN PUBLIC KEY-----\n").unwrap();
+    fs_err::write(toy.path().join("key.der"), [0xff; 40]).unwrap();
+    let no_key = "holds no private key of the curve P-256 in PEM";
+    for (key, problem) in
+        [("missing", "does not exist"), ("public.pem", no_key), ("key.der", no_key), ("build", no_key)]
+    {
+        let ran = toy.run(&format!("export import-model --to out --key {key}"));
+        ran.failed(65);
+        ran.says(&[&format!("`{key}` {problem}"), "hint: give the private key as PEM; `openssl ecparam"]);
+    }
+    assert!(!toy.path().join("out").exists());
+}
+
+#[test]
 fn a_dataset_describes_what_all_rows_hold() {
     let toy = Toy::new();
     let rows = concat!(

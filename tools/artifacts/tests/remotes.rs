@@ -24,7 +24,7 @@ fn a_place_that_is_no_store_is_not_pulled_from() {
         ("artifacts/train", "`artifacts/train`: is a folder without artifacts"),
     ] {
         let ran = toy.run(&format!("--store copy pull {place}"));
-        ran.failed(1);
+        ran.failed(65);
         ran.says(&[problem, "hint: check the address"]);
     }
     assert!(!toy.path().join("copy").exists());
@@ -116,7 +116,7 @@ fn more_digits_than_a_folder_has_name_one_artifact() {
     toy.run("keep train").succeeded();
     toy.run(&format!("path {wrong}")).failed(65);
     toy.run(&format!("path train/{wrong}")).failed(65);
-    toy.run(&format!("--store copy pull away {wrong}")).failed(1);
+    toy.run(&format!("--store copy pull away {wrong}")).failed(65);
     toy.run(&format!("keep {wrong} --remove")).failed(65);
     assert_eq!(toy.json("keep").as_array().unwrap().len(), 1);
 }

@@ -6,9 +6,11 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use artifact::Store;
 use common::{FAULTS, Toy, files, name, names_in};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A second store in the same folder as the first one.
 fn pull(toy: &Toy, arguments: &str) -> testutil::Ran {
@@ -47,20 +49,62 @@ fn one_artifact_comes_with_what_it_was_made_from() {
     assert!(ran.succeeded().starts_with("pulled 1 artifact "));
     for origin in [&made.model, &made.data] {
         let (stage, key) = (&origin.manifest().stage, origin.manifest().key.short());
-        assert!(
-            ran.stderr.contains(&format!("{stage}/{key} is neither there nor in the store")),
-            "{}",
-            ran.stderr
-        );
+        ran.says(&[&format!("{stage}/{key} is neither there nor in the store")]);
     }
     let ran = toy.run("--store lonely2 pull alone --no-lineage");
     assert!(ran.succeeded().starts_with("pulled 1 artifact "));
     assert!(!ran.stderr.contains("is left out"), "{}", ran.stderr);
     // A letter of several bytes lies across the sixteenth byte of the last word.
     for word in ["0000", "abc", "train/", "ʻokinaʻokinaaʻx"] {
-        let error = pull(&toy, &format!("away {word}")).failed(1);
-        assert!(error.contains(&format!("`away`: holds no artifact `{word}`")), "{error}");
+        let ran = pull(&toy, &format!("away {word}"));
+        ran.failed(65);
+        ran.says(&[
+            &format!("`away`: holds no artifact `{word}`"),
+            "or at least the first 4 digits of a key",
+        ]);
     }
+}
+
+#[test]
+fn an_origin_that_is_missing_is_named_once() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    testutil::files::remove(made.model.path());
+    // The data and the training run were made from it.
+    for command in [
+        "push away evaluate",
+        "--store copy pull away",
+        "export evaluate --to crate --format ro-crate",
+        "export evaluate --to statements --format in-toto",
+    ] {
+        let ran = toy.run(command);
+        ran.succeeded();
+        let model = format!("import-model/{} is n", made.model.manifest().key.short());
+        assert_eq!(ran.stderr.matches(&model).count(), 1, "{command}: {}", ran.stderr);
+        let consequence = [("crate", "it is missing in the crate"), ("in-toto", "its statement is missing")];
+        for (word, consequence) in consequence {
+            let is_meant = command.ends_with(word);
+            assert_eq!(ran.stderr.contains(consequence), is_meant, "{command}: {}", ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_push_ends_after_the_artifact_during_which_it_was_asked_to() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    // The push waits for the first artifact, which another program is about to remove.
+    let folder = fs_err::File::open(made.model.path()).unwrap();
+    drop(made);
+    folder.file().lock().unwrap();
+    let child = toy.program("push away").env("ASHLAR_PATIENCE", "60s").spawn();
+    std::thread::sleep(Duration::from_millis(1500));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    folder.file().unlock().unwrap();
+    let ran = testutil::Ran::from(child.wait_with_output().unwrap());
+    ran.failed(143);
+    assert_eq!(names_in(&toy.path().join("away")).len(), 1);
 }
 
 #[test]
@@ -284,6 +328,7 @@ fn files_outside_the_artifact_are_not_written() {
 #[test]
 fn other_addresses_are_refused_with_a_hint() {
     let toy = Toy::new();
+    toy.pipeline(8, 64);
     let error = toy.run("push ftp://host/x").failed(1);
     assert!(error.contains("`ftp:` are not supported") && error.contains("s3://BUCKET/PREFIX"), "{error}");
     toy.run("push s3://").failed(1);

@@ -32,7 +32,47 @@ fn a_sound_store_exits_with_0() {
     toy.pipeline(8, 64);
     let ran = toy.run("verify");
     assert!(ran.succeeded().starts_with("verified 4 artifacts, "), "{}", ran.stdout);
-    assert_eq!(Toy::new().run("verify").code, Some(0));
+    let empty = Toy::new();
+    drop(empty.store.stage_new("train").unwrap());
+    assert!(empty.run("verify").succeeded().starts_with("verified 0 artifacts, "));
+}
+
+#[test]
+fn a_mistyped_store_is_not_an_empty_one() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    for command in ["verify", "push away", "gc --delete", "keep artifacts/train --remove"] {
+        for (store, problem) in [
+            ("typo", "there is no store `typo` yet"),
+            ("build", "`build` is not a store: it has neither artifacts nor a file `STORE`"),
+        ] {
+            let ran = toy.run(&format!("--store {store} {command}"));
+            ran.failed(65);
+            ran.says(&[problem, "hint: check --store (STORE of make)"]);
+        }
+    }
+    assert!(!toy.path().join("typo").exists() && !toy.path().join("away").exists());
+    // A folder that is named need not be in a store, and these change nothing.
+    let run = format!("verify artifacts/{}", name(&made.train));
+    for command in [run.as_str(), "ls", "status", "gc", "keep"] {
+        toy.run(&format!("--store typo {command}")).succeeded();
+    }
+    // Artifacts are a store also without the file that says so.
+    fs_err::remove_file(toy.root().join("STORE")).unwrap();
+    assert!(toy.run("verify").succeeded().starts_with("verified 4 artifacts, "));
+}
+
+#[test]
+fn a_damaged_description_is_named_once() {
+    let toy = Toy::new();
+    let made = toy.pipeline(8, 64);
+    flipped(&made.train.path().join("provenance.json"), 0, 0, || {
+        let ran = toy.run("verify");
+        assert_eq!(ran.code, Some(1), "{}", ran.stdout);
+        let expected =
+            format!("`artifacts/{}`: `provenance.json` does not match `COMMIT`\n", name(&made.train));
+        assert!(ran.stdout.contains(&expected), "{}", ran.stdout);
+    });
 }
 
 #[test]

@@ -33,6 +33,14 @@ pub(crate) enum Error {
         /// The setting and its value.
         set: String,
     },
+    /// A path cannot be written in `sweep.json`, which holds text.
+    #[error("`{}` (`{flag}`) is not UTF-8, which a sweep cannot record", path.display())]
+    NotText {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
     /// The members depend on results.
     #[error("the members of a sweep with `search = \"{search}\"` are chosen while it runs")]
     NotKnown {
@@ -76,9 +84,11 @@ impl Failure for Error {
         match self {
             Self::Io(error) | Self::Start { source: error, .. } => Kind::of_io(error),
             Self::Outputs(error) => error.kind(),
-            Self::Sweep { .. } | Self::Word { .. } | Self::NotKnown { .. } | Self::NoCheckout { .. } => {
-                Kind::Usage
-            }
+            Self::Sweep { .. }
+            | Self::Word { .. }
+            | Self::NotText { .. }
+            | Self::NotKnown { .. }
+            | Self::NoCheckout { .. } => Kind::Usage,
             Self::Plan { .. } | Self::Failed { .. } => Kind::Failed,
         }
     }
@@ -89,6 +99,7 @@ impl Failure for Error {
             Self::Word { .. } => Some(
                 "write the value without line breaks, double spaces, and ` NAME=` inside a text".to_owned(),
             ),
+            Self::NotText { .. } => Some("use a folder whose name is UTF-8".to_owned()),
             Self::NotKnown { .. } => Some("use `search = \"grid\"` or `search = \"random\"`".to_owned()),
             Self::NoCheckout { .. } => Some("run `sweep` in the folder with the Makefile".to_owned()),
             Self::Start { program, .. } => Some(format!("install `{program}`, or add its folder to PATH")),

@@ -99,7 +99,7 @@ fn finish(sweep: &Sweep, make: &Make, record: &SweepRecord, best: Option<&str>) 
         let of = record.members.iter().map(|member| member.runs.len()).sum();
         return Err(Error::Failed { failed, of }.into());
     }
-    print(&format!("{}\n", file.display()))
+    stage::print_path(&file)
 }
 
 /// Returns a line for each failed run.
@@ -130,7 +130,7 @@ fn write(file: &Path, text: &str) -> failure::Result<()> {
         fs_err::create_dir_all(folder)?;
     }
     fs_err::write(file, text)?;
-    print(&format!("{}\n", file.display()))
+    stage::print_path(file)
 }
 
 fn print(text: &str) -> failure::Result<()> {

@@ -54,6 +54,12 @@ impl Make {
         if let Some(missing) = CHECKOUT.iter().map(Path::new).find(|file| !file.is_file()) {
             return Err(Error::NoCheckout { file: missing.to_owned() });
         }
+        // The record names reports, and make gets the folders as variables: both are text.
+        for (flag, path) in [("--store", &args.store), ("--build", &args.build)] {
+            if path.to_str().is_none() {
+                return Err(Error::NotText { flag, path: path.clone() });
+            }
+        }
         Ok(Self {
             folder: args.build.join("sweeps").join(&sweep.name),
             store: args.store.clone(),

@@ -1,6 +1,8 @@
 //! The runs of a comparison: reading them, naming them, and finding what differs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use artifact::{Artifact, Level, Store};
@@ -184,11 +186,16 @@ fn named(given: &str) -> (String, PathBuf) {
     }
 }
 
+/// Returns the path that a pointer file holds, whose bytes need not be UTF-8.
+fn target(pointer: &Path) -> Result<PathBuf> {
+    let bytes = fs_err::read(pointer).map_err(|error| Error::bad_input(error.to_string()))?;
+    Ok(OsStr::from_bytes(bytes.trim_ascii_end()).into())
+}
+
 fn read(store: Option<&Store>, name: String, path: &Path, hue: usize) -> Result<Run> {
     let pointer = path.join("report.path");
     let artifact = if pointer.is_file() {
-        let text = fs_err::read_to_string(&pointer).map_err(|error| Error::bad_input(error.to_string()))?;
-        Artifact::open_with(Path::new(text.trim_end()), Level::Auto)?
+        Artifact::open_with(&target(&pointer)?, Level::Auto)?
     } else {
         stage::locate(store, path)?
     };
@@ -248,6 +255,14 @@ mod tests {
             settings: settings.collect(),
             rows: None,
         }
+    }
+
+    #[test]
+    fn a_pointer_holds_any_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let pointer = folder.path().join("report.path");
+        fs_err::write(&pointer, b"g\xff/report/x\n").unwrap();
+        assert_eq!(target(&pointer).unwrap().as_os_str().as_bytes(), b"g\xff/report/x");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `pull`: reads every manifest first, so that artifacts that contradict each other are refused before anything is copied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -35,10 +35,10 @@ fn pull_from(remote: &dyn Remote, catalog: &Catalog, options: &Pull) -> Result<(
     if available.is_empty()
         && let Some(problem) = remote.why_no_store()
     {
-        return Err(Error::Remote {
+        return Err(Error::NotThere {
             place: options.remote.clone(),
             problem: problem.to_owned(),
-            hint: Some("check the address; `artifacts push` fills an empty place".to_owned()),
+            hint: "check the address; `artifacts push` fills an empty place",
         });
     }
     let source = Source { remote, address: options.remote.trim_end_matches('/') };
@@ -54,9 +54,11 @@ fn pull_from(remote: &dyn Remote, catalog: &Catalog, options: &Pull) -> Result<(
         available: &available,
         lineage: !options.no_lineage,
         found: BTreeMap::new(),
+        missing: BTreeSet::new(),
         order: Vec::new(),
     };
     for name in &wanted {
+        crate::signal::check()?;
         selection.add(name)?;
     }
     let mut tally = Tally::default();
@@ -64,6 +66,7 @@ fn pull_from(remote: &dyn Remote, catalog: &Catalog, options: &Pull) -> Result<(
     // Stay open until everything made from them is in the store, so that gc does not remove them meanwhile.
     let mut held = BTreeMap::new();
     for (at, (name, described)) in selection.order.iter().enumerate() {
+        crate::signal::check()?;
         hold_origins(&catalog.store, &described.manifest, &mut held)?;
         let artifact = match find_sound(&catalog.store, &source, name, &described.manifest)? {
             Some(here) => {
@@ -119,12 +122,10 @@ fn select(source: &Source<'_>, available: &[Name], word: &str) -> Result<Name> {
     let found: Vec<&Name> = available.iter().filter(fits).collect();
     match found.as_slice() {
         [one] => Ok((*one).clone()),
-        [] => Err(Error::Remote {
+        [] => Err(Error::NotThere {
             place: source.address.to_owned(),
             problem: format!("holds no artifact `{word}`"),
-            hint: Some(
-                "give STAGE/KEY or the first digits of a key; without one, everything is pulled".to_owned(),
-            ),
+            hint: "give STAGE/KEY or at least the first 4 digits of a key; without one, everything is pulled",
         }),
         several => Err(Error::Ambiguous {
             name: word.to_owned(),
@@ -216,6 +217,8 @@ struct Selection<'a> {
     lineage: bool,
     /// Every artifact that was looked at.
     found: BTreeMap<Name, Rc<Described>>,
+    /// The origins that are nowhere.
+    missing: BTreeSet<Key>,
     /// The artifacts to pull, those first that others were made from.
     order: Vec<(Name, Rc<Described>)>,
 }
@@ -258,7 +261,7 @@ impl Selection<'_> {
             if !fits(consumer, role, &origin, hash) {
                 return Err(self.contradiction(name, role, here.display().to_string()));
             }
-        } else if self.lineage {
+        } else if self.lineage && self.missing.insert(*key) {
             tracing::warn!("{stage}/{} is neither there nor in the store and is left out", key.short());
         }
         Ok(())
@@ -361,9 +364,7 @@ fn download(
     // Also checks that no path leaves the folder.
     let tree = described.manifest.tree(Path::new(&source.place(name)))?;
     for file in tree.files() {
-        if let Some(signal) = crate::signal::stopped() {
-            return Err(Error::Stopped { signal });
-        }
+        crate::signal::check()?;
         let to = staging.data().join(&file.path);
         fs_err::create_dir_all(to.parent().unwrap_or(&to))?;
         source.remote.download(name, &format!("data/{}", file.path), file.size_bytes, &to)?;
