@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use dataset::TextTokenizer;
 use fuse::gguf::{Gguf, export};
+use import_model::Space;
 use import_model::gguf::{Blocks, convert};
 use mlx_rs::{Array, Dtype};
 use models::{Input, LoadOptions, Model, TensorFiles};
@@ -133,7 +134,7 @@ fn round_trip(folder: &Path, kind: Gguf, blocks: Blocks, work: &Path, name: &str
     let file = work.join(format!("{name}.gguf"));
     export(folder, kind, &file)?;
     let out = work.join(name);
-    let found = convert(&file, blocks, &out)?;
+    let found = convert(&file, blocks, &out, &Space::new(work, work, None)?)?;
     import_model::model::check(&found)?;
     Ok(out)
 }

@@ -39,11 +39,9 @@ pub enum Conversion {
 /// Fails when the weights are already as the conversion would make them, when none can be quantized, and when files
 /// contradict each other.
 pub fn convert(config_path: &Path, shards: &[&Path], conversion: &Conversion, out: &Path) -> Result<()> {
-    let Value::Object(mut config) = config::read(config_path)? else {
-        return Err(unusable(config_path, "this is not a table".to_owned(), GET_AGAIN.to_owned()));
-    };
-    let files = shards.iter().map(|path| TensorFiles::open_file(path)).collect::<Result<Vec<_>>>()?;
+    let (mut config, files) = open(config_path, shards)?;
     let plan = Plan::new(config_path, &config, &files, conversion)?;
+    plan.check_quantized(config_path, conversion)?;
     plan.write(out)?;
     config.remove("vision_config");
     config.remove("quantization");
@@ -55,6 +53,25 @@ pub fn convert(config_path: &Path, shards: &[&Path], conversion: &Conversion, ou
     }
     let text = serde_json::to_string_pretty(&config).expect("JSON that was read can be written");
     Ok(fs_err::write(out.join("config.json"), text + "\n")?)
+}
+
+/// Returns how many bytes of tensors [`convert`] writes; reads only the headers of `shards`.
+///
+/// # Errors
+///
+/// Fails when the weights are already as the conversion would make them, and when files contradict each other.
+pub fn converted_bytes(config_path: &Path, shards: &[&Path], conversion: &Conversion) -> Result<u64> {
+    let (config, files) = open(config_path, shards)?;
+    Ok(Plan::new(config_path, &config, &files, conversion)?.sizes().iter().map(|&bytes| bytes as u64).sum())
+}
+
+/// Reads the settings and opens the weights of a model.
+fn open(config_path: &Path, shards: &[&Path]) -> Result<(Map<String, Value>, Vec<TensorFiles>)> {
+    let Value::Object(config) = config::read(config_path)? else {
+        return Err(unusable(config_path, "this is not a table".to_owned(), GET_AGAIN.to_owned()));
+    };
+    let files = shards.iter().map(|path| TensorFiles::open_file(path)).collect::<Result<Vec<_>>>()?;
+    Ok((config, files))
 }
 
 /// The change of one stored tensor.
@@ -115,7 +132,6 @@ impl<'a> Plan<'a> {
             plan.tensors.push(Planned { file, stored: stored.clone(), step });
         }
         plan.check_names(config_path)?;
-        plan.check_quantized(config_path, conversion)?;
         Ok(plan)
     }
 
@@ -201,10 +217,13 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Returns the bytes that are made from each stored tensor.
+    fn sizes(&self) -> Vec<usize> {
+        self.outputs.iter().map(|outputs| outputs.iter().map(TensorLayout::bytes).sum()).collect()
+    }
+
     fn write(&self, out: &Path) -> Result<()> {
-        let bytes = |outputs: &Vec<TensorLayout>| outputs.iter().map(TensorLayout::bytes).sum();
-        let sizes: Vec<usize> = self.outputs.iter().map(bytes).collect();
-        write_shards(out, &self.outputs, &shards(&sizes, SHARD_BYTES), |index, file| {
+        write_shards(out, &self.outputs, &shards(&self.sizes(), SHARD_BYTES), |index, file| {
             self.write_tensor(&self.tensors[index], file)
         })
     }

@@ -66,7 +66,7 @@ pub use builder::join;
 pub use cache::Cache;
 pub use card::{card_license, is_license};
 pub use config::{adapter_base, context_length, is_packed};
-pub use convert::{Conversion, convert};
+pub use convert::{Conversion, convert, converted_bytes};
 pub use encoder::{ENCODER_FILES, Encoder, supported_encoders};
 pub use error::{Error, Result};
 pub use generate::{Conversation, Flow, Generation, GenerationOptions, generate, generate_with};

@@ -173,19 +173,9 @@ pub enum Error {
         reason: String,
     },
 
-    /// The weights do not fit on the disk.
-    #[error(
-        "`{}`: the weights need {} MiB, but only {} MiB are free",
-        folder.display(), needed_bytes >> 20, free_bytes >> 20
-    )]
-    NoSpace {
-        /// The folder of the download.
-        folder: PathBuf,
-        /// Bytes that are still to be downloaded, with a reserve.
-        needed_bytes: u64,
-        /// Free bytes.
-        free_bytes: u64,
-    },
+    /// The model does not fit on a disk.
+    #[error(transparent)]
+    NoSpace(artifact::Error),
 
     /// A file could not be copied.
     #[error("copying `{}` to `{}`", from.display(), to.display())]
@@ -226,7 +216,7 @@ impl Failure for Error {
             | Self::Hash { .. }
             | Self::GitHash { .. } => Kind::BadInput,
             Self::Offline { .. } | Self::NoRecord { .. } | Self::Wheel { .. } => Kind::Failed,
-            Self::NoSpace { .. } => Kind::Storage,
+            Self::NoSpace(error) => error.kind(),
             Self::Hub(error) => error.kind(),
             Self::Converted { source, .. } => source.kind(),
             Self::Gguf { reason, .. } => reason.kind(),
@@ -272,9 +262,11 @@ impl Failure for Error {
             }
             Self::Hub(hub::Error::Unreachable { .. }) | Self::Offline { .. } => Some(USE_A_FOLDER.to_owned()),
             Self::Hub(error) => error.hint(),
-            Self::NoSpace { .. } => {
-                Some("free some space, or choose a store on another disk with `--store`".to_owned())
-            }
+            Self::NoSpace(_) => Some(
+                "free some space, or choose another disk: `--store` or `--out` for the artifact, `--resume-dir` for the \
+                 files that an import with `--out` works with"
+                    .to_owned(),
+            ),
             Self::Gguf { reason, .. } => reason.hint(),
             Self::Model(error) => error.hint(),
             Self::Output(error) => error.hint(),

@@ -18,6 +18,8 @@ pub struct Found {
     pub files: BTreeMap<String, PathBuf>,
     /// The folder of the downloads. Its files belong to this program, so they are linked instead of copied.
     pub downloads: Option<PathBuf>,
+    /// Whether a download of an earlier process was continued or used.
+    pub resumed: bool,
     /// Files that are left out, with the reason. Empty for a hub import, where the list would depend on the local cache.
     pub dropped: BTreeMap<String, &'static str>,
     /// Conversion of the tensors, if the model came from a GGUF file.

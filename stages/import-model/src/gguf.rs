@@ -14,12 +14,13 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use gguf::{Architecture, Factors, Header, Metadata, Storage};
+use gguf::{Architecture, Factors, Header, Metadata};
 use outputs::GgufImport;
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::found::Found;
+use crate::space::Space;
 use crate::wheel::Wheel;
 use crate::{layout, model};
 
@@ -111,12 +112,12 @@ fn starts_as_gguf(path: &Path) -> Result<bool, Error> {
     Ok(start == *b"GGUF")
 }
 
-/// Checks everything in the file `path` but the values of its weights, and returns the bytes of the imported model.
+/// Checks everything in the file `path` but the values of its weights.
 ///
 /// # Errors
 ///
 /// Fails when the file is damaged, and when its architecture, its tokenizer or a tensor's storage is not supported.
-pub fn check(path: &Path, blocks: Blocks) -> Result<u64, Error> {
+pub fn check(path: &Path) -> Result<(), Error> {
     let in_file = |reason| Error::Gguf { path: path.into(), reason };
     let header = read_header(path)?;
     let architecture = Architecture::new(&header).map_err(in_file)?;
@@ -124,16 +125,10 @@ pub fn check(path: &Path, blocks: Blocks) -> Result<u64, Error> {
     let source = weights::Source::open(path, &header)?;
     let factors = Factors::new(|name| source.floats(name))?;
     architecture.config(factors).map_err(in_file)?;
-    let mut bytes = 0;
     for tensor in header.tensors() {
         architecture.translate(&tensor.name).map_err(in_file)?;
-        let is_kept = tensor.storage.is_float()
-            || (blocks == Blocks::Pack
-                && matches!(tensor.storage, Storage::Q4_0 | Storage::Q4_1 | Storage::Q8_0));
-        let values = tensor.shape.iter().map(|&extent| extent as u64).product::<u64>();
-        bytes += if is_kept { tensor.bytes } else { 4 * values };
     }
-    Ok(bytes)
+    Ok(())
 }
 
 fn read_header(path: &Path) -> Result<Header, Error> {
@@ -147,12 +142,12 @@ fn read_header(path: &Path) -> Result<Header, Error> {
 ///
 /// # Errors
 ///
-/// As [`check`], and when the folder cannot be written.
-pub fn convert(path: &Path, blocks: Blocks, out: &Path) -> Result<Found, Error> {
+/// As [`check`], when the weights do not fit, and when the folder cannot be written.
+pub fn convert(path: &Path, blocks: Blocks, out: &Path, space: &Space<'_>) -> Result<Found, Error> {
     if out.exists() {
         fs_err::remove_dir_all(out)?;
     }
-    let (record, license) = write_folder(path, blocks, out)?;
+    let (record, license) = write_folder(path, blocks, out, space)?;
     let originals = BTreeMap::from([(record.file.clone(), path.to_owned())]);
     Ok(Found {
         place: path.display().to_string(),
@@ -165,7 +160,12 @@ pub fn convert(path: &Path, blocks: Blocks, out: &Path) -> Result<Found, Error> 
 }
 
 /// Writes the model in the GGUF file `path` into the folder `out`. Returns what its tensors became, and its licence.
-fn write_folder(path: &Path, blocks: Blocks, out: &Path) -> Result<(GgufImport, Option<String>), Error> {
+fn write_folder(
+    path: &Path,
+    blocks: Blocks,
+    out: &Path,
+    space: &Space<'_>,
+) -> Result<(GgufImport, Option<String>), Error> {
     let in_file = |reason| Error::Gguf { path: path.into(), reason };
     let header = read_header(path)?;
     let metadata = Metadata::new(header.metadata());
@@ -176,12 +176,12 @@ fn write_folder(path: &Path, blocks: Blocks, out: &Path) -> Result<(GgufImport, 
     let mut config = architecture.config(factors).map_err(in_file)?;
     config.extend(tokenizer.special_ids.clone());
     fs_err::create_dir_all(out)?;
-    let weights = weights::write(&source, &architecture, blocks, out)?;
+    write_json(&out.join("tokenizer.json"), &tokenizer.tokenizer)?;
+    write_json(&out.join("tokenizer_config.json"), &tokenizer.settings)?;
+    let weights = weights::write(&source, &architecture, blocks, out, space)?;
     config.extend(weights.quantization);
     write_json(&out.join("config.json"), &Value::Object(config))?;
     write_json(&out.join("generation_config.json"), &Value::Object(tokenizer.special_ids))?;
-    write_json(&out.join("tokenizer.json"), &tokenizer.tokenizer)?;
-    write_json(&out.join("tokenizer_config.json"), &tokenizer.settings)?;
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let license = metadata.text("general.license").map_err(in_file)?.map(str::to_lowercase);
     Ok((GgufImport { file, ..weights.record }, license.filter(|name| models::is_license(name))))

@@ -9,6 +9,7 @@ mod cache;
 mod download;
 mod refusal;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -23,10 +24,8 @@ use crate::found::Found;
 use crate::layout::{is_kept, is_plain_name};
 use crate::model;
 use crate::pins::{self, Hashes};
+use crate::space::Space;
 use crate::{layout, tokenizer, weights};
-
-/// Space that must stay free beside a download.
-const RESERVE_BYTES: u64 = 64 << 20;
 
 /// A hub and its local cache.
 pub struct Hub<'a> {
@@ -72,7 +71,7 @@ impl<'a> Hub<'a> {
         }
     }
 
-    /// Finds all files of the model at `commit` in the local cache, or downloads them into `folder`.
+    /// Finds all files of the model at `commit` in the local cache, or downloads them into `folder` if there is `space` for them.
     ///
     /// Resumes the downloads that an earlier process left in `folder`. With `pins`, takes exactly those files.
     ///
@@ -85,6 +84,7 @@ impl<'a> Hub<'a> {
         commit: &str,
         pins: Option<&Hashes>,
         folder: &Path,
+        space: &Space<'_>,
     ) -> Result<Found, Error> {
         let cached = self.cache.as_ref().map(|cache| cache.files(id, commit)).unwrap_or_default();
         // Pins say which files there are, and are compared with the bytes later.
@@ -100,7 +100,7 @@ impl<'a> Hub<'a> {
                 }
             }
         }
-        match self.download(id, commit, pins, &cached, folder) {
+        match self.download(id, commit, pins, &cached, folder, space) {
             Err(error @ Error::Hub(hub::Error::Unreachable { .. })) if !cached.is_empty() => {
                 let found = self.find_in_cache(id, commit, pins, &cached).map_err(|_| error)?;
                 tracing::warn!("the hub cannot be reached; using `{id}` from the local hub cache");
@@ -151,6 +151,7 @@ impl<'a> Hub<'a> {
         pins: Option<&Hashes>,
         cached: &BTreeMap<String, PathBuf>,
         folder: &Path,
+        space: &Space<'_>,
     ) -> Result<Found, Error> {
         fs_err::create_dir_all(folder)?;
         let client = self.client();
@@ -167,23 +168,24 @@ impl<'a> Hub<'a> {
         if !names.contains(INDEX) {
             layout::weights(&place, &names, None)?;
         }
-        let get = |name: &String| -> Result<PathBuf, Error> {
+        let resumed = Cell::new(false);
+        let get = |name: &String, cached: Option<&PathBuf>| -> Result<PathBuf, Error> {
             let entry = &entries[name];
-            check_listed_size(&place, name, entry)?;
-            match cached.get(name).filter(|path| cache::is_same(path, entry)) {
-                Some(path) => cache::verify_same(path, entry).map(|()| path.clone()),
-                None => download::file(
-                    &client,
-                    &format!("{id}/resolve/{commit}/{name}"),
-                    entry,
-                    layout::max_bytes(name),
-                    &place_for(folder, name)?,
-                ),
+            if let Some(path) = cached {
+                return cache::verify_same(path, entry).map(|()| path.clone());
             }
+            let url = format!("{id}/resolve/{commit}/{name}");
+            let limit = layout::max_bytes(name);
+            let file = download::file(&client, &url, entry, limit, &place_for(folder, name)?)?;
+            resumed.set(resumed.get() || file.resumed);
+            Ok(file.path)
         };
         let mut files = BTreeMap::new();
-        for name in names.iter().filter(|name| layout::is_beside_weights(name)) {
-            files.insert(name.clone(), get(name)?);
+        let beside = names.iter().filter(|name| layout::is_beside_weights(name));
+        let mut sources = sources(&place, beside, &entries, cached)?;
+        check_space(space, folder, &entries, &sources, None)?;
+        for (&name, &cached) in &sources {
+            files.insert(name.clone(), get(name, cached)?);
             if layout::is_foreign_chat(name, &files[name]) {
                 files.remove(name);
                 continue;
@@ -207,13 +209,15 @@ impl<'a> Hub<'a> {
             );
             files.remove(INDEX);
         }
-        check_space(folder, &entries, &shards)?;
-        for name in shards {
-            let path = get(&name)?;
+        sources.extend(self::sources(&place, shards.iter(), &entries, cached)?);
+        check_space(space, folder, &entries, &sources, Some(&files["config.json"]))?;
+        for name in &shards {
+            let path = get(name, sources[name])?;
             weights::check_file(&path)?;
-            files.insert(name, path);
+            files.insert(name.clone(), path);
         }
-        Ok(Found { place: id.into(), files, downloads: Some(folder.into()), ..Found::default() })
+        let (downloads, resumed) = (Some(folder.into()), resumed.get());
+        Ok(Found { place: id.into(), files, downloads, resumed, ..Found::default() })
     }
 
     fn client(&self) -> Client<'a> {
@@ -280,22 +284,46 @@ fn check_listed_size(place: &str, name: &str, entry: &Entry) -> Result<(), Error
     })
 }
 
-/// Fails before the download when the weights do not fit on the disk.
+/// Files by name, with their path in the local cache if they need no download.
+type Sources<'a> = BTreeMap<&'a String, Option<&'a PathBuf>>;
+
+/// Finds out which files are in the local cache.
+fn sources<'a>(
+    place: &str,
+    names: impl Iterator<Item = &'a String>,
+    entries: &BTreeMap<String, Entry>,
+    cached: &'a BTreeMap<String, PathBuf>,
+) -> Result<Sources<'a>, Error> {
+    names
+        .map(|name| {
+            let entry = &entries[name];
+            check_listed_size(place, name, entry)?;
+            Ok((name, cached.get(name).filter(|path| cache::is_same(path, entry))))
+        })
+        .collect()
+}
+
+/// Fails before the download when the files do not fit; `config` is needed to know what becomes of the weights.
 fn check_space(
+    space: &Space<'_>,
     folder: &Path,
     entries: &BTreeMap<String, Entry>,
-    shards: &BTreeSet<String>,
+    sources: &Sources<'_>,
+    config: Option<&Path>,
 ) -> Result<(), Error> {
     let size = |name: &str| fs_err::metadata(folder.join(name)).map_or(0, |metadata| metadata.len());
-    let missing = |name: &String| {
-        let present = size(name) + size(&format!("{name}.part"));
-        entries[name].bytes.unwrap_or(0).saturating_sub(present)
-    };
-    let needed_bytes = shards.iter().map(missing).fold(RESERVE_BYTES, u64::saturating_add);
-    let space = rustix::fs::statvfs(folder).map_err(std::io::Error::from)?;
-    let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
-    if free_bytes < needed_bytes {
-        return Err(Error::NoSpace { folder: folder.into(), needed_bytes, free_bytes });
+    let (mut work, mut out, mut weights) = (0_u64, 0_u64, 0_u64);
+    for (&name, cached) in sources {
+        let bytes = entries[name].bytes.unwrap_or_else(|| download::unlisted_bytes(layout::max_bytes(name)));
+        if cached.is_none() {
+            let present = size(name).saturating_add(size(&format!("{name}.part")));
+            work = work.saturating_add(bytes.saturating_sub(present));
+        }
+        if layout::is_weights(name) {
+            weights = weights.saturating_add(bytes);
+        }
+        out = out.saturating_add(space.artifact_bytes(name, bytes, cached.is_none()));
     }
-    Ok(())
+    let converted = config.map_or(Ok(0), |config| space.estimate_converted(weights, config))?;
+    space.check(work, out.saturating_add(converted))
 }

@@ -9,9 +9,6 @@ use crate::error::Error;
 use crate::pins::SourceFiles;
 use crate::{gguf, layout, model, weights};
 
-/// Bytes of dequantized weights per byte of quantized ones, from 4 bits to 16.
-const DEQUANTIZED_GROWTH: u64 = 4;
-
 /// Opens the model folder or GGUF file in the settings, if they name one, as the input `source` and returns the hashes of
 /// its files.
 ///
@@ -29,21 +26,15 @@ pub fn open_folder(run: &mut Run<Config>) -> failure::Result<Option<SourceFiles>
     }
     let input = run.input_folder("source", &folder)?;
     let is_kept = |file: &&artifact::File| found.files.contains_key(&file.path);
-    let kept: Vec<_> = input.manifest().files.iter().filter(is_kept).collect();
-    let growth = if run.config().dequantize { DEQUANTIZED_GROWTH } else { 1 };
-    let bytes = kept.iter().map(|file| file.size).fold(0, u64::saturating_add);
-    run.expect_bytes(bytes.saturating_mul(growth));
-    let hashes = kept.iter().map(|file| (file.path.clone(), file.sha256.to_string())).collect();
+    let kept = input.manifest().files.iter().filter(is_kept);
+    let hashes = kept.map(|file| (file.path.clone(), file.sha256.to_string())).collect();
     Ok(Some(SourceFiles::new(found.place, hashes)))
 }
 
 /// Opens a GGUF file as the input `source`; other files beside it are no part of the key.
 fn open_gguf(run: &mut Run<Config>, file: &Path) -> failure::Result<SourceFiles> {
-    let bytes = gguf::check(file, run.config().blocks())?; // refuses a damaged file before it is hashed
+    gguf::check(file)?; // refuses a damaged file before it is hashed
     let input = run.input_folder("source", file)?;
-    run.expect_bytes(bytes);
-    // Converted there, then written to the artifact.
-    run.expect_state_bytes(bytes);
     let files = input.manifest().files.iter();
     let hashes = files.map(|file| (file.path.clone(), file.sha256.to_string())).collect();
     Ok(SourceFiles::new(file.display().to_string(), hashes))

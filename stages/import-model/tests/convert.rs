@@ -4,10 +4,11 @@
 
 use std::path::Path;
 
-use import_model::{Config, Error, Quantize, Unwatched, hub};
+use import_model::{Config, Conversion, Error, Quantize, Unwatched, hub};
 use mlx_rs::{Array, Dtype};
 use models::{LoadOptions, Model, TensorFiles};
 use tempfile::TempDir;
+use tensors::TensorHeader;
 use testutil::{golden_dir, tolerance};
 
 fn import(folder: &Path, change: impl FnOnce(&mut Config)) -> Result<TempDir, Error> {
@@ -31,6 +32,18 @@ fn logits(folder: &Path) -> Vec<f32> {
 fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Returns the bytes that are planned for the converted model.
+fn planned_bytes(folder: &Path, conversion: &Conversion) -> u64 {
+    let weights = folder.join("model.safetensors");
+    models::converted_bytes(&folder.join("config.json"), &[&weights], conversion).unwrap()
+}
+
+/// Returns the bytes of the tensors of a model.
+fn bytes_of_tensors(folder: &Path) -> u64 {
+    let tensors = TensorHeader::read(&folder.join("model.safetensors")).unwrap().into_tensors();
+    tensors.iter().map(|(_, info)| (info.data_offsets.1 - info.data_offsets.0) as u64).sum()
 }
 
 fn table(mode: &str, bits: i32, group_size: i32) -> Quantize {
@@ -61,6 +74,8 @@ fn a_dequantized_model_computes_the_same() {
 fn every_mode_is_written_as_the_models_read_it() {
     let plain = import(&golden_dir().join("llama-q4"), |config| config.dequantize = true).unwrap();
     let plain = plain.path().join("model");
+    let packed = golden_dir().join("llama-q4");
+    assert_eq!(planned_bytes(&packed, &Conversion::Dequantize), bytes_of_tensors(&plain));
     let expected = logits(&plain);
     let modes = [("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)];
     let affine = [2, 3, 4, 5, 6, 8].map(|bits| ("affine", bits, 32));
@@ -73,6 +88,12 @@ fn every_mode_is_written_as_the_models_read_it() {
         let matrices = if group_size == 64 { 3 * 6 + 2 } else { 3 * 7 + 2 };
         let count = files.names().filter(|name| name.ends_with(".scales")).count();
         assert_eq!(count, matrices, "{mode} {bits} {group_size}");
+        let conversion = Conversion::Quantize(table(mode, bits, group_size));
+        assert_eq!(
+            planned_bytes(&plain, &conversion),
+            bytes_of_tensors(&folder),
+            "{mode} {bits} {group_size}"
+        );
         let difference = difference(&expected, &logits(&folder));
         assert!(difference > 0.0, "{mode} {bits} {group_size}");
         worst.push((mode, bits, difference));

@@ -555,6 +555,31 @@ fn offline_without_the_model_is_explained() {
 }
 
 #[test]
+fn only_bytes_that_are_used_make_a_run_a_resumed_one() {
+    let (hub, dir) = (HubServer::start(vec![repo()]), temp());
+    let (online, weights) = (settings(&hub), golden("model.safetensors"));
+    let cached = Settings { cache: Some(cache(dir.path(), &ALL)), offline: true, ..online.clone() };
+    let config = Config { id: ID.into(), commit: repo().commit().to_owned(), ..Config::default() };
+    for (settings, left, bytes, resumed) in [
+        (&cached, "other.safetensors.part", &weights[..3000], false),
+        (&cached, "model.safetensors.part", &weights[..3000], false),
+        (&online, "other.safetensors.part", &weights[..3000], false),
+        (&online, "model.safetensors.part", &weights[..3000], true),
+        (&online, "model.safetensors.part", &[7; 3000], false),
+        (&online, "model.safetensors", &weights[..], true),
+    ] {
+        let import = Import::new();
+        let folder = import.resume.path().join("download");
+        fs_err::create_dir_all(&folder).unwrap();
+        fs_err::write(folder.join(left), bytes).unwrap();
+        let found = import_model::run(&config, settings, &Unwatched, import.resume.path(), import.out.path())
+            .unwrap();
+        assert_eq!(found.resumed, resumed, "{left} {}", settings.offline);
+        import.assert_complete();
+    }
+}
+
+#[test]
 fn a_damaged_cache_is_refused() {
     let (hub, dir) = (HubServer::start(vec![repo()]), temp());
     let cache = cache(dir.path(), &ALL);

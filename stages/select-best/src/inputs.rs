@@ -1,7 +1,9 @@
-//! Inputs that not every run has.
+//! Inputs that not every run has, and the space that a copy of them needs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use artifact::Store;
 use stage::{Context as _, Input, Run};
 
 use crate::config::Config;
@@ -34,4 +36,22 @@ pub fn open_answers(run: &mut Run<Config>, validate: &Path) -> stage::Result<Opt
     opened
         .hint("run `validate` with `--set answered_rows=N`, so that there are answers to choose by")
         .map(Some)
+}
+
+/// Returns how many bytes the largest checkpoint in `train` takes when it is copied. A run with the same `store` links it instead.
+pub fn expected_bytes(train: &Input, store: Option<&Store>) -> u64 {
+    let is_inside = |store: &Store| {
+        let [folder, root] = [train.path(), store.root()].map(fs_err::canonicalize);
+        folder.is_ok_and(|folder| root.is_ok_and(|root| folder.starts_with(root)))
+    };
+    if store.is_some_and(is_inside) {
+        return 0;
+    }
+    let mut checkpoints: BTreeMap<&Path, u64> = BTreeMap::new();
+    let is_part = |file: &&artifact::File| file.role == outputs::CHECKPOINTS;
+    for file in train.manifest().files.iter().filter(is_part) {
+        let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
+        *checkpoints.entry(folder).or_default() += file.size;
+    }
+    checkpoints.into_values().max().unwrap_or(0)
 }

@@ -32,7 +32,7 @@ use outputs::{Choice, Document, Import, Losses};
 pub use choose::choose;
 pub use config::Config;
 pub use error::Error;
-pub use inputs::{open_answers, open_origin};
+pub use inputs::{expected_bytes, open_answers, open_origin};
 
 /// Inputs of a choice.
 #[derive(Debug, Clone, Copy)]

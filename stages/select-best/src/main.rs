@@ -34,6 +34,7 @@ fn program(args: Args) -> stage::Result<()> {
     let validate = run.input("validate", &args.validate, outputs::LOSSES)?;
     let answers = select_best::open_answers(&mut run, &args.validate)?;
     let origin = select_best::open_origin(&mut run, args.model.as_deref())?;
+    run.expect_bytes(select_best::expected_bytes(&train, run.store()));
     run.execute(|job, config| {
         let inputs = Inputs {
             checkpoints: train.path(),

@@ -12,6 +12,7 @@ use tensors::{Dtype, SHARD_BYTES, TensorLayout, TensorWriter, shards, write_shar
 
 use super::Blocks;
 use crate::error::Error;
+use crate::space::Space;
 
 /// Bytes of the parts of a tensor, in order.
 type Parts<'a> = Box<dyn Iterator<Item = Result<Vec<u8>, Error>> + 'a>;
@@ -82,12 +83,13 @@ pub(super) struct Written {
     pub(super) record: GgufImport,
 }
 
-/// Writes all weights into `out`.
+/// Writes all weights into `out`, if they fit.
 pub(super) fn write(
     source: &Source<'_>,
     architecture: &Architecture<'_>,
     blocks: Blocks,
     out: &Path,
+    space: &Space<'_>,
 ) -> Result<Written, Error> {
     let mut planned = Vec::new();
     for tensor in source.header.tensors() {
@@ -100,6 +102,7 @@ pub(super) fn write(
     planned.sort_by(|a, b| a.name.cmp(&b.name));
     let layouts: Vec<Vec<TensorLayout>> = planned.iter().map(Planned::layouts).collect();
     let sizes: Vec<usize> = layouts.iter().map(|group| group.iter().map(TensorLayout::bytes).sum()).collect();
+    space.check_gguf(sizes.iter().map(|&bytes| bytes as u64).fold(0, u64::saturating_add))?;
     write_shards(out, &layouts, &shards(&sizes, SHARD_BYTES), |index, file| {
         planned[index].write(source, file)
     })?;

