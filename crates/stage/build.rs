@@ -8,8 +8,10 @@ use std::process::Command;
 
 /// Folders of packages.
 const PACKAGES: [&str; 3] = ["crates", "stages", "tools"];
-/// Other files that decide what is built.
-const FILES: [&str; 3] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
+/// Other files that decide what is built; the last holds the flags of the compiler.
+const FILES: [&str; 4] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"];
+/// Files of packages that are no part of a program, as git names them. [`is_source`] knows the same ones.
+const OTHERS: [&str; 2] = [":(exclude,glob)*/*/tests/**", ":(exclude,glob)*/*/*.md"];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -18,7 +20,7 @@ fn main() {
     let root = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../..");
     let named = variable("ASHLAR_REVISION");
     let (revision, dirty) = if named.is_empty() {
-        git_revision(&root).unwrap_or(("unknown".to_owned(), true))
+        git_revision(&root, variable("PROFILE") == "release").unwrap_or(("unknown".to_owned(), true))
     } else {
         let clean = named.strip_suffix("-dirty");
         (clean.unwrap_or(&named).to_owned(), clean.is_some())
@@ -41,7 +43,7 @@ fn set(name: &str, value: &str) {
 }
 
 /// Returns the revision of the checkout and whether its sources differ from it; `None` outside a checkout of this project.
-fn git_revision(root: &Path) -> Option<(String, bool)> {
+pub(crate) fn git_revision(root: &Path, is_release: bool) -> Option<(String, bool)> {
     let git = |arguments: &[&str]| {
         let mut git = Command::new("git");
         git.current_dir(root)
@@ -58,13 +60,15 @@ fn git_revision(root: &Path) -> Option<(String, bool)> {
     let revision = git(&["rev-parse", "HEAD"])?;
     watch_head(root, &git);
     // Watching all sources would build most crates anew after every edit, so a debug build does not claim to be clean.
-    if variable("PROFILE") != "release" {
+    if !is_release {
         return Some((revision, true));
     }
     let mut status = vec!["status", "--porcelain", "--"];
-    status.extend(PACKAGES.iter().chain(&FILES));
+    status.extend(PACKAGES.iter().chain(&FILES).chain(&OTHERS));
     let dirty = git(&status).is_none_or(|changes| !changes.is_empty());
-    watch_sources(root);
+    for path in sources(root) {
+        println!("cargo:rerun-if-changed={}", path.display());
+    }
     Some((revision, dirty))
 }
 
@@ -80,22 +84,20 @@ fn watch_head(root: &Path, git: &dyn Fn(&[&str]) -> Option<String>) {
     }
 }
 
-/// Runs this script again when a source changes, so that the program knows that it was built from changed sources.
+/// Returns the files and folders from which programs are built. This script runs again when one of them changes, so that a program
+/// knows that it was built from changed sources.
 #[expect(clippy::disallowed_methods, reason = "a build script has no use for another dependency")]
-fn watch_sources(root: &Path) {
-    for file in FILES {
-        println!("cargo:rerun-if-changed={}", root.join(file).display());
-    }
-    for package in
-        PACKAGES.iter().filter_map(|folder| std::fs::read_dir(root.join(folder)).ok()).flatten().flatten()
-    {
-        for source in ["src", "Cargo.toml", "build.rs"] {
-            let path = package.path().join(source);
-            if path.exists() {
-                println!("cargo:rerun-if-changed={}", path.display());
-            }
-        }
-    }
+pub(crate) fn sources(root: &Path) -> Vec<PathBuf> {
+    let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let packages = PACKAGES.iter().flat_map(|folder| entries(root.join(folder)));
+    let parts = packages.flat_map(|package| entries(package.path())).map(|part| part.path());
+    parts.filter(|path| is_source(path)).chain(FILES.iter().map(|file| root.join(file))).collect()
+}
+
+/// Returns whether a file or folder of a package can be part of a program: all but tests and text for people.
+fn is_source(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name != "tests" && path.extension().is_none_or(|extension| extension != "md")
 }
 
 fn output(command: &mut Command, arguments: &[&str]) -> Option<String> {
