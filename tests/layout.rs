@@ -17,13 +17,13 @@ use modules::{Modules, code, misplaced_import, phrases, sources};
 /// Stages that do not need MLX.
 const PLAIN_STAGES: [&str; 3] = ["prepare-data", "select-best", "report"];
 /// Crates that do not need MLX.
-const PLAIN_CRATES: [&str; 12] = [
+const PLAIN_CRATES: [&str; 14] = [
     "artifact", "files", "gguf", "tensors", "threads", "stage", "dataset", "jinja", "metrics", "chart",
-    "failure", "outputs",
+    "failure", "outputs", "network", "hub",
 ];
 /// Crates that depend on no other crate of the workspace, except `failure`, `files` and `threads`.
-const LONE_CRATES: [&str; 9] =
-    ["artifact", "gguf", "jinja", "tensors", "threads", "metrics", "chart", "failure", "outputs"];
+const LONE_CRATES: [&str; 10] =
+    ["artifact", "gguf", "jinja", "tensors", "threads", "metrics", "chart", "failure", "outputs", "network"];
 /// The only crates with unsafe code.
 const UNSAFE_CRATES: [&str; 2] = ["mlx-sys", "mlx-ext"];
 
@@ -287,6 +287,18 @@ fn files_are_replaced_in_one_place() -> Result<()> {
     let is_allowed = |path: &PathBuf| allowed.iter().chain(&MOVES).any(|allowed| path.ends_with(allowed));
     let files: Vec<PathBuf> = files.filter(|path| !is_allowed(path)).collect();
     ensure!(files.is_empty(), "use `artifact` to replace files: {files:?}");
+    Ok(())
+}
+
+/// Authorities, proxies and timeouts are set in one crate, from which every program that connects gets its clients.
+#[test]
+fn connections_are_set_up_in_one_place() -> Result<()> {
+    let calls =
+        Regex::new(r"Agent::(config_builder|new_with|from)|ureq::(agent|get|post|put|request|config)\b")?;
+    let files = shipped_code()?.into_iter().filter(|(_, code)| calls.is_match(code)).map(|(path, _)| path);
+    let files: Vec<PathBuf> =
+        files.filter(|path| path != Path::new("crates/network/src/agents.rs")).collect();
+    ensure!(files.is_empty(), "use `network::Agents` to connect: {files:?}");
     Ok(())
 }
 

@@ -1,18 +1,16 @@
 //! Sends requests: access token, redirects, retries, refusals.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
+use network::{Agents, Steady, Timeout, is_exposed, least_bytes, send_timeout};
 use ureq::http::Uri;
 use ureq::{Agent, SendBody};
 
 use crate::error::Error;
 use crate::hex::is_hex;
-use crate::network::tls;
 use crate::settings::Settings;
-use crate::steady::{Steady, least_bytes};
 use crate::watch::Watch;
 
 const MAX_REDIRECTS: usize = 10;
@@ -20,8 +18,6 @@ const MAX_REDIRECTS: usize = 10;
 const FIRST_ATTEMPTS: u32 = 3;
 /// Longest pause between attempts, even if the hub asks for more.
 const LONGEST_PAUSE: Duration = Duration::from_mins(2);
-/// Slowest connection that does not time out while a body is sent.
-const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
 /// Longest time for a small answer, as a multiple of the time without data that ends a connection.
 const ANSWER_SILENCES: u32 = 10;
 /// Most bytes that are read of the body of a refusal.
@@ -29,7 +25,7 @@ const MAX_REASON_BYTES: u64 = 1 << 16;
 
 /// A connection to the hub with its settings.
 pub struct Client<'a> {
-    agents: RefCell<BTreeMap<Option<String>, Agent>>,
+    agents: Agents,
     settings: &'a Settings,
     watch: &'a dyn Watch,
     explain: fn(&Refusal<'_>) -> Error,
@@ -160,41 +156,23 @@ fn header(response: &ureq::http::Response<ureq::Body>, name: &str) -> Option<Str
 impl<'a> Client<'a> {
     /// Makes a client without connecting. `explain` turns a refusal into an error with a hint.
     pub fn new(settings: &'a Settings, watch: &'a dyn Watch, explain: fn(&Refusal<'_>) -> Error) -> Self {
-        if settings.token.is_some()
-            && settings.endpoint.starts_with("http://")
-            && !is_local(&settings.endpoint)
-        {
+        if settings.token.is_some() && is_exposed(&settings.endpoint) {
             tracing::warn!("the access token is sent to `{}` without encryption", settings.endpoint);
         }
-        Self { agents: RefCell::default(), settings, watch, explain, answered: Cell::new(false) }
+        let agents = Agents::new(settings.proxies.clone(), Timeout::Silence(settings.silence));
+        Self { agents, settings, watch, explain, answered: Cell::new(false) }
     }
 
-    /// Returns the agent for an address: those with one proxy share their connections.
+    /// Returns the agent for an address. `get` follows redirects itself and withholds the token from other origins.
     ///
     /// # Errors
     ///
-    /// Refuses an unencrypted address unless the hub's own is unencrypted.
+    /// Refuses an unencrypted address unless the hub's own is unencrypted, and a proxy that cannot be used.
     fn agent<E: From<Error>>(&self, url: &str) -> Result<Agent, AttemptError<E>> {
         if self.settings.endpoint.starts_with("https://") && !url.starts_with("https://") {
             return Err(AttemptError::Fatal(refused(url, "is an unencrypted address").into()));
         }
-        let proxy = self.settings.proxies.of(url);
-        let key = proxy.as_ref().map(|proxy| proxy.uri().to_string());
-        let mut agents = self.agents.borrow_mut();
-        let agent = agents.entry(key).or_insert_with(|| {
-            let config = Agent::config_builder()
-                .proxy(proxy)
-                .tls_config(tls())
-                .http_status_as_error(false)
-                .max_redirects(0) // `get` follows them and withholds the token from other origins
-                .timeout_connect(Some(self.settings.silence))
-                .timeout_recv_response(Some(self.settings.silence))
-                .timeout_per_read(Some(self.settings.silence))
-                .user_agent(concat!("ashlar/", env!("CARGO_PKG_VERSION")))
-                .build();
-            config.new_agent()
-        });
-        Ok(agent.clone())
+        self.agents.agent(url).map_err(|error| AttemptError::Fatal(Error::from(error).into()))
     }
 
     /// Returns the settings.
@@ -272,13 +250,16 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     ///
-    /// Fails on every status from 300 that is not in `accepted`.
+    /// Fails on every status from 300 that is not in `accepted`, and refuses to send to another machine without encryption.
     pub fn send<E: From<Error>>(
         &self,
         request: Request<'_>,
         accepted: &[u16],
     ) -> Result<Response, AttemptError<E>> {
         let Request { method, url, headers, body, bytes, with_token } = request;
+        if is_exposed(url) {
+            return Err(AttemptError::Fatal(refused(url, "is an unencrypted address").into()));
+        }
         let agent = self.agent::<E>(url)?;
         let mut builder = match method {
             "PUT" => agent.put(url),
@@ -292,7 +273,7 @@ impl<'a> Client<'a> {
         if let Some(token) = token {
             builder = builder.header("authorization", format!("Bearer {token}"));
         }
-        let timeout = self.settings.silence + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
+        let timeout = send_timeout(self.settings.silence, bytes);
         let builder = builder.config().timeout_send_body(Some(timeout)).build();
         let mut response =
             builder.send(SendBody::from_reader(body)).map_err(|error| connection_error(url, &error))?;
@@ -411,15 +392,14 @@ fn reason(response: &mut ureq::http::Response<ureq::Body>, silence: Duration) ->
 }
 
 fn connection_error<E: From<Error>>(url: &str, error: &ureq::Error) -> AttemptError<E> {
+    if let Some(reason) = network::distrust(error) {
+        let reason = format!("`{}` cannot be trusted: {reason}", without_query(url));
+        let hint = network::CERTIFICATE_HINT.to_owned();
+        return AttemptError::Fatal(Error::Refused { reason, hint }.into());
+    }
     match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::RequireHttpsOnly(_) => {
             AttemptError::Fatal(refused(url, &format!("returned an unusable address: {error}")).into())
-        }
-        // A certificate that is not trusted, or an answer that is not TLS.
-        ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
-            let reason = format!("`{}` cannot be trusted: {io}", without_query(url));
-            let hint = "if this network has its own certificate authority, name its file in `SSL_CERT_FILE`";
-            AttemptError::Fatal(Error::Refused { reason, hint: hint.into() }.into())
         }
         _ => AttemptError::retry(format!("no connection: {error}")),
     }
@@ -470,12 +450,6 @@ impl Progress {
     }
 }
 
-/// Returns whether the hub runs on this machine, so that no proxy is used.
-fn is_local(endpoint: &str) -> bool {
-    let host = endpoint.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
-    matches!(host.as_str(), "localhost" | "127.0.0.1" | "[::1]")
-}
-
 /// Returns scheme, host and port of an address.
 fn origin(url: &str) -> Option<String> {
     let uri: Uri = url.parse().ok()?;
@@ -500,7 +474,7 @@ pub fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Client, is_local, origin, quoted};
+    use super::{Client, origin, quoted};
 
     #[test]
     fn redirects_are_resolved_against_where_they_came_from() {
@@ -526,7 +500,6 @@ mod tests {
         ] {
             assert_ne!(origin("https://hub.org/a"), origin(other), "{other}");
         }
-        assert!(is_local("http://127.0.0.1:80") && !is_local("https://huggingface.co"));
     }
 
     #[test]

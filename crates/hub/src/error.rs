@@ -44,6 +44,12 @@ pub enum Error {
     Io(#[from] std::io::Error),
 }
 
+impl From<network::Error> for Error {
+    fn from(network::Error { reason, hint }: network::Error) -> Self {
+        Self::Settings { reason, hint }
+    }
+}
+
 impl Failure for Error {
     fn kind(&self) -> Kind {
         match self {

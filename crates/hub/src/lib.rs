@@ -15,17 +15,14 @@ mod client;
 mod error;
 mod hex;
 mod listing;
-mod network;
 mod oid;
 mod settings;
-mod steady;
 mod watch;
 
 pub use client::{AttemptError, Client, Progress, Refusal, Request, Response, quoted, without_query};
 pub use error::Error;
 pub use hex::{hex, is_hex};
 pub use listing::{Entry, resolve, tree};
-pub use network::Proxies;
 pub use oid::git_oid;
 pub use settings::Settings;
 pub use watch::{Unwatched, Watch};

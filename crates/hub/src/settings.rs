@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use network::Proxies;
+
 use crate::error::Error;
-use crate::network::Proxies;
 
 /// Longest file with an access token, in bytes.
 const MAX_TOKEN_BYTES: u64 = 1 << 16;
@@ -35,7 +36,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// Fails when `HF_ENDPOINT` is not an HTTP address, and when a variable names a proxy that is not an HTTP proxy.
+    /// Fails when `HF_ENDPOINT` is not an HTTP address.
     pub fn from_env() -> Result<Self, Error> {
         Self::from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -77,7 +78,7 @@ impl Settings {
             attempts: 6,
             first_pause: Duration::from_secs(1),
             silence: Duration::from_secs(30),
-            proxies: Proxies::from_variables(&variable)?,
+            proxies: Proxies::from_variables(&variable),
         })
     }
 }

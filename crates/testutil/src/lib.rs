@@ -1,5 +1,5 @@
-//! Test utilities shared by all crates: programs, temporary workspaces, golden cases, a model hub on localhost,
-//! damaged weight files, and the table of tolerances.
+//! Test utilities shared by all crates: programs, temporary workspaces, golden cases, a model hub and
+//! encrypted servers on localhost, damaged weight files, and the table of tolerances.
 //!
 //! For tests only: no program is built with it. Helpers prepare input and show outcomes; a test states the law.
 //!
@@ -20,6 +20,7 @@ pub mod hub;
 mod program;
 mod sandbox;
 pub mod strace;
+pub mod tls;
 pub mod tolerance;
 
 pub use files::{golden, golden_dir, workspace_root};

@@ -13,6 +13,7 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use failure::{Error, Kind, Result};
+use network::{Agents, Proxies, Timeout, is_exposed};
 use serde_json::{Value, json};
 use stage::StopFlag;
 use ureq::Agent;
@@ -105,8 +106,8 @@ impl Received {
 /// settings do not allow it, and when `stop` is set.
 pub(crate) fn answers(request: &Request<'_>, stop: &StopFlag) -> Result<BTreeMap<usize, Answer>> {
     let Request { name, settings, rows, config, work } = *request;
-    let endpoint = Endpoint::new(settings, config);
-    if endpoint.key.is_some() && endpoint.url.starts_with("http://") && !is_local(&endpoint.url) {
+    let endpoint = Endpoint::new(settings, config)?;
+    if endpoint.key.is_some() && is_exposed(&endpoint.url) {
         tracing::warn!("{name}: the API key is sent to `{}` without encryption", settings.base_url);
     }
     let (kept, answers) = KeptAnswers::open(work, name)?;
@@ -183,21 +184,15 @@ fn judge(
 }
 
 impl<'a> Endpoint<'a> {
-    fn new(settings: &'a EndpointSettings, config: &Config) -> Self {
+    fn new(settings: &'a EndpointSettings, config: &Config) -> Result<Self> {
         let timeout = Duration::from_secs(settings.timeout_seconds);
         let url = format!("{}/chat/completions", settings.base_url.trim_end_matches('/'));
-        let agent = Agent::config_builder()
-            .proxy(if is_local(&url) { None } else { ureq::Proxy::try_from_env() })
-            .http_status_as_error(false)
-            .max_redirects(0) // the key goes to the configured address only
-            .timeout_global(Some(timeout))
-            .user_agent(concat!("ashlar/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
+        // Redirects are not followed: the key goes to the configured address only.
+        let agent = Agents::new(Proxies::from_env(), Timeout::Whole(timeout)).agent(&url)?;
         let variable = &settings.key_variable;
         let key = Some(variable).filter(|name| !name.is_empty()).and_then(|name| std::env::var(name).ok());
         let key = key.filter(|key| !key.is_empty());
-        Self { agent, url, key, settings, max_tokens: config.max_tokens, seed: config.seed }
+        Ok(Self { agent, url, key, settings, max_tokens: config.max_tokens, seed: config.seed })
     }
 
     /// Asks for one answer, again after temporary failures.
@@ -229,9 +224,7 @@ impl<'a> Endpoint<'a> {
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let mut response = request
-            .send(&body[..])
-            .map_err(|error| Problem::Temporary(format!("`{}`: {error}", self.url), None))?;
+        let mut response = request.send(&body[..]).map_err(|error| self.unreachable(&error))?;
         let pause = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
         let status = response.status().as_u16();
         // The limit counts bytes after they were decompressed.
@@ -251,6 +244,15 @@ impl<'a> Endpoint<'a> {
             }
             _ => Err(Problem::Row(format!("status {status}: {}", message(&bytes)))),
         }
+    }
+
+    /// Returns the problem of a request without an answer; a server that is not trusted once is never trusted.
+    fn unreachable(&self, error: &ureq::Error) -> Problem {
+        let Some(reason) = network::distrust(error) else {
+            return Problem::Temporary(format!("`{}`: {error}", self.url), None);
+        };
+        let message = format!("`{}` cannot be trusted: {reason}", self.url);
+        Problem::All(Error::failed(message).hinted(network::CERTIFICATE_HINT))
     }
 
     fn request(&self, row: &Row) -> Value {
@@ -320,15 +322,6 @@ fn sleep(pause: Duration, is_ended: &dyn Fn() -> bool) {
     }
 }
 
-/// Returns whether an address is on this machine.
-fn is_local(url: &str) -> bool {
-    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = host.split(['/', '?']).next().unwrap_or_default();
-    ["localhost", "127.0.0.1", "[::1]"]
-        .iter()
-        .any(|local| host.strip_prefix(local).is_some_and(|rest| rest.is_empty() || rest.starts_with(':')))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,11 +344,5 @@ mod tests {
         assert_eq!(message(br#"{"error":{"message":"no  such\nmodel"}}"#), "no such model");
         assert_eq!(message(b""), "no message");
         assert_eq!(message("x".repeat(5000).as_bytes()).len(), SHOWN_CHARACTERS);
-    }
-
-    #[test]
-    fn only_this_machine_is_local() {
-        assert!(is_local("http://127.0.0.1:8080/v1") && is_local("http://localhost/v1"));
-        assert!(!is_local("http://localhost.example.com/v1") && !is_local("https://api.openai.com/v1"));
     }
 }

@@ -1,69 +1,10 @@
 //! A hub behind the certificate authority of a company: known from `SSL_CERT_FILE`, and refused without it.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::sync::Arc;
-
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::PrivatePkcs8KeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use testutil::hub::{HubServer, Repo};
+use testutil::tls::{authority, encrypt};
 use testutil::{Program, Sandbox, golden_dir};
 
 const ID: &str = "org/tiny";
-
-/// Makes an authority, writes its certificate to `path`, and returns a server's configuration that it vouches for.
-fn authority(path: &Path) -> ServerConfig {
-    let mut authority = CertificateParams::new([]).expect("no names");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().expect("a key");
-    let certificate = authority.self_signed(&key).expect("a certificate");
-    fs_err::write(path, certificate.pem()).expect("the sandbox can be written");
-    let issuer = Issuer::new(authority, key);
-    let key = KeyPair::generate().expect("a key");
-    let names = ["localhost".to_owned()];
-    let server = CertificateParams::new(names).and_then(|server| server.signed_by(&key, &issuer));
-    let chain = vec![server.expect("a certificate").der().clone()];
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.expect("the provider has these versions").with_no_client_auth();
-    builder
-        .with_single_cert(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-        .expect("the key belongs to the certificate")
-}
-
-/// Serves `to` over TLS and returns the port.
-fn encrypt(config: ServerConfig, to: &str) -> u16 {
-    let to: SocketAddr = to.trim_start_matches("http://").parse().expect("an address");
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
-    let config = Arc::new(config);
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let config = Arc::clone(&config);
-            std::thread::spawn(move || forward(config, stream, to));
-        }
-    });
-    port
-}
-
-/// Forwards one request without a body, and its answer; a client that does not trust us closes the connection.
-fn forward(config: Arc<ServerConfig>, stream: TcpStream, to: SocketAddr) -> Option<()> {
-    let mut client = StreamOwned::new(ServerConnection::new(config).ok()?, stream);
-    let (mut head, mut byte) = (Vec::new(), [0]);
-    while !head.ends_with(b"\r\n\r\n") {
-        client.read_exact(&mut byte).ok()?;
-        head.push(byte[0]);
-    }
-    let mut hub = TcpStream::connect(to).ok()?;
-    hub.write_all(&head).ok()?;
-    let mut answer = Vec::new();
-    hub.read_to_end(&mut answer).ok()?;
-    client.write_all(&answer).ok()?;
-    client.conn.send_close_notify();
-    client.flush().ok()
-}
 
 fn golden(name: &str) -> Vec<u8> {
     fs_err::read(golden_dir().join("llama").join(name)).expect("a golden file")
@@ -98,6 +39,20 @@ fn the_authority_of_a_company_is_known_from_ssl_cert_file() {
     authority(&sandbox.join("other.pem"));
     let mut other = import(&sandbox, port);
     other.env("SSL_CERT_FILE", sandbox.join("other.pem")).args(["--set", "license=mit"]).run().failed(1);
+}
+
+#[test]
+fn a_file_without_authorities_is_named_like_a_missing_one() {
+    let sandbox = Sandbox::new();
+    let hub = HubServer::start(vec![repo()]);
+    let port = encrypt(authority(&sandbox.join("ca.pem")), &hub.endpoint());
+    sandbox.write("empty.pem", "");
+    for name in ["empty.pem", "missing.pem"] {
+        let ran = import(&sandbox, port).env("SSL_CERT_FILE", sandbox.join(name)).run();
+        ran.failed(1);
+        let warning = ran.stderr.lines().find(|line| line.contains("cannot read certificate authorities: "));
+        assert!(warning.is_some_and(|line| line.contains(name)), "{name}: {}", ran.stderr);
+    }
 }
 
 #[test]

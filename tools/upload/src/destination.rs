@@ -38,6 +38,15 @@ impl Destination<'_> {
         if settings.offline {
             return wrong("`HF_HUB_OFFLINE` forbids the network".into(), "unset it to upload");
         }
+        if network::is_exposed(&settings.endpoint) {
+            return wrong(
+                format!(
+                    "`HF_ENDPOINT` is `{}`: the token and the model would be sent without encryption",
+                    settings.endpoint
+                ),
+                "set it to an `https://` address; only a hub on this machine needs no encryption",
+            );
+        }
         if settings.token.is_none() {
             let hint = format!(
                 "create a token with write access on `{}/settings/tokens` and set `HF_TOKEN`",

@@ -14,6 +14,8 @@ use testutil::{Program, Ran, Sandbox, filtered, golden_dir};
 use upload::{Destination, Error, LocalFile, Outcome, Part, contents, push};
 
 const ID: &str = "jane/tuned";
+const MAIN: Destination<'_> =
+    Destination { id: ID, revision: "main", private: false, replace_weights: false, message: "first" };
 
 /// Makes an artifact like that of `fuse`: a golden model with these further files.
 fn fused(folder: &Path, more: &[(&str, &[u8])]) -> PathBuf {
@@ -64,16 +66,7 @@ impl Bench {
     }
 
     fn push(&self) -> Result<Outcome, Error> {
-        self.push_to(
-            &Destination {
-                id: ID,
-                revision: "main",
-                private: false,
-                replace_weights: false,
-                message: "first",
-            },
-            TOKEN,
-        )
+        self.push_to(&MAIN, TOKEN)
     }
 
     fn push_to(&self, destination: &Destination<'_>, token: &str) -> Result<Outcome, Error> {
@@ -406,4 +399,17 @@ fn help_lists_the_options() {
       -h, --help               Print help (see more with '--help')
       -V, --version            Print version
     "#);
+}
+
+#[test]
+fn nothing_is_sent_to_another_machine_without_encryption() {
+    let bench = Bench::new(vec![]);
+    // An address that nobody answers: a request would end with `Unreachable` after its retries.
+    for endpoint in ["http://192.0.2.2:8481", "http://localhost:80@192.0.2.2:8481"] {
+        let settings = Settings { endpoint: endpoint.to_owned(), ..bench.settings(TOKEN) };
+        let error = push(&bench.files, &MAIN, &settings, &Unwatched).unwrap_err();
+        assert!(matches!(error, Error::Settings { .. }), "{error:?}");
+        assert_eq!(error.kind().exit_code(), 2);
+        assert!(error.to_string().contains("without encryption"), "{error}");
+    }
 }

@@ -1,7 +1,7 @@
 //! S3-compatible storage as a place for artifacts.
 //!
 //! Settings come from the environment, as for other S3 programs: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
-//! `AWS_SESSION_TOKEN`, `AWS_REGION`, and `AWS_ENDPOINT_URL` for storage other than Amazon's.
+//! `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL` for storage other than Amazon's, and `AWS_ALLOW_HTTP` if that has no encryption.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use object_store::{
     ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig,
 };
 
-use super::http::Connector;
+use super::http::{Connector, Untrusted};
 use super::{COMMIT, DESCRIPTION_BYTES, MANIFEST, Name, PROVENANCE, Remote, SUMS, Sent, files, too_long};
 use crate::error::{Error, Result};
 
@@ -58,6 +58,7 @@ impl S3 {
             })
             .with_http_connector(Connector);
         if let Some(endpoint) = endpoint {
+            check_encryption(&endpoint, std::env::var("AWS_ALLOW_HTTP").ok().as_deref())?;
             builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
         }
         let store = builder.build().map_err(|error| problem(failure::describe(&error)))?;
@@ -77,7 +78,11 @@ impl S3 {
     }
 
     fn blame(&self, error: &object_store::Error) -> Error {
+        if let Some(error) = caused_by::<network::Error>(error) {
+            return Error::Network(error.clone());
+        }
         let hint = match error {
+            _ if caused_by::<Untrusted>(error).is_some() => Some(network::CERTIFICATE_HINT.to_owned()),
             object_store::Error::Unauthenticated { .. } | object_store::Error::PermissionDenied { .. } => {
                 Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and check what they may do".to_owned())
             }
@@ -228,6 +233,32 @@ impl S3 {
     }
 }
 
+/// Refuses storage on another machine that has no encryption, unless `allowed`, the value of `AWS_ALLOW_HTTP`, is true.
+fn check_encryption(endpoint: &str, allowed: Option<&str>) -> Result<()> {
+    let allowed = allowed.unwrap_or_default().to_ascii_lowercase();
+    if !network::is_exposed(endpoint) || matches!(allowed.as_str(), "1" | "true" | "on" | "yes" | "y") {
+        return Ok(());
+    }
+    Err(Error::Network(network::Error {
+        reason: format!("the storage `{endpoint}` is on another machine and has no encryption"),
+        hint:
+            "set AWS_ENDPOINT_URL to an `https://` address, or AWS_ALLOW_HTTP=true if that network is trusted"
+                .to_owned(),
+    }))
+}
+
+/// Returns the cause of an error that has the type `T`, if there is one.
+fn caused_by<T: std::error::Error + 'static>(error: &object_store::Error) -> Option<&T> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 impl Remote for S3 {
     fn list(&self) -> Result<Vec<Name>> {
         let objects = self.objects("")?;
@@ -310,5 +341,27 @@ impl Remote for S3 {
         let committed = self.commit(artifact, name)?;
         // A repair is reported, although its `COMMIT` may be the one that was there.
         Ok(if is_there { Sent::New } else { committed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn storage_on_another_machine_needs_encryption_or_permission() {
+        for (endpoint, allowed, is_used) in [
+            ("https://s3.example.com", None, true),
+            ("http://localhost:9000", None, true),
+            ("http://127.0.0.1:9000", Some("false"), true),
+            ("http://minio:9000", Some("true"), true),
+            ("HTTP://192.0.2.2", Some("1"), true),
+            ("http://minio:9000", None, false),
+            ("HTTP://192.0.2.2", Some("false"), false),
+            ("http://localhost@192.0.2.2", Some(""), false),
+        ] {
+            let checked = check_encryption(endpoint, allowed);
+            assert_eq!(checked.is_ok(), is_used, "{endpoint} {allowed:?}: {checked:?}");
+        }
     }
 }

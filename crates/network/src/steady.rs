@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 const SLOWEST_BYTES_PER_SECOND: f64 = 1024.0;
 
 /// Returns the number of bytes that the slowest answer has after `time`.
-pub(crate) fn least_bytes(time: Duration) -> u64 {
+pub fn least_bytes(time: Duration) -> u64 {
     (time.as_secs_f64() * SLOWEST_BYTES_PER_SECOND) as u64
 }
 
 /// Reader that fails once it has waited for `silence` and got fewer bytes than [`least_bytes`] in that time, or has waited for
 /// `limit` in all. Only time inside of the inner reader counts.
-pub(crate) struct Steady<R> {
+#[derive(Debug)]
+pub struct Steady<R> {
     inner: R,
     silence: Duration,
     limit: Duration,
@@ -24,7 +25,8 @@ pub(crate) struct Steady<R> {
 }
 
 impl<R> Steady<R> {
-    pub(crate) fn new(inner: R, silence: Duration, limit: Duration) -> Self {
+    /// Wraps a reader; see [`Steady`] for the times.
+    pub fn new(inner: R, silence: Duration, limit: Duration) -> Self {
         Self { inner, silence, limit, window: (Duration::ZERO, 0), waited: Duration::ZERO }
     }
 
