@@ -374,7 +374,8 @@ pub struct Keep {
 /// Explanation of places below the help of `push` and `pull`.
 const REMOTES: &str = "\
 REMOTE is a folder, or s3://BUCKET/PREFIX. S3 is set up by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and \
-AWS_REGION; AWS_ENDPOINT_URL selects another server, AWS_ALLOW_HTTP=true allows one without encryption. A folder is a store itself. Copies may be cut off at any moment: what is \
+AWS_REGION; AWS_ENDPOINT_URL selects another server, AWS_ALLOW_HTTP=true allows one without encryption. A folder is a store \
+itself. Copies may be cut off at any moment: what is \
 incomplete is never taken for an artifact, and the same command completes it.";
 
 /// Push artifacts.

@@ -77,6 +77,9 @@ pub(crate) enum Error {
         /// The end of a sentence about it.
         reason: String,
     },
+    /// The environment has an unusable setting of the network.
+    #[error(transparent)]
+    Network(#[from] network::Error),
     /// Two artifacts have the same key and other bytes.
     #[error("`{there}` and `{}` have the same key, but other bytes ({} and {})", here.display(), trees.0.short(), trees.1.short())]
     Different {
@@ -188,6 +191,7 @@ impl Failure for Error {
         match self {
             Self::Io(error) => Kind::of_io(error),
             Self::Artifact(error) => error.kind(),
+            Self::Network(error) => error.kind(),
             Self::NotFound { .. }
             | Self::NoStore { .. }
             | Self::NotThere { .. }
@@ -208,6 +212,7 @@ impl Failure for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Artifact(error) => error.hint(),
+            Self::Network(error) => error.hint(),
             Self::NotFound { .. } => Some(
                 "`artifacts ls` lists them; give a folder, a label, STAGE, or at least the first 4 digits of a key"
                     .to_owned(),
