@@ -5,9 +5,7 @@
 # the content of the settings files, so that they may be edited, and another pipeline started, while one runs. (Each stage reads them
 # when it starts.) Beside RUN, $(LATEST)/STAGE.path names the artifact of the last run with any settings, for people; no stage reads it.
 
-# A test reads the line of STAGES.
-override \
-STAGES := import-model prepare-data train validate select-best fuse evaluate report
+override STAGES := import-model prepare-data train validate select-best fuse evaluate report
 
 override LATEST := $(call path,BUILD)/$(call raw,PIPELINE)/$(call raw,MODEL)
 override ASKED := $(foreach name,BACKEND STORE DATA MODEL_DIR MEMORY ENCODER LAUNCH SHARD_LAYERS,$(call quoted,$(name))) $(call quote,$(call listed,SET))

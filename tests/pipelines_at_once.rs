@@ -89,8 +89,9 @@ fn two_pipelines_with_different_settings_do_not_mix() -> Result<()> {
 #[test]
 fn gc_beside_pipelines_takes_nothing_from_them() -> Result<()> {
     let folder = checkout("gc")?;
-    // gc removes nothing before there is a folder of pointers.
+    // gc removes nothing before there is a folder of pointers, and refuses to before there is a store.
     fs_err::create_dir_all(folder.join("build"))?;
+    artifact::Store::open(&folder.join("artifacts"))?.ensure()?;
     let (rounds, is_over) = (rounds()?, AtomicBool::new(false));
     let (collections, checked) = std::thread::scope(|scope| {
         let collector = scope.spawn(|| collect_until(&folder, &is_over));

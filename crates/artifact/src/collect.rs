@@ -17,8 +17,9 @@ use crate::digest::Key;
 use crate::error::{Error, Result};
 use crate::liveness::Liveness;
 use crate::lock::{self, Tried, Wait};
+use crate::names::check_stage;
 use crate::os;
-use crate::store::{Store, check_stage};
+use crate::store::Store;
 
 const TRASH: &str = ".trash";
 

@@ -6,18 +6,20 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::store::check_stage;
+use crate::names::check_stage;
 
 /// Folders of a store that do not hold artifacts.
 const OWN: [&str; 8] = [".kept", ".locks", ".memo", ".quarantine", ".trash", ".verified", ".work", "refs"];
 
-/// Checks all folders of the store in `root` that do not hold artifacts.
+/// Checks that no folder of the store in `root` is a link, except for those that hold artifacts. A file in its place concerns only
+/// those who need the folder.
 ///
 /// # Errors
 ///
-/// As [`check`].
+/// [`Error::Linked`] names the path.
 pub(crate) fn check_all(root: &Path) -> Result<()> {
-    OWN.iter().try_for_each(|name| check(&root.join(name)))
+    let linked = OWN.iter().map(|name| root.join(name)).find(|path| path.is_symlink());
+    linked.map_or(Ok(()), |path| Err(Error::Linked { path }))
 }
 
 /// Checks that what is at `path`, which has the name of a folder of a store, is no link; and if it does not hold artifacts, that it is
@@ -72,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_with_a_linked_folder_or_a_file_in_its_place_is_not_opened() {
+    fn a_store_with_a_linked_folder_is_not_opened_and_a_file_in_its_place_not_used() {
         for name in OWN {
             let (_home, store, folder) = store_and_folder();
             let place = store.root().join(name);
@@ -83,7 +85,8 @@ mod tests {
             assert!(is_linked(&Store::open(store.root())), "{name}");
             fs_err::remove_file(&place).unwrap();
             fs_err::write(&place, "").unwrap();
-            assert!(matches!(Store::open(store.root()), Err(Error::Occupied { .. })), "{name}");
+            let store = Store::open(store.root()).unwrap();
+            assert!(matches!(store.folder(name), Err(Error::Occupied { .. })), "{name}");
         }
     }
 

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 
 use crate::digest::Key;
 use crate::error::{Error, Result};
-use crate::store::{self, Store};
-use crate::{network, os};
+use crate::store::Store;
+use crate::{names, network, os};
 
 const POLL: Duration = Duration::from_millis(50);
 /// Folder of the lock files in a store.
@@ -71,7 +71,7 @@ impl Store {
         waiting: &mut dyn FnMut(&str),
         stop: &dyn Fn() -> bool,
     ) -> Result<KeyLock> {
-        store::check_stage(stage)?;
+        names::check_stage(stage)?;
         self.ensure()?;
         let dir = self.folder(LOCKS)?;
         os::create_dir_all(&dir)?;

@@ -12,11 +12,11 @@ use crate::liveness::{Liveness, STAGING};
 use crate::lock::{self, Tried};
 use crate::manifest::Manifest;
 use crate::memo::Memo;
-use crate::os;
 use crate::reader::{Artifact, DATA, Level, TELEMETRY};
 use crate::seal::{Draft, flush, seal};
-use crate::store::{self, Store, open_if_there};
+use crate::store::{Store, open_if_there};
 use crate::verify::{Fault, verify};
+use crate::{names, os};
 
 /// Number of times that other processes may remove or replace the same folder before this one gives up.
 const ATTEMPTS: usize = 100;
@@ -128,7 +128,7 @@ impl Staging {
     ///
     /// Fails without publishing anything when data is refused, when `before_commit` fails, or on an I/O error.
     pub fn publish(self, draft: &Draft, before_commit: &mut dyn FnMut() -> Result<()>) -> Result<Published> {
-        store::check_slug(&draft.slug)?;
+        names::check_slug(&draft.slug)?;
         let manifest = seal(&self.dir, draft, before_commit)?;
         self.install(&manifest, &draft.slug)
     }
@@ -141,7 +141,7 @@ impl Staging {
     ///
     /// Fails without publishing anything when the folder is not a sound artifact of the stage, or on an I/O error.
     pub fn adopt(self, slug: &str) -> Result<Published> {
-        store::check_slug(slug)?;
+        names::check_slug(slug)?;
         if os::entries(&self.telemetry)?.is_empty() {
             fs_err::remove_dir(&self.telemetry)?;
         }

@@ -13,7 +13,6 @@ use crate::manifest::{self, File, Manifest};
 use crate::memo::Memo;
 use crate::os;
 use crate::stamp::Witness;
-use crate::store::LOOKS;
 use crate::tree::Tree;
 
 pub(crate) const COMMIT: &str = "COMMIT";
@@ -22,6 +21,9 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const PROVENANCE: &str = "provenance.json";
 pub(crate) const DATA: &str = "data";
 pub(crate) const TELEMETRY: &str = "telemetry";
+
+/// Number of looks at a path at which other processes replace an artifact.
+pub(crate) const LOOKS: usize = 20;
 
 /// Thoroughness with which data files are verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,15 +9,14 @@ use serde_json::{Value, json};
 use crate::digest::{FileHash, Key, TreeHash};
 use crate::error::{Error, Result};
 use crate::memo::Memo;
-use crate::reader::{Artifact, Level};
-use crate::{atomic, clock, inside, network, os, tree};
+use crate::names::{check_ref, check_stage};
+use crate::reader::{Artifact, LOOKS, Level};
+use crate::{atomic, clock, inside, network, os};
 
 const STORE: &str = "STORE";
 const SCHEMA: &str = "artifact-store-v1";
 /// Longest file `STORE`, and longest ref.
 const STORE_BYTES: u64 = 64 << 10;
-/// Number of looks at a path at which other processes replace an artifact.
-pub(crate) const LOOKS: usize = 20;
 /// Free space required beyond 1.1 × the planned bytes.
 const HEADROOM: u64 = 512 << 20;
 
@@ -414,46 +413,4 @@ pub(crate) fn check_space(path: &Path, planned_bytes: u64) -> Result<()> {
         return Err(Error::NoSpace { path: path.to_owned(), needed_bytes, free_bytes });
     }
     Ok(())
-}
-
-/// Checks the name of a stage: `[a-z][a-z0-9-]{0,39}`, not `refs`.
-///
-/// # Errors
-///
-/// [`Error::BadName`] for other names.
-pub fn check_stage(name: &str) -> Result<()> {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if name.is_empty()
-        || name.len() > 40
-        || !name.as_bytes()[0].is_ascii_lowercase()
-        || !name.bytes().all(plain)
-        || name == "refs"
-    {
-        let reason = "expected [a-z][a-z0-9-]{0,39}, not `refs`";
-        return Err(Error::BadName { name: name.to_owned(), what: "stage name", reason });
-    }
-    Ok(())
-}
-
-/// Checks the readable end of an artifact's name: `[a-z0-9.-]{1,40}`.
-///
-/// # Errors
-///
-/// [`Error::BadName`] for other slugs.
-pub fn check_slug(slug: &str) -> Result<()> {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
-    if slug.is_empty() || slug.len() > 40 || !slug.bytes().all(plain) {
-        let reason = "expected [a-z0-9.-]{1,40}";
-        return Err(Error::BadName { name: slug.to_owned(), what: "slug", reason });
-    }
-    Ok(())
-}
-
-fn check_ref(name: &str) -> Result<()> {
-    let reason = "expected at most 128 letters, digits, `.`, `_` and `-`, not beginning with a dot";
-    tree::check_component(name).map_err(|_| Error::BadName {
-        name: name.to_owned(),
-        what: "ref name",
-        reason,
-    })
 }

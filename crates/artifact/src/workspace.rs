@@ -9,8 +9,8 @@ use crate::claim::{ATTEMPTS, Claimed};
 use crate::digest::Key;
 use crate::error::Result;
 use crate::liveness::CLAIM;
-use crate::store::{self, Store};
-use crate::{atomic, claim, clock, inside, os};
+use crate::store::Store;
+use crate::{atomic, claim, clock, inside, names, os};
 
 const OWNER: &str = "owner.json";
 /// Longest file that names an owner.
@@ -32,7 +32,7 @@ impl Store {
     ///
     /// Fails on a bad stage name, and when a folder on the way is a link.
     pub fn workspace(&self, stage: &str, key: &Key) -> Result<Workspace> {
-        store::check_stage(stage)?;
+        names::check_stage(stage)?;
         let dir = self.folder(".work")?.join(stage);
         inside::check(&dir)?;
         let dir = dir.join(key.short());
