@@ -132,7 +132,8 @@ fn all_lists_of_stages_agree() -> Result<()> {
     ensure!(folders("stages")? == sorted, "the folders in `stages` are not those of `outputs::STAGES`");
 
     let wiring = fs_err::read_to_string(root().join("pipelines/pipeline.mk"))?;
-    let listed = wiring.lines().find_map(|line| line.strip_prefix("override STAGES := ")).context("no `STAGES`")?;
+    let listed =
+        wiring.lines().find_map(|line| line.strip_prefix("override STAGES := ")).context("no `STAGES`")?;
     ensure!(listed.split_whitespace().eq(names), "`pipelines/pipeline.mk` runs `{listed}`");
     for name in names {
         let has_inputs = wiring.lines().any(|line| line.starts_with(&format!("{name}-inputs")));

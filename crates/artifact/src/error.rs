@@ -203,7 +203,9 @@ impl Failure for Error {
                  that have the folder open"
             }
             Self::UnknownSchema { .. } => "use the version of Ashlar that wrote it, or another `--store`",
-            Self::Linked { .. } => "move the folder itself there, or give another `--store`",
+            Self::Linked { .. } => {
+                "put the folder itself there: link or mount the whole store, not a folder in it"
+            }
             Self::StoreFile { .. } => {
                 "delete that file, and the next run writes it again; or give another `--store`"
             }

@@ -8,8 +8,8 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::names::check_stage;
 
-/// Folders of a store that do not hold artifacts.
-const OWN: [&str; 8] = [".kept", ".locks", ".memo", ".quarantine", ".trash", ".verified", ".work", "refs"];
+/// Folders of a store that do not hold artifacts. `.memo` only saves work, and is not used if it is a link.
+const OWN: [&str; 7] = [".kept", ".locks", ".quarantine", ".trash", ".verified", ".work", "refs"];
 
 /// Checks that no folder of the store in `root` is a link, except for those that hold artifacts. A file in its place concerns only
 /// those who need the folder.

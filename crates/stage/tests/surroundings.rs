@@ -56,23 +56,33 @@ fn environment_and_place_change_neither_key_nor_bytes() {
 
 #[test]
 fn stage_folder_on_another_file_system_is_named_with_the_remedy() {
-    use std::os::unix::fs::MetadataExt as _;
-    let device = |path: &Path| fs_err::metadata(path).map(|found| found.dev()).ok();
-    let (home, shared) = (Home::new(), Path::new("/dev/shm"));
-    if device(shared).is_none_or(|found| Some(found) == device(home.path())) {
-        eprintln!("skipped: `/dev/shm` is not another file system here");
+    let home = Home::new();
+    home.run("").path();
+    // A damaged artifact cannot be moved from there to `.quarantine/`.
+    let mount = r#"mount --bind "$PWD/artifacts/tally" "$PWD/artifacts/tally" || exit 99
+        chmod -R u+w artifacts/tally; rm artifacts/tally/*/data/tally/count.json; exec "$1" --data data.txt"#;
+    let mut shell = Program::new("unshare");
+    let ran = shell.current_dir(home.path()).args(["-rm", "sh", "-c", mount, "sh"]).arg(program()).run();
+    if ran.code == Some(99) || ran.stderr.contains("unshare:") {
+        eprintln!("skipped: cannot mount here");
         return;
     }
-    let elsewhere = tempfile::tempdir_in(shared).unwrap();
-    fs_err::create_dir(home.store()).unwrap();
-    std::os::unix::fs::symlink(elsewhere.path(), home.store().join("tally")).unwrap();
-    let made = home.path().join(home.run("").path());
-    let file = made.join("data/tally/count.json");
-    assert!(Program::new("chmod").args(["-R", "u+w"]).arg(&made).run().code == Some(0));
-    fs_err::remove_file(&file).unwrap();
-    let ran = home.run("");
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);
     assert!(ran.stderr.contains("link or mount the whole store, not a folder in it"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_linked_folder_of_a_stage_is_refused_with_the_remedy() {
+    let home = Home::new();
+    let elsewhere = home.path().join("elsewhere");
+    fs_err::create_dir(&elsewhere).unwrap();
+    fs_err::create_dir(home.store()).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, home.store().join("tally")).unwrap();
+    let ran = home.run("");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(65), ""), "{}", ran.stderr);
+    assert!(ran.stderr.contains("`artifacts/tally` is a link"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("link or mount the whole store, not a folder in it"), "{}", ran.stderr);
+    assert_eq!(fs_err::read_dir(&elsewhere).unwrap().count(), 0);
 }
 
 #[test]

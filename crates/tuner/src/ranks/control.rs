@@ -57,7 +57,6 @@ struct Peer {
 }
 
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an event that has happened")]
 struct State {
     /// The exchange that each rank has reached: its number, and what it is.
     at: Vec<(u64, String)>,
@@ -71,7 +70,8 @@ struct State {
     idle: bool,
     /// The ranks are no longer needed by each other.
     released: bool,
-    stopping: bool,
+    /// Why the ranks are stopping.
+    stopping: Option<String>,
     /// Last time at which this process was seen to run, and last time at which it had been suspended.
     ticked: Option<Instant>,
     woke: Option<Instant>,
@@ -241,7 +241,7 @@ impl Control {
     /// Makes the other ranks stop, because this one has failed.
     pub(super) fn fail(&self, code: u8, reason: &str) {
         let mut state = self.shared.lock();
-        let first = !std::mem::replace(&mut state.stopping, true);
+        let first = state.stopping.replace(reason.to_owned()).is_none();
         state.released = true;
         drop(state);
         if first {
@@ -251,7 +251,7 @@ impl Control {
 
     /// Waits for another rank to end this process, at most `limit`.
     pub(super) fn wait_for_stop(&self, limit: Duration) {
-        self.wait_at_most(limit, |state| state.stopping);
+        self.wait_at_most(limit, |state| state.stopping.is_some());
     }
 
     fn wait_at_most(&self, limit: Duration, is_over: impl Fn(&State) -> bool) {
@@ -280,8 +280,8 @@ impl Shared {
             if let Some(value) = found(&state) {
                 return Ok(value);
             }
-            if state.stopping {
-                return Err(Error::Ranks { reason: "the ranks are stopping".to_owned() });
+            if let Some(reason) = &state.stopping {
+                return Err(Error::Ranks { reason: reason.clone() });
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -351,7 +351,7 @@ impl Shared {
     /// Ends the run on all ranks, because `peer` is gone.
     fn lose(&self, peer: usize, why: &str) {
         let state = self.lock();
-        if state.released || state.ended.is_some() || state.stopping {
+        if state.released || state.ended.is_some() || state.stopping.is_some() {
             return;
         }
         drop(state);
@@ -360,11 +360,13 @@ impl Shared {
 
     /// Ends this process, after telling all ranks except `source`.
     fn stop(&self, code: u8, reason: &str, source: Option<usize>) {
-        let first = !std::mem::replace(&mut self.lock().stopping, true);
-        self.changed.notify_all();
-        if !first {
+        let mut state = self.lock();
+        if state.stopping.is_some() {
             return;
         }
+        state.stopping = Some(reason.to_owned());
+        drop(state);
+        self.changed.notify_all();
         let message = Message::Stop { code, reason: reason.to_owned() };
         for peer in self.peers.iter().filter(|peer| Some(peer.rank) != source) {
             peer.send(&message);
@@ -479,7 +481,8 @@ mod tests {
             let ending = ranks[rank].1.recv_timeout(Duration::from_secs(2)).expect("it is told");
             assert_eq!(ending.code, 1);
             assert!(ending.reason.starts_with("rank 2 of 4 is lost"), "{}", ending.reason);
-            assert!(ranks[rank].0.ready(1, "sum").is_err());
+            // Also if the run itself notices it before the process has ended.
+            assert_eq!(ranks[rank].0.ready(1, "sum").expect_err("the run ends").to_string(), ending.reason);
         }
     }
 
