@@ -93,7 +93,7 @@ class Between(http.server.BaseHTTPRequestHandler):
 
 server = None
 if "S3_ENDPOINT" not in os.environ:
-    server = ThreadedMotoServer(port=0, verbose=False)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     os.environ["S3_ENDPOINT"] = "http://%s:%s" % server.get_host_and_port()
     os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
@@ -123,7 +123,8 @@ for turn in range(20):
         time.sleep(random.uniform(0, 0.8))
         process.kill()
         process.wait()
-        run(home / f"look{turn}{command}", "pull", address)  # whatever is there is whole
+        look = run(home / f"look{turn}{command}", "pull", address, code=None)  # whatever is there is whole
+        assert look.returncode == 0 or "holds no artifacts" in look.stderr, look.stderr
         visible(home / f"look{turn}{command}")
         assert set(visible(copy)) <= set(names)
         run(store_, command, address)
