@@ -53,7 +53,7 @@ const TARGETS: [(&str, &[&str]); 21] = [
     ("sweep", &["SWEEP", "JOBS", "MAX_MEMORY", "RETRIES", "NIX", "SLURM", "BUILD", "DATA"]),
     ("sweep-page", &["OUT", "BUILD"]),
 ];
-/// What targets need.
+/// Variables without which some targets refuse to run.
 const NEEDED: [(&str, &str); 8] = [
     ("ARTIFACT", "train"),
     ("A", "1234"),
@@ -67,10 +67,10 @@ const NEEDED: [(&str, &str); 8] = [
 /// Variables that name a file of the checkout, so that most values end in an error.
 const NAMES: [&str; 5] = ["MODEL", "PIPELINE", "ENCODER", "MEMORY", "BACKEND"];
 
-/// What a program writes after its arguments.
+/// Line that a fake program prints after its arguments.
 const END: &str = "end of the arguments";
 
-/// Returns a variable with what its target needs besides.
+/// Returns a variable together with the others that its target requires.
 fn with_needed<'a>(name: &'a str, value: &'a str) -> Vec<(&'a str, &'a str)> {
     NEEDED.into_iter().filter(|(other, _)| *other != name).chain([(name, value)]).collect()
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 const PACKAGES: [&str; 3] = ["crates", "stages", "tools"];
 /// Other files that decide what is built; the last holds the flags of the compiler.
 const FILES: [&str; 4] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"];
-/// Files of packages that are no part of a program, as git names them. [`is_source`] knows the same ones.
+/// Git pathspecs that exclude files which are not built into any program. [`is_source`] excludes the same ones.
 const OTHERS: [&str; 2] = [":(exclude,glob)*/*/tests/**", ":(exclude,glob)*/*/*.md"];
 
 fn main() {

@@ -1,18 +1,18 @@
-//! What is directly in the folder of a store: folders, never links to some.
+//! Refuses symlinks in place of a store's top-level folders.
 //!
-//! In a store to which others can write, a link could lead into any folder of this user, and gc, a label or a run would then delete or
-//! replace files there. And what belongs to another store has its own labels and pointers, which gc would not see.
+//! If others can write to a store, they could point such a link at any folder of this user, and gc, a label or a run would delete or
+//! replace files there. A link into another store is no better: gc does not know that store's labels and pointers.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::names::check_stage;
 
-/// Folders of a store that do not hold artifacts. `.memo` only saves work, and is not used if it is a link.
+/// The store's top-level folders other than those of stages. `.memo` is missing here: it is a cache, and is ignored if it is a link.
 const OWN: [&str; 7] = [".kept", ".locks", ".quarantine", ".trash", ".verified", ".work", "refs"];
 
-/// Checks that no folder of the store in `root` is a link, except for those that hold artifacts. A file in its place concerns only
-/// those who need the folder.
+/// Checks that none of the [`OWN`] folders of the store in `root` is a link. A regular file in place of one is an error only when the
+/// folder is needed.
 ///
 /// # Errors
 ///
@@ -22,8 +22,7 @@ pub(crate) fn check_all(root: &Path) -> Result<()> {
     linked.map_or(Ok(()), |path| Err(Error::Linked { path }))
 }
 
-/// Checks that what is at `path`, which has the name of a folder of a store, is no link; and if it does not hold artifacts, that it is
-/// a folder. It may be missing.
+/// Checks a top-level folder of a store, which may be missing: it must not be a link, and an [`OWN`] folder must be a folder.
 ///
 /// # Errors
 ///

@@ -480,10 +480,10 @@ pub(crate) fn process_is_alive(pid: i32) -> bool {
     exists && !has_ended(pid)
 }
 
-/// Returns whether a process has ended and only its exit status remains, for a parent that may never ask for it; only Linux shows that.
+/// Returns whether a process is a zombie. Always `false` where there is no `/proc`.
 fn has_ended(pid: i32) -> bool {
     let Ok(text) = fs_err::read(format!("/proc/{pid}/stat")) else { return false };
-    // The state follows the name in parentheses, which may contain some.
+    // The state follows the name, which is in parentheses and may itself contain parentheses.
     let end = text.iter().rposition(|byte| *byte == b')');
     end.and_then(|end| text.get(end + 2)).is_some_and(|state| b"ZX".contains(state))
 }

@@ -22,7 +22,7 @@ pub(crate) const PROVENANCE: &str = "provenance.json";
 pub(crate) const DATA: &str = "data";
 pub(crate) const TELEMETRY: &str = "telemetry";
 
-/// Number of looks at a path at which other processes replace an artifact.
+/// Number of attempts to open an artifact that other processes keep replacing.
 pub(crate) const LOOKS: usize = 20;
 
 /// Thoroughness with which data files are verified.
@@ -74,8 +74,8 @@ impl Artifact {
         Self::read(path, level, hold)
     }
 
-    /// Opens what is at `path`; `None` if that failed and something else, or nothing, is there by now: then what was read may be parts
-    /// of two folders.
+    /// Opens the artifact at `path`. Returns `None` if that failed and another process has moved or replaced the folder in the
+    /// meantime: the files that were read may then come from two folders.
     fn look(path: &Path, level: Level) -> Result<Option<Self>> {
         let hold = Self::begin(path)?;
         match Self::read(path, level, hold.clone()) {

@@ -187,7 +187,7 @@ impl Store {
         check_space(&self.root, planned_bytes)
     }
 
-    /// Checks that [`Store::set_ref`] can give this name, before any work is done.
+    /// Checks that [`Store::set_ref`] would accept this name, so that a stage can refuse it before the work.
     ///
     /// # Errors
     ///

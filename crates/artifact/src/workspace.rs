@@ -121,7 +121,7 @@ impl Workspace {
         format!(" (process {pid} on {}, since {})", text("host"), text("start"))
     }
 
-    /// Returns the number of another user whose run left something to resume from.
+    /// Returns the user id of the resume state if it belongs to another user.
     fn other_user(&self) -> Option<u32> {
         let owner = self.state_dir().symlink_metadata().ok()?.uid();
         (owner != rustix::process::geteuid().as_raw() && self.has_state()).then_some(owner)

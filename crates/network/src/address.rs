@@ -1,4 +1,4 @@
-//! Where an address leads.
+//! Whether an address is on this machine, and whether it is encrypted.
 
 use ureq::http::Uri;
 

@@ -18,16 +18,16 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
 pub enum Timeout {
     /// After this time without data.
     Silence(Duration),
-    /// After this time in all, with its answer.
+    /// After this time in total, including the response.
     Whole(Duration),
 }
 
-/// Clients for requests, made when they are needed. They follow no redirects, and a status is never an error.
+/// HTTP clients, created on first use. They do not follow redirects, and no HTTP status is an error.
 #[derive(Debug)]
 pub struct Agents {
     proxies: Proxies,
     timeout: Timeout,
-    /// By proxy: those with one proxy share their connections.
+    /// By proxy, so that requests through the same proxy share connections.
     made: Mutex<BTreeMap<Option<String>, Agent>>,
 }
 

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-/// What to do about a server whose certificate is not trusted.
+/// Hint for errors about an untrusted certificate.
 pub const CERTIFICATE_HINT: &str =
     "if this network has its own certificate authority, name its file in `SSL_CERT_FILE`";
 

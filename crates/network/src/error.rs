@@ -1,8 +1,8 @@
-//! An unusable setting of the network.
+//! Errors in the network settings.
 
 use failure::{Failure, Kind};
 
-/// An environment variable about the network is unusable.
+/// A network setting in the environment cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Error {

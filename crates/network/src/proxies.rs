@@ -63,7 +63,7 @@ impl Proxies {
 }
 
 impl Named {
-    /// Returns the proxy, which is wanted for `host`.
+    /// Parses the proxy; `host`, for which it is needed, is named in the hint.
     fn proxy(&self, host: &str) -> Result<Proxy, Error> {
         let Self { variable, value } = self;
         let refused = |reason: String| Error {
